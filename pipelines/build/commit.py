@@ -1,0 +1,170 @@
+"""From the results of shards to the manifest that makes them a cache."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import features
+
+from joulecache.pipelines.build.recipe import BuildError, Recipe
+from joulecache.pipelines.build.shard import Reject, ShardResult
+from joulecache.pipelines.manifest import INDEX_SCHEMA, Manifest, Split
+from joulecache.pipelines.manifest import write_index as write_index_file
+from joulecache.pipelines.shards import SPLITS, DataFile, write_named
+from joulecache.pipelines.source import Source
+from joulecache.transforms.chain import fixed_size
+
+
+def refuse_failures(results: Sequence[ShardResult]) -> None:
+    """Raise BuildError when a shard could not be written."""
+    failed = [result for result in results if result.error]
+    if failed:
+        raise BuildError(f"{len(failed)} of {len(results)} shards could not be written: {failed[0].error}")
+
+
+def refuse_rejects(results: Sequence[ShardResult], source: Source, rate: float) -> None:
+    """Raise BuildError when more than `rate` of the records were rejected, or all of them."""
+    rejects = _rejects(results, source)
+    total = source.records + len(source.refused)
+    if len(rejects) > rate * total or len(rejects) == total:
+        first = "; ".join(f"{reject.key}: {reject.reason}" for reject in rejects[:3])
+        raise BuildError(
+            f"{len(rejects)} of {total} records rejected, more than max_reject_rate {rate:g} allows: {first}"
+            + ("" if len(rejects) == total else f"; to build without them give --max-reject-rate {len(rejects) / total:.2g}")
+        )
+
+
+def _rejects(results: Sequence[ShardResult], source: Source) -> list[Reject]:
+    rejects = [reject for result in results for reject in result.rejects]
+    rejects += [Reject(*refused) for refused in source.refused]
+    return sorted(rejects, key=lambda reject: reject.key)
+
+
+def write_index(folder: Path, work: Path, results: Sequence[ShardResult]) -> DataFile:
+    """Merge the shards' parts of the index into one file, ordered by split, shard and row."""
+    table = pa.concat_tables([_read_part(work, result) for result in results]).combine_chunks()
+    split = table["split"].to_numpy()
+    # Parts come by shard and hold train before val: a stable sort by split gives split, shard, row.
+    batch = table.take(np.argsort(split, kind="stable")).combine_chunks().to_batches()
+    rows = batch[0] if batch else pa.RecordBatch.from_pylist([], INDEX_SCHEMA)
+    size, digest, name = write_named(
+        folder, lambda path: write_index_file(path, rows), lambda hashed: f"index-{hashed}.arrow"
+    )
+    return DataFile(name, rows.num_rows, size, digest)
+
+
+def write_rejects(folder: Path, results: Sequence[ShardResult], source: Source) -> DataFile:
+    """Write the rejected records, one JSON object a line, ordered by key."""
+    lines = [json.dumps(dataclasses.asdict(reject)) + "\n" for reject in _rejects(results, source)]
+
+    def write(path: Path) -> None:
+        path.write_text("".join(lines), encoding="utf-8")
+
+    size, digest, name = write_named(folder, write, lambda hashed: f"rejected-{hashed}.jsonl")
+    return DataFile(name, len(lines), size, digest)
+
+
+def make_manifest(
+    recipe: Recipe,
+    source: Source,
+    shards: int,
+    results: Sequence[ShardResult],
+    index: DataFile,
+    rejected: DataFile,
+    energy: Mapping[str, Any],
+    work: Path,
+) -> Manifest:
+    """Put the manifest together; BuildError when records in are not records cached plus records rejected."""
+    came = source.records + len(source.refused)
+    if came != index.records + rejected.records:
+        raise BuildError(f"{came} records came in, {index.records} were cached and {rejected.records} rejected: none may be lost")
+    classes = len(source.class_names)
+    counts = {split: np.zeros(classes, np.int64) for split in SPLITS}
+    for result in results:
+        part = _read_part(work, result)
+        labels, of_split = part["label"].to_numpy(), part["split"].to_numpy()
+        for number, split in enumerate(SPLITS):
+            counts[split] += np.bincount(labels[of_split == number], minlength=classes)
+    return Manifest(
+        chain=str(recipe.chain),
+        seed=recipe.seed,
+        variants=recipe.variants,
+        format=recipe.format,
+        encoding=recipe.encoding,
+        quality=recipe.quality,
+        val_fraction=recipe.val_fraction,
+        shards=shards,
+        class_names=source.class_names,
+        source={
+            "location": source.location,
+            "records": came,
+            "bytes": sum(result.source_bytes for result in results),
+            "skipped": dict(sorted(source.skipped.items())),
+        },
+        splits={split: _split(split, recipe, results, counts[split]) for split in SPLITS},
+        index=index,
+        rejected=rejected,
+        versions=_versions(),
+        energy=energy,
+    )
+
+
+def _split(name: str, recipe: Recipe, results: Sequence[ShardResult], class_counts: NDArray[np.int64]) -> Split:
+    chain, variants = recipe.of(name)
+    written = [result.files[name] for result in results if name in result.files]
+    histogram = np.zeros((chain.decode.channels, 256), np.int64)
+    for result in results:
+        histogram += np.array(result.histograms.get(name, 0), np.int64)
+    mean, std = _level_statistics(histogram)
+    size = fixed_size(chain.prefix)
+    return Split(
+        chain=str(chain),
+        fingerprint=chain.fingerprint,
+        variants=variants,
+        records=int(class_counts.sum()),
+        image_shape=(*(size or (None, None)), chain.decode.channels),
+        class_counts=tuple(class_counts.tolist()),
+        mean=mean,
+        std=std,
+        files=tuple(files[variant] for variant in range(variants) for files in written),
+    )
+
+
+def _level_statistics(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel of the counted levels, from exact integer sums."""
+    mean, std = [], []
+    for counts in histogram.tolist():
+        pixels = sum(counts)
+        if not pixels:
+            return (), ()
+        first = sum(level * count for level, count in enumerate(counts))
+        second = sum(level * level * count for level, count in enumerate(counts))
+        mean.append(first / pixels)
+        std.append(math.sqrt(second * pixels - first * first) / pixels)
+    return tuple(mean), tuple(std)
+
+
+def _read_part(work: Path, result: ShardResult) -> Any:
+    with pa.ipc.open_file(pa.memory_map(str(work / result.index))) as reader:
+        return reader.read_all()
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what shapes pixels."""
+    names = ("joulecache", "numpy", "pillow", "pyarrow")
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return {**found, "libjpeg_turbo": features.version_feature("libjpeg_turbo") or "unknown"}

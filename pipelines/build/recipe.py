@@ -1,0 +1,77 @@
+"""What shapes the bytes of a cache beside its source."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+from joulecache.pipelines.shards import ENCODINGS, FORMATS, Encoding, Format
+from joulecache.transforms.chain import Chain, fixed_size
+
+DEFAULT_JPEG_QUALITY = 95
+SHARD_TARGET_BYTES = 64 << 20
+_ENCODED_SHARE = 0.25  # of the raw bytes: a guess that only sets the number of shards
+_UNKNOWN_IMAGE_BYTES = 256 << 10
+
+
+class BuildError(RuntimeError):
+    """A build that could not be finished; nothing of it is visible."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that shapes the bytes of a cache beside its source."""
+
+    chain: Chain
+    val_chain: Chain
+    variants: int = 1
+    format: Format = "arrow"
+    encoding: Encoding = "raw"
+    quality: int | None = None
+    val_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole("variants", self.variants, 1, 999_999)
+        require_whole("seed", self.seed, 0, 2**64 - 1)
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, got {self.encoding!r}")
+        if self.encoding == "jpeg":
+            require_whole("quality", self.quality, 1, 100)
+        elif self.quality is not None:
+            raise ValueError(f"quality goes with encoding jpeg, got quality {self.quality} with {self.encoding}")
+        if isinstance(self.val_fraction, bool) or not 0 <= self.val_fraction <= 0.9:
+            raise ValueError(f"val_fraction must be from 0 to 0.9, got {self.val_fraction!r}")
+        for name, chain in (("chain", self.chain), ("val_chain", self.val_chain)):
+            if fixed_size(chain.prefix) is None and self.encoding == "raw":
+                raise ValueError(
+                    f"the cached part of the {name} {str(chain)!r} leaves images of varying size, raw needs one size: add a "
+                    f"resize or crop before the cut, or choose encoding png or jpeg"
+                )
+            fixed_size(chain.ops)
+
+    def of(self, split: str) -> tuple[Chain, int]:
+        """Return a split's chain and number of variants; held-out records have one."""
+        return (self.chain, self.variants) if split == "train" else (self.val_chain, 1)
+
+    def split_of(self, key: str) -> str:
+        """Return the split that a record belongs to, by a hash of its key that draws do not use."""
+        digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"split").digest()
+        share = int.from_bytes(digest, "little") / 2**64
+        return "val" if share < self.val_fraction else "train"
+
+    @property
+    def image_bytes(self) -> int:
+        """Estimate the bytes of one record's cached images, all variants."""
+        size = fixed_size(self.chain.prefix)
+        raw = math.prod(size) * self.chain.decode.channels if size else _UNKNOWN_IMAGE_BYTES
+        return math.ceil(raw * self.variants * (1 if self.encoding == "raw" else _ENCODED_SHARE))
+
+
+def require_whole(name: str, value: object, low: int, high: int) -> None:
+    """Raise ValueError unless `value` is a whole number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")

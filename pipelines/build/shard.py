@@ -1,0 +1,264 @@
+"""One shard of a cache: a plain function that reads a range of units and writes their images."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from joulecache.pipelines.build.recipe import BuildError, Recipe
+from joulecache.pipelines.manifest import INDEX_SCHEMA, write_index
+from joulecache.pipelines.shards import SPLITS, DataFile, Rows, ShardName, write_shard
+from joulecache.pipelines.source import Record, Unit
+from joulecache.transforms import reference_kernels
+from joulecache.transforms.chain import fixed_size, output_size
+from joulecache.transforms.randomness import key_hash, random_words
+
+WORK = ".building"  # what a running build keeps in the cache folder
+_TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """One range of the hash of units, to be built into `folder`."""
+
+    folder: str
+    shard: int
+    shards: int
+    units: tuple[Unit, ...]
+    classes: int
+    recipe: Recipe
+    workers: int
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that is not in the cache, and why."""
+
+    key: str
+    reason: str
+    source_bytes: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a range became.
+
+    `files` by split, in the order of the variants. `histograms` counts levels per split: int64 ``[C, 256]`` as lists.
+    `source_bytes` is what was read. `index` is the range's part of the index, an Arrow file in the work folder.
+    """
+
+    shard: int
+    files: Mapping[str, tuple[DataFile, ...]]
+    rejects: tuple[Reject, ...]
+    histograms: Mapping[str, list[list[int]]]
+    source_bytes: int
+    index: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Row:
+    key: str
+    hash: int
+    label: int
+    split: str
+    slot: int
+    source_bytes: int
+    mtime_ns: int
+    digest: bytes
+
+
+def build_shard(spec: ShardSpec) -> ShardResult:
+    """Read and decode each unit of one range once, and write its shards for every split and variant.
+
+    Needs no Beam. The result is also kept in the work folder of the cache. Raises OSError when the cache cannot be written.
+    """
+    folder, work = Path(spec.folder), Path(spec.folder, WORK)
+    slots: dict[str, tuple[str, int]] = {}
+    counts = dict.fromkeys(SPLITS, 0)
+    for unit in spec.units:
+        for key in unit.record_keys():
+            split = spec.recipe.split_of(key)
+            slots[key] = split, counts[split]
+            counts[split] += 1
+    images = {split: _new_images(spec.recipe, split, counts[split]) for split in SPLITS}
+
+    def task(units: Sequence[Unit]) -> tuple[list[_Row], list[Reject]]:
+        return _transform(units, spec, slots, images)
+
+    rows: list[_Row] = []
+    rejects: list[Reject] = []
+    with ThreadPoolExecutor(spec.workers) as pool:
+        for done, refused in pool.map(task, _tasks(spec.units)):
+            rows += done
+            rejects += refused
+    files: dict[str, tuple[DataFile, ...]] = {}
+    histograms: dict[str, list[list[int]]] = {}
+    kept: list[tuple[_Row, int]] = []
+    for split in SPLITS:
+        in_split = sorted((row for row in rows if row.split == split), key=lambda row: row.slot)
+        kept += [(row, position) for position, row in enumerate(in_split)]
+        if in_split:
+            chosen = [_choose(variant, [row.slot for row in in_split]) for variant in images[split]]
+            files[split] = tuple(
+                write_shard(
+                    folder,
+                    ShardName(split, variant, spec.shard, spec.shards, "", spec.recipe.format),
+                    Rows(
+                        pixels,
+                        np.array([row.label for row in in_split], np.int64),
+                        [row.key for row in in_split],
+                        np.array([row.hash for row in in_split], np.uint64),
+                    ),
+                )
+                for variant, pixels in enumerate(chosen)
+            )
+            histograms[split] = _histogram(chosen, spec.recipe.of(split)[0].decode.channels)
+    name = f"index-{spec.shard:05d}.arrow"
+    write_index(work / name, _index_batch(kept, spec.shard))
+    source_bytes = sum(row.source_bytes for row in rows)
+    result = ShardResult(spec.shard, files, tuple(rejects), histograms, source_bytes, name)
+    write_result(work, result)
+    return result
+
+
+def _tasks(units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    task: list[Unit] = []
+    for unit in units:
+        task.append(unit)
+        if sum(unit.count for unit in task) >= _TASK_RECORDS:
+            yield task
+            task = []
+    if task:
+        yield task
+
+
+def _new_images(recipe: Recipe, split: str, count: int) -> list[Any]:
+    """Make room for a split's images: one array (raw) or list (encoded) per variant."""
+    chain, variants = recipe.of(split)
+    if recipe.encoding != "raw":
+        return [[b""] * count for _ in range(variants)]
+    size = fixed_size(chain.prefix)
+    assert size is not None
+    return [np.empty((count, *size, chain.decode.channels), np.uint8) for _ in range(variants)]
+
+
+def _transform(
+    units: Sequence[Unit],
+    spec: ShardSpec,
+    slots: Mapping[str, tuple[str, int]],
+    images: Mapping[str, list[Any]],
+) -> tuple[list[_Row], list[Reject]]:
+    rows, rejects = [], []
+    for unit in units:
+        waiting = dict.fromkeys(unit.record_keys())
+        try:
+            for record in unit.read():
+                del waiting[record.key]
+                split, slot = slots[record.key]
+                hashed = key_hash(record.key)
+                try:
+                    if not 0 <= record.label < spec.classes:
+                        raise ValueError(f"label {record.label} is none of the {spec.classes} classes")
+                    pictures = _variants(record, hashed, spec.recipe, split)
+                except ValueError as error:  # a broken image, or one that an op cannot take
+                    rejects.append(Reject(record.key, str(error), len(record.data), record.mtime_ns))
+                    continue
+                for variant, picture in enumerate(pictures):
+                    images[split][variant][slot] = picture
+                digest = hashlib.sha256(record.data).digest()[:16]
+                rows.append(
+                    _Row(record.key, hashed, record.label, split, slot, len(record.data), record.mtime_ns, digest)
+                )
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = f"cannot be read: {error}".splitlines()[0]
+            rejects += [Reject(key, reason) for key in waiting]
+    return rows, rejects
+
+
+def _variants(record: Record, hashed: int, recipe: Recipe, split: str) -> list[Any]:
+    """Return the record's cached images, one per variant: what precedes the first random op is computed once."""
+    chain, variants = recipe.of(split)
+    steady = next((i for i, op in enumerate(chain.prefix) if op.words), len(chain.prefix))
+    head, tail = chain.prefix[:steady], chain.prefix[steady:]
+    words = random_words(tail, steady, recipe.seed, np.full(variants, hashed, np.uint64), np.arange(variants))
+    base = reference_kernels.run(head, record.data, [])
+    finished = [reference_kernels.apply(tail, base, drawn) for drawn in words]
+    output_size(chain.suffix, *finished[0].shape[:2])  # reject here what the loader could not take
+    if recipe.encoding == "raw":
+        return finished
+    return [_encode(pixels, recipe) for pixels in finished]
+
+
+def _encode(pixels: NDArray[np.uint8], recipe: Recipe) -> bytes:
+    stream = io.BytesIO()
+    image = reference_kernels.as_image(np.ascontiguousarray(pixels))
+    if recipe.encoding == "jpeg":
+        image.save(stream, "JPEG", quality=recipe.quality)
+    else:
+        image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _choose(images: Any, slots: list[int]) -> Any:
+    if len(slots) == len(images):
+        return images
+    return images[slots] if isinstance(images, np.ndarray) else [images[slot] for slot in slots]
+
+
+def _histogram(variants: Sequence[Any], channels: int) -> list[list[int]]:
+    total = np.zeros((channels, 256), np.int64)
+    for images in variants:
+        for image in images:
+            picture = (
+                reference_kernels.as_image(image) if isinstance(image, np.ndarray) else Image.open(io.BytesIO(image))
+            )
+            total += np.reshape(picture.histogram(), (channels, 256))
+    counts: list[list[int]] = total.tolist()
+    return counts
+
+
+def _index_batch(rows: Sequence[tuple[_Row, int]], shard: int) -> Any:
+    columns = {
+        "key": [row.key for row, _ in rows],
+        "key_hash": [row.hash for row, _ in rows],
+        "label": [row.label for row, _ in rows],
+        "split": [SPLITS.index(row.split) for row, _ in rows],
+        "source_bytes": [row.source_bytes for row, _ in rows],
+        "mtime_ns": [row.mtime_ns for row, _ in rows],
+        "digest": [row.digest for row, _ in rows],
+        "shard": [shard] * len(rows),
+        "row": [position for _, position in rows],
+    }
+    return pa.RecordBatch.from_pydict(columns, INDEX_SCHEMA)
+
+
+def write_result(work: Path, result: ShardResult) -> None:
+    """Keep a shard's result in the work folder."""
+    temporary = work / f"{result.shard:05d}.tmp"
+    temporary.write_text(json.dumps(dataclasses.asdict(result)))
+    temporary.rename(work / f"{result.shard:05d}.json")
+
+
+def read_result(work: Path, shard: int) -> ShardResult:
+    """Read a shard's result from the work folder; BuildError when there is none."""
+    try:
+        body = json.loads((work / f"{shard:05d}.json").read_text())
+    except OSError as error:
+        raise BuildError(f"shard {shard} left no result: its worker ended early, run the command again") from error
+    body["files"] = {split: tuple(DataFile(**file) for file in files) for split, files in body["files"].items()}
+    body["rejects"] = tuple(Reject(**reject) for reject in body["rejects"])
+    return ShardResult(**body)

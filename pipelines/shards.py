@@ -1,0 +1,341 @@
+"""Shards: immutable files of records, written once and named by their content; one adapter per format.
+
+Both formats keep raw images at ``image_offset + row * image_stride`` in the file, so that one NumPy view maps either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Format = Literal["arrow", "tfrecord"]
+FORMATS: tuple[Format, ...] = ("arrow", "tfrecord")
+Encoding = Literal["raw", "jpeg", "png"]
+ENCODINGS: tuple[Encoding, ...] = ("raw", "jpeg", "png")
+SPLITS = ("train", "val")
+
+PAGE = 4096
+_PAD_LENGTH = 128  # bytes; from here to 16383 a protobuf length takes two bytes, so padding does not move anything
+_HASH_DIGITS = 8
+
+_SHARD_NAME = re.compile(
+    r"(?P<split>train|val)-v(?P<variant>\d{1,6})-(?P<shard>\d{5,8})-of-(?P<shards>\d{5,8})-(?P<hash>[0-9a-f]{8})"
+    r"\.(?P<format>arrow|tfrecord)"
+)
+_OTHER_NAME = re.compile(r"(index-[0-9a-f]{8}\.arrow|rejected-[0-9a-f]{8}\.jsonl)")
+
+
+@dataclass(frozen=True)
+class ShardName:
+    """The name of a shard file: ``train-v0-00003-of-00016-1a2b3c4d.arrow``."""
+
+    split: str
+    variant: int
+    shard: int
+    shards: int
+    hash: str
+    format: Format
+
+    def __str__(self) -> str:
+        return f"{self.split}-v{self.variant}-{self.shard:05d}-of-{self.shards:05d}-{self.hash}.{self.format}"
+
+
+def parse_shard_name(name: str) -> ShardName | None:
+    """Read a shard file's name; None when it is none of ours."""
+    match = _SHARD_NAME.fullmatch(name)
+    if not match:
+        return None
+    parts = match.groupdict()
+    kind: Format = "arrow" if parts["format"] == "arrow" else "tfrecord"
+    parsed = ShardName(
+        parts["split"], int(parts["variant"]), int(parts["shard"]), int(parts["shards"]), parts["hash"], kind
+    )
+    return parsed if str(parsed) == name else None
+
+
+def is_data_file(name: str) -> bool:
+    """Say whether a file name is one that a build gives to its data: only such files are ever deleted."""
+    return parse_shard_name(name) is not None or _OTHER_NAME.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a cache as the manifest lists it. Offset and stride are None where images are encoded."""
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+    image_offset: int | None = None
+    image_stride: int | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The records of one shard file: `images` is uint8 ``[N, H, W, C]``, or N encoded images."""
+
+    images: NDArray[np.uint8] | Sequence[bytes]
+    labels: NDArray[np.int64]
+    keys: Sequence[str]
+    key_hashes: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def write_shard(folder: Path, name: ShardName, rows: Rows) -> DataFile:
+    """Write one shard durably and return its entry; `name.hash` is replaced by that of the content."""
+    layout: list[tuple[int, int] | None] = [None]
+
+    def write(path: Path) -> None:
+        layout[0] = _WRITERS[name.format](path, rows)
+
+    def final(digest: str) -> str:
+        return str(ShardName(name.split, name.variant, name.shard, name.shards, digest, name.format))
+
+    size, digest, file_name = write_named(folder, write, final)
+    offset, stride = layout[0] or (None, None)
+    return DataFile(file_name, len(rows), size, digest, offset, stride)
+
+
+def write_named(folder: Path, write: Callable[[Path], None], name: Callable[[str], str]) -> tuple[int, str, str]:
+    """Write a file under a temporary name, make it durable and move it to the name its content gives it.
+
+    `name` gets the first 8 hex digits of the SHA-256. Returns (bytes, SHA-256, name). A failure leaves nothing behind.
+    """
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file_name = name(digest[:_HASH_DIGITS])
+        temporary.rename(folder / file_name)
+        return size, digest, file_name
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def map_file(path: Path, size: int) -> NDArray[np.uint8]:
+    """Map a file of `size` bytes read-only; ValueError when it has another size."""
+    actual = path.stat().st_size
+    if actual != size:
+        raise ValueError(
+            f"{path} has {actual} bytes, its manifest says {size}: the file was cut or changed, rebuild the cache"
+        )
+    return np.memmap(path, np.uint8, "r")
+
+
+def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Map a shard's raw images as uint8 ``[N, H, W, C]`` without reading them; ValueError when they do not fit the file."""
+    height, width, channels = shape
+    offset, stride = file.image_offset, file.image_stride
+    image_bytes = height * width * channels
+    if offset is None or stride is None:
+        raise ValueError(f"{path} holds encoded images: they cannot be mapped")
+    if (
+        offset < 0
+        or stride < image_bytes
+        or file.records < 1
+        or offset + (file.records - 1) * stride + image_bytes > file.bytes
+    ):
+        raise ValueError(
+            f"{path}: {file.records} images of {shape} from byte {offset} do not fit its {file.bytes} bytes"
+        )
+    return np.ndarray(
+        (file.records, *shape),
+        np.uint8,
+        buffer=map_file(path, file.bytes),
+        offset=offset,
+        strides=(stride, width * channels, channels, 1),
+    )
+
+
+def read_encoded(path: Path, file: DataFile) -> Sequence[Any]:
+    """Map a shard's encoded images as a sequence of buffers."""
+    mapped = map_file(path, file.bytes)
+    if path.suffix == ".arrow":
+        with pa.ipc.open_file(pa.py_buffer(mapped)) as reader:
+            column = reader.get_batch(0).column("image")
+        return _BinaryColumn(column)
+    return [mapped[start : start + length] for start, length in _tfrecord_images(mapped)]
+
+
+class _BinaryColumn(Sequence[Any]):
+    """An Arrow binary column, whose items are buffers into the map."""
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._column[row].as_buffer()
+
+
+# Arrow ----------------------------------------------------------------------------------------------------------------
+
+
+def _write_arrow(path: Path, rows: Rows) -> tuple[int, int] | None:
+    raw = isinstance(rows.images, np.ndarray)
+    pad = 0
+    if raw:
+        # The image buffer follows the schema and the batch's header, whose sizes do not depend on the rows: measure them on
+        # one row, then pad the schema so that the buffer starts on a page. A misaligned one given to TensorFlow aborts.
+        pad = -_image_offset(_arrow_stream(rows, 1, 0)) % PAGE
+    with open(path, "wb") as file:
+        _write_arrow_to(file, rows, len(rows), pad)
+    if not raw:
+        return None
+    offset = _image_offset(pa.memory_map(str(path)).read_buffer())
+    if offset % PAGE:
+        raise RuntimeError(f"{path}: the image buffer starts at byte {offset}, not on a page of {PAGE}")
+    assert isinstance(rows.images, np.ndarray)
+    return offset, int(np.prod(rows.images.shape[1:]))
+
+
+def _arrow_stream(rows: Rows, count: int, pad: int) -> Any:
+    sink = pa.BufferOutputStream()
+    _write_arrow_to(sink, rows, count, pad)
+    return sink.getvalue()
+
+
+def _write_arrow_to(sink: Any, rows: Rows, count: int, pad: int) -> None:
+    if isinstance(rows.images, np.ndarray):
+        images = pa.FixedShapeTensorArray.from_numpy_ndarray(rows.images[:count])
+    else:
+        images = pa.array(rows.images[:count], pa.binary())
+    columns = {
+        "image": images,
+        "label": pa.array(rows.labels[:count]),
+        "key": pa.array(rows.keys[:count], pa.string()),
+        "key_hash": pa.array(rows.key_hashes[:count]),
+    }
+    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    schema = pa.schema(fields, {"pad": " " * pad})
+    batch = pa.record_batch(list(columns.values()), schema=schema)
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch)
+
+
+def _image_offset(buffer: Any) -> int:
+    with pa.ipc.open_file(buffer) as reader:
+        values = reader.get_batch(0).column("image").storage.values
+    return int(values.buffers()[1].address - buffer.address)
+
+
+# TFRecord -------------------------------------------------------------------------------------------------------------
+
+
+def _write_tfrecord(path: Path, rows: Rows) -> tuple[int, int] | None:
+    import tensorflow as tf  # heavy, and needed for this format only
+
+    raw = isinstance(rows.images, np.ndarray)
+
+    def example(row: int, image: bytes, pad: int | None) -> bytes:
+        features = {
+            "image": _bytes_feature(tf, image),
+            "key": _bytes_feature(tf, rows.keys[row].encode()),
+            "key_hash": _int_feature(tf, int(rows.key_hashes[row].astype(np.int64))),
+            "label": _int_feature(tf, int(rows.labels[row])),
+        }
+        if pad is not None:
+            features["pad"] = _bytes_feature(tf, bytes(pad))
+        message = tf.train.Example(features=tf.train.Features(feature=features))
+        # Sorted by name: the same bytes every time, and the image first, at one place in every record.
+        return bytes(message.SerializeToString(deterministic=True))
+
+    pads: list[int | None] = [None] * len(rows)
+    if raw:
+        # Without its image a record is between 128 and 16383 bytes, where every length takes the same room.
+        sizes = [len(example(row, b"", _PAD_LENGTH)) for row in range(len(rows))]
+        pads = [_PAD_LENGTH + max(sizes) - size for size in sizes]
+    length = 0
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for row, pad in enumerate(pads):
+            image = rows.images[row]
+            record = example(row, image.tobytes() if isinstance(image, np.ndarray) else image, pad)
+            if raw and row and len(record) != length:
+                raise RuntimeError(f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {length}")
+            length = len(record)
+            writer.write(record)
+    if not raw:
+        return None
+    with open(path, "rb") as file:
+        start, _ = next(_tfrecord_images(np.frombuffer(file.read(16 + length), np.uint8)))
+    return start, length + 16
+
+
+def _bytes_feature(tf: Any, value: bytes) -> Any:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int_feature(tf: Any, value: int) -> Any:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+
+def _tfrecord_images(data: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """Yield (start, length) of the image in each record: 8 bytes of length, 4 of checksum, the Example, 4 of checksum."""
+    at = 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 8].tobytes(), "little")
+        if at + 16 + length > len(data):
+            raise ValueError(f"a record of {length} bytes at byte {at} does not fit the {len(data)} bytes of the file")
+        yield _example_image(data, at + 12)
+        at += 16 + length
+
+
+def _example_image(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
+    """Return (start, length) of the image in an Example that starts at `at` and has the image first.
+
+    Example, Features, map entry, then the name ("image") and Feature, BytesList, bytes: tags and lengths.
+    """
+    for _ in range(2):
+        _, at = _tagged_length(data, at)
+    name_length, at = _tagged_length(data, at)
+    if data[at : at + name_length].tobytes() != b"image":
+        raise ValueError("the Example does not start with its image")
+    at += name_length
+    for _ in range(2):
+        _, at = _tagged_length(data, at)
+    length, at = _tagged_length(data, at)
+    return at, length
+
+
+def _tagged_length(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
+    at += 1  # the tag
+    length = shift = 0
+    while True:
+        byte = int(data[at])
+        at += 1
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return length, at
+
+
+_WRITERS: dict[Format, Callable[[Path, Rows], tuple[int, int] | None]] = {
+    "arrow": _write_arrow,
+    "tfrecord": _write_tfrecord,
+}

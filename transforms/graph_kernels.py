@@ -1,0 +1,171 @@
+"""The ops that tf.data pipelines need, as TensorFlow graphs, on one image or on a batch.
+
+Random parameters are not drawn here: they come in as the integers of `randomness.parameters`, so that a graph and the reference
+kernels see the same draws. Ops that move pixels, brightness, contrast and `decode` of JPEG and PNG are exact; resizing is within
+a level on average, since TensorFlow filters in floats and Pillow in fixed point. EXIF orientation is not applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from joulecache.transforms.ops import (
+    Brightness,
+    CentralCrop,
+    Contrast,
+    Decode,
+    FlipLr,
+    Op,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    ResizeShorter,
+)
+from joulecache.transforms.reference_kernels import GREY_WEIGHTS
+
+Tensor = Any  # TensorFlow ships no types
+
+DRAWN: dict[type[Op], int] = {RandomCrop: 2, RandomResizedCrop: 4, FlipLr: 1, Brightness: 1, Contrast: 1}
+"""How many integers each op's kernel takes."""
+
+BATCHED = (CentralCrop, RandomCrop, FlipLr, Brightness, Contrast)
+"""The ops that `apply_batch` can run on images of one size."""
+
+
+def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor) -> Tensor:
+    """Run the ops on one image: encoded bytes (scalar string) or ``[H, W, C]`` uint8; returns ``[H, W, C]`` uint8.
+
+    `drawn` is int32 ``[P]``: the ops' parameters one after the other.
+    """
+    taken = 0
+    for op in ops:
+        count = DRAWN.get(type(op), 0)
+        image = _apply_one(op, image, drawn[taken : taken + count])
+        taken += count
+    return image
+
+
+def _apply_one(op: Op, image: Tensor, drawn: Tensor) -> Tensor:
+    match op:
+        case Decode():
+            return _decode(op, image)
+        case Resize():
+            return _resize(image, op.target)
+        case ResizeShorter():
+            return _resize(image, _shorter_size(op, image))
+        case CentralCrop():
+            return _central_crop(op, image)
+        case RandomCrop():
+            height, width = op.target
+            return _with_size(tf.slice(image, [drawn[0], drawn[1], 0], [height, width, -1]), op.target)
+        case RandomResizedCrop():
+            window = tf.slice(image, [drawn[0], drawn[1], 0], [drawn[2], drawn[3], -1])
+            return _resize(window, op.target)
+        case FlipLr():
+            return tf.cond(drawn[0] > 0, lambda: tf.reverse(image, [1]), lambda: image)
+        case Brightness():
+            return _levels(tf.cast(image, tf.int32) * drawn[0] >> 16)
+        case Contrast():
+            return apply_batch([op], image[None], drawn[None])[0]
+        case _:
+            raise ValueError(f"no TensorFlow kernel for {op}: this chain runs on the reference kernels only")
+
+
+def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
+    """Run `BATCHED` ops on images of one size, ``[B, H, W, C]`` uint8, with their parameters, int32 ``[B, P]``.
+
+    A random crop and the mirror after it become one gather of rows and one of columns.
+    """
+    taken = 0
+    for op in ops:
+        count = DRAWN.get(type(op), 0)
+        params = drawn[:, taken : taken + count]
+        taken += count
+        match op:
+            case CentralCrop():
+                top, left = op.corner(images.shape[1], images.shape[2])
+                height, width = op.target
+                images = images[:, top : top + height, left : left + width]
+            case RandomCrop():
+                height, width = op.target
+                rows = params[:, :1] + tf.range(height)[None]
+                columns = params[:, 1:] + tf.range(width)[None]
+                images = tf.gather(tf.gather(images, rows, batch_dims=1), columns, batch_dims=1, axis=2)
+            case FlipLr():
+                images = tf.where(params[:, :, None, None] > 0, tf.reverse(images, [2]), images)
+            case Brightness():
+                images = _levels(tf.cast(images, tf.int32) * params[:, :, None, None] >> 16)
+            case Contrast():
+                images = _contrast(images, params[:, 0])
+            case _:
+                raise ValueError(f"{op} does not run on batches")
+    return images
+
+
+def _decode(op: Decode, data: Tensor) -> Tensor:
+    # Pillow's settings: the accurate integer DCT and smooth chroma.
+    def jpeg(ratio: int) -> Tensor:
+        return tf.io.decode_jpeg(
+            data,
+            channels=op.channels,
+            ratio=ratio,
+            dct_method="INTEGER_ACCURATE",
+            fancy_upscaling=True,
+            try_recover_truncated=op.truncated,
+        )
+
+    def scaled_jpeg() -> Tensor:
+        if op.shorter is None:
+            return jpeg(1)
+        fitting = tf.reduce_min(tf.image.extract_jpeg_shape(data)[:2]) // op.shorter
+        branch = tf.reduce_sum(tf.cast(fitting >= [2, 4, 8], tf.int32))
+        return tf.switch_case(branch, [lambda: jpeg(1), lambda: jpeg(2), lambda: jpeg(4), lambda: jpeg(8)])
+
+    def other() -> Tensor:
+        return tf.io.decode_image(data, channels=op.channels, expand_animations=False)
+
+    image = tf.cond(tf.io.is_jpeg(data), scaled_jpeg, other)
+    image.set_shape([None, None, op.channels])
+    return image
+
+
+def _resize(image: Tensor, size: Any) -> Tensor:
+    resized = tf.image.resize(image, size, antialias=True)
+    return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def _shorter_size(op: ResizeShorter, image: Tensor) -> Tensor:
+    size = tf.cast(tf.shape(image)[:2], tf.int64)
+    return tf.cast(size * op.size // tf.reduce_min(size), tf.int32)
+
+
+def _central_crop(op: CentralCrop, image: Tensor) -> Tensor:
+    margin = tf.shape(image)[:2] - op.target
+    corner = margin // 2 + tf.bitwise.bitwise_and(margin % 2, margin // 2)
+    return _with_size(tf.slice(image, tf.concat([corner, [0]], 0), [*op.target, -1]), op.target)
+
+
+def _with_size(image: Tensor, size: tuple[int, int]) -> Tensor:
+    image.set_shape([*size, image.shape[2]])
+    return image
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    wide = tf.cast(images, tf.int32)
+    if images.shape[3] == 3:
+        grey = tf.reduce_sum(wide * tf.constant(GREY_WEIGHTS), axis=3) >> 16
+    else:
+        grey = wide[..., 0]
+    total = tf.reduce_sum(tf.cast(grey, tf.int64), axis=[1, 2])[:, None]
+    pixels = tf.cast(tf.reduce_prod(tf.shape(images)[1:3]), tf.int64)
+    factor = tf.cast(factor, tf.int64)[:, None]
+    levels = (tf.range(256, dtype=tf.int64) * factor * pixels + (65536 - factor) * total) // (65536 * pixels)
+    flat = tf.reshape(wide, [tf.shape(images)[0], -1])
+    return tf.reshape(tf.gather(_levels(levels), flat, batch_dims=1), tf.shape(images))
+
+
+def _levels(values: Tensor) -> Tensor:
+    return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)
