@@ -19,6 +19,8 @@ from joulecache.transforms.chain import output_size, parse
 from joulecache.transforms.ops import Decode
 from joulecache.transforms.randomness import random_words
 
+_TENSOR_ALIGNMENT = 64  # bytes
+
 
 class CachedSplit:
     """One split of a cache, opened for reading by row.
@@ -73,7 +75,7 @@ class CachedSplit:
         shards = np.searchsorted(self._ends, rows, side="right")
         starts = np.concatenate(([0], self._ends[:-1]))
         inside = (rows - starts[shards]).tolist()
-        batch = np.empty((len(rows), *self.image_shape), np.uint8)
+        batch = _aligned((len(rows), *self.image_shape))
         suffix = self.chain.suffix
         words = random_words(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
         for place, (shard, row) in enumerate(zip(shards.tolist(), inside, strict=True)):
@@ -82,6 +84,14 @@ class CachedSplit:
                 image = reference_kernels.decode(self._decode, bytes(image))
             _put(batch[place], reference_kernels.apply(suffix, image, words[place]))
         return batch
+
+
+def _aligned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return a new uint8 array that TensorFlow takes over as it is: one that starts elsewhere it would copy."""
+    size = math.prod(shape)
+    room = np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _TENSOR_ALIGNMENT
+    return room[start : start + size].reshape(shape)
 
 
 def _put(place: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
@@ -115,7 +125,9 @@ def load(
     opened = CachedSplit(cache, split, seed)
     records = len(opened)
     if drop_remainder and batch_size > records:
-        raise ValueError(f"batch_size {batch_size} with drop_remainder leaves nothing of the {records} records in {split!r}")
+        raise ValueError(
+            f"batch_size {batch_size} with drop_remainder leaves nothing of the {records} records in {split!r}"
+        )
     batches = records // batch_size if drop_remainder else math.ceil(records / batch_size)
     shuffled = split == "train" if shuffle is None else shuffle
     order_seed = np.uint64(opened.seed).astype(np.int64)

@@ -43,6 +43,8 @@ IMAGE_SUFFIXES = frozenset(
     ]
 )
 
+MOST_CLASSES = 1_000_000  # a larger label in Parquet is no class
+
 SYNTHETIC_CLASSES = ("bar", "cross", "disc", "square")
 SYNTHETIC_SIZE = (500, 375)  # width, height
 SYNTHETIC_LIMIT = 100_000_000
@@ -152,8 +154,9 @@ class RowGroup:
         images, labels = table["image"].combine_chunks(), table["label"].to_pylist()
         data = images.field("bytes")
         for row, key in enumerate(self.record_keys()):
-            # An absent image becomes a reject like any other that does not decode.
-            yield Record(key, int(labels[row]), data[row].as_py() or b"", self.mtime_ns)
+            # An absent image becomes a reject like any other that does not decode, an absent label like one that is no class.
+            label = -1 if labels[row] is None else int(labels[row])
+            yield Record(key, label, data[row].as_py() or b"", self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +226,22 @@ def open_source(location: str | os.PathLike[str], *, limit: int | None = None) -
 
 
 def _is_sidecar(name: PurePosixPath) -> bool:
-    return name.name.startswith(".") or name.suffix.lower() not in IMAGE_SUFFIXES
+    hidden = any(part.startswith(".") and part != ".." for part in name.parts)
+    return hidden or name.suffix.lower() not in IMAGE_SUFFIXES
+
+
+def _unfit(name: str) -> str | None:
+    """Return why a name cannot be a key, or None."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "the name is not UTF-8"
+    path = PurePosixPath(name)
+    return "the name leaves the archive" if path.is_absolute() or ".." in path.parts else None
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _classes(names: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -259,17 +277,22 @@ def _spread(labels: dict[str, int], limit: int | None) -> list[str]:
 def _open_folder(root: Path, limit: int | None) -> Source:
     found: dict[str, os.stat_result] = {}
     skipped: Counter[str] = Counter()
-    for folder, folders, files in os.walk(root):
+    refused: list[tuple[str, str]] = []
+    for folder, folders, files in os.walk(root, onerror=_refuse_unlisted):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if links := sum(Path(folder, name).is_symlink() for name in folders):
+            skipped["(link to a folder)"] += links
         for file in files:
             path = Path(folder, file)
             name = path.relative_to(root).as_posix()
             if _is_sidecar(PurePosixPath(name)):
                 skipped[PurePosixPath(name).suffix.lower() or file] += 1
-            elif path.is_file():
-                found[name] = path.stat()
-            else:
+            elif not path.is_file():
                 skipped["(no regular file)"] += 1
+            elif reason := _unfit(name):
+                refused.append((_printable(name), reason))
+            else:
+                found[name] = path.stat()
     if not found:
         raise SourceError(f"{str(root)!r} holds no image ({sum(skipped.values())} other files): {_allowed()}")
     labels, class_names = _classes(sorted(found))
@@ -277,7 +300,13 @@ def _open_folder(root: Path, limit: int | None) -> Source:
         ImageFile(name, str(root.absolute() / name), labels[name], found[name].st_mtime_ns)
         for name in _spread(labels, limit)
     )
-    return Source(str(root), class_names, units, skipped)
+    return Source(str(root), class_names, units, skipped, tuple(refused))
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    raise SourceError(
+        f"cannot list {error.filename!r} ({error.strerror}): make it readable, or move it away"
+    ) from error
 
 
 def _open_tar(path: Path, limit: int | None) -> Source:
@@ -292,17 +321,22 @@ def _open_tar(path: Path, limit: int | None) -> Source:
                     continue
                 if _is_sidecar(name):
                     skipped[name.suffix.lower() or name.name] += 1
-                elif name.is_absolute() or ".." in name.parts:
-                    refused.append((member.name, "the name leaves the archive"))
-                elif not member.isreg():
-                    refused.append((member.name, "a link or device, not a file"))
+                elif reason := _unfit(member.name):
+                    refused.append((_printable(member.name), reason))
+                elif not member.isreg() or member.issparse():
+                    refused.append((member.name, "a link, device or sparse file, not a plain one"))
                 elif name.as_posix() in found:
                     raise SourceError(f"{str(path)!r} holds {name.as_posix()!r} twice: a key must be unique")
                 else:
                     found[name.as_posix()] = member
+            with open(path, "rb") as data:
+                data.seek(tar.offset)
+                if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("no end mark where its members end")  # tarfile itself would stop in silence
     except tarfile.TarError as error:
         raise SourceError(
-            f"cannot read {str(path)!r} as an uncompressed tar ({error}): decompress it first, so that members can be read at random"
+            f"cannot read {str(path)!r} as an uncompressed tar ({error}): decompress it if it is compressed, "
+            f"so that members can be read at random; copy it again if it is cut short"
         ) from error
     if not found:
         raise SourceError(f"{str(path)!r} holds no image ({sum(skipped.values())} other files): {_allowed()}")
@@ -320,22 +354,16 @@ def _open_parquet(path: Path, limit: int | None) -> Source:
         with pq.ParquetFile(path) as parquet:
             schema, groups = parquet.schema_arrow, parquet.metadata
             rows = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
-            fits = (
-                "image" in schema.names
-                and pa.types.is_struct(schema.field("image").type)
-                and schema.field("image").type.get_field_index("bytes") >= 0
-                and "label" in schema.names
-                and pa.types.is_integer(schema.field("label").type)
-            )
-            if not fits:
+            if not _holds_images(schema):
                 raise SourceError(
                     f"{str(path)!r} has columns {schema.names}: a Parquet source has `image: struct<bytes, path>` and an integer `label`"
                 )
             names = _parquet_class_names(schema)
             if names is None:
                 labels = parquet.read(columns=["label"])["label"].unique().to_pylist()
-                names = tuple(str(label) for label in range(max(labels, default=-1) + 1))
-    except pa.ArrowInvalid as error:
+                last = max((label for label in labels if label is not None and label < MOST_CLASSES), default=-1)
+                names = tuple(str(label) for label in range(last + 1))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read {str(path)!r} as Parquet: {error}") from error
     units: list[RowGroup] = []
     first, left = 0, math.inf if limit is None else limit
@@ -349,6 +377,14 @@ def _open_parquet(path: Path, limit: int | None) -> Source:
     if not units:
         raise SourceError(f"{str(path)!r} holds no rows")
     return Source(str(path), names, tuple(units), Counter())
+
+
+def _holds_images(schema: Any) -> bool:
+    if not {"image", "label"} <= set(schema.names):
+        return False
+    image, label = schema.field("image").type, schema.field("label").type
+    place = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
+    return place >= 0 and image[place].type in (pa.binary(), pa.large_binary()) and pa.types.is_integer(label)
 
 
 def _parquet_class_names(schema: Any) -> tuple[str, ...] | None:
@@ -365,7 +401,8 @@ def _allowed() -> str:
 
 def _open_synthetic(text: str, limit: int | None) -> Source:
     digits = text.removeprefix("synthetic:")
-    if not digits.isascii() or not digits.isdigit() or not 1 <= int(digits) <= SYNTHETIC_LIMIT:
+    number = digits.isascii() and digits.isdigit() and len(digits) <= len(str(SYNTHETIC_LIMIT))
+    if not number or not 1 <= int(digits) <= SYNTHETIC_LIMIT:
         raise SourceError(f"synthetic:N takes a count from 1 to {SYNTHETIC_LIMIT}, got {text!r}")
     count = int(digits) if limit is None else min(int(digits), limit)
     return Source(text, SYNTHETIC_CLASSES, tuple(SyntheticPhoto(index) for index in range(count)), Counter())

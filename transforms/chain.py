@@ -155,11 +155,11 @@ def _parse_op(piece: str, text: str, ops: Mapping[str, type[Op]]) -> Op:
         kwargs: dict[str, Any] = {}
         for keyword in call.keywords:
             if keyword.arg is None or keyword.arg in kwargs:
-                raise ValueError("arguments are given by name once")
+                raise ValueError("not a name, or one given twice")
             kwargs[keyword.arg] = ast.literal_eval(keyword.value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(
-            f"cannot read the arguments of {source!r}: they are numbers, pairs, True, False or None"
+            f"cannot read the arguments of {source!r}: each is given once, and is a number, a pair, True, False or None"
         ) from error
     fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     try:

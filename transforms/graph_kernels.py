@@ -1,8 +1,9 @@
 """The ops that tf.data pipelines need, as TensorFlow graphs, on one image or on a batch.
 
 Random parameters are not drawn here: they come in as the integers of `randomness.parameters`, so that a graph and the reference
-kernels see the same draws. Ops that move pixels, brightness, contrast and `decode` of JPEG and PNG are exact; resizing is within
-a level on average, since TensorFlow filters in floats and Pillow in fixed point. EXIF orientation is not applied.
+kernels see the same draws. Ops that move pixels, brightness, contrast and `decode` of whole JPEG and PNG files are exact; resizing
+is within a level on average, since TensorFlow filters in floats and Pillow in fixed point. EXIF orientation is not applied, and
+`max_pixels` not heeded.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from joulecache.transforms.ops import (
 from joulecache.transforms.reference_kernels import GREY_WEIGHTS
 
 Tensor = Any  # TensorFlow ships no types
+
+LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in units of 1/65536, as Pillow's convert("L") has them
 
 DRAWN: dict[type[Op], int] = {RandomCrop: 2, RandomResizedCrop: 4, FlipLr: 1, Brightness: 1, Contrast: 1}
 """How many integers each op's kernel takes."""
@@ -67,7 +70,7 @@ def _apply_one(op: Op, image: Tensor, drawn: Tensor) -> Tensor:
         case FlipLr():
             return tf.cond(drawn[0] > 0, lambda: tf.reverse(image, [1]), lambda: image)
         case Brightness():
-            return _levels(tf.cast(image, tf.int32) * drawn[0] >> 16)
+            return _levels(_shifted(tf.cast(image, tf.int32) * drawn[0]))
         case Contrast():
             return apply_batch([op], image[None], drawn[None])[0]
         case _:
@@ -77,10 +80,10 @@ def _apply_one(op: Op, image: Tensor, drawn: Tensor) -> Tensor:
 def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
     """Run `BATCHED` ops on images of one size, ``[B, H, W, C]`` uint8, with their parameters, int32 ``[B, P]``.
 
-    A random crop and the mirror after it become one gather of rows and one of columns.
+    A random crop and the mirror after it are one gather of rows and one of columns: half the cost of gather, reverse and where.
     """
     taken = 0
-    for op in ops:
+    for op, before, after in zip(ops, [None, *ops[:-1]], [*ops[1:], None], strict=True):
         count = DRAWN.get(type(op), 0)
         params = drawn[:, taken : taken + count]
         taken += count
@@ -90,14 +93,16 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
                 height, width = op.target
                 images = images[:, top : top + height, left : left + width]
             case RandomCrop():
-                height, width = op.target
-                rows = params[:, :1] + tf.range(height)[None]
-                columns = params[:, 1:] + tf.range(width)[None]
-                images = tf.gather(tf.gather(images, rows, batch_dims=1), columns, batch_dims=1, axis=2)
+                images = _gather_rows(images, params[:, :1] + tf.range(op.target[0])[None])
+                columns = params[:, 1:] + tf.range(op.target[1])[None]
+                if isinstance(after, FlipLr):
+                    columns = _mirror(columns, drawn[:, taken : taken + 1])
+                images = _gather_columns(images, columns)
             case FlipLr():
-                images = tf.where(params[:, :, None, None] > 0, tf.reverse(images, [2]), images)
+                if not isinstance(before, RandomCrop):
+                    images = _gather_columns(images, _mirror(tf.range(images.shape[2])[None], params))
             case Brightness():
-                images = _levels(tf.cast(images, tf.int32) * params[:, :, None, None] >> 16)
+                images = _levels(tf.cast(images, tf.int32) * params[:, :, None, None] // 65536)
             case Contrast():
                 images = _contrast(images, params[:, 0])
             case _:
@@ -125,7 +130,12 @@ def _decode(op: Decode, data: Tensor) -> Tensor:
         return tf.switch_case(branch, [lambda: jpeg(1), lambda: jpeg(2), lambda: jpeg(4), lambda: jpeg(8)])
 
     def other() -> Tensor:
-        return tf.io.decode_image(data, channels=op.channels, expand_animations=False)
+        # Always colour: libpng's own grey has other weights than Pillow's.
+        colour = tf.io.decode_image(data, channels=3, expand_animations=False)
+        if op.channels == 3:
+            return colour
+        grey = tf.reduce_sum(tf.cast(colour, tf.int32) * tf.constant(LUMA_WEIGHTS), axis=2, keepdims=True)
+        return tf.cast(_shifted(grey + 0x8000), tf.uint8)
 
     image = tf.cond(tf.io.is_jpeg(data), scaled_jpeg, other)
     image.set_shape([None, None, op.channels])
@@ -148,6 +158,19 @@ def _central_crop(op: CentralCrop, image: Tensor) -> Tensor:
     return _with_size(tf.slice(image, tf.concat([corner, [0]], 0), [*op.target, -1]), op.target)
 
 
+def _gather_rows(images: Tensor, rows: Tensor) -> Tensor:
+    return tf.gather(images, rows, batch_dims=1)
+
+
+def _gather_columns(images: Tensor, columns: Tensor) -> Tensor:
+    return tf.gather(images, columns, batch_dims=1, axis=2)
+
+
+def _mirror(columns: Tensor, mirrored: Tensor) -> Tensor:
+    """Reverse the column numbers of the images that are to be mirrored."""
+    return tf.where(mirrored > 0, tf.reverse(columns, [1]), columns)
+
+
 def _with_size(image: Tensor, size: tuple[int, int]) -> Tensor:
     image.set_shape([*size, image.shape[2]])
     return image
@@ -156,7 +179,7 @@ def _with_size(image: Tensor, size: tuple[int, int]) -> Tensor:
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
     wide = tf.cast(images, tf.int32)
     if images.shape[3] == 3:
-        grey = tf.reduce_sum(wide * tf.constant(GREY_WEIGHTS), axis=3) >> 16
+        grey = _shifted(tf.reduce_sum(wide * tf.constant(GREY_WEIGHTS), axis=3))
     else:
         grey = wide[..., 0]
     total = tf.reduce_sum(tf.cast(grey, tf.int64), axis=[1, 2])[:, None]
@@ -165,6 +188,10 @@ def _contrast(images: Tensor, factor: Tensor) -> Tensor:
     levels = (tf.range(256, dtype=tf.int64) * factor * pixels + (65536 - factor) * total) // (65536 * pixels)
     flat = tf.reshape(wide, [tf.shape(images)[0], -1])
     return tf.reshape(tf.gather(_levels(levels), flat, batch_dims=1), tf.shape(images))
+
+
+def _shifted(values: Tensor) -> Tensor:
+    return tf.bitwise.right_shift(values, 16)
 
 
 def _levels(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import ClassVar
 Size = int | tuple[int, int]
 
 LARGEST_SIDE = 65_535  # the largest side that JPEG can hold
+LARGEST_PIXELS = 178_956_970  # Pillow refuses to open more, twice its `MAX_IMAGE_PIXELS`
 
 
 def _whole(op: str, name: str, value: object, low: int, high: int) -> None:
@@ -19,9 +20,10 @@ def _whole(op: str, name: str, value: object, low: int, high: int) -> None:
         raise ValueError(f"{op}: {name} must be a whole number from {low} to {high}, got {value!r}")
 
 
-def _number(op: str, name: str, value: object, low: float, high: float) -> None:
+def _number(op: str, name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{op}: {name} must be a number from {low:g} to {high:g}, got {value!r}")
+    return float(value)  # 1 and 1.0 are one argument, and must spell one fingerprint
 
 
 def _size(op: str, value: object) -> tuple[int, int]:
@@ -36,11 +38,10 @@ def _size(op: str, value: object) -> tuple[int, int]:
 def _range(op: str, name: str, value: object, low: float, high: float) -> tuple[float, float]:
     if not isinstance(value, tuple) or len(value) != 2:
         raise ValueError(f"{op}: {name} must be a pair (low, high), got {value!r}")
-    for end in value:
-        _number(op, name, end, low, high)
-    if value[0] > value[1]:
+    first, last = (_number(op, name, end, low, high) for end in value)
+    if first > last:
         raise ValueError(f"{op}: {name} must not fall, got {value!r}")
-    return float(value[0]), float(value[1])
+    return first, last
 
 
 class Op:
@@ -94,8 +95,8 @@ class Decode(Op):
     """Decode encoded bytes to ``[H, W, channels]`` uint8, with EXIF orientation applied.
 
     `channels`: 3 (RGB) or 1 (grey). `shorter`: decode a JPEG at the smallest DCT scale (1, 1/2, 1/4, 1/8) whose shorter side
-    is at least that many pixels; other formats are not scaled. `truncated`: accept a file that ends early. Images of more than
-    `max_pixels` are refused before they are decompressed. Always the first op of a chain.
+    is at least that many pixels before it is rounded up; other formats are not scaled. `truncated`: accept a file that ends
+    early. Images of more than `max_pixels` are refused before they are decompressed. Always the first op of a chain.
     """
 
     channels: int = 3
@@ -104,13 +105,13 @@ class Decode(Op):
     max_pixels: int = 178_000_000
 
     def __post_init__(self) -> None:
-        if isinstance(self.channels, bool) or self.channels not in (1, 3):
+        if type(self.channels) is not int or self.channels not in (1, 3):
             raise ValueError(f"decode: channels must be 1 or 3, got {self.channels!r}")
         if self.shorter is not None:
             _whole("decode", "shorter", self.shorter, 1, LARGEST_SIDE)
         if not isinstance(self.truncated, bool):
             raise ValueError(f"decode: truncated must be True or False, got {self.truncated!r}")
-        _whole("decode", "max_pixels", self.max_pixels, 1, 2**40)
+        _whole("decode", "max_pixels", self.max_pixels, 1, LARGEST_PIXELS)
 
     def jpeg_scale(self, height: int, width: int) -> int:
         """Return the denominator of the DCT scale for a JPEG of that size: 1, 2, 4 or 8."""
@@ -193,7 +194,7 @@ class FlipLr(Op):
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        _number("flip_lr", "probability", self.probability, 0.0, 1.0)
+        object.__setattr__(self, "probability", _number("flip_lr", "probability", self.probability, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Brightness(Op):
     delta: float
 
     def __post_init__(self) -> None:
-        _number("brightness", "delta", self.delta, 0.0, 1.0)
+        object.__setattr__(self, "delta", _number("brightness", "delta", self.delta, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class Contrast(Op):
     delta: float
 
     def __post_init__(self) -> None:
-        _number("contrast", "delta", self.delta, 0.0, 1.0)
+        object.__setattr__(self, "delta", _number("contrast", "delta", self.delta, 0.0, 1.0))
 
 
 def _half_to_even(margin: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from joulecache.transforms.ops import (
     Brightness,
@@ -34,7 +34,19 @@ Pixels = NDArray[np.uint8] | Image.Image
 
 GREY_WEIGHTS = (19589, 38470, 7471)  # 0.2989, 0.587 and 0.114 in units of 1/65536
 
+# What Pillow may open. It guesses from content, whatever a file is called, and would hand PostScript to Ghostscript.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "JPEG2000", "PPM", "TIFF", "TGA")
+
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DecodeError(ValueError):
@@ -69,23 +81,34 @@ def run(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Pixel
 def decode(op: Decode, data: bytes) -> Image.Image:
     """Decode one encoded image to RGB or grey; DecodeError with the reason when that fails."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             width, height = opened.size
             if height * width > op.max_pixels:
                 raise DecodeError(f"{height}x{width} is more than max_pixels={op.max_pixels}")
             mode = "RGB" if op.channels == 3 else "L"
-            if op.shorter is not None:
-                opened.draft(mode, (op.shorter, op.shorter))  # only JPEG heeds it
+            # Only JPEG heeds it: its scale, and for grey the luma as it is stored, without a way through colours.
+            opened.draft(mode, None if op.shorter is None else (op.shorter, op.shorter))
             with _tolerance(op.truncated):
                 opened.load()
-            upright: Image.Image = opened
-            if opened.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-                upright = ImageOps.exif_transpose(opened)
-            return upright if upright.mode == mode else upright.convert(mode)
+            turn = _UPRIGHT.get(opened.getexif().get(_EXIF_ORIENTATION, 1))
+            image = _converted(opened, mode)
+            return image if turn is None else image.transpose(turn)
     except DecodeError:
         raise
+    except UnidentifiedImageError as error:  # its own message holds an address in memory, different in every run
+        raise DecodeError(f"not an image in one of the formats {', '.join(_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise anything at all on hostile bytes
         raise DecodeError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+        # 16-bit grey: the high byte, where Pillow's own conversion clips all but the darkest levels to white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DecodeError("levels of 32 bits have no agreed range: save it with 8 or 16 bits")
+    image.info.pop("transparency", None)  # dropped anyway; Pillow would warn that it drops it
+    return image if image.mode == mode else image.convert(mode)
 
 
 _tolerance_lock = threading.Lock()

@@ -150,8 +150,7 @@ def _specs(source: Source, folder: Path, shards: int, recipe: Recipe, workers: i
     where = str(folder.absolute())
     classes = len(source.class_names)
     return [
-        ShardSpec(where, shard, shards, tuple(units), classes, recipe, workers)
-        for shard, units in enumerate(ranges)
+        ShardSpec(where, shard, shards, tuple(units), classes, recipe, workers) for shard, units in enumerate(ranges)
     ]
 
 
@@ -206,9 +205,7 @@ def _is_current(folder: Path, existing: Manifest, source: Source) -> bool:
     if existing.class_names != source.class_names:
         return False
     index = read_index(folder, existing)
-    known: dict[str, int | None] = dict(
-        zip(index["key"].to_pylist(), index["mtime_ns"].to_pylist(), strict=True)
-    )
+    known: dict[str, int | None] = dict(zip(index["key"].to_pylist(), index["mtime_ns"].to_pylist(), strict=True))
     with open(folder / existing.rejected.name, encoding="utf-8") as lines:
         for line in lines:
             reject = json.loads(line)

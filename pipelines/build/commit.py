@@ -39,7 +39,11 @@ def refuse_rejects(results: Sequence[ShardResult], source: Source, rate: float) 
         first = "; ".join(f"{reject.key}: {reject.reason}" for reject in rejects[:3])
         raise BuildError(
             f"{len(rejects)} of {total} records rejected, more than max_reject_rate {rate:g} allows: {first}"
-            + ("" if len(rejects) == total else f"; to build without them give --max-reject-rate {len(rejects) / total:.2g}")
+            + (
+                ""
+                if len(rejects) == total
+                else f"; to build without them give --max-reject-rate {len(rejects) / total:.2g}"
+            )
         )
 
 
@@ -86,7 +90,9 @@ def make_manifest(
     """Put the manifest together; BuildError when records in are not records cached plus records rejected."""
     came = source.records + len(source.refused)
     if came != index.records + rejected.records:
-        raise BuildError(f"{came} records came in, {index.records} were cached and {rejected.records} rejected: none may be lost")
+        raise BuildError(
+            f"{came} records came in, {index.records} were cached and {rejected.records} rejected: none may be lost"
+        )
     classes = len(source.class_names)
     counts = {split: np.zeros(classes, np.int64) for split in SPLITS}
     for result in results:

@@ -24,7 +24,9 @@ def refuse_overlap(source: str | os.PathLike[str], folder: Path) -> None:
         return
     inner, outer = Path(source).resolve(), folder.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise CacheError(f"source {str(source)!r} and cache {str(folder)!r} lie inside each other: choose another cache folder")
+        raise CacheError(
+            f"source {str(source)!r} and cache {str(folder)!r} lie inside each other: choose another cache folder"
+        )
 
 
 def existing_cache(folder: Path) -> Manifest | None:
@@ -50,7 +52,9 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
         there = there.parent
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise BuildError(f"the cache takes about {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free: choose another disk")
+        raise BuildError(
+            f"the cache takes about {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free: choose another disk"
+        )
 
 
 @contextmanager

@@ -1,0 +1,232 @@
+"""The arms of an audit: one chain, the same files, the same draws, fed to the trainer in four ways."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tensorflow as tf
+from numpy.typing import NDArray
+from PIL import Image
+
+from joulecache.pipelines.loader import load
+from joulecache.pipelines.manifest import open_manifest, read_index
+from joulecache.pipelines.shards import SPLITS
+from joulecache.transforms import graph_kernels
+from joulecache.transforms.chain import Chain, fixed_size
+from joulecache.transforms.ops import Decode, Op
+from joulecache.transforms.randomness import parameters, random_words
+
+ARMS = ("naive", "tuned", "tf_cache", "optimized")
+_SHUFFLE_BUFFER = 1024  # images: what people give to shuffle() behind a cache()
+_EXIF_ORIENTATION = 0x0112
+
+
+class ArmError(ValueError):
+    """An arm that cannot be run on this chain or source; the message says why."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The training images as files, the same for every arm.
+
+    `drawn` holds the ops' random parameters, int32 ``[E, N, P]`` for E epochs: online arms get them for nothing, so that a
+    comparison of energy compares neither random generators nor different pictures.
+    """
+
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    drawn: NDArray[np.int32]
+    sizes: NDArray[np.int64]  # [N, 2]: height and width after decode
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to feed the trainer.
+
+    `dataset` yields (uint8 ``[B, H, W, C]``, int64 ``[B]``), `records` images in an epoch; `start_epoch` says which epoch comes next.
+    """
+
+    name: str
+    records: int
+    dataset: Any
+    start_epoch: Callable[[int], None]
+
+
+def list_files(folder: Path, cache: Path, epochs: int) -> Files:
+    """List the training images that a cache holds as files in `folder`, with the draws of the first `epochs` epochs."""
+    manifest = open_manifest(cache)
+    chain = manifest.parsed_chain()
+    rows = read_index(cache, manifest).slice(0, manifest.split(SPLITS[0]).records)
+    keys: list[str] = rows["key"].to_pylist()
+    hashes = rows["key_hash"].to_numpy()
+    paths = tuple(str(folder / key) for key in keys)
+    sizes = np.array([_decoded_size(chain.decode, path) for path in paths], np.int64).reshape(-1, 2)
+    count = sum(graph_kernels.DRAWN.get(type(op), 0) for op in chain.ops)
+    drawn = np.empty((epochs, len(keys), count), np.int32)
+    for epoch in range(epochs):
+        # Before the cut the draws are the variant's: an epoch of K variants sees what the cache holds.
+        before = random_words(chain.prefix, 0, manifest.seed, hashes, epoch % manifest.variants)
+        after = random_words(chain.suffix, chain.cut, manifest.seed, hashes, epoch)
+        for row, words in enumerate(map(list.__add__, before, after)):
+            drawn[epoch, row] = _parameters(chain, words, *sizes[row].tolist())
+    return Files(paths, rows["label"].to_numpy(), drawn, sizes)
+
+
+def _decoded_size(decode: Decode, path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        width, height = image.size
+        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+            raise ArmError(f"{path} is turned by EXIF, which TensorFlow's decoders ignore: turn its pixels, then audit")
+        scale = decode.jpeg_scale(height, width) if image.format == "JPEG" else 1
+    return -(-height // scale), -(-width // scale)
+
+
+def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> list[int]:
+    drawn: list[int] = []
+    taken = 0
+    for op in chain.ops[1:]:
+        drawn += parameters(op, words[taken : taken + op.words], height, width)
+        taken += op.words
+        height, width = op.output_size(height, width)
+    return drawn
+
+
+def make_arms(names: Sequence[str], files: Files, cache: Path, batch_size: int, *, shuffle: bool = True) -> list[Arm]:
+    """Make the arms by name; ArmError for one that this chain or this machine's memory does not allow."""
+    chain = open_manifest(cache).parsed_chain()
+    if fixed_size(chain.ops) is None:
+        raise ArmError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or crop")
+    makers = {"naive": _naive, "tuned": _tuned, "tf_cache": _tf_cache}
+    arms = []
+    for name in names:
+        if name == "optimized":
+            dataset = load(cache, SPLITS[0], batch_size, shuffle=shuffle)
+            arms.append(Arm(name, len(files.paths), dataset, lambda epoch: None))
+            continue
+        epoch_now = tf.Variable(0, dtype=tf.int64, trainable=False)
+        online = _Online(chain, files, batch_size, shuffle, epoch_now)
+        setter = _epoch_setter(epoch_now, len(files.drawn))
+        arms.append(Arm(name, len(files.paths), makers[name](online), setter))
+    return arms
+
+
+def _epoch_setter(epoch_now: Any, epochs: int) -> Callable[[int], None]:
+    def start(epoch: int) -> None:
+        epoch_now.assign(epoch % epochs)
+
+    return start
+
+
+class _Online:
+    """What the online arms share: the files as a dataset, and the chain's ops as map functions."""
+
+    def __init__(self, chain: Chain, files: Files, batch_size: int, shuffle: bool, epoch_now: Any) -> None:
+        self.chain, self.batch_size, self.shuffle = chain, batch_size, shuffle
+        self.records = len(files.paths)
+        self.sizes = files.sizes
+        self.files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self.records)))
+        drawn = tf.constant(files.drawn)
+        self._drawn, self._epoch_now = drawn, epoch_now
+
+    def drawn_of(self, rows: Any) -> Any:
+        """Return the parameters of those rows in the present epoch, int32 ``[..., P]``."""
+        return tf.gather(self._drawn[self._epoch_now], rows)
+
+    def read(self, ops: tuple[Op, ...]) -> Callable[..., Any]:
+        """Read one file and run ops that begin with decode."""
+
+        def function(path: Any, label: Any, row: Any) -> Any:
+            drawn = self.drawn_of(row) if any(op.words for op in ops) else tf.zeros([0], tf.int32)
+            return graph_kernels.apply(ops, tf.io.read_file(path), drawn), label, row
+
+        return function
+
+    def on_image(self, ops: tuple[Op, ...], first_drawn: int) -> Callable[..., Any]:
+        """Run ops on one image, whose parameters begin at column `first_drawn`."""
+
+        def function(image: Any, label: Any, row: Any) -> Any:
+            return graph_kernels.apply(ops, image, self.drawn_of(row)[first_drawn:]), label, row
+
+        return function
+
+    def on_batch(self, ops: tuple[Op, ...], first_drawn: int) -> Callable[..., Any]:
+        """Run ops on a batch and drop the row numbers."""
+
+        def function(images: Any, labels: Any, rows: Any) -> Any:
+            if ops:
+                images = graph_kernels.apply_batch(ops, images, self.drawn_of(rows)[:, first_drawn:])
+            return images, labels
+
+        return function
+
+
+def _naive(online: _Online) -> Any:
+    """What people write first: one image at a time, then batches."""
+    dataset = online.files.shuffle(online.records, seed=0) if online.shuffle else online.files
+    dataset = dataset.map(online.read(online.chain.ops)).batch(online.batch_size)
+    return dataset.map(online.on_batch((), 0))
+
+
+def _tuned(online: _Online) -> Any:
+    """The guide's advice: parallel map, parallel batch, cheap ops on whole batches, prefetch."""
+    head, tail = _batchable_tail(online.chain.ops)
+    dataset = online.files.shuffle(online.records, seed=0) if online.shuffle else online.files
+    return (
+        dataset.map(online.read(head), num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(online.batch_size, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(online.on_batch(tail, _drawn_count(head)), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _tf_cache(online: _Online) -> Any:
+    """`tuned` with `cache()` in RAM, as uint8, after the ops that are the same every epoch."""
+    ops = online.chain.ops
+    steady = next((i for i, op in enumerate(ops) if op.words), len(ops))
+    size = fixed_size(ops[:steady])
+    pixels = size[0] * size[1] * online.records if size else int(online.sizes.prod(axis=1).sum())
+    needed, available = pixels * online.chain.decode.channels, psutil.virtual_memory().available
+    if needed > available // 2:
+        raise ArmError(
+            f"tf_cache would hold {needed / 1e9:.1f} GB in RAM, {available / 1e9:.1f} GB are free: leave it out of --arms"
+        )
+    dataset = online.files.map(online.read(ops[:steady]), num_parallel_calls=tf.data.AUTOTUNE).cache()
+    if online.shuffle:
+        dataset = dataset.shuffle(min(online.records, _SHUFFLE_BUFFER), seed=0)
+    head, tail = _batchable_tail(ops[steady:], sized=size is not None)
+    if head:
+        dataset = dataset.map(online.on_image(head, 0), num_parallel_calls=tf.data.AUTOTUNE)
+    return (
+        dataset.batch(online.batch_size, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(online.on_batch(tail, _drawn_count(head)), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _batchable_tail(ops: tuple[Op, ...], *, sized: bool = False) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+    """Cut ops where the rest can run on batches: ops that have a batch kernel, on images of one size (`sized`: from the start)."""
+    start = len(ops)
+    while start > 0 and isinstance(ops[start - 1], graph_kernels.BATCHED):
+        if not sized and fixed_size(ops[: start - 1]) is None:
+            break
+        start -= 1
+    return ops[:start], ops[start:]
+
+
+def _drawn_count(ops: Sequence[Op]) -> int:
+    return sum(graph_kernels.DRAWN.get(type(op), 0) for op in ops)
+
+
+def thread_counts() -> dict[str, int]:
+    """Return the threads that TensorFlow and this process may use: they are part of a measurement."""
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
+    }

@@ -1,0 +1,283 @@
+"""Train a classifier from a cache, with the joules of every epoch beside its loss and accuracy."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from joulecache.pipelines.compression import (
+    COMPRESSION_RECORD,
+    Compression,
+    Quantization,
+    check_compression,
+    compress_on,
+)
+from joulecache.pipelines.compression.staging import (
+    check_output_folder,
+    discard_folder,
+    staged_folder,
+    write_record,
+)
+from joulecache.pipelines.loader import load
+from joulecache.pipelines.manifest import open_manifest
+from joulecache.pipelines.meter import Energy, Meter, Window
+from joulecache.pipelines.models import build_model, check_batches, compile_model
+
+TRAINING_RECORD = "history.json"
+
+_serial = itertools.count()
+
+
+class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Put the energy of each epoch into Keras' logs: History, CSVLogger and TensorBoard show it beside the loss.
+
+    Keys: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s` and, where the number of images is known,
+    `energy_j_per_1000_images`, of the epoch's training alone; `val_energy_j`, of its validation. `energies`, `val_energies`
+    and `images` keep the whole figures, one per epoch. Without `images_per_epoch` the images are counted by Keras' mean
+    of the loss; they are unknown (None) to a model with a train step of its own.
+
+    Callbacks get the logs in the order in which they are given: give this one before those that write them.
+    """
+
+    def __init__(self, meter: Meter, images_per_epoch: int | None = None) -> None:
+        super().__init__()
+        if images_per_epoch is not None and images_per_epoch < 1:
+            raise ValueError(f"images_per_epoch {images_per_epoch}: give at least 1, or None to have them counted")
+        self.energies: list[Energy] = []
+        self.val_energies: list[Energy] = []
+        self.images: list[int | None] = []
+        self._meter = meter
+        self._images_per_epoch = images_per_epoch
+        self._opened = ExitStack()  # holds the one window that is open
+        self._training: Window | None = None
+        self._validation: Window | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Open the window of an epoch's training."""
+        self.close()
+        self._training = self._open("training")
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the window of the training, and open that of its validation."""
+        if self._training is not None:  # else this is an evaluation outside of training
+            self._end_training(self._training)
+            self._validation = self._open("validation")
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the window of the validation."""
+        if self._validation is not None:
+            self._opened.close()
+            self.val_energies.append(self._validation.energy)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Put the epoch's figures into the logs."""
+        if self._training is not None:
+            self._end_training(self._training)
+        if logs is None:
+            return
+        energy, images = self.energies[-1], self.images[-1]
+        logs["energy_j"], logs["energy_low_j"], logs["energy_high_j"] = energy.total_j, energy.low_j, energy.high_j
+        logs["cpu_s"] = energy.cpu_s
+        if images:
+            logs["energy_j_per_1000_images"] = energy.total_j / images * 1000
+        if self._validation is not None:
+            logs["val_energy_j"] = self.val_energies[-1].total_j
+            self._validation = None
+
+    def close(self) -> None:
+        """Close the window that an interrupted training left open; its energy is not kept."""
+        self._opened.close()
+        self._training = self._validation = None
+
+    def _open(self, what: str) -> Window:
+        # a meter refuses a name that is open: another training, nested or interrupted, may share the meter
+        return self._opened.enter_context(self._meter.window(f"{what} {next(_serial)}"))
+
+    def _end_training(self, window: Window) -> None:
+        # reading the count waits for the last step, which on a GPU may still run: it belongs into the window
+        self.images.append(self._images_per_epoch or self._count_images())
+        self._opened.close()
+        self.energies.append(window.energy)
+        self._training = None
+
+    def _count_images(self) -> int | None:
+        if type(self.model).train_step is not keras.Model.train_step:
+            return None
+        for metric in self.model.metrics:
+            if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):
+                return int(metric.count)  # a float32, exact to 16.7 million images an epoch
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What training gave: `history` is Keras', each name with one value per epoch, joules included.
+
+    `energy` is that of training all epochs, `val_energy` that of validating after each; None without validation. `accuracy` and
+    `val_accuracy` are those of the last epoch. `images` counts every image as often as it was trained on; None where
+    the model's own train step hides it.
+    """
+
+    history: Mapping[str, Sequence[float]]
+    energy: Energy
+    val_energy: Energy | None
+    accuracy: float
+    val_accuracy: float | None
+    images: int | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return a dict of JSON values, the history as one row per epoch."""
+        rows = zip(*self.history.values(), strict=True)
+        return {
+            "epochs": [dict(zip(self.history, row, strict=True)) for row in rows],
+            "accuracy": self.accuracy,
+            "val_accuracy": self.val_accuracy,
+            "images": self.images,
+            "energy": self.energy.to_json(),
+            "val_energy": self.val_energy and self.val_energy.to_json(),
+        }
+
+
+def fit(
+    model: keras.Model,
+    train_data: tf.data.Dataset,
+    validation_data: tf.data.Dataset | None = None,
+    *,
+    epochs: int,
+    seed: int = 0,
+    meter: Meter | None = None,
+    learning_rate: float = 1e-3,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> TrainingRun:
+    """Train a classifier in place on batches of (uint8 images [B, H, W, C], integer labels [B]), metered.
+
+    The model is compiled (`compile_model`) and Keras' global seed set first, so the same seed, data and initial weights give the
+    same model on the same machine. `callbacks` see the joules in their logs. Raises ValueError for bad arguments and for data
+    that is not such batches, has no end, or has another shape than the model.
+    """
+    if epochs < 1:
+        raise ValueError(f"{epochs} epochs: train for at least 1")
+    check_batches(train_data, "training data", model)
+    if validation_data is not None:
+        check_batches(validation_data, "validation data", model)
+    keras.utils.set_random_seed(seed)
+    compile_model(model, learning_rate)
+    metered = EnergyCallback(meter or Meter())
+    try:
+        # shuffle=False: the data is shuffled already, and Keras warns that it cannot shuffle a tf.data.Dataset
+        fitted = model.fit(
+            train_data,
+            validation_data=validation_data,
+            epochs=epochs,
+            shuffle=False,
+            verbose=0,
+            callbacks=[metered, *callbacks],
+        )
+    finally:
+        metered.close()
+    history: dict[str, list[float]] = fitted.history
+    return TrainingRun(
+        history=history,
+        energy=reduce(operator.add, metered.energies),
+        val_energy=reduce(operator.add, metered.val_energies) if metered.val_energies else None,
+        accuracy=history["accuracy"][-1],
+        val_accuracy=history["val_accuracy"][-1] if validation_data is not None else None,
+        images=None if None in metered.images else sum(images or 0 for images in metered.images),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A run folder: the model file `path` in `folder`, how it was trained, and what compressing it gave, if asked for."""
+
+    folder: Path
+    path: Path
+    training: TrainingRun
+    compression: Compression | None
+
+
+def train(
+    cache: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    epochs: int,
+    model: str | os.PathLike[str] = "cnn",
+    batch_size: int = 64,
+    seed: int = 0,
+    learning_rate: float = 1e-3,
+    prune: float | None = None,
+    quantize: Quantization | None = None,
+    meter: Meter | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> TrainedModel:
+    """Train a model (a name, or a `.keras` or `.h5` file) on a cache, and compress it where `prune` or `quantize` is given.
+
+    The run folder `out` gets `model.keras` and `history.json` (per epoch: loss, accuracy, joules), together, when training is done; then
+    `compressed/` as `compress` writes it. The cache's `val` split validates, where it has records. Raises CacheError for
+    a cache that cannot be read, ValueError for bad arguments, images of varying size, a compression that cannot be done, and
+    a folder that holds other files: all before training.
+    """
+    folder = Path(out)
+    check_output_folder(folder, TRAINING_RECORD)
+    manifest = open_manifest(cache)
+    train_data = load(cache, "train", batch_size, seed=seed)
+    wants_compression = bool(prune) or quantize is not None
+    held_out = "val" in manifest.splits and manifest.splits["val"].records > 0
+    if wants_compression and not held_out:
+        raise ValueError(
+            f"cache {os.fspath(cache)!r} has no val records to measure compressed models on: build it with --val-fraction 0.1"
+        )
+    val_data = load(cache, "val", batch_size, shuffle=False) if held_out else None
+    height, width, channels = check_batches(train_data, "training data")
+    if height is None or width is None or channels is None:
+        raise ValueError(f"the images of cache {os.fspath(cache)!r} vary in size: end its chain in resize or a crop")
+    keras.utils.set_random_seed(seed)
+    network = build_model(model, (height, width, channels), train_data.num_classes)
+    if wants_compression:
+        check_compression(network, prune, quantize)
+    meter = meter or Meter()
+    training = fit(
+        network,
+        train_data,
+        val_data,
+        epochs=epochs,
+        seed=seed,
+        meter=meter,
+        learning_rate=learning_rate,
+        callbacks=callbacks,
+    )
+    with staged_folder(folder, TRAINING_RECORD) as staging:
+        network.save(staging / "model.keras")
+        settings = {
+            "model": os.fspath(model),
+            "cache": os.fspath(cache),
+            "batch_size": batch_size,
+            "seed": seed,
+            "learning_rate": learning_rate,
+        }
+        write_record(staging / TRAINING_RECORD, {**settings, **training.to_json()})
+    # what an earlier run here compressed was another model
+    discard_folder(folder / "compressed", COMPRESSION_RECORD)
+    compression = None
+    if wants_compression:
+        compression = compress_on(
+            network,
+            train_data,
+            val_data,
+            out=folder / "compressed",
+            prune=prune,
+            quantize=quantize,
+            seed=seed,
+            meter=meter,
+        )
+    return TrainedModel(folder=folder, path=folder / "model.keras", training=training, compression=compression)
