@@ -9,19 +9,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from joulecache.pipelines.auditing import audit
     from joulecache.pipelines.build import precompute
+    from joulecache.pipelines.compression import compress
+    from joulecache.pipelines.loader import load
     from joulecache.pipelines.manifest import open_manifest, verify
     from joulecache.pipelines.meter import Energy, Meter
+    from joulecache.pipelines.training import EnergyCallback, train
 
 _HOMES = {
     "Energy": "meter",
+    "EnergyCallback": "training",
     "Meter": "meter",
+    "audit": "auditing",
+    "compress": "compression",
+    "load": "loader",
     "open_manifest": "manifest",
     "precompute": "build",
+    "train": "training",
     "verify": "manifest",
 }
 
-__all__ = ["Energy", "Meter", "open_manifest", "precompute", "verify"]
+__all__ = [
+    "Energy",
+    "EnergyCallback",
+    "Meter",
+    "audit",
+    "compress",
+    "load",
+    "open_manifest",
+    "precompute",
+    "train",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,399 @@
+"""The command line: each subcommand checks its arguments, calls one public function and prints what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.manifest import Manifest
+    from joulecache.pipelines.meter import Meter
+
+app = typer.Typer(
+    name="joulecache",
+    help="Cache image preprocessing once, feed it with tf.data, and measure in joules whether that paid.",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PROGRESS_EVERY_S = 60  # between lines where stderr is no terminal
+_QUIET_S = 2  # before the first
+
+# Older typer raises click's errors, newer its own copies: this is the base of whichever it is.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class Format(StrEnum):
+    """Shard formats."""
+
+    arrow = "arrow"
+    tfrecord = "tfrecord"
+
+
+class Encoding(StrEnum):
+    """Image encodings."""
+
+    raw = "raw"
+    jpeg = "jpeg"
+    png = "png"
+
+
+class Quantization(StrEnum):
+    """TensorFlow Lite quantizations."""
+
+    int8 = "int8"
+    float16 = "float16"
+    dynamic = "dynamic"
+
+
+Source = Annotated[str, typer.Argument(help="A folder of class folders, a .tar, a .parquet, or synthetic:N.")]
+ChainText = Annotated[
+    str, typer.Option("--chain", help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
+]
+Limit = Annotated[int | None, typer.Option(help="Take at most so many records.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
+Country = Annotated[str | None, typer.Option(help="ISO code of the grid, like FRA: gives grams of CO2.")]
+Provider = Annotated[str, typer.Option(help="Whose coefficients: generic, aws, gcp or azure.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.command(
+    epilog='Example: joulecache precompute photos/ cache/ --chain "decode|resize(256) || random_crop(224)|flip_lr"'
+)
+def precompute(
+    source: Source,
+    cache: Annotated[Path, typer.Argument(help="The folder to build: new, empty, or a cache of ours.")],
+    chain: ChainText,
+    beam_options: Annotated[list[str] | None, typer.Argument(help="Beam's own options, after --.")] = None,
+    val_chain: Annotated[str | None, typer.Option(help="Chain of held-out records. Default: no randomness.")] = None,
+    variants: Annotated[int, typer.Option(help="Draws of the cached ops to keep.", min=1)] = 1,
+    format: Annotated[Format, typer.Option(help="Shard format.")] = Format.arrow,
+    encoding: Annotated[Encoding, typer.Option(help="How images are stored.")] = Encoding.raw,
+    quality: Annotated[int | None, typer.Option(help="JPEG quality. Default: 95.", min=1, max=100)] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of records held out.", min=0, max=0.9)] = 0.1,
+    seed: Seed = 0,
+    shards: Annotated[int | None, typer.Option(help="Files per split and variant. Default: of 64 MiB.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads. Default: all cores.", min=1)] = None,
+    limit: Limit = None,
+    max_reject_rate: Annotated[float, typer.Option(help="Share of broken images to accept.", min=0, max=1)] = 0.05,
+    replace: Annotated[bool, typer.Option("--replace", help="Swap a cache of another chain.")] = False,
+    country: Country = None,
+    provider: Provider = "generic",
+    as_json: AsJson = False,
+) -> None:
+    """Build a cache with Apache Beam, or find it up to date."""
+    from joulecache.pipelines.build import precompute as build
+
+    with _progress() as tell:
+        built = build(
+            source,
+            cache,
+            chain,
+            val_chain=val_chain,
+            variants=variants,
+            format=format.value,
+            encoding=encoding.value,
+            quality=quality,
+            val_fraction=val_fraction,
+            seed=seed,
+            shards=shards,
+            workers=workers,
+            limit=limit,
+            max_reject_rate=max_reject_rate,
+            replace=replace,
+            beam_options=beam_options or (),
+            meter=_meter(country, provider),
+            progress=lambda done, total: tell("records", done, total),
+        )
+    if as_json:
+        _print_json({"unchanged": built.unchanged, "manifest": dataclasses.asdict(built.manifest)})
+        return
+    if built.unchanged:
+        Console().print(f"{cache} is up to date: nothing to build")
+    _print_manifest(cache, built.manifest)
+
+
+@app.command(epilog="Example: joulecache inspect cache/ --sheet records.png")
+def inspect(
+    cache: Annotated[Path, typer.Argument(help="A cache folder.")],
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of its records to this PNG file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a cache, and show records of it."""
+    from joulecache.pipelines.manifest import open_manifest
+
+    manifest = open_manifest(cache)
+    if sheet is not None:
+        from joulecache.pipelines.report import contact_sheet
+
+        contact_sheet(cache, sheet)
+    if as_json:
+        _print_json(dataclasses.asdict(manifest))
+    else:
+        _print_manifest(cache, manifest)
+
+
+@app.command(epilog="Example: joulecache verify cache/")
+def verify(cache: Annotated[Path, typer.Argument(help="A cache folder.")], as_json: AsJson = False) -> None:
+    """Check every byte of a cache against its manifest; exit code 1 when something is wrong."""
+    from joulecache.pipelines.manifest import open_manifest
+    from joulecache.pipelines.manifest import verify as check
+
+    problems = check(cache)
+    files = len(open_manifest(cache).files())
+    if as_json:
+        _print_json({"files": files, "problems": problems})
+    else:
+        for problem in problems:
+            _say(f"{cache}: {problem}")
+        if not problems:
+            Console().print(f"{cache}: {files} files, every byte as built")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: joulecache train cache/ --epochs 10 --prune 0.5 --quantize int8 --out run/")
+def train(
+    cache: Annotated[Path, typer.Argument(help="A cache folder.")],
+    out: Annotated[Path, typer.Option(help="The folder of the run: new, empty, or a run of ours.")],
+    epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1)],
+    model: Annotated[str, typer.Option(help="cnn, or a .keras or .h5 file.")] = "cnn",
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    prune: Annotated[float | None, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = None,
+    quantize: Annotated[Quantization | None, typer.Option(help="Quantize to TensorFlow Lite.")] = None,
+    seed: Seed = 0,
+    country: Country = None,
+    provider: Provider = "generic",
+    as_json: AsJson = False,
+) -> None:
+    """Train on a cache, prune and quantize on request, and measure all of it."""
+    from joulecache.pipelines.training import train as train_on
+
+    meter = _meter(country, provider)
+    with _progress() as tell:
+        tell("training", 0, 1)
+        trained = train_on(
+            cache,
+            out=out,
+            epochs=epochs,
+            model=model,
+            batch_size=batch_size,
+            seed=seed,
+            prune=prune,
+            quantize=None if quantize is None else quantize.value,
+            meter=meter,
+        )
+    compression = None if trained.compression is None else trained.compression.to_json()
+    if as_json:
+        _print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})
+        return
+    run = trained.training
+    held_out = "not measured" if run.val_accuracy is None else f"{run.val_accuracy:.1%}"
+    Console().print(f"{trained.path}: accuracy {run.accuracy:.1%}, held out {held_out}; training took {run.energy}")
+    _print_compression(compression)
+
+
+@app.command(
+    epilog="Example: joulecache compress run/model.keras --data cache/ --prune 0.5 --quantize int8 --out small/"
+)
+def compress(
+    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.")],
+    data: Annotated[Path, typer.Option(help="The cache to tune, calibrate and measure on.")],
+    out: Annotated[Path, typer.Option(help="The folder of the compressed models.")],
+    prune: Annotated[float | None, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = None,
+    quantize: Annotated[Quantization | None, typer.Option(help="Quantize to TensorFlow Lite.")] = None,
+    seed: Seed = 0,
+    country: Country = None,
+    provider: Provider = "generic",
+    as_json: AsJson = False,
+) -> None:
+    """Prune and quantize a Keras model, and measure every form of it."""
+    from joulecache.pipelines.compression import compress as compress_model
+
+    meter = _meter(country, provider)
+    with _progress() as tell:
+        tell("compressing", 0, 1)
+        compression = compress_model(
+            model,
+            data,
+            out=out,
+            prune=prune,
+            quantize=None if quantize is None else quantize.value,
+            seed=seed,
+            meter=meter,
+        ).to_json()
+    if as_json:
+        _print_json(compression)
+    else:
+        _print_compression(compression)
+
+
+@app.command(
+    epilog='Example: joulecache audit photos/ --chain "decode|resize(72) || random_crop(64)|flip_lr" --out audit/'
+)
+def audit(
+    source: Source,
+    chain: ChainText,
+    out: Annotated[Path, typer.Option(help="The folder of the report: new, empty, or an audit of ours.")],
+    arms: Annotated[str, typer.Option(help="Arms to compare.")] = "naive,tuned,tf_cache,optimized",
+    workload: Annotated[str, typer.Option(help="What they feed.")] = "input,train,infer",
+    epochs: Annotated[int, typer.Option(help="Horizon of the verdict, not what is run.", min=1)] = 30,
+    pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 infer.", min=1)] = None,
+    model: Annotated[str, typer.Option(help="cnn, or a .keras or .h5 file.")] = "cnn",
+    train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1)] = 3,
+    prune: Annotated[float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = 0.5,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    country: Country = None,
+    provider: Provider = "generic",
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether caching pays: four ways to feed the same images, in joules, with the build charged."""
+    meter = _meter(country, provider)
+    from joulecache.pipelines.auditing import audit as run_audit
+    from joulecache.pipelines.report import print_verdict, write_report
+
+    with _progress() as tell:
+        result = run_audit(
+            source,
+            chain,
+            out,
+            arms=_names(arms),
+            workloads=_names(workload),
+            epochs=epochs,
+            pairs=pairs,
+            model=model,
+            train_epochs=train_epochs,
+            prune=prune,
+            batch_size=batch_size,
+            limit=limit,
+            seed=seed,
+            meter=meter,
+            progress=tell,
+        )
+    body = result.to_json()
+    files = write_report(body, out)
+    if as_json:
+        _print_json(body)
+        return
+    console = Console()
+    print_verdict(body, console)
+    console.print(f"Report: {files.html}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line. Every error is one line on stderr; exit code 1 for a job that failed, 2 for bad arguments."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        arguments = sys.argv[1:] or ["--help"]
+        code = typer.main.get_command(app).main(arguments, prog_name="joulecache", standalone_mode=False)
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "joulecache"
+        code = _fail(f"{error.format_message()} See `{command} --help`.", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _fail("stopped; nothing half-built is visible, the same command starts again", 130)
+    except ValueError as error:
+        code = _fail(str(error), 2)
+    except (OSError, RuntimeError) as error:
+        code = _fail(str(error), 1)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    _say("joulecache: " + " ".join(message.split()))
+    return code
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _meter(country: str | None, provider: str) -> Meter:
+    from joulecache.pipelines.meter import Meter
+
+    return Meter(country=country, provider=provider)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show progress on stderr: a bar on a terminal, a line a minute and one for every new step elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_progress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
+
+
+def _line_progress() -> Callable[[str, int, int], None]:
+    told: dict[str, float] = {}
+    started = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        step, now = what.partition(":")[0], time.monotonic()
+        if now - started > _QUIET_S and now - told.get(step, -_PROGRESS_EVERY_S) >= _PROGRESS_EVERY_S:
+            told[step] = now
+            _say(f"{what}: {done} of {total}")
+
+    return tell
+
+
+def _print_json(body: object) -> None:
+    sys.stdout.write(json.dumps(body, indent=1, default=str) + "\n")
+
+
+def _print_manifest(cache: Path, manifest: Manifest) -> None:
+    console = Console()
+    console.print(f"{cache}: {manifest.chain}", markup=False, soft_wrap=True)
+    table = Table("split", "records", "image", "variants", "files", "MB", "mean", "std")
+    for name, split in manifest.splits.items():
+        shape = "x".join("?" if side is None else str(side) for side in split.image_shape)
+        size = sum(file.bytes for file in split.files) / 1e6
+        mean, std = (" ".join(f"{level:.1f}" for level in levels) for levels in (split.mean, split.std))
+        table.add_row(
+            name, f"{split.records:,}", shape, str(split.variants), str(len(split.files)), f"{size:,.1f}", mean, std
+        )
+    console.print(table)
+    skipped = sum(manifest.source["skipped"].values())
+    console.print(
+        f"{len(manifest.class_names)} classes; {manifest.format}, {manifest.encoding}; source {manifest.source['bytes'] / 1e6:,.1f} MB, "
+        f"{manifest.rejected.records} rejected (listed in {manifest.rejected.name}), {skipped} other files skipped",
+        soft_wrap=True,
+    )
+    if manifest.energy:
+        from joulecache.pipelines.meter import Energy
+
+        energy = Energy.from_json(manifest.energy["energy"])
+        console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
+
+
+def _print_compression(compression: Mapping[str, Any] | None) -> None:
+    if compression is None:
+        return
+    from joulecache.pipelines.report import compression_table
+
+    Console().print(compression_table(compression))
