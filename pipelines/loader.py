@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from joulecache.transforms.ops import Decode
 from joulecache.transforms.randomness import random_words
 
 _TENSOR_ALIGNMENT = 64  # bytes
+_ORDER_CHUNK = 4096  # places of an epoch's order that are computed at once
 
 
 class CachedSplit:
@@ -45,7 +49,11 @@ class CachedSplit:
                 f"the {split} images of {str(cache)!r} vary in size: batches need one size, cache them with a resize or crop"
             )
         self.image_shape = (*output_size(self.chain.suffix, height, width), channels)
-        self._decode = None if self.manifest.encoding == "raw" else Decode(channels=channels)
+        self._decode: Callable[[Any], Any] | None = None
+        if self.manifest.encoding != "raw":
+            decode = Decode(channels=channels)
+            self._decode = lambda data: reference_kernels.decode(decode, bytes(data))
+            self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
         self._variants: list[list[Any]] = []
         for variant in range(listed.variants):
             files = listed.variant_files(variant)
@@ -73,17 +81,33 @@ class CachedSplit:
         """
         variant = self._variants[epoch % len(self._variants)]
         shards = np.searchsorted(self._ends, rows, side="right")
-        starts = np.concatenate(([0], self._ends[:-1]))
-        inside = (rows - starts[shards]).tolist()
-        batch = _aligned((len(rows), *self.image_shape))
+        inside = rows - np.where(shards > 0, self._ends[shards - 1], 0)
+        images = [variant[shard][row] for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
+        if self._decode:
+            images = list(self._decoders.map(self._decode, images))
         suffix = self.chain.suffix
         words = random_words(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
-        for place, (shard, row) in enumerate(zip(shards.tolist(), inside, strict=True)):
-            image = variant[shard][row]
-            if self._decode:
-                image = reference_kernels.decode(self._decode, bytes(image))
-            _put(batch[place], reference_kernels.apply(suffix, image, words[place]))
+        batch = _aligned((len(rows), *self.image_shape))
+        for place, image in zip(batch, reference_kernels.apply_batch(suffix, images, words), strict=True):
+            _put(place, image)
         return batch
+
+
+def _shuffled(records: int, seed: int, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows at some places of an epoch's order: a permutation that is computed where it is needed, not stored."""
+    chunks = [_shuffled_chunk(records, seed, epoch, int(chunk)) for chunk in np.unique(places // _ORDER_CHUNK)]
+    first = places[0] // _ORDER_CHUNK * _ORDER_CHUNK
+    rows: NDArray[np.int64] = np.concatenate(chunks)[places - first]
+    return rows
+
+
+@lru_cache(maxsize=64)
+def _shuffled_chunk(records: int, seed: int, epoch: int, chunk: int) -> NDArray[np.int64]:
+    start = chunk * _ORDER_CHUNK
+    places = np.arange(start, min(start + _ORDER_CHUNK, records))
+    key = np.array([seed, epoch], np.uint64)
+    rows: NDArray[np.int64] = tf.random.experimental.index_shuffle(places, key, np.int64(records - 1)).numpy()
+    return rows
 
 
 def _aligned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -130,35 +154,24 @@ def load(
         )
     batches = records // batch_size if drop_remainder else math.ceil(records / batch_size)
     shuffled = split == "train" if shuffle is None else shuffle
-    order_seed = np.uint64(opened.seed).astype(np.int64)
     epochs = itertools.count()
 
-    def next_epoch(_: Any) -> Any:
-        return tf.ensure_shape(tf.numpy_function(lambda: np.int64(next(epochs)), [], tf.int64), [])
-
-    def every_batch(epoch: Any) -> Any:
-        return tf.data.Dataset.from_tensors(epoch).repeat(batches)
-
-    def gather(batch: Any, epoch: Any) -> tuple[Any, Any]:
-        rows = tf.range(batch * batch_size, tf.minimum((batch + 1) * batch_size, records))
+    def read(epoch: Any, batch: Any) -> tuple[Any, Any, Any]:
+        """Return the epoch that this iterator is in (-1: a new one), and its batch of that number."""
+        epoch = np.int64(next(epochs)) if epoch < 0 else epoch
+        rows = np.arange(batch * batch_size, min((batch + 1) * batch_size, records))
         if shuffled:
-            # A permutation that is computed, not stored: no buffer, and any batch can be had without the ones before it.
-            rows = tf.random.experimental.index_shuffle(rows, [order_seed, epoch], np.int64(records - 1))
-        images, labels = tf.numpy_function(
-            lambda e, r: (opened.images(r, int(e)), opened.labels[r]), [epoch, rows], [tf.uint8, tf.int64]
-        )
-        size = batch_size if drop_remainder or records % batch_size == 0 else None
-        return tf.ensure_shape(images, [size, *opened.image_shape]), tf.ensure_shape(labels, [size])
+            rows = _shuffled(records, opened.seed, int(epoch), rows)
+        return epoch, opened.images(rows, int(epoch)), opened.labels[rows]
 
-    dataset = (
-        tf.data.Dataset.range(1)
-        .map(next_epoch)
-        .flat_map(every_batch)
-        .enumerate()
-        .map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
-        .apply(tf.data.experimental.assert_cardinality(batches))
-    )
+    def step(epoch: Any, batch: Any) -> tuple[Any, tuple[Any, Any]]:
+        # One function with one op: an iterator of more would cost milliseconds each time an epoch begins.
+        epoch, images, labels = tf.numpy_function(read, [epoch, batch], [tf.int64, tf.uint8, tf.int64])
+        size = batch_size if records % batch_size == 0 or drop_remainder else None
+        images = tf.ensure_shape(images, [size, *opened.image_shape])
+        return tf.ensure_shape(epoch, []), (images, tf.ensure_shape(labels, [size]))
+
+    dataset = tf.data.Dataset.range(batches).scan(np.int64(-1), step).prefetch(tf.data.AUTOTUNE)
     dataset.class_names = list(opened.manifest.class_names)
     dataset.num_classes = len(opened.manifest.class_names)
     return dataset
