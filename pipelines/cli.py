@@ -33,6 +33,7 @@ app = typer.Typer(
 
 _PROGRESS_EVERY_S = 60  # between lines where stderr is no terminal
 _QUIET_S = 2  # before the first
+_INTERRUPTED = 130
 
 # Older typer raises click's errors, newer its own copies: this is the base of whichever it is.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -139,9 +140,9 @@ def inspect(
 
     manifest = open_manifest(cache)
     if sheet is not None:
-        from joulecache.pipelines.report import contact_sheet
+        from joulecache.pipelines.report.contact_sheet import write_contact_sheet
 
-        contact_sheet(cache, sheet)
+        write_contact_sheet(cache, sheet)
     if as_json:
         _print_json(dataclasses.asdict(manifest))
     else:
@@ -304,12 +305,14 @@ def main() -> None:
     try:
         arguments = sys.argv[1:] or ["--help"]
         code = typer.main.get_command(app).main(arguments, prog_name="joulecache", standalone_mode=False)
+        if code == _INTERRUPTED:  # newer typer turns Ctrl-C into this code, older into Abort
+            raise KeyboardInterrupt
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "joulecache"
         code = _fail(f"{error.format_message()} See `{command} --help`.", 2)
     except (typer.Abort, KeyboardInterrupt):
-        code = _fail("stopped; nothing half-built is visible, the same command starts again", 130)
+        code = _fail("stopped; nothing half-built is visible, the same command starts again", _INTERRUPTED)
     except ValueError as error:
         code = _fail(str(error), 2)
     except (OSError, RuntimeError) as error:

@@ -1,0 +1,262 @@
+"""The command line: one clear line and an exit code for every bad input, and the whole path on a few photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from joulecache.pipelines import cli
+from joulecache.pipelines.source import synthetic_photo
+
+CHAIN = "decode|resize(16) || random_crop(12)"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run joulecache in this process; return exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["joulecache", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(40):
+        path = folder / ("a", "b")[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(synthetic_photo(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from joulecache.pipelines.build import precompute
+
+    folder = tmp_path_factory.mktemp("caches") / "cache"
+    precompute(photos, folder, CHAIN)
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_missing_source(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("precompute", tmp_path / "nowhere", tmp_path / "cache", "--chain", CHAIN)
+    assert (code, out) == (2, "")
+    assert "no source at" in err
+    assert not (tmp_path / "cache").exists()
+
+
+BAD = {
+    "unknown op": (["--chain", "decode|flip_rl"], "unknown op 'flip_rl' in 'decode|flip_rl': did you mean flip_lr?"),
+    "wrong argument type": (
+        ["--chain", "decode|resize('big')"],
+        "size must be a whole number from 1 to 65535, got 'big'",
+    ),
+    "crop larger than the image": (["--chain", "decode|resize(8)|random_crop(9)"], "9x9 is larger than the image 8x8"),
+    "no chain": ([], "Missing option '--chain'"),
+    "unknown option": (["--chain", CHAIN, "--colour", "red"], "No such option: --colour"),
+    "unknown Beam option": (
+        ["--chain", CHAIN, "--", "--runnr=x"],
+        "Beam has no option '--runnr=x': did you mean --runner?",
+    ),
+    "no number": (["--chain", CHAIN, "--variants", "many"], "--variants"),
+    "unknown format": (["--chain", CHAIN, "--format", "zip"], "--format"),
+    "quality without jpeg": (["--chain", CHAIN, "--quality", "90"], "quality goes with encoding jpeg"),
+    "unknown country": (["--chain", CHAIN, "--country", "XXX"], "XXX"),
+    "unknown provider": (["--chain", CHAIN, "--provider", "acme"], "acme"),
+    "varying sizes as raw": (["--chain", "decode || resize(8)"], "raw needs one size"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_bad_arguments_are_one_line(run: Run, photos: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    code, out, err = run("precompute", photos, tmp_path / "cache", *options)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("joulecache: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_empty_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "README").write_text("none yet")
+    code, _, err = run("precompute", tmp_path / "photos", tmp_path / "cache", "--chain", CHAIN)
+    assert code == 2
+    assert "holds no image (1 other files)" in err
+
+
+def test_a_file_that_is_no_source(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    code, _, err = run("precompute", tmp_path / "notes.txt", tmp_path / "cache", "--chain", CHAIN)
+    assert code == 2
+    assert "is a file but no source" in err
+
+
+def test_broken_images_are_listed(run: Run, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for path in photos.rglob("*.jpg"):
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (folder / path.parent.name / path.name).write_bytes(path.read_bytes())
+    (folder / "a" / "0.jpg").write_bytes(b"no image at all")
+    code, out, _ = run("precompute", folder, tmp_path / "cache", "--chain", CHAIN, "--json")
+    assert code == 0
+    rejected = json.loads(out)["manifest"]["rejected"]
+    lines = (tmp_path / "cache" / rejected["name"]).read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["a/0.jpg"]
+
+
+def test_too_many_broken_images_fail_the_job(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    for index in range(4):
+        (folder / f"{index}.jpg").write_bytes(synthetic_photo(index) if index else b"broken")
+    code, _, err = run("precompute", tmp_path / "photos", tmp_path / "cache", "--chain", CHAIN)
+    assert code == 1
+    assert "1 of 4 records rejected" in err
+    assert "--max-reject-rate 0.25" in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_of_another_chain_is_kept(run: Run, photos: Path, cache: Path) -> None:
+    before = snapshot(cache)
+    code, _, err = run("precompute", photos, cache, "--chain", "decode|resize(20)")
+    assert code == 2
+    assert "give --replace to swap it" in err
+    assert snapshot(cache) == before
+
+
+def test_a_full_folder_that_is_no_cache_is_kept(run: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for options in ([], ["--replace"]):
+        code, _, err = run("precompute", photos, tmp_path, "--chain", CHAIN, *options)
+        assert code == 2
+        assert "no cache of ours" in err
+    assert snapshot(tmp_path) == {str(tmp_path / "thesis.txt"): b"mine"}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_source_and_cache_may_not_contain_each_other(run: Run, photos: Path, inside: bool) -> None:
+    before = snapshot(photos)
+    code, _, err = run("precompute", photos, photos / "cache" if inside else photos.parent, "--chain", CHAIN)
+    assert code == 2
+    assert "lie inside each other" in err
+    assert snapshot(photos) == before
+
+
+def test_batch_size_zero(run: Run, photos: Path, tmp_path: Path) -> None:
+    code, _, err = run("audit", photos, "--chain", CHAIN, "--out", tmp_path / "out", "--batch-size", 0)
+    assert code == 2
+    assert "--batch-size" in err
+
+
+def test_an_unchanged_source_builds_nothing(run: Run, photos: Path, cache: Path) -> None:
+    before = snapshot(cache)
+    code, out, _ = run("precompute", photos, cache, "--chain", CHAIN)
+    assert code == 0
+    assert "up to date" in out
+    assert snapshot(cache) == before
+
+
+def test_inspect_says_what_is_in_a_cache(run: Run, cache: Path) -> None:
+    code, out, err = run("inspect", cache)
+    assert (code, err) == (0, "")
+    assert CHAIN in out
+    assert "16x16x3" in out
+    assert "modelled:cpu-seconds" in out or "measured:rapl" in out
+
+
+def test_inspect_writes_a_contact_sheet(run: Run, cache: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    code, _, _ = run("inspect", cache, "--sheet", tmp_path / "sheet.png")
+    assert code == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert len(sheet.convert("RGB").getcolors(1 << 24) or []) > 1000
+
+
+def test_inspect_of_no_cache(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("inspect", tmp_path)
+    assert code == 2
+    assert "no cache at" in err
+
+
+def test_verify_finds_a_flipped_byte(run: Run, photos: Path, tmp_path: Path) -> None:
+    assert run("precompute", photos, tmp_path / "cache", "--chain", CHAIN)[0] == 0
+    assert run("verify", tmp_path / "cache")[0] == 0
+    shard = next((tmp_path / "cache").glob("train-*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    code, _, err = run("verify", tmp_path / "cache")
+    assert code == 1
+    assert f"{shard.name}: its bytes changed" in err
+
+
+def test_train_then_compress(run: Run, photos: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert run("precompute", photos, cache, "--chain", "decode|resize(32)", "--val-fraction", 0.3)[0] == 0
+    code, out, _ = run("train", cache, "--epochs", 1, "--out", tmp_path / "run", "--json")
+    assert code == 0
+    model = Path(json.loads(out)["model"])
+    options = ("--data", cache, "--prune", 0.5, "--quantize", "int8", "--out", tmp_path / "small", "--json")
+    code, out, _ = run("compress", model, *options)
+    assert code == 0
+    sizes: dict[str, Any] = {variant["name"]: variant["file_bytes"] for variant in json.loads(out)["variants"]}
+    assert sizes["pruned-int8"] < sizes["baseline"]
+
+
+def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "audit"
+    options = ("--out", out, "--workload", "input", "--pairs", 1, "--batch-size", 8)
+    code, text, _ = run("audit", photos, "--chain", CHAIN, *options)
+    assert code == 0
+    assert "inconclusive" in text
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "report.md", "runs.jsonl"]
+    assert json.loads((out / "report.json").read_text())["chain"] == CHAIN
+
+
+def test_help_names_every_command_and_an_example(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("precompute", "inspect", "verify", "train", "compress", "audit"):
+        assert command in out
+        assert "Example: joulecache " + command in run(command, "--help")[1]
+
+
+def test_an_interrupted_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.argv = ['joulecache', 'precompute', 'synthetic:2000', sys.argv[1], '--chain', 'decode|resize(8)']\n"
+        "from joulecache.pipelines.cli import main; main()"
+    )
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(cache)], stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        while not (cache / ".building" / "lock").exists():
+            assert process.poll() is None
+        process.send_signal(2)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in err
+    assert not cache.exists()
