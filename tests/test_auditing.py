@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
-from joulecache.pipelines.auditing.arms import Files, list_files, make_arms
+from joulecache.pipelines.auditing.arms import Files, list_files, make_arms, refused_arms
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
@@ -182,3 +183,11 @@ def test_online_arms_prefetch_only_where_an_expert_would(photos: Path, tmp_path:
     assert "Prefetch" not in type(arms["naive"].dataset).__name__
     assert "Prefetch" in type(arms["tuned"].dataset).__name__
     assert all(isinstance(arm.dataset, tf.data.Dataset) for arm in arms.values())
+
+
+def test_a_cache_that_does_not_fit_memory_is_left_out_with_the_reason(photos: Path, tmp_path: Path) -> None:
+    precompute(photos, tmp_path / "cache", "decode || random_crop(32)", encoding="png")
+    files = list_files(photos, tmp_path / "cache", 1)
+    assert refused_arms(ARMS, files, tmp_path / "cache") == {}
+    large = replace(files, sizes=files.sizes * 10_000)
+    assert "GB in RAM" in refused_arms(ARMS, large, tmp_path / "cache")["tf_cache"]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from joulecache.pipelines.auditing.arms import ARMS, Arm, ArmError, list_files, make_arms, thread_counts
+from joulecache.pipelines.auditing.arms import ARMS, Arm, ArmError, list_files, make_arms, refused_arms, thread_counts
 from joulecache.pipelines.auditing.claims import Ratio, break_even, finding, paired_ratio
 from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
 from joulecache.pipelines.auditing.workloads import WORKLOADS, Infer, InputOnly, Train, Workload
@@ -112,8 +112,10 @@ def audit(
         cache = work / "cache"
         built = precompute(files, cache, parsed, seed=seed, meter=meter, limit=limit).manifest
         drawn = list_files(files, cache, _DRAWN_EPOCHS)
-        chosen = make_arms(arms, drawn, cache, batch_size)
-        differences = _pixel_differences(make_arms(arms, drawn, cache, batch_size, shuffle=False))
+        left_out = refused_arms(arms, drawn, cache)
+        names = [name for name in arms if name not in left_out]
+        chosen = make_arms(names, drawn, cache, batch_size)
+        differences = _pixel_differences(make_arms(names, drawn, cache, batch_size, shuffle=False))
         val_data = load(cache, "val", batch_size) if built.splits["val"].records else None
         build_j = Energy.from_json((built.energy or {})["energy"])
         bench = _Bench(folder / RUNS, meter, random.Random(seed), tell, {"optimized": _active(build_j)})
@@ -130,8 +132,8 @@ def audit(
                 raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
             tell("compressing the model", 0, 1)
             if "train" not in workloads:
-                trainer.run(chosen[arms.index("optimized")], 0)
-            train_data = chosen[arms.index("optimized")].dataset
+                trainer.run(chosen[names.index("optimized")], 0)
+            train_data = chosen[names.index("optimized")].dataset
             compression = compress_on(
                 trainer.network, train_data, val_data, out=folder / "models", prune=prune, seed=seed, meter=meter
             )
@@ -151,7 +153,7 @@ def audit(
         pixel_difference=differences,
         build=_build_facts(built, build_j),
         workloads=tuple(results),
-        left_out={},
+        left_out=left_out,
         compression=None if compression is None else compression.to_json(),
         method=build_j.method,
         provenance=_provenance(meter, seed, batch_size, model, train_epochs),

@@ -116,6 +116,22 @@ def make_arms(names: Sequence[str], files: Files, cache: Path, batch_size: int, 
     return arms
 
 
+def refused_arms(names: Sequence[str], files: Files, cache: Path) -> dict[str, str]:
+    """Return the arms that this machine cannot run, with the reason: `tf_cache` where its images take half of the free memory."""
+    chain = open_manifest(cache).parsed_chain()
+    size = fixed_size(chain.ops[: _steady(chain)])
+    pixels = size[0] * size[1] * len(files.paths) if size else int(files.sizes.prod(axis=1).sum())
+    needed, available = pixels * chain.decode.channels, psutil.virtual_memory().available
+    if "tf_cache" not in names or needed <= available // 2:
+        return {}
+    return {"tf_cache": f"its cache would hold {needed / 1e9:.1f} GB in RAM, where {available / 1e9:.1f} GB are free"}
+
+
+def _steady(chain: Chain) -> int:
+    """Return how many ops come before the first random one."""
+    return next((i for i, op in enumerate(chain.ops) if op.words), len(chain.ops))
+
+
 def _epoch_setter(epoch_now: Any, epochs: int) -> Callable[[int], None]:
     def start(epoch: int) -> None:
         epoch_now.assign(epoch % epochs)
@@ -129,7 +145,6 @@ class _Online:
     def __init__(self, chain: Chain, files: Files, batch_size: int, shuffle: bool, epoch_now: Any) -> None:
         self.chain, self.batch_size, self.shuffle = chain, batch_size, shuffle
         self.records = len(files.paths)
-        self.sizes = files.sizes
         self.files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self.records)))
         drawn = tf.constant(files.drawn)
         self._drawn, self._epoch_now = drawn, epoch_now
@@ -188,18 +203,12 @@ def _tuned(online: _Online) -> Any:
 def _tf_cache(online: _Online) -> Any:
     """`tuned` with `cache()` in RAM, as uint8, after the ops that are the same every epoch."""
     ops = online.chain.ops
-    steady = next((i for i, op in enumerate(ops) if op.words), len(ops))
-    size = fixed_size(ops[:steady])
-    pixels = size[0] * size[1] * online.records if size else int(online.sizes.prod(axis=1).sum())
-    needed, available = pixels * online.chain.decode.channels, psutil.virtual_memory().available
-    if needed > available // 2:
-        raise ArmError(
-            f"tf_cache would hold {needed / 1e9:.1f} GB in RAM, {available / 1e9:.1f} GB are free: leave it out of --arms"
-        )
+    steady = _steady(online.chain)
+    sized = fixed_size(ops[:steady]) is not None
     dataset = online.files.map(online.read(ops[:steady]), num_parallel_calls=tf.data.AUTOTUNE).cache()
     if online.shuffle:
         dataset = dataset.shuffle(min(online.records, _SHUFFLE_BUFFER), seed=0)
-    head, tail = _batchable_tail(ops[steady:], sized=size is not None)
+    head, tail = _batchable_tail(ops[steady:], sized=sized)
     if head:
         dataset = dataset.map(online.on_image(head, 0), num_parallel_calls=tf.data.AUTOTUNE)
     return (
