@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
+import stat
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +23,16 @@ from joulecache.pipelines.shards import (
     DataFile,
     Encoding,
     Format,
-    map_images,
+    image_layout,
     parse_shard_name,
     sync_folder,
 )
-from joulecache.transforms.chain import Chain, parse
+from joulecache.transforms.chain import Chain, fixed_size, parse
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 30
+_LONGEST_MESSAGE = 500  # of what a hostile manifest can make long
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -116,12 +117,10 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Commit a manifest: temporary file, fsync, rename, fsync of the folder. Readers see the old one or the new one."""
-    body: dict[str, Any] = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
-    body["digest"] = _digest(body)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(body, file, indent=1, allow_nan=False)
+        with open(temporary, "wb") as file:
+            file.write(_spell(manifest))
             file.flush()
             os.fsync(file.fileno())
         sync_folder(folder)  # the data files' names first
@@ -132,55 +131,92 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def open_manifest(cache: str | os.PathLike[str]) -> Manifest:
-    """Read and check the manifest of a cache folder.
+    """Read the manifest of a cache folder and check it and its files.
 
     Nothing in it is trusted: structure, digest, file names, sizes on disk and the place of the images are checked before it
     is returned. Raises CacheError.
     """
     folder = Path(cache)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a manifest and check it in itself; the files that it names may be missing or damaged. Raises CacheError."""
     path = folder / MANIFEST
-    if not folder.is_dir() or not path.is_file():
-        raise CacheError(f"no cache at {str(folder)!r}: it has no {MANIFEST}; make one with `joulecache precompute`")
     try:
+        if not path.is_file():
+            raise CacheError(
+                f"no cache at {str(folder)!r}: it has no {MANIFEST}; make one with `joulecache precompute`"
+            )
         if path.stat().st_size > _LARGEST_MANIFEST:
             raise CacheError(f"{path} has {path.stat().st_size} bytes: more than any manifest of ours")
         body = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CacheError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except CacheError:
+        raise
     except (ValueError, RecursionError) as error:
-        raise CacheError(f"{path} is not readable as JSON ({error}): rebuild the cache") from error
+        raise CacheError(f"{path} is not readable as JSON ({error}): make the cache anew in another folder") from error
     if not isinstance(body, dict):
         raise CacheError(f"{path} is not a manifest: it holds a {type(body).__name__}, not an object")
     version = body.get("format_version")
     if version != FORMAT_VERSION:
         raise CacheError(
-            f"{path} has format version {version!r}, this joulecache reads {FORMAT_VERSION}: upgrade it or rebuild"
+            f"{path} has format version {version!r}, this joulecache reads {FORMAT_VERSION}: upgrade it, or make the "
+            f"cache anew in another folder"
         )
     problem = _structural_problem(body)
     if problem:
         raise CacheError(f"{path}: {problem}")
-    if body.pop("digest") != _digest(body):
-        raise CacheError(f"{path} does not match its own digest: it was edited or damaged, rebuild the cache")
-    del body["format_version"]
     try:
+        if body.pop("digest") != _digest(body):
+            raise ValueError(
+                "it does not match its own digest: it was edited or damaged, make the cache anew elsewhere"
+            )
+        del body["format_version"]
         manifest = _from_json(body)
-        _check(folder, manifest)
-    except CacheError:
-        raise
-    except (ValueError, OSError, OverflowError) as error:
-        raise CacheError(f"{path}: {error}") from error
+        _check(manifest)
+    except (ValueError, OverflowError) as error:
+        raise CacheError(f"{path}: {str(error)[:_LONGEST_MESSAGE]}") from error
     return manifest
 
 
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raise CacheError unless every file that a manifest names is there, in its size."""
+    for file in manifest.files():
+        path = folder / file.name
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise CacheError(
+                f"{path} cannot be read ({error.strerror}): restore it or build the cache again"
+            ) from error
+        if found.st_size != file.bytes or not stat.S_ISREG(found.st_mode):
+            raise CacheError(
+                f"{path} has {found.st_size} bytes, the manifest says {file.bytes}: it was cut or changed, build the "
+                f"cache again"
+            )
+
+
 def read_index(folder: Path, manifest: Manifest) -> Any:
-    """Map the index of a cache as a pyarrow RecordBatch of `INDEX_SCHEMA`."""
+    """Map the index of a cache as a pyarrow RecordBatch of `INDEX_SCHEMA`. Raises CacheError.
+
+    Numbers can be read from it at once; keys and digests only after ``validate(full=True)``, which reads it all: in a
+    damaged file their offsets may point anywhere.
+    """
+    path = folder / manifest.index.name
     try:
-        with pa.ipc.open_file(pa.memory_map(str(folder / manifest.index.name))) as reader:
+        with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
             if reader.schema != INDEX_SCHEMA or reader.num_record_batches != 1:
-                raise CacheError(f"{folder / manifest.index.name} is not an index of ours: rebuild the cache")
+                raise CacheError(f"{path} is not an index of ours: build the cache again")
             batch = reader.get_batch(0)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise CacheError(f"cannot read {folder / manifest.index.name}: {error}") from error
+        batch.validate()
+    except (pa.ArrowException, OSError) as error:
+        raise CacheError(f"cannot read {path}: {error}") from error
     if batch.num_rows != sum(split.records for split in manifest.splits.values()):
-        raise CacheError(f"{folder / manifest.index.name} has {batch.num_rows} rows, not those of the splits")
+        raise CacheError(f"{path} has {batch.num_rows} rows, not those of the splits: build the cache again")
     return batch
 
 
@@ -198,6 +234,8 @@ def verify(cache: str | os.PathLike[str]) -> list[str]:
     folder = Path(cache)
     manifest = open_manifest(folder)
     problems = []
+    if (folder / MANIFEST).read_bytes() != _spell(manifest):
+        problems.append(f"{MANIFEST}: says what it said, in other bytes")
     for file in manifest.files():
         try:
             with open(folder / file.name, "rb") as stream:
@@ -210,6 +248,13 @@ def verify(cache: str | os.PathLike[str]) -> list[str]:
     if not problems:
         read_index(folder, manifest)
     return problems
+
+
+def _spell(manifest: Manifest) -> bytes:
+    """Return the manifest as it stands in its file, digest included; ValueError for a number that JSON does not have."""
+    body: dict[str, Any] = {"format_version": FORMAT_VERSION, **dataclasses.asdict(manifest)}
+    body["digest"] = _digest(body)
+    return json.dumps(body, indent=1).encode()
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -252,24 +297,37 @@ def _from_json(body: dict[str, Any]) -> Manifest:
     )
 
 
-def _check(folder: Path, manifest: Manifest) -> None:
-    """Check that the parts agree with each other and with the files; ValueError says where they do not."""
-    parse(manifest.chain)
-    names = [file.name for file in manifest.files()]
-    if len(set(names)) != len(names):
+def _check(manifest: Manifest) -> None:
+    """Check that the parts agree with each other; ValueError says where they do not."""
+    files = manifest.files()
+    if len({file.name for file in files}) != len(files):
         raise ValueError("a file is listed twice")
-    for split_name, split in manifest.splits.items():
-        if parse(split.chain).fingerprint != split.fingerprint:
-            raise ValueError(f"the fingerprint of {split_name} is not that of its chain {split.chain!r}")
+    for file in files:
+        if not file.name.rpartition(".")[0].endswith(f"-{file.sha256[:8]}"):
+            raise ValueError(f"{file.name} does not carry its SHA-256 {file.sha256[:8]}")
+    train, val = (manifest.splits[name] for name in SPLITS)
+    if (manifest.chain, manifest.variants, 1) != (train.chain, train.variants, val.variants):
+        raise ValueError("chain and variants are not those of its splits")
+    for name, split in manifest.splits.items():
+        chain = parse(split.chain)
+        if chain.fingerprint != split.fingerprint:
+            raise ValueError(f"the fingerprint of {name} is not that of its chain {split.chain!r}")
         if len(split.class_counts) != len(manifest.class_names) or sum(split.class_counts) != split.records:
-            raise ValueError(f"the class counts of {split_name} do not add up to its {split.records} records")
-        _check_files(folder, manifest, split_name, split)
-    for file in (manifest.index, manifest.rejected):
-        _check_size(folder, file)
+            raise ValueError(f"the class counts of {name} do not add up to its {split.records} records")
+        channels = split.image_shape[2]
+        if {len(split.mean), len(split.std)} != {channels if split.records else 0}:
+            raise ValueError(f"mean and std of {name} are not of {channels} channels")
+        made = (*(fixed_size(chain.prefix) or (None, None)), chain.decode.channels)
+        if manifest.encoding == "raw" and split.image_shape != made:
+            raise ValueError(
+                f"the raw images of {name} are {split.image_shape}, its chain {split.chain!r} makes {made}"
+            )
+        _check_files(manifest, name, split)
 
 
-def _check_files(folder: Path, manifest: Manifest, split_name: str, split: Split) -> None:
-    records, places = [0] * split.variants, []
+def _check_files(manifest: Manifest, split_name: str, split: Split) -> None:
+    places: list[list[tuple[int, int]]] = [[] for _ in range(split.variants)]
+    last = (-1, -1)
     for file in split.files:
         name = parse_shard_name(file.name)
         if (
@@ -281,35 +339,17 @@ def _check_files(folder: Path, manifest: Manifest, split_name: str, split: Split
             or name.shard >= manifest.shards
         ):
             raise ValueError(f"{file.name!r} is no file of split {split_name}")
-        records[name.variant] += file.records
-        places.append((name.variant, name.shard, file.records))
-        _check_size(folder, file)
+        if (name.variant, name.shard) <= last:
+            raise ValueError(f"the files of {split_name} are out of order")
+        last = name.variant, name.shard
+        places[name.variant].append((name.shard, file.records))
         if manifest.encoding == "raw":
             height, width, channels = split.image_shape
-            if height is None or width is None:
-                raise ValueError(f"raw images of {split_name} have no fixed shape: {split.image_shape}")
-            if math.prod((height, width, channels)) > file.bytes:
-                raise ValueError(f"{file.name}: an image of {split.image_shape} does not fit its {file.bytes} bytes")
-            map_images(folder / file.name, file, (height, width, channels))
-    if places != sorted(places):
-        raise ValueError(f"the files of {split_name} are out of order")
-    by_variant = [[place[1:] for place in places if place[0] == variant] for variant in range(split.variants)]
-    if any(count != split.records for count in records) or any(other != by_variant[0] for other in by_variant):
+            assert height is not None
+            assert width is not None
+            image_layout(file, (height, width, channels))
+    if any(other != places[0] for other in places) or sum(records for _, records in places[0]) != split.records:
         raise ValueError(f"the files of {split_name} do not hold its {split.records} records in every variant")
-
-
-def _check_size(folder: Path, file: DataFile) -> None:
-    if not file.name.rpartition(".")[0].endswith(file.sha256[:8]):
-        raise ValueError(f"{file.name} does not carry its SHA-256 {file.sha256[:8]}")
-    path = folder / file.name
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ValueError(f"{file.name} is missing: restore it or rebuild the cache") from error
-    if size != file.bytes or not path.is_file():
-        raise ValueError(
-            f"{file.name} has {size} bytes, the manifest says {file.bytes}: it was cut or changed, rebuild the cache"
-        )
 
 
 def _structural_problem(body: dict[str, Any]) -> str | None:
@@ -325,7 +365,11 @@ def _structural_problem(body: dict[str, Any]) -> str | None:
 def _validator() -> Any:
     import jsonschema
 
-    return jsonschema.Draft202012Validator(_SCHEMA)
+    # JSON Schema counts 24.0 as an integer: as a number of records it would fail far from here.
+    draft = jsonschema.Draft202012Validator
+    whole = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    extend: Any = jsonschema.validators.extend
+    return extend(draft, type_checker=whole)(_SCHEMA)
 
 
 def _record(**properties: Any) -> dict[str, Any]:
@@ -339,7 +383,7 @@ def _record(**properties: Any) -> dict[str, Any]:
 
 
 _count = {"type": "integer", "minimum": 0, "maximum": 2**53}
-_sha256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_sha256 = {"type": "string", "pattern": r"^[0-9a-f]{64}\Z"}
 _text = {"type": "string", "maxLength": 1 << 20}
 _maybe_count = {"anyOf": [_count, {"type": "null"}]}
 _side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "null"}]}
@@ -364,7 +408,7 @@ _split = _record(
     records=_count,
     image_shape={
         "type": "array",
-        "prefixItems": [_side, _side, {"enum": [1, 3]}],
+        "prefixItems": [_side, _side, {"type": "integer", "enum": [1, 3]}],
         "minItems": 3,
         "maxItems": 3,
     },
@@ -373,7 +417,7 @@ _split = _record(
     std=_levels,
     files={
         "type": "array",
-        "items": _file_schema(r"^(train|val)-v[0-9]+-[0-9]+-of-[0-9]+-[0-9a-f]{8}\.[a-z]+$"),
+        "items": _file_schema(r"^(train|val)-v[0-9]+-[0-9]+-of-[0-9]+-[0-9a-f]{8}\.[a-z]+\Z"),
     },
 )
 
@@ -400,8 +444,8 @@ _SCHEMA = _record(
         "required": list(SPLITS),
         "additionalProperties": False,
     },
-    index=_file_schema(r"^index-[0-9a-f]{8}\.arrow$"),
-    rejected=_file_schema(r"^rejected-[0-9a-f]{8}\.jsonl$"),
+    index=_file_schema(r"^index-[0-9a-f]{8}\.arrow\Z"),
+    rejected=_file_schema(r"^rejected-[0-9a-f]{8}\.jsonl\Z"),
     versions={"type": "object", "additionalProperties": _text},
     energy={"type": ["object", "null"]},
     digest=_sha256,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,16 +147,42 @@ def check_batches(
 def compile_model(model: keras.Model, learning_rate: float) -> None:
     """Compile a classifier in place: Adam, sparse cross-entropy on its logits (or its softmax), accuracy.
 
-    Keras' default for `jit_compile` is XLA wherever all layers allow it. On CPU that doubles the CPU time of such a CNN
-    (TensorFlow 2.21, batch 64: from 0.37 to 0.79 ms per image at 32x32, from 1.6 to 3.6 at 64x64, beside seconds of
-    compilation in the first epoch), so it is off without a GPU, and Keras' default with one.
+    XLA is left to Keras, which uses it on an accelerator alone. On CPU it doubles the CPU time of such a CNN (TensorFlow 2.21,
+    2 Xeon cores, batch 64: from 0.37 to 0.79 ms per image at 32x32, from 1.6 to 3.6 at 64x64, beside seconds of compilation).
     """
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model)),
         metrics=["accuracy"],
-        jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
+        jit_compile="auto",
     )
+
+
+def run_epochs(
+    model: keras.Model,
+    train_data: tf.data.Dataset,
+    *,
+    epochs: int,
+    validation_data: tf.data.Dataset | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, list[float]]:
+    """Run a compiled model's `fit` without output or false alarms; return its history, one value per epoch and name."""
+    with warnings.catch_warnings():
+        if tf.data.UNKNOWN_CARDINALITY in [
+            int(data.cardinality()) for data in (train_data, validation_data) if data is not None
+        ]:
+            # Keras takes the end of such a dataset for an interruption, in every epoch
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+        fitted = model.fit(
+            train_data,
+            validation_data=validation_data,
+            epochs=epochs,
+            shuffle=False,  # Keras cannot shuffle a tf.data.Dataset, and by default warns that it does not
+            verbose=0,
+            callbacks=list(callbacks),
+        )
+    history: dict[str, list[float]] = fitted.history
+    return history
 
 
 def _ends_in_softmax(model: keras.Model) -> bool:

@@ -6,6 +6,7 @@ Both formats keep raw images at ``image_offset + row * image_stride`` in the fil
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import uuid
@@ -148,20 +149,8 @@ def map_file(path: Path, size: int) -> NDArray[np.uint8]:
 
 def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Map a shard's raw images as uint8 ``[N, H, W, C]`` without reading them; ValueError when they do not fit the file."""
-    height, width, channels = shape
-    offset, stride = file.image_offset, file.image_stride
-    image_bytes = height * width * channels
-    if offset is None or stride is None:
-        raise ValueError(f"{path} holds encoded images: they cannot be mapped")
-    if (
-        offset < 0
-        or stride < image_bytes
-        or file.records < 1
-        or offset + (file.records - 1) * stride + image_bytes > file.bytes
-    ):
-        raise ValueError(
-            f"{path}: {file.records} images of {shape} from byte {offset} do not fit its {file.bytes} bytes"
-        )
+    offset, stride = image_layout(file, shape)
+    _, width, channels = shape
     return np.ndarray(
         (file.records, *shape),
         np.uint8,
@@ -171,13 +160,41 @@ def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArr
     )
 
 
+def image_layout(file: DataFile, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the offset and stride of a shard's raw images; ValueError when images of that shape do not fit its bytes."""
+    offset, stride, image_bytes = file.image_offset, file.image_stride, math.prod(shape)
+    if offset is None or stride is None:
+        raise ValueError(f"{file.name} holds encoded images: they cannot be mapped")
+    end = offset + (file.records - 1) * stride + image_bytes
+    if offset < 0 or stride < image_bytes or file.records < 1 or end > file.bytes:
+        raise ValueError(
+            f"{file.name}: {file.records} images of {shape} from byte {offset} do not fit its {file.bytes} bytes"
+        )
+    return offset, stride
+
+
 def read_encoded(path: Path, file: DataFile) -> Sequence[Any]:
-    """Map a shard's encoded images as a sequence of buffers."""
+    """Map a shard's encoded images as a sequence of buffers; ValueError when the file does not hold them."""
     mapped = map_file(path, file.bytes)
-    if path.suffix == ".arrow":
-        with pa.ipc.open_file(pa.py_buffer(mapped)) as reader:
-            column = reader.get_batch(0).column("image")
-        return _BinaryColumn(column)
+    try:
+        images = _arrow_column(mapped) if path.suffix == ".arrow" else _tfrecord_column(mapped)
+    except (pa.ArrowException, ValueError, OSError, LookupError) as error:
+        raise ValueError(f"{path} is damaged ({error}): rebuild the cache") from error
+    if len(images) != file.records:
+        raise ValueError(f"{path} holds {len(images)} images, its manifest says {file.records}: rebuild the cache")
+    return images
+
+
+def _arrow_column(mapped: NDArray[np.uint8]) -> Sequence[Any]:
+    with pa.ipc.open_file(pa.py_buffer(mapped)) as reader:
+        column = reader.get_batch(0).column("image")
+    if column.type != pa.binary() or column.null_count:
+        raise ValueError(f"its images are {column.type} with {column.null_count} nulls, not binary")
+    column.validate(full=True)  # offsets that leave the file would crash the interpreter
+    return _BinaryColumn(column)
+
+
+def _tfrecord_column(mapped: NDArray[np.uint8]) -> Sequence[Any]:
     return [mapped[start : start + length] for start, length in _tfrecord_images(mapped)]
 
 
@@ -272,14 +289,19 @@ def _write_tfrecord(path: Path, rows: Rows) -> tuple[int, int] | None:
         sizes = [len(example(row, b"", _PAD_LENGTH)) for row in range(len(rows))]
         pads = [_PAD_LENGTH + max(sizes) - size for size in sizes]
     length = 0
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for row, pad in enumerate(pads):
-            image = rows.images[row]
-            record = example(row, image.tobytes() if isinstance(image, np.ndarray) else image, pad)
-            if raw and row and len(record) != length:
-                raise RuntimeError(f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {length}")
-            length = len(record)
-            writer.write(record)
+    try:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for row, pad in enumerate(pads):
+                image = rows.images[row]
+                record = example(row, image.tobytes() if isinstance(image, np.ndarray) else image, pad)
+                if raw and row and len(record) != length:
+                    raise RuntimeError(
+                        f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {length}"
+                    )
+                length = len(record)
+                writer.write(record)
+    except tf.errors.OpError as error:  # TensorFlow's own kind, for a full disk too
+        raise OSError(error.message.rpartition("; ")[2]) from error
     if not raw:
         return None
     with open(path, "rb") as file:
@@ -302,12 +324,12 @@ def _tfrecord_images(data: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
         length = int.from_bytes(data[at : at + 8].tobytes(), "little")
         if at + 16 + length > len(data):
             raise ValueError(f"a record of {length} bytes at byte {at} does not fit the {len(data)} bytes of the file")
-        yield _example_image(data, at + 12)
+        yield _example_image(data[: at + 12 + length], at + 12)
         at += 16 + length
 
 
 def _example_image(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    """Return (start, length) of the image in an Example that starts at `at` and has the image first.
+    """Return (start, length) of the image in an Example from `at` to the end of `data` that has the image first.
 
     Example, Features, map entry, then the name ("image") and Feature, BytesList, bytes: tags and lengths.
     """
@@ -320,6 +342,8 @@ def _example_image(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
     for _ in range(2):
         _, at = _tagged_length(data, at)
     length, at = _tagged_length(data, at)
+    if at + length > len(data):
+        raise ValueError(f"an image of {length} bytes at byte {at} leaves its record")
     return at, length
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from joulecache.transforms.randomness import key_hash
 
@@ -185,8 +185,8 @@ class SyntheticPhoto:
 class Source:
     """A listed source.
 
-    `units` are sorted by name. `skipped` counts sidecar files by suffix. `refused` are (key, reason) of members that are never
-    read, such as links out of a tar.
+    `units` come in one order on every machine: by name, or as they are numbered. `skipped` counts sidecar files by suffix.
+    `refused` are (key, reason) of members that are never read, such as links out of a tar.
     """
 
     location: str
@@ -203,6 +203,8 @@ class Source:
 
 def open_source(location: str | os.PathLike[str], *, limit: int | None = None) -> Source:
     """List a source: a folder, ``.tar``, ``.parquet`` or ``synthetic:N``; at most `limit` records, spread over the classes.
+
+    Of Parquet a limit takes the first rows, whatever their classes.
 
     Raises SourceError when it is missing, holds no image or is of no known kind.
     """
@@ -412,7 +414,7 @@ def synthetic_photo(index: int) -> bytes:
     """Draw photo number `index` as a JPEG of about 500x375 and 40 kB: noise as in nature, one shape whose kind is the class.
 
     Its spectrum falls as in photographs (octaves of noise, each half as strong as the one before), so that it costs what a
-    photo costs to decode. The shape's colour, place and size vary; its class is ``index % 4``.
+    photo costs to decode. The shape's place and size vary; its class is ``index % 4``, to which its hue leans.
     """
     rng = np.random.Generator(np.random.Philox(key=index))
     width, height = (side + int(rng.integers(-24, 25)) for side in SYNTHETIC_SIZE)
@@ -426,11 +428,12 @@ def synthetic_photo(index: int) -> bytes:
     photo = Image.fromarray(np.clip(canvas + rng.normal(0, 7, (height, width, 1)), 0, 255).astype(np.uint8))
     mask = Image.new("L", (width, height))
     _draw_shape(ImageDraw.Draw(mask), SYNTHETIC_CLASSES[index % len(SYNTHETIC_CLASSES)], width, height, rng)
-    colour = tuple(int(level) for level in rng.integers(0, 256, 3))
+    hue = 360 * (index % len(SYNTHETIC_CLASSES)) / len(SYNTHETIC_CLASSES) + rng.normal(0, 30)
+    colour = ImageColor.getrgb(f"hsv({hue % 360:.0f},{rng.uniform(40, 100):.0f}%,{rng.uniform(40, 100):.0f}%)")
     mixed = Image.blend(photo, Image.new("RGB", (width, height), colour), 0.75)
     photo.paste(mixed, mask=mask)
     stream = io.BytesIO()
-    photo.save(stream, "JPEG", quality=90)
+    photo.save(stream, "JPEG", quality=85)
     return stream.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from joulecache.pipelines.compression.staging import (
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest
 from joulecache.pipelines.meter import Energy, Meter, Window
-from joulecache.pipelines.models import build_model, check_batches, compile_model
+from joulecache.pipelines.models import build_model, check_batches, compile_model, run_epochs
 
 TRAINING_RECORD = "history.json"
 
@@ -136,10 +137,13 @@ class TrainingRun:
     images: int | None
 
     def to_json(self) -> dict[str, object]:
-        """Return a dict of JSON values, the history as one row per epoch."""
+        """Return a dict of JSON values, the history as one row per epoch; None where a loss diverged."""
         rows = zip(*self.history.values(), strict=True)
         return {
-            "epochs": [dict(zip(self.history, row, strict=True)) for row in rows],
+            "epochs": [
+                {name: value if math.isfinite(value) else None for name, value in zip(self.history, row, strict=True)}
+                for row in rows
+            ],
             "accuracy": self.accuracy,
             "val_accuracy": self.val_accuracy,
             "images": self.images,
@@ -174,18 +178,15 @@ def fit(
     compile_model(model, learning_rate)
     metered = EnergyCallback(meter or Meter())
     try:
-        # shuffle=False: the data is shuffled already, and Keras warns that it cannot shuffle a tf.data.Dataset
-        fitted = model.fit(
+        history = run_epochs(
+            model,
             train_data,
-            validation_data=validation_data,
             epochs=epochs,
-            shuffle=False,
-            verbose=0,
+            validation_data=validation_data,
             callbacks=[metered, *callbacks],
         )
     finally:
         metered.close()
-    history: dict[str, list[float]] = fitted.history
     return TrainingRun(
         history=history,
         energy=reduce(operator.add, metered.energies),

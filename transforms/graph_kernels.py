@@ -63,9 +63,10 @@ def _apply_one(op: Op, image: Tensor, drawn: Tensor) -> Tensor:
             return _central_crop(op, image)
         case RandomCrop():
             height, width = op.target
-            return _with_size(tf.slice(image, [drawn[0], drawn[1], 0], [height, width, -1]), op.target)
+            return tf.slice(image, [drawn[0], drawn[1], 0], [height, width, -1])
         case RandomResizedCrop():
-            window = tf.slice(image, [drawn[0], drawn[1], 0], [drawn[2], drawn[3], -1])
+            # Not tf.slice: of a window whose size is drawn it would forget how many channels there are.
+            window = image[drawn[0] : drawn[0] + drawn[2], drawn[1] : drawn[1] + drawn[3]]
             return _resize(window, op.target)
         case FlipLr():
             return tf.cond(drawn[0] > 0, lambda: tf.reverse(image, [1]), lambda: image)
@@ -102,7 +103,7 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
                 if not isinstance(before, RandomCrop):
                     images = _gather_columns(images, _mirror(tf.range(images.shape[2])[None], params))
             case Brightness():
-                images = _levels(tf.cast(images, tf.int32) * params[:, :, None, None] // 65536)
+                images = _levels(_shifted(tf.cast(images, tf.int32) * params[:, :, None, None]))
             case Contrast():
                 images = _contrast(images, params[:, 0])
             case _:
@@ -155,7 +156,7 @@ def _shorter_size(op: ResizeShorter, image: Tensor) -> Tensor:
 def _central_crop(op: CentralCrop, image: Tensor) -> Tensor:
     margin = tf.shape(image)[:2] - op.target
     corner = margin // 2 + tf.bitwise.bitwise_and(margin % 2, margin // 2)
-    return _with_size(tf.slice(image, tf.concat([corner, [0]], 0), [*op.target, -1]), op.target)
+    return tf.slice(image, tf.concat([corner, [0]], 0), [*op.target, -1])
 
 
 def _gather_rows(images: Tensor, rows: Tensor) -> Tensor:
@@ -171,12 +172,8 @@ def _mirror(columns: Tensor, mirrored: Tensor) -> Tensor:
     return tf.where(mirrored > 0, tf.reverse(columns, [1]), columns)
 
 
-def _with_size(image: Tensor, size: tuple[int, int]) -> Tensor:
-    image.set_shape([*size, image.shape[2]])
-    return image
-
-
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    assert images.shape[3] in (1, 3), "the graph must know whether images are grey"
     wide = tf.cast(images, tf.int32)
     if images.shape[3] == 3:
         grey = _shifted(tf.reduce_sum(wide * tf.constant(GREY_WEIGHTS), axis=3))

@@ -28,8 +28,15 @@ from joulecache.pipelines.build.recipe import (
     Recipe,
     require_whole,
 )
-from joulecache.pipelines.build.shard import ShardSpec, build_shard, read_result
-from joulecache.pipelines.manifest import CacheError, Manifest, read_index, write_manifest
+from joulecache.pipelines.build.shard import WORK, ShardSpec, build_shard, read_result
+from joulecache.pipelines.manifest import (
+    CacheError,
+    Manifest,
+    check_files,
+    read_index,
+    read_manifest,
+    write_manifest,
+)
 from joulecache.pipelines.meter import Meter
 from joulecache.pipelines.shards import SPLITS, Encoding, Format
 from joulecache.pipelines.source import Source, Unit, open_source
@@ -98,7 +105,7 @@ def precompute(
     if existing is not None and not replace:
         _refuse_other_recipe(existing, recipe, shards, folder)
         if _is_current(folder, existing, listed):
-            return Built(_with_suffix(folder, existing, recipe), True)
+            return Built(_refreshed(folder, existing, recipe), True)
         shards = existing.shards
     payload = recipe.image_bytes * listed.records
     count = shards or max(1, min(_LARGEST_SHARDS, math.ceil(payload / SHARD_TARGET_BYTES)))
@@ -118,9 +125,9 @@ def precompute(
             energy = {"energy": window.energy.to_json(), "passport": meter.passport()}
             manifest = commit.make_manifest(recipe, listed, count, results, index, rejected, energy, work)
             write_manifest(folder, manifest)
+            delete_unlisted(folder)
     except OSError as error:
         raise BuildError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
-    delete_unlisted(folder, manifest)
     return Built(manifest, False)
 
 
@@ -201,26 +208,38 @@ def _refuse_other_recipe(existing: Manifest, recipe: Recipe, shards: int | None,
 
 
 def _is_current(folder: Path, existing: Manifest, source: Source) -> bool:
-    """Say whether a cache was built from exactly these records, by key and modification time."""
+    """Say whether a cache is there, and was built from exactly these records, by key and modification time."""
     if existing.class_names != source.class_names:
         return False
-    index = read_index(folder, existing)
-    known: dict[str, int | None] = dict(zip(index["key"].to_pylist(), index["mtime_ns"].to_pylist(), strict=True))
-    with open(folder / existing.rejected.name, encoding="utf-8") as lines:
-        for line in lines:
-            reject = json.loads(line)
-            if reject["mtime_ns"] is not None:
-                known[reject["key"]] = reject["mtime_ns"]
+    try:
+        check_files(folder, existing)
+        index = read_index(folder, existing)
+        index.validate(full=True)
+        known: dict[str, int | None] = dict(zip(index["key"].to_pylist(), index["mtime_ns"].to_pylist(), strict=True))
+        with open(folder / existing.rejected.name, encoding="utf-8") as lines:
+            for line in lines:
+                reject = json.loads(line)
+                if reject["mtime_ns"] is not None:
+                    known[reject["key"]] = reject["mtime_ns"]
+    except (ValueError, LookupError, TypeError, OSError):  # a damaged cache is not one to keep
+        return False
     times = {key: unit.mtime_ns for unit in source.units for key in unit.record_keys()}
     return times == known
 
 
-def _with_suffix(folder: Path, existing: Manifest, recipe: Recipe) -> Manifest:
-    """Give a cache of the same prefix the suffix that is asked for: no pixel changes."""
+def _refreshed(folder: Path, existing: Manifest, recipe: Recipe) -> Manifest:
+    """Give a cache of the same prefix the suffix that is asked for, and take away what a killed build left: no pixel changes."""
     splits = {
         name: dataclasses.replace(split, chain=str(recipe.of(name)[0])) for name, split in existing.splits.items()
     }
     wanted = dataclasses.replace(existing, chain=str(recipe.chain), splits=splits)
-    if wanted != existing:
-        write_manifest(folder, wanted)
+    if wanted != existing or (folder / WORK).exists():
+        try:
+            with work_folder(folder):
+                if read_manifest(folder) != existing:
+                    raise CacheError(f"{str(folder)!r} was rebuilt meanwhile: run the command again")
+                write_manifest(folder, wanted)
+                delete_unlisted(folder)
+        except OSError as error:
+            raise BuildError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
     return wanted

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +19,24 @@ def _build_or_explain(spec: ShardSpec) -> int:
     try:
         build_shard(spec)
     except OSError as error:
-        work = Path(spec.folder, WORK)
+        reason = error.strerror or str(error)
         try:
-            write_result(work, ShardResult(spec.shard, {}, (), {}, 0, "", f"{error.strerror}: {error.filename}"))
+            write_result(Path(spec.folder, WORK), ShardResult(spec.shard, {}, (), {}, 0, "", reason))
         except OSError:
-            raise error from None
+            raise BuildError(f"shard {spec.shard} could not be written: {reason}") from None
     return spec.shard
 
 
 def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
     """Run the linear graph: specs, reshuffle, build, one combined result."""
-    quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # Beam warns at import of clients that this project never uses
-    try:
+    with _quiet_import():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-    finally:
-        logging.disable(quiet)
     options = options or PipelineOptions([])
     # By name: the default runner first tries to download another one.
     runner = None if options.view_as(StandardOptions).runner else FnApiRunner()
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what it says of a failure is in the exception
     try:
         with beam.Pipeline(runner=runner, options=options) as pipeline:
             _ = (
@@ -49,7 +47,7 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
                 | "combine" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
             )
     except RuntimeError as error:
-        cause = str(error).strip().splitlines()[-1][:300]
+        cause = str(error).strip().rpartition("\n")[2][:300]
         raise BuildError(f"the Beam pipeline failed: {cause}") from error
 
 
@@ -57,14 +55,29 @@ def parse_beam_options(flags: Sequence[str]) -> Any:
     """Parse Beam's flags, None for none; ValueError for one that Beam does not know, which it would silently drop."""
     if not flags:
         return None
-    from apache_beam.options.pipeline_options import PipelineOptions
+    with _quiet_import():
+        from apache_beam.options.pipeline_options import PipelineOptions
 
     parsers: list[Any] = []
-    options = PipelineOptions(list(flags))
-    options.get_all_options(add_extra_args_fn=parsers.append)
-    _, unknown = parsers[0].parse_known_args(list(flags))
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    parser = parsers[0]
+    parser.exit_on_error = False
+    try:
+        _, unknown = parser.parse_known_args(list(flags))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"Beam cannot read {list(flags)}: {error}") from error
     if unknown:
-        known = [name for action in parsers[0]._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], known, 1)
+        near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
         raise ValueError(f"Beam has no option {unknown[0]!r}" + (f": did you mean {near[0]}?" if near else ""))
-    return options
+    return PipelineOptions(list(flags))
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Hide what Beam says when it is imported: it misses clients that this project never uses."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -7,14 +7,16 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from joulecache.pipelines.build.recipe import BuildError
-from joulecache.pipelines.build.shard import WORK
-from joulecache.pipelines.manifest import MANIFEST, CacheError, Manifest, open_manifest
+from joulecache.pipelines.build.shard import WORK, WORK_FILE
+from joulecache.pipelines.manifest import MANIFEST, CacheError, Manifest, read_manifest
 from joulecache.pipelines.shards import is_data_file
 
+_LOCK = "lock"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -30,19 +32,29 @@ def refuse_overlap(source: str | os.PathLike[str], folder: Path) -> None:
 
 
 def existing_cache(folder: Path) -> Manifest | None:
-    """Return the manifest of a cache that is there, None for a folder that may be filled; CacheError for any other."""
-    if folder.exists() and not folder.is_dir():
-        raise CacheError(f"{str(folder)!r} is a file: choose a folder that is empty or does not exist")
-    if not folder.exists():
-        return None
-    if (folder / MANIFEST).exists():
-        return open_manifest(folder)
-    ours = (folder / WORK / "lock").exists()  # a build that was killed before its first manifest
-    if any(folder.iterdir()) and not ours:
-        raise CacheError(
-            f"{str(folder)!r} is not empty and no cache of ours: choose a folder that is empty or does not exist"
-        )
+    """Return the manifest of a cache that is there, None for a folder that may be filled; CacheError for any other.
+
+    The files of the cache may be missing or damaged.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise CacheError(f"{str(folder)!r} is a file: choose a folder that is empty or does not exist")
+        if not folder.exists():
+            return None
+        if (folder / MANIFEST).exists():
+            return read_manifest(folder)
+        if any(folder.iterdir()) and not _was_killed(folder / WORK):
+            raise CacheError(
+                f"{str(folder)!r} is not empty and no cache of ours: choose a folder that is empty or does not exist"
+            )
+    except OSError as error:
+        raise CacheError(f"cannot read {str(folder)!r}: {error.strerror}") from error
     return None
+
+
+def _was_killed(work: Path) -> bool:
+    """Say whether a build was killed here before its first manifest, perhaps before it had its lock."""
+    return (work / _LOCK).is_file() or (work.is_dir() and not any(work.iterdir()))
 
 
 def refuse_full_disk(folder: Path, needed: int) -> None:
@@ -63,33 +75,22 @@ def work_folder(folder: Path) -> Iterator[Path]:
 
     A build that fails before the first manifest leaves no folder behind where there was none.
     """
-    work = folder / WORK
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
-        work.mkdir(parents=True, exist_ok=True)
-        lock = open(work / "lock", "a+")  # noqa: SIM115 - held for the whole build
+        lock = _hold_lock(folder)
     except OSError as error:
         raise BuildError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise CacheError(
-                f"{str(folder)!r} is being built by process {lock.read() or 'unknown'}: wait for it or stop it"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        for path in work.iterdir():
-            if path.name != "lock":
-                path.unlink()
-        try:
-            yield work
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            _delete_work_files(folder)
+            yield folder / WORK
         except BaseException:
+            delete_unlisted(folder)
             _delete_work(folder)
-            if not (folder / MANIFEST).exists():
-                _delete_data(folder, keep=frozenset())
+            with suppress(OSError):  # someone else's file is in it by now
                 for path in made:
                     path.rmdir()
             raise
@@ -97,17 +98,45 @@ def work_folder(folder: Path) -> Iterator[Path]:
             _delete_work(folder)
 
 
+def _hold_lock(folder: Path) -> IO[str]:
+    """Return the open lock of the folder, held by us; CacheError when another build holds it."""
+    path = folder / WORK / _LOCK
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+", opener=_no_link)  # noqa: SIM115 - held for the whole build
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read() or "unknown"
+            lock.close()
+            raise CacheError(f"{str(folder)!r} is being built by process {holder}: wait for it or stop it") from error
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+            return lock
+        lock.close()  # the build that held it has ended since, and taken it along: make another
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def _delete_work(folder: Path) -> None:
-    shutil.rmtree(folder / WORK, ignore_errors=True)
+    with suppress(OSError):  # the next build deletes what is left
+        _delete_work_files(folder)
+        (folder / WORK / _LOCK).unlink()
+        (folder / WORK).rmdir()
 
 
-def delete_unlisted(folder: Path, manifest: Manifest) -> None:
-    """Delete what earlier builds left and the manifest does not name: only files of our own pattern."""
-    _delete_data(folder, keep=frozenset(file.name for file in manifest.files()))
+def _delete_work_files(folder: Path) -> None:
+    for path in (folder / WORK).iterdir():
+        if WORK_FILE.fullmatch(path.name):
+            path.unlink()
 
 
-def _delete_data(folder: Path, keep: frozenset[str]) -> None:
-    """Delete data files that are not to be kept, and temporary ones: only names of our own pattern."""
+def delete_unlisted(folder: Path) -> None:
+    """Delete data files that the manifest does not name, and temporary ones: only names of our own pattern."""
+    manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
+    keep = {file.name for file in manifest.files()} if manifest else set()
     for path in folder.iterdir():
         if path.name not in keep and (is_data_file(path.name) or _TEMPORARY.fullmatch(path.name)):
-            path.unlink(missing_ok=True)
+            path.unlink()

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from joulecache.transforms.chain import fixed_size, output_size
 from joulecache.transforms.randomness import key_hash, random_words
 
 WORK = ".building"  # what a running build keeps in the cache folder
+WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow")
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
 
 
@@ -206,10 +208,14 @@ def _variants(record: Record, hashed: int, recipe: Recipe, split: str) -> list[A
 def _encode(pixels: NDArray[np.uint8], recipe: Recipe) -> bytes:
     stream = io.BytesIO()
     image = reference_kernels.as_image(np.ascontiguousarray(pixels))
-    if recipe.encoding == "jpeg":
-        image.save(stream, "JPEG", quality=recipe.quality)
-    else:
-        image.save(stream, "PNG")
+    try:
+        if recipe.encoding == "jpeg":
+            image.save(stream, "JPEG", quality=recipe.quality)
+        else:
+            image.save(stream, "PNG")
+    except OSError as error:  # such as a side that JPEG cannot hold
+        height, width = pixels.shape[:2]
+        raise ValueError(f"its {height}x{width} pixels cannot be saved as {recipe.encoding}: {error}") from error
     return stream.getvalue()
 
 

@@ -28,7 +28,7 @@ from joulecache.pipelines.compression.tflite import (
 )
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.meter import Energy, Meter
-from joulecache.pipelines.models import check_batches, compile_model, count_macs, load_model
+from joulecache.pipelines.models import check_batches, compile_model, count_macs, load_model, run_epochs
 
 __all__ = [
     "COMPRESSION_RECORD",
@@ -216,9 +216,15 @@ def compress(
     """
     if not isinstance(model, keras.Model):
         model = load_model(model)
+    train_data = load(cache, "train", batch_size, seed=seed)
+    if train_data.num_classes != model.outputs[0].shape[-1]:
+        raise ValueError(
+            f"the model tells {model.outputs[0].shape[-1]} classes apart, but cache {os.fspath(cache)!r} has "
+            f"{train_data.num_classes}: give a model trained on these classes"
+        )
     return compress_on(
         model,
-        load(cache, "train", batch_size, seed=seed),
+        train_data,
         load(cache, "val", batch_size, shuffle=False),
         out=out,
         prune=prune,
@@ -327,7 +333,7 @@ def _finetune(model: keras.Model, data: tf.data.Dataset, epochs: int, seed: int,
     keras.utils.set_random_seed(seed)
     compile_model(model, _FINETUNE_LEARNING_RATE)
     with meter.window("fine-tuning") as window:
-        model.fit(data, epochs=epochs, shuffle=False, verbose=0)
+        run_epochs(model, data, epochs=epochs)
     return window.energy
 
 

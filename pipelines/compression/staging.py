@@ -29,6 +29,7 @@ def staged_folder(out: Path, record: str) -> Iterator[Path]:
     only its old record names are deleted, and others stay. Raises as `check_output_folder`.
     """
     check_output_folder(out, record)
+    out = out.absolute()  # the parent of "." is not "."
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}.partial"
     staging.mkdir()

@@ -79,10 +79,10 @@ def _calibration_samples(
             f"{len(images)} calibration images: int8 needs at least {max(1, minimum)} from the training set, or all of a smaller one"
         )
     samples = images.astype(np.float32)
-    # The range of the input must be 0 to 255, or its scale is not 1 and pixels would have to be converted. Two pixels in
-    # the corners of one image see to that, where the images lack pure black or white.
-    samples[0, 0, 0] = samples[0, 0, 0] if samples.min() == 0 else 0
-    samples[0, -1, -1] = samples[0, -1, -1] if samples.max() == 255 else 255
+    # The input's range, which always holds 0, must end at 255, or its scale is not 1 and pixels would have to be converted.
+    # One white pixel in the corner of one image sees to that, where the images lack full brightness.
+    if samples.max() < 255:
+        samples[0, -1, -1] = 255
     return samples
 
 

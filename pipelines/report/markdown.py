@@ -1,0 +1,90 @@
+"""A report as Markdown: the same sentences and tables, for terminals, reviews and pull requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from joulecache.pipelines.report.page import Page
+from joulecache.pipelines.report.tables import Cell, Table
+from joulecache.pipelines.report.verdict import Statement
+
+# Underscores stay inside words, where they mark nothing: tf_cache reads better than tf\_cache.
+_MARKS = re.compile(r"[\\`*{}\[\]<>#!|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
+_METHODS = (
+    "Measured joules come from hardware counters, modelled joules from published coefficients, given ones from the user. "
+    "A sum with a modelled part is modelled."
+)
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table too."""
+    return _MARKS.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), text)
+
+
+def code(text: str) -> str:
+    """Return text as a code span, which no backtick in it ends."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def to_markdown(page: Page) -> str:
+    """Return the report as one Markdown text."""
+    lines = ["# joulecache: is the cache worth its energy?", ""]
+    if not page.headline:
+        lines += ["Nothing was compared with the cache.", ""]
+    for place, said in enumerate(page.headline):
+        before = "" if place == 0 else "Against the strongest alternative. "
+        lines += [f"{before}**{escape(said.claim)}** {escape(said.detail)} {_tags(said)}", ""]
+    for tile in page.tiles:
+        lines.append(f"- {escape(tile.label)}: **{_cell(tile.figure)}** {escape(tile.detail)}")
+    lines += ["", f"Source {code(page.source)}, chain {code(page.chain)}. {escape(page.facts)}", ""]
+    for part in page.workloads:
+        lines += [f"## {escape(part.title)}", "", escape(part.lead), ""]
+        lines += [f"- **{escape(said.claim)}** {escape(said.detail)} {_tags(said)}" for said in part.statements]
+        lines += ["", *_tables(part.tables)]
+    lines += ["## The compressed model", ""]
+    if page.compression is None:
+        lines += ["No model was compressed.", ""]
+    else:
+        for sentence in page.compression.statements:
+            lines += [escape(sentence), ""]
+        lines += _tables([page.compression.table])
+    lines += ["## Where the figures come from", ""]
+    lines += [
+        "Measured joules come from hardware counters, modelled ones from published coefficients. A sum with a",
+        "",
+    ]
+    lines[-2] += " modelled part is modelled."
+    lines += [f"Command: {code(page.command)}", ""]
+    lines += [f"- Note of the meter: {escape(note)}." for note in page.notes]
+    lines += ["", *_tables(page.provenance)]
+    lines.append("Charts are in report.html, the figures for machines in report.json, every single run in runs.jsonl.")
+    return "\n".join(lines) + "\n"
+
+
+def _tags(said: Statement) -> str:
+    return f"\\[{said.finding}, {said.tag}\\]"
+
+
+def _tables(tables: Iterable[Table]) -> list[str]:
+    lines: list[str] = []
+    for table in tables:
+        lines += [f"### {escape(table.title)}", ""]
+        lines.append(_row(escape(column.title) for column in table.columns))
+        lines.append(_row("---:" if column.figure else "---" for column in table.columns))
+        lines += [_row(map(_cell, row)) for row in table.rows]
+        lines.append("")
+        if table.remark:
+            lines += [escape(table.remark), ""]
+    return lines
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    return " ".join(filter(None, (escape(cell.text), cell.tag, escape(cell.ends))))

@@ -1,0 +1,310 @@
+"""The tables of a report, made once from its body, so that every form of it carries the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from joulecache.pipelines.report import figures
+from joulecache.pipelines.report.verdict import CACHED, REFERENCE, Body, title_of
+
+NO_COUNTRY = "no country given"
+_RUNS = "runs.jsonl"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure or text. `tag`: how its joules were obtained; `tone`: a finding; `ends`: of its interval."""
+
+    text: str
+    tag: str | None = None
+    tone: str | None = None
+    ends: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column; figures stand to the right."""
+
+    title: str
+    figure: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its title and a remark below."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    remark: str = ""
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Iterable[Cell | str]], remark: str = "") -> Table:
+    """Make a table; a column whose title begins with a dot holds texts instead of figures."""
+    heads = tuple(Column(name.removeprefix("."), not name.startswith(".")) for name in columns)
+    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+    return Table(title, heads, cells, remark)
+
+
+def _spread(text: str, tag: str | None = None) -> Cell:
+    """Make a cell of ``value (low to high)``."""
+    value, _, ends = text.partition(" (")
+    return Cell(value, tag, ends=ends and f"({ends}")
+
+
+def _joules_column(energies: Sequence[Body], tag: str) -> list[Cell]:
+    like = figures.largest(energy["value"] for energy in energies)
+    return [_spread(figures.joules_range(energy, like), tag) for energy in energies]
+
+
+def arms(result: Body, tag: str) -> Table:
+    """Return what each arm costs on one workload."""
+    arms = result["arms"]
+    spent = _joules_column([arm["active_j_per_1000"] for arm in arms], tag)
+    like = figures.largest(arm["one_time"]["value"] for arm in arms)
+    once = [_once(arm["one_time"], like, tag) for arm in arms]
+    columns: dict[str, list[Cell | str]] = {
+        ".Arm": [arm["name"] for arm in arms],
+        "CPU per image": [f"{figures.number(arm['cpu_us_per_image'])} µs" for arm in arms],
+        "Active energy per 1,000 images (low to high)": [*spent],
+        "Images/s": [figures.number(arm["images_per_s"]) for arm in arms],
+        f"Ratio to {REFERENCE} (95% interval)": [
+            _spread("1 (reference)" if arm["name"] == REFERENCE else figures.ratio_range(arm["ratio"])) for arm in arms
+        ],
+        "Spent once (low to high)": [*once],
+        ".Finding": [
+            "reference" if arm["name"] == REFERENCE else Cell(arm["finding"], tone=arm["finding"]) for arm in arms
+        ],
+    }
+    if any(arm["accuracy"] for arm in arms):
+        columns["Accuracy (lowest to highest run)"] = [_accuracy(arm["accuracy"]) for arm in arms]
+    remark = (
+        "Active energy is without the idle share of the machine. Low and high are the ends of the coefficients; they move all arms "
+        "together, so a ratio is known better than its parts. Spent once: the build, or what the epoch that fills cache() costs "
+        "beyond a later one."
+    )
+    return _table("Arms", list(columns), zip(*columns.values(), strict=True), remark)
+
+
+def _once(energy: Body, like: float, tag: str) -> Cell:
+    # an arm that spends nothing at first: there is nothing to measure or to model
+    return _spread(figures.joules_range(energy, like), tag) if energy["high"] else Cell(figures.joules(0, like))
+
+
+def _accuracy(accuracy: Sequence[float] | None) -> Cell:
+    return Cell(figures.NOT_MEASURED) if accuracy is None else _spread(figures.share_range(*accuracy))
+
+
+def comparisons(result: Body, horizon: int) -> Table:
+    """Return the cache against each other arm, with its break-even."""
+    columns = (
+        f".{CACHED.capitalize()} against",
+        "Ratio (95% interval)",
+        ".Finding",
+        ".Why",
+        "Break-even (95% interval)",
+        f"Ratio over {horizon} epochs, build included",
+    )
+    rows = [
+        (
+            compared["other"],
+            _spread(figures.ratio_range(compared["ratio"])),
+            Cell(compared["finding"], tone=compared["finding"]),
+            compared["why"],
+            _spread(figures.epochs_to(compared["break_even"], compared["ratio"])),
+            figures.plain_ratio(compared["horizon_ratio"]),
+        )
+        for compared in result["comparisons"]
+    ]
+    return _table("The cache against each other arm", columns, rows)
+
+
+def more(result: Body, tag: str, country: str | None) -> Table:
+    """Return what else was seen in the same runs."""
+    arms = result["arms"]
+    total = _joules_column([arm["total_j_per_1000"] for arm in arms], tag)
+    columns = (
+        ".Arm",
+        "Runs",
+        "Images per run",
+        "Total energy per 1,000 images, idle included",
+        "Time per image",
+        "Read per image",
+        "Peak memory",
+        "CO2 per 1,000 images",
+    )
+    rows = [
+        (
+            arm["name"],
+            figures.count(arm["runs"]),
+            figures.count(arm["images_per_run"]),
+            whole,
+            f"{figures.number(arm['wall_us_per_image'])} µs",
+            figures.data_size(arm["read_bytes_per_image"]),
+            figures.data_size(arm["peak_rss_bytes"]),
+            _carbon(arm["carbon_g_per_1000"], country),
+        )
+        for arm, whole in zip(arms, total, strict=True)
+    ]
+    return _table("More of the same runs", columns, rows)
+
+
+def _carbon(value_g: float | None, country: str | None) -> str:
+    return NO_COUNTRY if value_g is None and country is None else figures.grams(value_g)
+
+
+def model_files(compression: Body) -> Table:
+    """Return the figures of every model file."""
+    variants = compression["variants"]
+    energies = [variant["energy_per_image"] for variant in variants]
+    like = figures.largest(energy["active_j"] for energy in energies)
+    rows = [
+        (
+            variant["name"],
+            figures.count(variant["parameters"]),
+            figures.count(variant["macs"]),
+            figures.data_size(variant["file_bytes"]),
+            _spread(figures.share_range(variant["accuracy"], variant["accuracy_low"], variant["accuracy_high"])),
+            f"{figures.number(variant['cpu_ms_per_image'])} ms",
+            _spread(figures.joules_range(active_ends(energy), like), figures.kind(energy["active"]["method"])),
+        )
+        for variant, energy in zip(variants, energies, strict=True)
+    ]
+    columns = (
+        ".Variant",
+        "Parameters",
+        "MACs",
+        "File",
+        "Accuracy (95% interval)",
+        "CPU per image",
+        "Active energy per image (low to high)",
+    )
+    first = variants[0]
+    remark = (
+        f"Accuracy on {figures.count(first['images'])} held-out images. CPU: the fastest of {first['runs']} runs, one thread, batches of "
+        f"{first['batch_size']}, the images already in memory. MACs: multiply-accumulates per image."
+    )
+    return _table("Model files", columns, rows, remark)
+
+
+def active_ends(energy: Body) -> Mapping[str, float]:
+    """Return the active part of an energy with its ends."""
+    return {"value": energy["active_j"], "low": energy["active_low_j"], "high": energy["active_high_j"]}
+
+
+def build(build: Body, active: str, total: str) -> Table:
+    """Return what building the cache cost."""
+    energy = build["energy"]
+    whole = {"value": energy["total_j"], "low": energy["low_j"], "high": energy["high_j"]}
+    rows: list[tuple[Cell | str, ...]] = [
+        ("Active energy (low to high)", _spread(figures.joules_range(active_ends(energy)), active)),
+        ("Total energy, idle included", _spread(figures.joules_range(whole), total)),
+        ("CPU time", figures.seconds(build["cpu_s"])),
+        ("Time", figures.seconds(build["duration_s"])),
+        ("Source", figures.data_size(build["source_bytes"])),
+        ("Cache", f"{figures.data_size(build['cache_bytes'])}, {build['format']}, {build['encoding']}"),
+        ("Variants", figures.count(build["variants"])),
+    ]
+    return _table("The build of the cache", (".What", ".Value"), rows)
+
+
+def components(energy: Body) -> Table:
+    """Return where the joules of the build come from, part by part."""
+    rows: list[tuple[Cell | str, ...]] = []
+    for name, part in energy["components"].items():
+        if part is None:
+            rows.append((name, figures.NOT_MEASURED, "", "", "", ""))
+            continue
+        ends = {"value": part["value_j"], "low": part["low_j"], "high": part["high_j"]}
+        spent = _spread(figures.joules_range(ends), figures.kind(part["method"]))
+        rows.append((name, spent, part["method"], part["scope"], part["resolution"], part["source"]))
+    columns = (".Part", "Energy (low to high)", ".Method", ".Scope", ".Resolution", ".Source")
+    return _table("Where the joules of the build come from", columns, rows)
+
+
+def coefficients(meter: Body) -> Table:
+    """Return what the model of energy is made of."""
+    rows = [
+        (name, *(_coefficient(row.get(end)) for end in ("low", "central", "high")), row["source"])
+        for name, row in meter["coefficients"].items()
+    ]
+    remark = f"Model: {meter['formula']}. Coefficients version {meter['coefficients_version']}, provider {meter['provider']}."
+    return _table("Coefficients", (".Name", "Low", "Central", "High", ".Source"), rows, remark)
+
+
+def _coefficient(value: float | None) -> str:
+    return "none given" if value is None else f"{value:g}"
+
+
+def control(workloads: Sequence[Body]) -> Table:
+    """Return the A/A control of each workload."""
+
+    def outcome(ratio: Body) -> str:
+        if ratio["low"] is None or ratio["high"] is None:
+            return "one block cannot show anything"
+        return "holds 1" if ratio["low"] <= 1 <= ratio["high"] else "does not hold 1: nothing is claimed"
+
+    rows = [
+        (
+            title_of(result["workload"]),
+            _spread(figures.ratio_range(result["control"])),
+            figures.count(result["blocks"]),
+            outcome(result["control"]),
+        )
+        for result in workloads
+    ]
+    remark = "The control measures naive against itself in every block: its ratio shows how far two equal things come out apart."
+    return _table("A/A control", (".Workload", "Ratio (95% interval)", "Blocks", ".Outcome"), rows, remark)
+
+
+def pixels(body: Body) -> Table:
+    """Return how far the arms' pictures are apart, and which arms were left out."""
+    rows: list[tuple[str, str]] = [(name, figures.number(level)) for name, level in body["pixel_difference"].items()]
+    rows += [(name, f"left out: {reason}") for name, reason in body["left_out"].items()]
+    remark = f"Mean absolute difference from {CACHED} over the first batch, in levels of 0 to 255."
+    return _table("Do the arms show the same pictures?", (".Arm", ".Pixel difference"), rows, remark)
+
+
+def repeat(body: Body) -> Table:
+    """Return what it takes to run the audit again."""
+    provenance = body["provenance"]
+    rows = [
+        ("Seed", str(provenance["seed"])),
+        ("Batch size", figures.count(provenance["batch_size"])),
+        ("Model", str(provenance["model"])),
+        ("Epochs of a training run", figures.count(provenance["train_epochs"])),
+        ("Horizon of the verdict", f"{figures.count(body['horizon_epochs'])} epochs"),
+        ("Every single run", f"{_RUNS}, beside this report"),
+    ]
+    return _table("To repeat it", (".What", ".Value"), rows)
+
+
+def machine(provenance: Body) -> Table:
+    """Return where it ran, and on what."""
+    meter, threads = provenance["meter"], provenance["threads"]
+
+    def chosen(count: int) -> str:
+        return "as TensorFlow chooses" if count == 0 else str(count)
+
+    carbon = NO_COUNTRY
+    if meter["country"] is not None:
+        carbon = f"{meter['country']}, {figures.number(meter['carbon_g_per_kwh'])} g per kWh ({meter['carbon_source']})"
+    rows: list[tuple[str, str]] = [
+        ("Processor", meter["cpu"] or "unknown"),
+        ("vCPUs", f"{meter['vcpus']:g}"),
+        ("Memory", f"{figures.number(meter['memory_gb'])} GiB"),
+        (
+            "Threads",
+            f"{threads['cpus']} CPUs; inside an op {chosen(threads['intra_op'])}; between ops "
+            f"{chosen(threads['inter_op'])}",
+        ),
+        ("System", provenance["platform"]),
+        ("Meter", meter["method"]),
+        ("RAPL counters", ", ".join(meter["rapl"]) or "none"),
+        ("PUE", f"{meter['pue']:g}"),
+        ("Carbon", carbon),
+        ("Python", provenance["python"]),
+        *((name, version or "not installed") for name, version in provenance["versions"].items()),
+    ]
+    return _table("Machine and versions", (".What", ".Value"), rows)

@@ -1,0 +1,177 @@
+"""What an audit found, in sentences that claim no more than its findings do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from joulecache.pipelines.report import figures
+
+Body = Mapping[str, Any]
+
+REFERENCE = "naive"
+CACHED = "optimized"
+_TITLES = {"input": "The input alone", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
+_SUBJECTS = {
+    "input": "Feeding images",
+    "train": "Training",
+    "finetune": "Fine-tuning",
+    "infer": "Inference",
+}
+_WHOLE_JOBS = (
+    "train",
+    "finetune",
+    "infer",
+    "input",
+)  # what the headline is about: rather a whole job than a part of one
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence that claims, the sentences that qualify it, the finding, and how its joules were obtained."""
+
+    claim: str
+    detail: str
+    finding: str
+    tag: str
+
+
+def title_of(workload: str) -> str:
+    """Return how people call a workload."""
+    return _TITLES.get(workload, workload)
+
+
+def active_tag(body: Body) -> str:
+    """Return how active joules were obtained."""
+    return figures.kind(body["build"]["energy"]["active"]["method"])
+
+
+def headline(body: Body) -> tuple[Statement, ...]:
+    """Return what the audit found on the most complete job: against naive, and against what costs least otherwise."""
+    result = main_workload(body)
+    if result is None:
+        return ()
+    return tuple(statement(result, compared, body) for compared in main_comparisons(result, body))
+
+
+def main_comparisons(result: Body, body: Body) -> tuple[Body, ...]:
+    """Return the comparison with naive, and with the other arm that costs least over the horizon where that is not naive."""
+    by_other = {compared["other"]: compared for compared in result["comparisons"]}
+    others = [arm for arm in result["arms"] if arm["name"] in by_other]
+    strongest = min(others, key=lambda arm: _over_horizon(arm, body), default=None)
+    names = dict.fromkeys([REFERENCE] if REFERENCE in by_other else [])
+    if strongest is not None:
+        names[strongest["name"]] = None
+    return tuple(by_other[name] for name in names)
+
+
+def statements(result: Body, body: Body) -> tuple[Statement, ...]:
+    """Return what one workload found, against each other arm."""
+    return tuple(statement(result, comparison, body) for comparison in result["comparisons"])
+
+
+def statement(result: Body, comparison: Body, body: Body) -> Statement:
+    """Say what the cache does against one other arm, in words that claim no more than the finding does."""
+    ratio, other, found = comparison["ratio"], comparison["other"], comparison["finding"]
+    subject = _SUBJECTS.get(result["workload"], result["workload"])
+    changed, interval = figures.change(ratio["value"]), figures.change_range(ratio)
+    if found in ("saves", "costs"):
+        claim = f"{subject} from the cache takes {changed} active energy per epoch than {other} ({interval})."
+        parts = []
+    else:
+        claim = f"{subject} from the cache: {found} against {other}."
+        parts = [f"An epoch took {changed} active energy ({interval}); {comparison['why']}."]
+    parts.append(_paid_back(comparison))
+    parts.append(_horizon(comparison, body["horizon_epochs"]))
+    parts.append(_accuracy_differs(result, other))
+    return Statement(claim, " ".join(filter(None, parts)), found, active_tag(body))
+
+
+def _paid_back(comparison: Body) -> str:
+    text = f"the build is {paid_back(comparison)}."
+    if comparison["finding"] in ("saves", "costs"):
+        return f"T{text[1:]}"
+    return f"If that ratio holds, {text}"
+
+
+def paid_back(comparison: Body) -> str:
+    """Say after how many epochs the cache has cost less than another arm, in words that follow "the build is"."""
+    paid = comparison["break_even"]
+    when = figures.epochs_to(paid, comparison["ratio"])
+    if paid["epochs"] == 0:
+        return f"paid back at once: {comparison['other']} spends as much before its first epoch"
+    if paid["epochs"] is None:
+        return f"never paid back{when.removeprefix(figures.NEVER)}"
+    return f"paid back after {when}"
+
+
+def _horizon(comparison: Body, horizon: int) -> str:
+    whole, other, found = comparison["horizon_ratio"], comparison["other"], comparison["finding"]
+    text = f"Over {horizon} epochs, build included, it took {figures.change(whole)} energy"
+    if found == "costs" and whole > 1:
+        return f"{text}: here {other} is the better choice."
+    if found == "saves" and whole > 1:
+        return f"{text}: for so few epochs {other} is the better choice."
+    if found == "no difference shown" and whole > 1:
+        return f"{text}: nothing is gained over {other}."
+    return f"{text}."
+
+
+def _accuracy_differs(result: Body, other: str) -> str:
+    measured = {arm["name"]: arm["accuracy"] for arm in result["arms"] if arm["accuracy"] is not None}
+    if CACHED not in measured or other not in measured:
+        return ""
+    ours, theirs = measured[CACHED], measured[other]
+    if ours[1] <= theirs[2] and theirs[1] <= ours[2]:
+        return ""
+    return (
+        f"The accuracies differ, {figures.share(ours[0])} against {figures.share(theirs[0])}, and no run of the one lies among "
+        "those of the other: this is not the same result for less."
+    )
+
+
+def main_workload(body: Body) -> Body | None:
+    """Return the result that a headline is about, None without any."""
+    by_name = {result["workload"]: result for result in body["workloads"]}
+    first = next((by_name[name] for name in _WHOLE_JOBS if name in by_name), None)
+    return first or next(iter(body["workloads"]), None)
+
+
+def _over_horizon(arm: Body, body: Body) -> float:
+    epoch_j = arm["active_j_per_1000"]["value"] * body["records"]["train"] / 1000
+    return float(arm["one_time"]["value"] + body["horizon_epochs"] * epoch_j)
+
+
+def compression_sentences(compression: Body) -> tuple[str, ...]:
+    """Say what the smallest model gained and lost, and which other takes less energy where one does."""
+    first, last = compression["variants"][0], compression["variants"][-1]
+    said = []
+    if first is not last:
+        gained = [
+            f"{figures.change(last[name] / first[name])} {what}"
+            for name, what in (("file_bytes", "storage"), ("cpu_ms_per_image", "CPU time per image"))
+        ]
+        energy = figures.change(last["energy_per_image"]["active_j"] / first["energy_per_image"]["active_j"])
+        apart = last["accuracy_high"] < first["accuracy_low"] or first["accuracy_high"] < last["accuracy_low"]
+        said.append(
+            f"{last['name']} against {first['name']}: {', '.join(gained)}, {energy} active energy "
+            f"({figures.kind(last['energy_per_image']['active']['method'])}); accuracy "
+            f"{figures.share(last['accuracy'])} against {figures.share(first['accuracy'])}, and their intervals "
+            f"{'do not overlap' if apart else 'overlap'}."
+        )
+        leanest = min(compression["variants"], key=lambda variant: float(variant["energy_per_image"]["active_j"]))
+        if leanest is not last:
+            said.append(f"{leanest['name']} takes less energy per image than {last['name']} on this machine.")
+    spent = [("fine-tuning the pruned model", "finetune_energy"), ("fine-tuning the control", "control_energy")]
+    costs = [(what, compression[name]) for what, name in spent if compression[name] is not None]
+    if costs:
+        texts = [
+            f"{what} took {figures.joules(energy['active_j'])} ({figures.kind(energy['active']['method'])})"
+            for what, energy in costs
+        ]
+        said.append(f"Spent once: {', '.join(texts)}.")
+    if compression["widths"]:
+        widths = ", ".join(f"{name} {before} to {after}" for name, (before, after) in compression["widths"].items())
+        said.append(f"Channels kept: {widths}.")
+    return tuple(said)

@@ -1,0 +1,74 @@
+"""Small real sources that several test modules need."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MakeSource = Callable[[Mapping[str, bytes]], Path]
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A synthetic photo of 64x48 pixels, as a JPEG of 2 kB."""
+    return (Path(__file__).parent / "golden" / "photo.jpg").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, bytes]:
+    """Thirty different photos of about 100x80 pixels in three classes, as {path inside a folder: JPEG}."""
+    return {f"{('cat', 'dog', 'été')[n % 3]}/{n:02d}.jpg": small_photo(n) for n in range(30)}
+
+
+def small_photo(number: int, kind: str = "JPEG") -> bytes:
+    """Encode blurred noise of about 100x80 pixels."""
+    noise = np.random.default_rng(number).integers(0, 256, (8, 10, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize((100 + number % 7, 80 + number % 5)).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory, photos: Mapping[str, bytes]) -> Path:
+    """The photos on disk; only to be read."""
+    root = tmp_path_factory.mktemp("photos")
+    for name, data in photos.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeSource:
+    """Write files, given as {path inside the folder: bytes}, to a new folder."""
+
+    def make(files: Mapping[str, bytes]) -> Path:
+        root = tmp_path / "folder"
+        for name, data in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_tar(tmp_path: Path) -> MakeSource:
+    """Write members, given as {name: bytes}, to a new uncompressed tar."""
+
+    def make(files: Mapping[str, bytes]) -> Path:
+        path = tmp_path / "photos.tar"
+        with tarfile.open(path, "w") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        return path
+
+    return make

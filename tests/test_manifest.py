@@ -1,0 +1,532 @@
+"""The manifest: what it says is read back whole, and nothing that it says is believed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from joulecache.pipelines.build import precompute
+from joulecache.pipelines.manifest import (
+    FORMAT_VERSION,
+    INDEX_SCHEMA,
+    MANIFEST,
+    CacheError,
+    Manifest,
+    open_manifest,
+    read_index,
+    read_manifest,
+    verify,
+    write_index,
+    write_manifest,
+)
+from joulecache.pipelines.shards import DataFile, map_images, read_encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A cache, whose files each test leaves as they were."""
+
+    folder: Path
+    manifest: Manifest = dataclasses.field(repr=False)
+    body: dict[str, Any] = dataclasses.field(repr=False)
+
+    def write(self, body: object) -> None:
+        (self.folder / MANIFEST).write_text(json.dumps(body))
+
+    def restore(self) -> None:
+        write_manifest(self.folder, self.manifest)
+
+
+def build(folder: Path, source: Path, **options: Any) -> Built:
+    manifest = precompute(source, folder, seed=2**64 - 1, val_fraction=0.3, **options).manifest
+    return Built(folder, manifest, json.loads((folder / MANIFEST).read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Built:
+    source = tmp_path_factory.mktemp("source") / "photos"
+    shutil.copytree(photo_folder, source)
+    (source / "cat" / "broken.jpg").write_bytes(b"no image")
+    return build(
+        tmp_path_factory.mktemp("raw"), source, chain="decode|random_crop(24) || flip_lr", variants=2, shards=2
+    )
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Built:
+    folder = tmp_path_factory.mktemp("encoded")
+    return build(folder, photo_folder, chain="decode(1)", encoding="png", format="tfrecord", shards=1)
+
+
+@pytest.fixture
+def cache(raw: Built) -> Iterator[Built]:
+    """The raw cache, put back after the test."""
+    whole = {path: path.read_bytes() for path in raw.folder.iterdir()}
+    yield raw
+    shutil.rmtree(raw.folder)
+    raw.folder.mkdir()
+    for path, data in whole.items():
+        path.write_bytes(data)
+
+
+def digest_of(body: dict[str, Any]) -> str:
+    """The digest as its definition has it: of the compact JSON of all other keys, sorted."""
+    rest = {key: value for key, value in body.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "digest": digest_of(body)}
+
+
+def read_all(folder: Path, manifest: Manifest) -> None:
+    """Read every number and every image that a manifest leads to."""
+    read_index(folder, manifest)["label"].to_numpy().sum()
+    for split in manifest.splits.values():
+        for file in split.files:
+            if manifest.encoding == "raw":
+                height, width, channels = split.image_shape
+                assert height is not None
+                assert width is not None
+                map_images(folder / file.name, file, (height, width, channels)).sum()
+            else:
+                assert all(bytes(image) for image in read_encoded(folder / file.name, file))
+
+
+# ------------------------------------------------------------------------------------------ round trip
+
+
+@pytest.mark.parametrize("which", ["raw", "encoded"])
+def test_a_manifest_is_read_as_it_was_written(which: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    built: Built = request.getfixturevalue(which)
+    assert open_manifest(built.folder) == built.manifest
+    assert open_manifest(str(built.folder)) == built.manifest
+    write_manifest(tmp_path, built.manifest)
+    assert read_manifest(tmp_path) == built.manifest
+    assert (tmp_path / MANIFEST).read_bytes() == (built.folder / MANIFEST).read_bytes()
+
+
+def test_the_digest_covers_all_that_the_manifest_says(raw: Built) -> None:
+    assert raw.body["digest"] == digest_of(raw.body)
+    assert raw.body["format_version"] == FORMAT_VERSION
+
+
+def test_a_whole_cache_has_no_problem(raw: Built, encoded: Built) -> None:
+    assert verify(raw.folder) == verify(encoded.folder) == []
+
+
+def test_a_variant_has_its_own_files_in_the_order_of_their_shards(raw: Built) -> None:
+    split = raw.manifest.split("train")
+    of_variants = [[file.name[:14] for file in split.variant_files(variant)] for variant in range(2)]
+    assert of_variants == [[f"train-v{variant}-0000{shard}" for shard in range(2)] for variant in range(2)]
+    assert sum(file.records for file in split.variant_files(1)) == split.records
+
+
+def test_every_file_of_the_folder_is_listed(raw: Built) -> None:
+    listed = [file.name for file in raw.manifest.files()]
+    assert sorted([*listed, MANIFEST]) == sorted(path.name for path in raw.folder.iterdir())
+
+
+def test_a_split_without_records_is_refused_by_name(raw: Built) -> None:
+    with pytest.raises(CacheError, match=r"no records in split 'test': this cache has train, val"):
+        raw.manifest.split("test")
+
+
+# ------------------------------------------------------------------------------------------ a manifest that cannot be read
+
+
+def test_a_folder_without_a_manifest_is_no_cache(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(CacheError, match=r"no cache at .* make one with `joulecache precompute`"):
+            open_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"format_version": ' + b"9" * 5000 + b"}", b"\x00" * 100],
+    ids=["empty", "cut", "binary", "deep", "long number", "zeros"],
+)
+def test_what_is_no_json_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(text)
+    with pytest.raises(CacheError, match="not readable as JSON"):
+        open_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "1e999"])
+def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(CacheError, match="not an object"):
+        open_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, None, "1", [1]])
+def test_another_format_version_is_refused_by_number(cache: Built, version: object) -> None:
+    cache.write(sealed({**cache.body, "format_version": version}))
+    with pytest.raises(CacheError, match=r"format version .*, this joulecache reads 1: upgrade"):
+        open_manifest(cache.folder)
+
+
+def test_a_manifest_that_the_system_cannot_open_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="File name too long"):
+        open_manifest(tmp_path / ("x" * 5000))
+
+
+def test_a_long_lie_is_told_in_a_short_line(cache: Built) -> None:
+    body = copy.deepcopy(cache.body)
+    body["chain"] = body["splits"]["train"]["chain"] = "decode|" + "(" * 100_000
+    cache.write(sealed(body))
+    with pytest.raises(CacheError) as caught:
+        open_manifest(cache.folder)
+    assert len(str(caught.value)) < 1000
+
+
+# ------------------------------------------------------------------------------------------ files that are not as listed
+
+
+def test_a_missing_file_is_named(cache: Built) -> None:
+    for file in cache.manifest.files():
+        data = (cache.folder / file.name).read_bytes()
+        (cache.folder / file.name).unlink()
+        with pytest.raises(CacheError, match=f"{file.name} cannot be read .*build the cache again"):
+            open_manifest(cache.folder)
+        (cache.folder / file.name).write_bytes(data)
+    open_manifest(cache.folder)
+
+
+def test_a_cut_or_grown_file_is_named(cache: Built) -> None:
+    for file in cache.manifest.files():
+        data = (cache.folder / file.name).read_bytes()
+        for changed in (data[:-1], data + b"x"):
+            if len(changed) != len(data):
+                (cache.folder / file.name).write_bytes(changed)
+                with pytest.raises(CacheError, match=f"{file.name} has {len(changed)} bytes.*says {len(data)}"):
+                    open_manifest(cache.folder)
+        (cache.folder / file.name).write_bytes(data)
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(cache: Built) -> None:
+    body = copy.deepcopy(cache.body)
+    place = cache.folder / body["rejected"]["name"]
+    place.unlink()
+    place.mkdir()
+    body["rejected"]["bytes"] = place.stat().st_size
+    cache.write(sealed(body))
+    with pytest.raises(CacheError, match="cut or changed"):
+        open_manifest(cache.folder)
+
+
+def test_a_manifest_can_be_read_without_its_files(cache: Built, tmp_path: Path) -> None:
+    shutil.copy(cache.folder / MANIFEST, tmp_path)
+    assert read_manifest(tmp_path) == cache.manifest
+
+
+# ------------------------------------------------------------------------------------------ lies
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+ANYTHING: list[Any] = [
+    *(None, True, False, [], {}, [[]], {"a": 1}, "", "x", "0", "../x", "/etc/passwd", "a/b", "x\0", "x\n", "\ud800"),
+    *(-1, 0, 1, 2, 3, 255, 4096, 2**31, 2**32, 2**53, 2**53 + 1, 2**63, 2**64, 10**30),
+    *(-0.5, 0.0, 0.5, 1.0, 1e308, float("nan"), float("inf"), float("-inf")),
+]
+
+
+def changes(value: Any) -> list[Any]:
+    """Lies that are close to a value."""
+    if isinstance(value, bool) or value is None:
+        return []
+    if isinstance(value, int | float):
+        return [value + 1, value - 1, -value, value * 2, value // 2, float(value), str(value), [value]]
+    if isinstance(value, str):
+        return ["../" + value, "/" + value, "./" + value, value + "\n", value + "/..", value[1:], value[::-1], [value]]
+    if isinstance(value, list):
+        return [
+            value[1:],
+            value[:-1],
+            value[::-1],
+            value + value[:1],
+            [*value, None],
+            {str(number): item for number, item in enumerate(value)},
+        ]
+    return [{**value, "extra": 1}, list(value)]
+
+
+@st.composite
+def lies(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with one to three changes; most carry the digest of what they say."""
+    told = body
+    for _ in range(draw(st.integers(1, 3))):
+        told = json.loads(json.dumps(told))
+        there = [path for path in places(told) if path[0] != "energy" or len(path) < 3]
+        path = draw(st.sampled_from(there))
+        *parent, key = path
+        old, home = at(told, path), at(told, tuple(parent))
+        kind = draw(st.sampled_from(["any", "close", "close", "close", "swap", "drop"]))
+        if kind == "any":
+            home[key] = draw(st.sampled_from(ANYTHING))
+        elif kind == "close" and changes(old):
+            home[key] = draw(st.sampled_from(changes(old)))
+        elif kind == "drop":
+            del home[key]
+        elif kind == "swap":
+            others = [other for other in there if type(at(told, other)) is type(old) and other[: len(path)] != path]
+            others = [other for other in others if path[: len(other)] != other]
+            if others:
+                other = draw(st.sampled_from(others))
+                home[key], at(told, other[:-1])[other[-1]] = at(told, other), old
+    if draw(st.sampled_from([True, True, True, False])):
+        told["digest"] = digest_of(told)
+    return told
+
+
+def check_lie(built: Built, told: dict[str, Any]) -> None:
+    """Refused with a CacheError; or it says the same, or carries its own digest and leads to nothing that crashes."""
+    built.write(told)
+    try:
+        manifest = open_manifest(built.folder)
+        verify(built.folder)
+    except CacheError:
+        return
+    finally:
+        built.restore()
+    assert manifest == built.manifest or sealed(told) == told
+    with suppress(ValueError):
+        read_all(built.folder, manifest)
+
+
+@given(st.data())
+@settings(max_examples=400, deadline=None)
+def test_a_lying_manifest_of_raw_images_is_refused_or_harmless(raw: Built, data: st.DataObject) -> None:
+    check_lie(raw, data.draw(lies(raw.body)))
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_lying_manifest_of_encoded_images_is_refused_or_harmless(encoded: Built, data: st.DataObject) -> None:
+    check_lie(encoded, data.draw(lies(encoded.body)))
+
+
+def test_every_value_is_covered_by_the_digest(raw: Built) -> None:
+    for path in places(raw.body):
+        if isinstance(at(raw.body, path), int | float | str) and path != ("digest",):
+            told = copy.deepcopy(raw.body)
+            at(told, path[:-1])[path[-1]] = changes(at(told, path))[0]
+            raw.write(told)
+            with pytest.raises(CacheError):
+                open_manifest(raw.folder)
+    raw.restore()
+
+
+FIRST = ("splits", "train", "files", 0)
+HASH = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("shards",), 2.0),
+        (("seed",), 0.0),
+        (("seed",), -1),
+        (("seed",), 2**64),
+        (("variants",), 3),
+        (("chain",), "decode|random_crop(24)"),
+        (("chain",), "decode|sudo(24)"),
+        (("format",), "tfrecord"),
+        (("encoding",), "png "),
+        (("val_fraction",), float("nan")),
+        (("class_names",), ["cat", "dog"]),
+        (("energy", "energy", "total_j"), float("inf")),
+        (("splits", "train", "mean", 0), float("nan")),
+        (("splits", "train", "std"), []),
+        (("splits", "train", "records"), 1),
+        (("splits", "train", "variants"), 1),
+        (("splits", "val", "variants"), 999_999),
+        (("splits", "train", "image_shape", 0), 25),
+        (("splits", "train", "image_shape"), [16, 36, 3]),
+        (("splits", "train", "image_shape"), [None, None, 3]),
+        (("splits", "train", "image_shape", 2), 1),
+        (("splits", "train", "image_shape", 2), 3.0),
+        (("splits", "train", "fingerprint"), HASH),
+        (("splits", "train", "class_counts", 0), 10**9),
+        ((*FIRST, "name"), "../train-v0-00000-of-00002-1a2b3c4d.arrow"),
+        ((*FIRST, "name"), "/train-v0-00000-of-00002-1a2b3c4d.arrow"),
+        ((*FIRST, "name"), "manifest.json"),
+        ((*FIRST, "sha256"), HASH),
+        ((*FIRST, "records"), 10**6),
+        ((*FIRST, "records"), 0),
+        ((*FIRST, "image_offset"), 10**9),
+        ((*FIRST, "image_offset"), -4096),
+        ((*FIRST, "image_offset"), 4096.0),
+        ((*FIRST, "image_offset"), None),
+        ((*FIRST, "image_stride"), 1),
+        ((*FIRST, "image_stride"), 0),
+        ((*FIRST, "image_stride"), 2**53),
+        ((*FIRST, "bytes"), 2**53),
+        (("index", "name"), "../index-1a2b3c4d.arrow"),
+        (("index", "sha256"), HASH + "\n"),
+        (("rejected", "name"), "rejected-1a2b3c4d.jsonl/../manifest.json"),
+    ],
+)
+def test_a_lie_with_a_right_digest_is_refused(cache: Built, path: tuple[Any, ...], value: object) -> None:
+    body = copy.deepcopy(cache.body)
+    assert at(body, path) != value or isinstance(value, float)
+    at(body, path[:-1])[path[-1]] = value
+    cache.write(sealed(body))
+    with pytest.raises(CacheError):
+        open_manifest(cache.folder)
+
+
+def test_a_file_that_is_listed_twice_is_refused(cache: Built) -> None:
+    body = copy.deepcopy(cache.body)
+    files = body["splits"]["train"]["files"]
+    files[1] = files[0]
+    cache.write(sealed(body))
+    with pytest.raises(CacheError, match="listed twice"):
+        open_manifest(cache.folder)
+
+
+def test_files_out_of_order_are_refused(cache: Built) -> None:
+    body = copy.deepcopy(cache.body)
+    body["splits"]["train"]["files"].reverse()
+    cache.write(sealed(body))
+    with pytest.raises(CacheError, match="out of order"):
+        open_manifest(cache.folder)
+
+
+# ------------------------------------------------------------------------------------------ verify
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_verify_finds_a_flipped_byte_in_any_file(raw: Built, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(sorted(path for path in raw.folder.iterdir() if path.stat().st_size)))
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged)
+    try:
+        problems = verify(raw.folder)
+    except CacheError as error:
+        problems = [str(error)]
+    finally:
+        path.write_bytes(whole)
+    assert len(problems) == 1
+    assert path.name in problems[0]
+
+
+def test_verify_finds_a_byte_that_json_does_not_mind(cache: Built) -> None:
+    text = (cache.folder / MANIFEST).read_text()
+    (cache.folder / MANIFEST).write_text(text.replace(" ", "\t", 1))
+    assert open_manifest(cache.folder) == cache.manifest
+    assert MANIFEST in verify(cache.folder)[0]
+
+
+def test_verify_names_every_damaged_file(cache: Built) -> None:
+    damaged = [file.name for file in cache.manifest.files() if file.bytes][::2]
+    for name in damaged:
+        data = (cache.folder / name).read_bytes()
+        (cache.folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert [problem.split(":")[0] for problem in verify(cache.folder)] == damaged
+
+
+# ------------------------------------------------------------------------------------------ commit
+
+
+def test_a_manifest_that_cannot_be_spelled_leaves_the_old_one(cache: Built) -> None:
+    before = {path.name: path.read_bytes() for path in cache.folder.iterdir()}
+    with pytest.raises(ValueError, match="JSON"):
+        write_manifest(cache.folder, dataclasses.replace(cache.manifest, energy={"total_j": float("nan")}))
+    assert {path.name: path.read_bytes() for path in cache.folder.iterdir()} == before
+
+
+def test_a_reader_sees_the_old_manifest_or_the_new_one(cache: Built) -> None:
+    other = dataclasses.replace(cache.manifest, energy=None)
+    seen: list[Manifest] = []
+    done = threading.Event()
+
+    def write() -> None:
+        for turn in range(30):
+            write_manifest(cache.folder, [other, cache.manifest][turn % 2])
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        seen.append(read_manifest(cache.folder))
+    writer.join()
+    assert seen
+    assert all(manifest in (cache.manifest, other) for manifest in seen)
+
+
+# ------------------------------------------------------------------------------------------ the index
+
+
+def relisted(built: Built, path: Path) -> Manifest:
+    """The manifest with another file as its index."""
+    return dataclasses.replace(built.manifest, index=DataFile(path.name, 0, path.stat().st_size, HASH))
+
+
+def test_an_index_with_other_columns_is_refused(raw: Built, tmp_path: Path) -> None:
+    path = tmp_path / "index.arrow"
+    batch = pa.RecordBatch.from_pydict({"key": ["a"]})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(CacheError, match="not an index of ours"):
+        read_index(tmp_path, relisted(raw, path))
+
+
+def test_an_index_of_another_length_is_refused(raw: Built, tmp_path: Path) -> None:
+    path = tmp_path / "index.arrow"
+    write_index(path, pa.RecordBatch.from_pylist([], INDEX_SCHEMA))
+    with pytest.raises(CacheError, match="has 0 rows"):
+        read_index(tmp_path, relisted(raw, path))
+
+
+@given(st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=3))
+@example([(0, 0)])
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_index_is_refused_or_gives_numbers(
+    raw: Built, tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
+) -> None:
+    data = bytearray((raw.folder / raw.manifest.index.name).read_bytes())
+    for place, byte in flips:
+        data[place % len(data)] = byte
+    path = tmp_path_factory.getbasetemp() / "damaged.arrow"
+    path.write_bytes(data)
+    try:
+        index = read_index(path.parent, relisted(raw, path))
+    except CacheError:
+        return
+    records = sum(split.records for split in raw.manifest.splits.values())
+    assert len(index["label"].to_numpy().copy()) == len(index["key_hash"].to_numpy().copy()) == records
+    try:
+        index.validate(full=True)
+    except pa.ArrowInvalid:
+        return
+    assert len(index["key"].to_pylist()) == records

@@ -1,0 +1,893 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from joulecache.pipelines.auditing import results
+from joulecache.pipelines.auditing.claims import BreakEven, Finding, Ratio
+from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
+from joulecache.pipelines.compression import Compression, Variant
+from joulecache.pipelines.meter import COMPONENTS, Component, Energy, Meter
+from joulecache.pipelines.report import ReportFiles, compression_table, figures, print_verdict, write_report
+from joulecache.pipelines.report.markdown import escape
+
+Body = dict[str, Any]
+
+ARMS = ("naive", "tuned", "tf_cache", "optimized")
+EVIL = "<img src=x onerror=alert(1)>"
+MODELLED = "modelled:cpu-seconds@1"
+CPU_US = {"naive": 1103.2, "tuned": 1011.8, "tf_cache": 42.92, "optimized": 40.23}
+
+
+def energy(scale: float = 1.0, method: str = MODELLED, active: str = MODELLED) -> Energy:
+    def part(value: float, method: str) -> Component:
+        ends = (scale * value, scale * value * 0.4, scale * value * 2.2)
+        return Component(*ends, method, "a <published> table", "process tree", "1 us")
+
+    parts: dict[str, Component | None] = dict.fromkeys(COMPONENTS)
+    return Energy(
+        components={**parts, "cpu": part(5.804, method), "idle": part(3.211, method)},
+        active=part(5.804, active),
+        duration_s=2.17,
+        cpu_s=2.073,
+        read_bytes=65_362_550,
+        written_bytes=21_592_099,
+        peak_rss_bytes=784_982_016,
+        carbon_g=None,
+    )
+
+
+def joules(value: float) -> Joules:
+    return Joules(value, value * 0.387, value * 2.164)
+
+
+def ratio(value: float, blocks: int = 5, spread: float = 0.05) -> Ratio:
+    if blocks == 1:
+        return Ratio(value, None, None, 1)
+    return Ratio(value, value * (1 - spread), value * (1 + spread), blocks)
+
+
+def arm(name: str, cpu_us: float, *, blocks: int, learned: bool, found: Finding = "saves") -> ArmResult:
+    once = {"tf_cache": 3.915, "optimized": 6.383}.get(name, 0.0)
+    return ArmResult(
+        name=name,
+        runs=blocks,
+        images_per_run=1259,
+        active_j_per_1000=joules(cpu_us * 0.0031),
+        total_j_per_1000=joules(cpu_us * 0.0047),
+        cpu_us_per_image=cpu_us,
+        wall_us_per_image=cpu_us * 0.83,
+        images_per_s=1.2e6 / cpu_us,
+        read_bytes_per_image=None,
+        peak_rss_bytes=871_546_880,
+        carbon_g_per_1000=None,
+        one_time=joules(once),
+        ratio=ratio(cpu_us / CPU_US["naive"], blocks, 0.0 if name == "naive" else 0.05),
+        finding=found,
+        why="the interval lies below 1, for every value of the coefficients",
+        accuracy=(0.5535, 0.4928, 0.6142) if learned else None,
+    )
+
+
+def workload(name: str = "input", blocks: int = 5, against_cache: Finding = "costs") -> WorkloadResult:
+    def compared(other: str) -> Comparison:
+        if other == "tf_cache":
+            paid = BreakEven(None, None if blocks == 1 else 48.7, None)
+            return Comparison(other, ratio(1.081, blocks, 0.02), against_cache, "as measured", paid, 1.123)
+        paid = BreakEven(1.535, *((None, None) if blocks == 1 else (1.487, 2.169)))
+        value = CPU_US["optimized"] / CPU_US[other]
+        return Comparison(other, ratio(value, blocks), "saves", "the interval lies below 1", paid, 0.085)
+
+    arms = tuple(arm(each, CPU_US[each], blocks=blocks, learned=name == "train") for each in ARMS)
+    others = tuple(compared(other) for other in ARMS[:-1])
+    return WorkloadResult(name, blocks, 1, ratio(1.003, blocks, 0.02), arms, others, "as said")
+
+
+def compression() -> Compression:
+    def variant(name: str, size: int, accuracy: float, cpu_ms: float) -> Variant:
+        return Variant(
+            name=name,
+            path=Path("models") / f"{name}.tflite",
+            parameters=size // 4,
+            macs=size * 10,
+            file_bytes=size,
+            accuracy=accuracy,
+            accuracy_low=accuracy - 0.08,
+            accuracy_high=accuracy + 0.07,
+            images=140,
+            cpu_ms_per_image=cpu_ms,
+            cpu_ms_per_image_median=cpu_ms * 1.02,
+            runs=5,
+            batch_size=32,
+            energy_per_image=energy(cpu_ms * 5e-4),
+        )
+
+    return Compression(
+        folder=Path("models"),
+        variants=(
+            variant("baseline", 2_589_844, 0.614, 0.4448),
+            variant("pruned-float32", 652_052, 0.6, 0.1521),
+            variant("pruned-int8", 170_208, 0.593, 0.1856),
+        ),
+        prune=0.5,
+        quantize="int8",
+        finetune_epochs=2,
+        seed=0,
+        widths={"conv_1": (32, 16)},
+        finetune_energy=energy(1.3),
+        control_energy=None,
+        calibration_images=200,
+    )
+
+
+def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
+    build = energy()
+    audit = Audit(
+        source="photos.tar",
+        chain="decode|resize(72) || random_crop(64)|flip_lr",
+        records={"train": 1259, "val": 140, "rejected": 3, "skipped": 1},
+        class_names=("cat", "dog"),
+        horizon_epochs=30,
+        pixel_difference={"naive": 0.0851, "optimized": 0.0},
+        build={
+            "energy": build.to_json(),
+            "active_j": build.active_j,
+            "cpu_s": build.cpu_s,
+            "duration_s": build.duration_s,
+            "source_bytes": 32_253_194,
+            "cache_bytes": 21_473_478,
+            "format": "arrow",
+            "encoding": "raw",
+            "variants": 1,
+        },
+        workloads=workloads or (workload(), workload("train")),
+        left_out={},
+        compression=compression().to_json(),
+        method=build.method,
+        provenance={
+            "command": ["/opt/bin/joulecache", "audit", "photos.tar", "--out", "my audit"],
+            "seed": 7,
+            "batch_size": 64,
+            "model": "cnn",
+            "train_epochs": 3,
+            "threads": {"cpus": 2, "intra_op": 0, "inter_op": 4},
+            "platform": "Linux",
+            "python": "3.11.7",
+            "versions": {"joulecache": "0.1.0", "keras": None},
+            "meter": Meter().passport(),
+        },
+    )
+    return dataclasses.replace(audit, **changes)
+
+
+def make_body(*workloads: WorkloadResult, **changes: Any) -> Body:
+    return make_audit(*workloads, **changes).to_json()
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: elements with attributes, texts, and tables as rows of cells."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "hr", "input", "base"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self._open: list[str] = []
+        self._cell: list[str] | None = None
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in self.VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self._cell = []
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+        if tag in ("th", "td") and self._cell is not None:
+            self.tables[-1][-1].append(" ".join("".join(self._cell).split()))
+            self._cell = None
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "style":
+            return
+        self.texts.append(data)
+        if self._cell is not None:
+            self._cell.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.texts).split())
+
+
+def render_markdown(text: str) -> Page:
+    return Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
+
+
+def render_html(files: ReportFiles) -> Page:
+    return Page(files.html.read_text("utf-8"))
+
+
+def printed(body: Mapping[str, Any], width: int = 80) -> str:
+    out = io.StringIO()
+    print_verdict(body, Console(file=out, width=width))
+    return out.getvalue()
+
+
+Write = Callable[[Mapping[str, Any]], ReportFiles]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    return lambda body: write_report(body, tmp_path / "audit")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    return write_report(make_body(), tmp_path_factory.mktemp("report"))
+
+
+# JSON and its schema --------------------------------------------------------------------------------------------------
+
+
+def schema() -> dict[str, Any]:
+    text = resources.files("joulecache.pipelines.report").joinpath("report-1.schema.json").read_text("utf-8")
+    return dict(json.loads(text))
+
+
+def test_json_is_the_body(report: ReportFiles) -> None:
+    assert json.loads(report.json.read_text("utf-8")) == json.loads(json.dumps(make_body()))
+
+
+@pytest.mark.parametrize(
+    ("name", "declared"),
+    [
+        ("arm", ArmResult),
+        ("comparison", Comparison),
+        ("workload", WorkloadResult),
+        ("joules", Joules),
+        ("ratio", Ratio),
+        ("break_even", BreakEven),
+        ("energy", Energy),
+        ("component", Component),
+        ("variant", Variant),
+    ],
+)
+def test_schema_describes_every_field(name: str, declared: Any) -> None:
+    described = schema()["$defs"][name]
+    assert set(described["properties"]) == {field.name for field in dataclasses.fields(declared)}
+    assert sorted(described["required"]) == sorted(described["properties"])
+
+
+def test_schema_describes_the_whole() -> None:
+    described = schema()
+    assert set(described["properties"]) == {"report_version", *(field.name for field in dataclasses.fields(Audit))}
+    assert described["properties"]["report_version"]["const"] == results.REPORT_VERSION
+    assert set(described["$defs"]["meter"]["properties"]) == set(Meter().passport())
+    assert set(described["$defs"]["compression"]["properties"]) == set(compression().to_json())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "place"),
+    [
+        (("report_version",), 2, "report_version"),
+        (("workloads", 0, "arms", 1, "cpu_us_per_image"), "1103", "workloads/0/arms/1/cpu_us_per_image"),
+        (("workloads", 0, "arms", 1, "accuracy"), [0.5, 0.4], "workloads/0/arms/1/accuracy"),
+        (("workloads", 0, "comparisons", 0, "finding"), "wins", "workloads/0/comparisons/0/finding"),
+        (("workloads", 0, "control", "low"), -1, "workloads/0/control/low"),
+        (("provenance", "meter", "rapl"), None, "provenance/meter/rapl"),
+    ],
+)
+def test_a_body_that_is_none_is_refused(tmp_path: Path, path: tuple[Any, ...], value: object, place: str) -> None:
+    body = json.loads(json.dumps(make_body()))
+    inner = body
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    with pytest.raises(ValueError, match=f"at {re.escape(place)}: "):
+        write_report(body, tmp_path / "audit")
+    assert not (tmp_path / "audit").exists()
+
+
+def test_a_missing_part_is_refused(write: Write) -> None:
+    body = make_body()
+    del body["provenance"]["seed"]
+    with pytest.raises(ValueError, match="at provenance: 'seed' is a required property"):
+        write(body)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_none_are_refused(write: Write, value: float) -> None:
+    with pytest.raises(ValueError, match="Out of range float"):
+        write(make_body(pixel_difference={"naive": value}))
+
+
+def test_a_report_is_made_again_from_its_json(report: ReportFiles, tmp_path: Path) -> None:
+    again = write_report(json.loads(report.json.read_text("utf-8")), tmp_path)
+    assert again.json.read_bytes() == report.json.read_bytes()
+    assert again.markdown.read_bytes() == report.markdown.read_bytes()
+    assert again.html.read_bytes() == report.html.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("blocked", "written"), [("report.html", []), ("report.json", ["report.html", "report.md"])], ids=str
+)
+def test_json_comes_last_and_nothing_half_written_stays(tmp_path: Path, blocked: str, written: list[str]) -> None:
+    (tmp_path / blocked).mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_report(make_body(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == written
+
+
+def test_reports_need_no_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "body.json").write_text(json.dumps(make_body()))
+    code = (
+        "import json, pathlib, sys\n"
+        "from rich.console import Console\n"
+        "import joulecache.pipelines.report as report\n"
+        "assert 'matplotlib' not in sys.modules, 'matplotlib is slow to import'\n"
+        "body = json.loads(pathlib.Path('body.json').read_text())\n"
+        "report.print_verdict(body, Console())\n"
+        "report.write_report(body, 'out')\n"
+        "print('heavy:', *{'tensorflow', 'keras', 'apache_beam'} & {*sys.modules})"
+    )
+    path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+# The same figures everywhere ------------------------------------------------------------------------------------------
+
+_FIGURE = re.compile(r"(-?[\d,]+\.?\d*)\s*(µJ|mJ|kJ|J|µs|ms|s|kB|MB|GB|B|%)?")
+_SIZES = {"µJ": 1e-6, "mJ": 1e-3, "kJ": 1e3, "µs": 1e-6, "ms": 1e-3, "kB": 1e3, "MB": 1e6, "GB": 1e9, "%": 1e-2}
+
+
+def read(cell: str) -> list[float]:
+    """Return the figures of a cell in units without prefix; those in brackets have the unit of the one before them."""
+    value, _, ends = cell.partition("(")
+    (first,) = _FIGURE.findall(value)
+    size = _SIZES.get(first[1], 1.0)
+    found = [float(first[0].replace(",", "")) * size]
+    for number, unit in _FIGURE.findall(ends):
+        found.append(float(number.replace(",", "")) * _SIZES.get(unit, size))
+    return found
+
+
+def close(figures: list[float], decimals: float = 0.0) -> Any:
+    """Equal to three digits, or to the decimals that ratios and shares are given with."""
+    return pytest.approx(figures, rel=0.00501, abs=decimals)
+
+
+def with_head(page: Page, *heads: str) -> Iterator[list[dict[str, str]]]:
+    for table in page.tables:
+        if set(heads) <= set(table[0]):
+            yield [dict(zip(table[0], row, strict=True)) for row in table[1:]]
+
+
+def test_html_and_markdown_have_the_same_tables(report: ReportFiles) -> None:
+    tables = render_html(report).tables
+    assert tables == render_markdown(report.markdown.read_text("utf-8")).tables
+    assert len(tables) == 2 * 3 + 1 + 7
+
+
+def test_html_and_markdown_say_the_same(report: ReportFiles) -> None:
+    html, markdown = render_html(report).text, render_markdown(report.markdown.read_text("utf-8")).text
+    for said in (
+        "Training from the cache takes 96.4% less active energy per epoch than naive (95% interval 96.2% to 96.5% less).",
+        "Training from the cache takes 8.1% more active energy per epoch than tf_cache (95% interval 5.9% to 10% more).",
+        "The build is paid back after 1.53 epochs (1.49 to 2.17).",
+        "Over 30 epochs, build included, it took 12% more energy: here tf_cache is the better choice.",
+    ):
+        assert said in html
+        assert said in markdown
+
+
+@pytest.mark.parametrize("form", ["html", "markdown"])
+def test_tables_have_the_figures_of_the_json(report: ReportFiles, form: str) -> None:
+    page = render_html(report) if form == "html" else render_markdown(report.markdown.read_text("utf-8"))
+    body = json.loads(report.json.read_text("utf-8"))
+
+    def ends(energy: Mapping[str, float]) -> list[float]:
+        return [energy["value"], energy["low"], energy["high"]]
+
+    found = list(with_head(page, "Arm", "CPU per image"))
+    assert len(found) == len(body["workloads"])
+    for rows, result in zip(found, body["workloads"], strict=True):
+        assert [row["Arm"] for row in rows] == [each["name"] for each in result["arms"]]
+        for row, each in zip(rows, result["arms"], strict=True):
+            assert read(row["CPU per image"]) == close([each["cpu_us_per_image"] * 1e-6])
+            assert read(row["Active energy per 1,000 images (low to high)"]) == close(ends(each["active_j_per_1000"]))
+            assert read(row["Images/s"]) == close([each["images_per_s"]])
+            once, spent = read(row["Spent once (low to high)"]), ends(each["one_time"])
+            assert once == close(spent if spent[0] else [0])
+            if each["name"] != "naive":
+                assert read(row["Ratio to naive (95% interval)"]) == close(ends(each["ratio"]), 5.01e-4)
+            if each["accuracy"]:
+                assert read(row["Accuracy (lowest to highest run)"]) == close(each["accuracy"], 5.01e-4)
+    for rows, result in zip(with_head(page, "Optimized against"), body["workloads"], strict=True):
+        for row, each in zip(rows, result["comparisons"], strict=True):
+            assert read(row["Ratio (95% interval)"]) == close(ends(each["ratio"]), 5.01e-4)
+            assert read(row["Ratio over 30 epochs, build included"]) == close([each["horizon_ratio"]], 5.01e-4)
+            paid = each["break_even"]
+            if paid["epochs"] is None:
+                assert row["Break-even (95% interval)"] == "never (48.7 to never)"
+            else:
+                expected = [paid["epochs"], paid["low"], paid["high"]]
+                assert read(row["Break-even (95% interval)"].replace("epochs", "")) == close(expected)
+    for rows, result in zip(with_head(page, "Peak memory"), body["workloads"], strict=True):
+        for row, each in zip(rows, result["arms"], strict=True):
+            total = read(row["Total energy per 1,000 images, idle included"])
+            assert total == close(ends(each["total_j_per_1000"]))
+            assert read(row["Peak memory"]) == close([each["peak_rss_bytes"]])
+    (rows,) = with_head(page, "Variant")
+    for row, each in zip(rows, body["compression"]["variants"], strict=True):
+        assert row["Variant"] == each["name"]
+        assert read(row["Parameters"]) == [each["parameters"]]
+        assert read(row["MACs"]) == [each["macs"]]
+        assert read(row["File"]) == close([each["file_bytes"]])
+        accuracy = [each["accuracy"], each["accuracy_low"], each["accuracy_high"]]
+        assert read(row["Accuracy (95% interval)"]) == close(accuracy, 5.01e-4)
+        assert read(row["CPU per image"]) == close([each["cpu_ms_per_image"] * 1e-3])
+        one = each["energy_per_image"]
+        spent = [one["active_j"], one["active_low_j"], one["active_high_j"]]
+        assert read(row["Active energy per image (low to high)"]) == close(spent)
+    (rows,) = with_head(page, "Workload")
+    for row, result in zip(rows, body["workloads"], strict=True):
+        assert read(row["Ratio (95% interval)"]) == close(ends(result["control"]), 5.01e-4)
+
+
+@given(st.floats(1e-7, 1e10))
+def test_joules_keep_three_digits(value_j: float) -> None:
+    number, unit = figures.joules(value_j).split()
+    size = {"µJ": 1e-6, "mJ": 1e-3, "J": 1, "kJ": 1e3, "MJ": 1e6, "GJ": 1e9}[unit]
+    assert float(number.replace(",", "")) * size == pytest.approx(value_j, rel=0.00501)
+    if 1e-6 <= value_j < 1e9:
+        assert 1 <= float(number) < 1000
+
+
+@pytest.mark.parametrize(
+    ("value_j", "like_j", "text"),
+    [
+        (12.34, None, "12.3 J"),
+        (4560, None, "4.56 kJ"),
+        (0.12345, None, "123 mJ"),
+        (0.12345, 9.0, "0.123 J"),
+        (0.00012, 9.0, "120 µJ"),
+        (999.6, None, "1.00 kJ"),
+        (9.996, None, "10.0 J"),
+        (0, None, "0 J"),
+        (0, 5e3, "0 kJ"),
+        (None, None, "not measured"),
+    ],
+)
+def test_joules(value_j: float | None, like_j: float | None, text: str) -> None:
+    assert figures.joules(value_j, like_j) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.578, "42% less"), (1.13, "13% more"), (0.998, "0.2% less"), (0.99996, "under 0.1% less"), (0.0036, "99.6% less"),
+     (0.0002, "99.98% less"), (5.9, "490% more")],
+)  # fmt: skip
+def test_change(value: float, text: str) -> None:
+    assert figures.change(value) == text
+
+
+# Claims ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ("saves", "takes 8.1% more active energy per epoch than tf_cache"),
+        ("costs", "here tf_cache is the better choice"),
+        ("no difference shown", "nothing is gained over tf_cache"),
+        ("inconclusive", "Training from the cache: inconclusive against tf_cache."),
+    ],
+)
+def test_findings_are_said_in_the_headline(write: Write, found: Finding, words: str) -> None:
+    files = write(make_body(workload("train", against_cache=found), workload("input")))
+    for form in (
+        files.html.read_text("utf-8").partition("<main>")[0],
+        files.markdown.read_text("utf-8").partition("## ")[0],
+    ):
+        shown = " ".join(re.sub("<[^>]+>", " ", form).split())
+        assert "Training from the cache takes 96.4% less active energy per epoch than naive" in shown
+        assert words in shown
+    assert words in " ".join(printed(json.loads(files.json.read_text("utf-8"))).split())
+
+
+def test_the_headline_is_about_the_whole_job(write: Write) -> None:
+    body = make_body(workload("input"), workload("infer"))
+    first = printed(body).splitlines()[0]
+    assert first.startswith("Inference from the cache")
+
+
+def test_nothing_to_compare_with(write: Write) -> None:
+    alone = dataclasses.replace(workload(), comparisons=())
+    page = render_html(write(make_body(alone)))
+    assert "Nothing was compared with the cache." in page.text
+
+
+def test_never(write: Write) -> None:
+    files = write(make_body())
+    assert "The build is never paid back (48.7 to never)." in render_html(files).text
+    assert "The build is never paid back (48.7 to never)." in files.markdown.read_text("utf-8")
+    assert "vs tf_cache: costs; never paid back (48.7 to never)" in printed(make_body())
+    compared = json.loads(files.json.read_text("utf-8"))["workloads"][0]["comparisons"][2]
+    assert compared["break_even"]["epochs"] is None
+
+
+def test_nothing_to_pay_back(write: Write) -> None:
+    result = workload()
+    free = dataclasses.replace(result.comparisons[0], break_even=BreakEven(0.0, 0.0, 0.0))
+    page = render_html(write(make_body(dataclasses.replace(result, comparisons=(free,)))))
+    assert "The build is paid back at once: naive spends as much before its first epoch." in page.text
+
+
+def test_one_block_has_no_interval(write: Write) -> None:
+    body = make_body(workload(blocks=1))
+    files = write(body)
+    for text in (render_html(files).text, files.markdown.read_text("utf-8")):
+        assert "(one block, no interval)" in text
+        assert "1.53 epochs (one block, no interval)" in text
+        assert "95% interval 9" not in text
+        assert "None" not in text
+        assert "nan" not in text
+    assert "one block" in printed(body)
+    assert json.loads(files.json.read_text("utf-8"))["workloads"][0]["arms"][1]["ratio"]["low"] is None
+
+
+def test_what_was_not_measured_is_said_and_never_zero(write: Write) -> None:
+    files = write(make_body())
+    for page in (render_html(files), render_markdown(files.markdown.read_text("utf-8"))):
+        for rows in with_head(page, "Read per image"):
+            assert {row["Read per image"] for row in rows} == {"not measured"}
+            assert {row["CO2 per 1,000 images"] for row in rows} == {"no country given"}
+        (parts,) = with_head(page, "Part", "Energy (low to high)")
+        assert {row["Part"]: row["Energy (low to high)"] for row in parts}["gpu"] == "not measured"
+    body = json.loads(files.json.read_text("utf-8"))
+    assert body["workloads"][0]["arms"][0]["read_bytes_per_image"] is None
+    assert body["build"]["energy"]["components"]["gpu"] is None
+
+
+def test_accuracy_that_was_not_measured(write: Write) -> None:
+    result = workload("train")
+    blind = dataclasses.replace(result.arms[1], accuracy=None)
+    page = render_html(write(make_body(dataclasses.replace(result, arms=(result.arms[0], blind, *result.arms[2:])))))
+    (rows,) = with_head(page, "Accuracy (lowest to highest run)")
+    assert [row["Accuracy (lowest to highest run)"] == "not measured" for row in rows] == [False, True, False, False]
+
+
+def test_grams_where_a_country_was_given(write: Write) -> None:
+    result = workload()
+    arms = tuple(dataclasses.replace(each, carbon_g_per_1000=0.000528) for each in result.arms)
+    provenance = make_audit().provenance
+    meter = {**provenance["meter"], "country": "DEU", "carbon_g_per_kwh": 381.2, "carbon_source": "a table"}
+    files = write(make_body(dataclasses.replace(result, arms=arms), provenance={**provenance, "meter": meter}))
+    (rows,) = with_head(render_html(files), "CO2 per 1,000 images")
+    assert {row["CO2 per 1,000 images"] for row in rows} == {"528 µg"}
+    assert "DEU, 381 g per kWh (a table)" in render_html(files).text
+    assert "no country given" not in render_html(files).text
+
+
+def test_measured_and_modelled_are_told_apart_beside_the_figures(write: Write) -> None:
+    rapl = energy(1.0, "measured:rapl", "modelled:rapl-share@1")
+    audit = make_audit()
+    files = write(make_body(build={**audit.build, "energy": rapl.to_json()}, method=rapl.method))
+    for page in (render_html(files), render_markdown(files.markdown.read_text("utf-8"))):
+        for rows in with_head(page, "Arm", "CPU per image"):
+            for row in rows:
+                assert "J modelled" in row["Active energy per 1,000 images (low to high)"]
+        for rows in with_head(page, "Total energy per 1,000 images, idle included"):
+            for row in rows:
+                assert "J measured" in row["Total energy per 1,000 images, idle included"]
+        (parts,) = with_head(page, "Part", "Energy (low to high)")
+        assert "J measured" in parts[0]["Energy (low to high)"]
+    tags = {each["class"] for tag, each in render_html(files).elements if each.get("class", "").startswith("tag ")}
+    assert {"tag measured", "tag modelled"} <= tags
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("measured:rapl", "measured"),
+        ("measured:rapl+measured:nvml", "measured"),
+        ("modelled:cpu-seconds@1", "modelled"),
+        ("modelled:cpu-seconds@1+measured:nvml", "modelled"),
+        ("user", "given"),
+    ],
+)
+def test_kinds_of_methods(method: str, kind: str) -> None:
+    assert figures.kind(method) == kind
+
+
+def test_accuracies_that_do_not_meet_are_said(write: Write) -> None:
+    result = workload("train")
+    worse = dataclasses.replace(result.arms[3], accuracy=(0.41, 0.4, 0.42))
+    page = render_html(write(make_body(dataclasses.replace(result, arms=(*result.arms[:3], worse)))))
+    assert "The accuracies differ, 41.0% against 55.4%" in page.text
+    assert "The accuracies differ" not in render_html(write(make_body())).text
+
+
+def test_a_failed_control_is_said(write: Write) -> None:
+    result = dataclasses.replace(workload(), control=Ratio(1.2, 1.1, 1.3, 5))
+    (rows,) = with_head(render_html(write(make_body(result))), "Workload")
+    assert rows[0]["Outcome"] == "does not hold 1: nothing is claimed"
+
+
+def test_an_audit_without_a_model(write: Write) -> None:
+    files = write(make_body(compression=None))
+    assert "No model was compressed." in render_html(files).text
+    assert "No model was compressed." in files.markdown.read_text("utf-8")
+    assert "Model files" not in printed(make_body(compression=None))
+
+
+def test_provenance_says_what_it_takes_to_repeat(report: ReportFiles) -> None:
+    for page in (render_html(report), render_markdown(report.markdown.read_text("utf-8"))):
+        assert "joulecache audit photos.tar --out 'my audit'" in page.text
+        assert "/opt/bin" not in page.text
+        said = {row["What"]: row["Value"] for rows in with_head(page, "What", "Value") for row in rows}
+        assert said["Seed"] == "7"
+        assert said["Every single run"] == "runs.jsonl, beside this report"
+        assert said["Threads"] == "2 CPUs; inside an op as TensorFlow chooses; between ops 4"
+        assert said["keras"] == "not installed"
+        assert said["Active energy (low to high)"] == "5.80 J modelled (2.32 to 12.8)"
+        (rows,) = with_head(page, "Central", "Source")
+        coefficients = json.loads(report.json.read_text("utf-8"))["provenance"]["meter"]["coefficients"]
+        assert {row["Name"]: (row["Central"], row["Source"]) for row in rows} == {
+            name: (f"{row['central']:g}", row["source"]) for name, row in coefficients.items()
+        }
+
+
+# Names of others ------------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    EVIL: EVIL,
+    "a|b": "a|b",
+    "`ls` and ``": "`ls` and ``",
+    "_under_ *star* **bold** ~~gone~~": "_under_ *star* **bold** ~~gone~~",
+    "[x](http://example.org)": "[x](http://example.org)",
+    "![x](http://example.org/x.png)": "![x](http://example.org/x.png)",
+    "&lt;b&gt; &amp; </style></script>": "&lt;b&gt; &amp; </style></script>",
+    "# head": "# head",
+    "back\\slash": "back\\slash",
+    "two\nlines\ttab": "two\\nlines\\ttab",
+    "\x1b[31mred\x07": "\\x1b[31mred\\x07",
+    "turned\u202egnp": "turned\\u202egnp",
+    "half\udcff": "half\\udcff",
+    "Größe 猫 \u200d🐱": "Größe 猫 \u200d🐱",
+    "{{ 7 * 7 }} {% raw %}": "{{ 7 * 7 }} {% raw %}",
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """A report whose every text from outside holds every hostile name."""
+    result = workload()
+    everything = " ; ".join(HOSTILE)
+    arms = (*result.arms, arm(everything, 700.0, blocks=5, learned=False))
+    compared = (*result.comparisons, dataclasses.replace(result.comparisons[0], other=everything, why=everything))
+    model = json.loads(json.dumps(compression().to_json()))
+    model["variants"][1]["name"] = everything
+    model["widths"] = {everything: [4, 2]}
+    provenance = make_audit().provenance
+    meter = {**provenance["meter"], "notes": [everything], "cpu": everything}
+    body = make_body(
+        dataclasses.replace(result, arms=arms, comparisons=compared),
+        source=everything,
+        chain=everything,
+        class_names=tuple(HOSTILE),
+        left_out={everything: everything},
+        pixel_difference={everything: 0.0},
+        compression=model,
+        provenance={**provenance, "command": ["joulecache", everything], "model": everything, "meter": meter},
+    )
+    return write_report(body, tmp_path_factory.mktemp("hostile"))
+
+
+OURS = {
+    *("html", "head", "meta", "link", "title", "style", "body", "header", "main", "section", "footer", "h1", "h2", "p"),
+    *("ul", "li", "dl", "dt", "dd", "div", "span", "strong", "small", "code", "pre"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td", "figure", "figcaption"),
+    *("svg", "desc", "defs", "g", "path", "use", "text", "tspan", "clippath", "rect"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_names_show_as_text(hostile: ReportFiles, name: str) -> None:
+    shown = " ".join(HOSTILE[name].split())
+    html, markdown = render_html(hostile), render_markdown(hostile.markdown.read_text("utf-8"))
+    assert html.text.count(shown) >= 10
+    assert markdown.text.count(shown) >= 10
+
+
+def test_names_make_no_elements(hostile: ReportFiles) -> None:
+    for tag, attributes in render_html(hostile).elements:
+        assert tag in OURS
+        assert not [name for name in attributes if name.startswith("on")]
+    made = {tag for tag, _ in render_markdown(hostile.markdown.read_text("utf-8")).elements}
+    assert made <= OURS | {"h3"}
+
+
+def test_names_leave_tables_whole(hostile: ReportFiles) -> None:
+    tables = render_html(hostile).tables
+    assert tables == render_markdown(hostile.markdown.read_text("utf-8")).tables
+    assert all(len(row) == len(table[0]) for table in tables for row in table)
+
+
+def test_names_do_nothing_to_a_terminal(hostile: ReportFiles) -> None:
+    out = printed(json.loads(hostile.json.read_text("utf-8")))
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+@given(st.text())
+def test_markdown_shows_any_text_as_it_is(text: str) -> None:
+    shown = figures.visible(text)
+    page = render_markdown(f"| a |\n| --- |\n| x {escape(shown)} x |\n")
+    assert page.tables[0][1] == [" ".join(f"x {shown} x".split())]
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def test_html_loads_nothing(hostile: ReportFiles, report: ReportFiles) -> None:
+    for files in (hostile, report):
+        for tag, attributes in render_html(files).elements:
+            assert tag not in {"script", "iframe", "object", "embed", "base", "form"}
+            for name, value in attributes.items():
+                if name in {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}:
+                    assert value.startswith(("#", "data:")), f"{tag} {name}={value}"
+                if name == "style" or name == "clip-path":
+                    assert re.findall(r"url\((?!#)", value) == []
+        style = files.html.read_text("utf-8").partition("<style>")[2].partition("</style>")[0]
+        assert "url(" not in style
+        assert "@import" not in style
+    policy = [each for _, each in render_html(report).elements if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def test_every_chart_is_told_in_words(report: ReportFiles) -> None:
+    text = report.html.read_text("utf-8")
+    page = Page(text)
+    charts = [attributes for tag, attributes in page.elements if tag == "svg"]
+    assert len(charts) == 2 * 4 + 1
+    for chart in charts:
+        assert chart["role"] == "img"
+        for reference in chart["aria-labelledby"].split():
+            (words,) = re.findall(rf'<(?:title|desc) id="{reference}">([^<]+)<', text)
+            assert len(words) > 10
+    bars = re.findall(r"<desc [^>]*>(Bars: [^<]+)<", text)[0]
+    for name, cpu_us in CPU_US.items():
+        assert f"{name} {figures.joules_range(dataclasses.asdict(joules(cpu_us * 0.0031)), 3.4)}" in bars
+
+
+def test_ids_are_unique_and_references_hit(report: ReportFiles) -> None:
+    page = render_html(report)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    used = [each["href"][1:] for tag, each in page.elements if tag == "use"]
+    used += re.findall(r"url\(#([^)]+)\)", report.html.read_text("utf-8"))
+    assert used
+    assert set(used) <= set(ids)
+
+
+def test_charts_take_the_colours_of_the_page(report: ReportFiles) -> None:
+    text = report.html.read_text("utf-8")
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    light, dark = style.partition("@media (prefers-color-scheme: dark)")[::2]
+    for variable in set(re.findall(r"var\((--[\w-]+)", text)):
+        assert f"{variable}: #" in light
+        assert f"{variable}: #" in dark
+    drawn = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    assert re.findall(r"(?:fill|stroke): #[0-9a-f]+", drawn) == []
+
+
+def test_the_crossing_gets_its_own_chart_where_it_is_small(write: Write) -> None:
+    text = write(make_body()).html.read_text("utf-8")
+    assert text.count(">The first epochs") > 0
+    assert "1.53 epochs (1.49 to 2.17)" in re.findall(r"<desc [^>]*>(Lines [^<]+)<", text)[0]
+    result = workload()
+    late = tuple(dataclasses.replace(each, break_even=BreakEven(20.0, 18.0, 25.0)) for each in result.comparisons)
+    text = write(make_body(dataclasses.replace(result, comparisons=late))).html.read_text("utf-8")
+    assert text.count(">The first epochs") == 0
+
+
+# The terminal ---------------------------------------------------------------------------------------------------------
+
+
+def extreme() -> Body:
+    """A body whose figures are as wide as they come."""
+    result = workload("train")
+    arms = tuple(
+        dataclasses.replace(
+            each,
+            cpu_us_per_image=1.234e6,
+            images_per_s=0.8123,
+            active_j_per_1000=Joules(12345.0, 4567.0, 98765.0),
+            one_time=Joules(123456.0, 1.0, 999999.0),
+            finding="no difference shown",
+        )
+        for each in result.arms
+    )
+    return make_body(dataclasses.replace(result, arms=arms))
+
+
+@pytest.mark.parametrize("make", [make_body, extreme])
+def test_a_piped_terminal_gets_everything_in_80_columns(make: Callable[[], Body]) -> None:
+    out = printed(make())
+    lines = out.splitlines()
+    assert "\x1b" not in out
+    assert "…" not in out
+    assert max(map(len, lines)) <= 80
+    for result in make()["workloads"]:
+        table = out.partition(f"{'Training' if result['workload'] == 'train' else 'The input alone'}, 5 blocks")[2]
+        for each in result["arms"]:
+            (row,) = (
+                line for line in table.partition("control, naive")[0].splitlines() if line.startswith(each["name"])
+            )
+            assert figures.number(each["cpu_us_per_image"]) in row
+            assert figures.number(each["images_per_s"]) in row
+    for variant in compression().variants:
+        assert any(line.startswith(variant.name) for line in lines)
+
+
+def test_the_terminal_has_the_figures_of_the_json() -> None:
+    out = printed(make_body())
+    table = out.partition("The input alone, 5 blocks, energy modelled")[2].splitlines()
+    at = next(place for place, line in enumerate(table) if line.startswith("tuned"))
+    assert table[at].split() == ["tuned", "1,012", "3.14", "1,186", "0.917", "0", "J", "saves"]
+    assert table[at + 1].split() == ["1.21-6.79", "0.871-0.963"]
+    assert "vs naive: saves; paid back after 1.53 epochs (1.49 to 2.17)" in out
+    assert "control, naive against itself: 1.003 (0.983 to 1.023)" in out
+
+
+def test_a_terminal_gets_colours() -> None:
+    out = io.StringIO()
+    print_verdict(make_body(), Console(file=out, width=80, force_terminal=True, color_system="standard"))
+    assert "\x1b[" in out.getvalue()
+
+
+def test_compression_table_stands_alone() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(compression_table(compression().to_json()))
+    row = next(line for line in out.getvalue().splitlines() if line.startswith("pruned-int8"))
+    assert row.split() == ["pruned-int8", "42,552", "1.70", "M", "170", "kB", "59.3%", "0.186", "0.539"]

@@ -1,0 +1,415 @@
+"""Shards: what is written can be read back, by our code and by pyarrow and TensorFlow alone, and damage is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from joulecache.pipelines.shards import (
+    FORMATS,
+    PAGE,
+    SPLITS,
+    DataFile,
+    Format,
+    Rows,
+    ShardName,
+    is_data_file,
+    map_images,
+    parse_shard_name,
+    read_encoded,
+    write_named,
+    write_shard,
+)
+
+COLOUR, GREY = (5, 7, 3), (6, 4, 1)
+
+MakeRows = Callable[[int], Rows]
+
+every_format = pytest.mark.parametrize("kind", FORMATS)
+words = st.integers(0, 2**64 - 1)
+int64s = st.integers(-(2**63), 2**63 - 1)
+# Some take one byte a character and some four, and the longest has 4000 bytes.
+keys = st.builds(
+    lambda character, length: character * max(1, length // len(character.encode())),
+    st.sampled_from("aé中🐕"),
+    st.integers(1, 4000),
+)
+
+
+def pixels(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
+
+
+def raw_rows(count: int, shape: tuple[int, int, int] = COLOUR) -> Rows:
+    return with_images(pixels(count, shape))
+
+
+def encoded_rows(count: int) -> Rows:
+    return with_images([b"\xffimage" * (1 + row * 7) for row in range(count)])
+
+
+def with_images(images: NDArray[np.uint8] | list[bytes]) -> Rows:
+    count = len(images)
+    names = [f"dog/été {row:03d}.jpg" for row in range(count)]
+    hashes = np.random.default_rng(1).integers(0, 2**64, count, np.uint64, endpoint=False)
+    return Rows(images, np.arange(count) % 5, names, hashes)
+
+
+def write(folder: Path, kind: Format, rows: Rows) -> DataFile:
+    return write_shard(folder, ShardName("train", 2, 3, 16, "", kind), rows)
+
+
+def parsed(path: Path) -> list[dict[str, object]]:
+    """The records of a TFRecord shard, as someone reads them who has only TensorFlow."""
+    features = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+        "key": tf.io.FixedLenFeature([], tf.string),
+        "key_hash": tf.io.FixedLenFeature([], tf.int64),
+    }
+    records = tf.data.TFRecordDataset(str(path)).map(lambda record: tf.io.parse_example(record, features))
+    return list(records.as_numpy_iterator())
+
+
+def table(path: Path) -> pa.Table:
+    with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+        return reader.read_all()
+
+
+# ------------------------------------------------------------------------------------------ round trips
+
+
+@every_format
+@pytest.mark.parametrize("shape", [COLOUR, GREY])
+@pytest.mark.parametrize("count", [1, 37])
+def test_raw_images_are_mapped_as_they_were_written(
+    tmp_path: Path, kind: Format, shape: tuple[int, int, int], count: int
+) -> None:
+    rows = raw_rows(count, shape)
+    file = write(tmp_path, kind, rows)
+    np.testing.assert_array_equal(map_images(tmp_path / file.name, file, shape), rows.images)
+
+
+@every_format
+@pytest.mark.parametrize("count", [1, 37])
+def test_encoded_images_are_read_as_they_were_written(tmp_path: Path, kind: Format, count: int) -> None:
+    rows = encoded_rows(count)
+    file = write(tmp_path, kind, rows)
+    assert [bytes(image) for image in read_encoded(tmp_path / file.name, file)] == rows.images
+    assert (file.image_offset, file.image_stride) == (None, None)
+
+
+@every_format
+def test_an_entry_says_what_the_file_holds(tmp_path: Path, kind: Format) -> None:
+    file = write(tmp_path, kind, raw_rows(3))
+    data = (tmp_path / file.name).read_bytes()
+    assert file.sha256 == hashlib.sha256(data).hexdigest()
+    assert (file.records, file.bytes) == (3, len(data))
+    assert file.name == f"train-v2-00003-of-00016-{file.sha256[:8]}.{kind}"
+
+
+@every_format
+@pytest.mark.parametrize("make", [raw_rows, encoded_rows])
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path, kind: Format, make: MakeRows) -> None:
+    assert write(tmp_path, kind, make(9)) == write(tmp_path, kind, make(9))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@every_format
+def test_other_rows_give_another_name(tmp_path: Path, kind: Format) -> None:
+    rows = raw_rows(4)
+    labelled = replace(rows, labels=rows.labels + 1)
+    assert write(tmp_path, kind, rows).name != write(tmp_path, kind, labelled).name
+
+
+# ------------------------------------------------------------------------------------------ Arrow, with pyarrow alone
+
+
+@given(st.lists(st.tuples(keys, int64s, words), min_size=1, max_size=6), st.sampled_from([COLOUR, GREY, (1, 1, 1)]))
+@settings(max_examples=40, deadline=None)
+def test_arrow_images_start_on_a_page_whatever_the_rows(
+    records: list[tuple[str, int, int]], shape: tuple[int, int, int]
+) -> None:
+    rows = Rows(
+        pixels(len(records), shape),
+        np.array([label for _, label, _ in records], np.int64),
+        [key for key, _, _ in records],
+        np.array([word for _, _, word in records], np.uint64),
+    )
+    with TemporaryDirectory() as folder:
+        file = write(Path(folder), "arrow", rows)
+        assert file.image_offset is not None
+        assert file.image_offset % PAGE == 0
+        np.testing.assert_array_equal(map_images(Path(folder, file.name), file, shape), rows.images)
+        read = table(Path(folder, file.name))
+    assert read["key"].to_pylist() == rows.keys
+    assert read["label"].to_pylist() == rows.labels.tolist()
+    assert read["key_hash"].to_pylist() == rows.key_hashes.tolist()
+
+
+def test_pyarrow_alone_reads_raw_images_as_tensors(tmp_path: Path) -> None:
+    rows = raw_rows(5)
+    file = write(tmp_path, "arrow", rows)
+    image = table(tmp_path / file.name)["image"].combine_chunks()
+    assert image.type.extension_name == "arrow.fixed_shape_tensor"
+    np.testing.assert_array_equal(image.to_numpy_ndarray(), rows.images)
+
+
+def test_an_arrow_shard_is_one_uncompressed_batch(tmp_path: Path) -> None:
+    file = write(tmp_path, "arrow", raw_rows(50, (64, 64, 3)))
+    before = pa.total_allocated_bytes()
+    with pa.ipc.open_file(pa.memory_map(str(tmp_path / file.name))) as reader:
+        assert reader.num_record_batches == 1
+        batch = reader.get_batch(0)
+        assert pa.total_allocated_bytes() - before < 4096  # what is compressed would be inflated here
+    assert batch.num_rows == 50
+
+
+def test_an_arrow_shard_has_the_promised_columns(tmp_path: Path) -> None:
+    raw, encoded = (table(tmp_path / write(tmp_path, "arrow", rows).name) for rows in (raw_rows(2), encoded_rows(2)))
+    for read in (raw, encoded):
+        assert read.schema.names == ["image", "label", "key", "key_hash"]
+        assert read.schema.types[1:] == [pa.int64(), pa.string(), pa.uint64()]
+    assert encoded.schema.types[0] == pa.binary()
+
+
+# ------------------------------------------------------------------------------------------ TFRecord, with TensorFlow alone
+
+
+@given(st.lists(st.tuples(keys, int64s, words), min_size=1, max_size=6), st.sampled_from([COLOUR, GREY, (1, 1, 1)]))
+@settings(max_examples=40, deadline=None)
+def test_raw_tfrecords_are_of_one_size_whatever_the_rows(
+    records: list[tuple[str, int, int]], shape: tuple[int, int, int]
+) -> None:
+    rows = Rows(
+        pixels(len(records), shape),
+        np.array([label for _, label, _ in records], np.int64),
+        [key for key, _, _ in records],
+        np.array([word for _, _, word in records], np.uint64),
+    )
+    with TemporaryDirectory() as folder:
+        file = write(Path(folder), "tfrecord", rows)
+        path = Path(folder, file.name)
+        sizes = {len(record.numpy()) for record in tf.data.TFRecordDataset(str(path))}
+        np.testing.assert_array_equal(map_images(path, file, shape), rows.images)
+        read = parsed(path)
+    assert sizes == {file.bytes // len(rows) - 16}  # 16: the length and the two checksums
+    assert [record["key"] for record in read] == [key.encode() for key in rows.keys]
+    assert [record["label"] for record in read] == rows.labels.tolist()
+    assert np.array([record["key_hash"] for record in read], np.int64).view(np.uint64).tolist() == list(rows.key_hashes)
+
+
+@pytest.mark.parametrize("rows", [raw_rows(7), encoded_rows(7)], ids=["raw", "encoded"])
+def test_tensorflow_alone_reads_a_tfrecord_shard(tmp_path: Path, rows: Rows) -> None:
+    read = parsed(tmp_path / write(tmp_path, "tfrecord", rows).name)
+    images = [image.tobytes() if isinstance(image, np.ndarray) else image for image in rows.images]
+    assert [record["image"] for record in read] == images
+    assert [record["label"] for record in read] == rows.labels.tolist()
+
+
+# ------------------------------------------------------------------------------------------ names
+
+
+names = st.builds(
+    ShardName,
+    st.sampled_from(SPLITS),
+    st.integers(0, 999_999),
+    st.integers(0, 99_999_999),
+    st.integers(0, 99_999_999),
+    st.integers(0, 2**32 - 1).map("{:08x}".format),
+    st.sampled_from(FORMATS),
+)
+
+
+@given(names)
+def test_a_shard_name_is_read_as_it_was_spelled(name: ShardName) -> None:
+    assert parse_shard_name(str(name)) == name
+
+
+@given(names, st.data())
+def test_a_name_that_is_ours_is_spelled_in_one_way(name: ShardName, data: st.DataObject) -> None:
+    text = str(name)
+    at = data.draw(st.integers(0, len(text)))
+    changed = text[:at] + data.draw(st.text("0aZ-./\n٣", max_size=2)) + text[at + data.draw(st.integers(0, 1)) :]
+    read = parse_shard_name(changed)
+    assert read is None or str(read) == changed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train-v0-00003-of-00016-1a2b3c4d.arrow",
+        "val-v12-00000-of-100000-00000000.tfrecord",
+        "index-1a2b3c4d.arrow",
+        "rejected-00000000.jsonl",
+    ],
+)
+def test_a_data_file_is_known_by_its_name(name: str) -> None:
+    assert is_data_file(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "manifest.json",
+        "train.arrow",
+        "train-v0-1-of-1-1a2b3c4d.arrow",
+        "train-v0-00000-of-00001-zz.arrow",
+        "train-v0-00000-of-00001-1A2B3C4D.arrow",
+        "train-v00-00000-of-00001-1a2b3c4d.arrow",
+        "train-v0-000000-of-00001-1a2b3c4d.arrow",
+        "train-v0-00000-of-00001-1a2b3c4d.arrow.bak",
+        "train-v0-00000-of-00001-1a2b3c4d.arrow\n",
+        "train-v0-00000-of-00001-1a2b3c4d.parquet",
+        "test-v0-00000-of-00001-1a2b3c4d.arrow",
+        "../train-v0-00000-of-00001-1a2b3c4d.arrow",
+        "a/train-v0-00000-of-00001-1a2b3c4d.arrow",
+        "my train-v0-00000-of-00001-1a2b3c4d.arrow",
+        "train-v٣-00000-of-00001-1a2b3c4d.arrow",
+        "index.arrow",
+        "index-1a2b3c4.arrow",
+        "index-1a2b3c4d.tfrecord",
+        "../index-1a2b3c4d.arrow",
+        "index-1a2b3c4d.arrow\n",
+        "rejected-1a2b3c4d.json",
+        "../x",
+    ],
+)
+def test_any_other_name_is_not_ours(name: str) -> None:
+    assert not is_data_file(name)
+
+
+# ------------------------------------------------------------------------------------------ failures
+
+
+@every_format
+@pytest.mark.parametrize("make", [raw_rows, encoded_rows])
+def test_a_write_that_fails_leaves_no_file(tmp_path: Path, kind: Format, make: MakeRows) -> None:
+    unwritable = replace(make(3), keys=["first", "second", "\ud800"])
+    with pytest.raises(UnicodeEncodeError):
+        write(tmp_path, kind, unwritable)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    def succeed(path: Path) -> None:
+        path.write_bytes(b"old")
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half of the new")
+        raise OSError("the disk is full")
+
+    _, _, name = write_named(tmp_path, succeed, "kept-{}".format)
+    with pytest.raises(OSError, match="the disk is full"):
+        write_named(tmp_path, fail, lambda digest: name)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_tensorflows_own_failure_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^No such file or directory$"):
+        write(tmp_path / "nowhere", "tfrecord", raw_rows(1))
+
+
+small = st.integers(-3, 40)
+
+
+@given(small, small, st.integers(-1, 5), st.integers(0, 60))
+def test_images_are_mapped_only_where_all_of_them_lie_in_the_file(
+    offset: int, stride: int, records: int, size: int
+) -> None:
+    file = DataFile("shard", records, size, "", offset, stride)
+    starts = [offset + row * stride for row in range(records)]
+    fit = bool(starts) and stride >= 6 and all(0 <= start <= size - 6 for start in starts)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "shard")
+        path.write_bytes(bytes(range(size)))
+        if fit:
+            mapped = map_images(path, file, (2, 1, 3))
+            assert mapped.reshape(records, 6).tolist() == [list(range(start, start + 6)) for start in starts]
+        else:
+            with pytest.raises(ValueError, match="do not fit"):
+                map_images(path, file, (2, 1, 3))
+
+
+@every_format
+@pytest.mark.parametrize("change", [-1, 1, -(10**6)], ids=["cut", "grown", "empty"])
+def test_a_cut_or_grown_file_is_refused(tmp_path: Path, kind: Format, change: int) -> None:
+    for rows in (raw_rows(4), encoded_rows(4)):
+        file = write(tmp_path, kind, rows)
+        path = tmp_path / file.name
+        data = path.read_bytes()
+        path.write_bytes(data[:change] if change < 0 else data + bytes(change))
+        with pytest.raises(ValueError, match=f"manifest says {len(data)}.*rebuild"):
+            _ = read_encoded(path, file) if file.image_offset is None else map_images(path, file, COLOUR)
+
+
+@every_format
+def test_encoded_images_are_not_mapped_as_raw_ones(tmp_path: Path, kind: Format) -> None:
+    file = write(tmp_path, kind, encoded_rows(2))
+    with pytest.raises(ValueError, match="encoded images"):
+        map_images(tmp_path / file.name, file, COLOUR)
+
+
+@every_format
+def test_a_shard_with_other_than_its_listed_records_is_refused(tmp_path: Path, kind: Format) -> None:
+    file = write(tmp_path, kind, encoded_rows(4))
+    with pytest.raises(ValueError, match="holds 4 images, its manifest says 5"):
+        read_encoded(tmp_path / file.name, replace(file, records=5))
+
+
+@every_format
+def test_raw_rows_are_not_read_as_encoded_ones(tmp_path: Path, kind: Format) -> None:
+    file = write(tmp_path, kind, raw_rows(2))
+    if kind == "arrow":
+        with pytest.raises(ValueError, match="is damaged"):
+            read_encoded(tmp_path / file.name, file)
+    else:
+        assert len(read_encoded(tmp_path / file.name, file)) == 2
+
+
+@pytest.mark.parametrize("end", [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff"], ids=["far", "negative"])
+def test_an_arrow_offset_that_leaves_the_file_is_refused(tmp_path: Path, end: bytes) -> None:
+    rows = encoded_rows(4)
+    file = write(tmp_path, "arrow", rows)
+    path = tmp_path / file.name
+    starts = np.cumsum([0, *map(len, rows.images)]).astype(np.int32)
+    data = path.read_bytes()
+    assert data.count(starts.tobytes()) == 1
+    path.write_bytes(data.replace(starts.tobytes(), starts[:2].tobytes() + end + starts[3:].tobytes()))
+    with pytest.raises(ValueError, match=r"is damaged .*: rebuild the cache"):  # reading it would crash the interpreter
+        read_encoded(path, file)
+
+
+@cache
+def encoded_shard(kind: Format) -> tuple[DataFile, bytes]:
+    with TemporaryDirectory() as folder:
+        file = write(Path(folder), kind, encoded_rows(3))
+        return file, Path(folder, file.name).read_bytes()
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_encoded_shard_is_refused_or_gives_bytes(data: st.DataObject) -> None:
+    file, whole = encoded_shard(data.draw(st.sampled_from(FORMATS)))
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]))
+    with TemporaryDirectory() as folder, suppress(ValueError):
+        path = Path(folder, file.name)
+        path.write_bytes(damaged)
+        images = [bytes(image) for image in read_encoded(path, file)]
+        assert len(images) == file.records

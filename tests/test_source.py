@@ -1,0 +1,605 @@
+"""Sources: what counts as an image, its key and its label, and how each kind of source refuses."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from joulecache.pipelines.source import (
+    IMAGE_SUFFIXES,
+    SYNTHETIC_CLASSES,
+    Record,
+    Source,
+    SourceError,
+    open_source,
+    synthetic_photo,
+)
+
+MakeSource = Callable[[Mapping[str, bytes]], Path]
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CIFAR10, DOGS_CATS = SHARED / "cifar10" / "test.parquet", SHARED / "dogs_cats.tar"
+
+
+def records(source: Source) -> list[Record]:
+    return [record for unit in source.units for record in unit.read()]
+
+
+def labels(source: Source) -> dict[str, str]:
+    """Return {key: class name}."""
+    return {record.key: source.class_names[record.label] for record in records(source)}
+
+
+# What all kinds share: class folders
+
+
+LAYOUTS = [
+    pytest.param({"cat/1.jpg": "cat", "dog/1.jpg": "dog"}, id="class folders"),
+    pytest.param({"b/1.jpg": "b", "a/1.jpg": "a", "B/1.jpg": "B"}, id="classes in the order of bytes"),
+    pytest.param({"cat/tabby/1.jpg": "cat", "cat/2.jpg": "cat", "dog/3.jpg": "dog"}, id="folders below classes"),
+    pytest.param({"set/v1/cat/1.jpg": "cat", "set/v1/dog/1.jpg": "dog"}, id="common folders above classes"),
+    pytest.param({"cat/1.jpg": "cat", "cat/2.jpg": "cat"}, id="one class"),
+    pytest.param({"1.jpg": "all", "2.png": "all"}, id="flat"),
+    pytest.param({"Kätzchen/ü ö.JPG": "Kätzchen", "犬/a#b?.jpeg": "犬"}, id="names of any script"),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_class_is_the_first_folder_that_differs(
+    layout: dict[str, str], make_folder: MakeSource, make_tar: MakeSource
+) -> None:
+    files = {name: name.encode() for name in layout}
+    for path in (make_folder(files), make_tar(files)):
+        source = open_source(path)
+        assert source.class_names == tuple(sorted(set(layout.values())))
+        assert labels(source) == layout
+        assert {record.key: record.data for record in records(source)} == files
+        assert source.records == len(layout)
+
+
+def test_loose_images_beside_class_folders_are_refused(make_folder: MakeSource, make_tar: MakeSource) -> None:
+    files = {"cat/1.jpg": b"", "dog/1.jpg": b"", "stray.jpg": b""}
+    for make in (make_folder, make_tar):
+        with pytest.raises(
+            SourceError, match=r"^'stray.jpg' lies beside class folders: move it into one of \['cat', 'dog'\]$"
+        ):
+            open_source(make(files))
+
+
+def test_sidecars_are_skipped_and_counted(make_folder: MakeSource, make_tar: MakeSource) -> None:
+    names = ("cat/1.jpg", "cat/1.txt", "dog/2.TXT", "README", "labels.json", "cat/.DS_Store", "cat/._1.jpg")
+    files = dict.fromkeys(names, b"")
+    for make in (make_folder, make_tar):
+        source = open_source(make(files))
+        assert [unit.name for unit in source.units] == ["cat/1.jpg"]
+        assert source.skipped == Counter({".txt": 2, "README": 1, ".json": 1, ".DS_Store": 1, ".jpg": 1})
+
+
+def test_hidden_folders_hold_no_classes(make_folder: MakeSource, make_tar: MakeSource) -> None:
+    files = {"cat/1.jpg": b"", "dog/1.jpg": b"", ".thumbnails/1.jpg": b"", "cat/.old/2.jpg": b""}
+    for make in (make_folder, make_tar):
+        source = open_source(make(files))
+        assert source.class_names == ("cat", "dog")
+        assert source.records == 2
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_suffixes_of_images_count_in_any_case(suffix: str, make_folder: MakeSource) -> None:
+    assert open_source(make_folder({f"a{suffix}": b"", f"b{suffix.upper()}": b""})).records == 2
+
+
+@pytest.mark.parametrize("files", [{"notes.txt": b"", "cat/.1.jpg": b""}, {}])
+def test_a_source_without_images_is_refused(
+    files: dict[str, bytes], make_folder: MakeSource, make_tar: MakeSource, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for make in (make_folder, make_tar):
+        with pytest.raises(
+            SourceError, match=rf"holds no image \({len(files)} other files\): images end in \.avif, \.bmp"
+        ):
+            open_source(make(files))
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        (
+            "/nowhere/photos",
+            "no source at '/nowhere/photos': give a folder of images, a .tar, a .parquet or synthetic:N",
+        ),
+        ("synthetic", "no source at 'synthetic': give a folder of images, a .tar, a .parquet or synthetic:N"),
+    ],
+)
+def test_a_missing_source_is_refused_with_what_there_could_be(location: str, message: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source(location)
+    assert str(caught.value) == message
+
+
+def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"no tar")
+    with pytest.raises(
+        SourceError, match=r"photo\.jpg' is a file but no source: give a folder of images, an uncompressed \.tar"
+    ):
+        open_source(path)
+
+
+# Limit
+
+
+@pytest.mark.parametrize("limit", [0, -1, True])
+def test_a_limit_below_1_is_refused(limit: int) -> None:
+    with pytest.raises(SourceError, match=f"^limit must be at least 1, got {limit}$"):
+        open_source("synthetic:4", limit=limit)
+
+
+def test_a_limit_takes_the_same_share_of_every_class(make_folder: MakeSource, make_tar: MakeSource) -> None:
+    files = {f"{kind}/{number:03d}.jpg": b"" for kind in ("cat", "dog", "emu") for number in range(40)} | {
+        "fox/1.jpg": b""
+    }
+    for make in (make_folder, make_tar):
+        source = open_source(make(files), limit=31)
+        assert Counter(labels(source).values()) == Counter(cat=10, dog=10, emu=10, fox=1)
+        assert source.class_names == ("cat", "dog", "emu", "fox")
+        assert [unit.name for unit in source.units] == sorted(unit.name for unit in source.units)
+
+
+def test_a_larger_limit_adds_to_what_a_smaller_one_took(make_folder: MakeSource) -> None:
+    path = make_folder({f"{kind}/{number:03d}.jpg": b"" for kind in ("cat", "dog") for number in range(40)})
+    taken = [{unit.name for unit in open_source(path, limit=limit).units} for limit in (10, 20, 79, 80, 1000)]
+    assert [len(names) for names in taken] == [10, 20, 79, 80, 80]
+    assert taken[0] < taken[1] < taken[2] < taken[3]
+
+
+def test_a_limit_takes_no_run_of_neighbours(make_folder: MakeSource) -> None:
+    path = make_folder({f"{number:03d}.jpg": b"" for number in range(100)})
+    numbers = [int(unit.name[:3]) for unit in open_source(path, limit=20).units]
+    assert min(numbers) < 20
+    assert max(numbers) >= 80
+
+
+# Units
+
+
+def test_units_come_in_one_order_whatever_the_file_systems(
+    make_folder: MakeSource, make_tar: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["b/2.jpg", "a/10.jpg", "b/1.jpg", "a/9.jpg"]
+    files = dict.fromkeys(names, b"")
+    tar, folder = open_source(make_tar(files)), open_source(make_folder(files))
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda *args, **options: list(walk(*args, **options))[::-1])
+    for source in (tar, folder, open_source(folder.location)):
+        assert [unit.name for unit in source.units] == sorted(names)
+
+
+@pytest.fixture(params=["folder", "tar", "parquet", "synthetic"])
+def source(request: pytest.FixtureRequest, make_folder: MakeSource, make_tar: MakeSource, tmp_path: Path) -> Source:
+    files = {
+        f"{kind}/{number}.jpg": f"{kind} {number}".encode() * number for kind in ("cat", "dog") for number in range(4)
+    }
+    match request.param:
+        case "folder":
+            return open_source(make_folder(files))
+        case "tar":
+            return open_source(make_tar(files))
+        case "parquet":
+            return open_source(make_parquet(tmp_path, list(files.values()), [0, 1] * 4, row_group_size=3))
+        case _:
+            return open_source("synthetic:8")
+
+
+def test_units_read_the_same_in_any_order_and_after_a_journey(source: Source) -> None:
+    straight = {record.key: record for record in records(source)}
+    units = list(source.units) * 2
+    random.Random(0).shuffle(units)
+    for unit in units:
+        for record in pickle.loads(pickle.dumps(unit)).read():  # noqa: S301 - as Beam does
+            assert record == straight[record.key]
+    assert len(straight) == source.records == 8
+
+
+def test_units_say_what_they_hold_without_reading_it(source: Source) -> None:
+    for unit in source.units:
+        read = list(unit.read())
+        assert list(unit.record_keys()) == [record.key for record in read]
+        assert unit.count == len(read)
+        assert {record.mtime_ns for record in read} == {unit.mtime_ns}
+
+
+def test_labels_point_to_class_names(source: Source) -> None:
+    assert {record.label for record in records(source)} <= set(range(len(source.class_names)))
+
+
+def test_a_unit_reads_from_anywhere(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = records(source)
+    monkeypatch.chdir(tmp_path.parent)
+    assert records(source) == here
+
+
+def test_a_relative_location_still_reads_from_anywhere(
+    make_folder: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder({"1.jpg": b"one"})
+    monkeypatch.chdir(tmp_path)
+    source = open_source("folder")
+    monkeypatch.chdir("/")
+    assert [record.data for record in records(source)] == [b"one"]
+
+
+def test_the_time_of_change_is_that_of_the_file(make_folder: MakeSource, make_tar: MakeSource) -> None:
+    folder, tar = make_folder({"1.jpg": b""}), make_tar({"1.jpg": b""})
+    os.utime(folder / "1.jpg", ns=(1, 123_456_789))
+    os.utime(tar, ns=(1, 987_654_321))
+    assert [unit.mtime_ns for unit in open_source(folder).units] == [123_456_789]
+    assert [unit.mtime_ns for unit in open_source(tar).units] == [987_654_321]
+
+
+def test_a_file_that_went_away_is_an_os_error(make_folder: MakeSource) -> None:
+    path = make_folder({"1.jpg": b""})
+    [unit] = open_source(path).units
+    (path / "1.jpg").unlink()
+    with pytest.raises(FileNotFoundError):
+        list(unit.read())
+
+
+# Folders
+
+
+def test_links_to_files_are_followed_and_what_is_no_file_is_counted(make_folder: MakeSource, tmp_path: Path) -> None:
+    root = make_folder({"cat/1.jpg": b"one"})
+    (tmp_path / "elsewhere.jpg").write_bytes(b"two")
+    (root / "cat" / "2.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    (root / "cat" / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(root / "cat" / "pipe.jpg")
+    source = open_source(root)
+    assert {record.key: record.data for record in records(source)} == {"cat/1.jpg": b"one", "cat/2.jpg": b"two"}
+    assert source.skipped == Counter({"(no regular file)": 2})
+
+
+def test_links_to_folders_are_counted_and_not_followed(make_folder: MakeSource) -> None:
+    root = make_folder({"cat/1.jpg": b"one"})
+    (root / "cat" / "loop").symlink_to(root)
+    source = open_source(root)
+    assert source.records == 1
+    assert source.skipped == Counter({"(link to a folder)": 1})
+
+
+def test_a_link_to_the_source_itself_is_followed(make_folder: MakeSource, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(make_folder({"cat/1.jpg": b"one"}))
+    assert labels(open_source(tmp_path / "link")) == {"cat/1.jpg": "cat"}
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(make_folder: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder({"cat/1.jpg": b"", "dog/1.jpg": b""})
+    list_folder = os.scandir
+
+    def closed(path: Any) -> Any:  # root may read every folder, so that its rights cannot be taken away
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(
+        SourceError, match=r"^cannot list '.*/dog' \(Permission denied\): make it readable, or move it away$"
+    ):
+        open_source(root)
+
+
+def test_names_that_are_not_utf8_are_refused_one_by_one(make_folder: MakeSource) -> None:
+    root = make_folder({"cat/1.jpg": b"one"})
+    with open(os.fsencode(root) + b"/cat/caf\xe9.jpg", "wb") as file:
+        file.write(b"two")
+    source = open_source(root)
+    assert source.refused == (("cat/caf\\xe9.jpg", "the name is not UTF-8"),)
+    assert labels(source) == {"cat/1.jpg": "cat"}
+
+
+# Tar
+
+
+def add(tar: tarfile.TarFile, name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", link: str = "") -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.size, member.linkname = kind, len(data), link
+    tar.addfile(member, io.BytesIO(data))
+
+
+def test_members_that_are_no_plain_files_inside_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "./cat", tarfile.DIRTYPE)
+        add(tar, "./cat/1.jpg", data=b"one")
+        add(tar, "cat/soft.jpg", tarfile.SYMTYPE, link="/etc/passwd")
+        add(tar, "cat/hard.jpg", tarfile.LNKTYPE, link="cat/1.jpg")
+        add(tar, "cat/device.jpg", tarfile.CHRTYPE)
+        add(tar, "../out.jpg", data=b"out")
+        add(tar, "cat/../../out.jpg", data=b"out")
+        add(tar, "/etc/root.jpg", data=b"out")
+    source = open_source(path)
+    assert {record.key: record.data for record in records(source)} == {"cat/1.jpg": b"one"}
+    assert dict(source.refused) == {
+        "cat/soft.jpg": "a link, device or sparse file, not a plain one",
+        "cat/hard.jpg": "a link, device or sparse file, not a plain one",
+        "cat/device.jpg": "a link, device or sparse file, not a plain one",
+        "../out.jpg": "the name leaves the archive",
+        "cat/../../out.jpg": "the name leaves the archive",
+        "/etc/root.jpg": "the name leaves the archive",
+    }
+
+
+def test_a_sparse_member_is_refused_since_its_bytes_lie_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        add(tar, "1.jpg", data=b"one")
+        member = tarfile.TarInfo("2.bmp")
+        member.size = 3
+        member.pax_headers = {"GNU.sparse.map": "4096,3", "GNU.sparse.size": "8192", "GNU.sparse.numblocks": "1"}
+        tar.addfile(member, io.BytesIO(b"two"))
+    source = open_source(path)
+    assert dict(source.refused) == {"2.bmp": "a link, device or sparse file, not a plain one"}
+    assert source.records == 1
+
+
+def test_members_with_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        add(tar, "1.jpg", data=b"one")
+        add(tar, "café.jpg", data=b"two")
+    assert open_source(path).refused == (("caf\\xe9.jpg", "the name is not UTF-8"),)
+
+
+def test_a_name_that_stands_twice_in_a_tar_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "cat/1.jpg", data=b"one")
+        add(tar, "./cat/1.jpg", data=b"two")
+    with pytest.raises(SourceError, match=r"photos\.tar' holds 'cat/1\.jpg' twice: a key must be unique$"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path, mode: Any) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, mode) as tar:
+        add(tar, "cat/1.jpg", data=b"one")
+    with pytest.raises(
+        SourceError, match=r"^cannot read '.*photos\.tar' as an uncompressed tar \(.*\): decompress it if it is"
+    ):
+        open_source(path)
+
+
+def test_a_compressed_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "photo.gz"
+    path.write_bytes(gzip.compress(b"photo"))
+    with pytest.raises(SourceError, match="is a file but no source"):
+        open_source(path)
+
+
+def test_a_tar_cut_short_anywhere_is_refused(make_tar: MakeSource, tmp_path: Path) -> None:
+    whole = make_tar({f"cat/{number}.jpg": bytes([number]) * 700 for number in range(3)}).read_bytes()
+    path, members_end = tmp_path / "short.tar", 3 * (512 + 1024)
+    for size in (*range(100, members_end + 1, 100), *range(512, members_end + 1, 512)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(SourceError, match=r"copy it again if it is cut short$|is a file but no source"):
+            open_source(path)
+
+
+def test_a_tar_with_a_damaged_header_is_refused(make_tar: MakeSource) -> None:
+    path = make_tar({f"{number}.jpg": b"photo" for number in range(3)})
+    damaged = bytearray(path.read_bytes())
+    damaged[1024 + 150] ^= 1  # the checksum of the second header
+    path.write_bytes(damaged)
+    with pytest.raises(SourceError, match="no end mark where its members end"):
+        open_source(path)
+
+
+def test_a_tar_that_is_cut_short_after_it_was_listed_is_an_os_error(make_tar: MakeSource) -> None:
+    path = make_tar({"1.jpg": b"photo"})
+    [unit] = open_source(path).units
+    os.truncate(path, 514)
+    with pytest.raises(OSError, match=r"ended inside 1\.jpg: the tar is cut short"):
+        list(unit.read())
+
+
+# Parquet
+
+
+def make_parquet(
+    folder: Path,
+    images: list[bytes | None],
+    label: list[int | None],
+    *,
+    names: list[str] | None = None,
+    row_group_size: int = 100,
+) -> Path:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [None if data is None else {"bytes": data, "path": None} for data in images]
+    table = pa.table({"image": pa.array(rows, kind), "label": pa.array(label, pa.int64())})
+    if names is not None:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    path = folder / "photos.parquet"
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return path
+
+
+def test_parquet_rows_are_keyed_by_file_and_row(tmp_path: Path) -> None:
+    path = make_parquet(tmp_path, [b"a", b"b", b"c"], [1, 0, 1], names=["cat", "dog"], row_group_size=2)
+    source = open_source(path)
+    assert [unit.name for unit in source.units] == ["photos.parquet#0", "photos.parquet#1"]
+    assert labels(source) == {"photos.parquet#0": "dog", "photos.parquet#1": "cat", "photos.parquet#2": "dog"}
+    assert [record.data for record in records(source)] == [b"a", b"b", b"c"]
+
+
+def test_parquet_classes_without_names_are_their_numbers(tmp_path: Path) -> None:
+    assert open_source(make_parquet(tmp_path, [b"a"] * 3, [0, 3, 1])).class_names == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"huggingface": "{"}, {"huggingface": "[]"}, {"huggingface": '{"info": {}}'}])
+def test_other_metadata_is_ignored(tmp_path: Path, metadata: dict[str, str]) -> None:
+    path = make_parquet(tmp_path, [b"a"], [1])
+    pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+    assert open_source(path).class_names == ("0", "1")
+
+
+def test_a_limit_may_end_inside_a_row_group(tmp_path: Path) -> None:
+    path = make_parquet(tmp_path, [bytes([row]) for row in range(10)], [0, 1] * 5, row_group_size=4)
+    source = open_source(path, limit=6)
+    assert [unit.count for unit in source.units] == [4, 2]
+    assert source.records == 6
+    assert [record.key for record in records(source)] == [f"photos.parquet#{row}" for row in range(6)]
+    assert [record.data for record in records(source)] == [bytes([row]) for row in range(6)]
+
+
+def test_an_absent_image_is_empty_and_an_absent_label_no_class(tmp_path: Path) -> None:
+    read = records(open_source(make_parquet(tmp_path, [b"a", None, b"c"], [0, 1, None])))
+    assert [record.data for record in read] == [b"a", b"", b"c"]
+    assert [record.label for record in read] == [0, 1, -1]
+
+
+def test_a_label_too_large_for_a_class_makes_no_classes(tmp_path: Path) -> None:
+    source = open_source(make_parquet(tmp_path, [b"a", b"b"], [1, 2**40]))
+    assert source.class_names == ("0", "1")
+    assert [record.label for record in records(source)] == [1, 2**40]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": pa.array([{"bytes": b"a"}])},
+        {"label": pa.array([1])},
+        {"image": pa.array([b"a"]), "label": pa.array([1])},
+        {"image": pa.array([{"path": "a"}]), "label": pa.array([1])},
+        {"image": pa.array([{"bytes": "a"}]), "label": pa.array([1])},
+        {"image": pa.array([{"bytes": b"a"}]), "label": pa.array(["cat"])},
+    ],
+    ids=["no label", "no image", "plain bytes", "no bytes", "bytes are text", "label is text"],
+)
+def test_parquet_of_another_layout_is_refused_with_its_columns(tmp_path: Path, columns: dict[str, Any]) -> None:
+    path = tmp_path / "other.parquet"
+    pq.write_table(pa.table(columns), path)
+    expected = (
+        rf"has columns \[{', '.join(map(repr, columns))}\]: a Parquet source has `image: struct<bytes, path>` and an"
+    )
+    with pytest.raises(SourceError, match=expected):
+        open_source(path)
+
+
+def test_large_binary_images_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "large.parquet"
+    image = pa.array([{"bytes": b"a"}], pa.struct([("bytes", pa.large_binary())]))
+    pq.write_table(pa.table({"image": image, "label": pa.array([0], pa.uint8())}), path)
+    assert [record.data for record in records(open_source(path))] == [b"a"]
+
+
+def test_parquet_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"photos\.parquet' holds no rows$"):
+        open_source(make_parquet(tmp_path, [], []))
+
+
+def test_damaged_parquet_is_refused_or_its_rows_are_errors_to_catch(tmp_path: Path) -> None:
+    path = make_parquet(tmp_path, [b"photo"] * 20, [0, 1] * 10, row_group_size=7)
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(whole[: rng.choice([len(whole), rng.randrange(len(whole))])])
+        for _ in range(rng.randrange(3) if damaged else 0):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            source = open_source(path)
+        except SourceError:
+            refused += 1
+            continue
+        for unit in source.units:
+            try:
+                list(unit.read())
+            except (OSError, pa.ArrowInvalid):
+                refused += 1
+    assert refused > 50
+
+
+@pytest.mark.skipif(not CIFAR10.exists(), reason=f"needs {CIFAR10}")
+def test_cifar10_opens_with_its_class_names() -> None:
+    source = open_source(CIFAR10, limit=1000)
+    assert source.class_names[:3] == ("airplane", "automobile", "bird")
+    assert source.records == 1000
+    counts = Counter(labels(source).values())
+    assert set(counts.values()) == {100}
+
+
+@pytest.mark.skipif(not DOGS_CATS.exists(), reason=f"needs {DOGS_CATS}")
+def test_a_tar_of_real_photos_opens_and_reads() -> None:
+    source = open_source(DOGS_CATS, limit=20)
+    assert source.class_names == ("cat", "dog")
+    assert Counter(labels(source).values()) == Counter(cat=10, dog=10)
+    for record in records(source):
+        Image.open(io.BytesIO(record.data)).load()
+
+
+# Synthetic photos
+
+
+def test_synthetic_photos_are_named_like_files_in_class_folders() -> None:
+    source = open_source("synthetic:6")
+    assert source.class_names == SYNTHETIC_CLASSES == ("bar", "cross", "disc", "square")
+    assert [unit.name for unit in source.units][:2] == ["bar/00000000.jpg", "cross/00000001.jpg"]
+    assert labels(source)["cross/00000005.jpg"] == "cross"
+
+
+@pytest.mark.parametrize(
+    "count",
+    ["", "0", "-1", "1.5", "many", " 5", "1e3", "٣", "²", "100000001", "9" * 5000, "5x"],
+    ids=lambda text: text[:9],
+)
+def test_a_count_out_of_range_is_refused(count: str) -> None:
+    with pytest.raises(SourceError, match=r"^synthetic:N takes a count from 1 to 100000000, got 'synthetic:"):
+        open_source(f"synthetic:{count}")
+
+
+def test_a_limit_bounds_synthetic_photos() -> None:
+    assert Counter(record.label for record in records(open_source("synthetic:100", limit=6))) == Counter(
+        [0, 1, 2, 3, 0, 1]
+    )
+    assert open_source("synthetic:3", limit=6).records == 3
+
+
+def test_a_photo_is_the_same_whenever_it_is_drawn() -> None:
+    assert synthetic_photo(5) == synthetic_photo(5)
+    assert len({synthetic_photo(index) for index in range(8)}) == 8
+
+
+def test_photos_are_as_large_as_photos_and_cost_as_many_bytes() -> None:
+    for index in range(12):
+        data = synthetic_photo(index)
+        width, height = Image.open(io.BytesIO(data)).size
+        assert 476 <= width <= 524
+        assert 351 <= height <= 399
+        assert 20_000 <= len(data) <= 60_000
+
+
+def test_neighbouring_pixels_of_a_photo_are_alike_and_distant_ones_are_not() -> None:
+    for index in range(4):
+        grey = np.asarray(Image.open(io.BytesIO(synthetic_photo(index))).convert("L")).astype(float)
+        centred = grey - grey.mean()
+        near = (centred[:, 1:] * centred[:, :-1]).mean() / centred.var()
+        far = (centred[:, 250:] * centred[:, :-250]).mean() / centred.var()
+        assert near > 0.8
+        assert far < 0.6

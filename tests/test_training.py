@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from numpy.typing import NDArray
+
+from joulecache.pipelines.build import precompute
+from joulecache.pipelines.compression import compress
+from joulecache.pipelines.manifest import CacheError
+from joulecache.pipelines.meter import Meter, Window
+from joulecache.pipelines.models import build_model, compile_model, load_model
+from joulecache.pipelines.training import EnergyCallback, fit, train
+
+ENERGY_KEYS = {"energy_j", "energy_low_j", "energy_high_j", "energy_j_per_1000_images", "cpu_s"}
+
+
+def colours(count: int, seed: int = 0, side: int = 18) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Noise with a tint, whose colour is the class."""
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 180, (count, side, side, 3), np.uint8)
+    labels = generator.integers(0, 3, count)
+    images[np.arange(count), :, :, labels] += 70
+    return images, labels
+
+
+def batches(count: int, seed: int = 0) -> Any:
+    return tf.data.Dataset.from_tensor_slices(colours(count, seed)).batch(32)
+
+
+def small_model(dropout: float = 0.0, seed: int = 0) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    pixels = keras.Input((18, 18, 3))
+    x = layers.Conv2D(8, 5, strides=3, activation="relu")(layers.Rescaling(1 / 255)(pixels))
+    x = layers.Dropout(dropout)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(pixels, layers.Dense(3)(x))
+
+
+class Diary(Meter):
+    """A meter that notes its windows, and of what energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: list[Window] = []
+        self.opened: list[str] = []
+
+    @contextmanager
+    def window(self, name: str) -> Iterator[Window]:
+        self.opened.append(name)
+        with super().window(name) as window:
+            yield window
+        self.closed.append(window)
+
+    def left_open(self) -> set[str]:
+        return set(self.opened) - {window.name for window in self.closed}
+
+
+# ------------------------------------------------------------------------------------------- the callback
+
+
+def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
+    model, meter = small_model(), Diary()
+    compile_model(model, 1e-2)
+    callback = EnergyCallback(meter)
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    fitted = model.fit(
+        batches(80), validation_data=batches(40, 1), epochs=2, shuffle=False, verbose=0, callbacks=[callback, log]
+    )
+    history = fitted.history
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "val_energy_j"} | ENERGY_KEYS
+    names = [window.name.split()[0] for window in meter.closed]
+    assert names == ["training", "validation"] * 2
+    training, validation = meter.closed[::2], meter.closed[1::2]
+    assert history["energy_j"] == [window.energy.total_j for window in training]
+    assert history["energy_low_j"] == [window.energy.low_j for window in training]
+    assert history["energy_high_j"] == [window.energy.high_j for window in training]
+    assert history["cpu_s"] == [window.energy.cpu_s for window in training]
+    assert history["val_energy_j"] == [window.energy.total_j for window in validation]
+    assert callback.energies == [window.energy for window in training]
+    assert callback.val_energies == [window.energy for window in validation]
+    assert callback.images == [80, 80]  # the last batch was of 16
+    assert history["energy_j_per_1000_images"] == pytest.approx([joules / 0.080 for joules in history["energy_j"]])
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["energy_j"]) for row in rows] == history["energy_j"]
+
+
+def test_without_validation_there_is_no_energy_of_it() -> None:
+    model, meter = small_model(), Diary()
+    compile_model(model, 1e-2)
+    fitted = model.fit(batches(40), shuffle=False, verbose=0, callbacks=[EnergyCallback(meter)])
+    assert set(fitted.history) == {"loss", "accuracy"} | ENERGY_KEYS
+    assert meter.left_open() == set()
+
+
+def test_given_numbers_of_images_are_believed() -> None:
+    model = small_model()
+    compile_model(model, 1e-2)
+    callback = EnergyCallback(Meter(), images_per_epoch=500)
+    history = model.fit(batches(40), shuffle=False, verbose=0, callbacks=[callback]).history
+    assert history["energy_j_per_1000_images"] == pytest.approx([history["energy_j"][0] * 2])
+    with pytest.raises(ValueError, match="images_per_epoch 0: give at least 1"):
+        EnergyCallback(Meter(), images_per_epoch=0)
+
+
+class OwnStep(keras.Model):  # type: ignore[misc]
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+def test_images_are_not_guessed_where_the_train_step_is_not_keras_own() -> None:
+    inner = small_model()
+    model = OwnStep(inner.inputs, inner.outputs)
+    compile_model(model, 1e-2)
+    callback = EnergyCallback(Meter())
+    history = model.fit(batches(40), shuffle=False, verbose=0, callbacks=[callback]).history
+    assert callback.images == [None]
+    assert "energy_j_per_1000_images" not in history
+    assert history["energy_j"][0] > 0
+
+
+def test_evaluating_alone_is_not_an_epoch() -> None:
+    model, meter = small_model(), Diary()
+    compile_model(model, 1e-2)
+    callback = EnergyCallback(meter)
+    model.evaluate(batches(40), verbose=0, callbacks=[callback])
+    assert meter.opened == []
+    assert callback.energies == []
+
+
+class Stop(keras.callbacks.Callback):  # type: ignore[misc]
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_leaves_no_window_open() -> None:
+    meter = Diary()
+    model = small_model()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, batches(40), batches(40, 1), epochs=2, meter=meter, callbacks=[Stop()])
+    assert [name.split()[0] for name in meter.opened] == ["training", "validation"]
+    assert meter.left_open() == set()
+
+
+def test_an_interrupted_callback_begins_afresh() -> None:
+    model, meter = small_model(), Diary()
+    compile_model(model, 1e-2)
+    callback = EnergyCallback(meter)
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(batches(40), validation_data=batches(40), shuffle=False, verbose=0, callbacks=[callback, Stop()])
+
+    interrupted()
+    history = model.fit(batches(40), shuffle=False, verbose=0, callbacks=[callback]).history
+    assert "val_energy_j" not in history  # that of the interrupted one
+    assert meter.left_open() == set()
+    interrupted()
+    assert len(meter.left_open()) == 1
+    callback.close()
+    assert meter.left_open() == set()
+
+
+# --------------------------------------------------------------------------------------------------- fit
+
+
+def test_fitting_learns_and_says_what_it_cost() -> None:
+    model, meter = small_model(), Diary()
+    run = fit(model, batches(320), batches(90, 1), epochs=4, meter=meter, learning_rate=0.03)
+    assert run.val_accuracy is not None
+    assert run.val_accuracy >= 0.9
+    assert run.accuracy == run.history["accuracy"][-1]
+    assert run.val_accuracy == run.history["val_accuracy"][-1]
+    assert len(run.history["energy_j"]) == 4
+    assert run.energy.total_j == pytest.approx(sum(run.history["energy_j"]))
+    assert run.val_energy is not None
+    assert run.val_energy.total_j == pytest.approx(sum(run.history["val_energy_j"]))
+    assert run.images == 4 * 320
+    written = run.to_json()
+    assert json.loads(json.dumps(written)) == written
+    rows: Any = written["epochs"]
+    assert [row["loss"] for row in rows] == run.history["loss"]
+    assert [set(row) for row in rows] == [set(run.history)] * 4
+
+
+def test_the_seed_decides_the_training() -> None:
+    images, labels = colours(64)
+
+    def drawn() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        for _ in range(2):
+            rows = random.sample(range(64), 32)
+            yield images[rows], labels[rows]
+
+    data = tf.data.Dataset.from_generator(drawn, output_signature=batches(64).element_spec)
+
+    def weights(seed: int) -> NDArray[np.float32]:
+        model = small_model(dropout=0.5)
+        run = fit(model, data, epochs=1, seed=seed, meter=Meter())
+        assert (run.val_accuracy, run.val_energy) == (None, None)
+        return np.array(model.get_weights()[0])
+
+    np.testing.assert_array_equal(weights(1), weights(1))
+    assert np.abs(weights(1) - weights(2)).max() > 0
+
+
+def test_data_of_unknown_length_is_trained_on_to_its_end() -> None:
+    known = batches(70)
+    unknown = tf.data.Dataset.from_generator(known.as_numpy_iterator, output_signature=known.element_spec)
+    assert int(unknown.cardinality()) == tf.data.UNKNOWN_CARDINALITY
+    runs = [fit(small_model(), data, data, epochs=2, meter=Meter()) for data in (known, unknown)]
+    assert runs[0].images == runs[1].images == 140
+    # not equal: at an end that was not foreseen TensorFlow may count one more step of the optimizer
+    assert runs[1].history["val_loss"] == pytest.approx(runs[0].history["val_loss"], rel=0.01)
+
+
+def test_a_diverged_training_is_still_written_down() -> None:
+    model = small_model()
+    model.set_weights([weight * np.nan for weight in model.get_weights()])
+    run = fit(model, batches(40), epochs=1, meter=Meter())
+    assert np.isnan(run.history["loss"][0])
+    rows: Any = json.loads(json.dumps(run.to_json(), allow_nan=False))["epochs"]
+    assert rows[0]["loss"] is None
+    assert rows[0]["energy_j"] > 0
+
+
+def test_bad_arguments_of_fit_are_refused() -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match="0 epochs: train for at least 1"):
+        fit(model, batches(40), epochs=0)
+    with pytest.raises(ValueError, match=r"training data yields .*float32.* models scale the pixels themselves"):
+        fit(model, batches(40).map(lambda x, y: (tf.cast(x, tf.float32), y)), epochs=1)
+    with pytest.raises(ValueError, match=r"validation data never ends: leave out \.repeat"):
+        fit(model, batches(40), batches(40).repeat(), epochs=1)
+    with pytest.raises(ValueError, match="training data has images of 9x18x3, but the model takes 18x18x3"):
+        fit(model, batches(40).map(lambda x, y: (x[:, :9], y)), epochs=1)
+
+
+# ------------------------------------------------------------------------------------------------- train
+
+
+def shown(count: int, folder: Path) -> Path:
+    """Make a source: a folder of class folders."""
+    from PIL import Image
+
+    images, labels = colours(count, side=24)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / "rgb"[label] / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    chain = "decode|resize(22) || random_crop(20)|flip_lr"
+    precompute(shown(300, folder / "photos"), folder / "cache", chain, val_fraction=0.3, shards=2, workers=1)
+    return folder / "cache"
+
+
+def test_training_fills_the_run_folder(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "first"
+    done = train(cache, out=out, epochs=4, learning_rate=3e-3, seed=3, meter=Meter())
+    assert {path.name for path in out.iterdir()} == {"model.keras", "history.json"}
+    assert [path.name for path in out.parent.iterdir()] == ["first"]
+    assert (done.folder, done.path, done.compression) == (out, out / "model.keras", None)
+    assert done.training.val_accuracy is not None
+    assert done.training.val_accuracy >= 0.9
+    record = json.loads((out / "history.json").read_text())
+    assert record["format"] == "joulecache.history/1"
+    assert {key: record[key] for key in ("model", "cache", "batch_size", "seed", "learning_rate")} == {
+        "model": "cnn",
+        "cache": str(cache),
+        "batch_size": 64,
+        "seed": 3,
+        "learning_rate": 3e-3,
+    }
+    assert [row["loss"] for row in record["epochs"]] == done.training.history["loss"]
+    assert all(row["energy_low_j"] <= row["energy_j"] <= row["energy_high_j"] for row in record["epochs"])
+    assert record["val_accuracy"] == done.training.val_accuracy
+    assert load_model(done.path).output_shape == (None, 3)
+
+    again = train(cache, out=tmp_path / "again", epochs=4, learning_rate=3e-3, seed=3, meter=Meter())
+    for key in ("loss", "accuracy", "val_loss"):
+        assert again.training.history[key] == done.training.history[key]
+
+
+def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.keras"
+    build_model("cnn", (20, 20, 3), 3).save(start)
+    out = tmp_path / "run"
+    done = train(cache, out=out, epochs=1, model=start, prune=0.5, quantize="float16")
+    assert done.compression is not None
+    assert done.compression.folder == out / "compressed"
+    assert [variant.name for variant in done.compression.variants] == [
+        *("baseline", "pruned-float32", "control", "pruned-float16"),
+    ]
+    val_records = done.compression.variants[0].images
+    assert done.training.images is not None
+    assert val_records + done.training.images == 300
+    (out / "notes.txt").write_text("mine")
+    # training again is another model: what was compressed before is not its own
+    train(cache, out=out, epochs=1)
+    assert {path.name for path in out.iterdir()} == {"model.keras", "history.json", "notes.txt"}
+
+    compression = compress(out / "model.keras", cache, out=tmp_path / "small", prune=None, quantize="int8")
+    assert [variant.name for variant in compression.variants] == ["baseline", "baseline-int8"]
+    assert compression.variant("baseline").images == val_records
+    assert compression.calibration_images == 200
+    build_model("cnn", (20, 20, 3), 4).save(start)
+    with pytest.raises(ValueError, match=r"the model tells 4 classes apart, but cache .* has 3"):
+        compress(start, cache, out=tmp_path / "other")
+
+
+def test_training_refuses_before_it_starts(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(CacheError, match="no cache at"):
+        train(tmp_path / "none", out=out, epochs=1)
+    with pytest.raises(ValueError, match="unknown model 'cmm'"):
+        train(cache, out=out, epochs=1, model="cmm")
+    with pytest.raises(ValueError, match="0 epochs"):
+        train(cache, out=out, epochs=0)
+    with pytest.raises(ValueError, match=r"prune ratio 1\.5"):
+        train(cache, out=out, epochs=1, prune=1.5)
+    with pytest.raises(ValueError, match="unknown quantization 'int4'"):
+        train(cache, out=out, epochs=1, quantize="int4")  # type: ignore[arg-type]
+    assert not out.exists()
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"full' has files, and no history\.json of ours: give a new or an empty folder"
+    ):
+        train(cache, out=full, epochs=1)
+    assert [path.name for path in full.iterdir()] == ["thesis.tex"]
+
+
+def test_a_cache_without_held_out_images_trains_but_does_not_compress(tmp_path: Path) -> None:
+    photos = shown(12, tmp_path / "photos")
+    precompute(photos, tmp_path / "cache", "decode|resize(18)", val_fraction=0, shards=1, workers=1)
+    done = train(tmp_path / "cache", out=tmp_path / "run", epochs=1)
+    assert done.training.val_accuracy is None
+    with pytest.raises(ValueError, match=r"has no val records to measure .*--val-fraction"):
+        train(tmp_path / "cache", out=tmp_path / "other", epochs=1, quantize="int8")
+
+
+def test_images_of_varying_size_are_refused(tmp_path: Path) -> None:
+    photos = shown(12, tmp_path / "photos")
+    precompute(photos, tmp_path / "cache", "decode", encoding="png", shards=1, workers=1)
+    with pytest.raises(ValueError, match=r"vary in size"):
+        train(tmp_path / "cache", out=tmp_path / "run", epochs=1)
