@@ -183,9 +183,10 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train on a cache, prune and quantize on request, and measure all of it."""
+    meter = _meter(country, provider)
+    _load_tensorflow()
     from joulecache.pipelines.training import train as train_on
 
-    meter = _meter(country, provider)
     with _progress() as tell:
         tell("training", 0, 1)
         trained = train_on(
@@ -224,9 +225,10 @@ def compress(
     as_json: AsJson = False,
 ) -> None:
     """Prune and quantize a Keras model, and measure every form of it."""
+    meter = _meter(country, provider)
+    _load_tensorflow()
     from joulecache.pipelines.compression import compress as compress_model
 
-    meter = _meter(country, provider)
     with _progress() as tell:
         tell("compressing", 0, 1)
         compression = compress_model(
@@ -267,6 +269,7 @@ def audit(
 ) -> None:
     """Measure whether caching pays: four ways to feed the same images, in joules, with the build charged."""
     meter = _meter(country, provider)
+    _load_tensorflow()
     from joulecache.pipelines.auditing import audit as run_audit
     from joulecache.pipelines.report import print_verdict, write_report
 
@@ -327,6 +330,18 @@ def _fail(message: str, code: int) -> int:
 
 def _say(line: str) -> None:
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _load_tensorflow() -> None:
+    """Import TensorFlow without its greetings, which native code writes to stderr before it can be told not to."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from joulecache.pipelines.shards import SPLITS, map_images, read_encoded
 from joulecache.transforms import reference_kernels
 from joulecache.transforms.chain import output_size, parse
 from joulecache.transforms.ops import Decode
-from joulecache.transforms.randomness import random_words
+from joulecache.transforms.randomness import word_table
 
 _TENSOR_ALIGNMENT = 64  # bytes
 _ORDER_CHUNK = 4096  # places of an epoch's order that are computed at once
@@ -86,7 +86,7 @@ class CachedSplit:
         if self._decode:
             images = list(self._decoders.map(self._decode, images))
         suffix = self.chain.suffix
-        words = random_words(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
+        words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
         batch = _aligned((len(rows), *self.image_shape))
         for place, image in zip(batch, reference_kernels.apply_batch(suffix, images, words), strict=True):
             _put(place, image)

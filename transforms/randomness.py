@@ -58,7 +58,15 @@ def philox(key: tuple[int, int], counter: Sequence[NDArray[np.uint64]]) -> NDArr
 def random_words(
     ops: Sequence[Op], first_position: int, seed: int, key_hashes: ArrayLike, n: ArrayLike
 ) -> list[list[int]]:
-    """Return for each record the 32-bit words that its draws of all `ops` take, in the order of the ops.
+    """Return for each record the 32-bit words that its draws of all `ops` take: `word_table` as lists of numbers."""
+    words: list[list[int]] = word_table(ops, first_position, seed, key_hashes, n).tolist()
+    return words
+
+
+def word_table(
+    ops: Sequence[Op], first_position: int, seed: int, key_hashes: ArrayLike, n: ArrayLike
+) -> NDArray[np.int64]:
+    """Return the 32-bit words that the records' draws of all `ops` take, in the order of the ops; int64 ``[B, W]``.
 
     `first_position` is the place of ``ops[0]`` in the whole chain; `n` is one number or one per record. One call serves a
     whole batch: its cost is that of some hundred NumPy operations, whatever the batch.
@@ -70,7 +78,7 @@ def random_words(
         columns += range(4 * len(blocks), 4 * len(blocks) + op.words)
         blocks += [position << _BLOCK_BITS | block for block in range(math.ceil(op.words / 4))]
     if not blocks:
-        return [[] for _ in hashes]
+        return np.empty((len(hashes), 0), np.int64)
     rows = hashes[:, None]
     counter = (
         rows & _LOW,
@@ -79,8 +87,15 @@ def random_words(
         np.asarray(blocks, np.uint64)[None, :],
     )
     drawn = philox((seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF), counter).reshape(len(hashes), -1)
-    words: list[list[int]] = drawn[:, columns].tolist()
-    return words
+    return drawn[:, columns].astype(np.int64)
+
+
+def batch_parameters(op: Op, words: NDArray[np.int64], height: int, width: int) -> list[tuple[int, ...]]:
+    """Return `parameters` for every record of a batch of images of one size, from its words, int64 ``[B, W]``."""
+    draw = _DRAWS.get(type(op))
+    if draw is None or draw is _random_resized_crop:
+        return [parameters(op, row, height, width) for row in words.tolist()]
+    return list(zip(*(column.tolist() for column in draw(op, words.T, height, width)), strict=True))
 
 
 def parameters(op: Op, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
@@ -96,7 +111,10 @@ def parameters(op: Op, words: Sequence[int], height: int, width: int) -> tuple[i
 
 
 def _below(word: int, bound: int) -> int:
-    """Return a number in [0, bound) from a 32-bit word by multiplication and shift (bias at most bound / 2**32)."""
+    """Return a number in [0, bound) from a 32-bit word by multiplication and shift (bias at most bound / 2**32).
+
+    Like the draws below but random_resized_crop it also takes an int64 array of words, one per record.
+    """
     return word * bound >> 32
 
 
@@ -134,7 +152,7 @@ _steps = lru_cache(maxsize=64)(lambda low, high: root_steps(low, high, _RATIO_BI
 
 
 def _flip(op: FlipLr, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
-    return (int(words[0] < round(op.probability * 2**32)),)
+    return ((words[0] < round(op.probability * 2**32)) * 1,)
 
 
 def _factor(op: Brightness | Contrast, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
@@ -142,7 +160,7 @@ def _factor(op: Brightness | Contrast, words: Sequence[int], height: int, width:
     return (65536 - spread + _below(words[0], 2 * spread + 1),)
 
 
-_DRAWS: dict[type[Op], Callable[[Any, Sequence[int], int, int], tuple[int, ...]]] = {
+_DRAWS: dict[type[Op], Callable[[Any, Any, int, int], tuple[Any, ...]]] = {
     RandomCrop: _random_crop,
     RandomResizedCrop: _random_resized_crop,
     FlipLr: _flip,

@@ -28,7 +28,7 @@ from joulecache.transforms.ops import (
     Resize,
     ResizeShorter,
 )
-from joulecache.transforms.randomness import parameters
+from joulecache.transforms.randomness import batch_parameters, parameters
 
 Pixels = NDArray[np.uint8] | Image.Image
 
@@ -78,13 +78,15 @@ def run(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Pixel
     return image
 
 
-def apply_batch(ops: Sequence[Op], images: Sequence[Pixels], words: Sequence[Sequence[int]]) -> list[NDArray[np.uint8]]:
-    """Run ops on images of one size as `apply` does on each, with less to do between the kernels; no decode."""
+def apply_batch(ops: Sequence[Op], images: Sequence[Pixels], words: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """Run ops on images of one size as `apply` does on each, with less to do between the kernels; no decode.
+
+    `words` is their `word_table`, int64 ``[B, W]``.
+    """
     taken = 0
     for op in ops:
-        height, width = _size_of(images[0])
+        drawn = batch_parameters(op, words[:, taken : taken + op.words], *_size_of(images[0]))
         kernel = _KERNELS[type(op)]
-        drawn = [parameters(op, row[taken : taken + op.words], height, width) for row in words]
         images = [kernel(op, image, numbers) for image, numbers in zip(images, drawn, strict=True)]
         taken += op.words
     return [as_array(image) for image in images]
@@ -123,21 +125,35 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-_tolerance_lock = threading.Lock()
+class _Tolerance:
+    """Pillow's switch for truncated files. It is global: decodes that want it alike run at once, the others take turns."""
 
+    def __init__(self) -> None:
+        self._door = (
+            threading.Lock()
+        )  # who waits for a turn bars it, or a steady stream of the others would never let them in
+        self._turn = threading.Condition()
+        self._inside = 0
+        self._before = False
 
-@contextmanager
-def _tolerance(truncated: bool) -> Iterator[None]:
-    """Let Pillow accept a truncated file. It knows only a global switch, so those decodes run one at a time."""
-    if not truncated:
-        yield
-        return
-    with _tolerance_lock:
-        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    @contextmanager
+    def __call__(self, truncated: bool) -> Iterator[None]:
+        with self._door, self._turn:
+            self._turn.wait_for(lambda: not self._inside or truncated == ImageFile.LOAD_TRUNCATED_IMAGES)
+            if not self._inside:
+                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, truncated
+            self._inside += 1
         try:
             yield
         finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+            with self._turn:
+                self._inside -= 1
+                if not self._inside:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+                    self._turn.notify_all()
+
+
+_tolerance = _Tolerance()
 
 
 def as_array(image: Pixels) -> NDArray[np.uint8]:

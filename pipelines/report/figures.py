@@ -41,10 +41,8 @@ def kind(method: str) -> str:
     return parts.pop() if len(parts) == 1 else "modelled"
 
 
-def number(value: float | None, significant: int = 3) -> str:
+def number(value: float, significant: int = 3) -> str:
     """Return a number with so many digits that count, never with an exponent."""
-    if value is None:
-        return NOT_MEASURED
     rounded = float(f"{value:.{significant - 1}e}")  # first, since rounding may carry: 9.996 is 10.0
     if rounded == 0:
         return "0"
@@ -64,9 +62,9 @@ def joules_range(energy: Mapping[str, float], like_j: float | None = None) -> st
     return f"{number(energy['value'] / unit[1])} {unit[0]} ({low} to {high})"
 
 
-def largest(values: Iterable[float | None]) -> float:
-    """Return the largest of the values that there are; 0 without any."""
-    return max((value for value in values if value is not None), default=0.0)
+def largest(values: Iterable[float]) -> float:
+    """Return the largest of the values; 0 without any."""
+    return max(values, default=0.0)
 
 
 def grams(value_g: float | None) -> str:
@@ -79,17 +77,17 @@ def data_size(value_bytes: float | None) -> str:
     return _scaled(value_bytes, _BYTES)
 
 
-def seconds(value_s: float | None) -> str:
+def seconds(value_s: float) -> str:
     """Return a duration."""
     return _scaled(value_s, _SECONDS)
 
 
-def count(value: float | None) -> str:
+def count(value: float) -> str:
     """Return a whole number with its thousands apart."""
-    return NOT_MEASURED if value is None else f"{value:,.0f}"
+    return f"{value:,.0f}"
 
 
-def short_count(value: float | None) -> str:
+def short_count(value: float) -> str:
     """Return a count in thousands, millions or billions where it is large."""
     return _scaled(value, _COUNTS).rstrip()
 
@@ -112,9 +110,9 @@ def _scaled(value: float | None, units: tuple[tuple[str, float], ...], like: flo
     return f"{number(value / size)} {name}"
 
 
-def share(value: float | None) -> str:
+def share(value: float) -> str:
     """Return a share of 1 as a percentage with one decimal."""
-    return NOT_MEASURED if value is None else f"{value:.1%}"
+    return f"{value:.1%}"
 
 
 def share_range(value: float, low: float, high: float) -> str:
@@ -127,11 +125,11 @@ def plain_ratio(value: float) -> str:
     return f"{value:.3f}" if 0.01 <= value < 10 else number(value, 2 if value < 1 else 3)
 
 
-def ratio_range(ratio: Mapping[str, Any], joint: str = " to ") -> str:
+def ratio_range(ratio: Mapping[str, Any]) -> str:
     """Return ``value (low to high)`` of a ratio, or why it has no interval."""
     if ratio["low"] is None or ratio["high"] is None:
         return f"{plain_ratio(ratio['value'])} (one block, no interval)"
-    return f"{plain_ratio(ratio['value'])} ({plain_ratio(ratio['low'])}{joint}{plain_ratio(ratio['high'])})"
+    return f"{plain_ratio(ratio['value'])} ({plain_ratio(ratio['low'])} to {plain_ratio(ratio['high'])})"
 
 
 def change(ratio: float) -> str:

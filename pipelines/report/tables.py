@@ -78,7 +78,7 @@ def arms(result: Body, tag: str) -> Table:
         ],
     }
     if any(arm["accuracy"] for arm in arms):
-        columns["Accuracy (lowest to highest run)"] = [_accuracy(arm["accuracy"]) for arm in arms]
+        columns["Accuracy (range of runs)"] = [_accuracy(arm["accuracy"]) for arm in arms]
     remark = (
         "Active energy is without the idle share of the machine. Low and high are the ends of the coefficients; they move all arms "
         "together, so a ratio is known better than its parts. Spent once: the build, or what the epoch that fills cache() costs "
