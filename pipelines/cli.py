@@ -184,8 +184,8 @@ def train(
 ) -> None:
     """Train on a cache, prune and quantize on request, and measure all of it."""
     meter = _meter(country, provider)
-    _load_tensorflow()
-    from joulecache.pipelines.training import train as train_on
+    with _no_greetings():
+        from joulecache.pipelines.training import train as train_on
 
     with _progress() as tell:
         tell("training", 0, 1)
@@ -226,8 +226,8 @@ def compress(
 ) -> None:
     """Prune and quantize a Keras model, and measure every form of it."""
     meter = _meter(country, provider)
-    _load_tensorflow()
-    from joulecache.pipelines.compression import compress as compress_model
+    with _no_greetings():
+        from joulecache.pipelines.compression import compress as compress_model
 
     with _progress() as tell:
         tell("compressing", 0, 1)
@@ -269,8 +269,8 @@ def audit(
 ) -> None:
     """Measure whether caching pays: four ways to feed the same images, in joules, with the build charged."""
     meter = _meter(country, provider)
-    _load_tensorflow()
-    from joulecache.pipelines.auditing import audit as run_audit
+    with _no_greetings():
+        from joulecache.pipelines.auditing import audit as run_audit
     from joulecache.pipelines.report import print_verdict, write_report
 
     with _progress() as tell:
@@ -332,12 +332,13 @@ def _say(line: str) -> None:
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _load_tensorflow() -> None:
-    """Import TensorFlow without its greetings, which native code writes to stderr before it can be told not to."""
+@contextmanager
+def _no_greetings() -> Iterator[None]:
+    """Keep off stderr what TensorFlow's native code writes while it is imported, before it can be told not to."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        import tensorflow  # noqa: F401
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -97,7 +97,7 @@ def workload(name: str = "input", blocks: int = 5, against_cache: Finding = "cos
 
     arms = tuple(arm(each, CPU_US[each], blocks=blocks, learned=name == "train") for each in ARMS)
     others = tuple(compared(other) for other in ARMS[:-1])
-    return WorkloadResult(name, blocks, 1, ratio(1.003, blocks, 0.02), arms, others, "as said")
+    return WorkloadResult(name, blocks, 1, ratio(1.003, blocks, 0.02), arms, others)
 
 
 def compression() -> Compression:
@@ -440,7 +440,7 @@ def test_tables_have_the_figures_of_the_json(report: ReportFiles, form: str) -> 
             if each["name"] != "naive":
                 assert read(row["Ratio to naive (95% interval)"]) == close(ends(each["ratio"]), 5.01e-4)
             if each["accuracy"]:
-                assert read(row["Accuracy (lowest to highest run)"]) == close(each["accuracy"], 5.01e-4)
+                assert read(row["Accuracy (range of runs)"]) == close(each["accuracy"], 5.01e-4)
     for rows, result in zip(with_head(page, "Optimized against"), body["workloads"], strict=True):
         for row, each in zip(rows, result["comparisons"], strict=True):
             assert read(row["Ratio (95% interval)"]) == close(ends(each["ratio"]), 5.01e-4)
@@ -592,8 +592,8 @@ def test_accuracy_that_was_not_measured(write: Write) -> None:
     result = workload("train")
     blind = dataclasses.replace(result.arms[1], accuracy=None)
     page = render_html(write(make_body(dataclasses.replace(result, arms=(result.arms[0], blind, *result.arms[2:])))))
-    (rows,) = with_head(page, "Accuracy (lowest to highest run)")
-    assert [row["Accuracy (lowest to highest run)"] == "not measured" for row in rows] == [False, True, False, False]
+    (rows,) = with_head(page, "Accuracy (range of runs)")
+    assert [row["Accuracy (range of runs)"] == "not measured" for row in rows] == [False, True, False, False]
 
 
 def test_grams_where_a_country_was_given(write: Write) -> None:
@@ -821,14 +821,18 @@ def test_charts_take_the_colours_of_the_page(report: ReportFiles) -> None:
     assert re.findall(r"(?:fill|stroke): #[0-9a-f]+", drawn) == []
 
 
-def test_the_crossing_gets_its_own_chart_where_it_is_small(write: Write) -> None:
-    text = write(make_body()).html.read_text("utf-8")
-    assert text.count(">The first epochs") > 0
-    assert "1.53 epochs (1.49 to 2.17)" in re.findall(r"<desc [^>]*>(Lines [^<]+)<", text)[0]
+@pytest.mark.parametrize(("epochs", "charts"), [(7.4, 4), (7.6, 3), (31.0, 3), (None, 3)])
+def test_the_crossing_gets_its_own_chart_where_it_is_small(write: Write, epochs: float | None, charts: int) -> None:
     result = workload()
-    late = tuple(dataclasses.replace(each, break_even=BreakEven(20.0, 18.0, 25.0)) for each in result.comparisons)
-    text = write(make_body(dataclasses.replace(result, comparisons=late))).html.read_text("utf-8")
-    assert text.count(">The first epochs") == 0
+    paid = BreakEven(epochs, 7.0, None)
+    compared = tuple(dataclasses.replace(each, break_even=paid) for each in result.comparisons)
+    text = write(make_body(dataclasses.replace(result, comparisons=compared), compression=None)).html.read_text("utf-8")
+    assert text.count("<svg") == charts
+    assert (">The first epochs" in text) == (charts == 4)
+    lines = re.findall(r"<desc [^>]*>(Lines [^<]+)<", text)[0]
+    assert f"naive: {'never' if epochs is None else f'{figures.number(epochs)} epochs'} (7.00 to never)" in lines
+    # its crossings are marked: a ring for each, besides the four lines
+    assert ("Rings and bands" in text) == (epochs in (7.4, 7.6))
 
 
 # The terminal ---------------------------------------------------------------------------------------------------------

@@ -254,8 +254,7 @@ def _summarize(
         paid = break_even(extra_j, epoch_j, ratio)
         whole = (once["optimized"].value + horizon * epoch_j * ratio.value) / (once[other].value + horizon * epoch_j)
         comparisons.append(Comparison(other, ratio, found, why, paid, whole))
-    verdict = _verdict(workload.name, comparisons, horizon)
-    return WorkloadResult(workload.name, blocks, workload.epochs, control, tuple(results), tuple(comparisons), verdict)
+    return WorkloadResult(workload.name, blocks, workload.epochs, control, tuple(results), tuple(comparisons))
 
 
 def _arm_result(name: str, runs: Sequence[_Run], once: Joules, ratio: Ratio, found: Any, why: str) -> ArmResult:
@@ -295,31 +294,6 @@ def _per_1000(runs: Sequence[_Run], *attributes: str) -> Joules:
 
 def _active(energy: Energy) -> Joules:
     return Joules(energy.active_j, energy.active_low_j, energy.active_high_j)
-
-
-def _verdict(workload: str, comparisons: Sequence[Comparison], horizon: int) -> str:
-    """Say in one sentence each what the optimized arm does against every other."""
-    feeding = {"input": "the input alone", "train": "training", "infer": "inference"}[workload]
-    sentences = []
-    for comparison in comparisons:
-        ratio, paid = comparison.ratio, comparison.break_even
-        if ratio.low is None or ratio.high is None:
-            interval = "one block, no interval"
-        else:
-            interval = f"95% interval {ratio.low:.3f} to {ratio.high:.3f}"
-        if comparison.finding == "saves":
-            what = f"the cache saves {1 - ratio.value:.0%} of the active energy of an epoch"
-        elif comparison.finding == "costs":
-            what = f"the cache costs {ratio.value - 1:.0%} more active energy in an epoch"
-        else:
-            what = f"{comparison.finding} ({comparison.why}), ratio {ratio.value:.3f}"
-        paid_after = "never" if paid.epochs is None else f"after {paid.epochs:.1f} epochs"
-        whole = "less" if comparison.horizon_ratio < 1 else "more"
-        sentences.append(
-            f"{feeding}, against {comparison.other}: {what} ({interval}); the build is paid back {paid_after}; over "
-            f"{horizon} epochs, build included, {abs(1 - comparison.horizon_ratio):.0%} {whole}"
-        )
-    return ". ".join(sentences) + "."
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------

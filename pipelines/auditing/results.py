@@ -70,7 +70,6 @@ class WorkloadResult:
     control: Ratio
     arms: tuple[ArmResult, ...]
     comparisons: tuple[Comparison, ...]
-    verdict: str
 
 
 @dataclass(frozen=True)

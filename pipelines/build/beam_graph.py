@@ -37,18 +37,21 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
     # By name: the default runner first tries to download another one.
     runner = None if options.view_as(StandardOptions).runner else FnApiRunner()
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what it says of a failure is in the exception
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    _ = (
+        pipeline
+        | "specs" >> beam.Create(specs)
+        | "spread" >> beam.Reshuffle()
+        | "build" >> beam.Map(_build_or_explain)
+        | "combine" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
+    )
     try:
-        with beam.Pipeline(runner=runner, options=options) as pipeline:
-            _ = (
-                pipeline
-                | "specs" >> beam.Create(specs)
-                | "spread" >> beam.Reshuffle()
-                | "build" >> beam.Map(_build_or_explain)
-                | "combine" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
-            )
-    except RuntimeError as error:
+        pipeline.run().wait_until_finish()
+    except BuildError:
+        raise
+    except Exception as error:  # of any kind: runners pass on what a worker raised, or wrap its traceback in their own
         cause = str(error).strip().rpartition("\n")[2][:300]
-        raise BuildError(f"the Beam pipeline failed: {cause}") from error
+        raise BuildError(f"the Beam pipeline failed: {type(error).__name__}: {cause}") from error
 
 
 def parse_beam_options(flags: Sequence[str]) -> Any:

@@ -42,7 +42,7 @@ def refuse_rejects(results: Sequence[ShardResult], source: Source, rate: float) 
             + (
                 ""
                 if len(rejects) == total
-                else f"; to build without them give --max-reject-rate {len(rejects) / total:.2g}"
+                else f"; to build without them give --max-reject-rate {math.ceil(1000 * len(rejects) / total) / 1000:g}"
             )
         )
 
