@@ -16,7 +16,7 @@ MakeSource = Callable[[Mapping[str, bytes]], Path]
 
 @pytest.fixture(scope="session")
 def photo() -> bytes:
-    """A synthetic photo of 64x48 pixels, as a JPEG of 2 kB."""
+    """A synthetic photo of 64x48 pixels, as a JPEG of 1 kB."""
     return (Path(__file__).parent / "golden" / "photo.jpg").read_bytes()
 
 

@@ -121,24 +121,30 @@ def audit(
         bench = _Bench(folder / RUNS, meter, random.Random(seed), tell, {"optimized": _active(build_j)})
         results: list[WorkloadResult] = []
         compression: Compression | None = None
-        shape = chosen[0].dataset.element_spec[0].shape[1:].as_list()
         if "input" in workloads:
             results.append(bench.measure(InputOnly(), chosen, pairs, epochs))
-        trainer = Train(model, tuple(shape), len(built.class_names), val_data, train_epochs)
-        if "train" in workloads:
-            results.append(bench.measure(trainer, chosen, pairs, epochs))
-        if "infer" in workloads:
-            if val_data is None:
+        if "train" in workloads or "infer" in workloads:
+            if "infer" in workloads and val_data is None:
                 raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
-            tell("compressing the model", 0, 1)
-            if "train" not in workloads:
-                trainer.run(chosen[names.index("optimized")], 0)
-            train_data = chosen[names.index("optimized")].dataset
-            compression = compress_on(
-                trainer.network, train_data, val_data, out=folder / "models", prune=prune, seed=seed, meter=meter
-            )
-            smallest = compression.variants[-1].path
-            results.append(bench.measure(Infer(smallest), chosen, pairs, epochs))
+            shape = chosen[0].dataset.element_spec[0].shape[1:].as_list()
+            trainer = Train(model, tuple(shape), len(built.class_names), val_data, train_epochs)
+            optimized = next(arm for arm in chosen if arm.name == "optimized")
+            if "train" in workloads:
+                results.append(bench.measure(trainer, chosen, pairs, epochs))
+            else:
+                trainer.run(optimized, 0)  # not measured: it only has to know something
+            if "infer" in workloads:
+                tell("compressing the model", 0, 1)
+                compression = compress_on(
+                    trainer.network,
+                    optimized.dataset,
+                    val_data,
+                    out=folder / "models",
+                    prune=prune,
+                    seed=seed,
+                    meter=meter,
+                )
+                results.append(bench.measure(Infer(compression.variants[-1].path), chosen, pairs, epochs))
     return Audit(
         source=str(source),
         chain=str(parsed),
