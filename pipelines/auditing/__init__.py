@@ -117,6 +117,8 @@ def audit(
         chosen = make_arms(names, drawn, cache, batch_size)
         differences = _pixel_differences(make_arms(names, drawn, cache, batch_size, shuffle=False))
         val_data = load(cache, "val", batch_size) if built.splits["val"].records else None
+        if "infer" in workloads and val_data is None:
+            raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
         build_j = Energy.from_json((built.energy or {})["energy"])
         bench = _Bench(folder / RUNS, meter, random.Random(seed), tell, {"optimized": _active(build_j)})
         results: list[WorkloadResult] = []
@@ -124,8 +126,6 @@ def audit(
         if "input" in workloads:
             results.append(bench.measure(InputOnly(), chosen, pairs, epochs))
         if "train" in workloads or "infer" in workloads:
-            if "infer" in workloads and val_data is None:
-                raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
             shape = chosen[0].dataset.element_spec[0].shape[1:].as_list()
             trainer = Train(model, tuple(shape), len(built.class_names), val_data, train_epochs)
             optimized = next(arm for arm in chosen if arm.name == "optimized")

@@ -23,7 +23,6 @@ from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import parameters, random_words
 
 ARMS = ("naive", "tuned", "tf_cache", "optimized")
-_SHUFFLE_BUFFER = 1024  # images: what people give to shuffle() behind a cache()
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -207,7 +206,8 @@ def _tf_cache(online: _Online) -> Any:
     sized = fixed_size(ops[:steady]) is not None
     dataset = online.files.map(online.read(ops[:steady]), num_parallel_calls=tf.data.AUTOTUNE).cache()
     if online.shuffle:
-        dataset = dataset.shuffle(min(online.records, _SHUFFLE_BUFFER), seed=0)
+        # Of the whole set: the buffer holds references to what lies in RAM anyway, and files come sorted by class.
+        dataset = dataset.shuffle(online.records, seed=0)
     head, tail = _batchable_tail(ops[steady:], sized=sized)
     if head:
         dataset = dataset.map(online.on_image(head, 0), num_parallel_calls=tf.data.AUTOTUNE)
