@@ -27,6 +27,7 @@ from joulecache.pipelines.shards import (
     parse_shard_name,
     sync_folder,
 )
+from joulecache.pipelines.shards import CacheError as CacheError
 from joulecache.transforms.chain import Chain, fixed_size, parse
 
 FORMAT_VERSION = 1
@@ -48,10 +49,6 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 """One row per cached record, ordered by split, shard and row: the order of a split's files, of every variant."""
-
-
-class CacheError(ValueError):
-    """A cache that cannot be read or written; the message says what was got, what is allowed and what to do."""
 
 
 @dataclass(frozen=True)

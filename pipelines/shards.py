@@ -36,6 +36,10 @@ _SHARD_NAME = re.compile(
 _OTHER_NAME = re.compile(r"(index-[0-9a-f]{8}\.arrow|rejected-[0-9a-f]{8}\.jsonl)")
 
 
+class CacheError(ValueError):
+    """A cache that cannot be read or written; the message says what was got, what is allowed and what to do."""
+
+
 @dataclass(frozen=True)
 class ShardName:
     """The name of a shard file: ``train-v0-00003-of-00016-1a2b3c4d.arrow``."""
@@ -138,17 +142,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def map_file(path: Path, size: int) -> NDArray[np.uint8]:
-    """Map a file of `size` bytes read-only; ValueError when it has another size."""
+    """Map a file of `size` bytes read-only; CacheError when it has another size."""
     actual = path.stat().st_size
     if actual != size:
-        raise ValueError(
+        raise CacheError(
             f"{path} has {actual} bytes, its manifest says {size}: the file was cut or changed, rebuild the cache"
         )
     return np.memmap(path, np.uint8, "r")
 
 
 def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Map a shard's raw images as uint8 ``[N, H, W, C]`` without reading them; ValueError when they do not fit the file."""
+    """Map a shard's raw images as uint8 ``[N, H, W, C]`` without reading them; CacheError when they do not fit the file."""
     offset, stride = image_layout(file, shape)
     _, width, channels = shape
     return np.ndarray(
@@ -161,27 +165,27 @@ def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArr
 
 
 def image_layout(file: DataFile, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """Return the offset and stride of a shard's raw images; ValueError when images of that shape do not fit its bytes."""
+    """Return the offset and stride of a shard's raw images; CacheError when images of that shape do not fit its bytes."""
     offset, stride, image_bytes = file.image_offset, file.image_stride, math.prod(shape)
     if offset is None or stride is None:
-        raise ValueError(f"{file.name} holds encoded images: they cannot be mapped")
+        raise CacheError(f"{file.name} holds encoded images: they cannot be mapped")
     end = offset + (file.records - 1) * stride + image_bytes
     if offset < 0 or stride < image_bytes or file.records < 1 or end > file.bytes:
-        raise ValueError(
+        raise CacheError(
             f"{file.name}: {file.records} images of {shape} from byte {offset} do not fit its {file.bytes} bytes"
         )
     return offset, stride
 
 
 def read_encoded(path: Path, file: DataFile) -> Sequence[Any]:
-    """Map a shard's encoded images as a sequence of buffers; ValueError when the file does not hold them."""
+    """Map a shard's encoded images as a sequence of buffers; CacheError when the file does not hold them."""
     mapped = map_file(path, file.bytes)
     try:
         images = _arrow_column(mapped) if path.suffix == ".arrow" else _tfrecord_column(mapped)
     except (pa.ArrowException, ValueError, OSError, LookupError) as error:
-        raise ValueError(f"{path} is damaged ({error}): rebuild the cache") from error
+        raise CacheError(f"{path} is damaged ({error}): rebuild the cache") from error
     if len(images) != file.records:
-        raise ValueError(f"{path} holds {len(images)} images, its manifest says {file.records}: rebuild the cache")
+        raise CacheError(f"{path} holds {len(images)} images, its manifest says {file.records}: rebuild the cache")
     return images
 
 

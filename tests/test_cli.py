@@ -245,6 +245,8 @@ def test_help_names_every_command_and_an_example(run: Run) -> None:
 
 def test_an_interrupted_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     program = (
+        # Where the tests run in the background, Ctrl-C is ignored, and so it would be here.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import sys; sys.argv = ['joulecache', 'precompute', 'synthetic:2000', sys.argv[1], '--chain', 'decode|resize(8)']\n"
         "from joulecache.pipelines.cli import main; main()"
     )

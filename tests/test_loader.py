@@ -2,91 +2,299 @@
 
 from __future__ import annotations
 
+import io
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 
 from joulecache.pipelines import loader
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.loader import CachedSplit, load
 from joulecache.pipelines.manifest import CacheError, open_manifest, read_index
-from joulecache.transforms.chain import parse
+from joulecache.pipelines.shards import SPLITS
+from joulecache.transforms import reference_kernels
+from joulecache.transforms.randomness import key_hash, random_words
 
-SOURCE = "synthetic:40"
-CHAIN = "decode|resize(20) || random_crop(16)|flip_lr"
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+CHAIN = "decode|resize(20)|random_crop(16) || random_crop(14)|flip_lr|brightness(0.5)"
+SEED, VARIANTS, QUALITY = 7, 3, 60
+KINDS: dict[str, dict[str, Any]] = {
+    "raw arrow": {},
+    "raw tfrecord": {"format": "tfrecord"},
+    "png arrow": {"encoding": "png"},
+    "png tfrecord": {"encoding": "png", "format": "tfrecord"},
+    "jpeg arrow": {"encoding": "jpeg", "quality": QUALITY},
+    "jpeg tfrecord": {"encoding": "jpeg", "quality": QUALITY, "format": "tfrecord"},
+}
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A cache of the photos of conftest, with the photos."""
+
+    folder: Path
+    photos: dict[str, bytes]
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_index(self.folder, open_manifest(self.folder)).to_pylist()
+        return [row for row in rows if row["split"] == SPLITS.index(split)]
+
+    def expected(self, split: str, epoch: int, seed: int = SEED) -> list[bytes]:
+        """The images of an epoch by the reference kernels, in the order of the index; `seed` is that of the suffix."""
+        manifest = open_manifest(self.folder)
+        chain, variants = manifest.parsed_chain(split), manifest.splits[split].variants
+        images = []
+        for row in self.rows(split):
+            hashed = [key_hash(row["key"])]
+            words = random_words(chain.prefix, 0, SEED, hashed, epoch % variants)[0]
+            image = reference_kernels.apply(chain.prefix, self.photos[row["key"]], words)
+            if manifest.encoding == "jpeg":
+                stream = io.BytesIO()
+                Image.fromarray(image).save(stream, "JPEG", quality=QUALITY)
+                image = np.asarray(Image.open(stream))
+            words = random_words(chain.suffix, chain.cut, seed, hashed, epoch)[0]
+            images.append(reference_kernels.apply(chain.suffix, image, words).tobytes())
+        return images
+
+
+def build(folder: Path, source: Path, photos: dict[str, bytes], **options: Any) -> Photos:
+    given: dict[str, Any] = {"chain": CHAIN, "variants": VARIANTS, "val_fraction": 0.3, "shards": 3, **options}
+    precompute(source, folder, seed=SEED, **given)
+    return Photos(folder, photos)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("caches") / "cache"
-    precompute(SOURCE, folder, CHAIN, shards=3, seed=7)
-    return folder
+def raw(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path, photos: dict[str, bytes]) -> Photos:
+    return build(tmp_path_factory.mktemp("raw"), photo_folder, photos)
 
 
-def batches(dataset: Any) -> list[tuple[Any, Any]]:
+@pytest.fixture(scope="module", params=KINDS)
+def of_each_kind(
+    request: pytest.FixtureRequest,
+    raw: Photos,
+    tmp_path_factory: pytest.TempPathFactory,
+    photo_folder: Path,
+    photos: dict[str, bytes],
+) -> Photos:
+    if request.param == "raw arrow":
+        return raw
+    return build(tmp_path_factory.mktemp("cache"), photo_folder, photos, **KINDS[request.param])
+
+
+def batches(dataset: Any) -> list[Batch]:
+    """Iterate once more."""
     return list(dataset.as_numpy_iterator())
 
 
-def images_of(dataset: Any) -> Any:
-    return np.concatenate([images for images, _ in batches(dataset)])
+def labels_of(came: list[Batch]) -> list[int]:
+    return [int(label) for _, labels in came for label in labels]
 
 
-def keys_of(cache: Path, split: str) -> list[str]:
-    manifest = open_manifest(cache)
-    rows = read_index(cache, manifest).to_pylist()
-    return [row["key"] for row in rows if row["split"] == ("train", "val").index(split)]
+def bytes_of(came: list[Batch]) -> list[bytes]:
+    return [image.tobytes() for images, _ in came for image in images]
 
 
-def photo(key: str) -> bytes:
-    from joulecache.pipelines.source import synthetic_photo
-
-    return synthetic_photo(int(Path(key).stem))
-
-
-def test_pixels_are_those_of_the_whole_chain_run_online(cache: Path) -> None:
-    dataset = load(cache, "train", 8, shuffle=False)
-    chain, keys = parse(CHAIN), keys_of(cache, "train")
-    for epoch in range(2):
-        expected = np.stack([chain(photo(key), key=key, seed=7, n=epoch) for key in keys])
-        assert np.array_equal(images_of(dataset), expected)
+def test_an_epoch_holds_the_reference_pixels_of_its_variant_and_its_draws(of_each_kind: Photos) -> None:
+    dataset = load(of_each_kind.folder, "train", 4)
+    labels = [row["label"] for row in of_each_kind.rows("train")]
+    for epoch in range(VARIANTS + 2):
+        expected = of_each_kind.expected("train", epoch)
+        assert len(set(expected)) == len(expected)
+        came = batches(dataset)
+        assert sorted(zip(bytes_of(came), labels_of(came), strict=True)) == sorted(zip(expected, labels, strict=True))
 
 
-@pytest.mark.parametrize(("format", "encoding"), [("tfrecord", "raw"), ("arrow", "png"), ("tfrecord", "png")])
-def test_every_lossless_cache_gives_the_same_pixels(cache: Path, tmp_path: Path, format: Any, encoding: Any) -> None:
-    precompute(SOURCE, tmp_path / "other", CHAIN, shards=2, seed=7, format=format, encoding=encoding)
-    one, other = (
-        dict(zip(keys_of(folder, "train"), CachedSplit(folder, "train").images(np.arange(len(keys)), 3), strict=True))
-        for folder in (cache, tmp_path / "other")
-        for keys in [keys_of(folder, "train")]
-    )
-    assert one.keys() == other.keys()
-    assert all(np.array_equal(one[key], other[key]) for key in one)
+def test_validation_of_each_kind_comes_in_the_order_of_the_index(of_each_kind: Photos) -> None:
+    dataset = load(of_each_kind.folder, "val", 4)
+    for _ in range(2):
+        came = batches(dataset)
+        assert bytes_of(came) == of_each_kind.expected("val", 0)
+        assert labels_of(came) == [row["label"] for row in of_each_kind.rows("val")]
 
 
-def test_a_jpeg_cache_is_close(cache: Path, tmp_path: Path) -> None:
-    precompute(SOURCE, tmp_path / "jpeg", CHAIN, seed=7, shards=3, encoding="jpeg", quality=95)
-    one, other = (CachedSplit(folder, "train").images(np.arange(30), 0) for folder in (cache, tmp_path / "jpeg"))
-    assert 0 < np.abs(one.astype(int) - other).mean() < 6
+def test_rows_come_as_they_are_asked_for(of_each_kind: Photos) -> None:
+    split = CachedSplit(of_each_kind.folder, "train")
+    rows = np.array([3, 0, len(split) - 1, 3, 7])
+    expected = of_each_kind.expected("train", 4)
+    assert [image.tobytes() for image in split.images(rows, 4)] == [expected[row] for row in rows]
+    assert split.key_hashes.tolist() == [key_hash(row["key"]) for row in of_each_kind.rows("train")]
 
 
-def test_epochs_read_one_variant_after_the_other(tmp_path: Path) -> None:
-    precompute(SOURCE, tmp_path / "cache", "decode|resize(20)|random_crop(16)", variants=3)
-    first, second, third, fourth = (
-        images_of(dataset) for dataset in [load(tmp_path / "cache", "train", 8, shuffle=False)] for _ in range(4)
-    )
-    assert np.array_equal(first, fourth)
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(second, third)
+def test_labels_are_places_in_the_class_names(raw: Photos) -> None:
+    dataset = load(raw.folder, "train", 4, shuffle=False)
+    classes = [dataset.class_names[label] for label in labels_of(batches(dataset))]
+    assert classes == [row["key"].split("/")[0] for row in raw.rows("train")]
 
 
-def test_every_epoch_is_another_permutation(cache: Path) -> None:
-    records = open_manifest(cache).splits["train"].records
-    orders = [loader._shuffled(records, 7, epoch, np.arange(records)) for epoch in range(4)]
-    assert all(sorted(order) == list(range(records)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 4
+def test_another_seed_changes_the_draws_after_the_cut_only(raw: Photos) -> None:
+    came = bytes_of(batches(load(raw.folder, "train", 4, seed=99, shuffle=False)))
+    assert came == raw.expected("train", 0, seed=99)
+    assert came != raw.expected("train", 0)
+
+
+def test_the_default_seed_is_that_of_the_cache(raw: Photos) -> None:
+    one, other = (bytes_of(batches(load(raw.folder, "train", 4, seed=seed))) for seed in (None, SEED))
+    assert one == other
+
+
+def test_a_dataset_says_its_length_shapes_types_and_classes(raw: Photos) -> None:
+    records = len(raw.rows("train"))
+    dataset = load(raw.folder, "train", 4)
+    assert (dataset.class_names, dataset.num_classes) == (["cat", "dog", "été"], 3)
+    assert int(dataset.cardinality()) == len(dataset) == -(-records // 4) == len(batches(dataset))
+    for batch_size, drop, size in ((4, False, None), (4, True, 4), (records, False, records)):
+        images, labels = load(raw.folder, "train", batch_size, drop_remainder=drop).element_spec
+        assert images == tf.TensorSpec([size, 14, 14, 3], tf.uint8)
+        assert labels == tf.TensorSpec([size], tf.int64)
+
+
+def test_a_keras_model_trains_and_validates(of_each_kind: Photos) -> None:
+    train, val = (load(of_each_kind.folder, split, 8) for split in SPLITS)
+    rescaled = keras.layers.Rescaling(1 / 255)
+    model = keras.Sequential([keras.Input((14, 14, 3)), rescaled, keras.layers.Flatten(), keras.layers.Dense(3)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    history = model.fit(train, validation_data=val, epochs=2, verbose=0, shuffle=False).history
+    assert len(history["val_accuracy"]) == 2
+    assert np.isfinite(history["loss"]).all()
+    assert model.predict(val, verbose=0).shape == (len(of_each_kind.rows("val")), 3)
+
+
+def test_keras_goes_on_where_its_steps_ended(raw: Photos) -> None:
+    model = keras.Sequential([keras.Input((14, 14, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    dataset = load(raw.folder, "train", 8)
+    history = model.fit(dataset.repeat(), steps_per_epoch=len(dataset) + 1, epochs=2, verbose=0, shuffle=False).history
+    assert len(history["loss"]) == 2
+
+
+# ------------------------------------------------------------------------------------------ epochs
+
+
+def epochs_of(raw: Photos, came: list[list[Batch]]) -> list[int]:
+    """Which epoch each list of batches is, whole; an error for one that is none."""
+    known = {tuple(sorted(raw.expected("train", epoch))): epoch for epoch in range(5)}
+    return [known[tuple(sorted(bytes_of(one)))] for one in came]
+
+
+def test_repeat_goes_on_with_the_next_epoch(raw: Photos) -> None:
+    came = batches(load(raw.folder, "train", 100).repeat(3))
+    assert epochs_of(raw, [[one] for one in came]) == [0, 1, 2]
+
+
+def test_iterators_at_once_have_whole_epochs_of_their_own(raw: Photos) -> None:
+    dataset = load(raw.folder, "train", 4)
+    triples = list(zip(*[dataset.as_numpy_iterator() for _ in range(3)], strict=True))
+    assert sorted(epochs_of(raw, [[triple[which] for triple in triples] for which in range(3)])) == [0, 1, 2]
+
+
+def test_an_iterator_that_is_left_early_leaves_whole_epochs_to_the_others(raw: Photos) -> None:
+    dataset = load(raw.folder, "train", 4)
+    next(iter(dataset))
+    assert epochs_of(raw, [batches(dataset), batches(dataset)]) == [1, 2]
+
+
+def test_loads_do_not_share_their_epochs(raw: Photos) -> None:
+    one, other = load(raw.folder, "train", 4), load(raw.folder, "train", 4)
+    assert epochs_of(raw, [batches(one), batches(one), batches(other)]) == [0, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of 5,000 grey images of 2x2 pixels, whose label is their row in the source."""
+    root = tmp_path_factory.mktemp("numbered")
+    stream = io.BytesIO()
+    Image.new("L", (2, 2), 77).save(stream, "PNG")
+    names = {"info": {"features": {"label": {"names": [str(number) for number in range(5000)]}}}}
+    images = pa.array([{"bytes": stream.getvalue(), "path": None}] * 5000)
+    table = pa.table({"image": images, "label": pa.array(range(5000))})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), root / "n.parquet")
+    precompute(root / "n.parquet", root / "cache", "decode(1)|resize(2)", val_fraction=0)
+    return root / "cache"
+
+
+@pytest.mark.parametrize("batch_size", [1000, 4096, 5000, 6000])
+def test_every_epoch_of_many_records_is_another_permutation(numbered: Path, batch_size: int) -> None:
+    dataset = load(numbered, "train", batch_size)
+    orders = [labels_of(batches(dataset)) for _ in range(3)]
+    assert all(sorted(order) == list(range(5000)) for order in orders)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert sum(a == b for a, b in zip(orders[one], orders[other], strict=True)) < 20
+
+
+def test_the_order_does_not_depend_on_the_batch_size(numbered: Path) -> None:
+    one, other = (labels_of(batches(load(numbered, "train", size))) for size in (999, 5000))
+    assert one == other
+
+
+def test_the_shuffle_is_of_the_whole_split(numbered: Path) -> None:
+    order = np.array(labels_of(batches(load(numbered, "train", 1000))))
+    assert abs(np.abs(order - np.arange(5000)).mean() / (5000 / 3) - 1) < 0.05
+    assert (np.diff(order) == 1).sum() < 10
+
+
+def test_another_seed_gives_another_order(numbered: Path) -> None:
+    one, other = (labels_of(batches(load(numbered, "train", 5000, seed=seed))) for seed in (1, 2))
+    assert sum(a == b for a, b in zip(one, other, strict=True)) < 20
+
+
+@given(batch_size=st.integers(1, 40), seed=st.integers(0, 2**64 - 1), drop=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_any_batch_size_gives_each_record_once(raw: Photos, batch_size: int, seed: int, drop: bool) -> None:
+    records = len(raw.rows("train"))
+    size = min(batch_size, records) if drop else batch_size
+    dataset = load(raw.folder, "train", size, seed=seed, drop_remainder=drop)
+    came = batches(dataset)
+    images = bytes_of(came)
+    assert len(images) == len(set(images)) == (records // size * size if drop else records)
+    assert set(images) <= set(raw.expected("train", 0, seed))
+    assert {len(labels) for _, labels in came[:-1]} <= {size}
+    assert len(came) == int(dataset.cardinality())
+
+
+def test_a_split_of_one_record_can_be_shuffled(tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]) -> None:
+    one = build(tmp_path / "one", photo_folder, photos, limit=1, val_fraction=0)
+    dataset = load(one.folder, "train", 8)
+    assert epochs_of(one, [batches(dataset), batches(dataset)]) == [0, 1]
+
+
+def test_drop_remainder_leaves_out_other_records_each_epoch(numbered: Path) -> None:
+    dataset = load(numbered, "train", 3000, drop_remainder=True)
+    one, other = (set(labels_of(batches(dataset))) for _ in range(2))
+    assert len(one) == len(other) == 3000
+    assert len(one & other) < 2400  # 1,800 by chance
+
+
+def test_arrays_that_are_handed_out_are_not_used_again(raw: Photos) -> None:
+    split = CachedSplit(raw.folder, "train")
+    first = split.images(np.arange(5), 0)
+    before = first.copy()
+    second = split.images(np.arange(5, 10), 1)
+    assert not np.shares_memory(first, second)
+    np.testing.assert_array_equal(first, before)
+
+
+def test_batches_that_are_kept_keep_their_pixels(raw: Photos) -> None:
+    """TensorFlow takes over the arrays as they are: one that was used again would change under it."""
+    kept = [images for images, _ in load(raw.folder, "train", 2, shuffle=False)]
+    assert [image.tobytes() for images in kept for image in images.numpy()] == raw.expected("train", 0)
+
+
+def test_batches_begin_where_tensorflow_needs_them() -> None:
+    for size in (1, 1000, 100_000):
+        assert loader._aligned((size, 3)).ctypes.data % 64 == 0
 
 
 @pytest.mark.parametrize("records", [1, 2, 5000, 8193])
@@ -97,116 +305,96 @@ def test_an_order_is_the_same_however_it_is_asked_for(records: int) -> None:
     assert sorted(whole) == list(range(records))
 
 
-def test_every_record_comes_once_an_epoch_with_its_own_label(cache: Path) -> None:
-    split = CachedSplit(cache, "train")
-    pixels = {
-        image.tobytes(): label
-        for image, label in zip(split.images(np.arange(len(split)), 0), split.labels, strict=True)
-    }
-    seen = [
-        (image.tobytes(), label)
-        for images, labels in batches(load(cache, "train", 8))
-        for image, label in zip(images, labels, strict=True)
-    ]
-    assert len(seen) == len(split)
-    assert dict(seen) == pixels
+def test_a_cache_that_is_replaced_in_the_middle_of_an_epoch_gives_its_old_pixels(
+    tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]
+) -> None:
+    old = build(tmp_path / "cache", photo_folder, photos)
+    expected = [sorted(old.expected("train", epoch)) for epoch in range(2)]
+    dataset = load(old.folder, "train", 2)
+    iterator = dataset.as_numpy_iterator()
+    began = [next(iterator)]
+    build(tmp_path / "cache", photo_folder, photos, chain="decode|resize(9)", replace=True)
+    assert sorted(bytes_of([*began, *iterator])) == expected[0]
+    assert sorted(bytes_of(batches(dataset))) == expected[1]
 
 
-def test_one_seed_is_one_stream(cache: Path) -> None:
-    one, same, other = (images_of(load(cache, "train", 8, seed=seed)) for seed in (3, 3, 4))
-    assert np.array_equal(one, same)
-    assert not np.array_equal(one, other)
+# ------------------------------------------------------------------------------------------ damaged caches
 
 
-def test_held_out_records_come_in_their_order_every_time(cache: Path) -> None:
-    dataset = load(cache, "val", 4)
-    labels = np.concatenate([labels for _, labels in batches(dataset)])
-    assert np.array_equal(labels, CachedSplit(cache, "val").labels)
-    assert np.array_equal(images_of(dataset), images_of(dataset))
+def first_shard(cache: Photos) -> Path:
+    return cache.folder / open_manifest(cache.folder).splits["train"].files[0].name
 
 
-def test_a_dataset_knows_its_length_types_and_classes(cache: Path) -> None:
-    dataset = load(cache, "train", 8)
-    records = open_manifest(cache).splits["train"].records
-    assert int(dataset.cardinality()) == -(-records // 8) == len(batches(dataset))
-    assert dataset.class_names == ["bar", "cross", "disc", "square"]
-    assert dataset.num_classes == 4
-    images, labels = batches(dataset)[0]
-    assert (images.dtype, images.shape, labels.dtype) == (np.uint8, (8, 16, 16, 3), np.int64)
+@pytest.mark.parametrize("kind", ["raw arrow", "png tfrecord"])
+def test_a_shard_that_is_cut_or_missing_is_refused(
+    tmp_path: Path, photo_folder: Path, photos: dict[str, bytes], kind: str
+) -> None:
+    cache = build(tmp_path / "cache", photo_folder, photos, limit=6, **KINDS[kind])
+    path = first_shard(cache)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CacheError, match="cut or changed"):
+        load(cache.folder, "train", 4)
+    path.unlink()
+    with pytest.raises(CacheError, match="cannot be read"):
+        load(cache.folder, "train", 4)
 
 
-def test_drop_remainder_keeps_whole_batches_only(cache: Path) -> None:
-    dataset = load(cache, "train", 16, drop_remainder=True)
-    assert dataset.element_spec[0].shape == (16, 16, 16, 3)
-    assert all(len(images) == 16 for images, _ in batches(dataset))
+@pytest.mark.parametrize("kind", ["png arrow", "png tfrecord"])
+def test_a_shard_of_zeros_is_refused(tmp_path: Path, photo_folder: Path, photos: dict[str, bytes], kind: str) -> None:
+    cache = build(tmp_path / "cache", photo_folder, photos, limit=6, **KINDS[kind])
+    path = first_shard(cache)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(CacheError, match="is damaged"):
+        load(cache.folder, "train", 4)
 
 
-def test_two_iterators_do_not_disturb_each_other(cache: Path) -> None:
-    alone = load(cache, "train", 8)
-    first, second = images_of(alone), images_of(alone)
-    dataset = load(cache, "train", 8)
-    pairs = list(zip(dataset.as_numpy_iterator(), dataset.as_numpy_iterator(), strict=True))
-    together = {np.concatenate([pair[i][0] for pair in pairs]).tobytes() for i in (0, 1)}
-    assert together == {first.tobytes(), second.tobytes()}
+def test_a_damaged_image_stops_the_stream(tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]) -> None:
+    cache = build(tmp_path / "cache", photo_folder, photos, encoding="png", limit=6, val_fraction=0, variants=1)
+    for file in open_manifest(cache.folder).splits["train"].files:
+        data = (cache.folder / file.name).read_bytes()
+        (cache.folder / file.name).write_bytes(data.replace(b"IDAT", b"IDXX"))
+    with pytest.raises(tf.errors.OpError, match="DecodeError"):
+        batches(load(cache.folder, "train", 4))
 
 
-def test_batches_keep_their_pixels(cache: Path) -> None:
-    """TensorFlow takes over the arrays as they are: one that was used again would change under it."""
-    kept = [images for images, _ in load(cache, "train", 8, shuffle=False)]
-    copies = [images for images, _ in load(cache, "train", 8, shuffle=False).as_numpy_iterator()]
-    assert all(np.array_equal(images.numpy(), copy) for images, copy in zip(kept, copies, strict=True))
+# ------------------------------------------------------------------------------------------ bad input
 
 
-def test_batches_begin_where_tensorflow_needs_them() -> None:
-    for size in (1, 1000, 100_000):
-        assert loader._aligned((size, 3)).ctypes.data % 64 == 0
+@pytest.mark.parametrize("batch_size", [0, -1, True, "8", 2.0, None])
+def test_bad_batch_sizes_are_refused(raw: Photos, batch_size: Any) -> None:
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, got {batch_size!r}"):
+        load(raw.folder, "train", batch_size)
 
 
-def test_it_trains_a_model(cache: Path) -> None:
-    train = load(cache, "train", 8)
-    model = keras.Sequential(
-        [keras.Input((16, 16, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(4)]
-    )
-    model.compile(optimizer="adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    history = model.fit(train, validation_data=load(cache, "val", 8), epochs=2, verbose=0, shuffle=False).history
-    assert len(history["val_loss"]) == 2
+def test_a_batch_larger_than_the_split_is_one_batch_or_refused(raw: Photos) -> None:
+    assert len(batches(load(raw.folder, "train", 1000))) == 1
+    with pytest.raises(ValueError, match="batch_size 1000 with drop_remainder leaves nothing of the"):
+        load(raw.folder, "train", 1000, drop_remainder=True)
 
 
-def test_a_cache_that_is_replaced_is_still_read_as_it_was(tmp_path: Path) -> None:
-    precompute(SOURCE, tmp_path / "cache", "decode|resize(16)")
-    dataset = load(tmp_path / "cache", "train", 8, shuffle=False)
-    before = images_of(dataset)
-    precompute(SOURCE, tmp_path / "cache", "decode|resize(12)", replace=True)
-    assert np.array_equal(images_of(dataset), before)
-
-
-@pytest.mark.parametrize("batch_size", [0, -1, True, "8", 2.0])
-def test_bad_batch_sizes_are_refused(cache: Path, batch_size: Any) -> None:
-    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got"):
-        load(cache, "train", batch_size)
-
-
-def test_a_batch_larger_than_the_split_is_one_batch_or_refused(cache: Path) -> None:
-    assert len(batches(load(cache, "train", 1000))) == 1
-    with pytest.raises(ValueError, match="leaves nothing of the"):
-        load(cache, "train", 1000, drop_remainder=True)
-
-
-def test_unknown_and_empty_splits_are_refused(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="split must be one of train, val, got 'test'"):
-        load(cache, "test", 8)
-    precompute(SOURCE, tmp_path / "all", CHAIN, val_fraction=0)
-    with pytest.raises(CacheError, match="no records in split 'val': this cache has train"):
-        load(tmp_path / "all", "val", 8)
-
-
-def test_images_of_varying_size_are_refused(tmp_path: Path) -> None:
-    precompute(SOURCE, tmp_path / "cache", "decode", encoding="png")
-    with pytest.raises(CacheError, match="vary in size"):
-        load(tmp_path / "cache", "train", 8)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**64, True, "1"])
-def test_bad_seeds_are_refused(cache: Path, seed: Any) -> None:
+@pytest.mark.parametrize("seed", [-1, 2**64, True, 1.0, "1"])
+def test_bad_seeds_are_refused(raw: Photos, seed: Any) -> None:
     with pytest.raises(ValueError, match="seed must be a whole number"):
-        load(cache, "train", 8, seed=seed)
+        load(raw.folder, "train", 8, seed=seed)
+
+
+def test_an_unknown_split_is_refused(raw: Photos) -> None:
+    with pytest.raises(ValueError, match="split must be one of train, val, got 'test'"):
+        load(raw.folder, "test", 8)
+
+
+def test_a_split_without_records_is_refused(tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]) -> None:
+    cache = build(tmp_path / "cache", photo_folder, photos, limit=4, val_fraction=0)
+    with pytest.raises(CacheError, match="no records in split 'val': this cache has train"):
+        load(cache.folder, "val", 8)
+
+
+def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="no cache at"):
+        load(tmp_path, "train", 8)
+
+
+def test_images_of_varying_size_are_refused(tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]) -> None:
+    cache = build(tmp_path / "cache", photo_folder, photos, chain="decode", encoding="png", limit=6)
+    with pytest.raises(CacheError, match="vary in size: batches need one size"):
+        load(cache.folder, "train", 8)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ from joulecache.pipelines.shards import (
     FORMATS,
     PAGE,
     SPLITS,
+    CacheError,
     DataFile,
     Format,
     Rows,
@@ -328,6 +329,9 @@ small = st.integers(-3, 40)
 
 
 @given(small, small, st.integers(-1, 5), st.integers(0, 60))
+@example(offset=0, stride=6, records=1, size=5)
+@example(offset=-1, stride=6, records=1, size=10)
+@example(offset=1, stride=7, records=3, size=21)
 def test_images_are_mapped_only_where_all_of_them_lie_in_the_file(
     offset: int, stride: int, records: int, size: int
 ) -> None:
@@ -341,7 +345,7 @@ def test_images_are_mapped_only_where_all_of_them_lie_in_the_file(
             mapped = map_images(path, file, (2, 1, 3))
             assert mapped.reshape(records, 6).tolist() == [list(range(start, start + 6)) for start in starts]
         else:
-            with pytest.raises(ValueError, match="do not fit"):
+            with pytest.raises(CacheError, match="do not fit"):
                 map_images(path, file, (2, 1, 3))
 
 
@@ -353,21 +357,21 @@ def test_a_cut_or_grown_file_is_refused(tmp_path: Path, kind: Format, change: in
         path = tmp_path / file.name
         data = path.read_bytes()
         path.write_bytes(data[:change] if change < 0 else data + bytes(change))
-        with pytest.raises(ValueError, match=f"manifest says {len(data)}.*rebuild"):
+        with pytest.raises(CacheError, match=f"manifest says {len(data)}.*rebuild"):
             _ = read_encoded(path, file) if file.image_offset is None else map_images(path, file, COLOUR)
 
 
 @every_format
 def test_encoded_images_are_not_mapped_as_raw_ones(tmp_path: Path, kind: Format) -> None:
     file = write(tmp_path, kind, encoded_rows(2))
-    with pytest.raises(ValueError, match="encoded images"):
+    with pytest.raises(CacheError, match="encoded images"):
         map_images(tmp_path / file.name, file, COLOUR)
 
 
 @every_format
 def test_a_shard_with_other_than_its_listed_records_is_refused(tmp_path: Path, kind: Format) -> None:
     file = write(tmp_path, kind, encoded_rows(4))
-    with pytest.raises(ValueError, match="holds 4 images, its manifest says 5"):
+    with pytest.raises(CacheError, match="holds 4 images, its manifest says 5"):
         read_encoded(tmp_path / file.name, replace(file, records=5))
 
 
@@ -375,7 +379,7 @@ def test_a_shard_with_other_than_its_listed_records_is_refused(tmp_path: Path, k
 def test_raw_rows_are_not_read_as_encoded_ones(tmp_path: Path, kind: Format) -> None:
     file = write(tmp_path, kind, raw_rows(2))
     if kind == "arrow":
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(CacheError, match="is damaged"):
             read_encoded(tmp_path / file.name, file)
     else:
         assert len(read_encoded(tmp_path / file.name, file)) == 2
@@ -390,7 +394,18 @@ def test_an_arrow_offset_that_leaves_the_file_is_refused(tmp_path: Path, end: by
     data = path.read_bytes()
     assert data.count(starts.tobytes()) == 1
     path.write_bytes(data.replace(starts.tobytes(), starts[:2].tobytes() + end + starts[3:].tobytes()))
-    with pytest.raises(ValueError, match=r"is damaged .*: rebuild the cache"):  # reading it would crash the interpreter
+    with pytest.raises(CacheError, match=r"is damaged .*: rebuild the cache"):  # reading it would crash the interpreter
+        read_encoded(path, file)
+
+
+def test_an_image_that_leaves_its_tfrecord_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "tfrecord", with_images([b"image", b"image"]))
+    path = tmp_path / file.name
+    data = path.read_bytes()
+    spelled = b"\x0a\x05image"  # the image's tag and length
+    assert spelled in data
+    path.write_bytes(data.replace(spelled, b"\x0a\x7eimage", 1))
+    with pytest.raises(CacheError, match="leaves its record"):
         read_encoded(path, file)
 
 
@@ -408,7 +423,7 @@ def test_a_damaged_encoded_shard_is_refused_or_gives_bytes(data: st.DataObject) 
     damaged = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]))
-    with TemporaryDirectory() as folder, suppress(ValueError):
+    with TemporaryDirectory() as folder, suppress(CacheError):
         path = Path(folder, file.name)
         path.write_bytes(damaged)
         images = [bytes(image) for image in read_encoded(path, file)]
