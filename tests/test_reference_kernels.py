@@ -435,15 +435,14 @@ def test_who_waits_for_pillows_switch_is_not_passed_by() -> None:
         with _tolerance(truncated):
             entered.append(truncated)
 
-    with ThreadPoolExecutor(2) as pool:
-        with _tolerance(True):
-            pool.submit(enter, False)
-            for _ in range(2000):  # until it waits
-                if _tolerance._door.locked():
-                    break
-                time.sleep(0.001)
-            pool.submit(enter, True)
-            time.sleep(0.02)  # it could enter now, if it were let
+    with ThreadPoolExecutor(2) as pool, _tolerance(True):
+        pool.submit(enter, False)
+        for _ in range(2000):  # until it waits
+            if _tolerance._door.locked():
+                break
+            time.sleep(0.001)
+        pool.submit(enter, True)
+        time.sleep(0.02)  # it could enter now, if it were let
     assert entered == [False, True]
 
 
