@@ -10,7 +10,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -275,17 +275,11 @@ def _write_tfrecord(path: Path, rows: Rows) -> tuple[int, int] | None:
     raw = isinstance(rows.images, np.ndarray)
 
     def example(row: int, image: bytes, pad: int | None) -> bytes:
-        features = {
-            "image": _bytes_feature(tf, image),
-            "key": _bytes_feature(tf, rows.keys[row].encode()),
-            "key_hash": _int_feature(tf, int(rows.key_hashes[row].astype(np.int64))),
-            "label": _int_feature(tf, int(rows.labels[row])),
-        }
+        key, hashed, label = rows.keys[row].encode(), int(rows.key_hashes[row]), int(rows.labels[row])
+        features = {"image": _bytes(image), "key": _bytes(key), "key_hash": _int64(hashed), "label": _int64(label)}
         if pad is not None:
-            features["pad"] = _bytes_feature(tf, bytes(pad))
-        message = tf.train.Example(features=tf.train.Features(feature=features))
-        # Sorted by name: the same bytes every time, and the image first, at one place in every record.
-        return bytes(message.SerializeToString(deterministic=True))
+            features["pad"] = _bytes(bytes(pad))
+        return _example(features)
 
     pads: list[int | None] = [None] * len(rows)
     if raw:
@@ -313,12 +307,32 @@ def _write_tfrecord(path: Path, rows: Rows) -> tuple[int, int] | None:
     return start, length + 16
 
 
-def _bytes_feature(tf: Any, value: bytes) -> Any:
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+def _example(features: Mapping[str, bytes]) -> bytes:
+    """Serialize a `tf.train.Example` with its features in this order.
+
+    By hand: protobuf promises no order, its implementations differ, and the image has to stand at one place in every record.
+    """
+    entries = [_field(1, _field(1, name.encode()) + _field(2, feature)) for name, feature in features.items()]
+    return _field(1, b"".join(entries))
 
 
-def _int_feature(tf: Any, value: int) -> Any:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+def _bytes(value: bytes) -> bytes:
+    """Serialize a Feature that holds a BytesList of one."""
+    return _field(1, _field(1, value))
+
+
+def _int64(value: int) -> bytes:
+    """Serialize a Feature that holds an Int64List of one; an unsigned value is wrapped."""
+    return _field(3, _field(1, _varint(value % 2**64)))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
 
 
 def _tfrecord_images(data: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:

@@ -612,8 +612,9 @@ def test_more_than_the_disk_holds_is_refused_before_the_work(tmp_path: Path, pho
 
 @dataclasses.dataclass(frozen=True)
 class FaultyUnit:
-    """A unit of which our own code breaks."""
+    """A unit that raises what no unit should."""
 
+    error: type[BaseException]
     name: str = "faulty"
     count: int = 1
     mtime_ns: int = 0
@@ -622,17 +623,28 @@ class FaultyUnit:
         yield "faulty"
 
     def read(self) -> Iterator[Record]:
-        raise ZeroDivisionError("a bug")
+        raise self.error
 
 
-def test_a_worker_that_breaks_fails_the_build_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / WORK).mkdir()
+def run_faulty(folder: Path, error: type[BaseException]) -> None:
+    (folder / WORK).mkdir()
     chain = parse("decode|resize(8)")
-    spec = ShardSpec(str(tmp_path), 0, 1, (FaultyUnit(),), 1, Recipe(chain, chain), 1)
-    with pytest.raises(BuildError, match="a bug") as caught:
-        run_specs([spec], None)
+    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, Recipe(chain, chain), 1)], None)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, RuntimeError])
+def test_a_worker_that_breaks_fails_the_build_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], error: type[BaseException]
+) -> None:
+    with pytest.raises(BuildError, match=f"the Beam pipeline failed: .*{error.__name__}") as caught:
+        run_faulty(tmp_path, error)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_is_not_taken_for_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_faulty(tmp_path, KeyboardInterrupt)
 
 
 # ------------------------------------------------------------------------------------------ building again

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,7 +249,8 @@ def test_an_interrupted_build_says_so_and_leaves_nothing(tmp_path: Path) -> None
     program = (
         # Where the tests run in the background, Ctrl-C is ignored, and so it would be here.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import sys; sys.argv = ['joulecache', 'precompute', 'synthetic:2000', sys.argv[1], '--chain', 'decode|resize(8)']\n"
+        "import sys; sys.argv = ['joulecache', 'precompute', 'synthetic:2000', sys.argv[1], '--chain', 'decode|resize(8)',"
+        " '--shards', '100']\n"
         "from joulecache.pipelines.cli import main; main()"
     )
     cache = tmp_path / "cache"
@@ -255,10 +258,15 @@ def test_an_interrupted_build_says_so_and_leaves_nothing(tmp_path: Path) -> None
     with subprocess.Popen(
         [sys.executable, "-c", program, str(cache)], stderr=subprocess.PIPE, env=environment, text=True
     ) as process:
-        while not (cache / ".building" / "lock").exists():
-            assert process.poll() is None
-        process.send_signal(2)
-        _, err = process.communicate(timeout=60)
+        try:
+            # Until its first shard stands: an import that is interrupted may swallow that.
+            while not any(cache.glob(".building/*.json")):
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "stopped" in err
     assert not cache.exists()

@@ -213,6 +213,20 @@ def test_raw_tfrecords_are_of_one_size_whatever_the_rows(
     assert np.array([record["key_hash"] for record in read], np.int64).view(np.uint64).tolist() == list(rows.key_hashes)
 
 
+def test_a_record_is_an_ordinary_example_in_one_order(tmp_path: Path) -> None:
+    rows = encoded_rows(2)
+    path = tmp_path / write(tmp_path, "tfrecord", rows).name
+    (_, record) = (record.numpy() for record in tf.data.TFRecordDataset(str(path)))
+    features = tf.train.Example.FromString(record).features.feature
+    assert sorted(features) == ["image", "key", "key_hash", "label"]
+    assert features["image"].bytes_list.value == [rows.images[1]]
+    assert features["key"].bytes_list.value == [rows.keys[1].encode()]
+    assert features["label"].int64_list.value == [1]
+    assert features["key_hash"].int64_list.value == [int(rows.key_hashes[1].astype(np.int64))]
+    order = [record.index(b"\x0a" + bytes([len(name)]) + name) for name in (b"image", b"key", b"key_hash", b"label")]
+    assert order == sorted(order)
+
+
 @pytest.mark.parametrize("rows", [raw_rows(7), encoded_rows(7)], ids=["raw", "encoded"])
 def test_tensorflow_alone_reads_a_tfrecord_shard(tmp_path: Path, rows: Rows) -> None:
     read = parsed(tmp_path / write(tmp_path, "tfrecord", rows).name)
@@ -402,9 +416,8 @@ def test_an_image_that_leaves_its_tfrecord_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "tfrecord", with_images([b"image", b"image"]))
     path = tmp_path / file.name
     data = path.read_bytes()
-    spelled = b"\x0a\x05image"  # the image's tag and length
-    assert spelled in data
-    path.write_bytes(data.replace(spelled, b"\x0a\x7eimage", 1))
+    assert data.count(b"\x0a\x07\x0a\x05image") == 2  # tag and length of the list, then of its value
+    path.write_bytes(data.replace(b"\x0a\x07\x0a\x05image", b"\x0a\x07\x0a\x7eimage", 1))
     with pytest.raises(CacheError, match="leaves its record"):
         read_encoded(path, file)
 

@@ -50,6 +50,8 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
     except BuildError:
         raise
     except Exception as error:  # of any kind: runners pass on what a worker raised, or wrap its traceback in their own
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
         cause = str(error).strip().rpartition("\n")[2][:300]
         raise BuildError(f"the Beam pipeline failed: {type(error).__name__}: {cause}") from error
 
