@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from joulecache.pipelines.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.shards import SPLITS, map_images, read_encoded
 from joulecache.transforms import reference_kernels
-from joulecache.transforms.chain import output_size, parse
-from joulecache.transforms.ops import Decode
+from joulecache.transforms.chain import output_channels, output_size, parse
+from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import word_table
 
 _TENSOR_ALIGNMENT = 64  # bytes
@@ -29,17 +29,25 @@ _ORDER_CHUNK = 4096  # places of an epoch's order that are computed at once
 class CachedSplit:
     """One split of a cache, opened for reading by row.
 
-    `labels` is int64 ``[N]``, `key_hashes` uint64 ``[N]``, both mapped; `image_shape` is the (H, W, C) that `images` gives. Files that are
-    replaced while this is open are still read as they were.
+    `labels` is int64 ``[N]``, `key_hashes` uint64 ``[N]``, both mapped; `image_shape` is the (H, W, C) that `images` gives. Where the
+    training chain mixes images, `batch` gives soft labels, of every split. Files that are replaced while this is open are still
+    read as they were.
     """
 
-    def __init__(self, cache: str | os.PathLike[str], split: str, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: str | os.PathLike[str],
+        split: str,
+        seed: int | None = None,
+        ops: Mapping[str, type[Op]] | None = None,
+    ) -> None:
         """Open it; `seed` for the suffix's draws, the cache's own when None. Raises CacheError, or ValueError for `seed`."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         folder, self.manifest = Path(cache), open_manifest(cache)
         listed = self.manifest.split(split)
-        self.chain = parse(listed.chain)
+        self.chain = self.manifest.parsed_chain(split, ops)
+        self.soft_labels = parse(self.manifest.chain, ops).mixes
         self.seed = self.manifest.seed if seed is None else seed
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")
@@ -48,7 +56,7 @@ class CachedSplit:
             raise CacheError(
                 f"the {split} images of {str(cache)!r} vary in size: batches need one size, cache them with a resize or crop"
             )
-        self.image_shape = (*output_size(self.chain.suffix, height, width), channels)
+        self.image_shape = (*output_size(self.chain.suffix, height, width), output_channels(self.chain.ops))
         self._decode: Callable[[Any], Any] | None = None
         if self.manifest.encoding != "raw":
             decode = Decode(channels=channels)
@@ -75,9 +83,9 @@ class CachedSplit:
         return len(self.labels)
 
     def images(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
-        """Return the images of those rows as the epoch has them, uint8 ``[B, H, W, C]``.
+        """Return the images of those rows as the epoch has them before ops on batches, uint8 ``[B, H, W, C]``.
 
-        The suffix runs on views of the mapped files, so that each image is copied once, into its place in the batch.
+        The ops after the cut run on views of the mapped files, so that each image is copied once, into its place in the batch.
         """
         variant = self._variants[epoch % len(self._variants)]
         shards = np.searchsorted(self._ends, rows, side="right")
@@ -85,12 +93,28 @@ class CachedSplit:
         images = [variant[shard][row] for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
         if self._decode:
             images = list(self._decoders.map(self._decode, images))
-        suffix = self.chain.suffix
+        suffix = self.chain.on_images
         words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
-        batch = _aligned((len(rows), *self.image_shape))
+        batch = _aligned((len(rows), *self.image_shape), np.uint8)
         for place, image in zip(batch, reference_kernels.apply_batch(suffix, images, words), strict=True):
             _put(place, image)
         return batch
+
+    def batch(
+        self, rows: NDArray[np.int64], epoch: int, number: int
+    ) -> tuple[NDArray[np.uint8] | NDArray[np.float32], NDArray[np.int64] | NDArray[np.float32]]:
+        """Return images ``[B, H, W, C]`` and labels of those rows, the epoch's batch of that number, with all ops run.
+
+        Images are uint8, or float32 behind to_float; labels int64 ``[B]``, or soft, float32 ``[B, K]``.
+        """
+        ops = self.chain.on_batches
+        words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
+        images = reference_kernels.apply_to_batch(ops, self.images(rows, epoch), words, _aligned)
+        labels = self.labels[rows]
+        if not self.soft_labels:
+            return images, labels
+        classes = len(self.manifest.class_names)
+        return images, reference_kernels.mix_labels(ops, labels, classes, words, self.image_shape[:2])
 
 
 def _shuffled(records: int, seed: int, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -110,12 +134,13 @@ def _shuffled_chunk(records: int, seed: int, epoch: int, chunk: int) -> NDArray[
     return rows
 
 
-def _aligned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return a new uint8 array that TensorFlow takes over as it is: one that starts elsewhere it would copy."""
-    size = math.prod(shape)
+def _aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return a new array that TensorFlow takes over as it is: one that starts elsewhere it would copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     room = np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _TENSOR_ALIGNMENT
-    return room[start : start + size].reshape(shape)
+    array: NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def _put(place: NDArray[np.uint8], image: NDArray[np.uint8]) -> None:
@@ -135,18 +160,23 @@ def load(
     shuffle: bool | None = None,
     seed: int | None = None,
     drop_remainder: bool = False,
+    ops: Mapping[str, type[Op]] | None = None,
 ) -> Any:
     """Return a `tf.data.Dataset` of (uint8 ``[B, H, W, C]``, int64 ``[B]``) over a split of a cache.
 
+    Images are float32 where the chain has to_float; labels are float32 ``[B, K]``, one-hot or mixed, where the training chain has mixup or
+    cutmix, so that both splits fit one categorical loss.
+
     It has a known cardinality, is prefetched, and carries `class_names` and `num_classes`. Each time that it is iterated it
     gives the next epoch: its order, its variant and its draws of the ops after the cut. `shuffle` is a uniform permutation of
-    the whole split, by default for ``train`` only; `seed` sets order and draws (default: the cache's own).
+    the whole split, by default for ``train`` only; `seed` sets order and draws (default: the cache's own); `ops` are the ops of your
+    own that the chain names.
 
     Raises CacheError for a cache that cannot be read, ValueError for arguments.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    opened = CachedSplit(cache, split, seed)
+    opened = CachedSplit(cache, split, seed, ops)
     records = len(opened)
     if drop_remainder and batch_size > records:
         raise ValueError(
@@ -162,16 +192,19 @@ def load(
         rows = np.arange(batch * batch_size, min((batch + 1) * batch_size, records))
         if shuffled:
             rows = _shuffled(records, opened.seed, int(epoch), rows)
-        return epoch, opened.images(rows, int(epoch)), opened.labels[rows]
+        return epoch, *opened.batch(rows, int(epoch), int(batch))
 
     def step(epoch: Any, batch: Any) -> tuple[Any, tuple[Any, Any]]:
         # One function with one op: an iterator of more would cost milliseconds each time an epoch begins.
-        epoch, images, labels = tf.numpy_function(read, [epoch, batch], [tf.int64, tf.uint8, tf.int64])
-        size = batch_size if records % batch_size == 0 or drop_remainder else None
+        epoch, images, labels = tf.numpy_function(read, [epoch, batch], [tf.int64, image_type, label_type])
         images = tf.ensure_shape(images, [size, *opened.image_shape])
-        return tf.ensure_shape(epoch, []), (images, tf.ensure_shape(labels, [size]))
+        return tf.ensure_shape(epoch, []), (images, tf.ensure_shape(labels, [size, *label_shape]))
 
+    classes = len(opened.manifest.class_names)
+    size = batch_size if records % batch_size == 0 or drop_remainder else None
+    image_type = tf.float32 if opened.chain.is_float else tf.uint8
+    label_type, label_shape = (tf.float32, [classes]) if opened.soft_labels else (tf.int64, [])
     dataset = tf.data.Dataset.range(batches).scan(np.int64(-1), step).prefetch(tf.data.AUTOTUNE)
     dataset.class_names = list(opened.manifest.class_names)
-    dataset.num_classes = len(opened.manifest.class_names)
+    dataset.num_classes = classes
     return dataset

@@ -9,6 +9,7 @@ import os
 import stat
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,8 @@ from joulecache.pipelines.shards import (
     sync_folder,
 )
 from joulecache.pipelines.shards import CacheError as CacheError
-from joulecache.transforms.chain import Chain, fixed_size, parse
+from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
+from joulecache.transforms.ops import Op
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -107,9 +109,22 @@ class Manifest:
         listed = [file for split in self.splits.values() for file in split.files]
         return (*listed, self.index, self.rejected)
 
-    def parsed_chain(self, split: str = "train") -> Chain:
-        """Return the chain of a split."""
-        return parse(self.split(split).chain)
+    def parsed_chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
+        """Return the chain of a split; `ops` are the ops of your own that it names.
+
+        Raises CacheError for an op that is not given, or is of another version than the one that built the cache.
+        """
+        found = self.split(split)
+        try:
+            chain = parse(found.chain, ops)
+            _check_chain(self, split, found, chain)
+        except UnknownOpError as error:
+            raise CacheError(
+                f"{error}; the cache was built with an op of somebody's own: give it as `ops`, or by --ops"
+            ) from error
+        except ValueError as error:
+            raise CacheError(str(error)) from error
+        return chain
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -306,20 +321,25 @@ def _check(manifest: Manifest) -> None:
     if (manifest.chain, manifest.variants, 1) != (train.chain, train.variants, val.variants):
         raise ValueError("chain and variants are not those of its splits")
     for name, split in manifest.splits.items():
-        chain = parse(split.chain)
-        if chain.fingerprint != split.fingerprint:
-            raise ValueError(f"the fingerprint of {name} is not that of its chain {split.chain!r}")
+        # An op of somebody's own need not be at hand to look at a cache. What keeps reading safe does not depend on the chain.
+        with suppress(UnknownOpError):
+            _check_chain(manifest, name, split, parse(split.chain))
         if len(split.class_counts) != len(manifest.class_names) or sum(split.class_counts) != split.records:
             raise ValueError(f"the class counts of {name} do not add up to its {split.records} records")
         channels = split.image_shape[2]
         if {len(split.mean), len(split.std)} != {channels if split.records else 0}:
             raise ValueError(f"mean and std of {name} are not of {channels} channels")
-        made = (*(fixed_size(chain.prefix) or (None, None)), chain.decode.channels)
-        if manifest.encoding == "raw" and split.image_shape != made:
-            raise ValueError(
-                f"the raw images of {name} are {split.image_shape}, its chain {split.chain!r} makes {made}"
-            )
         _check_files(manifest, name, split)
+
+
+def _check_chain(manifest: Manifest, split_name: str, split: Split, chain: Chain) -> None:
+    if chain.fingerprint != split.fingerprint:
+        raise ValueError(f"the fingerprint of {split_name} is not that of its chain {split.chain!r}")
+    made = (*(fixed_size(chain.prefix) or (None, None)), output_channels(chain.prefix))
+    if manifest.encoding == "raw" and split.image_shape != made:
+        raise ValueError(
+            f"the raw images of {split_name} are {split.image_shape}, its chain {split.chain!r} makes {made}"
+        )
 
 
 def _check_files(manifest: Manifest, split_name: str, split: Split) -> None:
@@ -342,8 +362,8 @@ def _check_files(manifest: Manifest, split_name: str, split: Split) -> None:
         places[name.variant].append((name.shard, file.records))
         if manifest.encoding == "raw":
             height, width, channels = split.image_shape
-            assert height is not None
-            assert width is not None
+            if height is None or width is None:
+                raise ValueError(f"the raw images of {split_name} have no size")
             image_layout(file, (height, width, channels))
     if any(other != places[0] for other in places) or sum(records for _, records in places[0]) != split.records:
         raise ValueError(f"the files of {split_name} do not hold its {split.records} records in every variant")

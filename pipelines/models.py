@@ -116,18 +116,19 @@ def check_batches(
     """Return the image shape (H, W, C) of batches that can train or test a classifier.
 
     They are finite and hold uint8 images [B, H, W, C], of the model's input shape where one is given, and integer labels
-    [B]. Others raise ValueError; `what` names the data in it.
+    [B] or soft ones [B, K]. Others raise ValueError; `what` names the data in it.
     """
     spec = data.element_spec
     parts = list(spec) if isinstance(spec, tuple) else [spec]
+    ranks = [getattr(part, "shape", tf.TensorShape(None)).rank for part in parts]
     if (
-        [getattr(part, "shape", tf.TensorShape(None)).rank for part in parts] != [4, 1]
+        ranks not in ([4, 1], [4, 2])
         or parts[0].dtype != tf.uint8
-        or not parts[1].dtype.is_integer
+        or not (parts[1].dtype.is_integer if ranks == [4, 1] else parts[1].dtype.is_floating)
     ):
         raise ValueError(
-            f"{what} yields {spec}: give batches of (uint8 images [B, H, W, C], integer labels [B]); models "
-            "scale the pixels themselves"
+            f"{what} yields {spec}: give batches of (uint8 images [B, H, W, C], integer labels [B] or soft ones [B, K]); models "
+            "scale the pixels themselves, so leave to_float and normalize out of the chain"
         )
     if data.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(f"{what} never ends: leave out .repeat()")
@@ -144,15 +145,21 @@ def check_batches(
     return shape
 
 
-def compile_model(model: keras.Model, learning_rate: float) -> None:
-    """Compile a classifier in place: Adam, sparse cross-entropy on its logits (or its softmax), accuracy.
+def has_soft_labels(data: tf.data.Dataset) -> bool:
+    """Say whether batches have a share per class as labels, rather than the number of the class."""
+    return int(data.element_spec[1].shape.rank) == 2
+
+
+def compile_model(model: keras.Model, learning_rate: float, *, soft_labels: bool = False) -> None:
+    """Compile a classifier in place: Adam, cross-entropy on its logits (or its softmax), accuracy.
 
     XLA is left to Keras, which uses it on an accelerator alone. On CPU it doubles the CPU time of such a CNN (TensorFlow 2.21,
     2 Xeon cores, batch 64: from 0.37 to 0.79 ms per image at 32x32, from 1.6 to 3.6 at 64x64, beside seconds of compilation).
     """
+    cross_entropy = keras.losses.CategoricalCrossentropy if soft_labels else keras.losses.SparseCategoricalCrossentropy
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=not _ends_in_softmax(model)),
+        loss=cross_entropy(from_logits=not _ends_in_softmax(model)),
         metrics=["accuracy"],
         jit_compile="auto",
     )

@@ -32,7 +32,8 @@ from joulecache.pipelines.compression.staging import (
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest
 from joulecache.pipelines.meter import Energy, Meter, Window
-from joulecache.pipelines.models import build_model, check_batches, compile_model, run_epochs
+from joulecache.pipelines.models import build_model, check_batches, compile_model, has_soft_labels, run_epochs
+from joulecache.transforms.ops import Op
 
 TRAINING_RECORD = "history.json"
 
@@ -163,7 +164,7 @@ def fit(
     learning_rate: float = 1e-3,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingRun:
-    """Train a classifier in place on batches of (uint8 images [B, H, W, C], integer labels [B]), metered.
+    """Train a classifier in place on batches of (uint8 images [B, H, W, C], integer labels [B] or soft ones [B, K]), metered.
 
     The model is compiled (`compile_model`) and Keras' global seed set first, so the same seed, data and initial weights give the
     same model on the same machine. `callbacks` see the joules in their logs. Raises ValueError for bad arguments and for data
@@ -175,7 +176,7 @@ def fit(
     if validation_data is not None:
         check_batches(validation_data, "validation data", model)
     keras.utils.set_random_seed(seed)
-    compile_model(model, learning_rate)
+    compile_model(model, learning_rate, soft_labels=has_soft_labels(train_data))
     metered = EnergyCallback(meter or Meter())
     try:
         history = run_epochs(
@@ -220,25 +221,26 @@ def train(
     quantize: Quantization | None = None,
     meter: Meter | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    ops: Mapping[str, type[Op]] | None = None,
 ) -> TrainedModel:
     """Train a model (a name, or a `.keras` or `.h5` file) on a cache, and compress it where `prune` or `quantize` is given.
 
     The run folder `out` gets `model.keras` and `history.json` (per epoch: loss, accuracy, joules), together, when training is done; then
-    `compressed/` as `compress` writes it. The cache's `val` split validates, where it has records. Raises CacheError for
-    a cache that cannot be read, ValueError for bad arguments, images of varying size, a compression that cannot be done, and
-    a folder that holds other files: all before training.
+    `compressed/` as `compress` writes it. The cache's `val` split validates, where it has records. `ops` are the ops of your own that
+    the cache's chain names. Raises CacheError for a cache that cannot be read, ValueError for bad arguments, images of varying
+    size, a compression that cannot be done, and a folder that holds other files: all before training.
     """
     folder = Path(out)
     check_output_folder(folder, TRAINING_RECORD)
     manifest = open_manifest(cache)
-    train_data = load(cache, "train", batch_size, seed=seed)
+    train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
     wants_compression = bool(prune) or quantize is not None
     held_out = "val" in manifest.splits and manifest.splits["val"].records > 0
     if wants_compression and not held_out:
         raise ValueError(
             f"cache {os.fspath(cache)!r} has no val records to measure compressed models on: build it with --val-fraction 0.1"
         )
-    val_data = load(cache, "val", batch_size, shuffle=False) if held_out else None
+    val_data = load(cache, "val", batch_size, shuffle=False, ops=ops) if held_out else None
     height, width, channels = check_batches(train_data, "training data")
     if height is None or width is None or channels is None:
         raise ValueError(f"the images of cache {os.fspath(cache)!r} vary in size: end its chain in resize or a crop")

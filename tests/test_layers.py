@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A folder's parts come before the folder itself, whose name stands for its __init__.
 IN_ORDER = """
-transforms.ops  transforms.chain  transforms.randomness  transforms.reference_kernels  transforms.graph_kernels
+transforms.ops.base  transforms.ops.decode  transforms.ops.geometry  transforms.ops.colour  transforms.ops.policies
+transforms.ops.batch  transforms.ops
+transforms.chain  transforms.randomness
+transforms.reference_kernels.images  transforms.reference_kernels.decoding  transforms.reference_kernels.geometry
+transforms.reference_kernels.colour  transforms.reference_kernels.policies  transforms.reference_kernels.batch
+transforms.reference_kernels
+transforms.graph_kernels  transforms.costs
 transforms
 pipelines.source  pipelines.shards  pipelines.manifest
 pipelines.meter.energy  pipelines.meter

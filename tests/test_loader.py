@@ -294,7 +294,7 @@ def test_batches_that_are_kept_keep_their_pixels(raw: Photos) -> None:
 
 def test_batches_begin_where_tensorflow_needs_them() -> None:
     for size in (1, 1000, 100_000):
-        assert loader._aligned((size, 3)).ctypes.data % 64 == 0
+        assert loader._aligned((size, 3), np.uint8).ctypes.data % 64 == 0
 
 
 @pytest.mark.parametrize("records", [1, 2, 5000, 8193])

@@ -39,15 +39,9 @@ from joulecache.transforms import (
 )
 from joulecache.transforms.ops import OPS, op_name
 from joulecache.transforms.randomness import random_words
-from joulecache.transforms.reference_kernels import (
-    DecodeError,
-    _tolerance,
-    apply,
-    as_array,
-    as_image,
-    decode,
-    grey_total,
-)
+from joulecache.transforms.reference_kernels import DecodeError, apply, as_array, as_image, decode
+from joulecache.transforms.reference_kernels.colour import grey_total
+from joulecache.transforms.reference_kernels.decoding import _tolerance
 
 Array = NDArray[np.uint8]
 

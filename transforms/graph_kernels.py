@@ -1,9 +1,9 @@
 """The ops that tf.data pipelines need, as TensorFlow graphs, on one image or on a batch.
 
 Random parameters are not drawn here: they come in as the integers of `randomness.parameters`, so that a graph and the reference
-kernels see the same draws. Ops that move pixels, brightness, contrast and `decode` of whole JPEG and PNG files are exact; resizing
-is within a level on average, since TensorFlow filters in floats and Pillow in fixed point. EXIF orientation is not applied, and
-`max_pixels` not heeded.
+kernels see the same draws. Ops that move or mask pixels, brightness, contrast, `to_float`, `normalize` and `decode` of whole JPEG and PNG
+files are exact; resizing is within a level on average, since TensorFlow filters in floats and Pillow in fixed point. `max_pixels` is
+not heeded, and EXIF orientation, which TensorFlow cannot read, comes in as an integer too.
 """
 
 from __future__ import annotations
@@ -17,44 +17,76 @@ from joulecache.transforms.ops import (
     Brightness,
     CentralCrop,
     Contrast,
+    Cutout,
     Decode,
+    Fill,
     FlipLr,
+    FlipUd,
+    Normalize,
     Op,
+    Pad,
     RandomCrop,
     RandomResizedCrop,
     Resize,
     ResizeShorter,
+    ToFloat,
+    op_name,
 )
-from joulecache.transforms.reference_kernels import GREY_WEIGHTS
+from joulecache.transforms.reference_kernels.colour import GREY_WEIGHTS
 
 Tensor = Any  # TensorFlow ships no types
 
 LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in units of 1/65536, as Pillow's convert("L") has them
 
-DRAWN: dict[type[Op], int] = {RandomCrop: 2, RandomResizedCrop: 4, FlipLr: 1, Brightness: 1, Contrast: 1}
+DRAWN: dict[type[Op], int] = {
+    RandomCrop: 2,
+    RandomResizedCrop: 4,
+    FlipLr: 1,
+    FlipUd: 1,
+    Cutout: 2,
+    Brightness: 1,
+    Contrast: 1,
+}
 """How many integers each op's kernel takes."""
 
-BATCHED = (CentralCrop, RandomCrop, FlipLr, Brightness, Contrast)
+BATCHED = (CentralCrop, RandomCrop, Pad, FlipLr, FlipUd, Cutout, Brightness, Contrast, ToFloat, Normalize)
 """The ops that `apply_batch` can run on images of one size."""
 
+_ON_IMAGES = (Decode, Resize, ResizeShorter, RandomResizedCrop)
 
-def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor) -> Tensor:
-    """Run the ops on one image: encoded bytes (scalar string) or ``[H, W, C]`` uint8; returns ``[H, W, C]`` uint8.
 
-    `drawn` is int32 ``[P]``: the ops' parameters one after the other.
+def refused(ops: Sequence[Op]) -> str | None:
+    """Return why these ops have no TensorFlow kernels, None when they have."""
+    for op in ops:
+        if not isinstance(op, BATCHED + _ON_IMAGES):
+            return f"no TensorFlow kernel for {op_name(type(op))}: this chain runs on the reference kernels only"
+        if isinstance(op, Decode) and op.background is not None:
+            return "no TensorFlow kernel for decode with a background: this chain runs on the reference kernels only"
+    return None
+
+
+def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor, orientation: Tensor | None = None) -> Tensor:
+    """Run the ops on one image: encoded bytes (scalar string) or ``[H, W, C]`` uint8; returns ``[H, W, C]``.
+
+    `drawn` is int32 ``[P]``: the ops' parameters one after the other. `orientation` is the image's EXIF orientation, 1 to 8, an int
+    scalar; None for one that is known to be upright. Raises ValueError for an op without a kernel.
     """
+    why = refused(ops)
+    if why:
+        raise ValueError(why)
     taken = 0
     for op in ops:
         count = DRAWN.get(type(op), 0)
-        image = _apply_one(op, image, drawn[taken : taken + count])
+        image = _apply_one(op, image, drawn[taken : taken + count], orientation)
         taken += count
     return image
 
 
-def _apply_one(op: Op, image: Tensor, drawn: Tensor) -> Tensor:
+def _apply_one(op: Op, image: Tensor, drawn: Tensor, orientation: Tensor | None) -> Tensor:
     match op:
         case Decode():
-            return _decode(op, image)
+            image = _decode(op, image)
+            return image if orientation is None else _upright(image, orientation)
         case Resize():
             return _resize(image, op.target)
         case ResizeShorter():
@@ -70,12 +102,12 @@ def _apply_one(op: Op, image: Tensor, drawn: Tensor) -> Tensor:
             return _resize(window, op.target)
         case FlipLr():
             return tf.cond(drawn[0] > 0, lambda: tf.reverse(image, [1]), lambda: image)
+        case FlipUd():
+            return tf.cond(drawn[0] > 0, lambda: tf.reverse(image, [0]), lambda: image)
         case Brightness():
             return _levels(_shifted(tf.cast(image, tf.int32) * drawn[0]))
-        case Contrast():
-            return apply_batch([op], image[None], drawn[None])[0]
         case _:
-            raise ValueError(f"no TensorFlow kernel for {op}: this chain runs on the reference kernels only")
+            return apply_batch([op], image[None], drawn[None])[0]
 
 
 def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
@@ -99,13 +131,23 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
                 if isinstance(after, FlipLr):
                     columns = _mirror(columns, drawn[:, taken : taken + 1])
                 images = _gather_columns(images, columns)
+            case Pad():
+                images = _pad(op, images)
             case FlipLr():
                 if not isinstance(before, RandomCrop):
-                    images = _gather_columns(images, _mirror(tf.range(images.shape[2])[None], params))
+                    images = _gather_columns(images, _mirror(tf.range(tf.shape(images)[2])[None], params))
+            case FlipUd():
+                images = _gather_rows(images, _mirror(tf.range(tf.shape(images)[1])[None], params))
+            case Cutout():
+                images = _cutout(op, images, params)
             case Brightness():
                 images = _levels(_shifted(tf.cast(images, tf.int32) * params[:, :, None, None]))
             case Contrast():
                 images = _contrast(images, params[:, 0])
+            case ToFloat():
+                images = tf.cast(images, tf.float32) * tf.constant(1 / 255, tf.float32)
+            case Normalize():
+                images = (images - tf.constant(op.mean, tf.float32)) / tf.constant(op.std, tf.float32)
             case _:
                 raise ValueError(f"{op} does not run on batches")
     return images
@@ -143,6 +185,24 @@ def _decode(op: Decode, data: Tensor) -> Tensor:
     return image
 
 
+def _upright(image: Tensor, orientation: Tensor) -> Tensor:
+    """Turn an image as its EXIF orientation says; numbers that mean nothing leave it as it is."""
+    turned = [
+        lambda: image,
+        lambda: image[:, ::-1],
+        lambda: image[::-1, ::-1],
+        lambda: image[::-1],
+        lambda: tf.transpose(image, [1, 0, 2]),
+        lambda: tf.transpose(image, [1, 0, 2])[:, ::-1],
+        lambda: tf.transpose(image, [1, 0, 2])[::-1, ::-1],
+        lambda: tf.transpose(image, [1, 0, 2])[::-1],
+    ]
+    known = tf.logical_and(orientation >= 1, orientation <= len(turned))
+    upright = tf.switch_case(tf.where(known, orientation - 1, 0), turned)
+    upright.set_shape([None, None, image.shape[2]])
+    return upright
+
+
 def _resize(image: Tensor, size: Any) -> Tensor:
     resized = tf.image.resize(image, size, antialias=True)
     return tf.saturate_cast(tf.round(resized), tf.uint8)
@@ -157,6 +217,35 @@ def _central_crop(op: CentralCrop, image: Tensor) -> Tensor:
     margin = tf.shape(image)[:2] - op.target
     corner = margin // 2 + tf.bitwise.bitwise_and(margin % 2, margin // 2)
     return tf.slice(image, tf.concat([corner, [0]], 0), [*op.target, -1])
+
+
+def _pad(op: Pad, images: Tensor) -> Tensor:
+    left, top, right, bottom = op.sides
+    border = [[0, 0], [top, bottom], [left, right], [0, 0]]
+    if op.padding_mode == "constant":
+        # tf.pad knows one number: what lies around becomes `fill` by way of its exclusive or with 0.
+        fill = _colour(op.fill, images)
+        return tf.bitwise.bitwise_xor(tf.pad(tf.bitwise.bitwise_xor(images, fill), border), fill)
+    if op.padding_mode == "edge":
+        height, width = tf.shape(images)[1], tf.shape(images)[2]
+        rows = tf.clip_by_value(tf.range(-top, height + bottom), 0, height - 1)
+        columns = tf.clip_by_value(tf.range(-left, width + right), 0, width - 1)
+        return tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
+    return tf.pad(images, border, op.padding_mode.upper())
+
+
+def _cutout(op: Cutout, images: Tensor, corner: Tensor) -> Tensor:
+    assert isinstance(op.size, tuple)
+    rows = tf.range(tf.shape(images)[1])[None] - corner[:, :1]
+    columns = tf.range(tf.shape(images)[2])[None] - corner[:, 1:]
+    down = tf.logical_and(rows >= 0, rows < op.size[0])[:, :, None, None]
+    across = tf.logical_and(columns >= 0, columns < op.size[1])[:, None, :, None]
+    return tf.where(tf.logical_and(down, across), _colour(op.fill, images), images)
+
+
+def _colour(fill: Fill, images: Tensor) -> Tensor:
+    levels = fill if isinstance(fill, tuple) else (fill,) * images.shape[-1]
+    return tf.constant(levels, tf.uint8)
 
 
 def _gather_rows(images: Tensor, rows: Tensor) -> Tensor:

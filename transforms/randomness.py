@@ -16,14 +16,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from joulecache.transforms.ops import (
+    AUGMENTATIONS,
+    SIGNED,
+    Affine,
     Brightness,
+    ColorJitter,
     Contrast,
-    FlipLr,
+    Cutmix,
+    Cutout,
+    GaussianBlur,
+    GaussianNoise,
+    Hue,
+    Mixture,
+    Mixup,
     Op,
+    RandAugment,
     RandomCrop,
     RandomResizedCrop,
-    root_steps,
+    Rotate,
+    Saturation,
+    Sometimes,
+    TrivialAugment,
 )
+
+UNIT = 65536
+"""Factors, shares, degrees and tangents are integers in units of 1 / UNIT."""
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -92,8 +109,10 @@ def word_table(
 
 def batch_parameters(op: Op, words: NDArray[np.int64], height: int, width: int) -> list[tuple[int, ...]]:
     """Return `parameters` for every record of a batch of images of one size, from its words, int64 ``[B, W]``."""
-    draw = _DRAWS.get(type(op))
-    if draw is None or draw is _random_resized_crop:
+    if isinstance(op, RandomResizedCrop):
+        return [tuple(row) for row in _random_resized_crops(op, words, height, width).tolist()]
+    draw = _draw_of(op)
+    if draw in (None, _rand_augment, _trivial_augment):
         return [parameters(op, row, height, width) for row in words.tolist()]
     return list(zip(*(column.tolist() for column in draw(op, words.T, height, width)), strict=True))
 
@@ -101,21 +120,48 @@ def batch_parameters(op: Op, words: NDArray[np.int64], height: int, width: int) 
 def parameters(op: Op, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
     """Turn an op's random words into the integers that its kernel takes, for an image of that size.
 
-    random_crop: (top, left). random_resized_crop: (top, left, height, width). flip_lr: (0 or 1,). brightness and contrast: (factor in
-    units of 1/65536,). Ops without draws: ().
+    ======================  ===================================================================================
+    random_crop, cutout     (top, left)
+    random_resized_crop     (top, left, height, width)
+    with a probability      (0 or 1,)
+    brightness, contrast,
+    saturation              (factor,)
+    hue                     (share of the colour circle,)
+    color_jitter            (which of the 24 orders, brightness, contrast, saturation, hue)
+    rotate                  (degrees,)
+    affine                  (degrees, pixels right, pixels down, scale, degrees of shear along x, along y)
+    gaussian_blur           (sigma,)
+    gaussian_noise          the two words as they are
+    rand_augment,
+    trivial_augment         (which augmentation, strength) for each in a row
+    mixup                   (share of the image itself,)
+    cutmix                  (top, left, bottom, right)
+    ======================  ===================================================================================
+
+    All but places, orders and words in units of 1/65536. Ops without draws: (). An op of somebody else's: its words.
     """
     if not op.words:
         return ()
-    draw = _DRAWS.get(type(op))
+    draw = _draw_of(op)
     return draw(op, words, height, width) if draw else tuple(words)
 
 
-def _below(word: int, bound: int) -> int:
-    """Return a number in [0, bound) from a 32-bit word by multiplication and shift (bias at most bound / 2**32).
+def _draw_of(op: Op) -> Callable[[Any, Any, int, int], tuple[Any, ...]] | None:
+    return _flip if isinstance(op, Sometimes) else _DRAWS.get(type(op))
 
-    Like the draws below but random_resized_crop it also takes an int64 array of words, one per record.
-    """
+
+# The draws below take words that are numbers, or int64 arrays with one number per record, unless they say otherwise.
+
+
+def _below(word: int, bound: int) -> int:
+    """Return a number in [0, bound) from a 32-bit word by multiplication and shift (bias at most bound / 2**32)."""
     return word * bound >> 32
+
+
+def _between(word: int, low: float, high: float) -> int:
+    """Return a number from `low` to `high`, both of them included, in units of 1/65536."""
+    first, last = round(low * UNIT), round(high * UNIT)
+    return first + _below(word, last - first + 1)
 
 
 def _random_crop(op: RandomCrop, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
@@ -123,7 +169,81 @@ def _random_crop(op: RandomCrop, words: Sequence[int], height: int, width: int) 
     return _below(words[0], height - crop_height + 1), _below(words[1], width - crop_width + 1)
 
 
+def _cutout(op: Cutout, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    assert isinstance(op.size, tuple)
+    return _below(words[0], height) - op.size[0] // 2, _below(words[1], width) - op.size[1] // 2
+
+
+def _flip(op: Sometimes, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    return ((words[0] < round(op.probability * 2**32)) * 1,)
+
+
+def _factor(op: Brightness | Contrast | Saturation, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    spread = round(op.delta * UNIT)
+    return (UNIT - spread + _below(words[0], 2 * spread + 1),)
+
+
+def _hue(op: Hue, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    return (_between(words[0], -op.delta, op.delta),)
+
+
+def _color_jitter(op: ColorJitter, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    ranges = (*op.factors, op.hues)
+    return _below(words[0], 24), *(_between(words[i], *bounds) for i, bounds in enumerate(ranges, 1))
+
+
+def _rotate(op: Rotate, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    return (_between(words[0], *op.angles),)
+
+
+def _affine(op: Affine, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    across, down = (0, 0) if op.translate is None else (round(op.translate[0] * width), round(op.translate[1] * height))
+    along_x, along_y = op.shears
+    return (
+        _between(words[0], *op.angles),
+        _below(words[1], 2 * across + 1) - across,
+        _below(words[2], 2 * down + 1) - down,
+        _between(words[3], *(op.scale or (1.0, 1.0))),
+        _between(words[4], *along_x),
+        _between(words[5], *along_y),
+    )
+
+
+def _sigma(op: GaussianBlur, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    return (_between(words[0], *(op.sigma if isinstance(op.sigma, tuple) else (op.sigma, op.sigma))),)
+
+
+def _words(op: GaussianNoise, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    return words[0], words[1]
+
+
+def _mixup(op: Mixup, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    return (_share(op, words[0]),)
+
+
+def _cutmix(op: Cutmix, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    """Return the window of torchvision's `CutMix`. For words that are numbers."""
+    middle_y, middle_x = _below(words[1], height), _below(words[2], width)
+    radius = 0.5 * math.sqrt(1 - _share(op, words[0]) / UNIT)
+    down, across = int(radius * height), int(radius * width)
+    top, left = max(middle_y - down, 0), max(middle_x - across, 0)
+    return top, left, min(middle_y + down, height), min(middle_x + across, width)
+
+
+def _share(op: Mixture, word: int) -> int:
+    """Return the quantile of Beta(alpha, alpha) at a word, in units of 1/65536. For a word that is a number."""
+    if op.alpha == 1:  # uniform
+        return word + (1 << 15) >> 16
+    from scipy.special import betaincinv
+
+    return round(float(betaincinv(op.alpha, op.alpha, (word + 0.5) / 2**32)) * UNIT)
+
+
+# Random resized crops -------------------------------------------------------------------------------------------------
+
+
 def _random_resized_crop(op: RandomResizedCrop, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    """Draw one window; for words that are numbers. `_random_resized_crops` draws many, with the same arithmetic."""
     area = height * width
     for area_word, ratio_word in zip(words[0:20:2], words[1:20:2], strict=True):
         target = area * (op.scale[0] + (op.scale[1] - op.scale[0]) * (area_word / 2**32))
@@ -132,6 +252,36 @@ def _random_resized_crop(op: RandomResizedCrop, words: Sequence[int], height: in
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top, left = _below(words[20], height - crop_height + 1), _below(words[21], width - crop_width + 1)
             return top, left, crop_height, crop_width
+    return _central_window(op, height, width)
+
+
+def _random_resized_crops(
+    op: RandomResizedCrop, words: NDArray[np.int64], height: int, width: int
+) -> NDArray[np.int64]:
+    """Draw the windows (top, left, height, width) of a batch, int64 ``[B, 4]``."""
+    windows = np.tile(np.array(_central_window(op, height, width), np.int64), (len(words), 1))
+    area = height * width
+    waiting = np.arange(len(words))
+    for attempt in range(10):  # most records are served by the first
+        area_words, ratio_words = words[waiting, 2 * attempt], words[waiting, 2 * attempt + 1]
+        target = area * (op.scale[0] + (op.scale[1] - op.scale[0]) * (area_words / 2**32))
+        ratio = np.full(len(waiting), op.ratio[0])
+        for bit, step in enumerate(_steps(*op.ratio)):
+            ratio *= np.where(ratio_words >> (_RATIO_BITS - 1 - bit) & 1, step, 1.0)
+        widths, heights = np.rint(np.sqrt(target * ratio)), np.rint(np.sqrt(target / ratio))
+        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+        served = waiting[fits]
+        crop_heights, crop_widths = heights[fits].astype(np.int64), widths[fits].astype(np.int64)
+        windows[served, 0] = words[served, 20] * (height - crop_heights + 1) >> 32
+        windows[served, 1] = words[served, 21] * (width - crop_widths + 1) >> 32
+        windows[served, 2], windows[served, 3] = crop_heights, crop_widths
+        waiting = waiting[~fits]
+        if not len(waiting):
+            break
+    return windows
+
+
+def _central_window(op: RandomResizedCrop, height: int, width: int) -> tuple[int, ...]:
     crop_height, crop_width = height, width
     if width / height < op.ratio[0]:
         crop_height = max(1, round(width / op.ratio[0]))
@@ -148,22 +298,70 @@ def _log_uniform(low: float, high: float, word: int) -> float:
     return value
 
 
-_steps = lru_cache(maxsize=64)(lambda low, high: root_steps(low, high, _RATIO_BITS))
+@lru_cache(maxsize=64)
+def _steps(low: float, high: float) -> tuple[float, ...]:
+    """Return (high / low) to the powers 1/2, 1/4, ... 1/2**32.
+
+    Products of these give a log-uniform number from random bits by square roots alone, which IEEE 754 rounds the same on every
+    machine; `exp` and `log` it does not.
+    """
+    steps, step = [], high / low
+    for _ in range(_RATIO_BITS):
+        step = math.sqrt(step)
+        steps.append(step)
+    return tuple(steps)
 
 
-def _flip(op: FlipLr, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
-    return ((words[0] < round(op.probability * 2**32)) * 1,)
+# Policies, for words that are numbers ---------------------------------------------------------------------------------
 
 
-def _factor(op: Brightness | Contrast, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
-    spread = round(op.delta * 65536)
-    return (65536 - spread + _below(words[0], 2 * spread + 1),)
+def _rand_augment(op: RandAugment, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    drawn: list[int] = []
+    for step in range(op.num_ops):
+        drawn += _augmentation(op, words[2 * step], words[2 * step + 1], op.magnitude, height, width)
+    return tuple(drawn)
+
+
+def _trivial_augment(op: TrivialAugment, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:
+    return _augmentation(op, words[0], words[1], _below(words[2], op.num_magnitude_bins), height, width)
+
+
+def _augmentation(
+    op: RandAugment | TrivialAugment, which_word: int, sign_word: int, magnitude: int, height: int, width: int
+) -> tuple[int, int]:
+    """Draw (which of `AUGMENTATIONS`, its strength): pixels, bits and levels whole, all else in units of 1/65536."""
+    which = _below(which_word, len(AUGMENTATIONS))
+    name = AUGMENTATIONS[which]
+    first, last = op.strengths(height, width).get(name, (0.0, 0.0))
+    strength = first + (last - first) * magnitude / (op.num_magnitude_bins - 1)
+    if name in SIGNED and sign_word < 2**31:
+        strength = -strength
+    match name:
+        case "translate_x" | "translate_y":
+            return which, int(strength)
+        case "posterize":
+            return which, round(strength)
+        case "solarize":
+            return which, math.ceil(strength)
+        case _:
+            return which, round(strength * UNIT)
 
 
 _DRAWS: dict[type[Op], Callable[[Any, Any, int, int], tuple[Any, ...]]] = {
     RandomCrop: _random_crop,
     RandomResizedCrop: _random_resized_crop,
-    FlipLr: _flip,
+    Rotate: _rotate,
+    Affine: _affine,
+    Cutout: _cutout,
     Brightness: _factor,
     Contrast: _factor,
+    Saturation: _factor,
+    Hue: _hue,
+    ColorJitter: _color_jitter,
+    GaussianBlur: _sigma,
+    GaussianNoise: _words,
+    RandAugment: _rand_augment,
+    TrivialAugment: _trivial_augment,
+    Mixup: _mixup,
+    Cutmix: _cutmix,
 }

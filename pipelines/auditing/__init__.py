@@ -19,7 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from joulecache.pipelines.auditing.arms import ARMS, Arm, ArmError, list_files, make_arms, refused_arms, thread_counts
+from joulecache.pipelines.auditing.arms import (
+    ARMS,
+    Arm,
+    ArmError,
+    check_chain,
+    list_files,
+    make_arms,
+    refused_arms,
+    thread_counts,
+)
 from joulecache.pipelines.auditing.claims import Ratio, break_even, finding, paired_ratio
 from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
 from joulecache.pipelines.auditing.workloads import WORKLOADS, Infer, InputOnly, Train, Workload
@@ -30,6 +39,7 @@ from joulecache.pipelines.manifest import Manifest
 from joulecache.pipelines.meter import Energy, Meter
 from joulecache.pipelines.source import Source, open_source
 from joulecache.transforms.chain import Chain, parse
+from joulecache.transforms.ops import Normalize
 
 __all__ = ["ARMS", "WORKLOADS", "ArmError", "Audit", "audit"]
 
@@ -99,6 +109,7 @@ def audit(
     parsed = parse(chain) if isinstance(chain, str) else chain
     _check_names("arms", arms, ARMS, needed=("naive", "optimized"))
     _check_names("workloads", workloads, WORKLOADS)
+    check_chain(parsed, workloads)
     for name, value in (("epochs", epochs), ("pairs", 1 if pairs is None else pairs), ("train_epochs", train_epochs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -115,7 +126,7 @@ def audit(
         left_out = refused_arms(arms, drawn, cache)
         names = [name for name in arms if name not in left_out]
         chosen = make_arms(names, drawn, cache, batch_size)
-        differences = _pixel_differences(make_arms(names, drawn, cache, batch_size, shuffle=False))
+        differences = _pixel_differences(make_arms(names, drawn, cache, batch_size, shuffle=False), _level(parsed))
         val_data = load(cache, "val", batch_size) if built.splits["val"].records else None
         if "infer" in workloads and val_data is None:
             raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
@@ -366,7 +377,16 @@ def _file_name(source: Source, key: str, label: int) -> str:
     return f"{folder}/{key.replace('#', '-')}.jpg"
 
 
-def _pixel_differences(arms: Sequence[Arm]) -> dict[str, float]:
+def _level(chain: Chain) -> float:
+    """Return how much one level of uint8 is in the images that a chain makes, at least."""
+    level = 1 / 255 if chain.is_float else 1.0
+    for op in chain.ops:
+        if isinstance(op, Normalize):
+            level /= max(op.std) if isinstance(op.std, tuple) else op.std
+    return level
+
+
+def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
     """Return each arm's mean absolute difference from the optimized one over the first batch of epoch 0, in levels.
 
     Raises ArmError when an arm shows other pictures: then its energy would not compare.
@@ -378,7 +398,7 @@ def _pixel_differences(arms: Sequence[Arm]) -> dict[str, float]:
     images, labels = (part.numpy() for part in first["optimized"])
     differences = {}
     for name, (others, other_labels) in first.items():
-        difference = float(np.abs(images.astype(np.int64) - others.numpy()).mean())
+        difference = float(np.abs(images.astype(np.float64) - others.numpy()).mean()) / level
         if difference > _LARGEST_DIFFERENCE or not np.array_equal(labels, other_labels.numpy()):
             raise ArmError(
                 f"{name} and optimized differ by {difference:.2f} levels on average: they do not run the same chain"

@@ -18,12 +18,13 @@ from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest, read_index
 from joulecache.pipelines.shards import SPLITS
 from joulecache.transforms import graph_kernels
-from joulecache.transforms.chain import Chain, fixed_size
-from joulecache.transforms.ops import Decode, Op
+from joulecache.transforms.chain import Chain, fixed_size, output_channels
+from joulecache.transforms.ops import BatchOp, Decode, Op
 from joulecache.transforms.randomness import parameters, random_words
+from joulecache.transforms.reference_kernels import EXIF_ORIENTATION
 
 ARMS = ("naive", "tuned", "tf_cache", "optimized")
-_EXIF_ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 class ArmError(ValueError):
@@ -35,13 +36,15 @@ class Files:
     """The training images as files, the same for every arm.
 
     `drawn` holds the ops' random parameters, int32 ``[E, N, P]`` for E epochs: online arms get them for nothing, so that a
-    comparison of energy compares neither random generators nor different pictures.
+    comparison of energy compares neither random generators nor different pictures. So they do the EXIF `orientations`, int32 ``[N]``,
+    which TensorFlow cannot read: None where every image is upright, and nothing has to be turned.
     """
 
     paths: tuple[str, ...]
     labels: NDArray[np.int64]
     drawn: NDArray[np.int32]
     sizes: NDArray[np.int64]  # [N, 2]: height and width after decode
+    orientations: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,18 @@ class Arm:
     start_epoch: Callable[[int], None]
 
 
+def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
+    """Raise ArmError for a chain that the online arms cannot run, or whose images the workloads cannot take."""
+    why = graph_kernels.refused(chain.ops)
+    if why:
+        raise ArmError(f"{why}; an audit runs it in TensorFlow too")
+    if chain.is_float and set(workloads) != {"input"}:
+        raise ArmError(
+            f"{str(chain)!r} makes floats, and the models of an audit scale uint8 themselves: give --workload input, or leave "
+            "to_float and normalize out"
+        )
+
+
 def list_files(folder: Path, cache: Path, epochs: int) -> Files:
     """List the training images that a cache holds as files in `folder`, with the draws of the first `epochs` epochs."""
     manifest = open_manifest(cache)
@@ -65,7 +80,8 @@ def list_files(folder: Path, cache: Path, epochs: int) -> Files:
     keys: list[str] = rows["key"].to_pylist()
     hashes = rows["key_hash"].to_numpy()
     paths = tuple(str(folder / key) for key in keys)
-    sizes = np.array([_decoded_size(chain.decode, path) for path in paths], np.int64).reshape(-1, 2)
+    headers = np.array([_header(chain.decode, path) for path in paths], np.int64).reshape(-1, 3)
+    sizes, orientations = headers[:, :2], headers[:, 2].astype(np.int32)
     count = sum(graph_kernels.DRAWN.get(type(op), 0) for op in chain.ops)
     drawn = np.empty((epochs, len(keys), count), np.int32)
     for epoch in range(epochs):
@@ -74,16 +90,20 @@ def list_files(folder: Path, cache: Path, epochs: int) -> Files:
         after = random_words(chain.suffix, chain.cut, manifest.seed, hashes, epoch)
         for row, words in enumerate(map(list.__add__, before, after)):
             drawn[epoch, row] = _parameters(chain, words, *sizes[row].tolist())
-    return Files(paths, rows["label"].to_numpy(), drawn, sizes)
+    turned = orientations if (orientations != 1).any() else None
+    return Files(paths, rows["label"].to_numpy(), drawn, sizes, turned)
 
 
-def _decoded_size(decode: Decode, path: str) -> tuple[int, int]:
+def _header(decode: Decode, path: str) -> tuple[int, int, int]:
+    """Return height and width after decode, and the EXIF orientation."""
     with Image.open(path) as image:
         width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-            raise ArmError(f"{path} is turned by EXIF, which TensorFlow's decoders ignore: turn its pixels, then audit")
-        scale = decode.jpeg_scale(height, width) if image.format == "JPEG" else 1
-    return -(-height // scale), -(-width // scale)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        scale = decode.jpeg_scale(height, width) if image.format in ("JPEG", "MPO") else 1
+    height, width = -(-height // scale), -(-width // scale)
+    if orientation in _LYING:
+        height, width = width, height
+    return height, width, orientation
 
 
 def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> list[int]:
@@ -120,15 +140,15 @@ def refused_arms(names: Sequence[str], files: Files, cache: Path) -> dict[str, s
     chain = open_manifest(cache).parsed_chain()
     size = fixed_size(chain.ops[: _steady(chain)])
     pixels = size[0] * size[1] * len(files.paths) if size else int(files.sizes.prod(axis=1).sum())
-    needed, available = pixels * chain.decode.channels, psutil.virtual_memory().available
+    needed, available = pixels * output_channels(chain.ops), psutil.virtual_memory().available
     if "tf_cache" not in names or needed <= available // 2:
         return {}
     return {"tf_cache": f"its cache would hold {needed / 1e9:.1f} GB in RAM, where {available / 1e9:.1f} GB are free"}
 
 
 def _steady(chain: Chain) -> int:
-    """Return how many ops come before the first random one."""
-    return next((i for i, op in enumerate(chain.ops) if op.words), len(chain.ops))
+    """Return how many ops come before the first one that is random, or makes floats."""
+    return next((i for i, op in enumerate(chain.ops) if op.words or isinstance(op, BatchOp)), len(chain.ops))
 
 
 def _epoch_setter(epoch_now: Any, epochs: int) -> Callable[[int], None]:
@@ -147,6 +167,7 @@ class _Online:
         self.files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self.records)))
         drawn = tf.constant(files.drawn)
         self._drawn, self._epoch_now = drawn, epoch_now
+        self._orientations = None if files.orientations is None else tf.constant(files.orientations)
 
     def drawn_of(self, rows: Any) -> Any:
         """Return the parameters of those rows in the present epoch, int32 ``[..., P]``."""
@@ -157,7 +178,8 @@ class _Online:
 
         def function(path: Any, label: Any, row: Any) -> Any:
             drawn = self.drawn_of(row) if any(op.words for op in ops) else tf.zeros([0], tf.int32)
-            return graph_kernels.apply(ops, tf.io.read_file(path), drawn), label, row
+            orientation = None if self._orientations is None else self._orientations[row]
+            return graph_kernels.apply(ops, tf.io.read_file(path), drawn, orientation), label, row
 
         return function
 

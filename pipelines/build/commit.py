@@ -21,7 +21,7 @@ from joulecache.pipelines.manifest import INDEX_SCHEMA, Manifest, Split
 from joulecache.pipelines.manifest import write_index as write_index_file
 from joulecache.pipelines.shards import SPLITS, DataFile, write_named
 from joulecache.pipelines.source import Source
-from joulecache.transforms.chain import fixed_size
+from joulecache.transforms.chain import fixed_size, output_channels
 
 
 def refuse_failures(results: Sequence[ShardResult]) -> None:
@@ -127,7 +127,8 @@ def make_manifest(
 def _split(name: str, recipe: Recipe, results: Sequence[ShardResult], class_counts: NDArray[np.int64]) -> Split:
     chain, variants = recipe.of(name)
     written = [result.files[name] for result in results if name in result.files]
-    histogram = np.zeros((chain.decode.channels, 256), np.int64)
+    channels = output_channels(chain.prefix)
+    histogram = np.zeros((channels, 256), np.int64)
     for result in results:
         histogram += np.array(result.histograms.get(name, 0), np.int64)
     mean, std = _level_statistics(histogram)
@@ -137,7 +138,7 @@ def _split(name: str, recipe: Recipe, results: Sequence[ShardResult], class_coun
         fingerprint=chain.fingerprint,
         variants=variants,
         records=int(class_counts.sum()),
-        image_shape=(*(size or (None, None)), chain.decode.channels),
+        image_shape=(*(size or (None, None)), channels),
         class_counts=tuple(class_counts.tolist()),
         mean=mean,
         std=std,

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from joulecache.pipelines.shards import ENCODINGS, FORMATS, Encoding, Format
-from joulecache.transforms.chain import Chain, fixed_size
+from joulecache.transforms.chain import Chain, fixed_size, output_channels
 
 DEFAULT_JPEG_QUALITY = 95
 SHARD_TARGET_BYTES = 64 << 20
@@ -52,6 +52,10 @@ class Recipe:
                     f"resize or crop before the cut, or choose encoding png or jpeg"
                 )
             fixed_size(chain.ops)
+        if self.val_chain.mixes:
+            raise ValueError(
+                f"held-out records are not mixed: leave mixup and cutmix out of the val_chain {str(self.val_chain)!r}"
+            )
 
     def of(self, split: str) -> tuple[Chain, int]:
         """Return a split's chain and number of variants; held-out records have one."""
@@ -67,7 +71,7 @@ class Recipe:
     def image_bytes(self) -> int:
         """Estimate the bytes of one record's cached images, all variants."""
         size = fixed_size(self.chain.prefix)
-        raw = math.prod(size) * self.chain.decode.channels if size else _UNKNOWN_IMAGE_BYTES
+        raw = math.prod(size) * output_channels(self.chain.prefix) if size else _UNKNOWN_IMAGE_BYTES
         return math.ceil(raw * self.variants * (1 if self.encoding == "raw" else _ENCODED_SHARE))
 
 

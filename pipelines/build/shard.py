@@ -23,12 +23,14 @@ from joulecache.pipelines.manifest import INDEX_SCHEMA, write_index
 from joulecache.pipelines.shards import SPLITS, DataFile, Rows, ShardName, write_shard
 from joulecache.pipelines.source import Record, Unit
 from joulecache.transforms import reference_kernels
-from joulecache.transforms.chain import fixed_size, output_size
+from joulecache.transforms.chain import fixed_size, output_channels, output_size
+from joulecache.transforms.ops import Op
 from joulecache.transforms.randomness import key_hash, random_words
 
 WORK = ".building"  # what a running build keeps in the cache folder
 WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow")
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
+_DRAWN_AT_ONCE = 256  # draws that are made in one go: enough to hide the cost of a go
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def build_shard(spec: ShardSpec) -> ShardResult:
                 )
                 for variant, pixels in enumerate(chosen)
             )
-            histograms[split] = _histogram(chosen, spec.recipe.of(split)[0].decode.channels)
+            histograms[split] = _histogram(chosen, output_channels(spec.recipe.of(split)[0].prefix))
     name = f"index-{spec.shard:05d}.arrow"
     write_index(work / name, _index_batch(kept, spec.shard))
     source_bytes = sum(row.source_bytes for row in rows)
@@ -155,7 +157,7 @@ def _new_images(recipe: Recipe, split: str, count: int) -> list[Any]:
         return [[b""] * count for _ in range(variants)]
     size = fixed_size(chain.prefix)
     assert size is not None
-    return [np.empty((count, *size, chain.decode.channels), np.uint8) for _ in range(variants)]
+    return [np.empty((count, *size, output_channels(chain.prefix)), np.uint8) for _ in range(variants)]
 
 
 def _transform(
@@ -165,17 +167,17 @@ def _transform(
     images: Mapping[str, list[Any]],
 ) -> tuple[list[_Row], list[Reject]]:
     rows, rejects = [], []
+    draws = _Draws([key for unit in units for key in unit.record_keys()], spec.recipe)
     for unit in units:
         waiting = dict.fromkeys(unit.record_keys())
         try:
             for record in unit.read():
                 del waiting[record.key]
                 split, slot = slots[record.key]
-                hashed = key_hash(record.key)
                 try:
                     if not 0 <= record.label < spec.classes:
                         raise ValueError(f"label {record.label} is none of the {spec.classes} classes")
-                    pictures = _variants(record, hashed, spec.recipe, split)
+                    pictures = _variants(record, draws.of(record.key, split), spec.recipe, split)
                 except ValueError as error:  # a broken image, or one that an op cannot take
                     rejects.append(Reject(record.key, str(error), len(record.data), record.mtime_ns))
                     continue
@@ -183,7 +185,16 @@ def _transform(
                     images[split][variant][slot] = picture
                 digest = hashlib.sha256(record.data).digest()[:16]
                 rows.append(
-                    _Row(record.key, hashed, record.label, split, slot, len(record.data), record.mtime_ns, digest)
+                    _Row(
+                        record.key,
+                        key_hash(record.key),
+                        record.label,
+                        split,
+                        slot,
+                        len(record.data),
+                        record.mtime_ns,
+                        digest,
+                    )
                 )
         except (OSError, pa.ArrowInvalid) as error:
             reason = f"cannot be read: {error}".splitlines()[0]
@@ -191,12 +202,44 @@ def _transform(
     return rows, rejects
 
 
-def _variants(record: Record, hashed: int, recipe: Recipe, split: str) -> list[Any]:
+class _Draws:
+    """The random words of records, drawn for many records at once, in the order in which they are asked for."""
+
+    def __init__(self, keys: Sequence[str], recipe: Recipe) -> None:
+        self._keys, self._recipe = keys, recipe
+        self._places = {key: place for place, key in enumerate(keys)}
+        self._drawn: dict[str, list[list[int]]] = {}
+
+    def of(self, key: str, split: str) -> list[list[int]]:
+        """Return the words of a record's random ops, one list per variant."""
+        if key not in self._drawn:
+            chain, variants = self._recipe.of(split)
+            place, records = self._places[key], max(1, _DRAWN_AT_ONCE // variants)
+            keys = [other for other in self._keys[place : place + records] if self._recipe.split_of(other) == split]
+            _, tail = _head_and_tail(chain.prefix)
+            hashes = np.array([key_hash(other) for other in keys], np.uint64)
+            words = random_words(
+                tail,
+                len(chain.prefix) - len(tail),
+                self._recipe.seed,
+                np.repeat(hashes, variants),
+                np.tile(np.arange(variants), len(keys)),
+            )
+            for number, other in enumerate(keys):
+                self._drawn[other] = words[number * variants : (number + 1) * variants]
+        return self._drawn.pop(key)
+
+
+def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+    """Cut the cached ops at the first that draws: what precedes it is the same in every variant."""
+    steady = next((i for i, op in enumerate(prefix) if op.words), len(prefix))
+    return prefix[:steady], prefix[steady:]
+
+
+def _variants(record: Record, words: list[list[int]], recipe: Recipe, split: str) -> list[Any]:
     """Return the record's cached images, one per variant: what precedes the first random op is computed once."""
-    chain, variants = recipe.of(split)
-    steady = next((i for i, op in enumerate(chain.prefix) if op.words), len(chain.prefix))
-    head, tail = chain.prefix[:steady], chain.prefix[steady:]
-    words = random_words(tail, steady, recipe.seed, np.full(variants, hashed, np.uint64), np.arange(variants))
+    chain, _ = recipe.of(split)
+    head, tail = _head_and_tail(chain.prefix)
     base = reference_kernels.run(head, record.data, [])
     finished = [reference_kernels.apply(tail, base, drawn) for drawn in words]
     output_size(chain.suffix, *finished[0].shape[:2])  # reject here what the loader could not take

@@ -28,7 +28,15 @@ from joulecache.pipelines.compression.tflite import (
 )
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.meter import Energy, Meter
-from joulecache.pipelines.models import check_batches, compile_model, count_macs, load_model, run_epochs
+from joulecache.pipelines.models import (
+    check_batches,
+    compile_model,
+    count_macs,
+    has_soft_labels,
+    load_model,
+    run_epochs,
+)
+from joulecache.transforms.ops import Op
 
 __all__ = [
     "COMPRESSION_RECORD",
@@ -123,7 +131,8 @@ def measure_variant(
     correct = images = 0
     held: list[NDArray[np.uint8]] = []
     for batch, labels in test_data.as_numpy_iterator():
-        correct += int((runner.predict(batch).argmax(axis=-1) == labels).sum())
+        classes = labels.argmax(axis=-1) if labels.ndim == 2 else labels
+        correct += int((runner.predict(batch).argmax(axis=-1) == classes).sum())
         if images < _TIMED_IMAGES:
             held.append(batch)
         images += len(batch)
@@ -209,14 +218,15 @@ def compress(
     seed: int = 0,
     meter: Meter | None = None,
     control: bool = True,
+    ops: Mapping[str, type[Op]] | None = None,
 ) -> Compression:
     """Compress a Keras classifier, or its file, with the images of a cache: `train` to tune and calibrate, `val` to measure.
 
-    See `compress_on` for what is done, written and raised.
+    `ops` are the ops of your own that the cache's chain names. See `compress_on` for what is done, written and raised.
     """
     if not isinstance(model, keras.Model):
         model = load_model(model)
-    train_data = load(cache, "train", batch_size, seed=seed)
+    train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
     if train_data.num_classes != model.outputs[0].shape[-1]:
         raise ValueError(
             f"the model tells {model.outputs[0].shape[-1]} classes apart, but cache {os.fspath(cache)!r} has "
@@ -225,7 +235,7 @@ def compress(
     return compress_on(
         model,
         train_data,
-        load(cache, "val", batch_size, shuffle=False),
+        load(cache, "val", batch_size, shuffle=False, ops=ops),
         out=out,
         prune=prune,
         quantize=quantize,
@@ -331,7 +341,7 @@ def compress_on(
 
 def _finetune(model: keras.Model, data: tf.data.Dataset, epochs: int, seed: int, meter: Meter) -> Energy:
     keras.utils.set_random_seed(seed)
-    compile_model(model, _FINETUNE_LEARNING_RATE)
+    compile_model(model, _FINETUNE_LEARNING_RATE, soft_labels=has_soft_labels(data))
     with meter.window("fine-tuning") as window:
         run_epochs(model, data, epochs=epochs)
     return window.energy
