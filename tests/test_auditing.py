@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
-from joulecache.pipelines.auditing.arms import Files, list_files, make_arms, refused_arms
+from joulecache.pipelines.auditing.arms import Files, batched_from, list_files, make_arms, refused_arms
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
@@ -54,19 +57,28 @@ def pixels(arm: Any, epoch: int) -> Any:
         "decode(shorter=48)|resize_shorter(48)|central_crop(40)|random_crop(32)",
         "decode|resize(64) || random_resized_crop(32)|flip_lr|brightness(0.2)",
         "decode|resize((40, 48)) || flip_lr|contrast(0.3)|random_crop((24, 32))",
+        "decode|resize(32) || pad(4)|random_crop(32)|flip_ud|cutout(16)|flip_lr",
+        "decode|resize(40)|pad((1, 2, 3, 4), (9, 8, 7))|flip_ud || random_crop(32)|cutout((8, 40), 128)|central_crop(31)",
+        "decode(1)|pad(9, padding_mode='reflect')|random_crop(64)|resize(40)|cutout(9) || flip_ud|pad(2, padding_mode='edge')",
+        "decode|resize(40)|flip_ud || random_crop(32)|to_float|normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))",
+        "decode(shorter=140)|random_crop(140) || random_crop(128)|flip_lr|brightness(0.2)|cutout(64)|to_float",
     ],
 )
 def test_all_arms_show_the_reference_pictures(photos: Path, tmp_path: Path, chain: str) -> None:
     cut = parse(chain)
+    level = (1 / 255 if cut.is_float else 1.0) / (0.4 if "normalize" in chain else 1.0)
     files, arms = arms_of(photos, tmp_path / "cache", chain)
-    for epoch in (0, 2) if cut.suffix else (0,):  # what is cached whole stays as variant 0 has it
+    for epoch in (0, 2):
         keys = [Path(path).relative_to(photos).as_posix() for path in files.paths]
-        expected = np.stack([cut(path, key=key, n=epoch) for path, key in zip(files.paths, keys, strict=True)])
+        expected = np.stack(
+            [cut(path, key=key, n=epoch, variants=1) for path, key in zip(files.paths, keys, strict=True)]
+        )
         if epoch == 0:  # the optimized arm counts its epochs itself: it is at its first
             assert np.array_equal(pixels(arms["optimized"], 0), expected)
         for name in ("naive", "tuned", "tf_cache"):
-            difference = np.abs(pixels(arms[name], epoch).astype(int) - expected)
-            assert difference.mean() < 1.0, name
+            shown = pixels(arms[name], epoch)
+            assert shown.dtype == expected.dtype
+            assert np.abs(shown.astype(float) - expected).mean() < level, name
 
 
 def test_variants_repeat_in_the_online_arms_as_in_the_cache(photos: Path, tmp_path: Path) -> None:
@@ -176,6 +188,186 @@ def test_images_of_varying_size_cannot_be_batched(photos: Path, tmp_path: Path) 
     precompute(photos, tmp_path / "cache", "decode", encoding="png")
     with pytest.raises(ArmError, match="vary in size"):
         make_arms(ARMS, list_files(photos, tmp_path / "cache", 1), tmp_path / "cache", 16)
+
+
+@pytest.fixture
+def turned_photos(tmp_path: Path) -> Path:
+    """Photos that cameras held in different ways: a quarter each upright, on the head, on a side, and with a number that means nothing."""
+    folder = tmp_path / "turned"
+    folder.mkdir()
+    for index in range(24):
+        exif = Image.Exif()
+        exif[0x0112] = (1, 3, 6, 9)[index % 4]
+        Image.open(io.BytesIO(synthetic_photo(index))).save(folder / f"{index:02}.jpg", exif=exif)
+    return folder
+
+
+def test_photos_turned_by_exif_are_the_same_in_every_arm(turned_photos: Path, tmp_path: Path) -> None:
+    chain = "decode(shorter=80)|resize_shorter(80)|random_crop((60, 40)) || flip_lr"
+    result = audit(turned_photos, chain, tmp_path / "out", workloads=("input",), pairs=1, batch_size=24)
+    assert set(result.pixel_difference) == set(ARMS)
+    assert max(result.pixel_difference.values()) <= 0.5
+
+
+def test_the_orientations_of_files_are_listed_only_where_one_is_turned(
+    photos: Path, turned_photos: Path, tmp_path: Path
+) -> None:
+    precompute(turned_photos, tmp_path / "turned-cache", "decode(shorter=80)|resize(32)")
+    files = list_files(turned_photos, tmp_path / "turned-cache", 1)
+    assert files.orientations is not None
+    for path, orientation, (height, width) in zip(files.paths, files.orientations, files.sizes, strict=True):
+        assert orientation == (1, 3, 6, 1)[int(Path(path).stem) % 4]
+        assert (height > width) == (orientation == 6)
+        assert (height, width) == parse("decode(shorter=80)")(path).shape[:2]
+    precompute(photos, tmp_path / "cache", "decode|resize(32)")
+    assert list_files(photos, tmp_path / "cache", 1).orientations is None
+
+
+def test_floats_are_audited_as_input(photos: Path, tmp_path: Path) -> None:
+    chain = "decode|resize(40) || random_crop(32)|flip_lr|to_float|normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))"
+    result = audit(photos, chain, tmp_path / "out", workloads=("input",), pairs=1, batch_size=16)
+    assert [workload.workload for workload in result.workloads] == ["input"]
+    assert 0 < max(result.pixel_difference.values()) <= 0.5  # in levels: TensorFlow resizes a little differently
+    _, arms = arms_of(photos, tmp_path / "cache", chain)
+    for arm in arms.values():
+        images, _ = arm.dataset.element_spec
+        assert (images.dtype, images.shape[1:].as_list()) == (tf.float32, [32, 32, 3])
+
+
+@pytest.mark.parametrize("workloads", [("input", "train", "infer"), ("train",), ("infer",)])
+def test_floats_are_refused_where_a_model_would_scale_them_again(
+    photos: Path, tmp_path: Path, workloads: tuple[str, ...]
+) -> None:
+    with pytest.raises(ArmError, match=r"makes floats, .* give --workload input, or leave to_float and normalize out"):
+        audit(photos, "decode|resize(40) || to_float", tmp_path / "out", workloads=workloads)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("chain", "culprit"),
+    [
+        ("decode|resize(40)|rotate(10)", "rotate"),
+        ("decode|resize(40) || flip_lr|rand_augment", "rand_augment"),
+        ("decode|resize(40) || flip_lr|mixup", "mixup"),
+        ("decode|resize(40) || to_float|cutmix", "cutmix"),
+        ("decode(background=255)|resize(40)", "decode with a background"),
+    ],
+)
+def test_a_chain_that_tensorflow_cannot_run_is_refused_before_anything_is_built(
+    photos: Path, tmp_path: Path, chain: str, culprit: str
+) -> None:
+    with pytest.raises(ArmError, match=f"no TensorFlow kernel for {culprit}: this chain runs on the reference"):
+        audit(photos, chain, tmp_path / "out", workloads=("input",))
+    assert not (tmp_path / "out").exists()
+
+
+def saved(kind: str, mode: str) -> Callable[[Path], None]:
+    def save(folder: Path) -> None:
+        Image.open(io.BytesIO(synthetic_photo(1))).convert(mode).save(folder / f"odd.{kind.lower()}", kind)
+
+    return save
+
+
+def save_without_adobe(folder: Path) -> None:
+    saved("JPEG", "CMYK")(folder)
+    data = (folder / "odd.jpeg").read_bytes()
+    marker = data.index(b"\xff\xee")
+    (folder / "odd.jpeg").write_bytes(
+        data[:marker] + data[marker + 2 + int.from_bytes(data[marker + 2 : marker + 4]) :]
+    )
+
+
+def save_transparent(folder: Path) -> None:
+    image = Image.open(io.BytesIO(synthetic_photo(1)))
+    image.putalpha(image.convert("L"))
+    image.save(folder / "odd.webp")
+
+
+@pytest.mark.parametrize(
+    ("save", "decode", "why"),
+    [
+        (saved("TIFF", "RGB"), "decode", "it is TIFF"),
+        (saved("BMP", "P"), "decode", "it is a BMP with a palette"),
+        (saved("JPEG", "CMYK"), "decode(1)", "it is CMYK, which TensorFlow cannot decode to grey"),
+        (save_without_adobe, "decode", "it is CMYK without Adobe's marker, which TensorFlow inverts"),
+        (save_transparent, "decode", "it is a WebP with transparency or many frames"),
+    ],
+    ids=["tiff", "palette", "grey", "adobe", "transparent"],
+)
+def test_a_file_that_tensorflow_decodes_otherwise_is_named(
+    tmp_path: Path, save: Callable[[Path], None], decode: str, why: str
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    save(folder)
+    precompute(folder, tmp_path / "cache", f"{decode}|resize(8)", val_fraction=0)
+    with pytest.raises(ArmError, match=rf"odd\.\w+' as the reference does: {why}; leave it out"):
+        list_files(folder, tmp_path / "cache", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "P"), ("GIF", "P"), ("BMP", "L"), ("WEBP", "RGB")]
+)
+def test_a_file_that_tensorflow_decodes_alike_is_the_same_in_every_arm(tmp_path: Path, kind: str, mode: str) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    saved(kind, mode)(folder)
+    _, arms = arms_of(folder, tmp_path / "cache", "decode|central_crop(40) || flip_lr", val_fraction=0)
+    expected = pixels(arms["optimized"], 0)
+    for name in ("naive", "tuned", "tf_cache"):
+        assert np.array_equal(pixels(arms[name], 0), expected), name
+
+
+def cached_images(dataset: Any) -> tuple[Any, list[int | None]]:
+    """Return the dtype and the shape of the images that a dataset has in its `cache()`."""
+    while "Cache" not in type(dataset).__name__:
+        [dataset] = dataset._inputs()
+    image = dataset.element_spec[0]
+    return image.dtype, image.shape.as_list()
+
+
+@pytest.mark.parametrize(
+    ("chain", "variants", "shape"),
+    [
+        ("decode|resize(40) || to_float", 1, [40, 40, 3]),
+        ("decode|resize(40)|pad(1) || central_crop(32)|to_float|normalize(0.5, 0.5)", 1, [32, 32, 3]),
+        ("decode|resize(40) || random_crop(32)|to_float", 1, [40, 40, 3]),
+        ("decode|resize(48) || flip_ud(1.0)|central_crop(36)|cutout(8)|central_crop(32)", 1, [36, 36, 3]),
+        ("decode|resize(40)|random_crop(36)|pad(1) || random_crop(32)", 1, [38, 38, 3]),
+        ("decode|resize(40)|random_crop(36)|pad(1) || random_crop(32)", 2, [40, 40, 3]),
+        ("decode|resize_shorter(40)|random_crop(32)", 1, [32, 32, 3]),
+        ("decode|resize_shorter(40)|random_crop(32)", 2, [None, None, 3]),
+    ],
+)
+def test_tf_cache_holds_uint8_after_all_that_is_the_same_in_every_epoch(
+    photos: Path, tmp_path: Path, chain: str, variants: int, shape: list[int | None]
+) -> None:
+    _, arms = arms_of(photos, tmp_path / "cache", chain, variants=variants, limit=8)
+    assert cached_images(arms["tf_cache"].dataset) == (tf.uint8, shape)
+
+
+@pytest.mark.parametrize(
+    ("chain", "by_image"),
+    [
+        ("decode|resize(40)|random_crop(32)|flip_lr", "decode|resize(40)"),
+        ("decode|resize(32)|pad(4)|random_crop(32)|flip_ud|cutout(8)|contrast(0.1)", "decode|resize(32)"),
+        ("decode|resize(40) || flip_lr|to_float|normalize(0.5, 0.5)", "decode|resize(40)"),
+        ("decode|random_crop(32)|flip_lr", "decode|random_crop(32)"),
+        ("decode|resize(40)|random_resized_crop(32)|flip_ud", "decode|resize(40)|random_resized_crop(32)"),
+        ("decode|pad(4)|random_crop(32)|flip_ud", "decode|pad(4)|random_crop(32)"),
+        (
+            "decode|resize(256)|random_crop(224)|flip_lr|cutout(9) || to_float",
+            "decode|resize(256)|random_crop(224)|flip_lr",
+        ),
+        ("decode|resize(256)|random_crop(64)|flip_lr", "decode|resize(256)"),
+        ("decode|resize(224)|flip_lr|random_crop(64)|pad(2)", "decode|resize(224)|flip_lr"),
+        ("decode|resize(40)", "decode|resize(40)"),
+    ],
+)
+def test_batches_are_made_where_the_rest_costs_less_on_them(chain: str, by_image: str) -> None:
+    ops = parse(chain).ops
+    assert ops[: batched_from(ops, 1)] == parse(by_image).ops
+    assert batched_from(ops, len(ops)) == len(ops)
 
 
 def test_online_arms_prefetch_only_where_an_expert_would(photos: Path, tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from joulecache.pipelines import cli
+from joulecache.pipelines.manifest import open_manifest
 from joulecache.pipelines.source import synthetic_photo
+from joulecache.transforms.ops import OPS
 
 CHAIN = "decode|resize(16) || random_crop(12)"
 
@@ -188,8 +192,6 @@ def test_inspect_says_what_is_in_a_cache(run: Run, cache: Path) -> None:
 
 
 def test_inspect_writes_a_contact_sheet(run: Run, cache: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     code, _, _ = run("inspect", cache, "--sheet", tmp_path / "sheet.png")
     assert code == 0
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -270,3 +272,141 @@ def test_an_interrupted_build_says_so_and_leaves_nothing(tmp_path: Path) -> None
     assert process.returncode == 130
     assert "stopped" in err
     assert not cache.exists()
+
+
+# ------------------------------------------------------------------------------------------ transforms, and ops of one's own
+
+
+def test_transforms_lists_every_op_with_its_cost(run: Run) -> None:
+    code, out, _ = run("transforms")
+    assert code == 0
+    assert {line.partition("(")[0].strip().split(" ")[0] for line in out.splitlines()} >= set(OPS)
+    code, out, _ = run("transforms", "--json")
+    rows = json.loads(out)
+    assert [row["op"] for row in rows] == list(OPS)
+    assert all(row["cpu_us_per_image"] > 0 and row["does"] for row in rows)
+    assert next(row["usage"] for row in rows if row["op"] == "pad") == "pad(padding, fill=0, padding_mode='constant')"
+
+
+@pytest.mark.parametrize(
+    ("chain", "tiles"),
+    [
+        ("decode|resize(20)|random_crop(16) || flip_lr|to_float|mixup", 32),
+        ("decode|random_resized_crop(16)", 32),
+        ("decode|resize(20) || random_crop(16)", 26),
+        ("decode|resize(20) || resize(16)", 3),
+        ("decode", 2),
+    ],
+)
+def test_a_preview_shows_what_is_cached_and_what_epochs_see(
+    run: Run, photos: Path, tmp_path: Path, chain: str, tiles: int
+) -> None:
+    image, sheet = photos / "a" / "0.jpg", tmp_path / "sheet.png"
+    code, out, err = run("transforms", "--preview", image, "--chain", chain, "--sheet", sheet)
+    assert (code, err) == (0, "")
+    assert str(sheet) in out
+    with Image.open(sheet) as drawn:
+        pixels = np.asarray(drawn)
+    rows, columns = -(-tiles // 8), min(tiles, 8)
+    assert pixels.shape == (rows * 152 + 6, 8 * 134 + 6, 3)
+    last = pixels[(rows - 1) * 152 + 6 :, (columns - 1 if rows == 1 else (tiles - 1) % 8) * 134 + 6 :][:128, :128]
+    assert last.std() > 10  # there is a picture, and nothing beside it
+    beyond = pixels[(rows - 1) * 152 + 6 :, ((tiles - 1) % 8 + 1) * 134 + 6 :]
+    assert (beyond == 255).all()
+    again = tmp_path / "again.png"
+    run("transforms", "--preview", image, "--chain", chain, "--sheet", again)
+    assert again.read_bytes() == sheet.read_bytes()
+
+
+def test_a_preview_overwrites_only_what_is_named(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = photos / "a" / "0.jpg"
+    assert run("transforms", "--preview", image, "--chain", "decode")[0] == 0
+    before = snapshot(tmp_path)
+    assert list(before) == [str(tmp_path / "0-preview.png")]
+    code, _, err = run("transforms", "--preview", image, "--chain", "decode|resize(8)")
+    assert (code, err) == (1, "joulecache: 0-preview.png exists: name the file to write by --sheet\n")
+    assert snapshot(tmp_path) == before
+    assert run("transforms", "--preview", image, "--chain", "decode|resize(8)", "--sheet", "0-preview.png")[0] == 0
+    assert snapshot(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--preview", "x.jpg"], 2, "--preview IMAGE and --chain go together"),
+        (["--chain", "decode"], 2, "--preview IMAGE and --chain go together"),
+        (["--preview", "nowhere.jpg", "--chain", "decode"], 1, "nowhere.jpg"),
+        (["--preview", "{broken}", "--chain", "decode"], 2, "not an image"),
+        (["--preview", "{photo}", "--chain", "decode|random_crop(9999)"], 2, "is larger than the image"),
+        (["--preview", "{photo}", "--chain", "decode|to_float"], 2, "to_float stands only after the cut"),
+        (["--ops", "no_such_module"], 2, "cannot import --ops 'no_such_module': ModuleNotFoundError"),
+        (["--ops", "json"], 2, "module json defines no op"),
+    ],
+)
+def test_a_preview_that_cannot_be_drawn_is_one_line(
+    run: Run, photos: Path, tmp_path: Path, options: list[str], code: int, message: str
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"hello")
+    given = [option.format(broken=broken, photo=photos / "a" / "0.jpg") for option in options]
+    got, out, err = run("transforms", *given, "--sheet", tmp_path / "sheet.png")
+    assert (got, out, err.count("\n")) == (code, "", 1)
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.jpg"]
+
+
+OWN_OPS = """
+from dataclasses import dataclass
+
+from joulecache.transforms import Op
+
+
+@dataclass(frozen=True)
+class Negative(Op):
+    \"\"\"Turn light into dark.\"\"\"
+
+    words = 1
+
+    def pixels(self, image, draw):
+        return 255 - image if draw[0] < 2**31 else image
+"""
+
+
+def test_ops_of_ones_own_go_from_the_build_to_training(photos: Path, tmp_path: Path) -> None:
+    """In processes of their own, standing where the module lies, as people do."""
+    (tmp_path / "my_ops.py").write_text(OWN_OPS)
+    command = [sys.executable, "-c", "from joulecache.pipelines.cli import main; main()"]
+    chain = "decode|resize(24) || random_crop(20)|negative"
+
+    def joulecache(*arguments: object) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join(filter(None, sys.path[1:]))
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = joulecache("precompute", photos, "cache", "--chain", chain, "--ops", "my_ops")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "negative" in joulecache("inspect", "cache").stdout  # without the module: nothing of it is run
+    assert joulecache("verify", "cache").returncode == 0
+    refused = joulecache("train", "cache", "--epochs", 1, "--out", "run")
+    assert refused.returncode == 2
+    assert "unknown op 'negative'" in refused.stderr
+    assert "--ops" in refused.stderr
+    done = joulecache("train", "cache", "--epochs", 1, "--out", "run", "--ops", "my_ops", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == open_manifest(tmp_path / "cache").splits["train"].records
+    listed = joulecache("transforms", "--ops", "my_ops", "--json")
+    assert json.loads(listed.stdout)[-1] == {
+        "op": "negative",
+        "usage": "negative",
+        "does": "Turn light into dark.",
+        "cpu_us_per_image": None,
+    }

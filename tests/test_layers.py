@@ -25,9 +25,9 @@ transforms.chain  transforms.randomness
 transforms.reference_kernels.images  transforms.reference_kernels.decoding  transforms.reference_kernels.geometry
 transforms.reference_kernels.colour  transforms.reference_kernels.policies  transforms.reference_kernels.batch
 transforms.reference_kernels
-transforms.graph_kernels  transforms.costs
+transforms.graph_kernels
 transforms
-pipelines.source  pipelines.shards  pipelines.manifest
+pipelines.source  pipelines.costs  pipelines.shards  pipelines.manifest
 pipelines.meter.energy  pipelines.meter
 pipelines.build.recipe  pipelines.build.shard  pipelines.build.beam_graph  pipelines.build.folder  pipelines.build.commit
 pipelines.build
@@ -40,7 +40,7 @@ pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pip
 pipelines.report.markdown  pipelines.report.terminal
 pipelines.report.drawing  pipelines.report.charts  pipelines.report.contact_sheet
 pipelines.report
-pipelines.cli
+pipelines.cli.terminal  pipelines.cli
 pipelines
 """
 ORDER = IN_ORDER.split()

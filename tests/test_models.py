@@ -224,7 +224,7 @@ def test_batches_say_their_image_shape() -> None:
         (batches(dtype="float32"), r"mine yields .*float32.*give batches of \(uint8 images"),
         (batches().unbatch(), "mine yields"),
         (batches().map(lambda images, _: images), "mine yields"),
-        (batches(labels=np.eye(6, dtype=np.float32)), "mine yields .*integer labels"),
+        (batches(labels=np.eye(6, dtype=np.int64)), "mine yields .*integer labels"),
         (batches().repeat(), r"mine never ends: leave out \.repeat"),
         (batches().take(0), "mine is empty"),
         (batches((6, 24, 20, 3)), r"mine has images of 24x20x3, but the model takes 20x20x3"),

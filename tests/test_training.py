@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.compression import compress
-from joulecache.pipelines.manifest import CacheError
+from joulecache.pipelines.manifest import CacheError, open_manifest
 from joulecache.pipelines.meter import Meter, Window
 from joulecache.pipelines.models import build_model, compile_model, load_model
 from joulecache.pipelines.training import EnergyCallback, fit, train
@@ -364,3 +364,22 @@ def test_images_of_varying_size_are_refused(tmp_path: Path) -> None:
     precompute(photos, tmp_path / "cache", "decode", encoding="png", shards=1, workers=1)
     with pytest.raises(ValueError, match=r"vary in size"):
         train(tmp_path / "cache", out=tmp_path / "run", epochs=1)
+
+
+def test_a_cache_that_mixes_images_trains_on_soft_labels_and_compresses(tmp_path: Path) -> None:
+    precompute("synthetic:60", tmp_path / "cache", "decode|resize(20) || mixup(0.4)|cutmix", val_fraction=0.3)
+    trained = train(tmp_path / "cache", out=tmp_path / "run", epochs=2, prune=0.5, quantize="int8")
+    assert trained.training.val_accuracy is not None
+    assert 0 <= trained.training.val_accuracy <= 1
+    assert trained.compression is not None
+    held_out = open_manifest(tmp_path / "cache").splits["val"].records
+    for variant in trained.compression.variants:
+        correct = variant.accuracy * held_out
+        assert correct == pytest.approx(round(correct))  # whole images: soft labels were not compared with classes
+
+
+def test_a_cache_of_floats_is_refused_by_name(tmp_path: Path) -> None:
+    precompute("synthetic:12", tmp_path / "cache", "decode|resize(20) || to_float")
+    with pytest.raises(ValueError, match="leave to_float and normalize out of the chain"):
+        train(tmp_path / "cache", out=tmp_path / "run", epochs=1)
+    assert not (tmp_path / "run").exists()

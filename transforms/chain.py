@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class Chain:
         for op in self.ops:
             if type(op) not in _BUILT_IN:
                 check_own_op(type(op))
+                op_text(op)  # refuses arguments that no text holds
         self._check_batch_ops()
         output_channels(self.ops)
 
@@ -126,7 +128,7 @@ class Chain:
 
         Arguments at their defaults are not spelled, so that a new argument leaves old caches valid; a changed default is a new version.
         """
-        spelled = "|".join(f"{_op_text(op)}@{op.version}" for op in self.prefix)
+        spelled = "|".join(f"{op_text(op)}@{op.version}" for op in self.prefix)
         return hashlib.sha256(spelled.encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -265,10 +267,9 @@ class _Fractions(ast.NodeTransformer):
     """Divides where a number is divided by another."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        match node:
-            case ast.BinOp(
-                ast.Constant(int() | float() as above), ast.Div(), ast.Constant(int() | float() as below)
-            ) if below:
+        if isinstance(node.op, ast.Div):
+            above, below = ast.literal_eval(node.left), ast.literal_eval(node.right)
+            if isinstance(above, int | float) and isinstance(below, int | float) and below:
                 return ast.Constant(above / below)
         return node
 
@@ -277,9 +278,14 @@ def _value(node: ast.expr) -> Any:
     return ast.literal_eval(_Fractions().visit(node))
 
 
+def _is_plain(part: object) -> bool:
+    """Return whether Python reads back what it writes for `part`: not so for infinity, and NumPy's floats."""
+    return part is None or type(part) in (bool, int, str) or (type(part) is float and math.isfinite(part))
+
+
 def _literal(op: Op, name: str, value: object) -> str:
-    parts = value if isinstance(value, tuple) else (value,)
-    if not all(part is None or isinstance(part, bool | int | float | str) for part in parts):
+    parts = value if type(value) is tuple else (value,)
+    if not all(map(_is_plain, parts)):
         raise ValueError(
             f"{op_name(type(op))}: {name} must be a number, a text, a tuple of them, True, False or None to be written down, got {value!r}"
         )
@@ -288,10 +294,13 @@ def _literal(op: Op, name: str, value: object) -> str:
     return repr(value).replace("|", r"\x7c")  # in a text: a bar ends an op
 
 
-def _op_text(op: Op) -> str:
+def op_text(op: Op) -> str:
     """Spell an op with the arguments that differ from their defaults."""
     given, leading = [], True
     for field in dataclasses.fields(op):  # type: ignore[arg-type]
+        if not field.init:
+            continue
+        leading = leading and not field.kw_only
         value = getattr(op, field.name)
         literal = _literal(op, field.name, value)
         if value == field.default:
@@ -302,4 +311,4 @@ def _op_text(op: Op) -> str:
 
 
 def _text(ops: tuple[Op, ...]) -> str:
-    return "|".join(_op_text(op) for op in ops)
+    return "|".join(op_text(op) for op in ops)

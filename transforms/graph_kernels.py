@@ -1,9 +1,17 @@
 """The ops that tf.data pipelines need, as TensorFlow graphs, on one image or on a batch.
 
 Random parameters are not drawn here: they come in as the integers of `randomness.parameters`, so that a graph and the reference
-kernels see the same draws. Ops that move or mask pixels, brightness, contrast, `to_float`, `normalize` and `decode` of whole JPEG and PNG
-files are exact; resizing is within a level on average, since TensorFlow filters in floats and Pillow in fixed point. `max_pixels` is
-not heeded, and EXIF orientation, which TensorFlow cannot read, comes in as an integer too.
+kernels see the same draws. EXIF orientation, which TensorFlow cannot read, comes in as an integer too; `max_pixels` is not heeded.
+
+Ops that move or mask pixels, brightness, contrast, `to_float`, `normalize` and `decode` of whole JPEG, MPO, PNG, GIF, BMP and WebP
+files are exact. What is not:
+
+- Resizing is within a level on average, since TensorFlow filters in floats and Pillow in fixed point.
+- A CMYK or YCCK JPEG is at most one level darker, since TensorFlow rounds its black down. One without Adobe's marker comes out
+  inverted, and none can be decoded to grey.
+- A BMP with a palette comes out as the numbers of its colours. WebP with transparency or of many frames, and the other formats
+  that the reference reads, raise InvalidArgumentError.
+- Eagerly and in tf.data `normalize` is exact. Grappler, in a `tf.function`, multiplies by 1 / std instead: the last bits differ.
 """
 
 from __future__ import annotations
@@ -19,7 +27,6 @@ from joulecache.transforms.ops import (
     Contrast,
     Cutout,
     Decode,
-    Fill,
     FlipLr,
     FlipUd,
     Normalize,
@@ -52,13 +59,13 @@ DRAWN: dict[type[Op], int] = {
 BATCHED = (CentralCrop, RandomCrop, Pad, FlipLr, FlipUd, Cutout, Brightness, Contrast, ToFloat, Normalize)
 """The ops that `apply_batch` can run on images of one size."""
 
-_ON_IMAGES = (Decode, Resize, ResizeShorter, RandomResizedCrop)
+_KERNELS = frozenset((*BATCHED, Decode, Resize, ResizeShorter, RandomResizedCrop))
 
 
 def refused(ops: Sequence[Op]) -> str | None:
     """Return why these ops have no TensorFlow kernels, None when they have."""
     for op in ops:
-        if not isinstance(op, BATCHED + _ON_IMAGES):
+        if type(op) not in _KERNELS:  # nor is a built-in op's kernel that of an own op derived from it
             return f"no TensorFlow kernel for {op_name(type(op))}: this chain runs on the reference kernels only"
         if isinstance(op, Decode) and op.background is not None:
             return "no TensorFlow kernel for decode with a background: this chain runs on the reference kernels only"
@@ -66,7 +73,7 @@ def refused(ops: Sequence[Op]) -> str | None:
 
 
 def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor, orientation: Tensor | None = None) -> Tensor:
-    """Run the ops on one image: encoded bytes (scalar string) or ``[H, W, C]`` uint8; returns ``[H, W, C]``.
+    """Run the ops on one image: encoded bytes (scalar string) or ``[H, W, C]`` uint8; returns ``[H, W, C]``, float32 behind to_float.
 
     `drawn` is int32 ``[P]``: the ops' parameters one after the other. `orientation` is the image's EXIF orientation, 1 to 8, an int
     scalar; None for one that is known to be upright. Raises ValueError for an op without a kernel.
@@ -116,7 +123,7 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
     A random crop and the mirror after it are one gather of rows and one of columns: half the cost of gather, reverse and where.
     """
     taken = 0
-    for op, before, after in zip(ops, [None, *ops[:-1]], [*ops[1:], None], strict=True):
+    for op, before, after in zip(ops, [None, *ops], [*ops[1:], None], strict=False):
         count = DRAWN.get(type(op), 0)
         params = drawn[:, taken : taken + count]
         taken += count
@@ -147,7 +154,7 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
             case ToFloat():
                 images = tf.cast(images, tf.float32) * tf.constant(1 / 255, tf.float32)
             case Normalize():
-                images = (images - tf.constant(op.mean, tf.float32)) / tf.constant(op.std, tf.float32)
+                images = _normalize(op, images)
             case _:
                 raise ValueError(f"{op} does not run on batches")
     return images
@@ -221,31 +228,61 @@ def _central_crop(op: CentralCrop, image: Tensor) -> Tensor:
 
 def _pad(op: Pad, images: Tensor) -> Tensor:
     left, top, right, bottom = op.sides
-    border = [[0, 0], [top, bottom], [left, right], [0, 0]]
-    if op.padding_mode == "constant":
-        # tf.pad knows one number: what lies around becomes `fill` by way of its exclusive or with 0.
-        fill = _colour(op.fill, images)
-        return tf.bitwise.bitwise_xor(tf.pad(tf.bitwise.bitwise_xor(images, fill), border), fill)
-    if op.padding_mode == "edge":
-        height, width = tf.shape(images)[1], tf.shape(images)[2]
-        rows = tf.clip_by_value(tf.range(-top, height + bottom), 0, height - 1)
-        columns = tf.clip_by_value(tf.range(-left, width + right), 0, width - 1)
-        return tf.gather(tf.gather(images, rows, axis=1), columns, axis=2)
-    return tf.pad(images, border, op.padding_mode.upper())
+    if op.padding_mode == "constant" and not isinstance(op.fill, tuple):
+        border = [[0, 0], [top, bottom], [left, right], [0, 0]]
+        return tf.pad(images, border, constant_values=tf.constant(op.fill, tf.uint8))
+    # By tf.concat: tf.pad knows one number alone, and mirrors at 20 times the cost.
+    return _bordered(op, _bordered(op, images, 1, top, bottom), 2, left, right)
+
+
+def _bordered(op: Pad, images: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Add the border along an axis: 1 for rows, 2 for columns."""
+    side = tf.shape(images)[axis]
+    outwards, last = tf.range(1, before + 1)[::-1], tf.range(after)
+    match op.padding_mode:
+        case "edge":
+            first, second = tf.zeros_like(outwards), tf.fill([after], side - 1)
+        case "reflect":
+            first, second = outwards, side - 2 - last
+        case "symmetric":
+            first, second = outwards - 1, side - 1 - last
+        case _:
+            shape = [*tf.unstack(tf.shape(images)[:3]), images.shape[3]]
+            strips = []
+            for length in (before, after):
+                shape[axis] = length
+                strips.append(tf.broadcast_to(tf.constant(op.fill, tf.uint8), shape))
+            return tf.concat([strips[0], images, strips[1]], axis)
+    return tf.concat([tf.gather(images, first, axis=axis), images, tf.gather(images, second, axis=axis)], axis)
 
 
 def _cutout(op: Cutout, images: Tensor, corner: Tensor) -> Tensor:
     assert isinstance(op.size, tuple)
+    channels = images.shape[3]
+    lines = _lines(images)
     rows = tf.range(tf.shape(images)[1])[None] - corner[:, :1]
-    columns = tf.range(tf.shape(images)[2])[None] - corner[:, 1:]
-    down = tf.logical_and(rows >= 0, rows < op.size[0])[:, :, None, None]
-    across = tf.logical_and(columns >= 0, columns < op.size[1])[:, None, :, None]
-    return tf.where(tf.logical_and(down, across), _colour(op.fill, images), images)
+    columns = tf.repeat(tf.range(tf.shape(images)[2]), channels)[None] - corner[:, 1:]
+    down = tf.logical_and(rows >= 0, rows < op.size[0])[:, :, None]
+    across = tf.logical_and(columns >= 0, columns < op.size[1])[:, None, :]
+    fill = _along_a_line(op.fill, images, tf.uint8)
+    return tf.reshape(tf.where(tf.logical_and(down, across), fill, lines), tf.shape(images))
 
 
-def _colour(fill: Fill, images: Tensor) -> Tensor:
-    levels = fill if isinstance(fill, tuple) else (fill,) * images.shape[-1]
-    return tf.constant(levels, tf.uint8)
+def _normalize(op: Normalize, images: Tensor) -> Tensor:
+    lines = _lines(images)
+    lines = (lines - _along_a_line(op.mean, images, tf.float32)) / _along_a_line(op.std, images, tf.float32)
+    return tf.reshape(lines, tf.shape(images))
+
+
+def _lines(images: Tensor) -> Tensor:
+    """Return ``[B, H, W, C]`` as ``[B, H, W * C]``: to repeat three numbers TensorFlow takes four times as long as a whole line."""
+    return tf.reshape(images, [-1, tf.shape(images)[1], tf.shape(images)[2] * images.shape[3]])
+
+
+def _along_a_line(value: float | tuple[float, ...], images: Tensor, dtype: Any) -> Tensor:
+    """Return a number, or one per channel, as what broadcasts over `_lines`."""
+    constant = tf.constant(value, dtype)
+    return tf.tile(constant, [tf.shape(images)[2]]) if isinstance(value, tuple) else constant
 
 
 def _gather_rows(images: Tensor, rows: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def batch_parameters(op: Op, words: NDArray[np.int64], height: int, width: int) 
     if isinstance(op, RandomResizedCrop):
         return [tuple(row) for row in _random_resized_crops(op, words, height, width).tolist()]
     draw = _draw_of(op)
-    if draw in (None, _rand_augment, _trivial_augment):
+    if draw in (None, _rand_augment, _trivial_augment, _mixup, _cutmix):
         return [parameters(op, row, height, width) for row in words.tolist()]
     return list(zip(*(column.tolist() for column in draw(op, words.T, height, width)), strict=True))
 
@@ -160,8 +160,15 @@ def _below(word: int, bound: int) -> int:
 
 def _between(word: int, low: float, high: float) -> int:
     """Return a number from `low` to `high`, both of them included, in units of 1/65536."""
-    first, last = round(low * UNIT), round(high * UNIT)
-    return first + _below(word, last - first + 1)
+    first, count = _units(low, high)
+    return first + _below(word, count)
+
+
+@lru_cache(maxsize=1024)
+def _units(low: float, high: float) -> tuple[int, int]:
+    """Return the first of the numbers from `low` to `high` in units of 1/65536, and how many there are."""
+    first = round(low * UNIT)
+    return first, round(high * UNIT) - first + 1
 
 
 def _random_crop(op: RandomCrop, words: Sequence[int], height: int, width: int) -> tuple[int, ...]:

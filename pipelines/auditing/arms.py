@@ -18,13 +18,15 @@ from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest, read_index
 from joulecache.pipelines.shards import SPLITS
 from joulecache.transforms import graph_kernels
-from joulecache.transforms.chain import Chain, fixed_size, output_channels
-from joulecache.transforms.ops import BatchOp, Decode, Op
+from joulecache.transforms.chain import Chain, fixed_size, output_channels, output_size
+from joulecache.transforms.ops import BatchOp, Brightness, Decode, FlipLr, Op, RandomCrop
 from joulecache.transforms.randomness import parameters, random_words
 from joulecache.transforms.reference_kernels import EXIF_ORIENTATION
 
 ARMS = ("naive", "tuned", "tf_cache", "optimized")
 _LYING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_LARGE = 120 * 120  # pixels: from here on `_BY_IMAGE` cost less image by image than on batches
+_BY_IMAGE = (RandomCrop, FlipLr, Brightness)
 
 
 class ArmError(ValueError):
@@ -51,7 +53,8 @@ class Files:
 class Arm:
     """One way to feed the trainer.
 
-    `dataset` yields (uint8 ``[B, H, W, C]``, int64 ``[B]``), `records` images in an epoch; `start_epoch` says which epoch comes next.
+    `dataset` yields (uint8 ``[B, H, W, C]``, float32 behind to_float, and int64 ``[B]``), `records` images in an epoch; `start_epoch` says
+    which epoch comes next.
     """
 
     name: str
@@ -73,7 +76,10 @@ def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
 
 
 def list_files(folder: Path, cache: Path, epochs: int) -> Files:
-    """List the training images that a cache holds as files in `folder`, with the draws of the first `epochs` epochs."""
+    """List the training images that a cache holds as files in `folder`, with the draws of the first `epochs` epochs.
+
+    Raises ArmError for a file that TensorFlow does not decode as the reference does.
+    """
     manifest = open_manifest(cache)
     chain = manifest.parsed_chain()
     rows = read_index(cache, manifest).slice(0, manifest.split(SPLITS[0]).records)
@@ -95,15 +101,38 @@ def list_files(folder: Path, cache: Path, epochs: int) -> Files:
 
 
 def _header(decode: Decode, path: str) -> tuple[int, int, int]:
-    """Return height and width after decode, and the EXIF orientation."""
+    """Return height and width after decode, and the EXIF orientation: 1 where it is none that the reference heeds."""
     with Image.open(path) as image:
+        why = _unlike(decode, image)
+        if why:
+            raise ArmError(
+                f"TensorFlow does not decode {path!r} as the reference does: {why}; leave it out of an audit"
+            )
         width, height = image.size
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+        orientation = next((turn for turn in range(2, 9) if turn == orientation), 1)
         scale = decode.jpeg_scale(height, width) if image.format in ("JPEG", "MPO") else 1
     height, width = -(-height // scale), -(-width // scale)
     if orientation in _LYING:
         height, width = width, height
     return height, width, orientation
+
+
+def _unlike(decode: Decode, image: Image.Image) -> str | None:
+    """Return why TensorFlow does not see what the reference sees in an opened file, None where it does."""
+    match image.format:
+        case "JPEG" | "MPO" if image.mode == "CMYK":
+            if decode.channels == 1:
+                return "it is CMYK, which TensorFlow cannot decode to grey"
+            return None if "adobe" in image.info else "it is CMYK without Adobe's marker, which TensorFlow inverts"
+        case "BMP" if image.mode in ("1", "P"):
+            return "it is a BMP with a palette"
+        case "WEBP" if image.mode != "RGB" or getattr(image, "is_animated", False):
+            return "it is a WebP with transparency or many frames"
+        case "JPEG" | "MPO" | "PNG" | "GIF" | "BMP" | "WEBP":
+            return None
+        case other:
+            return f"it is {other}"
 
 
 def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> list[int]:
@@ -118,7 +147,8 @@ def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> 
 
 def make_arms(names: Sequence[str], files: Files, cache: Path, batch_size: int, *, shuffle: bool = True) -> list[Arm]:
     """Make the arms by name; ArmError for one that this chain or this machine's memory does not allow."""
-    chain = open_manifest(cache).parsed_chain()
+    manifest = open_manifest(cache)
+    chain = manifest.parsed_chain()
     if fixed_size(chain.ops) is None:
         raise ArmError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or crop")
     makers = {"naive": _naive, "tuned": _tuned, "tf_cache": _tf_cache}
@@ -129,7 +159,7 @@ def make_arms(names: Sequence[str], files: Files, cache: Path, batch_size: int, 
             arms.append(Arm(name, len(files.paths), dataset, lambda epoch: None))
             continue
         epoch_now = tf.Variable(0, dtype=tf.int64, trainable=False)
-        online = _Online(chain, files, batch_size, shuffle, epoch_now)
+        online = _Online(chain, _steady(chain, manifest.variants), files, batch_size, shuffle, epoch_now)
         setter = _epoch_setter(epoch_now, len(files.drawn))
         arms.append(Arm(name, len(files.paths), makers[name](online), setter))
     return arms
@@ -137,18 +167,23 @@ def make_arms(names: Sequence[str], files: Files, cache: Path, batch_size: int, 
 
 def refused_arms(names: Sequence[str], files: Files, cache: Path) -> dict[str, str]:
     """Return the arms that this machine cannot run, with the reason: `tf_cache` where its images take half of the free memory."""
-    chain = open_manifest(cache).parsed_chain()
-    size = fixed_size(chain.ops[: _steady(chain)])
-    pixels = size[0] * size[1] * len(files.paths) if size else int(files.sizes.prod(axis=1).sum())
-    needed, available = pixels * output_channels(chain.ops), psutil.virtual_memory().available
+    manifest = open_manifest(cache)
+    chain = manifest.parsed_chain()
+    steady = chain.ops[: _steady(chain, manifest.variants)]
+    sizes = [output_size(steady, height, width) for height, width in files.sizes.tolist()]
+    needed = sum(height * width for height, width in sizes) * output_channels(steady)
+    available = psutil.virtual_memory().available
     if "tf_cache" not in names or needed <= available // 2:
         return {}
     return {"tf_cache": f"its cache would hold {needed / 1e9:.1f} GB in RAM, where {available / 1e9:.1f} GB are free"}
 
 
-def _steady(chain: Chain) -> int:
-    """Return how many ops come before the first one that is random, or makes floats."""
-    return next((i for i, op in enumerate(chain.ops) if op.words or isinstance(op, BatchOp)), len(chain.ops))
+def _steady(chain: Chain, variants: int) -> int:
+    """Return how many ops, from the first on, give the same uint8 in every epoch: what is cached in one variant is drawn once too."""
+    for place, op in enumerate(chain.ops):
+        if isinstance(op, BatchOp) or (op.random and (variants > 1 or place >= chain.cut)):
+            return place
+    return len(chain.ops)
 
 
 def _epoch_setter(epoch_now: Any, epochs: int) -> Callable[[int], None]:
@@ -159,95 +194,101 @@ def _epoch_setter(epoch_now: Any, epochs: int) -> Callable[[int], None]:
 
 
 class _Online:
-    """What the online arms share: the files as a dataset, and the chain's ops as map functions."""
+    """What the online arms share: the files as a dataset, and the chain's ops as map functions.
 
-    def __init__(self, chain: Chain, files: Files, batch_size: int, shuffle: bool, epoch_now: Any) -> None:
-        self.chain, self.batch_size, self.shuffle = chain, batch_size, shuffle
+    The first `steady` ops give the same in every epoch. The functions take the numbers of the ops that they run, `first` up to `last`.
+    """
+
+    def __init__(self, chain: Chain, steady: int, files: Files, batch_size: int, shuffle: bool, epoch_now: Any) -> None:
+        self.ops, self.steady, self.batch_size, self.shuffle = chain.ops, steady, batch_size, shuffle
         self.records = len(files.paths)
         self.files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self.records)))
-        drawn = tf.constant(files.drawn)
-        self._drawn, self._epoch_now = drawn, epoch_now
+        # Flat: to pick an epoch first would copy all of it for every image.
+        self._drawn = tf.constant(np.concatenate(files.drawn))
+        self._epoch_now = epoch_now
         self._orientations = None if files.orientations is None else tf.constant(files.orientations)
 
-    def drawn_of(self, rows: Any) -> Any:
-        """Return the parameters of those rows in the present epoch, int32 ``[..., P]``."""
-        return tf.gather(self._drawn[self._epoch_now], rows)
+    def drawn_of(self, rows: Any, first: int, last: int) -> Any:
+        """Return the parameters that those ops take for those rows in the present epoch, int32 ``[..., P]``."""
+        start, end = _drawn_count(self.ops[:first]), _drawn_count(self.ops[:last])
+        return tf.gather(self._drawn, self._epoch_now * self.records + rows)[..., start:end]
 
-    def read(self, ops: tuple[Op, ...]) -> Callable[..., Any]:
-        """Read one file and run ops that begin with decode."""
+    def read(self, last: int) -> Callable[..., Any]:
+        """Read one file and run the ops from decode on."""
 
         def function(path: Any, label: Any, row: Any) -> Any:
-            drawn = self.drawn_of(row) if any(op.words for op in ops) else tf.zeros([0], tf.int32)
             orientation = None if self._orientations is None else self._orientations[row]
-            return graph_kernels.apply(ops, tf.io.read_file(path), drawn, orientation), label, row
+            drawn = self.drawn_of(row, 0, last)
+            return graph_kernels.apply(self.ops[:last], tf.io.read_file(path), drawn, orientation), label, row
 
         return function
 
-    def on_image(self, ops: tuple[Op, ...], first_drawn: int) -> Callable[..., Any]:
-        """Run ops on one image, whose parameters begin at column `first_drawn`."""
+    def on_image(self, first: int, last: int) -> Callable[..., Any]:
+        """Run ops on one image."""
 
         def function(image: Any, label: Any, row: Any) -> Any:
-            return graph_kernels.apply(ops, image, self.drawn_of(row)[first_drawn:]), label, row
+            return graph_kernels.apply(self.ops[first:last], image, self.drawn_of(row, first, last)), label, row
 
         return function
 
-    def on_batch(self, ops: tuple[Op, ...], first_drawn: int) -> Callable[..., Any]:
-        """Run ops on a batch and drop the row numbers."""
+    def on_batch(self, first: int) -> Callable[..., Any]:
+        """Run the ops from that one on on a batch, and drop the row numbers."""
 
         def function(images: Any, labels: Any, rows: Any) -> Any:
-            if ops:
-                images = graph_kernels.apply_batch(ops, images, self.drawn_of(rows)[:, first_drawn:])
-            return images, labels
+            ops = self.ops[first:]
+            return graph_kernels.apply_batch(ops, images, self.drawn_of(rows, first, len(self.ops))), labels
 
         return function
 
 
 def _naive(online: _Online) -> Any:
     """What people write first: one image at a time, then batches."""
+    last = len(online.ops)
     dataset = online.files.shuffle(online.records, seed=0) if online.shuffle else online.files
-    dataset = dataset.map(online.read(online.chain.ops)).batch(online.batch_size)
-    return dataset.map(online.on_batch((), 0))
+    return dataset.map(online.read(last)).batch(online.batch_size).map(online.on_batch(last))
 
 
 def _tuned(online: _Online) -> Any:
     """The guide's advice: parallel map, parallel batch, cheap ops on whole batches, prefetch."""
-    head, tail = _batchable_tail(online.chain.ops)
+    batched = batched_from(online.ops, 1)
     dataset = online.files.shuffle(online.records, seed=0) if online.shuffle else online.files
-    return (
-        dataset.map(online.read(head), num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(online.batch_size, num_parallel_calls=tf.data.AUTOTUNE)
-        .map(online.on_batch(tail, _drawn_count(head)), num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    return _batches(online, dataset.map(online.read(batched), num_parallel_calls=tf.data.AUTOTUNE), batched)
 
 
 def _tf_cache(online: _Online) -> Any:
     """`tuned` with `cache()` in RAM, as uint8, after the ops that are the same every epoch."""
-    ops = online.chain.ops
-    steady = _steady(online.chain)
-    sized = fixed_size(ops[:steady]) is not None
-    dataset = online.files.map(online.read(ops[:steady]), num_parallel_calls=tf.data.AUTOTUNE).cache()
+    dataset = online.files.map(online.read(online.steady), num_parallel_calls=tf.data.AUTOTUNE).cache()
     if online.shuffle:
         # Of the whole set: the buffer holds references to what lies in RAM anyway, and files come sorted by class.
         dataset = dataset.shuffle(online.records, seed=0)
-    head, tail = _batchable_tail(ops[steady:], sized=sized)
-    if head:
-        dataset = dataset.map(online.on_image(head, 0), num_parallel_calls=tf.data.AUTOTUNE)
+    batched = batched_from(online.ops, online.steady)
+    if batched > online.steady:
+        dataset = dataset.map(online.on_image(online.steady, batched), num_parallel_calls=tf.data.AUTOTUNE)
+    return _batches(online, dataset, batched)
+
+
+def _batches(online: _Online, dataset: Any, batched: int) -> Any:
+    """Make batches, and run the ops on them from that number on."""
     return (
         dataset.batch(online.batch_size, num_parallel_calls=tf.data.AUTOTUNE)
-        .map(online.on_batch(tail, _drawn_count(head)), num_parallel_calls=tf.data.AUTOTUNE)
+        .map(online.on_batch(batched), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
 
 
-def _batchable_tail(ops: tuple[Op, ...], *, sized: bool = False) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-    """Cut ops where the rest can run on batches: ops that have a batch kernel, on images of one size (`sized`: from the start)."""
+def batched_from(ops: tuple[Op, ...], first: int) -> int:
+    """Return the number of the op, at least `first`, from which on batches cost less than images one by one.
+
+    The rest must have batch kernels and images of one size. Small images are dear by the number of ops that are called, large ones by the
+    memory that they go through: a batch of them fits no processor's cache, and is gathered column by column.
+    """
     start = len(ops)
-    while start > 0 and isinstance(ops[start - 1], graph_kernels.BATCHED):
-        if not sized and fixed_size(ops[: start - 1]) is None:
+    while start > first and isinstance(ops[start - 1], graph_kernels.BATCHED) and fixed_size(ops[: start - 1]):
+        height, width = fixed_size(ops[:start]) or (0, 0)
+        if height * width >= _LARGE and isinstance(ops[start - 1], _BY_IMAGE):
             break
         start -= 1
-    return ops[:start], ops[start:]
+    return start
 
 
 def _drawn_count(ops: Sequence[Op]) -> int:

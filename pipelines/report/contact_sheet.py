@@ -1,9 +1,10 @@
-"""A contact sheet: records of a cache as they are stored, with their classes, to look at before training on them."""
+"""Contact sheets, to look at before training: records of a cache as they are stored, or what a chain makes of an image."""
 
 from __future__ import annotations
 
 import io
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from joulecache.pipelines.manifest import Manifest, open_manifest, read_index
 from joulecache.pipelines.shards import SPLITS, map_images, read_encoded
+from joulecache.transforms import Chain
 from joulecache.transforms.reference_kernels import as_image
 
 _COLUMNS, _ROWS = 8, 4
@@ -28,18 +30,47 @@ def write_contact_sheet(cache: Path, path: Path) -> None:
     first = 0 if name == SPLITS[0] else manifest.splits[SPLITS[0]].records
     rows = np.unique(np.linspace(0, records - 1, _COLUMNS * _ROWS).astype(np.int64))
     labels = read_index(cache, manifest)["label"].to_numpy()[first + rows]
-    lines = -(-len(rows) // _COLUMNS)
+    captions = [manifest.class_names[label] for label in labels]
+    _draw(list(zip(_images(cache, manifest, name, rows), captions, strict=True)), path)
+
+
+def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
+    """Draw what a chain makes of an image to a PNG file: the image, variants of what is cached, and what epochs see.
+
+    The epochs are those of a cache of one variant, as uint8: floats and mixtures of a batch come after what can be seen. Raises
+    DecodeError, OSError, ValueError for an image that an op cannot take.
+    """
+    shown = Chain((*chain.prefix, *chain.on_images), chain.cut)
+    cached = Chain(chain.prefix, chain.cut)
+    data, key = image.read_bytes(), image.name
+    tiles = [(_tile(Chain((chain.decode,), 1)(data)), "decoded")]
+    epochs = _COLUMNS * (_ROWS - 1) if chain.on_images else 0
+    variants = _COLUMNS * _ROWS - 1 - epochs if any(op.random for op in chain.prefix) else 1
+    tiles += [(_tile(cached(data, key=key, seed=seed, n=n)), f"cached, variant {n}") for n in range(variants)]
+    if not any(op.random for op in chain.on_images):
+        epochs = min(epochs, 1)
+    tiles += [(_tile(shown(data, key=key, seed=seed, n=n, variants=1)), f"epoch {n}") for n in range(epochs)]
+    _draw(tiles, path)
+
+
+def _tile(pixels: Any) -> Image.Image:
+    return as_image(np.ascontiguousarray(pixels))
+
+
+def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
+    """Draw images with their captions to a PNG file, whole or not at all."""
+    lines = -(-len(tiles) // _COLUMNS)
     size = (_COLUMNS * (_TILE + _GAP) + _GAP, lines * (_TILE + _CAPTION + _GAP) + _GAP)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, (image, label) in enumerate(zip(_images(cache, manifest, name, rows), labels, strict=True)):
+    for place, (image, caption) in enumerate(tiles):
         left = _GAP + place % _COLUMNS * (_TILE + _GAP)
         top = _GAP + place // _COLUMNS * (_TILE + _CAPTION + _GAP)
         scale = _TILE / max(image.size)
         fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
         sheet.paste(image.convert("RGB").resize(fitted, smoothing), (left, top))
-        draw.text((left, top + _TILE + 2), manifest.class_names[label][:20], "black", font)
+        draw.text((left, top + _TILE + 2), caption[:20], "black", font)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         sheet.save(temporary, "PNG")

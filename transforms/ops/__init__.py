@@ -5,7 +5,7 @@ Images are uint8 arrays ``[H, W, C]``. Nothing here computes pixels: `reference_
 
 from __future__ import annotations
 
-from joulecache.transforms.ops.base import LARGEST_SIDE, Fill, Op, Size, Sometimes, op_name, ops_of
+from joulecache.transforms.ops.base import LARGEST_SIDE, Fill, Op, Size, Sometimes, describe, op_name, ops_of
 from joulecache.transforms.ops.batch import BatchOp, Cutmix, Mixture, Mixup, Normalize, ToFloat
 from joulecache.transforms.ops.colour import (
     Autocontrast,
@@ -81,6 +81,7 @@ __all__ = [
     "Sometimes",
     "ToFloat",
     "TrivialAugment",
+    "describe",
     "op_name",
     "ops_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,9 +24,9 @@ class Op:
     `version` changes when the pixels change. `words` is how many random 32-bit words one draw takes: 0 for an op that is
     the same every time.
 
-    An op of your own also has a method ``pixels(image, draw)``, which gets a read-only uint8 array ``[H, W, C]`` and its words as a
-    tuple of ints in [0, 2**32), and returns another such array; where the size changes, `output_size` says to what, and `target` too
-    where it is the same for every image.
+    An op of your own also has a method ``pixels(image, draw)``, which gets a read-only uint8 array ``[H, W, C]`` and its words
+    as a tuple of ints in [0, 2**32), and returns another such array; where the size changes, `output_size` says to what, and
+    `target` too where it is the same for every image.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -84,6 +85,22 @@ def op_name(kind: type[Op]) -> str:
     return "".join("_" + c.lower() if c.isupper() else c for c in kind.__name__).lstrip("_")
 
 
+def describe(kind: type[Op]) -> tuple[str, str]:
+    """Return how an op is written, with its defaults, and the first line of its docstring."""
+    arguments = [
+        field.name if field.default is dataclasses.MISSING else f"{field.name}={_short(field.default)}"
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+    ]
+    does = (kind.__doc__ or "").strip().partition("\n")[0]
+    return f"{op_name(kind)}({', '.join(arguments)})" if arguments else op_name(kind), does
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
+
+
 def ops_of(module: ModuleType) -> dict[str, type[Op]]:
     """Return the ops that a module defines, by their names; ValueError when there is none, or one is not made as it should be."""
     found = {
@@ -139,10 +156,10 @@ def whole(op: Op | str, name: str, value: object, low: int, high: int) -> int:
 
 
 def number(op: Op | str, name: str, value: object, low: float, high: float) -> float:
-    """Return `value` as a float, since 1 and 1.0 are one argument; ValueError unless it is from `low` to `high`."""
+    """Return `value` as a float, since 1 and 1.0 are one argument, and 0.0 and -0.0; ValueError unless it is from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{_name(op)}: {name} must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value)
+    return float(value) + 0.0
 
 
 def size_pair(op: Op | str, value: object) -> tuple[int, int]:

@@ -14,17 +14,19 @@ class BatchOp(Op):
 
 @dataclass(frozen=True)
 class ToFloat(BatchOp):
-    """Turn ``[..., C]`` uint8 into float32 in [0, 1]: level * (1 / 255), torchvision's ``ToDtype(float32, scale=True)``.
+    """Turn levels into float32 from 0 to 1.
 
-    Only after the cut, since caches hold uint8.
+    ``[..., C]`` uint8 to float32, level * (1 / 255): torchvision's ``ToDtype(float32, scale=True)``. Only after the cut, since
+    caches hold uint8.
     """
 
 
 @dataclass(frozen=True)
 class Normalize(BatchOp):
-    """Subtract `mean` from ``[..., C]`` float32 and divide by `std`, numbers or one per channel, in float32: torchvision's `Normalize`.
+    """Subtract a mean and divide by a standard deviation.
 
-    Only after `to_float`, in whose units, 0 to 1, both are.
+    ``[..., C]`` float32 to the same shape: torchvision's `Normalize`. `mean` and `std`: numbers, or one per channel. Only after
+    `to_float`, in whose units, 0 to 1, both are.
     """
 
     mean: float | tuple[float, float, float]
@@ -50,8 +52,9 @@ class Normalize(BatchOp):
 class Mixture(BatchOp):
     """An op that mixes each image of a batch with the one before it, and their labels, by a share from Beta(alpha, alpha).
 
-    The draw is one for the whole batch, a function of the seed, the epoch, the batch's number and the op's position; labels become
-    float32 ``[B, K]``. What an image is mixed with depends on the batch, so the pixels are exempt from being those of one image.
+    The draw is one for the whole batch, a function of the seed, the epoch, the batch's number and the op's position; labels
+    become float32 ``[B, K]``. What an image is mixed with depends on the batch, so the pixels are exempt from being those of
+    one image.
     """
 
     alpha: float
@@ -62,10 +65,11 @@ class Mixture(BatchOp):
 
 @dataclass(frozen=True)
 class Mixup(Mixture):
-    """Blend the images of ``[B, H, W, C]`` with those one place before, and the labels alike: torchvision's `MixUp`.
+    """Blend each image of a batch with the one before it, and their labels.
 
-    lam * image + (1 - lam) * other, lam from Beta(alpha, alpha) in multiples of 1/65536; uint8 is rounded down. From Zhang et al.,
-    "mixup: Beyond Empirical Risk Minimization" (2017).
+    ``[B, H, W, C]`` uint8 or float32 to the same shape: torchvision's `MixUp`. lam * image + (1 - lam) * other, lam from
+    Beta(alpha, alpha) in multiples of 1/65536; uint8 is rounded down. From Zhang et al., "mixup: Beyond Empirical Risk
+    Minimization" (2017).
     """
 
     words: ClassVar[int] = 1
@@ -74,10 +78,11 @@ class Mixup(Mixture):
 
 @dataclass(frozen=True)
 class Cutmix(Mixture):
-    """Put a window of the image one place before into each of ``[B, H, W, C]``, and mix the labels by area: torchvision's `CutMix`.
+    """Put a window of the image before it into each image of a batch, and mix their labels.
 
-    The window has the aspect of the image and the area 1 - lam, lam from Beta(alpha, alpha), around a uniform pixel; what reaches over
-    the edge is cut off. From Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (2019).
+    ``[B, H, W, C]`` uint8 or float32 to the same shape: torchvision's `CutMix`. The window has the aspect of the image and the
+    area 1 - lam, lam from Beta(alpha, alpha), around a uniform pixel; what reaches over the edge is cut off. From Yun et al.,
+    "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (2019).
     """
 
     words: ClassVar[int] = 3

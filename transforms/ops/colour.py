@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from joulecache.transforms.ops.base import Op, Sometimes, ends, number, number_or_interval, symmetric, whole
@@ -23,9 +24,10 @@ class _ByFactor(Op):
 
 @dataclass(frozen=True)
 class Brightness(_ByFactor):
-    """Multiply ``[H, W, C]`` uint8 by a factor uniform in [1 - delta, 1 + delta], rounded down and clipped to 0..255.
+    """Multiply all levels by a random factor in [1 - delta, 1 + delta].
 
-    torchvision's `adjust_brightness`, the factor a multiple of 1/65536 so that every kernel computes in integers.
+    ``[H, W, C]`` uint8 to the same shape, rounded down and clipped to 0..255. torchvision's `adjust_brightness`, the factor a
+    multiple of 1/65536 so that every kernel computes in integers.
     """
 
     delta: float
@@ -33,10 +35,10 @@ class Brightness(_ByFactor):
 
 @dataclass(frozen=True)
 class Contrast(_ByFactor):
-    """Blend ``[H, W, C]`` uint8 with the mean of its grey image, by a factor uniform in [1 - delta, 1 + delta].
+    """Blend with the mean grey by a random factor in [1 - delta, 1 + delta].
 
-    torchvision's `adjust_contrast` (grey = 0.2989 R + 0.587 G + 0.114 B, rounded down), in integers: the factor and the weights
-    are multiples of 1/65536.
+    ``[H, W, C]`` uint8 to the same shape, rounded down and clipped to 0..255. torchvision's `adjust_contrast` (grey = 0.2989 R
+    + 0.587 G + 0.114 B, rounded down), in integers: the factor and the weights are multiples of 1/65536.
     """
 
     delta: float
@@ -44,9 +46,10 @@ class Contrast(_ByFactor):
 
 @dataclass(frozen=True)
 class Saturation(_ByFactor):
-    """Blend ``[H, W, C]`` uint8 with its grey image, by a factor uniform in [1 - delta, 1 + delta]; grey images stay as they are.
+    """Blend with the grey image by a random factor in [1 - delta, 1 + delta].
 
-    torchvision's `adjust_saturation`, with the grey and the integers of `Contrast`.
+    ``[H, W, C]`` uint8 to the same shape; grey images stay as they are. torchvision's `adjust_saturation`, with the grey and
+    the integers of `Contrast`.
     """
 
     delta: float
@@ -54,10 +57,11 @@ class Saturation(_ByFactor):
 
 @dataclass(frozen=True)
 class Hue(Op):
-    """Turn the hues of ``[H, W, C]`` uint8 by a share of the colour circle uniform in [-delta, delta], at most 0.5.
+    """Turn the hues by a random share of the colour circle in [-delta, delta].
 
-    torchvision's `adjust_hue`: hue, saturation and value of Smith, "Color gamut transform pairs" (SIGGRAPH 1978), in integers, the share
-    a multiple of 1/65536, levels rounded to the nearest. Grey images stay as they are.
+    ``[H, W, C]`` uint8 to the same shape; delta is at most 0.5. torchvision's `adjust_hue`: hue, saturation and value of Smith,
+    "Color gamut transform pairs" (SIGGRAPH 1978), in integers, the share a multiple of 1/65536, levels rounded to the nearest.
+    Grey images stay as they are.
     """
 
     words: ClassVar[int] = 1
@@ -72,10 +76,11 @@ Spread = float | tuple[float, float]
 
 @dataclass(frozen=True)
 class ColorJitter(Op):
-    """Change brightness, contrast, saturation and hue of ``[H, W, C]`` uint8 in a random order: torchvision's `ColorJitter`.
+    """Change brightness, contrast, saturation and hue, in a random order.
 
-    Each is a number d for a factor in [max(0, 1 - d), 1 + d], or (low, high); `hue` for a share of the colour circle in [-d, d], or
-    (low, high), at most 0.5. 0 leaves one out. The formulas are those of the ops of these names.
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `ColorJitter`. Each is a number d for a factor in [max(0, 1 - d), 1 +
+    d], or (low, high); `hue` for a share of the colour circle in [-d, d], or (low, high), at most 0.5. 0 leaves one out. The
+    formulas are those of the ops of these names.
     """
 
     words: ClassVar[int] = 5
@@ -89,13 +94,13 @@ class ColorJitter(Op):
             object.__setattr__(self, name, number_or_interval(self, name, getattr(self, name), 0.0, LARGEST_FACTOR))
         object.__setattr__(self, "hue", symmetric(self, "hue", self.hue, 0.5))
 
-    @property
+    @cached_property
     def factors(self) -> tuple[tuple[float, float], ...]:
         """The ranges of the factors of brightness, contrast and saturation."""
         values = (self.brightness, self.contrast, self.saturation)
         return tuple(value if isinstance(value, tuple) else (max(0.0, 1 - value), 1 + value) for value in values)
 
-    @property
+    @cached_property
     def hues(self) -> tuple[float, float]:
         """The range of the share of the colour circle."""
         return ends(self.hue)
@@ -103,9 +108,10 @@ class ColorJitter(Op):
 
 @dataclass(frozen=True)
 class Grayscale(Op):
-    """Make ``[H, W, C]`` uint8 grey, ``[H, W, num_output_channels]``: 1, or 3 equal ones. torchvision's `Grayscale`.
+    """Make grey.
 
-    The luma of ITU-R 601, (19595 R + 38470 G + 7471 B + 32768) / 65536 rounded down, as Pillow and ``decode(1)`` have it.
+    ``[H, W, C]`` uint8 to ``[H, W, num_output_channels]``: 1, or 3 equal ones. torchvision's `Grayscale`. The luma of ITU-R
+    601, (19595 R + 38470 G + 7471 B + 32768) / 65536 rounded down, as Pillow and ``decode(1)`` have it.
     """
 
     num_output_channels: int = 1
@@ -121,11 +127,12 @@ class Grayscale(Op):
 
 @dataclass(frozen=True)
 class GaussianBlur(Op):
-    """Blur ``[H, W, C]`` uint8 with a Gaussian of `kernel_size` pixels, odd, or (x, y): torchvision's `GaussianBlur`.
+    """Blur with a Gaussian of a random width.
 
-    `sigma`: the standard deviation in pixels, uniform in (low, high), or a number. The weights exp(-x**2 / (2 sigma**2)) are rounded
-    to multiples of 1/65536 that add up to 1; beyond the edge the image is mirrored without its last pixel; levels are rounded
-    to the nearest.
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `GaussianBlur`. `kernel_size` in pixels, odd, or (x, y). `sigma`: the
+    standard deviation in pixels, uniform in (low, high), or a number. The weights exp(-x**2 / (2 sigma**2)) are rounded to
+    multiples of 1/65536 that add up to 1; beyond the edge the image is mirrored without its last pixel; levels are rounded to
+    the nearest.
     """
 
     words: ClassVar[int] = 1
@@ -170,10 +177,11 @@ _LEAST_SIGMA = 0.01  # pixels: nothing is left of the neighbours long before
 
 @dataclass(frozen=True)
 class GaussianNoise(Op):
-    """Add independent Gaussian noise to every level of ``[H, W, C]`` uint8, rounded to the nearest and clipped to 0..255.
+    """Add Gaussian noise to every level.
 
-    `mean` and `sigma` are shares of the full scale of 255 levels. torchvision's `GaussianNoise` on uint8, always clipped. The noise is
-    the normal quantile of 16-bit words of Philox4x64-10, so it ends at 4.3 sigma.
+    ``[H, W, C]`` uint8 to the same shape, rounded to the nearest and clipped to 0..255. `mean` and `sigma` are shares of the
+    full scale of 255 levels. torchvision's `GaussianNoise` on uint8, always clipped. The noise is the normal quantile of 16-bit
+    words of Philox4x64-10, so it ends at 4.3 sigma.
     """
 
     words: ClassVar[int] = 2
@@ -187,9 +195,10 @@ class GaussianNoise(Op):
 
 @dataclass(frozen=True)
 class Autocontrast(Sometimes):
-    """Stretch each channel of ``[H, W, C]`` uint8 so that its darkest level becomes 0 and its lightest 255, with a `probability`.
+    """Stretch each channel from 0 to 255, with a probability.
 
-    (level - darkest) * 255 / (lightest - darkest), rounded down; a channel of one level stays. torchvision's `RandomAutocontrast`.
+    ``[H, W, C]`` uint8 to the same shape: (level - darkest) * 255 / (lightest - darkest), rounded down; a channel of one level
+    stays. torchvision's `RandomAutocontrast`.
     """
 
     probability: float = 0.5
@@ -197,9 +206,9 @@ class Autocontrast(Sometimes):
 
 @dataclass(frozen=True)
 class Equalize(Sometimes):
-    """Spread each channel's levels of ``[H, W, C]`` uint8 so that all are about as frequent, with a `probability`.
+    """Make all levels of a channel about as frequent, with a probability.
 
-    Pillow's `ImageOps.equalize`, which is torchvision's `RandomEqualize`.
+    ``[H, W, C]`` uint8 to the same shape. Pillow's `ImageOps.equalize`, which is torchvision's `RandomEqualize`.
     """
 
     probability: float = 0.5
@@ -207,7 +216,10 @@ class Equalize(Sometimes):
 
 @dataclass(frozen=True)
 class Posterize(Sometimes):
-    """Keep the high `bits` of every level of ``[H, W, C]`` uint8, with a `probability`: torchvision's `RandomPosterize`."""
+    """Keep the high bits of every level, with a probability.
+
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomPosterize`.
+    """
 
     bits: int
     probability: float = 0.5
@@ -219,9 +231,9 @@ class Posterize(Sometimes):
 
 @dataclass(frozen=True)
 class Solarize(Sometimes):
-    """Turn levels of ``[H, W, C]`` uint8 from `threshold` upwards into 255 - level, with a `probability`.
+    """Turn levels from a threshold upwards into 255 - level, with a probability.
 
-    torchvision's `RandomSolarize`.
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomSolarize`.
     """
 
     threshold: float
@@ -234,10 +246,11 @@ class Solarize(Sometimes):
 
 @dataclass(frozen=True)
 class Sharpness(Sometimes):
-    """Blend ``[H, W, C]`` uint8 with its smoothed image, with a `probability`: torchvision's `RandomAdjustSharpness`.
+    """Sharpen or smooth, with a probability.
 
-    `sharpness_factor`: 0 smooths, 1 changes nothing, 2 sharpens. Smoothed is the mean of 3x3 pixels in which the middle one counts 5 times,
-    rounded to the nearest, the edge as it is; the blend is rounded down and clipped.
+    ``[H, W, C]`` uint8 to the same shape, blended with its smoothed image: torchvision's `RandomAdjustSharpness`.
+    `sharpness_factor`: 0 smooths, 1 changes nothing, 2 sharpens. Smoothed is the mean of 3x3 pixels in which the middle one
+    counts 5 times, rounded to the nearest, the edge as it is; the blend is rounded down and clipped.
     """
 
     sharpness_factor: float

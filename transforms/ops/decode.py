@@ -11,13 +11,14 @@ LARGEST_PIXELS = 178_956_970  # Pillow refuses to open more, twice its `MAX_IMAG
 
 @dataclass(frozen=True)
 class Decode(Op):
-    """Decode encoded bytes to ``[H, W, channels]`` uint8, with EXIF orientation applied.
+    """Decode an encoded image, upright as EXIF says.
 
-    `channels`: 3 (RGB) or 1 (grey). `shorter`: decode a JPEG at the smallest DCT scale (1, 1/2, 1/4, 1/8) whose shorter side
-    is at least that many pixels before it is rounded up; other formats are not scaled. `truncated`: accept a file that ends
-    early. Images of more than `max_pixels` are refused before they are decompressed. `background`: what transparent pixels are laid
-    over, a level or (red, green, blue); None drops the transparency and shows the colours under it, as torchvision and TensorFlow
-    do. Of an animation the first frame is taken, of 16-bit levels the high byte. Always the first op of a chain.
+    Bytes to ``[H, W, channels]`` uint8. `channels`: 3 (RGB) or 1 (grey). `shorter`: decode a JPEG at the smallest DCT scale (1,
+    1/2, 1/4, 1/8) whose shorter side is at least that many pixels before it is rounded up; other formats are not scaled.
+    `truncated`: accept a file that ends early. Images of more than `max_pixels` are refused before they are decompressed.
+    `background`: what transparent pixels are laid over, a level or (red, green, blue); None drops the transparency and shows
+    the colours under it, as torchvision and TensorFlow do. Of an animation the first frame is taken, of 16-bit levels the high
+    byte. Always the first op of a chain.
     """
 
     channels: int = 3

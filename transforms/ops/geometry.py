@@ -78,16 +78,20 @@ class _Crop(_FixedSize):
 
 @dataclass(frozen=True)
 class Resize(_FixedSize):
-    """Resize ``[H, W, C]`` uint8 to `size` (size x size, or (height, width)): bilinear with antialias."""
+    """Resize, bilinear with antialias.
+
+    ``[H, W, C]`` uint8 to ``[*size, C]``; `size`: size x size, or (height, width).
+    """
 
     size: Size
 
 
 @dataclass(frozen=True)
 class ResizeShorter(Op):
-    """Resize ``[H, W, C]`` uint8 so that the shorter side is `size`, the aspect kept: bilinear with antialias.
+    """Resize the shorter side and keep the aspect, bilinear with antialias.
 
-    The longer side is ``int(size * longer / shorter)``, as in torchvision's `Resize`.
+    ``[H, W, C]`` uint8 to one whose shorter side is `size`. The longer side is ``int(size * longer / shorter)``, as in
+    torchvision's `Resize`.
     """
 
     size: int
@@ -104,7 +108,10 @@ class ResizeShorter(Op):
 
 @dataclass(frozen=True)
 class CentralCrop(_Crop):
-    """Cut the central window of `size` out of ``[H, W, C]`` uint8; an odd margin is rounded half to even, as in torchvision."""
+    """Cut out the central window.
+
+    ``[H, W, C]`` uint8 to ``[*size, C]``. An odd margin is rounded half to even, as in torchvision's `CenterCrop`.
+    """
 
     size: Size
 
@@ -116,7 +123,10 @@ class CentralCrop(_Crop):
 
 @dataclass(frozen=True)
 class RandomCrop(_Crop):
-    """Cut a window of `size` at a uniformly random place out of ``[H, W, C]`` uint8."""
+    """Cut out a window at a random place.
+
+    ``[H, W, C]`` uint8 to ``[*size, C]``, all places alike: torchvision's `RandomCrop`.
+    """
 
     words: ClassVar[int] = 2
     size: Size
@@ -124,10 +134,11 @@ class RandomCrop(_Crop):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(_FixedSize):
-    """Cut a window of random area and aspect out of ``[H, W, C]`` uint8 and resize it to `size`: bilinear with antialias.
+    """Cut out a window of random area and aspect, and resize it.
 
-    `scale`: the window's share of the area, uniform. `ratio`: its width / height, uniform in the logarithm. Ten tries, then
-    the central window with the nearest allowed aspect, as in torchvision's `RandomResizedCrop`.
+    ``[H, W, C]`` uint8 to ``[*size, C]``, bilinear with antialias. `scale`: the window's share of the area, uniform. `ratio`:
+    its width / height, uniform in the logarithm. Ten tries, then the central window with the nearest allowed aspect, as in
+    torchvision's `RandomResizedCrop`.
     """
 
     words: ClassVar[int] = 22
@@ -143,11 +154,11 @@ class RandomResizedCrop(_FixedSize):
 
 @dataclass(frozen=True)
 class Pad(_Filled):
-    """Add a border to ``[H, W, C]`` uint8: to ``[top + H + bottom, left + W + right, C]``.
+    """Add a border.
 
-    `padding`: pixels on every side, or (left and right, top and bottom), or (left, top, right, bottom). `padding_mode`: "constant" puts
-    `fill` there (a level, or (red, green, blue)); "edge" repeats the last pixel, "reflect" mirrors without it, "symmetric"
-    with it. As torchvision's `Pad`.
+    ``[H, W, C]`` uint8 to ``[top + H + bottom, left + W + right, C]``. `padding`: pixels on every side, or (left and right, top
+    and bottom), or (left, top, right, bottom). `padding_mode`: "constant" puts `fill` there (a level, or (red, green, blue));
+    "edge" repeats the last pixel, "reflect" mirrors without it, "symmetric" with it. As torchvision's `Pad`.
     """
 
     padding: Padding
@@ -190,14 +201,20 @@ class Pad(_Filled):
 
 @dataclass(frozen=True)
 class FlipLr(Sometimes):
-    """Mirror ``[H, W, C]`` uint8 left to right with the given `probability`: torchvision's `RandomHorizontalFlip`."""
+    """Mirror left to right, with a probability.
+
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomHorizontalFlip`.
+    """
 
     probability: float = 0.5
 
 
 @dataclass(frozen=True)
 class FlipUd(Sometimes):
-    """Mirror ``[H, W, C]`` uint8 top to bottom with the given `probability`: torchvision's `RandomVerticalFlip`."""
+    """Mirror top to bottom, with a probability.
+
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomVerticalFlip`.
+    """
 
     probability: float = 0.5
 
@@ -227,11 +244,12 @@ class _Warp(_Filled):
 
 @dataclass(frozen=True)
 class Rotate(_Warp):
-    """Rotate ``[H, W, C]`` uint8 counter-clockwise by a uniform angle, in degrees, within the same ``[H, W, C]``.
+    """Rotate counter-clockwise by a random angle.
 
-    `degrees`: d for [-d, d], or (low, high). `interpolation`: "nearest" or "bilinear". What comes in from outside is `fill`: a level, or
-    (red, green, blue). `center`: (x, y) in pixels from the top left, by default the middle. torchvision's `RandomRotation`
-    without `expand`, whose size would change with every draw; the angle is a multiple of 1/65536 of a degree.
+    ``[H, W, C]`` uint8 to the same shape. `degrees`: d for [-d, d], or (low, high). `interpolation`: "nearest" or "bilinear".
+    What comes in from outside is `fill`: a level, or (red, green, blue). `center`: (x, y) in pixels from the top left, by
+    default the middle. torchvision's `RandomRotation` without `expand`, whose size would change with every draw; the angle is a
+    multiple of 1/65536 of a degree.
     """
 
     words: ClassVar[int] = 1
@@ -243,12 +261,12 @@ class Rotate(_Warp):
 
 @dataclass(frozen=True)
 class Affine(_Warp):
-    """Rotate, move, scale and shear ``[H, W, C]`` uint8 by uniform amounts, within the same ``[H, W, C]``.
+    """Rotate, move, scale and shear by random amounts.
 
-    `degrees`: clockwise, d for [-d, d], or (low, high). `translate`: (a, b) moves by at most a * W and b * H pixels. `scale`: (low, high).
-    `shear` in degrees: s for [-s, s] along x, (low, high) along x, or (x low, x high, y low, y high). None: not at all.
-    `interpolation`, `fill` and `center` are those of `Rotate`. torchvision's `RandomAffine` and its matrix, drawn in multiples
-    of 1/65536, pixels in whole ones.
+    ``[H, W, C]`` uint8 to the same shape, all amounts uniform. `degrees`: clockwise, d for [-d, d], or (low, high).
+    `translate`: (a, b) moves by at most a * W and b * H pixels. `scale`: (low, high). `shear` in degrees: s for [-s, s] along
+    x, (low, high) along x, or (x low, x high, y low, y high). None: not at all. `interpolation`, `fill` and `center` are those
+    of `Rotate`. torchvision's `RandomAffine` and its matrix, drawn in multiples of 1/65536, pixels in whole ones.
     """
 
     words: ClassVar[int] = 6
@@ -295,10 +313,11 @@ class Affine(_Warp):
 
 @dataclass(frozen=True)
 class Cutout(_Filled):
-    """Fill a window of `size` (size x size, or (height, width)) around a uniformly random pixel of ``[H, W, C]`` uint8 with `fill`.
+    """Fill a window around a random pixel.
 
-    The window may reach over the edge. `fill`: a level, or (red, green, blue). From DeVries and Taylor, "Improved Regularization of
-    Convolutional Neural Networks with Cutout" (2017).
+    ``[H, W, C]`` uint8 to the same shape. `size`: size x size, or (height, width). The window may reach over the edge. `fill`:
+    a level, or (red, green, blue). From DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with
+    Cutout" (2017).
     """
 
     words: ClassVar[int] = 2

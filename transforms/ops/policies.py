@@ -56,10 +56,11 @@ class _Policy(Op):
 
 @dataclass(frozen=True)
 class RandAugment(_Policy):
-    """Apply `num_ops` augmentations of one `magnitude` in a row to ``[H, W, C]`` uint8, each drawn from all: torchvision's `RandAugment`.
+    """Apply random augmentations of one strength in a row.
 
-    `magnitude` counts steps from 0 to `num_magnitude_bins` - 1. `interpolation` and `fill` are those of `Rotate`. From Cubuk et al.,
-    "RandAugment: Practical automated data augmentation with a reduced search space" (2019).
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `RandAugment`. `num_ops`: how many in a row, each drawn from all.
+    `magnitude` counts steps from 0 to `num_magnitude_bins` - 1. `interpolation` and `fill` are those of `Rotate`. From Cubuk et
+    al., "RandAugment: Practical automated data augmentation with a reduced search space" (2019).
     """
 
     words: ClassVar[int] = 2 * STEPS
@@ -93,10 +94,10 @@ class RandAugment(_Policy):
 
 @dataclass(frozen=True)
 class TrivialAugment(_Policy):
-    """Apply one augmentation of a random strength to ``[H, W, C]`` uint8: torchvision's `TrivialAugmentWide`.
+    """Apply one random augmentation of a random strength.
 
-    `interpolation` and `fill` are those of `Rotate`. From Müller and Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data
-    Augmentation" (2021).
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `TrivialAugmentWide`. `interpolation` and `fill` are those of `Rotate`.
+    From Müller and Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation" (2021).
     """
 
     words: ClassVar[int] = 3

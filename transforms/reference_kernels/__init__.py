@@ -47,7 +47,7 @@ from joulecache.transforms.randomness import batch_parameters, parameters
 from joulecache.transforms.reference_kernels import colour, geometry
 from joulecache.transforms.reference_kernels.batch import apply_to_batch, mix_labels
 from joulecache.transforms.reference_kernels.decoding import EXIF_ORIENTATION, DecodeError, decode, decode_any
-from joulecache.transforms.reference_kernels.images import Array, Pixels, as_array, as_image, size_of
+from joulecache.transforms.reference_kernels.images import Array, Pixels, as_array, as_image, put, size_of
 from joulecache.transforms.reference_kernels.policies import augment
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "decode",
     "decode_any",
     "mix_labels",
+    "put",
     "run",
 ]
 

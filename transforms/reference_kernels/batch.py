@@ -59,9 +59,16 @@ def _to_float(op: ToFloat, images: Levels, drawn: tuple[int, ...], empty: Empty)
 
 
 def _normalize(op: Normalize, images: NDArray[np.float32], drawn: tuple[int, ...], empty: Empty) -> Levels:
-    images -= np.array(op.mean, np.float32)  # in place: to_float made it
-    images /= np.array(op.std, np.float32)
+    # Whole rows at once: NumPy takes ten times as long to repeat three numbers.
+    rows = images.reshape(-1, images.shape[-2] * images.shape[-1])  # a view, changed in place: to_float made it
+    rows -= _along_a_row(op.mean, images)
+    rows /= _along_a_row(op.std, images)
     return images
+
+
+def _along_a_row(value: float | tuple[float, ...], images: Levels) -> NDArray[np.float32]:
+    width, channels = images.shape[-2:]
+    return np.tile(np.broadcast_to(np.array(value, np.float32), channels), width)
 
 
 def _mixup(op: Mixup, images: Levels, drawn: tuple[int, ...], empty: Empty) -> Levels:

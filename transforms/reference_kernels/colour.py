@@ -96,19 +96,24 @@ def adjust_hue(image: Pixels, share: int) -> Array:
     if array.shape[2] == 1 or share % UNIT == 0:
         return array
     red, green, blue = (array[:, :, channel].astype(np.int32) for channel in range(3))
-    most, least = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    chroma = most - least
-    sector = np.where(
-        most == red, green - blue, np.where(most == green, 2 * chroma + blue - red, 4 * chroma + red - green)
-    )
-    circle = 6 * UNIT * chroma
-    turned = sector * UNIT + 6 * chroma * (share % UNIT)  # in [-1/6, 5/3) of the circle
+    most = np.maximum(np.maximum(red, green), blue)
+    chroma = most - np.minimum(np.minimum(red, green), blue)
+    # Products with masks: np.where takes ten times as long on masks that look random.
+    is_red = most == red
+    is_green = (most == green) & ~is_red
+    is_blue = ~(is_red | is_green)
+    sector = (green - blue) * is_red + (2 * chroma + blue - red) * is_green + (4 * chroma + red - green) * is_blue
+    sixth = chroma * UNIT
+    circle = (6 * sixth).view(np.uint32)
+    turned = sector * UNIT + chroma * (6 * (share % UNIT))
+    nothing = np.zeros_like(chroma)
     result = np.empty(array.shape, np.uint8)
     for channel, offset in enumerate((5, 3, 1)):
-        k = turned + offset * UNIT * chroma
-        k -= np.where(k >= circle, circle, 0)
-        k -= np.where(k >= circle, circle, 0)
-        below = np.clip(np.minimum(k, 4 * UNIT * chroma - k), 0, UNIT * chroma)
+        k = (turned + offset * sixth).view(np.uint32)  # below 16 sixths: two circles less at most
+        np.minimum(k, k - circle, out=k)  # what is less than a circle wraps to a large number
+        np.minimum(k, k - circle, out=k)
+        below = np.minimum(k.view(np.int32), 4 * sixth - k.view(np.int32))
+        np.minimum(np.maximum(below, nothing, out=below), sixth, out=below)
         result[:, :, channel] = most - (below + UNIT // 2 >> 16)
     return result
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -57,13 +60,24 @@ def decode_any(op: Decode, image: bytes | str | Path | Image.Image | Array) -> P
         return image
     if isinstance(image, Image.Image):
         with _reasons(), _tolerance(op.truncated):
-            return _upright(op, image.copy())
+            copied = image.copy()
+            copied.format = image.format  # which a copy forgets, and which says what its levels mean
+            return _upright(op, copied)
     return decode(op, image if isinstance(image, bytes) else Path(image).read_bytes())
+
+
+_UNHEARD = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turn whatever is raised into a DecodeError that says why in one line."""
+    """Turn whatever is raised into a DecodeError that says why in one line, and let Pillow warn of nothing.
+
+    What it warns of (a large image, a damaged tag) is decided here; where people make warnings errors, it would be rejected.
+    """
+    # Put in and taken out by hand: `catch_warnings` is not for threads, and forgets which warnings were already shown.
+    filters = cast("list[Any]", warnings.filters)
+    filters.insert(0, _UNHEARD)
     try:
         yield
     except DecodeError:
@@ -72,11 +86,16 @@ def _reasons() -> Iterator[None]:
         raise DecodeError(f"not an image in one of the formats {', '.join(_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise anything at all on hostile bytes
         raise DecodeError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    finally:
+        with suppress(ValueError):
+            filters.remove(_UNHEARD)
 
 
 def _upright(op: Decode, image: Image.Image) -> Image.Image:
     """Convert an image to the op's channels, turned as its EXIF says."""
-    turn = _UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
+    turn = None
+    with suppress(Exception):  # tags that cannot be read are no reason to reject the pixels
+        turn = _UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
     plain = _converted(op, image)
     return plain if turn is None else plain.transpose(turn)
 

@@ -39,3 +39,12 @@ def look_up(table: Array, image: Pixels) -> Array:
     for channel, levels in enumerate(table):
         looked_up[:, :, channel] = levels.take(array[:, :, channel], mode="clip")
     return looked_up
+
+
+def put(place: Array, image: Array) -> None:
+    """Copy an image ``[H, W, C]`` to its place in a batch."""
+    if image.strides[1] < 0:  # mirrored: NumPy copies single channels 3 to 4 times faster than reversed pixels
+        for channel in range(image.shape[2]):
+            place[:, :, channel] = image[:, :, channel]
+    else:
+        place[...] = image

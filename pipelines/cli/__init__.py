@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import importlib
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+from joulecache.pipelines.cli.terminal import (
+    no_greetings,
+    print_compression,
+    print_json,
+    print_manifest,
+    print_ops,
+    progress,
+    say,
+)
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.manifest import Manifest
     from joulecache.pipelines.meter import Meter
+    from joulecache.transforms import Op
 
 app = typer.Typer(
     name="joulecache",
@@ -31,8 +37,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_PROGRESS_EVERY_S = 60  # between lines where stderr is no terminal
-_QUIET_S = 2  # before the first
 _INTERRUPTED = 130
 
 # Older typer raises click's errors, newer its own copies: this is the base of whichever it is.
@@ -70,6 +74,9 @@ Limit = Annotated[int | None, typer.Option(help="Take at most so many records.",
 Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
 Country = Annotated[str | None, typer.Option(help="ISO code of the grid, like FRA: gives grams of CO2.")]
 Provider = Annotated[str, typer.Option(help="Whose coefficients: generic, aws, gcp or azure.")]
+OpsModule = Annotated[
+    str | None, typer.Option("--ops", help="A module with ops of your own, importable from here.", metavar="MODULE")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -91,6 +98,7 @@ def precompute(
     shards: Annotated[int | None, typer.Option(help="Files per split and variant. Default: of 64 MiB.", min=1)] = None,
     workers: Annotated[int | None, typer.Option(help="Threads. Default: all cores.", min=1)] = None,
     limit: Limit = None,
+    ops: OpsModule = None,
     max_reject_rate: Annotated[float, typer.Option(help="Share of broken images to accept.", min=0, max=1)] = 0.05,
     replace: Annotated[bool, typer.Option("--replace", help="Swap a cache of another chain.")] = False,
     country: Country = None,
@@ -99,13 +107,15 @@ def precompute(
 ) -> None:
     """Build a cache with Apache Beam, or find it up to date."""
     from joulecache.pipelines.build import precompute as build
+    from joulecache.transforms import parse
 
-    with _progress() as tell:
+    own = _own_ops(ops)
+    with progress() as tell:
         built = build(
             source,
             cache,
-            chain,
-            val_chain=val_chain,
+            parse(chain, own),
+            val_chain=None if val_chain is None else parse(val_chain, own),
             variants=variants,
             format=format.value,
             encoding=encoding.value,
@@ -122,11 +132,11 @@ def precompute(
             progress=lambda done, total: tell("records", done, total),
         )
     if as_json:
-        _print_json({"unchanged": built.unchanged, "manifest": dataclasses.asdict(built.manifest)})
+        print_json({"unchanged": built.unchanged, "manifest": dataclasses.asdict(built.manifest)})
         return
     if built.unchanged:
         Console().print(f"{cache} is up to date: nothing to build")
-    _print_manifest(cache, built.manifest)
+    print_manifest(cache, built.manifest)
 
 
 @app.command(epilog="Example: joulecache inspect cache/ --sheet records.png")
@@ -144,9 +154,9 @@ def inspect(
 
         write_contact_sheet(cache, sheet)
     if as_json:
-        _print_json(dataclasses.asdict(manifest))
+        print_json(dataclasses.asdict(manifest))
     else:
-        _print_manifest(cache, manifest)
+        print_manifest(cache, manifest)
 
 
 @app.command(epilog="Example: joulecache verify cache/")
@@ -158,14 +168,65 @@ def verify(cache: Annotated[Path, typer.Argument(help="A cache folder.")], as_js
     problems = check(cache)
     files = len(open_manifest(cache).files())
     if as_json:
-        _print_json({"files": files, "problems": problems})
+        print_json({"files": files, "problems": problems})
     else:
         for problem in problems:
-            _say(f"{cache}: {problem}")
+            say(f"{cache}: {problem}")
         if not problems:
             Console().print(f"{cache}: {files} files, every byte as built")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command(epilog='Example: joulecache transforms --preview photo.jpg --chain "decode|resize(72) || random_crop(64)"')
+def transforms(
+    preview: Annotated[Path | None, typer.Option(help="Draw what --chain does to this image.", metavar="IMAGE")] = None,
+    chain: Annotated[str | None, typer.Option(help="The chain to draw, goes with --preview.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="The PNG file to draw to. Default: IMAGE-preview.png, here.")
+    ] = None,
+    seed: Seed = 0,
+    ops: OpsModule = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the ops with what they cost on this machine, or draw what a chain makes of an image."""
+    own = _own_ops(ops)
+    if (preview is None) != (chain is None):
+        raise typer.BadParameter("--preview IMAGE and --chain go together")
+    if preview is not None and chain is not None:
+        from joulecache.pipelines.report.contact_sheet import write_preview
+        from joulecache.transforms import parse
+
+        parsed = parse(chain, own)
+        path = sheet or Path(f"{preview.stem}-preview.png")
+        if sheet is None and path.exists():
+            raise FileExistsError(f"{path} exists: name the file to write by --sheet")
+        write_preview(parsed, preview, path, seed)
+        if as_json:
+            print_json({"sheet": str(path), "chain": str(parsed), "seed": seed})
+        else:
+            Console().print(f"{path}: {parsed}", markup=False, soft_wrap=True)
+        return
+    rows = list(_op_rows(own or {}))
+    if as_json:
+        print_json(rows)
+        return
+    print_ops(rows)
+
+
+def _op_rows(own: Mapping[str, type[Op]]) -> Iterator[dict[str, Any]]:
+    """Yield what there is to say of every op, with its cost; ops of somebody's own are not measured."""
+    from joulecache.pipelines.costs import EXAMPLES, op_costs
+    from joulecache.transforms.ops import describe, op_name
+
+    with progress() as tell:
+        for done, cost in enumerate(op_costs()):
+            tell("measuring the ops", done, len(EXAMPLES))
+            name, usage, does = op_name(type(cost.op)), *describe(type(cost.op))
+            yield {"op": name, "usage": usage, "does": does, "cpu_us_per_image": cost.cpu_us_per_image}
+    for name, kind in own.items():
+        usage, does = describe(kind)
+        yield {"op": name, "usage": usage, "does": does, "cpu_us_per_image": None}
 
 
 @app.command(epilog="Example: joulecache train cache/ --epochs 10 --prune 0.5 --quantize int8 --out run/")
@@ -178,16 +239,17 @@ def train(
     prune: Annotated[float | None, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = None,
     quantize: Annotated[Quantization | None, typer.Option(help="Quantize to TensorFlow Lite.")] = None,
     seed: Seed = 0,
+    ops: OpsModule = None,
     country: Country = None,
     provider: Provider = "generic",
     as_json: AsJson = False,
 ) -> None:
     """Train on a cache, prune and quantize on request, and measure all of it."""
-    meter = _meter(country, provider)
-    with _no_greetings():
+    meter, own = _meter(country, provider), _own_ops(ops)
+    with no_greetings():
         from joulecache.pipelines.training import train as train_on
 
-    with _progress() as tell:
+    with progress() as tell:
         tell("training", 0, 1)
         trained = train_on(
             cache,
@@ -199,15 +261,16 @@ def train(
             prune=prune,
             quantize=None if quantize is None else quantize.value,
             meter=meter,
+            ops=own,
         )
     compression = None if trained.compression is None else trained.compression.to_json()
     if as_json:
-        _print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})
+        print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})
         return
     run = trained.training
     held_out = "not measured" if run.val_accuracy is None else f"{run.val_accuracy:.1%}"
     Console().print(f"{trained.path}: accuracy {run.accuracy:.1%}, held out {held_out}; training took {run.energy}")
-    _print_compression(compression)
+    print_compression(compression)
 
 
 @app.command(
@@ -220,16 +283,17 @@ def compress(
     prune: Annotated[float | None, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = None,
     quantize: Annotated[Quantization | None, typer.Option(help="Quantize to TensorFlow Lite.")] = None,
     seed: Seed = 0,
+    ops: OpsModule = None,
     country: Country = None,
     provider: Provider = "generic",
     as_json: AsJson = False,
 ) -> None:
     """Prune and quantize a Keras model, and measure every form of it."""
-    meter = _meter(country, provider)
-    with _no_greetings():
+    meter, own = _meter(country, provider), _own_ops(ops)
+    with no_greetings():
         from joulecache.pipelines.compression import compress as compress_model
 
-    with _progress() as tell:
+    with progress() as tell:
         tell("compressing", 0, 1)
         compression = compress_model(
             model,
@@ -239,11 +303,12 @@ def compress(
             quantize=None if quantize is None else quantize.value,
             seed=seed,
             meter=meter,
+            ops=own,
         ).to_json()
     if as_json:
-        _print_json(compression)
+        print_json(compression)
     else:
-        _print_compression(compression)
+        print_compression(compression)
 
 
 @app.command(
@@ -269,11 +334,11 @@ def audit(
 ) -> None:
     """Measure whether caching pays: four ways to feed the same images, in joules, with the build charged."""
     meter = _meter(country, provider)
-    with _no_greetings():
+    with no_greetings():
         from joulecache.pipelines.auditing import audit as run_audit
     from joulecache.pipelines.report import print_verdict, write_report
 
-    with _progress() as tell:
+    with progress() as tell:
         result = run_audit(
             source,
             chain,
@@ -294,7 +359,7 @@ def audit(
     body = result.to_json()
     files = write_report(body, out)
     if as_json:
-        _print_json(body)
+        print_json(body)
         return
     console = Console()
     print_verdict(body, console)
@@ -324,25 +389,22 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    _say("joulecache: " + " ".join(message.split()))
+    say("joulecache: " + " ".join(message.split()))
     return code
 
 
-def _say(line: str) -> None:
-    Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+def _own_ops(module: str | None) -> dict[str, type[Op]] | None:
+    """Import a module and return the ops that it defines; ValueError when that fails."""
+    if module is None:
+        return None
+    from joulecache.transforms import ops_of
 
-
-@contextmanager
-def _no_greetings() -> Iterator[None]:
-    """Keep off stderr what TensorFlow's native code writes while it is imported, before it can be told not to."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    sys.path.insert(0, str(Path.cwd()))  # as python -m has it: the module lies where the user stands
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        imported = importlib.import_module(module)
+    except Exception as error:  # of any kind: it is not ours
+        raise ValueError(f"cannot import --ops {module!r}: {type(error).__name__}: {error}") from error
+    return ops_of(imported)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -353,66 +415,3 @@ def _meter(country: str | None, provider: str) -> Meter:
     from joulecache.pipelines.meter import Meter
 
     return Meter(country=country, provider=provider)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show progress on stderr: a bar on a terminal, a line a minute and one for every new step elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _line_progress()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("", total=None)
-        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
-
-
-def _line_progress() -> Callable[[str, int, int], None]:
-    told: dict[str, float] = {}
-    started = time.monotonic()
-
-    def tell(what: str, done: int, total: int) -> None:
-        step, now = what.partition(":")[0], time.monotonic()
-        if now - started > _QUIET_S and now - told.get(step, -_PROGRESS_EVERY_S) >= _PROGRESS_EVERY_S:
-            told[step] = now
-            _say(f"{what}: {done} of {total}")
-
-    return tell
-
-
-def _print_json(body: object) -> None:
-    sys.stdout.write(json.dumps(body, indent=1, default=str) + "\n")
-
-
-def _print_manifest(cache: Path, manifest: Manifest) -> None:
-    console = Console()
-    console.print(f"{cache}: {manifest.chain}", markup=False, soft_wrap=True)
-    table = Table("split", "records", "image", "variants", "files", "MB", "mean", "std")
-    for name, split in manifest.splits.items():
-        shape = "x".join("?" if side is None else str(side) for side in split.image_shape)
-        size = sum(file.bytes for file in split.files) / 1e6
-        mean, std = (" ".join(f"{level:.1f}" for level in levels) for levels in (split.mean, split.std))
-        table.add_row(
-            name, f"{split.records:,}", shape, str(split.variants), str(len(split.files)), f"{size:,.1f}", mean, std
-        )
-    console.print(table)
-    skipped = sum(manifest.source["skipped"].values())
-    console.print(
-        f"{len(manifest.class_names)} classes; {manifest.format}, {manifest.encoding}; source {manifest.source['bytes'] / 1e6:,.1f} MB, "
-        f"{manifest.rejected.records} rejected (listed in {manifest.rejected.name}), {skipped} other files skipped",
-        soft_wrap=True,
-    )
-    if manifest.energy:
-        from joulecache.pipelines.meter import Energy
-
-        energy = Energy.from_json(manifest.energy["energy"])
-        console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
-
-
-def _print_compression(compression: Mapping[str, Any] | None) -> None:
-    if compression is None:
-        return
-    from joulecache.pipelines.report import compression_table
-
-    Console().print(compression_table(compression))

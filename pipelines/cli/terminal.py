@@ -1,0 +1,117 @@
+"""What the command line prints: progress and errors on stderr for people, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.manifest import Manifest
+
+_PROGRESS_EVERY_S = 60  # between lines where stderr is no terminal
+_QUIET_S = 2  # before the first
+
+
+def say(line: str) -> None:
+    """Print one line for people, as it is."""
+    Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def no_greetings() -> Iterator[None]:
+    """Keep off stderr what TensorFlow's native code writes while it is imported, before it can be told not to."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show progress on stderr: a bar on a terminal, a line a minute and one for every new step elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _line_progress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
+
+
+def _line_progress() -> Callable[[str, int, int], None]:
+    told: dict[str, float] = {}
+    started = time.monotonic()
+
+    def tell(what: str, done: int, total: int) -> None:
+        step, now = what.partition(":")[0], time.monotonic()
+        if now - started > _QUIET_S and now - told.get(step, -_PROGRESS_EVERY_S) >= _PROGRESS_EVERY_S:
+            told[step] = now
+            say(f"{what}: {done} of {total}")
+
+    return tell
+
+
+def print_json(body: object) -> None:
+    """Print JSON for machines."""
+    sys.stdout.write(json.dumps(body, indent=1, default=str) + "\n")
+
+
+def print_manifest(cache: Path, manifest: Manifest) -> None:
+    """Print what is in a cache."""
+    console = Console()
+    console.print(f"{cache}: {manifest.chain}", markup=False, soft_wrap=True)
+    table = Table("split", "records", "image", "variants", "files", "MB", "mean", "std")
+    for name, split in manifest.splits.items():
+        shape = "x".join("?" if side is None else str(side) for side in split.image_shape)
+        size = sum(file.bytes for file in split.files) / 1e6
+        mean, std = (" ".join(f"{level:.1f}" for level in levels) for levels in (split.mean, split.std))
+        table.add_row(
+            name, f"{split.records:,}", shape, str(split.variants), str(len(split.files)), f"{size:,.1f}", mean, std
+        )
+    console.print(table)
+    skipped = sum(manifest.source["skipped"].values())
+    console.print(
+        f"{len(manifest.class_names)} classes; {manifest.format}, {manifest.encoding}; source {manifest.source['bytes'] / 1e6:,.1f} MB, "
+        f"{manifest.rejected.records} rejected (listed in {manifest.rejected.name}), {skipped} other files skipped",
+        soft_wrap=True,
+    )
+    if manifest.energy:
+        from joulecache.pipelines.meter import Energy
+
+        energy = Energy.from_json(manifest.energy["energy"])
+        console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
+
+
+def print_compression(compression: Mapping[str, Any] | None) -> None:
+    """Print the models that a compression made, if there was one."""
+    if compression is None:
+        return
+    from joulecache.pipelines.report import compression_table
+
+    Console().print(compression_table(compression))
+
+
+def print_ops(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the ops with what they do and cost."""
+    table = Table("op", "does", Column("us/image", justify="right"), box=None)
+    for row in rows:
+        cost = row["cpu_us_per_image"]
+        table.add_row(row["usage"], row["does"], "not measured" if cost is None else f"{cost:,.0f}")
+    console = Console()
+    console.print(table, markup=False)
+    console.print("CPU time on this machine, measured now: 224x224x3, from a photo of about 500x375 or 256x256.")

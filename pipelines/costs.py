@@ -1,0 +1,167 @@
+"""What each op costs: CPU time per image of 224x224 on the reference kernels, measured here and now."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulecache.pipelines.source import synthetic_photo
+from joulecache.transforms import (
+    Affine,
+    Autocontrast,
+    Brightness,
+    CentralCrop,
+    Chain,
+    ColorJitter,
+    Contrast,
+    Cutmix,
+    Cutout,
+    Decode,
+    Equalize,
+    FlipLr,
+    FlipUd,
+    GaussianBlur,
+    GaussianNoise,
+    Grayscale,
+    Hue,
+    Mixup,
+    Normalize,
+    Op,
+    Pad,
+    Posterize,
+    RandAugment,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    ResizeShorter,
+    Rotate,
+    Saturation,
+    Sharpness,
+    Solarize,
+    ToFloat,
+    TrivialAugment,
+    reference_kernels,
+)
+from joulecache.transforms.ops import BatchOp
+from joulecache.transforms.randomness import random_words
+
+SIDE = 224
+LARGER = 256  # what crops are cut from
+
+EXAMPLES: tuple[Op, ...] = (
+    Decode(),
+    Resize(SIDE),
+    ResizeShorter(SIDE),
+    CentralCrop(SIDE),
+    RandomCrop(SIDE),
+    RandomResizedCrop(SIDE),
+    Pad(4),
+    FlipLr(1.0),
+    FlipUd(1.0),
+    Rotate(15),
+    Affine(15, translate=(0.1, 0.1), scale=(0.9, 1.1), shear=5),
+    Cutout(56),
+    Brightness(0.4),
+    Contrast(0.4),
+    Saturation(0.4),
+    Hue(0.1),
+    ColorJitter(0.4, 0.4, 0.4, 0.1),
+    Grayscale(3),
+    GaussianBlur(9),
+    GaussianNoise(),
+    Autocontrast(1.0),
+    Equalize(1.0),
+    Posterize(4, 1.0),
+    Solarize(128, 1.0),
+    Sharpness(2, 1.0),
+    RandAugment(),
+    TrivialAugment(),
+    ToFloat(),
+    Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    Mixup(),
+    Cutmix(),
+)
+"""Every op with arguments that people use; those with a probability are always applied."""
+
+_DRAWS = 16
+_PASSES = 5
+_PASS_S = 0.02
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """What an op costs: the draws given, the result copied to its place in a batch. Its random draws are not in it."""
+
+    op: Op
+    cpu_us_per_image: float
+
+
+def op_costs() -> Iterator[OpCost]:
+    """Measure the ops of `EXAMPLES`, one after the other: a tenth of a second each.
+
+    `decode` reads a synthetic photo of about 500x375, resizes take it decoded, crops 256x256, all others 224x224; `normalize`
+    goes with `to_float`.
+    """
+    for op in EXAMPLES:
+        yield OpCost(op, cpu_us(_work(op)) / _DRAWS)
+
+
+def copy_cost() -> float:
+    """Measure copying one image of 224x224x3 to its place in a batch, in us of CPU: the floor of all the others."""
+    image = _image(CentralCrop(SIDE))[:SIDE, :SIDE]
+    batch = np.empty((_DRAWS, SIDE, SIDE, 3), np.uint8)
+
+    def copy() -> None:
+        for place in batch:
+            reference_kernels.put(place, image)
+
+    return cpu_us(copy) / _DRAWS
+
+
+def cpu_us(work: Callable[[], object]) -> float:
+    """Return the CPU time of one call, all threads, in us: the median of five passes of at least 20 ms, after a warm-up."""
+    work()
+    passes = []
+    for _ in range(_PASSES):
+        calls, started = 0, time.process_time()
+        while (elapsed := time.process_time() - started) < _PASS_S:
+            work()
+            calls += 1
+        passes.append(elapsed / calls)
+    return statistics.median(passes) * 1e6
+
+
+def _work(op: Op) -> Callable[[], object]:
+    """Return a function that runs an op on as many images as there are draws."""
+    if isinstance(op, BatchOp):
+        return _batch_work(op)
+    words = random_words([op], 1, 0, range(_DRAWS), 0)
+    image = synthetic_photo(0) if isinstance(op, Decode) else _image(op)
+    shape = reference_kernels.apply([op], image, words[0]).shape
+    batch = np.empty((_DRAWS, *shape), np.uint8)
+
+    def run() -> None:
+        for place, drawn in zip(batch, words, strict=True):
+            reference_kernels.put(place, reference_kernels.apply([op], image, drawn))
+
+    return run
+
+
+def _batch_work(op: Op) -> Callable[[], object]:
+    images = np.stack([_image(op)] * _DRAWS)
+    words = random_words([op], 1, 0, [0], 0)[0]
+    ops = [ToFloat(), op] if isinstance(op, Normalize) else [op]
+    return lambda: reference_kernels.apply_to_batch(ops, images, words)
+
+
+def _image(op: Op) -> NDArray[np.uint8]:
+    """Return what an op is measured on."""
+    if isinstance(op, Resize | ResizeShorter | RandomResizedCrop):
+        return Chain((Decode(),), 1)(synthetic_photo(0))  # type: ignore[return-value]
+    side = LARGER if isinstance(op, CentralCrop | RandomCrop) else SIDE
+    return Chain((Decode(), Resize(side)), 2)(synthetic_photo(0))  # type: ignore[return-value]

@@ -1,0 +1,772 @@
+"""Decode as the world is: every kind of file that people have, and every way in which one can be broken."""
+
+from __future__ import annotations
+
+import io
+import random
+import resource
+import struct
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from joulecache.transforms import Decode, Resize
+from joulecache.transforms.ops import Fill
+from joulecache.transforms.reference_kernels import DecodeError, apply, as_array, as_image, decode, decode_any
+from joulecache.transforms.reference_kernels.decoding import _tolerance
+
+Array = NDArray[np.uint8]
+
+EXIF_ORIENTATION, EXIF_MAKE = 0x0112, 0x010F
+RATIONAL = 5
+
+LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "WEBP": {"lossless": True, "exact": True}, "TIFF": {}, "JPEG2000": {}}
+
+
+def encoded(image: Image.Image | Array, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else as_image(image)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def decoded(data: bytes, op: Decode | None = None) -> Array:
+    return as_array(decode(op or Decode(), data))
+
+
+def apart(one: Array, other: Array) -> int:
+    """Return the largest difference of two levels."""
+    assert one.shape == other.shape
+    return int(np.abs(one.astype(int) - other).max())
+
+
+@pytest.fixture(scope="session")
+def pixels(photo: bytes) -> Array:
+    """The photo's 48x64 RGB pixels."""
+    return np.asarray(Image.open(io.BytesIO(photo)))
+
+
+@pytest.fixture(scope="session")
+def smooth() -> Array:
+    """48x64 RGB pixels that lossy formats hardly change."""
+    y, x = np.mgrid[:48, :64]
+    return np.stack([x * 3 + 20, y * 4 + 30, 200 - x - y], axis=-1).astype(np.uint8)
+
+
+# Modes
+
+
+def test_a_colour_image_is_rgb_and_a_grey_one_is_l(photo: bytes, pixels: Array) -> None:
+    assert decode(Decode(), photo).mode == "RGB"
+    assert decode(Decode(1), photo).mode == "L"
+    np.testing.assert_array_equal(decoded(photo), pixels)
+    assert decoded(photo, Decode(1)).shape == (48, 64, 1)
+
+
+def test_a_grey_image_decoded_in_colour_has_three_like_channels(pixels: Array) -> None:
+    grey = as_image(pixels).convert("L")
+    got = decoded(encoded(grey, "PNG"))
+    np.testing.assert_array_equal(got, np.repeat(np.asarray(grey)[:, :, None], 3, axis=2))
+
+
+def test_the_grey_of_a_colour_jpeg_is_its_stored_luma() -> None:
+    # With `shorter` and without: no way through colours, which are clipped where they are as strong as here.
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    data = encoded(noise, "JPEG")
+    luma = Image.open(io.BytesIO(data))
+    luma.draft("L", None)
+    np.testing.assert_array_equal(decoded(data, Decode(1))[:, :, 0], np.asarray(luma))
+    np.testing.assert_array_equal(decoded(data, Decode(1, shorter=48)), decoded(data, Decode(1)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK", "L"])
+def test_other_modes_are_converted_as_pillow_does(pixels: Array, mode: str) -> None:
+    image = as_image(pixels).convert(mode)
+    data = encoded(image, "TIFF")
+    np.testing.assert_array_equal(decoded(data), np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(decoded(data, Decode(1))[:, :, 0], np.asarray(image.convert("L")))
+
+
+# Formats
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TGA", "TIFF", "WEBP", "JPEG2000"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_formats_are_read_exactly(pixels: Array, kind: str, channels: int) -> None:
+    image = pixels[:, :, :channels]
+    data = encoded(image, kind, **LOSSLESS.get(kind, {}))
+    np.testing.assert_array_equal(decoded(data, Decode(channels)), image)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiffs_are_read_exactly(pixels: Array, compression: str) -> None:
+    np.testing.assert_array_equal(decoded(encoded(pixels, "TIFF", compression=compression)), pixels)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "MPO"])
+def test_lossy_formats_are_read_to_within_a_few_levels(smooth: Array, kind: str) -> None:
+    assert apart(decoded(encoded(smooth, kind, quality=95)), smooth) <= 8
+
+
+@pytest.mark.parametrize("op", [Decode(), Decode(1), Decode(shorter=20), Decode(1, shorter=10)], ids=repr)
+def test_the_first_picture_of_an_mpo_is_decoded_as_the_jpeg_it_is(pixels: Array, op: Decode) -> None:
+    data = encoded(pixels, "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48), "blue")])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    np.testing.assert_array_equal(decoded(data, op), decoded(encoded(pixels, "JPEG"), op))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF", "AVIF"])
+def test_the_first_frame_of_an_animation_is_decoded(kind: str) -> None:
+    first, second = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
+    data = encoded(first, kind, save_all=True, append_images=[second], **LOSSLESS.get(kind, {}))
+    opened = Image.open(io.BytesIO(data))
+    assert getattr(opened, "n_frames", 1) == 2
+    assert apart(decoded(data), np.asarray(first)) <= (2 if kind == "AVIF" else 0)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_palette_of_any_depth_is_looked_up(bits: int) -> None:
+    colours = np.random.default_rng(bits).integers(0, 256, (2**bits, 3), np.uint8)
+    places = (np.arange(64).reshape(8, 8) % 2**bits).astype(np.uint8)
+    image = Image.fromarray(places)
+    image.putpalette(colours.tobytes())
+    for kind in ("PNG", "GIF"):
+        np.testing.assert_array_equal(decoded(encoded(image, kind)), colours[places])
+
+
+# Inks
+
+
+def printed(inks: Array) -> NDArray[np.float64]:
+    """Return the colours ``[H, W, 3]`` of inks ``[H, W, 4]``: paper that cyan, magenta and yellow, and black over them, darken."""
+    light = 255.0 - inks
+    return light[:, :, :3] * light[:, :, 3:] / 255
+
+
+@pytest.fixture(scope="session")
+def inks() -> Array:
+    """48x64 pixels of cyan, magenta, yellow and black that a JPEG hardly changes."""
+    y, x = np.mgrid[:48, :64]
+    return np.stack([x * 2 + 40, y * 3 + 40, 190 - x - y, x + y], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_cmyk_is_read_as_inks_on_paper(inks: Array, kind: str) -> None:
+    data = encoded(Image.fromarray(inks, "CMYK"), kind, **({"quality": 100} if kind == "JPEG" else {}))
+    assert np.abs(decoded(data) - printed(inks)).max() <= 3
+    grey = printed(inks) @ [0.299, 0.587, 0.114]
+    assert np.abs(decoded(data, Decode(1))[:, :, 0] - grey).max() <= 3
+
+
+def ycck(inks: Array) -> bytes:
+    """Encode inks as Photoshop does: cyan, magenta and yellow as if they were red, green and blue, turned into luma and chroma."""
+    luma = np.asarray(Image.fromarray(np.ascontiguousarray(inks[:, :, :3])).convert("YCbCr"))
+    stored = np.concatenate([255 - luma, inks[:, :, 3:]], axis=2)  # Pillow inverts all four on the way
+    data = bytearray(encoded(Image.fromarray(stored, "CMYK"), "JPEG", quality=100))
+    marker = data.index(b"Adobe")
+    assert data[marker + 11] == 0
+    data[marker + 11] = 2  # what the first three planes are: 0 as they are, 2 luma and chroma
+    return bytes(data)
+
+
+def test_ycck_is_read_as_inks_on_paper(inks: Array) -> None:
+    assert np.abs(decoded(ycck(inks)) - printed(inks)).max() <= 4
+    small = decoded(ycck(inks), Decode(shorter=24))
+    assert np.abs(small - printed(inks).reshape(24, 2, 32, 2, 3).mean(axis=(1, 3))).max() <= 6
+
+
+# Transparency
+
+
+def transparent(case: str) -> tuple[bytes, Array, Array]:
+    """Return a file with its colours ``[H, W, 3]`` and opacities ``[H, W, 1]``."""
+    kind, mode = case.split()
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (16, 16, 4), np.uint8)
+    levels[0, :, 3], levels[1, :, 3] = 0, 255
+    image, alpha = Image.fromarray(levels), levels[:, :, 3:]
+    match mode:
+        case "RGBA":
+            data = encoded(image, kind, **LOSSLESS.get(kind, {}))
+        case "LA":
+            image = image.convert("LA")
+            data = encoded(image, kind)
+        case "PA" | "P-many":
+            palette = Image.fromarray(levels[:, :, :3]).quantize(16)
+            if mode == "PA":
+                image = palette.convert("PA")
+                image.putalpha(Image.fromarray(alpha[:, :, 0]))
+                data = encoded(image, kind)
+            else:
+                opacities = bytes(range(0, 256, 17))
+                data = encoded(palette, kind, transparency=opacities)
+                alpha = np.frombuffer(opacities, np.uint8)[np.asarray(palette)][:, :, None]
+            image = palette
+        case "P-one":
+            image = Image.fromarray(levels[:, :, :3]).quantize(16)
+            data = encoded(image, kind, transparency=3)
+            alpha = np.where(np.asarray(image) == 3, 0, 255).astype(np.uint8)[:, :, None]
+        case "L" | "RGB" | "1":
+            image = Image.fromarray(levels[:, :, :3] // 128 * 255).convert(mode)
+            key = {"L": 255, "RGB": (255, 0, 255), "1": 255}[mode]
+            data = encoded(image, kind, transparency=key)
+            hit = np.atleast_3d(np.asarray(image.convert("L" if mode == "1" else mode)) == key).all(axis=2)
+            assert 0 < hit.sum() < hit.size
+            alpha = np.where(hit, 0, 255).astype(np.uint8)[:, :, None]
+    return data, np.asarray(image.convert("RGB")), alpha
+
+
+TRANSPARENT = [
+    *("PNG RGBA", "WEBP RGBA", "TIFF RGBA", "TGA RGBA", "JPEG2000 RGBA", "PNG LA", "TIFF LA", "TGA LA", "JPEG2000 LA"),
+    *("TIFF PA", "PNG P-many", "PNG P-one", "GIF P-one", "PNG L", "PNG RGB", "PNG 1"),
+]
+
+
+@pytest.mark.parametrize("case", TRANSPARENT)
+def test_transparency_is_dropped_by_default(case: str) -> None:
+    data, colours, _ = transparent(case)
+    np.testing.assert_array_equal(decoded(data), colours)
+    grey = np.floor((colours @ np.array([19595, 38470, 7471]) + 32768) / 65536)
+    assert np.abs(decoded(data, Decode(1))[:, :, 0] - grey).max() <= (0 if case.split()[1] in ("L", "RGBA") else 1)
+
+
+@pytest.mark.parametrize("case", TRANSPARENT)
+@pytest.mark.parametrize("background", [0, 200, 255, (250, 10, 90)])
+def test_transparent_pixels_are_laid_over_the_background(case: str, background: Fill) -> None:
+    data, colours, alpha = transparent(case)
+    share = alpha / 255
+    expected = colours * share + np.array(background) * (1 - share)
+    got = decoded(data, Decode(background=background))
+    assert np.abs(got - expected).max() <= 1
+    grey = decoded(data, Decode(1, background=background))
+    assert grey.shape == (16, 16, 1)
+    assert np.abs(grey[:, :, 0] - expected @ [0.299, 0.587, 0.114]).max() <= 2
+    opaque, clear = alpha[:, :, 0] == 255, alpha[:, :, 0] == 0
+    np.testing.assert_array_equal(got[opaque], colours[opaque])
+    assert clear.any()
+    assert (got[clear] == background).all()
+
+
+def test_an_avif_is_laid_over_the_background() -> None:
+    half = Image.new("RGBA", (16, 16), (200, 100, 50, 128))
+    data = encoded(half, "AVIF", quality=100)
+    assert apart(decoded(data), np.full((16, 16, 3), (200, 100, 50), np.uint8)) <= 3
+    assert apart(decoded(data, Decode(background=(0, 0, 255))), np.full((16, 16, 3), (100, 50, 152), np.uint8)) <= 4
+
+
+def test_a_background_changes_nothing_where_nothing_is_transparent(photo: bytes, pixels: Array) -> None:
+    np.testing.assert_array_equal(decoded(photo, Decode(background=9)), pixels)
+    for image in (Image.fromarray(pixels[:, :, 0]), Image.fromarray(pixels).quantize(9)):
+        data = encoded(image, "PNG")
+        np.testing.assert_array_equal(decoded(data, Decode(background=9)), decoded(data))
+
+
+def test_a_transparent_image_is_turned_upright_with_its_background(pixels: Array) -> None:
+    image = Image.fromarray(pixels)
+    image.putalpha(Image.linear_gradient("L").resize((64, 48)))
+    op = Decode(background=(1, 2, 3))
+    turned = decoded(encoded(image, "PNG", exif=exif(6)), op)
+    np.testing.assert_array_equal(turned, UPRIGHT[6](decoded(encoded(image, "PNG"), op)))
+
+
+# Depth
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_16_bit_grey_keeps_its_high_byte(kind: str) -> None:
+    deep = np.arange(0, 65536, 13, dtype=np.uint16)[:5040].reshape(63, 80)
+    data = encoded(Image.fromarray(deep), kind)
+    for channels in (1, 3):
+        got = decoded(data, Decode(channels))
+        np.testing.assert_array_equal(got, np.repeat((deep >> 8)[:, :, None], channels, axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bit_levels_are_refused(dtype: type) -> None:
+    data = encoded(Image.fromarray(np.ones((4, 4), dtype)), "TIFF")
+    with pytest.raises(DecodeError, match="levels of 32 bits have no agreed range: save it with 8 or 16 bits"):
+        decode(Decode(), data)
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """Return a PNG of that bit depth and colour type; each of its `rows` begins with a 0."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def test_16_bit_colours_keep_their_high_byte() -> None:
+    pixel = struct.pack(">HHHH", 0x12FF, 0x5680, 0x9A00, 0x80FF)
+    assert decoded(png(1, 1, 16, 2, b"\0" + pixel[:6])).tolist() == [[[0x12, 0x56, 0x9A]]]
+    assert decoded(png(1, 1, 16, 6, b"\0" + pixel)).tolist() == [[[0x12, 0x56, 0x9A]]]
+    assert decoded(png(1, 1, 16, 4, b"\0" + pixel[:4])).tolist() == [[[0x12] * 3]]
+
+
+@pytest.mark.parametrize(("depth", "step"), [(1, 255), (2, 85), (4, 17)])
+def test_few_levels_of_grey_are_spread_from_black_to_white(depth: int, step: int) -> None:
+    levels = [place % 2**depth for place in range(16)]
+    row = int("".join(f"{level:0{depth}b}" for level in levels), 2).to_bytes(2 * depth, "big")
+    got = decoded(png(16, 1, depth, 0, b"\0" + row), Decode(1))
+    assert got.ravel().tolist() == [level * step for level in levels]
+
+
+# Orientation
+
+
+UPRIGHT: dict[int, Callable[[Array], Array]] = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored.swapaxes(0, 1)[:, ::-1],
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: stored.swapaxes(0, 1)[::-1],
+}
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[EXIF_ORIENTATION] = orientation
+    return tags
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG", "MPO", "AVIF"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(pixels: Array, orientation: int, kind: str) -> None:
+    options = {**LOSSLESS.get(kind, {}), **({"save_all": True} if kind == "MPO" else {})}
+    stored = decoded(encoded(pixels, kind, **options))
+    data = encoded(pixels, kind, exif=exif(orientation), **options)
+    np.testing.assert_array_equal(decoded(data), UPRIGHT[orientation](stored))
+    if kind in LOSSLESS:
+        np.testing.assert_array_equal(stored, pixels)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_exif_orientation_is_applied_to_a_compressed_tiff(pixels: Array, compression: str) -> None:
+    data = encoded(pixels, "TIFF", exif=exif(6), compression=compression)
+    np.testing.assert_array_equal(decoded(data), UPRIGHT[6](pixels))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "LA", "I;16"])
+def test_exif_orientation_is_applied_in_every_mode(pixels: Array, mode: str) -> None:
+    image = as_image(pixels)
+    image = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    stored = decoded(encoded(image, "TIFF"))
+    np.testing.assert_array_equal(decoded(encoded(image, "TIFF", exif=exif(8))), UPRIGHT[8](stored))
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied_to_a_scaled_jpeg(photo: bytes, orientation: int) -> None:
+    tags = exif(orientation).tobytes()
+    data = photo[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + photo[2:]
+    op = Decode(shorter=20)
+    np.testing.assert_array_equal(decoded(data, op), UPRIGHT[orientation](decoded(photo, op)))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_means_nothing_is_ignored(pixels: Array, orientation: int) -> None:
+    np.testing.assert_array_equal(decoded(encoded(pixels, "PNG", exif=exif(orientation))), pixels)
+
+
+def test_damage_elsewhere_in_the_exif_does_not_reject_a_photo(pixels: Array) -> None:
+    # ImageOps.exif_transpose would write the tags anew, and fail at a camera's name that calls itself a fraction.
+    tags = exif(6)
+    tags[EXIF_MAKE] = "a camera"
+    damaged = bytearray(tags.tobytes())
+    order = "<" if damaged[6:8] == b"II" else ">"
+    entry = damaged.index(struct.pack(f"{order}HH", EXIF_MAKE, 2))
+    struct.pack_into(f"{order}HHI", damaged, entry, EXIF_MAKE, RATIONAL, 1)
+    np.testing.assert_array_equal(decoded(encoded(pixels, "PNG", exif=bytes(damaged))), UPRIGHT[6](pixels))
+
+
+@pytest.mark.parametrize(
+    "tags", [b"Exif\0\0", b"Exif\0\0no tags at all", b"Exif\0\0II", b"Exif\0\0II*\0\xff\xff\xff\xff"]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_cannot_be_read_is_ignored(pixels: Array, kind: str, tags: bytes) -> None:
+    options = LOSSLESS.get(kind, {})
+    np.testing.assert_array_equal(
+        decoded(encoded(pixels, kind, exif=tags, **options)), decoded(encoded(pixels, kind, **options))
+    )
+
+
+# Scale
+
+
+@pytest.mark.parametrize(
+    ("shorter", "scale"), [(None, 1), (49, 1), (48, 1), (25, 1), (24, 2), (13, 2), (12, 4), (6, 8), (1, 8)]
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_large_enough(
+    photo: bytes, shorter: int | None, scale: int
+) -> None:
+    for channels in (1, 3):
+        op = Decode(channels, shorter=shorter)
+        assert op.jpeg_scale(48, 64) == scale
+        assert decoded(photo, op).shape == (48 // scale, 64 // scale, channels)
+
+
+@pytest.mark.parametrize("size", [(97, 143), (143, 97), (17, 300), (250, 251)])
+def test_the_sides_of_a_scaled_jpeg_are_rounded_up(pixels: Array, size: tuple[int, int]) -> None:
+    data = encoded(apply([Resize(size)], pixels, []), "JPEG")
+    for shorter in (1, 5, 12, 24, 48, 72, 144):
+        op = Decode(shorter=shorter)
+        scale = op.jpeg_scale(*size)
+        assert decoded(data, op).shape == (-(-size[0] // scale), -(-size[1] // scale), 3)
+
+
+def test_other_formats_are_not_scaled(pixels: Array) -> None:
+    np.testing.assert_array_equal(decoded(encoded(pixels, "PNG"), Decode(shorter=8)), pixels)
+
+
+# Truncated files
+
+
+WHOLE_TO_THE_END = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF"]
+
+
+@pytest.mark.parametrize("kind", WHOLE_TO_THE_END)
+@pytest.mark.parametrize("share", [0.1, 0.34, 0.67, 0.9, 0.97])
+def test_a_truncated_file_is_rejected(kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    data = encoded(noise, kind)
+    assert decoded(data).shape == noise.shape
+    with pytest.raises(DecodeError):
+        decode(Decode(), data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_the_reason_of_a_truncated_file_says_so(pixels: Array, kind: str) -> None:
+    data = encoded(pixels, kind)
+    with pytest.raises(DecodeError, match=r"truncated|end of file|not enough"):
+        decode(Decode(), data[: len(data) * 2 // 3])
+
+
+def test_a_truncated_compressed_tiff_is_rejected(pixels: Array) -> None:
+    # Pillow writes the table of tags behind the pixels: here it stands before them.
+    strip = zlib.compress(pixels.tobytes())
+    tags = {256: 64, 257: 48, 258: 8, 259: 8, 262: 2, 273: 8 + 2 + 9 * 12 + 4, 277: 3, 278: 48, 279: len(strip)}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<IH", 8, 9) + table + bytes(4) + strip
+    np.testing.assert_array_equal(decoded(data), pixels)
+    for lost in (9, len(strip) // 2, len(strip) - 9):
+        with pytest.raises(DecodeError):
+            decode(Decode(), data[:-lost])
+
+
+def test_an_mpo_without_its_second_picture_is_read_and_one_cut_in_its_first_is_rejected(pixels: Array) -> None:
+    data = encoded(pixels, "MPO", save_all=True, append_images=[Image.fromarray(pixels[::-1])])
+    second = data.index(b"\xff\xd9\xff\xd8") + 2
+    np.testing.assert_array_equal(decoded(data[: second + 300]), decoded(data))
+    with pytest.raises(DecodeError):
+        decode(Decode(), data[: second - 300])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "PPM", "TIFF"])
+def test_a_truncated_file_is_accepted_when_asked(pixels: Array, kind: str) -> None:
+    data = encoded(pixels, kind)
+    got = decoded(data[: len(data) * 9 // 10], Decode(truncated=True))
+    assert got.shape == pixels.shape
+    np.testing.assert_array_equal(got[:12], decoded(data)[:12])  # its beginning is whole
+    assert not np.array_equal(got, decoded(data))
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TGA", "JPEG2000"])
+def test_a_truncated_file_that_does_not_begin_at_the_top_is_accepted_when_asked(pixels: Array, kind: str) -> None:
+    data = encoded(pixels, kind)
+    assert decoded(data[: len(data) * 9 // 10], Decode(truncated=True)).shape == pixels.shape
+
+
+def test_accepting_truncated_files_leaves_whole_ones_as_they_are(photo: bytes) -> None:
+    np.testing.assert_array_equal(decoded(photo, Decode(truncated=True)), decoded(photo))
+
+
+def test_accepting_truncated_files_in_one_thread_does_not_in_another(photo: bytes) -> None:
+    # Pillow has one switch for the whole process.
+    def accepted(truncated: bool) -> bool:
+        try:
+            decode(Decode(truncated=truncated), photo[:-200])
+        except DecodeError:
+            return False
+        return True
+
+    asked = [number % 3 == 0 for number in range(600)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(accepted, asked)) == asked
+
+
+def test_who_waits_for_pillows_switch_is_not_passed_by() -> None:
+    entered = []
+
+    def enter(truncated: bool) -> None:
+        with _tolerance(truncated):
+            entered.append(truncated)
+
+    with ThreadPoolExecutor(2) as pool, _tolerance(True):
+        pool.submit(enter, False)
+        for _ in range(2000):  # until it waits
+            if _tolerance._door.locked():
+                break
+            time.sleep(0.001)
+        pool.submit(enter, True)
+        time.sleep(0.02)  # it could enter now, if it were let
+    assert entered == [False, True]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_pillows_switch_is_left_as_it_was(photo: bytes, before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", before)
+    for truncated in (False, True):
+        decode(Decode(truncated=truncated), photo)
+        with suppress(DecodeError):
+            decode(Decode(truncated=truncated), photo[:-200])
+        assert before == ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+# Too many pixels
+
+
+def png_without_pixels(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((13, header), (0, b"IDAT"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", size) + chunk + struct.pack(">I", zlib.crc32(chunk)) for size, chunk in chunks
+    )
+
+
+def test_too_many_pixels_are_refused_before_they_are_decompressed() -> None:
+    bomb = png_without_pixels(9000, 9000)
+    with pytest.raises(DecodeError, match=r"^9000x9000 is more than max_pixels=1000000$"):
+        decode(Decode(max_pixels=1_000_000), bomb)
+    with pytest.raises(DecodeError, match="truncated"):
+        decode(Decode(), bomb)
+
+
+def test_as_many_pixels_as_allowed_are_decoded(pixels: Array) -> None:
+    data = encoded(pixels, "PNG")
+    assert decoded(data, Decode(max_pixels=48 * 64)).shape == (48, 64, 3)
+    with pytest.raises(DecodeError, match="48x64 is more than max_pixels=3071"):
+        decode(Decode(max_pixels=48 * 64 - 1), data)
+
+
+def test_pillows_own_limit_of_pixels_is_a_decode_error() -> None:
+    with pytest.raises(DecodeError, match="DecompressionBombError"):
+        decode(Decode(), png_without_pixels(60_000, 60_000))
+
+
+@pytest.mark.parametrize("kind", WHOLE_TO_THE_END)
+def test_too_many_pixels_are_refused_in_every_format_before_a_missing_end_is(pixels: Array, kind: str) -> None:
+    data = encoded(pixels, kind)
+    start = data if kind in ("WEBP", "AVIF", "TIFF") else data[:-9]  # whose tables must be whole to be opened
+    with pytest.raises(DecodeError, match=r"^48x64 is more than max_pixels=3071$"):
+        decode(Decode(max_pixels=3071), start)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_without_pixels(50_000, 50_000),
+        png_without_pixels(13_000, 13_000),
+        b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x08",
+        b"P6 13000 13000 255\n",
+        b"\0\0\x02\0\0\0\0\0\0\0\0\0" + struct.pack("<HHBB", 13_000, 13_000, 24, 32),
+    ],
+    ids=["png", "smaller png", "gif", "ppm", "tga"],
+)
+def test_a_header_that_claims_too_many_pixels_takes_no_memory(data: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DecodeError, match=r"is more than max_pixels=1000000|DecompressionBombError"):
+        decode(Decode(max_pixels=1_000_000), data)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 100e6  # the pixels would be 500 MB
+
+
+def test_as_many_pixels_as_pillow_warns_of_are_decoded_without_a_warning() -> None:
+    with pytest.raises(DecodeError, match="truncated"):  # and not: DecompressionBombWarning
+        decode(Decode(), png_without_pixels(30_000, 3_000))
+
+
+# Damaged files, and what is none
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"hello", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP", bytes(5000)])
+def test_bytes_that_are_no_image_are_rejected(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode(Decode(), data)
+
+
+def test_a_reason_is_the_same_in_every_run() -> None:
+    # It goes into a file that is named by its hash: no address in memory may stand in it.
+    with pytest.raises(DecodeError, match=r"^not an image in one of the formats JPEG, PNG, [A-Z0-9, ]+$"):
+        decode(Decode(), b"hello")
+
+
+def test_a_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("broken\nin many ways")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(DecodeError, match=r"^OSError: broken$"):
+        decode(Decode(), b"")
+
+
+def test_postscript_is_not_handed_to_ghostscript(pixels: Array) -> None:
+    with pytest.raises(DecodeError, match="not an image"):
+        decode(Decode(), encoded(pixels, "EPS"))
+
+
+def malformed_mpo(pixels: Array) -> bytes:
+    data = bytearray(encoded(pixels, "MPO", save_all=True, append_images=[Image.fromarray(pixels)]))
+    index = data.index(b"MPF\0")
+    data[index + 4 : index + 8] = b"none"
+    return bytes(data)
+
+
+def impossible_apng(pixels: Array) -> bytes:
+    data = encoded(pixels, "PNG")
+    control = b"acTL" + struct.pack(">II", 0, 0)  # an animation of no frames
+    return data[:33] + struct.pack(">I", 8) + control + struct.pack(">I", zlib.crc32(control)) + data[33:]
+
+
+def exif_of_nothing(pixels: Array) -> bytes:
+    return encoded(pixels, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff")
+
+
+@pytest.mark.parametrize("damaged", [malformed_mpo, impossible_apng, exif_of_nothing])
+def test_what_pillow_warns_of_is_decoded_whether_warnings_are_errors_or_not(
+    pixels: Array, damaged: Callable[[Array], bytes]
+) -> None:
+    data = damaged(pixels)
+    with pytest.warns(UserWarning, match=r"malformed MPO|Invalid APNG|Corrupt EXIF"):
+        Image.open(io.BytesIO(data)).getexif()
+    for action in ("error", "always"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter(action)
+            assert apart(decoded(data), pixels) < 40
+        assert not caught
+
+
+def test_warnings_are_heard_again_after_a_decode(photo: bytes) -> None:
+    before = list(warnings.filters)
+    decode(Decode(), photo)
+    with suppress(DecodeError):
+        decode(Decode(), b"")
+    assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize("kind", [*WHOLE_TO_THE_END, "MPO"])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_damaged_bytes_give_an_image_or_a_decode_error(pixels: Array, kind: str, truncated: bool) -> None:
+    whole = encoded(apply([Resize((24, 32))], pixels, []), kind, **({"exif": exif(6)} if kind == "JPEG" else {}))
+    rng = random.Random(kind)
+    op = Decode(truncated=truncated, max_pixels=1_000_000)
+    outcomes, reasons = set(), []
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.choice([rng.randrange(len(data)), rng.randrange(64)])] = rng.randrange(256)
+        try:
+            image = decode(op, bytes(data[: rng.choice([len(data), rng.randrange(len(data))])]))
+        except DecodeError as error:
+            outcomes.add("rejected")
+            reasons.append(str(error))
+        else:
+            outcomes.add("decoded")
+            assert image.mode == "RGB"
+            assert as_array(image).dtype == np.uint8
+    assert outcomes == {"rejected", "decoded"}
+    assert all(len(reason.splitlines()) == 1 and "Warning" not in reason for reason in reasons)
+
+
+# Images that are decoded already
+
+
+def test_bytes_and_paths_are_decoded(photo: bytes, pixels: Array, tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(photo)
+    for image in (photo, path, str(path)):
+        np.testing.assert_array_equal(as_array(decode_any(Decode(), image)), pixels)
+    with pytest.raises(FileNotFoundError):
+        decode_any(Decode(), tmp_path / "none")
+    with pytest.raises(DecodeError):
+        decode_any(Decode(), photo[:-200])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_array_is_taken_as_it_is(pixels: Array, channels: int) -> None:
+    image = pixels[:, :, :channels]
+    assert decode_any(Decode(channels, max_pixels=1), image) is image
+    wrong_ones: tuple[Any, ...] = (
+        np.repeat(pixels, 2, axis=2)[:, :, : 4 - channels],
+        pixels[:, :, 0],
+        image.astype(np.float32),
+        image[:0],
+        image[None],
+    )
+    for wrong in wrong_ones:
+        with pytest.raises(ValueError, match=rf"an image is a uint8 array \[H, W, {channels}\], got"):
+            decode_any(Decode(channels), wrong)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pillow_image_of_any_mode_is_converted(smooth: Array, mode: str, channels: int) -> None:
+    # The palette of 216 colours is coarse, and so is black and white.
+    image = Image.fromarray(smooth[:, :, 0].astype(np.uint16) * 256) if mode == "I;16" else as_image(smooth)
+    image = image if mode == "I;16" else image.convert(mode)
+    got = as_array(decode_any(Decode(channels), image))
+    assert got.shape == (48, 64, channels)
+    if mode not in ("P", "PA", "1"):
+        grey = Image.fromarray(smooth[:, :, 0]) if mode == "I;16" else as_image(smooth).convert("L")
+        like = as_image(smooth) if mode not in ("L", "LA", "I;16") and channels == 3 else grey
+        assert apart(got, as_array(like.convert("RGB" if channels == 3 else "L"))) <= 4
+
+
+def test_a_pillow_image_is_left_as_it_was(pixels: Array) -> None:
+    image = Image.open(io.BytesIO(encoded(as_image(pixels).quantize(9), "PNG", transparency=3)))
+    decode_any(Decode(background=3), image)
+    decode_any(Decode(), image)
+    assert image.mode == "P"
+    assert image.info["transparency"] == 3
+
+
+@pytest.mark.parametrize("case", TRANSPARENT)
+def test_a_pillow_image_gives_what_its_file_gives(case: str) -> None:
+    data, _, _ = transparent(case)
+    for op in (Decode(), Decode(1), Decode(background=(1, 2, 3)), Decode(1, background=77)):
+        opened = Image.open(io.BytesIO(data))
+        np.testing.assert_array_equal(as_array(decode_any(op, opened)), decoded(data, op))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_a_pillow_image_of_16_bits_gives_what_its_file_gives(kind: str) -> None:
+    data = encoded(Image.fromarray(np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)), kind)
+    np.testing.assert_array_equal(as_array(decode_any(Decode(), Image.open(io.BytesIO(data)))), decoded(data))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
+def test_a_pillow_image_is_turned_upright(pixels: Array, kind: str) -> None:
+    data = encoded(pixels, kind, exif=exif(6))
+    np.testing.assert_array_equal(as_array(decode_any(Decode(), Image.open(io.BytesIO(data)))), decoded(data))
+
+
+def test_a_pillow_image_that_cannot_be_read_is_a_decode_error(photo: bytes) -> None:
+    with pytest.raises(DecodeError, match="truncated"):
+        decode_any(Decode(), Image.open(io.BytesIO(photo[:-200])))
+    assert as_array(decode_any(Decode(truncated=True), Image.open(io.BytesIO(photo[:-200])))).shape == (48, 64, 3)
+    with Image.open(io.BytesIO(photo)) as closed:
+        pass
+    with pytest.raises(DecodeError):
+        decode_any(Decode(), closed)
