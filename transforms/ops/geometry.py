@@ -80,7 +80,8 @@ class _Crop(_FixedSize):
 class Resize(_FixedSize):
     """Resize, bilinear with antialias.
 
-    ``[H, W, C]`` uint8 to ``[*size, C]``; `size`: size x size, or (height, width).
+    ``[H, W, C]`` uint8 to ``[*size, C]``; `size`: size x size, or (height, width). Pillow's `resize` with its triangle filter, which
+    is torchvision's `Resize` with antialias.
     """
 
     size: Size

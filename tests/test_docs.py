@@ -1,0 +1,64 @@
+"""The documentation: what it shows runs, and what it lists is there."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from joulecache.transforms import parse
+from joulecache.transforms.ops import OPS, ops_of
+
+ROOT = Path(__file__).resolve().parents[1]
+TRANSFORMS = (ROOT / "docs" / "transforms.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("module", ["transforms.ops.base", "transforms.chain"])
+def test_examples_in_docstrings_run(module: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(f"joulecache.{module}"))
+    assert tried
+    assert not failed
+
+
+def test_every_op_is_documented_with_its_arguments() -> None:
+    listed = TRANSFORMS.partition("## Ops\n")[2].partition("## What is the same")[0]
+    cells = [line.split(" | ")[0] for line in listed.splitlines() if line.startswith("| `")]
+    shown = {}
+    for span in re.findall(r"`([^`]+)`", " ".join(cells)):
+        if span.partition("(")[0] in OPS:
+            call = ast.parse(span if "(" in span else f"{span}()", mode="eval").body
+            assert isinstance(call, ast.Call)
+            names = [ast.unparse(argument) for argument in call.args] + [str(keyword.arg) for keyword in call.keywords]
+            shown[span.partition("(")[0]] = [name for name in names if name != "probability"]
+    fields = {name: [field.name for field in dataclasses.fields(kind)] for name, kind in OPS.items()}  # type: ignore[arg-type]
+    assert shown == {name: [one for one in names if one != "probability"] for name, names in fields.items()}
+
+
+def test_chains_in_the_documentation_are_chains() -> None:
+    for name in ("README.md", "docs/transforms.md"):
+        text = (ROOT / name).read_text("utf-8")
+        chains = re.findall(r'"(decode\|[^"]*)"', text)
+        assert chains or name == "README.md"
+        for chain in chains:
+            if "vignette" not in chain:
+                parse(chain)
+
+
+def test_the_op_that_the_documentation_shows_runs(
+    photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [source] = re.findall(r"```python\n(# my_ops.py\n.*?)```", TRANSFORMS, re.DOTALL)
+    (tmp_path / "my_documented_ops.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ops_of(importlib.import_module("my_documented_ops"))
+    pixels = parse("decode || vignette(0.8)", ops=own)(photo, key="a")
+    plain = parse("decode")(photo)
+    assert pixels.shape == plain.shape
+    assert (pixels <= plain).all()
+    assert int(np.sum(pixels[0, 0])) < int(np.sum(plain[0, 0]))
