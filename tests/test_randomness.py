@@ -2,32 +2,95 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
 
 from joulecache.transforms import (
+    Affine,
+    Autocontrast,
     Brightness,
+    CentralCrop,
+    ColorJitter,
     Contrast,
+    Cutmix,
+    Cutout,
+    Decode,
+    Equalize,
     FlipLr,
+    FlipUd,
+    GaussianBlur,
+    GaussianNoise,
+    Grayscale,
+    Hue,
+    Mixup,
+    Normalize,
     Op,
+    Pad,
+    Posterize,
+    RandAugment,
     RandomCrop,
     RandomResizedCrop,
     Resize,
+    ResizeShorter,
+    Rotate,
+    Saturation,
+    Sharpness,
+    Solarize,
+    ToFloat,
+    TrivialAugment,
     parse,
 )
-from joulecache.transforms.randomness import _log_uniform, key_hash, parameters, philox, random_words
+from joulecache.transforms.ops import AUGMENTATIONS, OPS, SIGNED
+from joulecache.transforms.randomness import (
+    _log_uniform,
+    batch_parameters,
+    key_hash,
+    parameters,
+    philox,
+    random_words,
+    word_table,
+)
 
 relaxed = settings(deadline=None)
 
 WORDS = st.integers(0, 2**32 - 1)
-TRAIN = parse("decode|random_resized_crop(64)|random_crop(32)|flip_lr || brightness(0.4)|resize(9)|contrast(0.4)").ops
+TRAIN = parse(
+    "decode|random_resized_crop(64)|random_crop(32)|flip_lr|color_jitter(0.4)|rand_augment "
+    "|| brightness(0.4)|resize(9)|affine(9)|trivial_augment|gaussian_noise|contrast(0.4)|cutmix"
+).ops
 LARGEST = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Own(Op):
+    """An op of somebody else's."""
+
+    words: ClassVar[int] = 3
+
+    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
+        return image
+
+
+@dataclass(frozen=True)
+class Greedy(Own):
+    """An op that takes as many words as there are at one position."""
+
+    words: ClassVar[int] = 1024
+
+    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
+        return image
 
 
 def vector(text: str) -> list[int]:
@@ -117,7 +180,32 @@ def test_ops_without_draws_take_no_words() -> None:
     assert random_words([], 0, 0, [1, 2], 0) == [[], []]
 
 
-CRITICAL = {1: 10.83, 9: 27.88, 15: 37.70}
+def test_the_words_of_a_batch_are_a_table_of_those_of_its_records() -> None:
+    hashes = [key_hash(str(record)) for record in range(7)]
+    table = word_table(TRAIN, 0, 3, hashes, range(7))
+    assert table.dtype == np.int64
+    assert table.shape == (7, sum(op.words for op in TRAIN))
+    assert table.tolist() == random_words(TRAIN, 0, 3, hashes, range(7))
+    assert 0 <= table.min() <= table.max() <= LARGEST
+    assert word_table([Resize(8)], 1, 0, hashes, 0).shape == (7, 0)
+    assert word_table(TRAIN, 0, 3, [], 0).shape == (0, sum(op.words for op in TRAIN))
+
+
+def test_the_words_of_an_op_do_not_depend_on_the_ops_around_it() -> None:
+    alone = {position: random_words([op], position, 3, [9], 5)[0] for position, op in enumerate(TRAIN)}
+    [together] = random_words(TRAIN, 0, 3, [9], 5)
+    assert together == list(itertools.chain.from_iterable(alone.values()))
+
+
+def test_the_most_words_that_an_op_can_take_do_not_reach_into_the_next_position() -> None:
+    [words] = random_words([Own(), Greedy(), Greedy(), Own()], 6, 1, [2], 3)
+    assert len(words) == 3 + 1024 + 1024 + 3
+    assert len(set(words)) >= len(words) - 1  # two of 2,054 words are alike once in 2,000 times
+    counter = [np.array([word], np.uint64) for word in (2, 0, 3, 7 << 8 | 255)]
+    assert words[3 + 1020 : 3 + 1024] == philox((1, 0), counter)[0].tolist()
+
+
+CRITICAL = {1: 10.83, 9: 27.88, 13: 34.53, 15: 37.70, 20: 45.31, 23: 49.73, 30: 59.70}
 """The chi-square that chance exceeds once in 1,000 times, by degrees of freedom. The draws are fixed, so chance has no say."""
 
 
@@ -258,3 +346,508 @@ def test_factors_span_the_whole_range_both_ends_included(op: Op) -> None:
 def test_probability_0_never_mirrors_and_1_always(probability: float, flips: tuple[int, int]) -> None:
     smallest, largest = (parameters(FlipLr(probability), (word,), 1, 1)[0] for word in (0, LARGEST))
     assert (smallest, largest) == flips
+
+
+# What an op makes of its words, by a formula of its own --------------------------------------------------------------
+
+
+def units(low: float, high: float) -> tuple[int, int]:
+    return round(low * 65536), round(high * 65536)
+
+
+def around_1(spread: float | tuple[float, float]) -> tuple[int, int]:
+    return units(*spread) if isinstance(spread, tuple) else units(max(0.0, 1 - spread), 1 + spread)
+
+
+def around_0(spread: float | tuple[float, float]) -> tuple[int, int]:
+    return units(*spread) if isinstance(spread, tuple) else units(-spread, spread)
+
+
+def spans(op: Op, height: int, width: int) -> list[tuple[int, int]]:
+    """Return the first and the last value that each word of an op can make, for ops that make one value of each word."""
+    match op:
+        case RandomCrop(size=(tall, wide)):
+            return [(0, height - tall), (0, width - wide)]
+        case Cutout(size=(tall, wide)):
+            return [(-(tall // 2), height - 1 - tall // 2), (-(wide // 2), width - 1 - wide // 2)]
+        case Brightness(delta) | Contrast(delta) | Saturation(delta):
+            half = round(delta * 65536)
+            return [(65536 - half, 65536 + half)]
+        case Hue(delta):
+            return [around_0(delta)]
+        case ColorJitter(brightness, contrast, saturation, hue):
+            return [(0, 23), around_1(brightness), around_1(contrast), around_1(saturation), around_0(hue)]
+        case Rotate(degrees):
+            return [around_0(degrees)]
+        case Affine(degrees, translate, scale, shear):
+            right, down = (
+                round(share * side) for share, side in zip(translate or (0, 0), (width, height), strict=True)
+            )
+            turn, size = around_0(degrees), units(*(scale or (1, 1)))
+            along_x, along_y = (0, 0), (0, 0)
+            if isinstance(shear, tuple) and len(shear) == 4:
+                along_x, along_y = units(*shear[:2]), units(*shear[2:])
+            elif shear is not None:
+                along_x = around_0(shear)
+            return [turn, (-right, right), (-down, down), size, along_x, along_y]
+        case GaussianBlur(_, sigma):
+            return [units(*sigma) if isinstance(sigma, tuple) else units(sigma, sigma)]
+        case GaussianNoise() | Own():
+            return [(0, LARGEST)] * op.words
+    raise AssertionError(op)
+
+
+shares = st.floats(0, 1)
+small = st.integers(1, 8)
+
+
+def ranges(low: float, high: float) -> st.SearchStrategy[tuple[float, float]]:
+    end = st.floats(low, high)
+    return st.tuples(end, end).map(lambda pair: (min(pair), max(pair)))
+
+
+def number_or_range(low: float, high: float) -> st.SearchStrategy[float | tuple[float, float]]:
+    return st.floats(max(low, 0), high) | ranges(low, high)
+
+
+SPANNED: dict[type[Op], st.SearchStrategy[Op]] = {
+    RandomCrop: st.builds(RandomCrop, st.tuples(small, small)),
+    Cutout: st.builds(Cutout, st.tuples(st.integers(1, 5000), st.integers(1, 5000))),
+    Brightness: st.builds(Brightness, shares),
+    Contrast: st.builds(Contrast, shares),
+    Saturation: st.builds(Saturation, shares),
+    Hue: st.builds(Hue, st.floats(0, 0.5)),
+    ColorJitter: st.builds(
+        ColorJitter,
+        number_or_range(0, 100),
+        number_or_range(0, 100),
+        number_or_range(0, 100),
+        number_or_range(-0.5, 0.5),
+    ),
+    Rotate: st.builds(Rotate, number_or_range(-360, 360)),
+    Affine: st.builds(
+        Affine,
+        number_or_range(-360, 360),
+        st.none() | st.tuples(shares, shares),
+        st.none() | ranges(0.01, 100),
+        st.none()
+        | number_or_range(-89, 89)
+        | st.tuples(ranges(-89, 89), ranges(-89, 89)).map(lambda two: two[0] + two[1]),
+    ),
+    GaussianBlur: st.builds(
+        GaussianBlur, st.just(3), number_or_range(0.01, 255).filter(lambda s: s != 0) | st.just(1.0)
+    ),
+    GaussianNoise: st.just(GaussianNoise()),
+    Own: st.just(Own()),
+}
+SOMETIMES: list[Callable[[float], Op]] = [
+    FlipLr,
+    FlipUd,
+    Autocontrast,
+    Equalize,
+    lambda p: Posterize(4, p),
+    lambda p: Solarize(128, p),
+    lambda p: Sharpness(2, p),
+]
+OTHERS: dict[type[Op], st.SearchStrategy[Op]] = {
+    **{type(made(0)): st.builds(made, shares) for made in SOMETIMES},
+    RandomResizedCrop: st.builds(RandomResizedCrop, small, ranges(1e-6, 1), ranges(1e-3, 1e3)),
+    RandAugment: st.builds(RandAugment, st.integers(1, 6), st.integers(0, 9), st.integers(10, 1000)),
+    TrivialAugment: st.builds(TrivialAugment, st.integers(2, 1000)),
+    Mixup: st.builds(Mixup, st.just(1.0) | st.floats(0.01, 100)),
+    Cutmix: st.builds(Cutmix, st.just(1.0) | st.floats(0.01, 100)),
+    **{
+        type(op): st.just(op)
+        for op in (
+            Decode(),
+            Resize(8),
+            ResizeShorter(8),
+            CentralCrop(8),
+            Pad(3),
+            Grayscale(),
+            ToFloat(),
+            Normalize(0.5, 0.5),
+        )
+    },
+}
+EVERY = SPANNED | OTHERS
+lengths = st.integers(8, 4000)
+corners = WORDS | st.sampled_from([0, LARGEST, 2**31, 2**31 - 1])
+
+
+def test_every_op_is_among_these() -> None:
+    assert set(EVERY) == {Own, *OPS.values()}
+
+
+@pytest.mark.parametrize("kind", SPANNED)
+@settings(relaxed, max_examples=150)
+@given(height=lengths, width=lengths, data=st.data())
+def test_every_word_is_multiplied_into_its_range_and_rounded_down(
+    kind: type[Op], height: int, width: int, data: st.DataObject
+) -> None:
+    op = data.draw(SPANNED[kind])
+    words = data.draw(st.lists(corners, min_size=op.words, max_size=op.words))
+    ends = spans(op, height, width)
+    assert len(ends) == op.words
+    drawn = parameters(op, words, height, width)
+    assert drawn == tuple(
+        first + word * (last - first + 1) // 2**32 for word, (first, last) in zip(words, ends, strict=True)
+    )
+    assert parameters(op, [0] * op.words, height, width) == tuple(first for first, _ in ends)
+    assert parameters(op, [LARGEST] * op.words, height, width) == tuple(last for _, last in ends)
+
+
+@pytest.mark.parametrize(
+    ("op", "smallest", "largest"),
+    [
+        (Cutout((8, 5)), (-4, -2), (95, 197)),
+        (Cutout(1), (0, 0), (99, 199)),
+        (Saturation(0.25), (49152,), (81920,)),
+        (Hue(0.5), (-32768,), (32768,)),
+        (ColorJitter(), (0, 65536, 65536, 65536, 0), (23, 65536, 65536, 65536, 0)),
+        (
+            ColorJitter(0.5, 3, (0.25, 0.75), (0.125, 0.25)),
+            (0, 32768, 0, 16384, 8192),
+            (23, 98304, 262144, 49152, 16384),
+        ),
+        (Rotate(15), (-983040,), (983040,)),
+        (Rotate((10, 20)), (655360,), (1310720,)),
+        (Rotate(0), (0,), (0,)),
+        (Affine(0), (0, 0, 0, 65536, 0, 0), (0, 0, 0, 65536, 0, 0)),
+        (
+            Affine(1, (0.5, 0.1), (0.5, 2), (-3, 4, -1, 2)),
+            (-65536, -100, -10, 32768, -196608, -65536),
+            (65536, 100, 10, 131072, 262144, 131072),
+        ),
+        (Affine((2, 3), shear=5), (131072, 0, 0, 65536, -327680, 0), (196608, 0, 0, 65536, 327680, 0)),
+        (GaussianBlur(3), (6554,), (131072,)),
+        (GaussianBlur(3, 1.5), (98304,), (98304,)),
+        (GaussianNoise(), (0, 0), (LARGEST, LARGEST)),
+    ],
+    ids=repr,
+)
+def test_both_ends_can_be_drawn(op: Op, smallest: tuple[int, ...], largest: tuple[int, ...]) -> None:
+    assert parameters(op, [0] * op.words, 100, 200) == smallest
+    assert parameters(op, [LARGEST] * op.words, 100, 200) == largest
+
+
+@pytest.mark.parametrize("made", SOMETIMES)
+@pytest.mark.parametrize("probability", [0, 1e-9, 0.2, 0.5, 1 - 1e-9, 1])
+def test_an_op_with_a_probability_is_applied_to_that_share_of_the_words(
+    made: Callable[[float], Op], probability: float
+) -> None:
+    applied = round(probability * 2**32)
+    for word in {0, 1, 2**31 - 1, 2**31, max(applied - 1, 0), min(applied, LARGEST), LARGEST}:
+        assert parameters(made(probability), [word], 5, 7) == (int(word < applied),)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@settings(relaxed, max_examples=60)
+@given(height=st.integers(1, 4000), width=st.integers(1, 4000), data=st.data())
+def test_the_parameters_of_a_batch_are_those_of_its_records(
+    kind: type[Op], height: int, width: int, data: st.DataObject
+) -> None:
+    op = data.draw(EVERY[kind])
+    assume(kind is not RandomCrop or min(height, width) >= 8)
+    records = data.draw(st.lists(st.lists(corners, min_size=op.words, max_size=op.words), max_size=6))
+    batch = batch_parameters(op, np.array(records, np.int64).reshape(len(records), op.words), height, width)
+    assert batch == [parameters(op, words, height, width) for words in records]
+    assert all(type(drawn) is tuple and all(type(number) is int for number in drawn) for drawn in batch)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind.words])
+def test_a_large_batch_is_drawn_as_its_records_are(kind: type[Op]) -> None:
+    op = {
+        RandomResizedCrop: RandomResizedCrop(8, (0.5, 1), (0.9, 2)),  # most tries miss in a tall image
+        Posterize: Posterize(4),
+        Solarize: Solarize(128),
+        Sharpness: Sharpness(2),
+        RandomCrop: RandomCrop(8),
+        Cutout: Cutout(8),
+        Rotate: Rotate(30),
+        Affine: Affine(30, (0.3, 0.3), (0.5, 2), (-9, 9, -5, 5)),
+        Brightness: Brightness(0.3),
+        Contrast: Contrast(0.3),
+        Saturation: Saturation(0.3),
+        Hue: Hue(0.3),
+        ColorJitter: ColorJitter(0.3, 0.3, 0.3, 0.3),
+        GaussianBlur: GaussianBlur(3),
+        Mixup: Mixup(0.3),
+        Cutmix: Cutmix(0.3),
+    }.get(kind) or kind()
+    table = word_table([op], 1, 5, range(500), 2)
+    batch = batch_parameters(op, table, 300, 180)
+    assert batch == [parameters(op, words, 300, 180) for words in table.tolist()]
+    assert len(set(batch)) > 1
+
+
+@relaxed
+@given(
+    height=st.integers(1, 3000),
+    width=st.integers(1, 3000),
+    scale=ranges(1e-6, 1),
+    ratio=ranges(1e-3, 1e3),
+    seed=WORDS,
+)
+@example(height=10, width=1000, scale=(1.0, 1.0), ratio=(0.75, 1.33), seed=0)
+@example(height=1000, width=10, scale=(0.2, 1.0), ratio=(0.1, 10.0), seed=0)
+@example(height=1, width=1, scale=(1e-6, 1e-6), ratio=(1e-3, 1e3), seed=0)
+@example(height=97, width=101, scale=(0.9, 1.0), ratio=(0.5, 2.0), seed=0)
+@example(height=3000, width=1, scale=(0.08, 1.0), ratio=(0.75, 1.33), seed=0)
+def test_resized_windows_of_a_batch_are_those_of_its_records(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], seed: int
+) -> None:
+    op = RandomResizedCrop(8, scale, ratio)
+    table = word_table([op], 1, seed, range(40), 0)
+    batch = batch_parameters(op, table, height, width)
+    assert batch == [parameters(op, words, height, width) for words in table.tolist()]
+
+
+def test_the_records_of_a_batch_miss_as_often_as_they_do_alone() -> None:
+    op = RandomResizedCrop(8, scale=(0.01, 1), ratio=(1, 1))
+    table = np.array([[LARGEST, 0] * misses + [0, 0] * (10 - misses) + [0, LARGEST] for misses in range(11)], np.int64)
+    assert batch_parameters(op, table, 100, 400) == [(0, 380, 20, 20)] * 10 + [(0, 150, 100, 100)]
+    assert batch_parameters(op, table[::-1], 100, 400) == [(0, 150, 100, 100)] + [(0, 380, 20, 20)] * 10
+
+
+def test_a_crop_larger_than_the_images_of_a_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="random_crop: the crop 8x8 is larger than the image 7x9"):
+        batch_parameters(RandomCrop(8), np.zeros((2, 2), np.int64), 7, 9)
+
+
+# Distributions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "place"),
+    [
+        (Saturation(0.4), 0),
+        (Hue(0.3), 0),
+        (Rotate((-20, 45)), 0),
+        (Affine(10, scale=(0.8, 1.3), shear=(1, 5, -4, -2)), 0),
+        (Affine(10, scale=(0.8, 1.3), shear=(1, 5, -4, -2)), 3),
+        (Affine(10, scale=(0.8, 1.3), shear=(1, 5, -4, -2)), 4),
+        (Affine(10, scale=(0.8, 1.3), shear=(1, 5, -4, -2)), 5),
+        (ColorJitter(0.4, (0.5, 0.7), 0.2, 0.1), 1),
+        (ColorJitter(0.4, (0.5, 0.7), 0.2, 0.1), 2),
+        (ColorJitter(0.4, (0.5, 0.7), 0.2, 0.1), 3),
+        (ColorJitter(0.4, (0.5, 0.7), 0.2, 0.1), 4),
+        (GaussianBlur(3, (0.1, 2)), 0),
+        (GaussianNoise(), 0),
+        (GaussianNoise(), 1),
+    ],
+)
+def test_amounts_are_uniform(op: Op, place: int) -> None:
+    first, last = spans(op, 100, 100)[place]
+    tenths = [(drawn[place] - first) * 10 // (last - first + 1) for drawn in draws(op)]
+    assert chi_square(tenths, range(10)) < CRITICAL[9]
+
+
+def test_a_cutout_is_around_every_pixel_alike() -> None:
+    cells = [(top, left) for top in range(-2, 2) for left in range(-1, 3)]
+    assert chi_square(draws(Cutout((4, 3)), 4, 4), cells) < CRITICAL[15]
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_translation_is_uniform_over_whole_pixels(place: int) -> None:
+    moved = [drawn[place] for drawn in draws(Affine(0, (0.1, 0.1)))]
+    assert chi_square(moved, range(-10, 11)) < CRITICAL[20]
+
+
+def test_color_jitter_takes_every_order() -> None:
+    assert chi_square([drawn[0] for drawn in draws(ColorJitter(0.4))], range(24)) < CRITICAL[23]
+
+
+@pytest.mark.parametrize("made", SOMETIMES)
+def test_a_share_of_the_images_is_changed(made: Callable[[float], Op]) -> None:
+    applied = sum(drawn for (drawn,) in draws(made(0.2)))
+    assert applied / 20_000 == pytest.approx(0.2, abs=0.01)  # more than 3 standard deviations
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 0.4, 1, 2, 30, 1000])
+@pytest.mark.parametrize("word", [0, 1, 12345, 2**30, 2**31 - 1, 2**31, 3 * 2**30 + 7, LARGEST - 1, LARGEST])
+def test_the_share_of_an_image_is_the_quantile_of_beta_at_its_word(alpha: float, word: int) -> None:
+    [share] = parameters(Mixup(alpha), [word], 1, 1)
+    assert share / 65536 == pytest.approx(stats.beta.ppf((word + 0.5) / 2**32, alpha, alpha), abs=0.500001 / 65536)
+
+
+@relaxed
+@given(alpha=st.just(1.0) | st.floats(0.05, 100), one=WORDS, other=WORDS)
+def test_the_share_of_an_image_rises_with_its_word_and_is_symmetric(alpha: float, one: int, other: int) -> None:
+    low, high = (parameters(Mixup(alpha), [word], 1, 1)[0] for word in sorted((one, other)))
+    assert 0 <= low <= high <= 65536
+    assert parameters(Mixup(alpha), [LARGEST - one], 1, 1)[0] == pytest.approx(
+        65536 - parameters(Mixup(alpha), [one], 1, 1)[0], abs=1
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1, 5])
+def test_shares_have_the_mean_and_the_variance_of_beta(alpha: float) -> None:
+    shares = np.array(draws(Mixup(alpha)))[:, 0] / 65536
+    assert shares.mean() == pytest.approx(0.5, abs=0.01)  # more than 3 standard deviations
+    assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+
+
+@relaxed
+@given(
+    height=st.integers(1, 4000),
+    width=st.integers(1, 4000),
+    alpha=st.just(1.0) | st.floats(0.01, 100),
+    words=st.tuples(corners, corners, corners),
+)
+def test_the_window_of_cutmix_is_torchvisions_and_lies_inside(
+    height: int, width: int, alpha: float, words: tuple[int, int, int]
+) -> None:
+    top, left, bottom, right = parameters(Cutmix(alpha), words, height, width)
+    assert 0 <= top <= bottom <= height
+    assert 0 <= left <= right <= width
+    share = parameters(Mixup(alpha), words[:1], height, width)[0] / 65536
+    down, across = (math.floor(math.sqrt(1 - share) / 2 * side) for side in (height, width))
+    middle_y, middle_x = words[1] * height // 2**32, words[2] * width // 2**32
+    rows = [y for y in range(height) if middle_y - down <= y < middle_y + down]
+    columns = [x for x in range(width) if middle_x - across <= x < middle_x + across]
+    assert (list(range(top, bottom)), list(range(left, right))) == (rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("words", "window"),
+    [
+        ((0, 2**31, 2**31), (0, 0, 100, 200)),  # nothing of the image is its own
+        ((2**30, 2**31, 2**31), (7, 14, 93, 186)),  # a quarter: sqrt(3/4) of each side
+        ((2**30, 0, 0), (0, 0, 43, 86)),
+        ((2**30, LARGEST, LARGEST), (56, 113, 100, 200)),
+        ((LARGEST, 2**31, 2**31), (50, 100, 50, 100)),
+    ],
+)
+def test_a_window_of_cutmix_is_cut_off_at_the_edge(words: tuple[int, ...], window: tuple[int, ...]) -> None:
+    assert parameters(Cutmix(), words, 100, 200) == window
+
+
+def test_cutmix_is_around_every_pixel_alike() -> None:
+    middles = []
+    for words in random_words([Cutmix(1000)], 3, 11, range(20_000), 4):  # a share of about a half
+        [share] = parameters(Mixup(1000), words[:1], 1000, 1000)
+        radius = math.floor(math.sqrt(1 - share / 65536) * 500)
+        top, left, bottom, right = parameters(Cutmix(1000), words, 1000, 1000)
+        middle = (top + radius if top else bottom - radius), (left + radius if left else right - radius)
+        middles.append((middle[0] // 250, middle[1] // 250))
+    assert chi_square(middles, [(y, x) for y in range(4) for x in range(4)]) < CRITICAL[15]
+
+
+# Policies -------------------------------------------------------------------------------------------------------------
+
+TORCHVISION = [
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+]
+"""The order of its `_AUGMENTATION_SPACE`."""
+WITHOUT_A_SIGN = {"Identity", "Posterize", "Solarize", "AutoContrast", "Equalize"}
+
+
+def torchvisions(wide: bool, name: str, magnitude: int, bins: int, height: int, width: int) -> int:
+    """Return the strength in torchvision's `TrivialAugmentWide` if `wide`, else in its `RandAugment`, in our units."""
+    step = Fraction(magnitude, bins - 1)
+    factor = Fraction("0.99") if wide else Fraction("0.9")
+    match name:
+        case "ShearX" | "ShearY":
+            return round((Fraction("0.99") if wide else Fraction("0.3")) * step * 65536)
+        case "TranslateX":
+            return math.floor((32 if wide else Fraction(150, 331) * width) * step)
+        case "TranslateY":
+            return math.floor((32 if wide else Fraction(150, 331) * height) * step)
+        case "Rotate":
+            return round((135 if wide else 30) * step * 65536)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return round(factor * step * 65536)
+        case "Posterize":
+            return round(8 - (6 if wide else 4) * step)
+        case "Solarize":  # of whole levels, those from the next whole one upwards
+            return math.ceil(255 * (1 - step))
+    return 0
+
+
+def test_augmentations_are_in_torchvisions_order() -> None:
+    assert [name.replace("_", "") for name in AUGMENTATIONS] == [name.lower() for name in TORCHVISION]
+    assert {"".join(part.title() for part in name.split("_")) for name in SIGNED} == {*TORCHVISION} - WITHOUT_A_SIGN
+
+
+def choosing(which: int, sign_word: int) -> list[int]:
+    """Return the words that choose an augmentation, and its sign."""
+    return [-(-which * 2**32 // 14), sign_word]
+
+
+@pytest.mark.parametrize("which", range(14))
+@pytest.mark.parametrize(("height", "width"), [(224, 224), (331, 662), (17, 500), (1, 1)])
+@pytest.mark.parametrize("bins", [2, 10, 11, 31])
+def test_strengths_are_torchvisions(which: int, height: int, width: int, bins: int) -> None:
+    name = TORCHVISION[which]
+    for magnitude in range(bins):
+        for wide, op, rest in [
+            (False, RandAugment(1, magnitude, bins), [0] * 10),
+            (True, TrivialAugment(bins), [-(-magnitude * 2**32 // bins)]),
+        ]:
+            strength = torchvisions(wide, name, magnitude, bins, height, width)
+            turned = strength if name in WITHOUT_A_SIGN else -strength
+            for sign_word, signed in [(0, turned), (2**31 - 1, turned), (2**31, strength), (LARGEST, strength)]:
+                words = choosing(which, sign_word) + rest
+                assert parameters(op, words, height, width) == (which, signed)
+
+
+def test_the_first_and_the_last_word_choose_the_first_and_the_last_augmentation() -> None:
+    for op in (RandAugment(1), TrivialAugment()):
+        assert parameters(op, [0, LARGEST, 0, *[0] * 9][: op.words], 9, 9)[0] == 0
+        assert parameters(op, [LARGEST, LARGEST, 0, *[0] * 9][: op.words], 9, 9)[0] == 13
+    for which in range(1, 14):
+        word = choosing(which, 0)[0]
+        assert [parameters(TrivialAugment(), [w, 0, 0], 9, 9)[0] for w in (word - 1, word)] == [which - 1, which]
+
+
+def test_trivial_augment_draws_every_strength_alike() -> None:
+    most = 135 * 65536
+    steps = [round(abs(strength) / most * 30) for which, strength in draws(TrivialAugment()) if which == 5]
+    assert len(steps) > 1000
+    assert chi_square(steps, range(31)) < CRITICAL[30]
+
+
+def test_the_augmentations_in_a_row_are_drawn_each_from_its_own_words() -> None:
+    [words] = random_words([RandAugment(6)], 1, 0, [3], 0)
+    row = parameters(RandAugment(6), words, 50, 60)
+    assert len(row) == 12
+    for count in range(1, 7):
+        assert parameters(RandAugment(count), words, 50, 60) == row[: 2 * count]
+    for step in range(6):
+        pair = words[2 * step : 2 * step + 2]
+        assert parameters(RandAugment(1), pair + [0] * 10, 50, 60) == row[2 * step : 2 * step + 2]
+
+
+@pytest.mark.parametrize("step", [0, 1, 5])
+def test_rand_augment_draws_every_augmentation_alike_at_every_step(step: int) -> None:
+    chosen = [drawn[2 * step] for drawn in draws(RandAugment(6))]
+    assert chi_square(chosen, range(14)) < CRITICAL[13]
+
+
+def test_trivial_augment_draws_every_augmentation_alike() -> None:
+    drawn = draws(TrivialAugment())
+    assert {len(pair) for pair in drawn} == {2}
+    assert chi_square([which for which, _ in drawn], range(14)) < CRITICAL[13]
+
+
+@pytest.mark.parametrize("op", [RandAugment(1), TrivialAugment()])
+def test_half_of_the_strengths_are_turned_round(op: Op) -> None:
+    drawn = draws(op, 300, 300)
+    for which in range(1, 10):
+        strengths = [strength for chosen, strength in drawn if chosen == which and strength]
+        assert chi_square([strength > 0 for strength in strengths], [True, False]) < CRITICAL[1]
+    assert all(strength >= 0 for chosen, strength in drawn if chosen in (0, 10, 11, 12, 13))

@@ -103,7 +103,7 @@ def word_table(
         np.broadcast_to(np.asarray(n, np.uint64), hashes.shape)[:, None] & _LOW,
         np.asarray(blocks, np.uint64)[None, :],
     )
-    drawn = philox((seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF), counter).reshape(len(hashes), -1)
+    drawn = philox((seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF), counter).reshape(len(hashes), 4 * len(blocks))
     return drawn[:, columns].astype(np.int64)
 
 
