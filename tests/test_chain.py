@@ -1248,3 +1248,48 @@ def test_the_size_and_channels_of_ones_own_op_count_for_the_ops_behind_it() -> N
         fixed_size(parse("decode|resize((8, 6))|half|central_crop((5, 3))", half).ops)
     with pytest.raises(ValueError, match=r"^cutout: fill "):
         parse("decode|half|cutout(2, (1, 2, 3))", half)
+
+
+@dataclass(frozen=True)
+class OddFlip(FlipLr):
+    """Somebody's op that derives from one of ours."""
+
+    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
+        return image[:, ::-1] if draw[0] % 2 else image
+
+
+@dataclass(frozen=True)
+class OddCrop(RandomCrop):
+    """Somebody's crop at the top left."""
+
+    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
+        return image[: self.target[0], : self.target[1]]
+
+
+def test_an_op_that_derives_from_a_built_in_one_is_its_own(photo: bytes) -> None:
+    chain = parse("decode|odd_flip", {"odd_flip": OddFlip})
+    plain = parse("decode")(photo)
+    turned = 0
+    for n in range(20):
+        [words] = random_words(chain.ops, 0, 0, [key_hash("a")], n)
+        turned += words[0] % 2
+        expected = plain[:, ::-1] if words[0] % 2 else plain
+        np.testing.assert_array_equal(chain(photo, key="a", n=n), expected)
+    assert 0 < turned < 20
+    assert str(parse("decode|odd_crop(8)", {"odd_crop": OddCrop}).for_validation()) == "decode"
+
+
+def test_an_op_of_ones_own_on_batches_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Blend(ToFloat):
+        def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
+            return image
+
+    with pytest.raises(ValueError, match=r"^blend runs on batches: an op of your own runs on single images$"):
+        parse("decode || blend", {"blend": Blend})
+
+
+@pytest.mark.parametrize("given", [{"n": -1}, {"variants": 0}])
+def test_a_draw_that_cannot_be_is_refused(photo: bytes, given: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="n must be at least 0 and variants at least 1"):
+        parse("decode|flip_lr")(photo, **given)  # type: ignore[arg-type]

@@ -59,6 +59,8 @@ class Chain:
         for op in self.ops:
             if type(op) not in _BUILT_IN:
                 check_own_op(type(op))
+                if isinstance(op, BatchOp):
+                    raise ValueError(f"{op_name(type(op))} runs on batches: an op of your own runs on single images")
                 op_text(op)  # refuses arguments that no text holds
         self._check_batch_ops()
         output_channels(self.ops)
@@ -139,9 +141,9 @@ class Chain:
         """Return the chain for held-out records: crops become central, other random ops go, all that caches can hold is cached."""
         ops: list[Op] = []
         for op in self.ops:
-            if isinstance(op, RandomCrop):
+            if type(op) is RandomCrop:
                 ops.append(CentralCrop(op.size))
-            elif isinstance(op, RandomResizedCrop):
+            elif type(op) is RandomResizedCrop:
                 ops += [ResizeShorter(max(op.target)), CentralCrop(op.size)]
             elif not op.random:
                 ops.append(op)
@@ -170,6 +172,8 @@ class Chain:
             raise ValueError(
                 f"{str(self)!r} mixes the images of a batch, and cannot run on one: call its for_validation(), or leave the mixture out"
             )
+        if n < 0 or (variants is not None and variants < 1):
+            raise ValueError(f"n must be at least 0 and variants at least 1, got n={n}, variants={variants}")
         pixels = reference_kernels.decode_any(self.decode, image)
         hashes = [randomness.key_hash(key)]
         variant = n if variants is None else n % variants

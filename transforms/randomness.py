@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from joulecache.transforms.ops import (
     AUGMENTATIONS,
+    OPS,
     SIGNED,
     Affine,
     Brightness,
@@ -147,7 +148,9 @@ def parameters(op: Op, words: Sequence[int], height: int, width: int) -> tuple[i
 
 
 def _draw_of(op: Op) -> Callable[[Any, Any, int, int], tuple[Any, ...]] | None:
-    return _flip if isinstance(op, Sometimes) else _DRAWS.get(type(op))
+    return _DRAWS.get(
+        type(op)
+    )  # by the very type: an op of somebody else's that derives from one of these gets its words
 
 
 # The draws below take words that are numbers, or int64 arrays with one number per record, unless they say otherwise.
@@ -355,6 +358,7 @@ def _augmentation(
 
 
 _DRAWS: dict[type[Op], Callable[[Any, Any, int, int], tuple[Any, ...]]] = {
+    **{kind: _flip for kind in OPS.values() if issubclass(kind, Sometimes)},
     RandomCrop: _random_crop,
     RandomResizedCrop: _random_resized_crop,
     Rotate: _rotate,
