@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -32,7 +32,7 @@ from joulecache.pipelines.shards import CacheError as CacheError
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
 from joulecache.transforms.ops import Op
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 30
 _LONGEST_MESSAGE = 500  # of what a hostile manifest can make long
@@ -232,9 +232,9 @@ def read_index(folder: Path, manifest: Manifest) -> Any:
     return batch
 
 
-def write_index(path: Path, batch: Any) -> None:
+def write_index(file: BinaryIO, batch: Any) -> None:
     """Write index rows of `INDEX_SCHEMA` as one uncompressed Arrow batch."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, INDEX_SCHEMA) as writer:
+    with pa.ipc.new_file(file, INDEX_SCHEMA) as writer:
         writer.write_batch(batch)
 
 
@@ -280,10 +280,6 @@ def _variant(file: DataFile) -> int:
     return name.variant
 
 
-def _data_file(body: Mapping[str, Any]) -> DataFile:
-    return DataFile(**body)
-
-
 def _from_json(body: dict[str, Any]) -> Manifest:
     splits = {
         name: Split(
@@ -293,7 +289,7 @@ def _from_json(body: dict[str, Any]) -> Manifest:
                 "class_counts": tuple(split["class_counts"]),
                 "mean": tuple(split["mean"]),
                 "std": tuple(split["std"]),
-                "files": tuple(_data_file(file) for file in split["files"]),
+                "files": tuple(DataFile.from_json(file) for file in split["files"]),
             }
         )
         for name, split in body["splits"].items()
@@ -303,8 +299,8 @@ def _from_json(body: dict[str, Any]) -> Manifest:
             **body,
             "class_names": tuple(body["class_names"]),
             "splits": splits,
-            "index": _data_file(body["index"]),
-            "rejected": _data_file(body["rejected"]),
+            "index": DataFile.from_json(body["index"]),
+            "rejected": DataFile.from_json(body["rejected"]),
         }
     )
 
@@ -402,12 +398,13 @@ def _record(**properties: Any) -> dict[str, Any]:
 _count = {"type": "integer", "minimum": 0, "maximum": 2**53}
 _sha256 = {"type": "string", "pattern": r"^[0-9a-f]{64}\Z"}
 _text = {"type": "string", "maxLength": 1 << 20}
+_counts = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 3}
 _maybe_count = {"anyOf": [_count, {"type": "null"}]}
 _side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "null"}]}
 _levels = {"type": "array", "items": {"type": "number"}, "maxItems": 4}
 
 
-def _file_schema(pattern: str) -> dict[str, Any]:
+def _file_schema(pattern: str, levels: dict[str, Any]) -> dict[str, Any]:
     return _record(
         name={"type": "string", "pattern": pattern},
         records=_count,
@@ -415,6 +412,7 @@ def _file_schema(pattern: str) -> dict[str, Any]:
         sha256=_sha256,
         image_offset=_maybe_count,
         image_stride=_maybe_count,
+        levels=levels,
     )
 
 
@@ -434,7 +432,10 @@ _split = _record(
     std=_levels,
     files={
         "type": "array",
-        "items": _file_schema(r"^(train|val)-v[0-9]+-[0-9]+-of-[0-9]+-[0-9a-f]{8}\.[a-z]+\Z"),
+        "items": _file_schema(
+            r"^(train|val)-v[0-9]+-[0-9]+-of-[0-9]+-[0-9a-f]{8}\.[a-z]+\Z",
+            _record(pixels=_count, sums=_counts, squares=_counts),
+        ),
     },
 )
 
@@ -461,8 +462,8 @@ _SCHEMA = _record(
         "required": list(SPLITS),
         "additionalProperties": False,
     },
-    index=_file_schema(r"^index-[0-9a-f]{8}\.arrow\Z"),
-    rejected=_file_schema(r"^rejected-[0-9a-f]{8}\.jsonl\Z"),
+    index=_file_schema(r"^index-[0-9a-f]{8}\.arrow\Z", {"type": "null"}),
+    rejected=_file_schema(r"^rejected-[0-9a-f]{8}\.jsonl\Z", {"type": "null"}),
     versions={"type": "object", "additionalProperties": _text},
     energy={"type": ["object", "null"]},
     digest=_sha256,

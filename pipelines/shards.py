@@ -6,14 +6,16 @@ Both formats keep raw images at ``image_offset + row * image_stride`` in the fil
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
+import struct
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +30,7 @@ SPLITS = ("train", "val")
 PAGE = 4096
 _PAD_LENGTH = 128  # bytes; from here to 16383 a protobuf length takes two bytes, so padding does not move anything
 _HASH_DIGITS = 8
+_BUFFER_BYTES = 1 << 16  # of small writes; larger ones go straight through
 
 _SHARD_NAME = re.compile(
     r"(?P<split>train|val)-v(?P<variant>\d{1,6})-(?P<shard>\d{5,8})-of-(?P<shards>\d{5,8})-(?P<hash>[0-9a-f]{8})"
@@ -74,8 +77,27 @@ def is_data_file(name: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Exact sums over the levels of a file's images, from which mean and deviation of any set of files follow.
+
+    `pixels` counts pixels, `sums` and `squares` add up the levels, and their squares, of each channel.
+    """
+
+    pixels: int
+    sums: tuple[int, ...]
+    squares: tuple[int, ...]
+
+    def __add__(self, other: Levels) -> Levels:
+        return Levels(
+            self.pixels + other.pixels,
+            tuple(map(sum, zip(self.sums, other.sums, strict=True))),
+            tuple(map(sum, zip(self.squares, other.squares, strict=True))),
+        )
+
+
+@dataclass(frozen=True)
 class DataFile:
-    """A file of a cache as the manifest lists it. Offset and stride are None where images are encoded."""
+    """A file of a cache as the manifest lists it. Offset and stride are None where images are encoded, `levels` without images."""
 
     name: str
     records: int
@@ -83,16 +105,26 @@ class DataFile:
     sha256: str
     image_offset: int | None = None
     image_stride: int | None = None
+    levels: Levels | None = None
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> DataFile:
+        """Return the file that `dataclasses.asdict` spelled."""
+        levels = body["levels"]
+        if levels is not None:
+            levels = Levels(levels["pixels"], tuple(levels["sums"]), tuple(levels["squares"]))
+        return cls(**{**body, "levels": levels})
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The records of one shard file: `images` is uint8 ``[N, H, W, C]``, or N encoded images."""
+    """The records of one shard file: `images` is uint8 ``[N, H, W, C]``, or N encoded images; `levels` are theirs."""
 
     images: NDArray[np.uint8] | Sequence[bytes]
     labels: NDArray[np.int64]
     keys: Sequence[str]
     key_hashes: NDArray[np.uint64]
+    levels: Levels
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -102,34 +134,55 @@ def write_shard(folder: Path, name: ShardName, rows: Rows) -> DataFile:
     """Write one shard durably and return its entry; `name.hash` is replaced by that of the content."""
     layout: list[tuple[int, int] | None] = [None]
 
-    def write(path: Path) -> None:
-        layout[0] = _WRITERS[name.format](path, rows)
+    def write(file: BinaryIO) -> None:
+        layout[0] = _WRITERS[name.format](file, rows)
 
     def final(digest: str) -> str:
         return str(ShardName(name.split, name.variant, name.shard, name.shards, digest, name.format))
 
     size, digest, file_name = write_named(folder, write, final)
     offset, stride = layout[0] or (None, None)
-    return DataFile(file_name, len(rows), size, digest, offset, stride)
+    return DataFile(file_name, len(rows), size, digest, offset, stride, rows.levels)
 
 
-def write_named(folder: Path, write: Callable[[Path], None], name: Callable[[str], str]) -> tuple[int, str, str]:
+def write_named(folder: Path, write: Callable[[BinaryIO], None], name: Callable[[str], str]) -> tuple[int, str, str]:
     """Write a file under a temporary name, make it durable and move it to the name its content gives it.
 
     `name` gets the first 8 hex digits of the SHA-256. Returns (bytes, SHA-256, name). A failure leaves nothing behind.
     """
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with open(temporary, "xb", buffering=0) as raw:
+            hashing = _HashingFile(raw)
+            file = io.BufferedWriter(hashing, _BUFFER_BYTES)
+            write(file)
+            file.flush()
+            os.fsync(raw.fileno())
+            size, digest = hashing.size, hashing.hash.hexdigest()
         file_name = name(digest[:_HASH_DIGITS])
         temporary.rename(folder / file_name)
         return size, digest, file_name
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that is hashed while it is written: to read it again would cost as much as the hash."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        written = self._file.write(view)  # perhaps not all of it
+        self.hash.update(view[:written])
+        self.size += written
+        return written
 
 
 def sync_folder(folder: Path) -> None:
@@ -218,21 +271,17 @@ class _BinaryColumn(Sequence[Any]):
 # Arrow ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_arrow(path: Path, rows: Rows) -> tuple[int, int] | None:
-    raw = isinstance(rows.images, np.ndarray)
-    pad = 0
-    if raw:
-        # The image buffer follows the schema and the batch's header, whose sizes do not depend on the rows: measure them on
-        # one row, then pad the schema so that the buffer starts on a page. A misaligned one given to TensorFlow aborts.
-        pad = -_image_offset(_arrow_stream(rows, 1, 0)) % PAGE
-    with open(path, "wb") as file:
-        _write_arrow_to(file, rows, len(rows), pad)
-    if not raw:
+def _write_arrow(file: BinaryIO, rows: Rows) -> tuple[int, int] | None:
+    if not isinstance(rows.images, np.ndarray):
+        _write_arrow_to(file, rows, len(rows), 0)
         return None
-    offset = _image_offset(pa.memory_map(str(path)).read_buffer())
+    # The image buffer follows the schema and the batch's header, whose sizes do not depend on the rows: measure them on
+    # one row, then pad the schema so that the buffer starts on a page. A misaligned one given to TensorFlow aborts.
+    pad = -_image_offset(_arrow_stream(rows, 1, 0)) % PAGE
+    _write_arrow_to(file, rows, len(rows), pad)
+    offset = _image_offset(_arrow_stream(rows, 1, pad))
     if offset % PAGE:
-        raise RuntimeError(f"{path}: the image buffer starts at byte {offset}, not on a page of {PAGE}")
-    assert isinstance(rows.images, np.ndarray)
+        raise RuntimeError(f"the image buffer starts at byte {offset}, not on a page of {PAGE}")
     return offset, int(np.prod(rows.images.shape[1:]))
 
 
@@ -269,10 +318,16 @@ def _image_offset(buffer: Any) -> int:
 # TFRecord -------------------------------------------------------------------------------------------------------------
 
 
-def _write_tfrecord(path: Path, rows: Rows) -> tuple[int, int] | None:
-    import tensorflow as tf  # heavy, and needed for this format only
+def _write_tfrecord(file: BinaryIO, rows: Rows) -> tuple[int, int] | None:
+    import google_crc32c
 
-    raw = isinstance(rows.images, np.ndarray)
+    def frame(record: bytes) -> None:
+        length = struct.pack("<Q", len(record))
+        for part in (length, record):
+            checksum = google_crc32c.value(part)
+            masked = ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+            file.write(part)
+            file.write(struct.pack("<I", masked))
 
     def example(row: int, image: bytes, pad: int | None) -> bytes:
         key, hashed, label = rows.keys[row].encode(), int(rows.key_hashes[row]), int(rows.labels[row])
@@ -281,30 +336,23 @@ def _write_tfrecord(path: Path, rows: Rows) -> tuple[int, int] | None:
             features["pad"] = _bytes(bytes(pad))
         return _example(features)
 
+    raw = isinstance(rows.images, np.ndarray)
     pads: list[int | None] = [None] * len(rows)
     if raw:
         # Without its image a record is between 128 and 16383 bytes, where every length takes the same room.
         sizes = [len(example(row, b"", _PAD_LENGTH)) for row in range(len(rows))]
         pads = [_PAD_LENGTH + max(sizes) - size for size in sizes]
-    length = 0
-    try:
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for row, pad in enumerate(pads):
-                image = rows.images[row]
-                record = example(row, image.tobytes() if isinstance(image, np.ndarray) else image, pad)
-                if raw and row and len(record) != length:
-                    raise RuntimeError(
-                        f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {length}"
-                    )
-                length = len(record)
-                writer.write(record)
-    except tf.errors.OpError as error:  # TensorFlow's own kind, for a full disk too
-        raise OSError(error.message.rpartition("; ")[2]) from error
+    record = b""
+    for row, pad in enumerate(pads):
+        image, before = rows.images[row], len(record)
+        record = example(row, image.tobytes() if isinstance(image, np.ndarray) else image, pad)
+        if raw and row and len(record) != before:
+            raise RuntimeError(f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {before}")
+        frame(record)
     if not raw:
         return None
-    with open(path, "rb") as file:
-        start, _ = next(_tfrecord_images(np.frombuffer(file.read(16 + length), np.uint8)))
-    return start, length + 16
+    start, _ = _example_image(np.frombuffer(record, np.uint8), 0)
+    return start + 12, len(record) + 16
 
 
 def _example(features: Mapping[str, bytes]) -> bytes:
@@ -377,7 +425,7 @@ def _tagged_length(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
             return length, at
 
 
-_WRITERS: dict[Format, Callable[[Path, Rows], tuple[int, int] | None]] = {
+_WRITERS: dict[Format, Callable[[BinaryIO, Rows], tuple[int, int] | None]] = {
     "arrow": _write_arrow,
     "tfrecord": _write_tfrecord,
 }

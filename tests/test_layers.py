@@ -61,8 +61,6 @@ WITH_TENSORFLOW = (
     "pipelines.training",
     "pipelines.auditing",
 )
-# One of its formats needs TensorFlow: only the function that reads or writes it imports it.
-WITH_TENSORFLOW_INSIDE = ("pipelines.shards",)
 WITH_BEAM = ("pipelines.build.beam_graph",)
 
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -166,8 +164,7 @@ def test_heavy_libraries_are_imported_where_they_are_needed(module: str) -> None
         if library == "apache_beam":
             assert within(module, WITH_BEAM), f"{where} is imported by {', '.join(WITH_BEAM)} alone"
         if library in TENSORFLOW and target.runs:
-            inside = within(module, WITH_TENSORFLOW_INSIDE) and target.function
-            assert inside or within(module, WITH_TENSORFLOW), f"{where} takes seconds to import, and has its modules"
+            assert within(module, WITH_TENSORFLOW), f"{where} takes seconds to import, and has its modules"
 
 
 @every_module

@@ -175,7 +175,7 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, None, "1", [1]])
 def test_another_format_version_is_refused_by_number(cache: Built, version: object) -> None:
     cache.write(sealed({**cache.body, "format_version": version}))
-    with pytest.raises(CacheError, match=r"format version .*, this joulecache reads 1: upgrade"):
+    with pytest.raises(CacheError, match=r"format version .*, this joulecache reads 2: upgrade"):
         open_manifest(cache.folder)
 
 
@@ -503,7 +503,8 @@ def test_an_index_with_other_columns_is_refused(raw: Built, tmp_path: Path) -> N
 
 def test_an_index_of_another_length_is_refused(raw: Built, tmp_path: Path) -> None:
     path = tmp_path / "index.arrow"
-    write_index(path, pa.RecordBatch.from_pylist([], INDEX_SCHEMA))
+    with open(path, "wb") as file:
+        write_index(file, pa.RecordBatch.from_pylist([], INDEX_SCHEMA))
     with pytest.raises(CacheError, match="has 0 rows"):
         read_index(tmp_path, relisted(raw, path))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from joulecache.pipelines.shards import (
     CacheError,
     DataFile,
     Format,
+    Levels,
     Rows,
     ShardName,
     is_data_file,
@@ -54,6 +56,9 @@ def pixels(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
 
 
+NO_LEVELS = Levels(0, (0,), (0,))  # written down as they come
+
+
 def raw_rows(count: int, shape: tuple[int, int, int] = COLOUR) -> Rows:
     return with_images(pixels(count, shape))
 
@@ -66,7 +71,7 @@ def with_images(images: NDArray[np.uint8] | list[bytes]) -> Rows:
     count = len(images)
     names = [f"dog/été {row:03d}.jpg" for row in range(count)]
     hashes = np.random.default_rng(1).integers(0, 2**64, count, np.uint64, endpoint=False)
-    return Rows(images, np.arange(count) % 5, names, hashes)
+    return Rows(images, np.arange(count) % 5, names, hashes, NO_LEVELS)
 
 
 def write(folder: Path, kind: Format, rows: Rows) -> DataFile:
@@ -149,6 +154,7 @@ def test_arrow_images_start_on_a_page_whatever_the_rows(
         np.array([label for _, label, _ in records], np.int64),
         [key for key, _, _ in records],
         np.array([word for _, _, word in records], np.uint64),
+        NO_LEVELS,
     )
     with TemporaryDirectory() as folder:
         file = write(Path(folder), "arrow", rows)
@@ -200,6 +206,7 @@ def test_raw_tfrecords_are_of_one_size_whatever_the_rows(
         np.array([label for _, label, _ in records], np.int64),
         [key for key, _, _ in records],
         np.array([word for _, _, word in records], np.uint64),
+        NO_LEVELS,
     )
     with TemporaryDirectory() as folder:
         file = write(Path(folder), "tfrecord", rows)
@@ -321,11 +328,11 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, kind: Format, make: M
 
 
 def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
-    def succeed(path: Path) -> None:
-        path.write_bytes(b"old")
+    def succeed(file: BinaryIO) -> None:
+        file.write(b"old")
 
-    def fail(path: Path) -> None:
-        path.write_bytes(b"half of the new")
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half of the new")
         raise OSError("the disk is full")
 
     _, _, name = write_named(tmp_path, succeed, "kept-{}".format)
@@ -334,9 +341,25 @@ def test_a_write_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> No
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
-def test_tensorflows_own_failure_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"^No such file or directory$"):
-        write(tmp_path / "nowhere", "tfrecord", raw_rows(1))
+@every_format
+def test_a_folder_that_is_gone_is_an_os_error(tmp_path: Path, kind: Format) -> None:
+    with pytest.raises(OSError, match="No such file or directory"):
+        write(tmp_path / "nowhere", kind, raw_rows(1))
+
+
+@given(st.lists(st.binary(max_size=100_000), max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_a_file_is_named_by_the_hash_of_what_was_written(pieces: list[bytes]) -> None:
+    with TemporaryDirectory() as folder:
+        size, digest, name = write_named(Path(folder), lambda file: file.writelines(pieces), "x-{}".format)
+        data = Path(folder, name).read_bytes()
+    assert data == b"".join(pieces)
+    assert (size, digest) == (len(data), hashlib.sha256(data).hexdigest())
+    assert name == f"x-{digest[:8]}"
+
+
+def test_levels_add_up() -> None:
+    assert Levels(2, (3, 4), (5, 6)) + Levels(20, (30, 40), (50, 60)) == Levels(22, (33, 44), (55, 66))
 
 
 small = st.integers(-3, 40)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +21,7 @@ from joulecache.pipelines.build.recipe import BuildError, Recipe
 from joulecache.pipelines.build.shard import Reject, ShardResult
 from joulecache.pipelines.manifest import INDEX_SCHEMA, Manifest, Split
 from joulecache.pipelines.manifest import write_index as write_index_file
-from joulecache.pipelines.shards import SPLITS, DataFile, write_named
+from joulecache.pipelines.shards import SPLITS, DataFile, Levels, write_named
 from joulecache.pipelines.source import Source
 from joulecache.transforms.chain import fixed_size, output_channels
 
@@ -61,7 +63,7 @@ def write_index(folder: Path, work: Path, results: Sequence[ShardResult]) -> Dat
     batch = table.take(np.argsort(split, kind="stable")).combine_chunks().to_batches()
     rows = batch[0] if batch else pa.RecordBatch.from_pylist([], INDEX_SCHEMA)
     size, digest, name = write_named(
-        folder, lambda path: write_index_file(path, rows), lambda hashed: f"index-{hashed}.arrow"
+        folder, lambda file: write_index_file(file, rows), lambda hashed: f"index-{hashed}.arrow"
     )
     return DataFile(name, rows.num_rows, size, digest)
 
@@ -69,11 +71,9 @@ def write_index(folder: Path, work: Path, results: Sequence[ShardResult]) -> Dat
 def write_rejects(folder: Path, results: Sequence[ShardResult], source: Source) -> DataFile:
     """Write the rejected records, one JSON object a line, ordered by key."""
     lines = [json.dumps(dataclasses.asdict(reject)) + "\n" for reject in _rejects(results, source)]
-
-    def write(path: Path) -> None:
-        path.write_text("".join(lines), encoding="utf-8")
-
-    size, digest, name = write_named(folder, write, lambda hashed: f"rejected-{hashed}.jsonl")
+    size, digest, name = write_named(
+        folder, lambda file: file.writelines(line.encode() for line in lines), lambda hashed: f"rejected-{hashed}.jsonl"
+    )
     return DataFile(name, len(lines), size, digest)
 
 
@@ -127,37 +127,30 @@ def make_manifest(
 def _split(name: str, recipe: Recipe, results: Sequence[ShardResult], class_counts: NDArray[np.int64]) -> Split:
     chain, variants = recipe.of(name)
     written = [result.files[name] for result in results if name in result.files]
-    channels = output_channels(chain.prefix)
-    histogram = np.zeros((channels, 256), np.int64)
-    for result in results:
-        histogram += np.array(result.histograms.get(name, 0), np.int64)
-    mean, std = _level_statistics(histogram)
+    files = tuple(files[variant] for variant in range(variants) for files in written)
+    mean, std = _level_statistics([file.levels for file in files if file.levels])
     size = fixed_size(chain.prefix)
     return Split(
         chain=str(chain),
         fingerprint=chain.fingerprint,
         variants=variants,
         records=int(class_counts.sum()),
-        image_shape=(*(size or (None, None)), channels),
+        image_shape=(*(size or (None, None)), output_channels(chain.prefix)),
         class_counts=tuple(class_counts.tolist()),
         mean=mean,
         std=std,
-        files=tuple(files[variant] for variant in range(variants) for files in written),
+        files=files,
     )
 
 
-def _level_statistics(histogram: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of the counted levels, from exact integer sums."""
-    mean, std = [], []
-    for counts in histogram.tolist():
-        pixels = sum(counts)
-        if not pixels:
-            return (), ()
-        first = sum(level * count for level, count in enumerate(counts))
-        second = sum(level * level * count for level, count in enumerate(counts))
-        mean.append(first / pixels)
-        std.append(math.sqrt(second * pixels - first * first) / pixels)
-    return tuple(mean), tuple(std)
+def _level_statistics(levels: Sequence[Levels]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, from exact integer sums."""
+    if not levels:
+        return (), ()
+    total = functools.reduce(operator.add, levels)
+    mean = tuple(first / total.pixels for first in total.sums)
+    spreads = (second * total.pixels - first * first for first, second in zip(total.sums, total.squares, strict=True))
+    return mean, tuple(math.sqrt(spread) / total.pixels for spread in spreads)
 
 
 def _read_part(work: Path, result: ShardResult) -> Any:
