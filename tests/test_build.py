@@ -26,13 +26,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.build import BuildError, Recipe, ShardSpec, build_shard, precompute
+from joulecache.pipelines.build import BuildError, BuildProgress, Recipe, ShardSpec, build_shard, precompute
 from joulecache.pipelines.build.beam_graph import run_specs
 from joulecache.pipelines.build.folder import work_folder
-from joulecache.pipelines.build.shard import WORK
+from joulecache.pipelines.build.shard import WORK, levels_of
 from joulecache.pipelines.loader import CachedSplit
 from joulecache.pipelines.manifest import (
     MANIFEST,
@@ -44,7 +45,7 @@ from joulecache.pipelines.manifest import (
     verify,
 )
 from joulecache.pipelines.meter import Energy
-from joulecache.pipelines.shards import SPLITS, Format, map_images, read_encoded
+from joulecache.pipelines.shards import SPLITS, Format, Levels, map_images, read_encoded
 from joulecache.pipelines.source import ImageFile, Record, open_source
 from joulecache.transforms import (
     Brightness,
@@ -359,21 +360,29 @@ def test_the_images_beside_broken_ones_keep_their_pixels(
             np.testing.assert_array_equal(image, Chain(chain.prefix, chain.cut)(photos[key], key=key, n=variant))
 
 
-def test_too_many_rejects_fail_and_leave_nothing(
+def test_too_many_rejects_fail_and_show_nothing(
     tmp_path: Path, make_folder: MakeSource, photos: dict[str, bytes]
 ) -> None:
     source = make_folder({**photos, "cat/a.jpg": b"", "cat/b.jpg": b""})
     with pytest.raises(BuildError, match=r"2 of 32 .* 0\.05 allows: cat/a\.jpg: .* give --max-reject-rate 0\.063"):
         build(source, tmp_path / "deep" / "cache")
-    assert not (tmp_path / "deep").exists()
+    with pytest.raises(CacheError, match="no cache at"):
+        open_manifest(tmp_path / "deep" / "cache")
 
 
-def test_the_advised_reject_rate_is_enough(tmp_path: Path, make_folder: MakeSource, photos: dict[str, bytes]) -> None:
+def test_the_advised_reject_rate_is_enough_and_nothing_is_built_twice(
+    tmp_path: Path, make_folder: MakeSource, photos: dict[str, bytes]
+) -> None:
     source = make_folder({**photos, **{f"cat/{name}.jpg": b"" for name in "abcde"}})
     with pytest.raises(BuildError) as caught:
-        build(source, tmp_path / "cache")
+        build(source, tmp_path / "cache", shards=4)
     advised = float(str(caught.value).split("--max-reject-rate ")[1])
-    assert build(source, tmp_path / "cache", max_reject_rate=advised).rejected.records == 5
+    built = precompute(source, tmp_path / "cache", CHAIN, shards=4, max_reject_rate=advised)
+    assert built.manifest.rejected.records == 5
+    assert built.resumed_shards == 4
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {*hashes(built.manifest), MANIFEST}
+    again = precompute(source, tmp_path / "other", CHAIN, shards=4, max_reject_rate=advised)
+    assert hashes(again.manifest) == hashes(built.manifest)
 
 
 def test_a_rebuild_that_fails_leaves_the_cache_as_it_was(
@@ -386,7 +395,9 @@ def test_a_rebuild_that_fails_leaves_the_cache_as_it_was(
         (source / "cat" / f"x{number}.jpg").write_bytes(photos["dog/01.jpg"] if number % 2 else b"")
     with pytest.raises(BuildError, match="max_reject_rate"):
         build(source, tmp_path / "cache")
-    assert contents(tmp_path / "cache") == before
+    after = contents(tmp_path / "cache")
+    assert {name: after[name] for name in before} == before
+    assert verify(tmp_path / "cache") == []
 
 
 def test_a_source_of_broken_images_only_is_never_built(tmp_path: Path, make_folder: MakeSource) -> None:
@@ -545,10 +556,32 @@ def test_versions_of_what_shapes_pixels_are_kept(tmp_path: Path, photo_folder: P
 
 
 def test_progress_grows_to_the_number_of_records(tmp_path: Path, photo_folder: Path) -> None:
-    told: list[tuple[int, int]] = []
-    build(photo_folder, tmp_path / "cache", shards=4, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (30, 30)
-    assert told == sorted(told)
+    told: list[BuildProgress] = []
+    manifest = build(photo_folder, tmp_path / "cache", shards=4, progress=told.append)
+    assert [now.done for now in told] == sorted(now.done for now in told)
+    last = told[-1]
+    assert (last.done, last.records, last.resumed_records, last.rejects) == (30, 30, 0, 0)
+    assert last.written_bytes == sum(file.bytes for split in manifest.splits.values() for file in split.files)
+    assert 0 < last.energy_j <= Energy.from_json((manifest.energy or {})["energy"]).total_j
+    assert last.records_per_s > 0
+
+
+@given(
+    image=st_numpy.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))),
+    times=st.sampled_from([1, 60, 300]),
+)
+@settings(deadline=None, max_examples=50)
+def test_levels_are_exact(image: NDArray[np.uint8], times: int) -> None:
+    tall = np.concatenate([image] * times)
+    wide = tall.astype(np.int64).reshape(-1, image.shape[2])
+    expected = Levels(len(wide), tuple(wide.sum(axis=0).tolist()), tuple((wide**2).sum(axis=0).tolist()))
+    assert levels_of(tall) == expected
+
+
+def test_levels_of_a_large_white_image_are_exact() -> None:
+    assert levels_of(np.full((1025, 700, 3), 255, np.uint8)) == Levels(
+        1025 * 700, (255 * 1025 * 700,) * 3, (255 * 255 * 1025 * 700,) * 3
+    )
 
 
 # ------------------------------------------------------------------------------------------ arguments
@@ -1083,10 +1116,13 @@ def count_of(cache: Path, pattern: str) -> int:
 
 def check_resumed(source: Path, cache: Path, expected: dict[str, str]) -> None:
     """Building again gives the bytes of an undisturbed build, and takes away all that was left."""
-    precompute(source, cache, **RECIPE)
+    finished = count_of(cache, f"{WORK}/*.json") if not (cache / MANIFEST).exists() else None
+    built = precompute(source, cache, **RECIPE)
     assert hashes(open_manifest(cache)) == expected
     assert {path.name for path in cache.iterdir()} == {*expected, MANIFEST}
     assert verify(cache) == []
+    if finished is not None:
+        assert built.resumed_shards == finished
 
 
 @pytest.mark.parametrize("pattern", [f"{WORK}/lock", "train-*", f"{WORK}/00002.json", "index-*"])
@@ -1098,6 +1134,100 @@ def test_a_build_that_is_killed_can_be_built_again(
     if (cache / MANIFEST).exists():
         assert hashes(open_manifest(cache)) == undisturbed
     check_resumed(photo_folder, cache, undisturbed)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path, builder: Builder) -> Path:
+    """A cache folder as a build leaves it that was killed when some of its shards were finished; only to be copied."""
+    for _ in range(20):  # on a busy machine the moment may be missed
+        cache = tmp_path_factory.mktemp("stopped") / "cache"
+        options = {"source": str(photo_folder), "cache": str(cache), **RECIPE}
+        builder.kill(lambda: count_of(cache, f"{WORK}/*.json") > 1, **options)  # noqa: B023 - called at once
+        if 1 < count_of(cache, f"{WORK}/*.json") < 4:
+            return cache
+    raise AssertionError("no build could be killed in its midst")
+
+
+@pytest.fixture
+def left(tmp_path: Path, stopped: Path) -> Path:
+    shutil.copytree(stopped, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_a_killed_build_goes_on_with_the_shards_that_are_missing(
+    left: Path, photo_folder: Path, undisturbed: dict[str, str]
+) -> None:
+    finished = {path.name: path.stat().st_mtime_ns for path in left.glob("*.arrow")}
+    told: list[BuildProgress] = []
+    piece = {**Energy.from_json(spent_on(photo_folder, left.parent / "other")).to_json()}
+    with open(left / WORK / "energy.jsonl", "a") as log:
+        log.write(json.dumps(piece) + "\n" + '{"cut short')
+    built = precompute(photo_folder, left, **RECIPE, progress=told.append)
+    assert 1 < built.resumed_shards < 4
+    assert hashes(built.manifest) == undisturbed
+    kept = {name: time for name, time in finished.items() if name in hashes(built.manifest)}
+    assert kept.items() <= times(left).items()
+    assert told[-1].done == 30
+    assert told[-1].resumed_records > 0
+    spent = Energy.from_json((built.manifest.energy or {})["energy"])
+    assert spent.cpu_s > Energy.from_json(piece).cpu_s  # what was spent before it was killed is not forgotten
+
+
+def spent_on(source: Path, cache: Path) -> Any:
+    return (build(source, cache, **RECIPE).energy or {})["energy"]
+
+
+def test_a_build_of_another_recipe_takes_nothing_from_one_that_was_killed(left: Path, photo_folder: Path) -> None:
+    recipe = {**RECIPE, "seed": 5}
+    built = precompute(photo_folder, left, **recipe)
+    assert built.resumed_shards == 0
+    assert {path.name for path in left.iterdir()} == {*hashes(built.manifest), MANIFEST}
+    fresh = precompute(photo_folder, left.parent / "fresh", **recipe)
+    assert hashes(fresh.manifest) == hashes(built.manifest)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "index", "result", "other name", "files"])
+def test_a_finished_shard_that_is_damaged_is_built_again(
+    left: Path, photo_folder: Path, undisturbed: dict[str, str], damage: str
+) -> None:
+    results = sorted((left / WORK).glob("*.json"))
+    result = json.loads(results[0].read_text())
+    shard = left / next(iter(result["files"].values()))[0]["name"]
+    match damage:
+        case "flip":
+            data = bytearray(shard.read_bytes())
+            data[len(data) // 2] ^= 1
+            shard.write_bytes(data)
+        case "cut":
+            shard.write_bytes(shard.read_bytes()[:-1])
+        case "missing":
+            shard.unlink()
+        case "index":
+            (left / WORK / result["index"]).write_bytes(b"")
+        case "result":
+            results[0].write_text(results[0].read_text()[:-3])
+        case "other name":
+            results[0].write_text(json.dumps({**result, "index": "../../secret"}))
+        case "files":
+            results[0].write_text(json.dumps({**result, "files": {"train": 3}}))
+    built = precompute(photo_folder, left, **RECIPE)
+    assert built.resumed_shards == len(results) - 1
+    assert hashes(built.manifest) == undisturbed
+    assert verify(left) == []
+
+
+def test_a_build_that_is_interrupted_goes_on_too(
+    tmp_path: Path, photo_folder: Path, undisturbed: dict[str, str]
+) -> None:
+    cache = tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        precompute(photo_folder, cache, **RECIPE, progress=lambda now: os.kill(os.getpid(), signal.SIGINT))
+    finished = count_of(cache, f"{WORK}/*.json")
+    assert finished
+    built = precompute(photo_folder, cache, **RECIPE)
+    assert built.resumed_shards == finished
+    assert hashes(built.manifest) == undisturbed
+    assert {path.name for path in cache.iterdir()} == {*undisturbed, MANIFEST}
 
 
 @pytest.fixture
@@ -1229,7 +1359,7 @@ def test_builds_leave_no_descriptor_and_no_thread(tmp_path: Path, source: Path) 
     build(source, tmp_path / "warm", format="tfrecord")
     before = held()
     for kind in ("arrow", "tfrecord"):
-        build(source, tmp_path / kind, format=kind, encoding="png", progress=lambda done, total: None)
+        build(source, tmp_path / kind, format=kind, encoding="png", progress=lambda now: None)
         open_manifest(tmp_path / kind)
         read_manifest(tmp_path / kind)
     (source / "cat" / "00.jpg").write_bytes(b"")

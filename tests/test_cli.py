@@ -140,7 +140,7 @@ def test_too_many_broken_images_fail_the_job(run: Run, tmp_path: Path) -> None:
     assert code == 1
     assert "1 of 4 records rejected" in err
     assert "--max-reject-rate 0.25" in err
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "cache" / "manifest.json").exists()
 
 
 def test_a_cache_of_another_chain_is_kept(run: Run, photos: Path, cache: Path) -> None:
@@ -247,7 +247,7 @@ def test_help_names_every_command_and_an_example(run: Run) -> None:
         assert "Example: joulecache " + command in run(command, "--help")[1]
 
 
-def test_an_interrupted_build_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_build_says_so_and_shows_nothing(tmp_path: Path) -> None:
     program = (
         # Where the tests run in the background, Ctrl-C is ignored, and so it would be here.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -271,7 +271,8 @@ def test_an_interrupted_build_says_so_and_leaves_nothing(tmp_path: Path) -> None
             process.kill()
     assert process.returncode == 130
     assert "stopped" in err
-    assert not cache.exists()
+    assert "the same command goes on" in err
+    assert not (cache / "manifest.json").exists()
 
 
 # ------------------------------------------------------------------------------------------ transforms, and ops of one's own

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from joulecache.pipelines.build.beam_graph import parse_beam_options, run_specs
 from joulecache.pipelines.build.folder import (
     delete_unlisted,
     existing_cache,
+    keep_only,
     refuse_full_disk,
     refuse_overlap,
     work_folder,
 )
+from joulecache.pipelines.build.journal import ENERGY_LOG, EnergyLog, finished_result
 from joulecache.pipelines.build.recipe import (
     DEFAULT_JPEG_QUALITY,
     SHARD_TARGET_BYTES,
@@ -28,7 +31,7 @@ from joulecache.pipelines.build.recipe import (
     Recipe,
     require_whole,
 )
-from joulecache.pipelines.build.shard import WORK, ShardSpec, build_shard, read_result
+from joulecache.pipelines.build.shard import WORK, ShardResult, ShardSpec, build_shard, read_result
 from joulecache.pipelines.manifest import (
     CacheError,
     Manifest,
@@ -43,21 +46,41 @@ from joulecache.pipelines.source import Source, Unit, open_source
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.randomness import key_hash
 
-__all__ = ["BuildError", "Built", "Recipe", "ShardSpec", "build_shard", "precompute"]
+__all__ = ["BuildError", "BuildProgress", "Built", "Recipe", "ShardSpec", "build_shard", "precompute"]
 
 _LARGEST_SHARDS = 99_999
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
 class Built:
-    """The outcome of `precompute`: the manifest, and whether the cache was found up to date."""
+    """The outcome of `precompute`: the manifest, whether the cache was found up to date, and shards that a stopped build left."""
 
     manifest: Manifest
     unchanged: bool
+    resumed_shards: int = 0
 
 
-Progress = Callable[[int, int], None]
-"""Called with (records done, records in all) while a build runs."""
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build is, by the shards that it has finished; `resumed_records` of the `done` were there when it began."""
+
+    done: int
+    records: int
+    resumed_records: int
+    rejects: int
+    written_bytes: int
+    energy_j: float
+    duration_s: float
+
+    @property
+    def records_per_s(self) -> float:
+        """Records finished in a second of this run."""
+        return (self.done - self.resumed_records) / max(self.duration_s, 1e-9)
+
+
+Progress = Callable[[BuildProgress], None]
+"""Called while a build runs, when shards are finished."""
 
 
 def precompute(
@@ -88,7 +111,8 @@ def precompute(
     `beam_options` Beam's own flags, such as ``--runner=FlinkRunner``. `replace` swaps a cache of another recipe.
 
     Raises ValueError for arguments, SourceError, CacheError for a folder that must not be written, BuildError when too many
-    records are rejected or the disk fails. A failed build leaves the previous cache as it was.
+    records are rejected or the disk fails. A failed build leaves the previous cache as it was. One that was killed, stopped or had
+    too many rejects goes on, called again, with the shards that are missing.
     """
     recipe = _recipe(chain, val_chain, variants, format, encoding, quality, val_fraction, seed)
     if workers is not None:
@@ -109,26 +133,34 @@ def precompute(
         shards = existing.shards
     payload = recipe.image_bytes * listed.records
     count = shards or max(1, min(_LARGEST_SHARDS, math.ceil(payload / SHARD_TARGET_BYTES)))
-    refuse_full_disk(folder, payload)
     specs = _specs(listed, folder, count, recipe, workers or len(os.sched_getaffinity(0)))
     meter = meter or Meter()
     try:
         with work_folder(folder) as work:
-            with meter.window("build") as window:
-                with _reporting(work, listed.records, progress):
-                    run_specs(specs, options)
+            found = [finished_result(folder, spec) for spec in specs]
+            resumed = [result for result in found if result]
+            missing = [spec for spec, result in zip(specs, found, strict=True) if not result]
+            keep_only(folder, resumed)
+            refuse_full_disk(folder, payload * len(missing) // len(specs))
+            log = EnergyLog(meter, work / ENERGY_LOG)
+            try:
+                with _watched(work, listed.records, resumed, log, progress):
+                    if missing:
+                        run_specs(missing, options)
                 results = [read_result(work, spec.shard) for spec in specs]
                 commit.refuse_failures(results)
                 commit.refuse_rejects(results, listed, max_reject_rate)
                 index = commit.write_index(folder, work, results)
                 rejected = commit.write_rejects(folder, results, listed)
-            energy = {"energy": window.energy.to_json(), "passport": meter.passport()}
+            finally:
+                spent = log.close()
+            energy = {"energy": spent.to_json(), "passport": meter.passport()}
             manifest = commit.make_manifest(recipe, listed, count, results, index, rejected, energy, work)
             write_manifest(folder, manifest)
             delete_unlisted(folder)
     except OSError as error:
         raise BuildError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
-    return Built(manifest, False)
+    return Built(manifest, False, len(resumed))
 
 
 def _recipe(
@@ -162,22 +194,38 @@ def _specs(source: Source, folder: Path, shards: int, recipe: Recipe, workers: i
 
 
 @contextmanager
-def _reporting(work: Path, records: int, progress: Progress | None) -> Iterator[None]:
-    """Tell `progress` twice a second what finished shards have committed."""
-    if progress is None:
-        yield
-        return
+def _watched(
+    work: Path, records: int, resumed: Sequence[ShardResult], log: EnergyLog, progress: Progress | None
+) -> Iterator[None]:
+    """Look twice a second for finished shards: end a piece of the energy after them, and tell `progress`."""
+    results = {result.shard: result for result in resumed}
+    before = sum(map(_records_of, resumed))
+    started = time.monotonic()
+
+    def look() -> None:
+        fresh = [int(path.stem) for path in work.glob("*.json") if int(path.stem) not in results]
+        results.update((shard, read_result(work, shard)) for shard in fresh)
+        if fresh:
+            energy_j = log.cut()
+            if progress:
+                files = [file for result in results.values() for split in result.files.values() for file in split]
+                progress(
+                    BuildProgress(
+                        done=sum(map(_records_of, results.values())),
+                        records=records,
+                        resumed_records=before,
+                        rejects=sum(len(result.rejects) for result in results.values()),
+                        written_bytes=sum(file.bytes for file in files),
+                        energy_j=energy_j,
+                        duration_s=time.monotonic() - started,
+                    )
+                )
+
     finished = threading.Event()
 
     def watch() -> None:
-        counted: dict[str, int] = {}
-        while not finished.wait(0.5):
-            for path in work.glob("*.json"):
-                if path.name not in counted:
-                    result = read_result(work, int(path.stem))
-                    cached = sum(files[0].records for files in result.files.values())
-                    counted[path.name] = cached + len(result.rejects)
-            progress(sum(counted.values()), records)
+        while not finished.wait(_LOOK_S):
+            look()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -186,7 +234,11 @@ def _reporting(work: Path, records: int, progress: Progress | None) -> Iterator[
     finally:
         finished.set()
         watcher.join()
-    progress(records, records)
+        look()
+
+
+def _records_of(result: ShardResult) -> int:
+    return sum(files[0].records for files in result.files.values()) + len(result.rejects)
 
 
 def _refuse_other_recipe(existing: Manifest, recipe: Recipe, shards: int | None, folder: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import features
 
-from joulecache.pipelines.build.recipe import BuildError, Recipe
+from joulecache.pipelines.build.recipe import BuildError, Recipe, RejectsError
 from joulecache.pipelines.build.shard import Reject, ShardResult
 from joulecache.pipelines.manifest import INDEX_SCHEMA, Manifest, Split
 from joulecache.pipelines.manifest import write_index as write_index_file
@@ -34,19 +34,17 @@ def refuse_failures(results: Sequence[ShardResult]) -> None:
 
 
 def refuse_rejects(results: Sequence[ShardResult], source: Source, rate: float) -> None:
-    """Raise BuildError when more than `rate` of the records were rejected, or all of them."""
+    """Raise RejectsError when more than `rate` of the records were rejected, BuildError when all of them were."""
     rejects = _rejects(results, source)
     total = source.records + len(source.refused)
-    if len(rejects) > rate * total or len(rejects) == total:
-        first = "; ".join(f"{reject.key}: {reject.reason}" for reject in rejects[:3])
-        raise BuildError(
-            f"{len(rejects)} of {total} records rejected, more than max_reject_rate {rate:g} allows: {first}"
-            + (
-                ""
-                if len(rejects) == total
-                else f"; to build without them give --max-reject-rate {math.ceil(1000 * len(rejects) / total) / 1000:g}"
-            )
-        )
+    if len(rejects) <= rate * total and len(rejects) < total:
+        return
+    first = "; ".join(f"{reject.key}: {reject.reason}" for reject in rejects[:3])
+    message = f"{len(rejects)} of {total} records rejected, more than max_reject_rate {rate:g} allows: {first}"
+    if len(rejects) == total:
+        raise BuildError(message)
+    enough = math.ceil(1000 * len(rejects) / total) / 1000
+    raise RejectsError(f"{message}; the others are kept: to finish without these give --max-reject-rate {enough:g}")
 
 
 def _rejects(results: Sequence[ShardResult], source: Source) -> list[Reject]:

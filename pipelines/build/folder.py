@@ -6,13 +6,14 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from joulecache.pipelines.build.recipe import BuildError
-from joulecache.pipelines.build.shard import WORK, WORK_FILE
+from joulecache.pipelines.build.journal import ENERGY_LOG
+from joulecache.pipelines.build.recipe import BuildError, RejectsError
+from joulecache.pipelines.build.shard import WORK, WORK_FILE, ShardResult
 from joulecache.pipelines.manifest import MANIFEST, CacheError, Manifest, read_manifest
 from joulecache.pipelines.shards import is_data_file
 
@@ -71,9 +72,10 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
 
 @contextmanager
 def work_folder(folder: Path) -> Iterator[Path]:
-    """Hold the folder for one build; what the build keeps in it is gone afterwards, whatever happened.
+    """Hold the folder for one build; what the build keeps in it is gone afterwards.
 
-    A build that fails before the first manifest leaves no folder behind where there was none.
+    A build that is stopped, or has too many rejects, leaves its finished shards for the next. One that fails before the first
+    manifest leaves no folder behind where there was none.
     """
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -85,9 +87,10 @@ def work_folder(folder: Path) -> Iterator[Path]:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            _delete_work_files(folder)
             yield folder / WORK
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt | RejectsError) and any((folder / WORK).glob("*.json")):
+                raise
             delete_unlisted(folder)
             _delete_work(folder)
             with suppress(OSError):  # someone else's file is in it by now
@@ -133,10 +136,20 @@ def _delete_work_files(folder: Path) -> None:
             path.unlink()
 
 
-def delete_unlisted(folder: Path) -> None:
+def keep_only(folder: Path, results: Sequence[ShardResult]) -> None:
+    """Delete what earlier builds left but the results of these shards; all of it, their energy too, where there is none."""
+    keep = {name for result in results for name in (result.index, f"{result.shard:05d}.json", ENERGY_LOG)}
+    for path in (folder / WORK).iterdir():
+        if WORK_FILE.fullmatch(path.name) and path.name not in keep:
+            path.unlink()
+    delete_unlisted(folder, {file.name for result in results for files in result.files.values() for file in files})
+
+
+def delete_unlisted(folder: Path, also_keep: Collection[str] = ()) -> None:
     """Delete data files that the manifest does not name, and temporary ones: only names of our own pattern."""
     manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
     keep = {file.name for file in manifest.files()} if manifest else set()
+    keep.update(also_keep)
     for path in folder.iterdir():
         if path.name not in keep and (is_data_file(path.name) or _TEMPORARY.fullmatch(path.name)):
             path.unlink()

@@ -19,6 +19,10 @@ class BuildError(RuntimeError):
     """A build that could not be finished; nothing of it is visible."""
 
 
+class RejectsError(BuildError):
+    """Too many records were rejected. The finished shards are kept, for a build that accepts them."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that shapes the bytes of a cache beside its source."""

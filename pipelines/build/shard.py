@@ -29,7 +29,7 @@ from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import key_hash, random_words
 
 WORK = ".building"  # what a running build keeps in the cache folder
-WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow")
+WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.jsonl")
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
 _DRAWN_AT_ONCE = 256  # draws that are made in one go: enough to hide the cost of a go
 
@@ -45,6 +45,12 @@ class ShardSpec:
     classes: int
     recipe: Recipe
     workers: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that shapes the shard: two specs with one digest give the same bytes."""
+        versions = [op.version for chain in (self.recipe.chain, self.recipe.val_chain) for op in chain.ops]
+        return hashlib.sha256(repr((versions, dataclasses.replace(self, folder="", workers=1))).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class ShardResult:
     """What a range became.
 
     `files` by split, in the order of the variants. `source_bytes` is what was read. `index` is the range's part of the index,
-    an Arrow file in the work folder.
+    an Arrow file in the work folder, `spec` the digest of the spec.
     """
 
     shard: int
@@ -70,6 +76,7 @@ class ShardResult:
     rejects: tuple[Reject, ...]
     source_bytes: int
     index: str
+    spec: str
     error: str | None = None
 
 
@@ -131,11 +138,11 @@ def build_shard(spec: ShardSpec) -> ShardResult:
                 )
                 for variant, pixels in enumerate(images[split])
             )
-    name = f"index-{spec.shard:05d}.arrow"
+    name = index_part(spec.shard)
     with open(work / name, "wb") as file:
         write_index(file, _index_batch(kept, spec.shard))
     source_bytes = sum(row.source_bytes for row in rows)
-    result = ShardResult(spec.shard, files, tuple(rejects), source_bytes, name)
+    result = ShardResult(spec.shard, files, tuple(rejects), source_bytes, name, spec.digest)
     write_result(work, result)
     return result
 
@@ -304,6 +311,11 @@ def _index_batch(rows: Sequence[tuple[_Row, int]], shard: int) -> Any:
         "row": [position for _, position in rows],
     }
     return pa.RecordBatch.from_pydict(columns, INDEX_SCHEMA)
+
+
+def index_part(shard: int) -> str:
+    """Return the name of a shard's part of the index in the work folder."""
+    return f"index-{shard:05d}.arrow"
 
 
 def write_result(work: Path, result: ShardResult) -> None:

@@ -26,6 +26,7 @@ from joulecache.pipelines.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from joulecache.pipelines.build import BuildProgress
     from joulecache.pipelines.meter import Meter
     from joulecache.transforms import Op
 
@@ -129,7 +130,7 @@ def precompute(
             replace=replace,
             beam_options=beam_options or (),
             meter=_meter(country, provider),
-            progress=lambda done, total: tell("records", done, total),
+            progress=lambda now: tell("records", now.done, now.records, _detail(now)),
         )
     if as_json:
         print_json({"unchanged": built.unchanged, "manifest": dataclasses.asdict(built.manifest)})
@@ -137,6 +138,11 @@ def precompute(
     if built.unchanged:
         Console().print(f"{cache} is up to date: nothing to build")
     print_manifest(cache, built.manifest)
+
+
+def _detail(now: BuildProgress) -> str:
+    written = f"{now.written_bytes / 1e6:,.0f} MB"
+    return f"{now.records_per_s:,.0f} images/s, {written}, {now.rejects:,} rejected, {now.energy_j:,.0f} J"
 
 
 @app.command(epilog="Example: joulecache inspect cache/ --sheet records.png")
@@ -380,7 +386,7 @@ def main() -> None:
         command = context.command_path if context else "joulecache"
         code = _fail(f"{error.format_message()} See `{command} --help`.", 2)
     except (typer.Abort, KeyboardInterrupt):
-        code = _fail("stopped; nothing half-built is visible, the same command starts again", _INTERRUPTED)
+        code = _fail("stopped; nothing half-built is visible, the same command goes on", _INTERRUPTED)
     except ValueError as error:
         code = _fail(str(error), 2)
     except (OSError, RuntimeError) as error:

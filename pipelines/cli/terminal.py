@@ -6,10 +6,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +17,14 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from joulecache.pipelines.manifest import Manifest
+
+
+class Tell(Protocol):
+    """What shows progress."""
+
+    def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
+        """Show that `done` of `total` steps of something are done, with what else there is to say."""
+
 
 _PROGRESS_EVERY_S = 60  # between lines where stderr is no terminal
 _QUIET_S = 2  # before the first
@@ -41,27 +49,30 @@ def no_greetings() -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
+def progress() -> Iterator[Tell]:
     """Show progress on stderr: a bar on a terminal, a line a minute and one for every new step elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _line_progress()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    detail = TextColumn("{task.fields[detail]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), detail)
     with Progress(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("", total=None)
-        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
+        task = bars.add_task("", total=None, detail="")
+        yield lambda what, done, total, detail="": bars.update(
+            task, description=what, completed=done, total=total, detail=detail
+        )
 
 
-def _line_progress() -> Callable[[str, int, int], None]:
+def _line_progress() -> Tell:
     told: dict[str, float] = {}
     started = time.monotonic()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int, detail: str = "") -> None:
         step, now = what.partition(":")[0], time.monotonic()
         if now - started > _QUIET_S and now - told.get(step, -_PROGRESS_EVERY_S) >= _PROGRESS_EVERY_S:
             told[step] = now
-            say(f"{what}: {done} of {total}")
+            say(f"{what}: {done} of {total}" + f" ({detail})" * bool(detail))
 
     return tell
 
