@@ -79,6 +79,10 @@ class Unit(Protocol):
     def mtime_ns(self) -> int:
         """When what holds it was last changed, 0 where nothing holds it."""
 
+    @property
+    def size_bytes(self) -> int | None:
+        """The encoded size of its one record; None where that is not known without reading, or it holds many."""
+
     def record_keys(self) -> Iterator[str]:
         """Yield the records' keys without reading them."""
 
@@ -94,6 +98,7 @@ class ImageFile:
     path: str
     label: int
     mtime_ns: int
+    size_bytes: int
     count: int = 1
 
     def record_keys(self) -> Iterator[str]:
@@ -142,6 +147,7 @@ class RowGroup:
     first_row: int
     mtime_ns: int
     count: int
+    size_bytes: None = None
 
     def record_keys(self) -> Iterator[str]:
         """Yield ``file#row`` for each row."""
@@ -166,6 +172,7 @@ class SyntheticPhoto:
     index: int
     count: int = 1
     mtime_ns: int = 0
+    size_bytes: None = None
 
     @property
     def name(self) -> str:
@@ -299,7 +306,7 @@ def _open_folder(root: Path, limit: int | None) -> Source:
         raise SourceError(f"{str(root)!r} holds no image ({sum(skipped.values())} other files): {_allowed()}")
     labels, class_names = _classes(sorted(found))
     units = tuple(
-        ImageFile(name, str(root.absolute() / name), labels[name], found[name].st_mtime_ns)
+        ImageFile(name, str(root.absolute() / name), labels[name], found[name].st_mtime_ns, found[name].st_size)
         for name in _spread(labels, limit)
     )
     return Source(str(root), class_names, units, skipped, tuple(refused))

@@ -29,7 +29,8 @@ transforms.graph_kernels
 transforms
 pipelines.source  pipelines.costs  pipelines.shards  pipelines.manifest
 pipelines.meter.energy  pipelines.meter
-pipelines.build.recipe  pipelines.build.shard  pipelines.build.journal  pipelines.build.beam_graph  pipelines.build.folder
+pipelines.build.recipe  pipelines.build.pictures  pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
+pipelines.build.beam_graph  pipelines.build.folder
 pipelines.build.commit
 pipelines.build
 pipelines.loader  pipelines.models

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from joulecache.pipelines.build import commit
 from joulecache.pipelines.build.beam_graph import parse_beam_options, run_specs
@@ -24,6 +27,7 @@ from joulecache.pipelines.build.folder import (
     work_folder,
 )
 from joulecache.pipelines.build.journal import ENERGY_LOG, EnergyLog, finished_result
+from joulecache.pipelines.build.previous import OldRow, Previous, Reject, files_of, is_unchanged, of_shard, old_rows
 from joulecache.pipelines.build.recipe import (
     DEFAULT_JPEG_QUALITY,
     SHARD_TARGET_BYTES,
@@ -40,7 +44,7 @@ from joulecache.pipelines.manifest import (
     read_manifest,
     write_manifest,
 )
-from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.meter import Energy, Meter
 from joulecache.pipelines.shards import SPLITS, Encoding, Format
 from joulecache.pipelines.source import Source, Unit, open_source
 from joulecache.transforms.chain import Chain, parse
@@ -54,11 +58,17 @@ _LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Built:
-    """The outcome of `precompute`: the manifest, whether the cache was found up to date, and shards that a stopped build left."""
+    """The outcome of `precompute`: the manifest, and whether the cache was found up to date.
+
+    `resumed_shards` were left finished by a build that was stopped. `transformed` images were computed in this one, `copied` ones were
+    taken from the cache that was there, into shards that changed; those of other shards were left where they are.
+    """
 
     manifest: Manifest
     unchanged: bool
     resumed_shards: int = 0
+    transformed: int = 0
+    copied: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,15 @@ def precompute(
     limit: int | None = None,
     max_reject_rate: float = 0.05,
     replace: bool = False,
+    rehash: bool = False,
     beam_options: Sequence[str] = (),
     meter: Meter | None = None,
     progress: Progress | None = None,
 ) -> Built:
-    """Build the cache of a source, or find it up to date.
+    """Build the cache of a source, bring it up to date, or find that it is.
+
+    Records are taken to be unchanged by their size and modification time, or by their content where these differ; `rehash` reads the
+    content of all. Only what changed, and variants that are new, is computed.
 
     `variants` is how many draws of the cached ops are kept, `val_fraction` the share of records held out, `shards` the number
     of files per split and variant (default: 64 MiB of images each), `workers` the threads of one shard (default: all cores),
@@ -126,14 +140,26 @@ def precompute(
     refuse_overlap(source, folder)
     existing = existing_cache(folder)
     listed = open_source(source, limit=limit)
+    update = None
     if existing is not None and not replace:
         _refuse_other_recipe(existing, recipe, shards, folder)
-        if _is_current(folder, existing, listed):
-            return Built(_refreshed(folder, existing, recipe), True)
         shards = existing.shards
+        update = _Update.of(folder, existing, listed)
     payload = recipe.image_bytes * listed.records
     count = shards or max(1, min(_LARGEST_SHARDS, math.ceil(payload / SHARD_TARGET_BYTES)))
     specs = _specs(listed, folder, count, recipe, workers or len(os.sched_getaffinity(0)))
+    kept: list[ShardResult] = []
+    if update is not None:
+        if not rehash:
+            kept = [result for spec in specs if (result := update.kept(spec))]
+        if len(kept) == len(specs) and recipe.variants == update.manifest.variants:
+            return Built(_refreshed(folder, update.manifest, recipe), True)
+        left = {result.shard for result in kept}
+        specs = [
+            dataclasses.replace(spec, previous=update.previous(spec), rehash=rehash)
+            for spec in specs
+            if spec.shard not in left
+        ]
     meter = meter or Meter()
     try:
         with work_folder(folder) as work:
@@ -141,26 +167,39 @@ def precompute(
             resumed = [result for result in found if result]
             missing = [spec for spec, result in zip(specs, found, strict=True) if not result]
             keep_only(folder, resumed)
-            refuse_full_disk(folder, payload * len(missing) // len(specs))
+            refuse_full_disk(folder, payload * len(missing) // count)
             log = EnergyLog(meter, work / ENERGY_LOG)
             try:
-                with _watched(work, listed.records, resumed, log, progress):
+                with _watched(work, listed.records, [*kept, *resumed], log, progress):
                     if missing:
                         run_specs(missing, options)
-                results = [read_result(work, spec.shard) for spec in specs]
+                built = [read_result(work, spec.shard) for spec in specs]
+                results = sorted([*kept, *built], key=lambda result: result.shard)
                 commit.refuse_failures(results)
                 commit.refuse_rejects(results, listed, max_reject_rate)
-                index = commit.write_index(folder, work, results)
+                parts = [
+                    update.part(result) if update and not result.index else commit.read_part(work, result)
+                    for result in results
+                ]
+                index = commit.write_index(folder, parts)
                 rejected = commit.write_rejects(folder, results, listed)
             finally:
                 spent = log.close()
+            if update and update.manifest.energy:  # what the cache has cost so far
+                spent += Energy.from_json(update.manifest.energy["energy"])
             energy = {"energy": spent.to_json(), "passport": meter.passport()}
-            manifest = commit.make_manifest(recipe, listed, count, results, index, rejected, energy, work)
+            manifest = commit.make_manifest(recipe, listed, count, results, index, rejected, energy, parts)
             write_manifest(folder, manifest)
             delete_unlisted(folder)
     except OSError as error:
         raise BuildError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
-    return Built(manifest, False, len(resumed))
+    return Built(
+        manifest,
+        False,
+        len(resumed),
+        sum(result.transformed for result in built),
+        sum(result.copied for result in built),
+    )
 
 
 def _recipe(
@@ -244,7 +283,7 @@ def _records_of(result: ShardResult) -> int:
 def _refuse_other_recipe(existing: Manifest, recipe: Recipe, shards: int | None, folder: Path) -> None:
     there: dict[str, object] = {name: split.fingerprint for name, split in existing.splits.items()}
     asked: dict[str, object] = {name: recipe.of(name)[0].fingerprint for name in SPLITS}
-    for name in ("seed", "variants", "format", "encoding", "quality", "val_fraction"):
+    for name in ("seed", "format", "encoding", "quality", "val_fraction"):
         there[name], asked[name] = getattr(existing, name), getattr(recipe, name)
     there["shards"], asked["shards"] = existing.shards, shards or existing.shards
     other = [name for name in asked if asked[name] != there[name]]
@@ -259,24 +298,64 @@ def _refuse_other_recipe(existing: Manifest, recipe: Recipe, shards: int | None,
         )
 
 
-def _is_current(folder: Path, existing: Manifest, source: Source) -> bool:
-    """Say whether a cache is there, and was built from exactly these records, by key and modification time."""
-    if existing.class_names != source.class_names:
-        return False
-    try:
-        check_files(folder, existing)
-        index = read_index(folder, existing)
-        index.validate(full=True)
-        known: dict[str, int | None] = dict(zip(index["key"].to_pylist(), index["mtime_ns"].to_pylist(), strict=True))
-        with open(folder / existing.rejected.name, encoding="utf-8") as lines:
-            for line in lines:
-                reject = json.loads(line)
-                if reject["mtime_ns"] is not None:
-                    known[reject["key"]] = reject["mtime_ns"]
-    except (ValueError, LookupError, TypeError, OSError):  # a damaged cache is not one to keep
-        return False
-    times = {key: unit.mtime_ns for unit in source.units for key in unit.record_keys()}
-    return times == known
+class _Update:
+    """What is there of a cache that is brought up to date."""
+
+    def __init__(self, folder: Path, manifest: Manifest, source: Source) -> None:
+        self.manifest = manifest
+        self._index = read_index(folder, manifest)
+        self._index.validate(full=True)
+        self._rows: dict[int, list[OldRow]] = {}
+        for shard, row in zip(self._index["shard"].to_pylist(), old_rows(self._index), strict=True):
+            self._rows.setdefault(shard, []).append(row)
+        with open(folder / manifest.rejected.name, encoding="utf-8") as lines:
+            rejects = [Reject(**json.loads(line)) for line in lines]
+        # What could not be read, or was refused unread, is tried again.
+        self._rejects = {reject.key: reject for reject in rejects if reject.mtime_ns is not None}
+        self._relabelled = manifest.class_names != source.class_names
+
+    @classmethod
+    def of(cls, folder: Path, manifest: Manifest, source: Source) -> _Update | None:
+        """Return what can be kept; None for a damaged cache, of which nothing is."""
+        try:
+            check_files(folder, manifest)
+            return cls(folder, manifest, source)
+        except (ValueError, LookupError, TypeError, OSError):
+            return None
+
+    def kept(self, spec: ShardSpec) -> ShardResult | None:
+        """Return a shard that is as it should be, None where it must be built."""
+        rows = self._rows.get(spec.shard, [])
+        if self._relabelled or any(spec.recipe.of(split)[1] > self.manifest.splits[split].variants for split in SPLITS):
+            return None
+        known: dict[str, OldRow | Reject] = {row.key: row for row in rows}
+        rejects = []
+        for unit in spec.units:
+            for key in unit.record_keys():
+                if key not in known and (reject := self._rejects.get(key)):
+                    known[key] = reject
+                    rejects.append(reject)
+            if not is_unchanged(unit, known):
+                return None
+        if len(rows) + len(rejects) != sum(unit.count for unit in spec.units):
+            return None  # some are gone
+        files = {split: files_of(self.manifest, split, spec.shard)[: spec.recipe.of(split)[1]] for split in SPLITS}
+        there = {split: of for split, of in files.items() if of}
+        return ShardResult(spec.shard, there, tuple(rejects), sum(row.size for row in rows), "", spec.digest)
+
+    def previous(self, spec: ShardSpec) -> Previous:
+        """Return what the cache holds of a shard that must be built."""
+        keys = (key for unit in spec.units for key in unit.record_keys())
+        rejects = tuple(self._rejects[key] for key in keys if key in self._rejects)
+        splits = {
+            name: dataclasses.replace(split, files=files_of(self.manifest, name, spec.shard))
+            for name, split in self.manifest.splits.items()
+        }
+        return Previous(dataclasses.replace(self.manifest, splits=splits), rejects, self._relabelled)
+
+    def part(self, result: ShardResult) -> Any:
+        """Return a kept shard's part of the index."""
+        return pa.Table.from_batches([of_shard(self._index, result.shard)])
 
 
 def _refreshed(folder: Path, existing: Manifest, recipe: Recipe) -> Manifest:

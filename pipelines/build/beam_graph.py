@@ -21,7 +21,7 @@ def _build_or_explain(spec: ShardSpec) -> int:
     except OSError as error:
         reason = error.strerror or str(error)
         try:
-            write_result(Path(spec.folder, WORK), ShardResult(spec.shard, {}, (), 0, "", spec.digest, reason))
+            write_result(Path(spec.folder, WORK), ShardResult(spec.shard, {}, (), 0, "", spec.digest, error=reason))
         except OSError:
             raise BuildError(f"shard {spec.shard} could not be written: {reason}") from None
     return spec.shard

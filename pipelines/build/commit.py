@@ -17,8 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import features
 
+from joulecache.pipelines.build.previous import Reject
 from joulecache.pipelines.build.recipe import BuildError, Recipe, RejectsError
-from joulecache.pipelines.build.shard import Reject, ShardResult
+from joulecache.pipelines.build.shard import ShardResult
 from joulecache.pipelines.manifest import INDEX_SCHEMA, Manifest, Split
 from joulecache.pipelines.manifest import write_index as write_index_file
 from joulecache.pipelines.shards import SPLITS, DataFile, Levels, write_named
@@ -53,9 +54,9 @@ def _rejects(results: Sequence[ShardResult], source: Source) -> list[Reject]:
     return sorted(rejects, key=lambda reject: reject.key)
 
 
-def write_index(folder: Path, work: Path, results: Sequence[ShardResult]) -> DataFile:
-    """Merge the shards' parts of the index into one file, ordered by split, shard and row."""
-    table = pa.concat_tables([_read_part(work, result) for result in results]).combine_chunks()
+def write_index(folder: Path, parts: Sequence[Any]) -> DataFile:
+    """Merge the shards' parts of the index, in the order of the shards, into one file ordered by split, shard and row."""
+    table = pa.concat_tables(parts).combine_chunks()
     split = table["split"].to_numpy()
     # Parts come by shard and hold train before val: a stable sort by split gives split, shard, row.
     batch = table.take(np.argsort(split, kind="stable")).combine_chunks().to_batches()
@@ -83,7 +84,7 @@ def make_manifest(
     index: DataFile,
     rejected: DataFile,
     energy: Mapping[str, Any],
-    work: Path,
+    parts: Sequence[Any],
 ) -> Manifest:
     """Put the manifest together; BuildError when records in are not records cached plus records rejected."""
     came = source.records + len(source.refused)
@@ -93,8 +94,7 @@ def make_manifest(
         )
     classes = len(source.class_names)
     counts = {split: np.zeros(classes, np.int64) for split in SPLITS}
-    for result in results:
-        part = _read_part(work, result)
+    for part in parts:
         labels, of_split = part["label"].to_numpy(), part["split"].to_numpy()
         for number, split in enumerate(SPLITS):
             counts[split] += np.bincount(labels[of_split == number], minlength=classes)
@@ -151,7 +151,8 @@ def _level_statistics(levels: Sequence[Levels]) -> tuple[tuple[float, ...], tupl
     return mean, tuple(math.sqrt(spread) / total.pixels for spread in spreads)
 
 
-def _read_part(work: Path, result: ShardResult) -> Any:
+def read_part(work: Path, result: ShardResult) -> Any:
+    """Return a shard's part of the index."""
     with pa.ipc.open_file(pa.memory_map(str(work / result.index))) as reader:
         return reader.read_all()
 

@@ -114,8 +114,9 @@ def _hold_lock(folder: Path) -> IO[str]:
             holder = lock.read() or "unknown"
             lock.close()
             raise CacheError(f"{str(folder)!r} is being built by process {holder}: wait for it or stop it") from error
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-            return lock
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                return lock
         lock.close()  # the build that held it has ended since, and taken it along: make another
 
 

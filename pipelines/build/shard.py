@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import operator
 import re
@@ -17,21 +16,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from joulecache.pipelines.build.pictures import Draws, decoded, levels_of, make_pictures
+from joulecache.pipelines.build.previous import OldShard, Previous, Reject
 from joulecache.pipelines.build.recipe import BuildError, Recipe
 from joulecache.pipelines.manifest import INDEX_SCHEMA, write_index
 from joulecache.pipelines.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_shard
-from joulecache.pipelines.source import Record, Unit
-from joulecache.transforms import reference_kernels
-from joulecache.transforms.chain import fixed_size, output_channels, output_size
-from joulecache.transforms.ops import Decode, Op
-from joulecache.transforms.randomness import key_hash, random_words
+from joulecache.pipelines.source import Unit
+from joulecache.transforms.chain import fixed_size, output_channels
+from joulecache.transforms.randomness import key_hash
 
 WORK = ".building"  # what a running build keeps in the cache folder
 WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.jsonl")
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
-_DRAWN_AT_ONCE = 256  # draws that are made in one go: enough to hide the cost of a go
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,8 @@ class ShardSpec:
     classes: int
     recipe: Recipe
     workers: int
+    previous: Previous | None = None
+    rehash: bool = False
 
     @property
     def digest(self) -> str:
@@ -54,21 +53,11 @@ class ShardSpec:
 
 
 @dataclass(frozen=True)
-class Reject:
-    """A record that is not in the cache, and why."""
-
-    key: str
-    reason: str
-    source_bytes: int | None = None
-    mtime_ns: int | None = None
-
-
-@dataclass(frozen=True)
 class ShardResult:
     """What a range became.
 
     `files` by split, in the order of the variants. `source_bytes` is what was read. `index` is the range's part of the index,
-    an Arrow file in the work folder, `spec` the digest of the spec.
+    an Arrow file in the work folder, `spec` the digest of the spec. `transformed` and `copied` count images, of every variant.
     """
 
     shard: int
@@ -77,6 +66,8 @@ class ShardResult:
     source_bytes: int
     index: str
     spec: str
+    transformed: int = 0
+    copied: int = 0
     error: str | None = None
 
 
@@ -90,12 +81,15 @@ class _Row:
     source_bytes: int
     mtime_ns: int
     digest: bytes
-    levels: tuple[Levels, ...]  # of each variant
+    levels: list[Levels]  # of each variant
+    old_row: int | None  # where the images before the new variants were copied from
+    transformed: int
 
 
 def build_shard(spec: ShardSpec) -> ShardResult:
     """Read and decode each unit of one range once, and write its shards for every split and variant.
 
+    Of what the cache holds already the images of unchanged records are copied, and files that stay the same are left as they are.
     Needs no Beam. The result is also kept in the work folder of the cache. Raises OSError when the cache cannot be written.
     """
     folder, work = Path(spec.folder), Path(spec.folder, WORK)
@@ -107,9 +101,10 @@ def build_shard(spec: ShardSpec) -> ShardResult:
             slots[key] = split, counts[split]
             counts[split] += 1
     images = {split: _new_images(spec.recipe, split, counts[split]) for split in SPLITS}
+    old = OldShard(folder, spec.previous, spec.shard, spec.recipe.encoding) if spec.previous else None
 
     def task(units: Sequence[Unit]) -> tuple[list[_Row], list[Reject]]:
-        return _transform(units, spec, slots, images)
+        return _transform(units, spec, slots, images, old)
 
     rows: list[_Row] = []
     rejects: list[Reject] = []
@@ -123,9 +118,12 @@ def build_shard(spec: ShardSpec) -> ShardResult:
         in_split = sorted((row for row in rows if row.split == split), key=lambda row: row.slot)
         kept += [(row, position) for position, row in enumerate(in_split)]
         if in_split:
+            there = old.files_of(split, [(row.key, row.label, row.old_row) for row in in_split]) if old else ()
             slots_kept = [row.slot for row in in_split]
             files[split] = tuple(
-                write_shard(
+                there[variant]
+                if variant < len(there)
+                else write_shard(
                     folder,
                     ShardName(split, variant, spec.shard, spec.shards, "", spec.recipe.format),
                     Rows(
@@ -142,7 +140,9 @@ def build_shard(spec: ShardSpec) -> ShardResult:
     with open(work / name, "wb") as file:
         write_index(file, _index_batch(kept, spec.shard))
     source_bytes = sum(row.source_bytes for row in rows)
-    result = ShardResult(spec.shard, files, tuple(rejects), source_bytes, name, spec.digest)
+    transformed = sum(row.transformed for row in rows)
+    copied = sum(len(row.levels) for row in rows) - transformed
+    result = ShardResult(spec.shard, files, tuple(rejects), source_bytes, name, spec.digest, transformed, copied)
     write_result(work, result)
     return result
 
@@ -173,30 +173,61 @@ def _transform(
     spec: ShardSpec,
     slots: Mapping[str, tuple[str, int]],
     images: Mapping[str, list[Any]],
+    old: OldShard | None,
 ) -> tuple[list[_Row], list[Reject]]:
-    rows, rejects = [], []
-    draws = _Draws([key for unit in units for key in unit.record_keys()], spec.recipe)
+    rows: list[_Row] = []
+    rejects: list[Reject] = []
+    draws = Draws([key for unit in units for key in unit.record_keys()], spec.recipe)
     for unit in units:
+        if old and not spec.rehash and (known := old.unread(unit, spec.recipe)) is not None:
+            kept, refused = known
+            rejects += refused
+            for row in kept:
+                split, slot = slots[row.key]
+                levels = _copy(old, split, row.row, images[split], slot, spec.recipe)
+                rows.append(
+                    _Row(
+                        row.key,
+                        row.hash,
+                        row.label,
+                        split,
+                        slot,
+                        row.size,
+                        row.mtime_ns,
+                        row.digest,
+                        levels,
+                        row.row,
+                        0,
+                    )
+                )
+            continue
         waiting = dict.fromkeys(unit.record_keys())
         try:
             for record in unit.read():
                 del waiting[record.key]
                 split, slot = slots[record.key]
+                digest = hashlib.sha256(record.data).digest()[:16]
+                before = old.same(record.key, split, digest) if old else None
                 try:
                     if not 0 <= record.label < spec.classes:
                         raise ValueError(f"label {record.label} is none of the {spec.classes} classes")
-                    pictures, levels = _variants(record, draws.of(record.key, split), spec.recipe, split)
+                    levels = []
+                    if old and before is not None:
+                        levels = _copy(old, split, before, images[split], slot, spec.recipe)
+                    words = draws.of(record.key, split)[len(levels) :]
+                    if words:
+                        pictures, new_levels = make_pictures(record.data, words, spec.recipe, split)
+                        for variant, picture in enumerate(pictures, len(levels)):
+                            images[split][variant][slot] = picture
+                        levels += new_levels
                 except ValueError as error:  # a broken image, or one that an op cannot take
                     rejects.append(Reject(record.key, str(error), len(record.data), record.mtime_ns))
                     continue
-                for variant, picture in enumerate(pictures):
-                    images[split][variant][slot] = picture
-                digest = hashlib.sha256(record.data).digest()[:16]
-                size = len(record.data)
+                hashed, size = key_hash(record.key), len(record.data)
                 rows.append(
                     _Row(
                         record.key,
-                        key_hash(record.key),
+                        hashed,
                         record.label,
                         split,
                         slot,
@@ -204,6 +235,8 @@ def _transform(
                         record.mtime_ns,
                         digest,
                         levels,
+                        before,
+                        len(words),
                     )
                 )
         except (OSError, pa.ArrowInvalid) as error:
@@ -212,84 +245,15 @@ def _transform(
     return rows, rejects
 
 
-class _Draws:
-    """The random words of records, drawn for many records at once, in the order in which they are asked for."""
-
-    def __init__(self, keys: Sequence[str], recipe: Recipe) -> None:
-        self._keys, self._recipe = keys, recipe
-        self._places = {key: place for place, key in enumerate(keys)}
-        self._drawn: dict[str, list[list[int]]] = {}
-
-    def of(self, key: str, split: str) -> list[list[int]]:
-        """Return the words of a record's random ops, one list per variant."""
-        if key not in self._drawn:
-            chain, variants = self._recipe.of(split)
-            place, records = self._places[key], max(1, _DRAWN_AT_ONCE // variants)
-            keys = [other for other in self._keys[place : place + records] if self._recipe.split_of(other) == split]
-            _, tail = _head_and_tail(chain.prefix)
-            hashes = np.array([key_hash(other) for other in keys], np.uint64)
-            words = random_words(
-                tail,
-                len(chain.prefix) - len(tail),
-                self._recipe.seed,
-                np.repeat(hashes, variants),
-                np.tile(np.arange(variants), len(keys)),
-            )
-            for number, other in enumerate(keys):
-                self._drawn[other] = words[number * variants : (number + 1) * variants]
-        return self._drawn.pop(key)
-
-
-def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-    """Cut the cached ops at the first that draws: what precedes it is the same in every variant."""
-    steady = next((i for i, op in enumerate(prefix) if op.words), len(prefix))
-    return prefix[:steady], prefix[steady:]
-
-
-def _variants(
-    record: Record, words: list[list[int]], recipe: Recipe, split: str
-) -> tuple[list[Any], tuple[Levels, ...]]:
-    """Return the record's cached images, one per variant, and their levels: what precedes the first random op is computed once."""
-    chain, _ = recipe.of(split)
-    head, tail = _head_and_tail(chain.prefix)
-    base = reference_kernels.run(head, record.data, [])
-    finished = [reference_kernels.apply(tail, base, drawn) for drawn in words]
-    output_size(chain.suffix, *finished[0].shape[:2])  # reject here what the loader could not take
-    if recipe.encoding == "raw":
-        return finished, tuple(map(levels_of, finished))
-    encoded = [_encode(pixels, recipe) for pixels in finished]
-    if recipe.encoding == "jpeg":  # what was lost shows only when it is decoded
-        decode = Decode(channels=finished[0].shape[2])
-        finished = [reference_kernels.as_array(reference_kernels.decode(decode, data)) for data in encoded]
-    return encoded, tuple(map(levels_of, finished))
-
-
-def levels_of(image: NDArray[np.uint8]) -> Levels:
-    """Return the exact sums over one image ``[H, W, C]``.
-
-    In float32, where whole numbers below 2**24 are exact: 256 squares of levels stay below it. Twice as fast as integers.
-    """
-    height, width, channels = image.shape
-    sums, squares = np.zeros(channels), np.zeros(channels)
-    for top in range(0, height, 256):
-        strip = image[top : top + 256].reshape(-1, width * channels).astype(np.float32)
-        sums += strip.sum(axis=0).reshape(width, channels).sum(axis=0, dtype=np.float64)
-        squares += np.einsum("ij,ij->j", strip, strip).reshape(width, channels).sum(axis=0, dtype=np.float64)
-    return Levels(height * width, tuple(map(int, sums)), tuple(map(int, squares)))
-
-
-def _encode(pixels: NDArray[np.uint8], recipe: Recipe) -> bytes:
-    stream = io.BytesIO()
-    image = reference_kernels.as_image(np.ascontiguousarray(pixels))
-    try:
-        if recipe.encoding == "jpeg":
-            image.save(stream, "JPEG", quality=recipe.quality)
-        else:
-            image.save(stream, "PNG")
-    except OSError as error:  # such as a side that JPEG cannot hold
-        height, width = pixels.shape[:2]
-        raise ValueError(f"its {height}x{width} pixels cannot be saved as {recipe.encoding}: {error}") from error
-    return stream.getvalue()
+def _copy(old: OldShard, split: str, row: int, images: list[Any], slot: int, recipe: Recipe) -> list[Levels]:
+    """Copy the images that the cache holds of a record, of as many variants as are wanted; return their levels."""
+    _, variants = recipe.of(split)
+    levels = []
+    for variant, picture in enumerate(old.pictures(split, row)[:variants]):
+        images[variant][slot] = picture
+        pixels = picture if isinstance(picture, np.ndarray) else decoded(picture, old.channels(split))
+        levels.append(levels_of(pixels))
+    return levels
 
 
 def _choose(images: Any, slots: list[int]) -> Any:

@@ -101,6 +101,9 @@ def precompute(
     limit: Limit = None,
     ops: OpsModule = None,
     max_reject_rate: Annotated[float, typer.Option(help="Share of broken images to accept.", min=0, max=1)] = 0.05,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Compare the content of all records, not only their times.")
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Swap a cache of another chain.")] = False,
     country: Country = None,
     provider: Provider = "generic",
@@ -128,6 +131,7 @@ def precompute(
             limit=limit,
             max_reject_rate=max_reject_rate,
             replace=replace,
+            rehash=rehash,
             beam_options=beam_options or (),
             meter=_meter(country, provider),
             progress=lambda now: tell("records", now.done, now.records, _detail(now)),

@@ -1,0 +1,106 @@
+"""From an encoded record to the images that are cached of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulecache.pipelines.build.recipe import Recipe
+from joulecache.pipelines.shards import Levels
+from joulecache.transforms import reference_kernels
+from joulecache.transforms.chain import output_size
+from joulecache.transforms.ops import Decode, Op
+from joulecache.transforms.randomness import key_hash, random_words
+
+_DRAWN_AT_ONCE = 256  # draws that are made in one go: enough to hide the cost of a go
+
+
+class Draws:
+    """The random words of records, drawn for many records at once, in the order in which they are asked for."""
+
+    def __init__(self, keys: Sequence[str], recipe: Recipe) -> None:
+        self._keys, self._recipe = keys, recipe
+        self._places = {key: place for place, key in enumerate(keys)}
+        self._drawn: dict[str, list[list[int]]] = {}
+
+    def of(self, key: str, split: str) -> list[list[int]]:
+        """Return the words of a record's random ops, one list per variant."""
+        if key not in self._drawn:
+            chain, variants = self._recipe.of(split)
+            place, records = self._places[key], max(1, _DRAWN_AT_ONCE // variants)
+            keys = [other for other in self._keys[place : place + records] if self._recipe.split_of(other) == split]
+            _, tail = _head_and_tail(chain.prefix)
+            hashes = np.array([key_hash(other) for other in keys], np.uint64)
+            words = random_words(
+                tail,
+                len(chain.prefix) - len(tail),
+                self._recipe.seed,
+                np.repeat(hashes, variants),
+                np.tile(np.arange(variants), len(keys)),
+            )
+            for number, other in enumerate(keys):
+                self._drawn[other] = words[number * variants : (number + 1) * variants]
+        return self._drawn.pop(key)
+
+
+def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
+    """Cut the cached ops at the first that draws: what precedes it is the same in every variant."""
+    steady = next((i for i, op in enumerate(prefix) if op.words), len(prefix))
+    return prefix[:steady], prefix[steady:]
+
+
+def make_pictures(
+    data: bytes, words: Sequence[Sequence[int]], recipe: Recipe, split: str
+) -> tuple[list[Any], list[Levels]]:
+    """Return a record's cached images, one for each variant's words, and their levels.
+
+    What precedes the first random op is computed once. Raises ValueError for an image that does not decode, or that an op cannot take.
+    """
+    chain, _ = recipe.of(split)
+    head, tail = _head_and_tail(chain.prefix)
+    base = reference_kernels.run(head, data, [])
+    finished = [reference_kernels.apply(tail, base, drawn) for drawn in words]
+    output_size(chain.suffix, *finished[0].shape[:2])  # reject here what the loader could not take
+    if recipe.encoding == "raw":
+        return finished, list(map(levels_of, finished))
+    encoded = [_encode(pixels, recipe) for pixels in finished]
+    if recipe.encoding == "jpeg":  # what was lost shows only when it is decoded
+        finished = [decoded(one, finished[0].shape[2]) for one in encoded]
+    return encoded, list(map(levels_of, finished))
+
+
+def decoded(data: bytes, channels: int) -> NDArray[np.uint8]:
+    """Return the pixels of a cached image, ``[H, W, C]``."""
+    return reference_kernels.as_array(reference_kernels.decode(Decode(channels=channels), data))
+
+
+def levels_of(image: NDArray[np.uint8]) -> Levels:
+    """Return the exact sums over one image ``[H, W, C]``.
+
+    In float32, where whole numbers below 2**24 are exact: 256 squares of levels stay below it. Twice as fast as integers.
+    """
+    height, width, channels = image.shape
+    sums, squares = np.zeros(channels), np.zeros(channels)
+    for top in range(0, height, 256):
+        strip = image[top : top + 256].reshape(-1, width * channels).astype(np.float32)
+        sums += strip.sum(axis=0).reshape(width, channels).sum(axis=0, dtype=np.float64)
+        squares += np.einsum("ij,ij->j", strip, strip).reshape(width, channels).sum(axis=0, dtype=np.float64)
+    return Levels(height * width, tuple(map(int, sums)), tuple(map(int, squares)))
+
+
+def _encode(pixels: NDArray[np.uint8], recipe: Recipe) -> bytes:
+    stream = io.BytesIO()
+    image = reference_kernels.as_image(np.ascontiguousarray(pixels))
+    try:
+        if recipe.encoding == "jpeg":
+            image.save(stream, "JPEG", quality=recipe.quality)
+        else:
+            image.save(stream, "PNG")
+    except OSError as error:  # such as a side that JPEG cannot hold
+        height, width = pixels.shape[:2]
+        raise ValueError(f"its {height}x{width} pixels cannot be saved as {recipe.encoding}: {error}") from error
+    return stream.getvalue()
