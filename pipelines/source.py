@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
+import stat
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -43,6 +45,7 @@ IMAGE_SUFFIXES = frozenset(
     ]
 )
 
+_NOT_UTF8 = "the name is not UTF-8"
 MOST_CLASSES = 1_000_000  # a larger label in Parquet is no class
 
 SYNTHETIC_CLASSES = ("bar", "cross", "disc", "square")
@@ -241,10 +244,8 @@ def _is_sidecar(name: PurePosixPath) -> bool:
 
 def _unfit(name: str) -> str | None:
     """Return why a name cannot be a key, or None."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "the name is not UTF-8"
+    if not _is_utf8(name):
+        return _NOT_UTF8
     path = PurePosixPath(name)
     return "the name leaves the archive" if path.is_absolute() or ".." in path.parts else None
 
@@ -287,29 +288,55 @@ def _open_folder(root: Path, limit: int | None) -> Source:
     found: dict[str, os.stat_result] = {}
     skipped: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
+    # Plain strings: an object for every path costs ten times as much as the listing itself.
     for folder, folders, files in os.walk(root, onerror=_refuse_unlisted):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if links := sum(Path(folder, name).is_symlink() for name in folders):
+        if links := sum(os.path.islink(os.path.join(folder, name)) for name in folders):  # noqa: PTH114, PTH118
             skipped["(link to a folder)"] += links
+        inside = os.path.relpath(folder, root)
+        prefix = "" if inside == "." else inside + "/"
         for file in files:
-            path = Path(folder, file)
-            name = path.relative_to(root).as_posix()
-            if _is_sidecar(PurePosixPath(name)):
-                skipped[PurePosixPath(name).suffix.lower() or file] += 1
-            elif not path.is_file():
+            suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
+            if file.startswith(".") or suffix not in IMAGE_SUFFIXES:
+                skipped[suffix if len(suffix) > 1 else file] += 1
+                continue
+            status = _status(f"{folder}/{file}")
+            if status is None:
                 skipped["(no regular file)"] += 1
-            elif reason := _unfit(name):
-                refused.append((_printable(name), reason))
+            elif _is_utf8(file) and _is_utf8(prefix):
+                found[prefix + file] = status
             else:
-                found[name] = path.stat()
+                refused.append((_printable(prefix + file), _NOT_UTF8))
     if not found:
         raise SourceError(f"{str(root)!r} holds no image ({sum(skipped.values())} other files): {_allowed()}")
     labels, class_names = _classes(sorted(found))
+    base = root.absolute()
     units = tuple(
-        ImageFile(name, str(root.absolute() / name), labels[name], found[name].st_mtime_ns, found[name].st_size)
+        ImageFile(name, f"{base}/{name}", labels[name], found[name].st_mtime_ns, found[name].st_size)
         for name in _spread(labels, limit)
     )
     return Source(str(root), class_names, units, skipped, tuple(refused))
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return what is known of a regular file, or of one that a link points to; None for anything else."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for every file costs more than this
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_unlisted(error: OSError) -> None:

@@ -5,26 +5,61 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.build.recipe import BuildError
-from joulecache.pipelines.build.shard import WORK, ShardResult, ShardSpec, build_shard, write_result
+from joulecache.pipelines.build.shard import (
+    WORK,
+    ShardResult,
+    ShardSpec,
+    finish_shard,
+    transform_shard,
+    write_result,
+)
 
 
-def _build_or_explain(spec: ShardSpec) -> int:
-    """Build one shard in a Beam worker. A disk that fails is a result, so that it can be told in one line."""
+def _explained(spec: ShardSpec, build: Callable[[], object]) -> None:
+    """Run a part of a build in a Beam worker. A disk that fails is a result, so that it can be told in one line."""
     try:
-        build_shard(spec)
+        build()
     except OSError as error:
         reason = error.strerror or str(error)
         try:
             write_result(Path(spec.folder, WORK), ShardResult(spec.shard, {}, (), 0, "", spec.digest, error=reason))
         except OSError:
             raise BuildError(f"shard {spec.shard} could not be written: {reason}") from None
-    return spec.shard
+
+
+def _shard_builder(beam: Any) -> Any:
+    """Return a DoFn that builds shards, and writes each while the next one is transformed: two of them lie in memory."""
+
+    class BuildShards(beam.DoFn):  # type: ignore[misc]
+        def setup(self) -> None:
+            self._writer = ThreadPoolExecutor(1, "write")
+            self._writing: Future[None] | None = None
+
+        def process(self, spec: ShardSpec) -> Iterator[int]:
+            transformed = transform_shard(spec)
+            self._wait()
+            self._writing = self._writer.submit(_explained, spec, lambda: finish_shard(transformed))
+            yield spec.shard
+
+        def finish_bundle(self) -> None:
+            self._wait()
+
+        def teardown(self) -> None:
+            self._writer.shutdown()
+
+        def _wait(self) -> None:
+            if self._writing is not None:
+                self._writing.result()
+                self._writing = None
+
+    return BuildShards()
 
 
 def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
@@ -42,7 +77,7 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
         pipeline
         | "specs" >> beam.Create(specs)
         | "spread" >> beam.Reshuffle()
-        | "build" >> beam.Map(_build_or_explain)
+        | "build" >> beam.ParDo(_shard_builder(beam))
         | "combine" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
     )
     try:

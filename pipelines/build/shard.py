@@ -92,7 +92,22 @@ def build_shard(spec: ShardSpec) -> ShardResult:
     Of what the cache holds already the images of unchanged records are copied, and files that stay the same are left as they are.
     Needs no Beam. The result is also kept in the work folder of the cache. Raises OSError when the cache cannot be written.
     """
-    folder, work = Path(spec.folder), Path(spec.folder, WORK)
+    return finish_shard(transform_shard(spec))
+
+
+@dataclass(frozen=True)
+class TransformedShard:
+    """A shard whose images lie in memory."""
+
+    spec: ShardSpec
+    rows: list[_Row]
+    rejects: list[Reject]
+    images: Mapping[str, list[Any]]
+    old: OldShard | None
+
+
+def transform_shard(spec: ShardSpec) -> TransformedShard:
+    """Do the first half of `build_shard`: read, decode and transform, in threads."""
     slots: dict[str, tuple[str, int]] = {}
     counts = dict.fromkeys(SPLITS, 0)
     for unit in spec.units:
@@ -101,7 +116,7 @@ def build_shard(spec: ShardSpec) -> ShardResult:
             slots[key] = split, counts[split]
             counts[split] += 1
     images = {split: _new_images(spec.recipe, split, counts[split]) for split in SPLITS}
-    old = OldShard(folder, spec.previous, spec.shard, spec.recipe.encoding) if spec.previous else None
+    old = OldShard(Path(spec.folder), spec.previous, spec.shard, spec.recipe.encoding) if spec.previous else None
 
     def task(units: Sequence[Unit]) -> tuple[list[_Row], list[Reject]]:
         return _transform(units, spec, slots, images, old)
@@ -112,6 +127,13 @@ def build_shard(spec: ShardSpec) -> ShardResult:
         for done, refused in pool.map(task, _tasks(spec.units)):
             rows += done
             rejects += refused
+    return TransformedShard(spec, rows, rejects, images, old)
+
+
+def finish_shard(shard: TransformedShard) -> ShardResult:
+    """Do the second half of `build_shard`: write the files, and keep the result."""
+    spec, rows, images, old = shard.spec, shard.rows, shard.images, shard.old
+    folder, work = Path(spec.folder), Path(spec.folder, WORK)
     files: dict[str, tuple[DataFile, ...]] = {}
     kept: list[tuple[_Row, int]] = []
     for split in SPLITS:
@@ -142,7 +164,7 @@ def build_shard(spec: ShardSpec) -> ShardResult:
     source_bytes = sum(row.source_bytes for row in rows)
     transformed = sum(row.transformed for row in rows)
     copied = sum(len(row.levels) for row in rows) - transformed
-    result = ShardResult(spec.shard, files, tuple(rejects), source_bytes, name, spec.digest, transformed, copied)
+    result = ShardResult(spec.shard, files, tuple(shard.rejects), source_bytes, name, spec.digest, transformed, copied)
     write_result(work, result)
     return result
 
