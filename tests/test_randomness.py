@@ -52,7 +52,7 @@ from joulecache.transforms import (
     TrivialAugment,
     parse,
 )
-from joulecache.transforms.ops import AUGMENTATIONS, OPS, SIGNED
+from joulecache.transforms.ops import AUGMENTATIONS, LARGEST_SIDE, OPS, SIGNED, BatchOp
 from joulecache.transforms.randomness import (
     _log_uniform,
     batch_parameters,
@@ -555,9 +555,8 @@ def test_the_parameters_of_a_batch_are_those_of_its_records(
     assert all(type(drawn) is tuple and all(type(number) is int for number in drawn) for drawn in batch)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind.words])
-def test_a_large_batch_is_drawn_as_its_records_are(kind: type[Op]) -> None:
-    op = {
+def sample(kind: type[Op]) -> Op:
+    made = {
         RandomResizedCrop: RandomResizedCrop(8, (0.5, 1), (0.9, 2)),  # most tries miss in a tall image
         Posterize: Posterize(4),
         Solarize: Solarize(128),
@@ -574,11 +573,38 @@ def test_a_large_batch_is_drawn_as_its_records_are(kind: type[Op]) -> None:
         GaussianBlur: GaussianBlur(3),
         Mixup: Mixup(0.3),
         Cutmix: Cutmix(0.3),
-    }.get(kind) or kind()
+    }
+    return made.get(kind) or kind()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind.words])
+def test_a_large_batch_is_drawn_as_its_records_are(kind: type[Op]) -> None:
+    op = sample(kind)
     table = word_table([op], 1, 5, range(500), 2)
     batch = batch_parameters(op, table, 300, 180)
     assert batch == [parameters(op, words, 300, 180) for words in table.tolist()]
     assert len(set(batch)) > 1
+
+
+OF_IMAGES = [kind for kind in OPS.values() if kind.words and not issubclass(kind, BatchOp)]
+
+
+def derived(kind: type[Op]) -> Op:
+    """Return an op of somebody else's that derives from a built-in one."""
+    op: Op = type("Derived", (kind,), {})(**vars(sample(kind)))
+    return op
+
+
+@pytest.mark.parametrize("kind", OF_IMAGES)
+def test_an_op_that_derives_from_a_built_in_one_gets_its_words_as_they_are(kind: type[Op]) -> None:
+    for words in random_words([derived(kind)], 1, 5, range(20), 2):
+        assert parameters(derived(kind), words, 300, 180) == tuple(words)
+
+
+@pytest.mark.parametrize("kind", OF_IMAGES)
+def test_so_does_one_in_a_batch(kind: type[Op]) -> None:
+    table = word_table([derived(kind)], 1, 5, range(20), 2)
+    assert batch_parameters(derived(kind), table, 300, 180) == [tuple(words) for words in table.tolist()]
 
 
 @relaxed
@@ -601,6 +627,17 @@ def test_resized_windows_of_a_batch_are_those_of_its_records(
     table = word_table([op], 1, seed, range(40), 0)
     batch = batch_parameters(op, table, height, width)
     assert batch == [parameters(op, words, height, width) for words in table.tolist()]
+
+
+@pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (0.3, 0.31), (1.0, 7.0)])
+def test_resized_windows_of_a_batch_are_those_of_its_records_where_a_pixel_is_the_finest(
+    ratio: tuple[float, float],
+) -> None:
+    # In images as large as can be, a number that is off by one in a hundred million moves some side of these windows.
+    op = RandomResizedCrop(8, (0.08, 1), ratio)
+    table = word_table([op], 1, 5, range(4000), 2)
+    batch = batch_parameters(op, table, LARGEST_SIDE, LARGEST_SIDE)
+    assert batch == [parameters(op, words, LARGEST_SIDE, LARGEST_SIDE) for words in table.tolist()]
 
 
 def test_the_records_of_a_batch_miss_as_often_as_they_do_alone() -> None:

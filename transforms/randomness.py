@@ -110,7 +110,7 @@ def word_table(
 
 def batch_parameters(op: Op, words: NDArray[np.int64], height: int, width: int) -> list[tuple[int, ...]]:
     """Return `parameters` for every record of a batch of images of one size, from its words, int64 ``[B, W]``."""
-    if isinstance(op, RandomResizedCrop):
+    if type(op) is RandomResizedCrop:
         return [tuple(row) for row in _random_resized_crops(op, words, height, width).tolist()]
     draw = _draw_of(op)
     if draw in (None, _rand_augment, _trivial_augment, _mixup, _cutmix):
