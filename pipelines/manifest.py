@@ -78,7 +78,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a cache holds. `shards` is the number of ranges of the partition; `energy` that of the build, with its passport."""
+    """What a cache holds.
+
+    `shards` is the number of ranges of the partition; `energy` that of all builds that went into it, with the passport of the last.
+    """
 
     chain: str
     seed: int

@@ -341,7 +341,7 @@ class _Update:
             return None  # some are gone
         files = {split: files_of(self.manifest, split, spec.shard)[: spec.recipe.of(split)[1]] for split in SPLITS}
         there = {split: of for split, of in files.items() if of}
-        return ShardResult(spec.shard, there, tuple(rejects), sum(row.size for row in rows), "", spec.digest)
+        return ShardResult(spec.shard, there, tuple(rejects), sum(row.size for row in rows), "", "")
 
     def previous(self, spec: ShardSpec) -> Previous:
         """Return what the cache holds of a shard that must be built."""
