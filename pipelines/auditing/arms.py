@@ -38,7 +38,7 @@ class Files:
     """The training images as files, the same for every arm.
 
     `drawn` holds the ops' random parameters, int32 ``[E, N, P]`` for E epochs: online arms get them for nothing, so that a
-    comparison of energy compares neither random generators nor different pictures. So they do the EXIF `orientations`, int32 ``[N]``,
+    comparison of energy compares neither random generators nor different pictures. So do the EXIF `orientations`, int32 ``[N]``,
     which TensorFlow cannot read: None where every image is upright, and nothing has to be turned.
     """
 

@@ -390,7 +390,10 @@ def main() -> None:
         command = context.command_path if context else "joulecache"
         code = _fail(f"{error.format_message()} See `{command} --help`.", 2)
     except (typer.Abort, KeyboardInterrupt):
-        code = _fail("stopped; nothing half-built is visible, the same command goes on", _INTERRUPTED)
+        code = _fail(
+            "stopped; nothing half-built is visible: the same command goes on with a build, and begins anything else anew",
+            _INTERRUPTED,
+        )
     except ValueError as error:
         code = _fail(str(error), 2)
     except (OSError, RuntimeError) as error:
