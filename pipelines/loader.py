@@ -74,8 +74,7 @@ class CachedSplit:
                 ]
             )
         self._ends = np.cumsum([file.records for file in listed.variant_files(0)])
-        first = 0 if split == SPLITS[0] else self.manifest.splits[SPLITS[0]].records
-        index = read_index(folder, self.manifest).slice(first, listed.records)
+        index = read_index(folder, self.manifest).slice(self.manifest.first_row(split), listed.records)
         self.labels: NDArray[np.int64] = index["label"].to_numpy()
         self.key_hashes: NDArray[np.uint64] = index["key_hash"].to_numpy()
 

@@ -32,7 +32,7 @@ from joulecache.pipelines.shards import CacheError as CacheError
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
 from joulecache.transforms.ops import Op
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 30
 _LONGEST_MESSAGE = 500  # of what a hostile manifest can make long
@@ -42,7 +42,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("key_hash", pa.uint64(), nullable=False),
         pa.field("label", pa.int64(), nullable=False),
-        pa.field("split", pa.int8(), nullable=False),  # 0 train, 1 val
+        pa.field("split", pa.int8(), nullable=False),  # 0 train, 1 val, 2 test
         pa.field("source_bytes", pa.int64(), nullable=False),
         pa.field("mtime_ns", pa.int64(), nullable=False),
         pa.field("digest", pa.binary(16), nullable=False),  # the first half of the SHA-256 of the encoded source image
@@ -80,7 +80,8 @@ class Split:
 class Manifest:
     """What a cache holds.
 
-    `shards` is the number of ranges of the partition; `energy` that of all builds that went into it, with the passport of the last.
+    `shards` is the number of ranges of the partition, `val_fraction` None where the source said what is held out, `energy` that of all
+    builds that went into it, with the passport of the last.
     """
 
     chain: str
@@ -89,7 +90,7 @@ class Manifest:
     format: Format
     encoding: Encoding
     quality: int | None
-    val_fraction: float
+    val_fraction: float | None
     shards: int
     class_names: tuple[str, ...]
     source: Mapping[str, Any]
@@ -106,6 +107,10 @@ class Manifest:
             there = ", ".join(key for key, split in self.splits.items() if split.records)
             raise CacheError(f"no records in split {name!r}: this cache has {there or 'none at all'}")
         return found
+
+    def first_row(self, name: str) -> int:
+        """Return where the rows of a split begin in the index."""
+        return sum(self.splits[before].records for before in SPLITS[: SPLITS.index(name)])
 
     def files(self) -> tuple[DataFile, ...]:
         """Return every data file that belongs to the cache."""
@@ -316,8 +321,8 @@ def _check(manifest: Manifest) -> None:
     for file in files:
         if not file.name.rpartition(".")[0].endswith(f"-{file.sha256[:8]}"):
             raise ValueError(f"{file.name} does not carry its SHA-256 {file.sha256[:8]}")
-    train, val = (manifest.splits[name] for name in SPLITS)
-    if (manifest.chain, manifest.variants, 1) != (train.chain, train.variants, val.variants):
+    train, *others = (manifest.splits[name] for name in SPLITS)
+    if (manifest.chain, manifest.variants, {1}) != (train.chain, train.variants, {split.variants for split in others}):
         raise ValueError("chain and variants are not those of its splits")
     for name, split in manifest.splits.items():
         # An op of somebody's own need not be at hand to look at a cache. What keeps reading safe does not depend on the chain.
@@ -436,7 +441,7 @@ _split = _record(
     files={
         "type": "array",
         "items": _file_schema(
-            r"^(train|val)-v[0-9]+-[0-9]+-of-[0-9]+-[0-9a-f]{8}\.[a-z]+\Z",
+            r"^(train|val|test)-v[0-9]+-[0-9]+-of-[0-9]+-[0-9a-f]{8}\.[a-z]+\Z",
             _record(pixels=_count, sums=_counts, squares=_counts),
         ),
     },
@@ -450,7 +455,7 @@ _SCHEMA = _record(
     format={"enum": list(FORMATS)},
     encoding={"enum": list(ENCODINGS)},
     quality={"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100}, {"type": "null"}]},
-    val_fraction={"type": "number", "minimum": 0, "maximum": 1},
+    val_fraction={"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
     shards={"type": "integer", "minimum": 1, "maximum": 99_999_999},
     class_names={"type": "array", "items": _text},
     source=_record(

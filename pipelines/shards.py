@@ -10,9 +10,8 @@ import io
 import math
 import os
 import re
-import struct
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -21,11 +20,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from joulecache.pipelines import tfrecord
+
 Format = Literal["arrow", "tfrecord"]
 FORMATS: tuple[Format, ...] = ("arrow", "tfrecord")
 Encoding = Literal["raw", "jpeg", "png"]
 ENCODINGS: tuple[Encoding, ...] = ("raw", "jpeg", "png")
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 
 PAGE = 4096
 _PAD_LENGTH = 128  # bytes; from here to 16383 a protobuf length takes two bytes, so padding does not move anything
@@ -33,7 +34,7 @@ _HASH_DIGITS = 8
 _BUFFER_BYTES = 1 << 16  # of small writes; larger ones go straight through
 
 _SHARD_NAME = re.compile(
-    r"(?P<split>train|val)-v(?P<variant>\d{1,6})-(?P<shard>\d{5,8})-of-(?P<shards>\d{5,8})-(?P<hash>[0-9a-f]{8})"
+    r"(?P<split>train|val|test)-v(?P<variant>\d{1,6})-(?P<shard>\d{5,8})-of-(?P<shards>\d{5,8})-(?P<hash>[0-9a-f]{8})"
     r"\.(?P<format>arrow|tfrecord)"
 )
 _OTHER_NAME = re.compile(r"(index-[0-9a-f]{8}\.arrow|rejected-[0-9a-f]{8}\.jsonl)")
@@ -252,7 +253,9 @@ def _arrow_column(mapped: NDArray[np.uint8]) -> Sequence[Any]:
 
 
 def _tfrecord_column(mapped: NDArray[np.uint8]) -> Sequence[Any]:
-    return [mapped[start : start + length] for start, length in _tfrecord_images(mapped)]
+    data = mapped.data
+    found = [tfrecord.features(data, start, stop)["image"] for start, stop in tfrecord.records(data)]
+    return [mapped[image.start : image.stop] for image in found]
 
 
 class _BinaryColumn(Sequence[Any]):
@@ -319,22 +322,16 @@ def _image_offset(buffer: Any) -> int:
 
 
 def _write_tfrecord(file: BinaryIO, rows: Rows) -> tuple[int, int] | None:
-    import google_crc32c
-
-    def frame(record: bytes) -> None:
-        length = struct.pack("<Q", len(record))
-        for part in (length, record):
-            checksum = google_crc32c.value(part)
-            masked = ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-            file.write(part)
-            file.write(struct.pack("<I", masked))
-
     def example(row: int, image: bytes, pad: int | None) -> bytes:
-        key, hashed, label = rows.keys[row].encode(), int(rows.key_hashes[row]), int(rows.labels[row])
-        features = {"image": _bytes(image), "key": _bytes(key), "key_hash": _int64(hashed), "label": _int64(label)}
+        features: dict[str, bytes | int] = {
+            "image": image,
+            "key": rows.keys[row].encode(),
+            "key_hash": int(rows.key_hashes[row]),
+            "label": int(rows.labels[row]),
+        }
         if pad is not None:
-            features["pad"] = _bytes(bytes(pad))
-        return _example(features)
+            features["pad"] = bytes(pad)
+        return tfrecord.make_example(features)
 
     raw = isinstance(rows.images, np.ndarray)
     pads: list[int | None] = [None] * len(rows)
@@ -348,81 +345,10 @@ def _write_tfrecord(file: BinaryIO, rows: Rows) -> tuple[int, int] | None:
         record = example(row, image.tobytes() if isinstance(image, np.ndarray) else image, pad)
         if raw and row and len(record) != before:
             raise RuntimeError(f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {before}")
-        frame(record)
+        tfrecord.write_record(file, record)
     if not raw:
         return None
-    start, _ = _example_image(np.frombuffer(record, np.uint8), 0)
-    return start + 12, len(record) + 16
-
-
-def _example(features: Mapping[str, bytes]) -> bytes:
-    """Serialize a `tf.train.Example` with its features in this order.
-
-    By hand: protobuf promises no order, its implementations differ, and the image has to stand at one place in every record.
-    """
-    entries = [_field(1, _field(1, name.encode()) + _field(2, feature)) for name, feature in features.items()]
-    return _field(1, b"".join(entries))
-
-
-def _bytes(value: bytes) -> bytes:
-    """Serialize a Feature that holds a BytesList of one."""
-    return _field(1, _field(1, value))
-
-
-def _int64(value: int) -> bytes:
-    """Serialize a Feature that holds an Int64List of one; an unsigned value is wrapped."""
-    return _field(3, _field(1, _varint(value % 2**64)))
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
-    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
-
-
-def _tfrecord_images(data: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    """Yield (start, length) of the image in each record: 8 bytes of length, 4 of checksum, the Example, 4 of checksum."""
-    at = 0
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 8].tobytes(), "little")
-        if at + 16 + length > len(data):
-            raise ValueError(f"a record of {length} bytes at byte {at} does not fit the {len(data)} bytes of the file")
-        yield _example_image(data[: at + 12 + length], at + 12)
-        at += 16 + length
-
-
-def _example_image(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    """Return (start, length) of the image in an Example from `at` to the end of `data` that has the image first.
-
-    Example, Features, map entry, then the name ("image") and Feature, BytesList, bytes: tags and lengths.
-    """
-    for _ in range(2):
-        _, at = _tagged_length(data, at)
-    name_length, at = _tagged_length(data, at)
-    if data[at : at + name_length].tobytes() != b"image":
-        raise ValueError("the Example does not start with its image")
-    at += name_length
-    for _ in range(2):
-        _, at = _tagged_length(data, at)
-    length, at = _tagged_length(data, at)
-    if at + length > len(data):
-        raise ValueError(f"an image of {length} bytes at byte {at} leaves its record")
-    return at, length
-
-
-def _tagged_length(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    at += 1  # the tag
-    length = shift = 0
-    while True:
-        byte = int(data[at])
-        at += 1
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return length, at
+    return tfrecord.features(record, 0, len(record))["image"].start + 12, len(record) + 16
 
 
 _WRITERS: dict[Format, Callable[[BinaryIO, Rows], tuple[int, int] | None]] = {

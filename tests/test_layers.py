@@ -27,7 +27,12 @@ transforms.reference_kernels.colour  transforms.reference_kernels.policies  tran
 transforms.reference_kernels
 transforms.graph_kernels
 transforms
-pipelines.source  pipelines.costs  pipelines.shards  pipelines.manifest
+pipelines.tfrecord
+pipelines.source.records  pipelines.source.naming  pipelines.source.labels
+pipelines.source.images  pipelines.source.folder  pipelines.source.tar
+pipelines.source.rows  pipelines.source.parquet  pipelines.source.tfrecord  pipelines.source.tfds
+pipelines.source.synthetic  pipelines.source
+pipelines.costs  pipelines.shards  pipelines.manifest
 pipelines.meter.energy  pipelines.meter
 pipelines.build.recipe  pipelines.build.pictures  pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
 pipelines.build.beam_graph  pipelines.build.folder

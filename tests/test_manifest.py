@@ -175,7 +175,7 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, None, "1", [1]])
 def test_another_format_version_is_refused_by_number(cache: Built, version: object) -> None:
     cache.write(sealed({**cache.body, "format_version": version}))
-    with pytest.raises(CacheError, match=r"format version .*, this joulecache reads 2: upgrade"):
+    with pytest.raises(CacheError, match=r"format version .*, this joulecache reads 3: upgrade"):
         open_manifest(cache.folder)
 
 

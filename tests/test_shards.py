@@ -297,7 +297,7 @@ def test_a_data_file_is_known_by_its_name(name: str) -> None:
         "train-v0-00000-of-00001-1a2b3c4d.arrow.bak",
         "train-v0-00000-of-00001-1a2b3c4d.arrow\n",
         "train-v0-00000-of-00001-1a2b3c4d.parquet",
-        "test-v0-00000-of-00001-1a2b3c4d.arrow",
+        "dev-v0-00000-of-00001-1a2b3c4d.arrow",
         "../train-v0-00000-of-00001-1a2b3c4d.arrow",
         "a/train-v0-00000-of-00001-1a2b3c4d.arrow",
         "my train-v0-00000-of-00001-1a2b3c4d.arrow",
@@ -441,7 +441,7 @@ def test_an_image_that_leaves_its_tfrecord_is_refused(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data.count(b"\x0a\x07\x0a\x05image") == 2  # tag and length of the list, then of its value
     path.write_bytes(data.replace(b"\x0a\x07\x0a\x05image", b"\x0a\x07\x0a\x7eimage", 1))
-    with pytest.raises(CacheError, match="leaves its record"):
+    with pytest.raises(CacheError, match="leaves its message"):
         read_encoded(path, file)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import random
-import re
 import shutil
 import statistics
 import sys
@@ -37,7 +36,7 @@ from joulecache.pipelines.compression import Compression, compress_on
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import Manifest
 from joulecache.pipelines.meter import Energy, Meter
-from joulecache.pipelines.source import Source, open_source
+from joulecache.pipelines.source import SYNTHETIC, Source, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
@@ -48,7 +47,6 @@ RUNS = "runs.jsonl"
 _WORK = ".audit"  # the unpacked files and the cache; gone when the audit is done
 _DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms get, over and over
 _CONTROL = "naive again"
-_PREDICTABLE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ -]{0,63}")
 _LARGEST_DIFFERENCE = 1.0  # levels, on average: beyond, two arms do not show the same pictures
 _PACKAGES = (
     "joulecache",
@@ -93,6 +91,7 @@ def audit(
     prune: float = 0.5,
     batch_size: int = 64,
     limit: int | None = None,
+    labels: str | os.PathLike[str] | None = None,
     seed: int = 0,
     meter: Meter | None = None,
     progress: Progress | None = None,
@@ -101,7 +100,7 @@ def audit(
 
     `epochs` is the horizon of the verdict, not what is run; `pairs` the number of blocks (default: 20 for the input, 5 for training, 10
     for inference), `train_epochs` the epochs of one training run. Every run is kept in ``runs.jsonl`` and every model file in ``models/``
-    of the folder `out`. Sources other than folders are unpacked to files first, which is not measured.
+    of the folder `out`. Sources other than folders are unpacked to files for the online arms, which is not measured.
 
     Raises ValueError for arguments and for a folder `out` that holds other things, ArmError for an arm that cannot run, and what
     `precompute` raises.
@@ -114,14 +113,16 @@ def audit(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     folder = Path(out)
-    listed = open_source(source, limit=limit)
+    listed = open_source(source, limit=limit, labels=labels)
     meter = meter or Meter()
     tell = progress or (lambda what, done, total: None)
     with _out_folder(folder, source) as work:
         files = _as_folder(listed, work, tell)
         tell("building the cache", 0, 1)
         cache = work / "cache"
-        built = precompute(files, cache, parsed, seed=seed, meter=meter, limit=limit).manifest
+        # A build reads the source as it is, but must not be charged with drawing photos.
+        read = files if listed.location.startswith(SYNTHETIC) else source
+        built = precompute(read, cache, parsed, seed=seed, meter=meter, limit=limit, labels=labels).manifest
         drawn = list_files(files, cache, _DRAWN_EPOCHS)
         left_out = refused_arms(arms, drawn, cache)
         names = [name for name in arms if name not in left_out]
@@ -327,11 +328,12 @@ def _check_names(what: str, names: Sequence[str], allowed: Sequence[str], needed
 @contextmanager
 def _out_folder(folder: Path, source: str | os.PathLike[str]) -> Iterator[Path]:
     """Make the folder of an audit; yield its work folder, which is gone at the end."""
-    if not os.fspath(source).startswith("synthetic:"):
-        inner, outer = Path(source).resolve(), folder.resolve()
+    outer = folder.resolve()
+    for path in source_paths(source):
+        inner = path.resolve()
         if inner == outer or outer in inner.parents or inner in outer.parents:
             raise ValueError(
-                f"source {str(source)!r} and out {str(folder)!r} lie inside each other: choose another --out"
+                f"source {str(path)!r} and out {str(folder)!r} lie inside each other: choose another --out"
             )
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder)):
         raise ValueError(
@@ -353,28 +355,20 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _as_folder(source: Source, work: Path, tell: Progress) -> Path:
-    """Return a folder with the source's images as files: itself where it is one, else a copy."""
+    """Return a folder with the source's images as files of their keys' names: itself where it is one, else a copy."""
     if Path(source.location).is_dir():
         return Path(source.location).resolve()
     root = work / "files"
     done = 0
     for unit in source.units:
         for record in unit.read():
-            path = root / _file_name(source, record.key, record.label)
+            path = root / record.key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(record.data)
             done += 1
             if done % 64 == 0:
                 tell("unpacking the source", done, source.records)
     return root
-
-
-def _file_name(source: Source, key: str, label: int) -> str:
-    if "#" not in key.rpartition("/")[2]:
-        return key
-    name = source.class_names[label] if 0 <= label < len(source.class_names) else ""
-    folder = name if _PREDICTABLE_NAME.fullmatch(name) else f"class-{label:04d}"
-    return f"{folder}/{key.replace('#', '-')}.jpg"
 
 
 def _level(chain: Chain) -> float:

@@ -30,6 +30,7 @@ from joulecache.pipelines.build.journal import ENERGY_LOG, EnergyLog, finished_r
 from joulecache.pipelines.build.previous import OldRow, Previous, Reject, files_of, is_unchanged, of_shard, old_rows
 from joulecache.pipelines.build.recipe import (
     DEFAULT_JPEG_QUALITY,
+    DEFAULT_VAL_FRACTION,
     SHARD_TARGET_BYTES,
     BuildError,
     Recipe,
@@ -46,7 +47,7 @@ from joulecache.pipelines.manifest import (
 )
 from joulecache.pipelines.meter import Energy, Meter
 from joulecache.pipelines.shards import SPLITS, Encoding, Format
-from joulecache.pipelines.source import Source, Unit, open_source
+from joulecache.pipelines.source import Source, SourceError, Unit, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.randomness import key_hash
 
@@ -103,11 +104,12 @@ def precompute(
     format: Format = "arrow",
     encoding: Encoding = "raw",
     quality: int | None = None,
-    val_fraction: float = 0.1,
+    val_fraction: float | None = None,
     seed: int = 0,
     shards: int | None = None,
     workers: int | None = None,
     limit: int | None = None,
+    labels: str | os.PathLike[str] | None = None,
     max_reject_rate: float = 0.05,
     replace: bool = False,
     rehash: bool = False,
@@ -120,9 +122,10 @@ def precompute(
     Records are taken to be unchanged by their size and modification time, or by their content where these differ; `rehash` reads the
     content of all. Only what changed, and variants that are new, is computed.
 
-    `variants` is how many draws of the cached ops are kept, `val_fraction` the share of records held out, `shards` the number
-    of files per split and variant (default: 64 MiB of images each), `workers` the threads of one shard (default: all cores),
-    `beam_options` Beam's own flags, such as ``--runner=FlinkRunner``. `replace` swaps a cache of another recipe.
+    `variants` is how many draws of the cached ops are kept, `val_fraction` the share of records held out (default: 0.1, or what the
+    source itself holds out), `shards` the number of files per split and variant (default: 64 MiB of images each), `workers` the threads
+    of one shard (default: all cores), `labels` a CSV file with the images' classes, `beam_options` Beam's own flags, such as
+    ``--runner=FlinkRunner``. `replace` swaps a cache of another recipe.
 
     Raises ValueError for arguments, SourceError, CacheError for a folder that must not be written, BuildError when too many
     records are rejected or the disk fails. A failed build leaves the previous cache as it was. One that was killed, stopped or had
@@ -137,9 +140,15 @@ def precompute(
         raise ValueError(f"max_reject_rate must be from 0 to 1, got {max_reject_rate!r}")
     options = parse_beam_options(beam_options)
     folder = Path(cache)
-    refuse_overlap(source, folder)
+    refuse_overlap(source_paths(source), folder)
     existing = existing_cache(folder)
-    listed = open_source(source, limit=limit)
+    listed = open_source(source, limit=limit, labels=labels)
+    if any(unit.split == "val" for unit in listed.units):
+        if val_fraction is not None:
+            raise SourceError(
+                f"{listed.location!r} holds records out itself: leave val_fraction out, got {val_fraction}"
+            )
+        recipe = dataclasses.replace(recipe, val_fraction=None)
     update = None
     if existing is not None and not replace:
         _refuse_other_recipe(existing, recipe, shards, folder)
@@ -209,7 +218,7 @@ def _recipe(
     format: Format,
     encoding: Encoding,
     quality: int | None,
-    val_fraction: float,
+    val_fraction: float | None,
     seed: int,
 ) -> Recipe:
     train = parse(chain) if isinstance(chain, str) else chain
@@ -218,6 +227,8 @@ def _recipe(
         val = parse(val)
     if encoding == "jpeg" and quality is None:
         quality = DEFAULT_JPEG_QUALITY
+    if val_fraction is None:
+        val_fraction = DEFAULT_VAL_FRACTION
     return Recipe(train, val, variants, format, encoding, quality, val_fraction, seed)
 
 

@@ -58,7 +58,7 @@ def write_index(folder: Path, parts: Sequence[Any]) -> DataFile:
     """Merge the shards' parts of the index, in the order of the shards, into one file ordered by split, shard and row."""
     table = pa.concat_tables(parts).combine_chunks()
     split = table["split"].to_numpy()
-    # Parts come by shard and hold train before val: a stable sort by split gives split, shard, row.
+    # Parts come by shard and hold the splits in their order: a stable sort by split gives split, shard, row.
     batch = table.take(np.argsort(split, kind="stable")).combine_chunks().to_batches()
     rows = batch[0] if batch else pa.RecordBatch.from_pylist([], INDEX_SCHEMA)
     size, digest, name = write_named(

@@ -21,15 +21,15 @@ _LOCK = "lock"
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
-def refuse_overlap(source: str | os.PathLike[str], folder: Path) -> None:
-    """Raise CacheError when source and cache are, or contain, each other."""
-    if os.fspath(source).startswith("synthetic:"):
-        return
-    inner, outer = Path(source).resolve(), folder.resolve()
-    if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise CacheError(
-            f"source {str(source)!r} and cache {str(folder)!r} lie inside each other: choose another cache folder"
-        )
+def refuse_overlap(paths: Sequence[Path], folder: Path) -> None:
+    """Raise CacheError when a path of the source and the cache are, or contain, each other."""
+    outer = folder.resolve()
+    for path in paths:
+        inner = path.resolve()
+        if inner == outer or outer in inner.parents or inner in outer.parents:
+            raise CacheError(
+                f"source {str(path)!r} and cache {str(folder)!r} lie inside each other: choose another cache folder"
+            )
 
 
 def existing_cache(folder: Path) -> Manifest | None:

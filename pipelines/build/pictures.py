@@ -22,9 +22,10 @@ _DRAWN_AT_ONCE = 256  # draws that are made in one go: enough to hide the cost o
 class Draws:
     """The random words of records, drawn for many records at once, in the order in which they are asked for."""
 
-    def __init__(self, keys: Sequence[str], recipe: Recipe) -> None:
-        self._keys, self._recipe = keys, recipe
-        self._places = {key: place for place, key in enumerate(keys)}
+    def __init__(self, records: Sequence[tuple[str, str]], recipe: Recipe) -> None:
+        """`records` are their keys and splits."""
+        self._records, self._recipe = records, recipe
+        self._places = {key: place for place, (key, _) in enumerate(records)}
         self._drawn: dict[str, list[list[int]]] = {}
 
     def of(self, key: str, split: str) -> list[list[int]]:
@@ -32,7 +33,7 @@ class Draws:
         if key not in self._drawn:
             chain, variants = self._recipe.of(split)
             place, records = self._places[key], max(1, _DRAWN_AT_ONCE // variants)
-            keys = [other for other in self._keys[place : place + records] if self._recipe.split_of(other) == split]
+            keys = [other for other, its in self._records[place : place + records] if its == split]
             _, tail = _head_and_tail(chain.prefix)
             hashes = np.array([key_hash(other) for other in keys], np.uint64)
             words = random_words(

@@ -10,6 +10,7 @@ from joulecache.pipelines.shards import ENCODINGS, FORMATS, Encoding, Format
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
 
 DEFAULT_JPEG_QUALITY = 95
+DEFAULT_VAL_FRACTION = 0.1
 SHARD_TARGET_BYTES = 64 << 20
 _ENCODED_SHARE = 0.25  # of the raw bytes: a guess that only sets the number of shards
 _UNKNOWN_IMAGE_BYTES = 256 << 10
@@ -25,7 +26,7 @@ class RejectsError(BuildError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that shapes the bytes of a cache beside its source."""
+    """All that shapes the bytes of a cache beside its source. `val_fraction` is None where the source says what is held out."""
 
     chain: Chain
     val_chain: Chain
@@ -33,7 +34,7 @@ class Recipe:
     format: Format = "arrow"
     encoding: Encoding = "raw"
     quality: int | None = None
-    val_fraction: float = 0.1
+    val_fraction: float | None = DEFAULT_VAL_FRACTION
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class Recipe:
             require_whole("quality", self.quality, 1, 100)
         elif self.quality is not None:
             raise ValueError(f"quality goes with encoding jpeg, got quality {self.quality} with {self.encoding}")
-        if isinstance(self.val_fraction, bool) or not 0 <= self.val_fraction <= 0.9:
+        if isinstance(self.val_fraction, bool) or not 0 <= (self.val_fraction or 0) <= 0.9:
             raise ValueError(f"val_fraction must be from 0 to 0.9, got {self.val_fraction!r}")
         for name, chain in (("chain", self.chain), ("val_chain", self.val_chain)):
             if fixed_size(chain.prefix) is None and self.encoding == "raw":
@@ -65,8 +66,12 @@ class Recipe:
         """Return a split's chain and number of variants; held-out records have one."""
         return (self.chain, self.variants) if split == "train" else (self.val_chain, 1)
 
-    def split_of(self, key: str) -> str:
-        """Return the split that a record belongs to, by a hash of its key that draws do not use."""
+    def split_of(self, key: str, given: str | None) -> str:
+        """Return the split that a record belongs to: the one that its source gives, else by a hash of its key that draws do not use."""
+        if given is not None:
+            return given
+        if not self.val_fraction:
+            return "train"
         digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"split").digest()
         share = int.from_bytes(digest, "little") / 2**64
         return "val" if share < self.val_fraction else "train"

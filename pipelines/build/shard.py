@@ -112,7 +112,7 @@ def transform_shard(spec: ShardSpec) -> TransformedShard:
     counts = dict.fromkeys(SPLITS, 0)
     for unit in spec.units:
         for key in unit.record_keys():
-            split = spec.recipe.split_of(key)
+            split = spec.recipe.split_of(key, unit.split)
             slots[key] = split, counts[split]
             counts[split] += 1
     images = {split: _new_images(spec.recipe, split, counts[split]) for split in SPLITS}
@@ -199,7 +199,7 @@ def _transform(
 ) -> tuple[list[_Row], list[Reject]]:
     rows: list[_Row] = []
     rejects: list[Reject] = []
-    draws = Draws([key for unit in units for key in unit.record_keys()], spec.recipe)
+    draws = Draws([(key, slots[key][0]) for unit in units for key in unit.record_keys()], spec.recipe)
     for unit in units:
         if old and not spec.rehash and (known := old.unread(unit, spec.recipe)) is not None:
             kept, refused = known
@@ -231,6 +231,8 @@ def _transform(
                 digest = hashlib.sha256(record.data).digest()[:16]
                 before = old.same(record.key, split, digest) if old else None
                 try:
+                    if record.problem:
+                        raise ValueError(record.problem)
                     if not 0 <= record.label < spec.classes:
                         raise ValueError(f"label {record.label} is none of the {spec.classes} classes")
                     levels = []

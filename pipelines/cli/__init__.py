@@ -67,11 +67,22 @@ class Quantization(StrEnum):
     dynamic = "dynamic"
 
 
-Source = Annotated[str, typer.Argument(help="A folder of class folders, a .tar, a .parquet, or synthetic:N.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; synthetic:N; tfds:NAME."
+    ),
+]
 ChainText = Annotated[
     str, typer.Option("--chain", help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
 ]
 Limit = Annotated[int | None, typer.Option(help="Take at most so many records.", min=1)]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", help="A CSV file with a header line, of the images' names and classes.", metavar="FILE.csv"
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
 Country = Annotated[str | None, typer.Option(help="ISO code of the grid, like FRA: gives grams of CO2.")]
 Provider = Annotated[str, typer.Option(help="Whose coefficients: generic, aws, gcp or azure.")]
@@ -94,11 +105,15 @@ def precompute(
     format: Annotated[Format, typer.Option(help="Shard format.")] = Format.arrow,
     encoding: Annotated[Encoding, typer.Option(help="How images are stored.")] = Encoding.raw,
     quality: Annotated[int | None, typer.Option(help="JPEG quality. Default: 95.", min=1, max=100)] = None,
-    val_fraction: Annotated[float, typer.Option(help="Share of records held out.", min=0, max=0.9)] = 0.1,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of records held out. Default: 0.1, or what the source does.", min=0, max=0.9),
+    ] = None,
     seed: Seed = 0,
     shards: Annotated[int | None, typer.Option(help="Files per split and variant. Default: of 64 MiB.", min=1)] = None,
     workers: Annotated[int | None, typer.Option(help="Threads. Default: all cores.", min=1)] = None,
     limit: Limit = None,
+    labels: Labels = None,
     ops: OpsModule = None,
     max_reject_rate: Annotated[float, typer.Option(help="Share of broken images to accept.", min=0, max=1)] = 0.05,
     rehash: Annotated[
@@ -129,6 +144,7 @@ def precompute(
             shards=shards,
             workers=workers,
             limit=limit,
+            labels=labels,
             max_reject_rate=max_reject_rate,
             replace=replace,
             rehash=rehash,
@@ -337,6 +353,7 @@ def audit(
     prune: Annotated[float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     limit: Limit = None,
+    labels: Labels = None,
     seed: Seed = 0,
     country: Country = None,
     provider: Provider = "generic",
@@ -362,6 +379,7 @@ def audit(
             prune=prune,
             batch_size=batch_size,
             limit=limit,
+            labels=labels,
             seed=seed,
             meter=meter,
             progress=tell,

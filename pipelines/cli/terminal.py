@@ -88,6 +88,8 @@ def print_manifest(cache: Path, manifest: Manifest) -> None:
     console.print(f"{cache}: {manifest.chain}", markup=False, soft_wrap=True)
     table = Table("split", "records", "image", "variants", "files", "MB", "mean", "std")
     for name, split in manifest.splits.items():
+        if not split.records:
+            continue
         shape = "x".join("?" if side is None else str(side) for side in split.image_shape)
         size = sum(file.bytes for file in split.files) / 1e6
         mean, std = (" ".join(f"{level:.1f}" for level in levels) for levels in (split.mean, split.std))

@@ -27,9 +27,8 @@ def write_contact_sheet(cache: Path, path: Path) -> None:
     manifest = open_manifest(cache)
     name = next((name for name in SPLITS if manifest.splits[name].records), SPLITS[0])
     records = manifest.split(name).records
-    first = 0 if name == SPLITS[0] else manifest.splits[SPLITS[0]].records
     rows = np.unique(np.linspace(0, records - 1, _COLUMNS * _ROWS).astype(np.int64))
-    labels = read_index(cache, manifest)["label"].to_numpy()[first + rows]
+    labels = read_index(cache, manifest)["label"].to_numpy()[manifest.first_row(name) + rows]
     captions = [manifest.class_names[label] for label in labels]
     _draw(list(zip(_images(cache, manifest, name, rows), captions, strict=True)), path)
 

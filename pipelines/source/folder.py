@@ -1,0 +1,60 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+
+from joulecache.pipelines.source.images import Images, Place
+from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, NOT_UTF8, is_utf8, printable
+from joulecache.pipelines.source.records import SourceError
+
+
+def list_folder(root: Path) -> Images:
+    """List the images below a folder. Raises SourceError for a folder that cannot be listed."""
+    places: dict[str, Place] = {}
+    skipped: Counter[str] = Counter()
+    refused: list[tuple[str, str]] = []
+    base = str(root.absolute())
+    # Plain strings: an object for every path costs ten times as much as the listing itself.
+    for folder, folders, files in os.walk(root, onerror=_refuse_unlisted):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if links := sum(os.path.islink(os.path.join(folder, name)) for name in folders):  # noqa: PTH114, PTH118
+            skipped["(link to a folder)"] += links
+        inside = os.path.relpath(folder, root)
+        prefix = "" if inside == "." else inside + "/"
+        for file in files:
+            suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
+            if file.startswith(".") or suffix not in IMAGE_SUFFIXES:
+                skipped[suffix if len(suffix) > 1 else file] += 1
+                continue
+            status = _status(f"{folder}/{file}")
+            if status is None:
+                skipped["(no regular file)"] += 1
+            elif is_utf8(file) and is_utf8(prefix):
+                places[prefix + file] = Place(base, status.st_size, status.st_mtime_ns)
+            else:
+                refused.append((printable(prefix + file), NOT_UTF8))
+    return Images("", dict(sorted(places.items())), {}, skipped, refused)
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return what is known of a regular file, or of one that a link points to; None for anything else."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for every file costs more than this
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    raise SourceError(
+        f"cannot list {error.filename!r} ({error.strerror}): make it readable, or move it away"
+    ) from error

@@ -1,0 +1,97 @@
+"""Parquet files in the ``image: struct<bytes, path>, label`` layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from joulecache.pipelines.source.records import MOST_CLASSES, Record, SourceError
+from joulecache.pipelines.source.rows import RowFile
+
+_ROWS_AT_ONCE = 16
+_BUFFER_BYTES = 1 << 20  # of a column, so that it is not read whole
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """The first `count` rows of a Parquet row group."""
+
+    name: str
+    path: str
+    file_key: str
+    index: int
+    first_row: int
+    mtime_ns: int
+    count: int
+    split: str | None = None
+    size_bytes: None = None
+
+    def record_keys(self) -> Iterator[str]:
+        """Yield ``file#row`` for each row."""
+        return (f"{self.file_key}#{row}" for row in range(self.first_row, self.first_row + self.count))
+
+    def read(self) -> Iterator[Record]:
+        """Yield the rows, a few at a time in memory where the file's pages allow it."""
+        keys, left = self.record_keys(), self.count
+        with pq.ParquetFile(self.path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[self.index], columns=["image", "label"]):
+                data, labels = pc.struct_field(batch.column("image"), "bytes"), batch.column("label").to_pylist()
+                for row, key in zip(range(min(left, batch.num_rows)), keys, strict=False):
+                    image, label = data[row].as_py(), labels[row]
+                    missing = "image" if image is None else "label" if label is None else None
+                    problem = f"its row has no {missing}" if missing else None
+                    yield Record(key, -1 if label is None else int(label), image or b"", self.mtime_ns, problem)
+                left -= batch.num_rows
+                if left <= 0:
+                    break
+
+
+def list_parquet(path: Path, key: str) -> RowFile:
+    """List the row groups of a file. Raises SourceError for a damaged file, or one of another layout."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            schema, groups = parquet.schema_arrow, parquet.metadata
+            rows = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+            if not _holds_images(schema):
+                raise SourceError(
+                    f"{str(path)!r} has columns {schema.names}: a Parquet source has `image: struct<bytes, path>` and an integer `label`"
+                )
+            names = _class_names(schema)
+            last = -1
+            if names is None:
+                for batch in parquet.iter_batches(columns=["label"]):
+                    labels = batch.column(0)
+                    largest = pc.max(labels.filter(pc.less(labels, MOST_CLASSES))).as_py()
+                    last = max(last, -1 if largest is None else largest)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"cannot read {str(path)!r} as Parquet: {error}") from error
+    mtime_ns, where = path.stat().st_mtime_ns, str(path.absolute())
+    units = []
+    first = 0
+    for index, count in enumerate(rows):
+        units.append(RowGroup(f"{key}#{index}", where, key, index, first, mtime_ns, count))
+        first += count
+    return RowFile(key, units, names, last)
+
+
+def _holds_images(schema: Any) -> bool:
+    if not {"image", "label"} <= set(schema.names):
+        return False
+    image, label = schema.field("image").type, schema.field("label").type
+    place = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
+    return place >= 0 and image[place].type in (pa.binary(), pa.large_binary()) and pa.types.is_integer(label)
+
+
+def _class_names(schema: Any) -> tuple[str, ...] | None:
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features["label"]["names"])
+    except (KeyError, ValueError, TypeError):
+        return None

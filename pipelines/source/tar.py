@@ -1,0 +1,83 @@
+"""Uncompressed tars of images: class folders, or WebDataset's ``key.jpg`` with ``key.cls`` beside it."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from joulecache.pipelines.source.images import Images, Place
+from joulecache.pipelines.source.naming import is_sidecar, printable, unfit
+from joulecache.pipelines.source.records import MOST_CLASSES, SourceError
+
+_CLASS_SUFFIX = ".cls"
+_CLASS = re.compile(rb"\s*([0-9]{1,7})\s*")
+_LONGEST_CLASS = 64  # bytes
+
+
+def list_tar(path: Path, prefix: str = "") -> Images:
+    """List the images of a tar, without reading them; their keys begin with `prefix`.
+
+    Raises SourceError for a damaged or compressed tar, and for a name that stands in it twice.
+    """
+    places: dict[str, Place] = {}
+    classes: dict[str, bytes] = {}
+    skipped: Counter[str] = Counter()
+    refused: list[tuple[str, str]] = []
+    where, mtime_ns = str(path.absolute()), path.stat().st_mtime_ns
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while member := tar.next():
+                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every one
+                name = PurePosixPath(member.name)
+                is_class = name.suffix == _CLASS_SUFFIX and not name.name.startswith(".")
+                if member.isdir():
+                    continue
+                if is_sidecar(name) and not is_class:
+                    skipped[name.suffix.lower() or name.name] += 1
+                elif reason := unfit(member.name):
+                    refused.append((prefix + printable(member.name), reason))
+                elif not member.isreg() or member.issparse():
+                    refused.append((prefix + member.name, "a link, device or sparse file, not a plain one"))
+                elif is_class:
+                    stem = _stem(name.as_posix())
+                    _refuse_twice(path, name.as_posix(), stem in classes)
+                    stream = tar.extractfile(member)
+                    classes[stem] = stream.read(_LONGEST_CLASS) if stream else b""
+                else:
+                    key = prefix + name.as_posix()
+                    _refuse_twice(path, name.as_posix(), key in places)
+                    places[key] = Place(where, member.size, mtime_ns, member.offset_data)
+            with open(path, "rb") as data:
+                data.seek(tar.offset)
+                if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("no end mark where its members end")  # tarfile itself would stop in silence
+    except tarfile.TarError as error:
+        raise SourceError(
+            f"cannot read {str(path)!r} as an uncompressed tar ({error}): decompress it if it is compressed, "
+            f"so that members can be read at random; copy it again if it is cut short"
+        ) from error
+    labels = {}
+    for key in list(places) if classes else []:
+        text = classes.get(_stem(key.removeprefix(prefix)))
+        match = _CLASS.fullmatch(text) if text is not None else None
+        if match and int(match[1]) < MOST_CLASSES:
+            labels[key] = int(match[1])
+        elif text is not None:
+            refused.append((key, f"its {_CLASS_SUFFIX} holds {text!r}, not a class from 0 to {MOST_CLASSES - 1}"))
+            del places[key]
+    if classes and not labels and places:
+        raise SourceError(f"{str(path)!r} holds {_CLASS_SUFFIX} files, but none beside an image of the same name")
+    return Images(prefix, dict(sorted(places.items())), labels, skipped, refused)
+
+
+def _refuse_twice(path: Path, name: str, there: bool) -> None:
+    if there:
+        raise SourceError(f"{str(path)!r} holds {name!r} twice: a key must be unique")
+
+
+def _stem(name: str) -> str:
+    """Return a member's name up to the first dot of its last part: what the files of one WebDataset sample share."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]

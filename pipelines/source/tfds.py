@@ -1,0 +1,57 @@
+"""Data sets that TensorFlow Datasets has prepared on this machine, read from its TFRecord files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from joulecache.pipelines.source.naming import as_split, as_splits
+from joulecache.pipelines.source.records import Source, SourceError
+from joulecache.pipelines.source.rows import joined
+from joulecache.pipelines.source.tfrecord import list_tfrecord
+
+TFDS = "tfds:"
+
+
+def open_tfds(text: str, limit: int | None) -> Source:
+    """List ``tfds:NAME``, where NAME may have a config and a version: its splits called train, val and test, or all that there are.
+
+    Raises SourceError where tensorflow-datasets is missing, or the data set is unknown, not prepared, or not of images with classes.
+    """
+    builder = _builder(text)
+    splits = dict(builder.info.splits)
+    if not splits:
+        raise SourceError(
+            f"{text!r} is not prepared in {builder.data_dir}: make it by "
+            f"`python -c \"import tensorflow_datasets as t; t.builder('{text.removeprefix(TFDS)}').download_and_prepare()\"`"
+        )
+    kind = getattr(builder.info.file_format, "value", builder.info.file_format)
+    if kind != "tfrecord":
+        raise SourceError(f"{text!r} is kept as {kind}: prepare it with file_format='tfrecord'")
+    features = dict(getattr(builder.info.features, "items", dict)())
+    names = getattr(features.get("label"), "names", None)
+    if names is None or "image" not in features:
+        raise SourceError(
+            f"{text!r} has the features {', '.join(sorted(features))}: an image, and a ClassLabel called label, are needed"
+        )
+    used = [name for name in splits if as_split(name)] or list(splits)
+    files, of_file = [], []
+    for name, split in zip(used, as_splits(used) or [None] * len(used), strict=True):
+        for path in map(Path, splits[name].filepaths):
+            files.append(dataclasses.replace(list_tfrecord(path, path.name), class_names=tuple(names)))
+            of_file.append(split)
+    left_out = Counter({f"(split {name})": splits[name].num_examples for name in splits if name not in used})
+    return dataclasses.replace(joined(text, files, limit, of_file), skipped=left_out)
+
+
+def _builder(text: str) -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise SourceError(f"{text!r} needs tensorflow-datasets: pip install 'joulecache[tfds]'") from error
+    try:
+        return tensorflow_datasets.builder(text.removeprefix(TFDS))
+    except (tensorflow_datasets.core.DatasetNotFoundError, ValueError, LookupError, OSError, AssertionError) as error:
+        raise SourceError(f"cannot open {text!r}: {str(error).strip().splitlines()[0]}") from error

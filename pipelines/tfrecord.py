@@ -1,0 +1,179 @@
+"""The TFRecord container and the `tf.train.Example` in it, without TensorFlow, whose import takes seconds.
+
+A record is its length in 8 bytes, the masked CRC-32C of these, the data, and the masked CRC-32C of the data
+(https://www.tensorflow.org/tutorials/load_data/tfrecord). An Example is protobuf: Features, a map from names to Feature.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import google_crc32c
+
+BYTES, INTEGER = 1, 3  # kinds of features: the fields of a Feature that hold a list of them
+
+HEADER_BYTES, _FOOTER = 12, 4  # around the data of a record
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+_LONGEST_VARINT = 10  # bytes
+
+
+class Feature(NamedTuple):
+    """Where the first value of a Feature lies. `kind` is BYTES, or INTEGER, whose varint starts there."""
+
+    kind: int
+    start: int
+    stop: int
+
+
+def checksum(data: Any) -> int:
+    """Return the masked CRC-32C of some bytes."""
+    crc = google_crc32c.value(data)
+    masked: int = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return masked
+
+
+def write_record(file: BinaryIO, data: bytes) -> None:
+    """Write one record."""
+    length = struct.pack("<Q", len(data))
+    for part in (length, data):
+        file.write(part)
+        file.write(struct.pack("<I", checksum(part)))
+
+
+def is_header(data: bytes) -> bool:
+    """Say whether bytes start with the length of a record, by its checksum."""
+    return len(data) >= HEADER_BYTES and checksum(data[:8]) == struct.unpack_from("<I", data, 8)[0]
+
+
+def records(data: Any, at: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield where the data of each record from byte `at` of a buffer starts and ends; ValueError for what is no TFRecord.
+
+    The checksum of the data is not looked at, so that it need not be read.
+    """
+    while at < len(data):
+        header = bytes(data[at : at + HEADER_BYTES])
+        start = at + HEADER_BYTES
+        if not is_header(header):
+            raise ValueError(f"no record starts at byte {at}: its length and the checksum of that do not agree")
+        stop = start + struct.unpack_from("<Q", header)[0]
+        if record_end(stop) > len(data):
+            raise ValueError(
+                f"the record at byte {at} should end at byte {record_end(stop)}, and {len(data)} are there"
+            )
+        yield start, stop
+        at = record_end(stop)
+
+
+def record_end(stop: int) -> int:
+    """Return where a record ends whose data ends at `stop`."""
+    return stop + _FOOTER
+
+
+def read_record(file: BinaryIO) -> tuple[bytes, bool]:
+    """Read the record at which a file stands: its data, and whether they have their checksum. ValueError when there is none."""
+    header = file.read(HEADER_BYTES)
+    if not is_header(header):
+        raise ValueError("no record starts where one did")
+    length = struct.unpack_from("<Q", header)[0]
+    if length > os.fstat(file.fileno()).st_size:
+        raise ValueError(f"a record of {length} bytes does not fit the file")
+    data, footer = file.read(length), file.read(_FOOTER)
+    if len(data) + len(footer) != length + _FOOTER:
+        raise ValueError(f"it ends inside a record of {length} bytes")
+    return data, checksum(data) == struct.unpack("<I", footer)[0]
+
+
+def features(data: Any, start: int, stop: int) -> dict[str, Feature]:
+    """Return the Features of the Example from `start` to `stop` that hold bytes or integers; ValueError when it is none."""
+    found = {}
+    for number, first, last in _fields(data, start, stop):
+        if number == 1:  # Features
+            for inner, left, right in _fields(data, first, last):
+                if inner == 1:  # an entry of the map
+                    name, feature = _entry(data, left, right)
+                    if feature:
+                        found[name] = feature
+    return found
+
+
+def integer(data: Any, feature: Feature) -> int:
+    """Return the first integer of a Feature, signed."""
+    value, _ = _varint_at(data, feature.start, feature.stop)
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _entry(data: Any, start: int, stop: int) -> tuple[str, Feature | None]:
+    name, feature = "", None
+    for number, first, last in _fields(data, start, stop):
+        if number == 1:
+            name = bytes(data[first:last]).decode()
+        elif number == 2:
+            feature = _first_value(data, first, last)
+    return name, feature
+
+
+def _first_value(data: Any, start: int, stop: int) -> Feature | None:
+    for kind, first, last in _fields(data, start, stop):
+        if kind in (BYTES, INTEGER):
+            for number, left, right in _fields(data, first, last):
+                if number == 1 and (kind == BYTES or right > left):
+                    return Feature(kind, left, right)
+    return None
+
+
+def _fields(data: Any, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the fields of a message as (number, where its value starts, where it ends)."""
+    while at < stop:
+        tag, at = _varint_at(data, at, stop)
+        number, wire = tag >> 3, tag & 7
+        start = at
+        if wire == _LENGTH:
+            length, start = _varint_at(data, at, stop)
+            at = start + length
+        elif wire == _VARINT:
+            _, at = _varint_at(data, at, stop)
+        elif wire in (_FIXED64, _FIXED32):
+            at += 8 if wire == _FIXED64 else 4
+        else:
+            raise ValueError(f"no field of a message has wire type {wire}, at byte {at}")
+        if at > stop:
+            raise ValueError(f"a field at byte {start} leaves its message, which ends at byte {stop}")
+        yield number, start, at
+
+
+def _varint_at(data: Any, at: int, stop: int) -> tuple[int, int]:
+    """Read a varint: seven bits a byte, the low ones first. Return it and where it ends."""
+    value = 0
+    for place in range(at, min(stop, at + _LONGEST_VARINT)):
+        byte = int(data[place])
+        value |= (byte & 0x7F) << 7 * (place - at)
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, place + 1
+    raise ValueError(f"the number at byte {at} does not end in its message")
+
+
+def make_example(values: Mapping[str, bytes | int]) -> bytes:
+    """Serialize an Example with these features, each of one value, in this order; an integer above 2**63 is wrapped.
+
+    By hand: protobuf promises no order, its implementations differ, and an image has to stand at one place in every record.
+    """
+    entries = [_field(1, _field(1, name.encode()) + _field(2, _feature(value))) for name, value in values.items()]
+    return _field(1, b"".join(entries))
+
+
+def _feature(value: bytes | int) -> bytes:
+    if isinstance(value, bytes):
+        return _field(BYTES, _field(1, value))
+    return _field(INTEGER, _field(1, _varint(value % 2**64)))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | _LENGTH]) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    groups = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])

@@ -1,0 +1,211 @@
+"""Labels beside the images: a CSV file, and WebDataset's `.cls` members."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from joulecache.pipelines.source import Source, SourceError, open_source
+from joulecache.pipelines.source.labels import read_labels
+
+MakeSource = Callable[[Mapping[str, bytes]], Path]
+
+FLAT = {"1.jpg": b"one", "2.jpg": b"two", "3.png": b"three"}
+
+
+def labels(source: Source) -> dict[str, str]:
+    """Return {key: class name}."""
+    return {record.key: source.class_names[record.label] for unit in source.units for record in unit.read()}
+
+
+@pytest.fixture
+def write_csv(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "labels.csv"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+WriteCsv = Callable[[str], Path]
+
+# A CSV file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key,label\n1.jpg,cat\n2.jpg,dog\n3.png,cat\n",
+        "id,breed\n1,cat\n2,dog\n3,cat\n",
+        "file,size,label,date\n1.jpg,7,cat,x\n2.jpg,7,dog,x\n3.png,7,cat,x\n",
+        '\ufeffkey,label\r\n"./1.jpg","cat"\r\n2.jpg,dog\r\n\r\n3.png,cat\r\n',
+    ],
+    ids=["names", "names without suffix", "a column called label", "as a spreadsheet writes it"],
+)
+def test_labels_come_from_a_file(text: str, make_folder: MakeSource, make_tar: MakeSource, write_csv: WriteCsv) -> None:
+    path = write_csv(text)
+    for make in (make_folder, make_tar):
+        source = open_source(make(FLAT), labels=path)
+        assert source.class_names == ("cat", "dog")
+        assert labels(source) == {"1.jpg": "cat", "2.jpg": "dog", "3.png": "cat"}
+        assert not source.refused
+
+
+def test_labels_in_a_file_go_before_folders(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+    path = make_folder({"a/1.jpg": b"", "b/2.jpg": b"", "3.jpg": b""})
+    source = open_source(path, labels=write_csv("key,label\na/1.jpg,x\nb/2,y\n3,x\n"))
+    assert labels(source) == {"a/1.jpg": "x", "b/2.jpg": "y", "3.jpg": "x"}
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+    files = {f"{number}.jpg": b"" for number in range(12)}
+    lines = "".join(f"{number},{number}\n" for number in range(12))
+    assert open_source(make_folder(files), labels=write_csv("id,label\n" + lines)).class_names == tuple(
+        map(str, range(12))
+    )
+    assert open_source(make_folder(files), labels=write_csv("id,label\n" + lines.replace(",3", ",03"))).class_names == (
+        *("0", "03", "1", "10", "11", "2"),
+        *map(str, range(4, 10)),
+    )
+
+
+def test_an_image_without_a_label_is_refused_and_a_label_without_an_image_counted(
+    make_folder: MakeSource, write_csv: WriteCsv
+) -> None:
+    path = write_csv("key,label\n1.jpg,cat\n2.jpg,dog\n9.jpg,cat\n")
+    source = open_source(make_folder(FLAT), labels=path)
+    assert source.records == 2
+    assert source.refused == (("3.png", f"it has no label in {path}"),)
+    assert source.skipped == Counter({"(label of no image)": 1})
+
+
+def test_a_limit_spreads_over_labelled_classes(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+    files = {f"{number}.jpg": b"" for number in range(30)}
+    lines = "".join(f"{number},{'cat' if number < 20 else 'dog'}\n" for number in range(30))
+    source = open_source(make_folder(files), labels=write_csv("id,label\n" + lines), limit=10)
+    assert Counter(labels(source).values()) == Counter(cat=5, dog=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"begins with \[\]: a file of labels has a header line, the records' names in its first column and"),
+        ("key\n1.jpg\n", r"begins with \['key'\]: a file of labels has a header line"),
+        ("key,size,class\n", r"begins with \['key', 'size', 'class'\]: .* in one called 'label', or in the second of"),
+        ("label,key,size\n", r"begins with \['label', 'key', 'size'\]"),
+        (
+            "key,label\n1.jpg\n",
+            r"line 2: \['1.jpg'\] does not give a record and its class, as \['key', 'label'\] does$",
+        ),
+        ("key,label\n1.jpg,\n", r"line 2: \['1.jpg', ''\] does not give"),
+        ("key,label\n1.jpg,a,b\n", r"line 2: \['1.jpg', 'a', 'b'\] does not give"),
+        ("key,label\n1.jpg,a\n2.jpg,b\n1.jpg,b\n", r"line 4: '1.jpg' is labelled twice$"),
+        ("key,label\n1.jpg,a\n./1.jpg,b\n", r"line 3: '1.jpg' is labelled twice$"),
+        ("key,label\n7.jpg,a\n", r"labels no record: it has names like '7.jpg', the source has names like '1.jpg'$"),
+        ("key,label\n", r"labels no record: it has no lines, the source has names like '1.jpg'$"),
+        ('key,label\n1.jpg,\0\n"', "cannot read the labels '.*labels.csv' as CSV|does not give"),
+    ],
+)
+def test_a_file_that_does_not_give_labels_is_refused(
+    text: str, message: str, make_folder: MakeSource, write_csv: WriteCsv
+) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(make_folder(FLAT), labels=write_csv(text))
+
+
+def test_a_line_that_two_images_fit_is_refused(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+    path = make_folder({"1.jpg": b"", "1.png": b""})
+    with pytest.raises(
+        SourceError, match=r"labels '1', which may be '1.jpg' or '1.png': give names with their suffix$"
+    ):
+        open_source(path, labels=write_csv("id,label\n1,cat\n"))
+
+
+def test_a_missing_file_of_labels_is_refused(make_folder: MakeSource, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"^cannot read the labels '.*none\.csv': No such file or directory$"):
+        open_source(make_folder(FLAT), labels=tmp_path / "none.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"key,label\n\xff,a\n")
+    with pytest.raises(SourceError, match=r"bytes\.csv' as CSV: 'utf-8' codec can't decode"):
+        read_labels(tmp_path / "bytes.csv")
+
+
+def test_sources_with_labels_of_their_own_take_none(write_csv: WriteCsv) -> None:
+    with pytest.raises(
+        SourceError, match=r"^labels in a file are for a folder or a tar of images; 'synthetic:3' has its own$"
+    ):
+        open_source("synthetic:3", labels=write_csv("key,label\n"))
+
+
+# WebDataset
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def test_a_tar_with_cls_members_gives_the_classes(make_tar: MakeSource) -> None:
+    files = {
+        "000.jpg": b"zero",
+        "000.cls": b"2",
+        "000.json": b"{}",
+        "001.cls": b" 0\n",
+        "001.left.png": b"left",
+        "001.right.png": b"right",
+        "sub.folder/002.jpg": b"two",
+        "sub.folder/002.cls": b"10",
+    }
+    source = open_source(make_tar(files))
+    assert source.class_names == tuple(map(str, range(11)))
+    assert labels(source) == {"000.jpg": "2", "001.left.png": "0", "001.right.png": "0", "sub.folder/002.jpg": "10"}
+    assert source.skipped == Counter({".json": 1})
+
+
+@pytest.mark.parametrize("text", [b"cat", b"", b"-1", b"1.5", b"1 2", b"1000000", b"9" * 100, b"\xff", "٣".encode()])
+def test_a_class_that_is_no_number_is_refused_by_name(make_tar: MakeSource, text: bytes) -> None:
+    source = open_source(make_tar({"0.jpg": b"", "0.cls": b"1", "1.jpg": b"", "1.cls": text, "2.jpg": b""}))
+    assert labels(source) == {"0.jpg": "1"}
+    assert dict(source.refused) == {
+        "1.jpg": f"its .cls holds {text[:64]!r}, not a class from 0 to 999999",
+        "2.jpg": "it has no .cls beside it",
+    }
+
+
+def test_a_tar_whose_classes_are_all_unfit_says_so(make_tar: MakeSource) -> None:
+    with pytest.raises(
+        SourceError, match=r"holds no image \(0 other files, 1 refused, such as 0\.jpg: its \.cls holds b'c"
+    ):
+        open_source(make_tar({"0.jpg": b"", "0.cls": b"cat"}))
+    with pytest.raises(SourceError, match=r"holds \.cls files, but none beside an image of the same name$"):
+        open_source(make_tar({"0.jpg": b"", "1.cls": b"1"}))
+
+
+def test_cls_members_are_checked_like_images(tmp_path: Path) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "0.jpg", b"")
+        add(tar, "0.cls", b"1")
+        add(tar, "../1.cls", b"1")
+        add(tar, "2.cls", b"", tarfile.SYMTYPE)
+        add(tar, ".3.cls", b"1")
+    assert dict(open_source(path).refused) == {
+        "../1.cls": "the name leaves the archive",
+        "2.cls": "a link, device or sparse file, not a plain one",
+    }
+    with tarfile.open(path, "a") as tar:
+        add(tar, "./0.cls", b"2")
+    with pytest.raises(SourceError, match=re.escape("holds '0.cls' twice: a key must be unique")):
+        open_source(path)
+
+
+def test_a_file_of_labels_goes_before_cls_members(make_tar: MakeSource, write_csv: WriteCsv) -> None:
+    source = open_source(make_tar({"0.jpg": b"", "0.cls": b"1"}), labels=write_csv("key,label\n0,cat\n"))
+    assert labels(source) == {"0.jpg": "cat"}

@@ -1,0 +1,287 @@
+"""Splits that the source gives by its folders or files, and patterns of many files, down to the cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from joulecache.pipelines import load, open_manifest, precompute, verify
+from joulecache.pipelines.manifest import CacheError, Manifest, read_index
+from joulecache.pipelines.shards import SPLITS
+from joulecache.pipelines.source import Source, SourceError, open_source
+
+MakeSource = Callable[[Mapping[str, bytes]], Path]
+
+CHAIN = "decode|resize(8)"
+
+
+def splits(source: Source) -> dict[str, str | None]:
+    """Return {key: split}."""
+    return {key: unit.split for unit in source.units for key in unit.record_keys()}
+
+
+def labels(source: Source) -> dict[str, str]:
+    """Return {key: class name}."""
+    return {record.key: source.class_names[record.label] for unit in source.units for record in unit.read()}
+
+
+def keys_of(cache: Path, split: str) -> list[str]:
+    manifest = open_manifest(cache)
+    keys: list[str] = read_index(cache, manifest)["key"].to_pylist()
+    first = manifest.first_row(split)
+    return keys[first : first + manifest.splits[split].records]
+
+
+def write_parquet(path: Path, images: Mapping[str, bytes]) -> None:
+    """Write images whose names begin with a digit, their label."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = pa.array([{"bytes": data} for data in images.values()], pa.struct([("bytes", pa.binary())]))
+    pq.write_table(pa.table({"image": rows, "label": pa.array([int(name[0]) for name in images])}), path)
+
+
+def write_tar(path: Path, files: Mapping[str, bytes], make_tar: MakeSource) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make_tar(files).rename(path)
+
+
+# By folder
+
+
+@pytest.mark.parametrize("above", ["", "set/v1/"])
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (("train", "val"), ("train", "val")),
+        (("train", "valid", "test"), ("train", "val", "test")),
+        (("Training", "Validation"), ("train", "val")),
+        (("train", "test"), (None, "test")),
+        (("train", "other"), (None, None)),
+        (("val", "test"), (None, None)),
+        (("train",), (None,)),
+    ],
+)
+def test_folders_called_like_splits_are_splits(
+    above: str,
+    folders: tuple[str, ...],
+    expected: tuple[str | None, ...],
+    make_folder: MakeSource,
+    make_tar: MakeSource,
+) -> None:
+    wanted = {
+        f"{above}{folder}/{kind}/1.jpg": split
+        for folder, split in zip(folders, expected, strict=True)
+        for kind in ("cat", "dog")
+    }
+    for make in (make_folder, make_tar):
+        source = open_source(make(dict.fromkeys(wanted, b"")))
+        assert splits(source) == wanted
+        given = any(expected) or len(folders) == 1
+        assert source.class_names == (("cat", "dog") if given else tuple(sorted(folders)))
+
+
+def test_splits_hold_the_same_classes(make_folder: MakeSource) -> None:
+    files = {"train/cat/1.jpg": b"", "train/dog/2.jpg": b"", "train/emu/3.jpg": b"", "test/dog/4.jpg": b""}
+    source = open_source(make_folder(files))
+    assert labels(source) == {name: name.split("/")[1] for name in files}
+
+
+def test_flat_splits_have_one_class(make_folder: MakeSource) -> None:
+    source = open_source(make_folder({"train/1.jpg": b"", "test/2.jpg": b""}))
+    assert labels(source) == {"train/1.jpg": "all", "test/2.jpg": "all"}
+
+
+def test_a_loose_image_beside_class_folders_of_a_split_is_refused_by_its_name(make_folder: MakeSource) -> None:
+    with pytest.raises(SourceError, match=r"^'test/4.jpg' lies beside class folders"):
+        open_source(make_folder({"train/cat/1.jpg": b"", "train/dog/1.jpg": b"", "test/4.jpg": b""}))
+
+
+# By file, and patterns
+
+
+def test_a_pattern_of_parquet_files_is_one_source(tmp_path: Path) -> None:
+    for name in ("b/photos.parquet", "a/photos.parquet", "a/notes.txt"):
+        write_parquet(tmp_path / name, {f"{row} {name}": f"{row} {name}".encode() for row in range(3)})
+    source = open_source(f"{tmp_path}/*/*.parquet")
+    read = [record for unit in source.units for record in unit.read()]
+    assert [record.key for record in read] == [f"{folder}/photos.parquet#{row}" for folder in "ab" for row in range(3)]
+    assert [record.data.decode() for record in read] == [f"{row} {f}/photos.parquet" for f in "ab" for row in range(3)]
+    assert source.class_names == ("0", "1", "2")
+    assert set(splits(source).values()) == {None}
+
+
+def test_a_pattern_of_tars_is_one_source(tmp_path: Path, make_tar: MakeSource) -> None:
+    write_tar(tmp_path / "set" / "0.tar", {"cat/1.jpg": b"one", "dog/1.jpg": b"two"}, make_tar)
+    write_tar(tmp_path / "set" / "1.tar", {"cat/1.jpg": b"three", "../2.jpg": b"", "notes.txt": b""}, make_tar)
+    source = open_source(tmp_path / "set" / "*.tar")
+    assert {record.key: record.data for unit in source.units for record in unit.read()} == {
+        "0.tar/cat/1.jpg": b"one",
+        "0.tar/dog/1.jpg": b"two",
+        "1.tar/cat/1.jpg": b"three",
+    }
+    assert labels(source) == {"0.tar/cat/1.jpg": "cat", "0.tar/dog/1.jpg": "dog", "1.tar/cat/1.jpg": "cat"}
+    assert source.refused == (("1.tar/../2.jpg", "the name leaves the archive"),)
+    assert source.skipped == Counter({".txt": 1})
+
+
+def test_a_key_does_not_depend_on_how_many_files_match(tmp_path: Path, make_tar: MakeSource) -> None:
+    write_tar(tmp_path / "set" / "0.tar", {"cat/1.jpg": b"one"}, make_tar)
+    alone = set(splits(open_source(f"{tmp_path}/set/*.tar")))
+    write_tar(tmp_path / "set" / "1.tar", {"cat/1.jpg": b"two"}, make_tar)
+    assert alone < set(splits(open_source(f"{tmp_path}/set/*.tar")))
+
+
+def test_patterns_cross_folders(tmp_path: Path, make_tar: MakeSource) -> None:
+    write_tar(tmp_path / "set" / "0.tar", {"cat/1.jpg": b"one"}, make_tar)
+    write_tar(tmp_path / "set" / "a" / "b" / "1.tar", {"cat/1.jpg": b"two"}, make_tar)
+    assert set(splits(open_source(f"{tmp_path}/set/**/*.tar"))) == {"0.tar/cat/1.jpg", "a/b/1.tar/cat/1.jpg"}
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path, make_tar: MakeSource) -> None:
+    write_tar(tmp_path / "[set]" / "0*.tar", {"cat/1.jpg": b"one"}, make_tar)
+    assert set(splits(open_source(f"{tmp_path}/[set]/0*.tar"))) == {"cat/1.jpg"}
+
+
+def test_a_pattern_must_match_files_of_one_kind(tmp_path: Path, make_tar: MakeSource) -> None:
+    with pytest.raises(SourceError, match=r"^no source at '.*none-\*': give a folder of images"):
+        open_source(f"{tmp_path}/none-*")
+    write_tar(tmp_path / "set" / "0.tar", {"cat/1.jpg": b"one"}, make_tar)
+    write_parquet(tmp_path / "set" / "1.parquet", {"0": b"one"})
+    with pytest.raises(SourceError, match=r"matches a tar, '.*0\.tar', and a parquet, '.*1\.parquet': give one kind"):
+        open_source(f"{tmp_path}/set/*")
+    with pytest.raises(SourceError, match=r"matches the folder '.*/set': a pattern is for \.tar, Parquet or TFRecord"):
+        open_source(f"{tmp_path}/s*")
+
+
+def test_files_called_like_splits_are_splits(tmp_path: Path, make_tar: MakeSource) -> None:
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test"):
+        write_parquet(tmp_path / "data" / f"{name}.parquet", {"0": b"", "1": b""})
+    source = open_source(f"{tmp_path}/data/*.parquet")
+    assert Counter(splits(source).values()) == Counter(train=4, val=2, test=2)
+    write_tar(tmp_path / "tars" / "train_0.tar", {"cat/1.jpg": b"", "dog/1.jpg": b""}, make_tar)
+    write_tar(tmp_path / "tars" / "test.tar", {"cat/1.jpg": b""}, make_tar)
+    source = open_source(f"{tmp_path}/tars/*.tar")
+    assert Counter(splits(source).values()) == Counter({None: 2, "test": 1})
+    assert source.class_names == ("cat", "dog")
+    write_tar(tmp_path / "tars" / "more.tar", {"cat/1.jpg": b""}, make_tar)
+    assert Counter(splits(open_source(f"{tmp_path}/tars/*.tar")).values()) == Counter({None: 4})
+
+
+def test_a_limit_takes_the_same_share_of_every_file(tmp_path: Path) -> None:
+    for name, rows in (("a", 60), ("b", 30), ("c", 1)):
+        write_parquet(tmp_path / f"{name}.parquet", {f"{row}": b"" for row in range(rows)})
+    for limit in (1, 9, 45, 90, 91, 1000):
+        source = open_source(f"{tmp_path}/*.parquet", limit=limit)
+        assert source.records == min(limit, 91)
+    counts = Counter(key.split("#")[0] for key in splits(open_source(f"{tmp_path}/*.parquet", limit=45)))
+    assert counts == Counter({"a.parquet": 29, "b.parquet": 15, "c.parquet": 1})
+
+
+def test_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", {"0": b""})
+    table = pq.read_table(tmp_path / "a.parquet")
+    names = b'{"info": {"features": {"label": {"names": ["cat"]}}}}'
+    pq.write_table(table.replace_schema_metadata({"huggingface": names}), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"^'a\.parquet' and 'b\.parquet' name other classes: a source has one list"):
+        open_source(f"{tmp_path}/*.parquet")
+
+
+# In a cache
+
+
+def split_photos(photos: Mapping[str, bytes], *folders: str) -> dict[str, bytes]:
+    """Deal photos to folders, in turn."""
+    return {f"{folders[place % len(folders)]}/{name}": data for place, (name, data) in enumerate(photos.items())}
+
+
+def test_a_cache_has_the_splits_of_its_source(
+    tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
+) -> None:
+    source = make_folder(split_photos(photos, "train", "val", "test", "train"))
+    chain = "decode|resize(10)|random_crop(8)"
+    manifest = precompute(source, tmp_path / "cache", chain, shards=2, variants=3).manifest
+    assert verify(tmp_path / "cache") == []
+    assert {name: split.records for name, split in manifest.splits.items()} == {"train": 15, "val": 8, "test": 7}
+    assert manifest.val_fraction is None
+    for name in SPLITS:
+        assert {key.split("/")[0] for key in keys_of(tmp_path / "cache", name)} == {name}
+        assert sum(len(images) for images, _ in load(tmp_path / "cache", name, 4)) == manifest.splits[name].records
+    train, val, test = (manifest.splits[name] for name in SPLITS)
+    assert (train.variants, val.variants, test.variants) == (3, 1, 1)
+    assert test.chain == val.chain == "decode|resize(10)|central_crop(8)"
+    one, other = ([images.numpy().tobytes() for images, _ in load(tmp_path / "cache", "test", 7)] for _ in range(2))
+    assert one == other  # neither shuffled nor drawn
+
+
+def test_test_data_of_the_source_are_never_trained_on(
+    tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
+) -> None:
+    source = make_folder(split_photos(photos, "train", "test"))
+    manifest = precompute(source, tmp_path / "cache", CHAIN, val_fraction=0.3).manifest
+    assert manifest.val_fraction == 0.3
+    assert manifest.splits["val"].records > 0
+    assert {key.split("/")[0] for name in ("train", "val") for key in keys_of(tmp_path / "cache", name)} == {"train"}
+    assert {key.split("/")[0] for key in keys_of(tmp_path / "cache", "test")} == {"test"}
+    assert manifest.splits["test"].records == 15
+
+
+def test_a_held_out_share_that_the_source_gives_is_not_given_again(
+    tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
+) -> None:
+    source = make_folder(split_photos(photos, "train", "val"))
+    with pytest.raises(SourceError, match=r"holds records out itself: leave val_fraction out, got 0\.1$"):
+        precompute(source, tmp_path / "cache", CHAIN, val_fraction=0.1)
+
+
+def test_a_cache_without_a_split_says_which_it_has(tmp_path: Path, photo_folder: Path) -> None:
+    precompute(photo_folder, tmp_path / "cache", CHAIN)
+    with pytest.raises(CacheError, match=r"no records in split 'test': this cache has train, val$"):
+        load(tmp_path / "cache", "test", 4)
+
+
+def test_an_update_moves_records_to_their_new_split(
+    tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
+) -> None:
+    def sums(manifest: Manifest) -> list[str]:
+        return [file.sha256 for file in manifest.files()]
+
+    source = make_folder(split_photos(photos, "train", "test"))
+    built = precompute(source, tmp_path / "cache", CHAIN, shards=4)
+    assert precompute(source, tmp_path / "cache", CHAIN, shards=4).unchanged
+    for path in sorted((source / "test").rglob("*.jpg"))[:5]:
+        path.rename(source / "train" / path.relative_to(source / "test"))
+    updated = precompute(source, tmp_path / "cache", CHAIN, shards=4)
+    assert 0 < updated.transformed <= 5
+    assert updated.manifest.splits["test"].records == built.manifest.splits["test"].records - 5
+    assert sums(updated.manifest) == sums(precompute(source, tmp_path / "new", CHAIN, shards=4).manifest)
+    # Without a test split beside it a folder called train is like any other.
+    for path in (source / "test").rglob("*.jpg"):
+        path.unlink()
+    updated = precompute(source, tmp_path / "cache", CHAIN, shards=4)
+    assert sums(updated.manifest) == sums(precompute(source, tmp_path / "newer", CHAIN, shards=4).manifest)
+
+
+def test_a_source_that_begins_to_hold_out_is_another_recipe(
+    tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
+) -> None:
+    source = make_folder(split_photos(photos, "train"))
+    precompute(source, tmp_path / "cache", CHAIN)
+    (source / "val" / "cat").mkdir(parents=True)
+    (source / "val" / "cat" / "1.jpg").write_bytes(next(iter(photos.values())))
+    with pytest.raises(CacheError, match=r"is a cache with val_fraction 0\.1, not None: give --replace"):
+        precompute(source, tmp_path / "cache", CHAIN)
+    manifest = precompute(source, tmp_path / "cache", CHAIN, replace=True).manifest
+    assert {name: split.records for name, split in manifest.splits.items()} == {"train": 30, "val": 1, "test": 0}
+
+
+def test_a_cache_lies_in_no_file_of_its_source(
+    tmp_path: Path, make_tar: MakeSource, photos: Mapping[str, bytes]
+) -> None:
+    write_tar(tmp_path / "set" / "a" / "0.tar", photos, make_tar)
+    with pytest.raises(CacheError, match=r"^source '.*0\.tar' and cache '.*/a' lie inside each other"):
+        precompute(f"{tmp_path}/set/*/*.tar", tmp_path / "set" / "a", CHAIN, replace=True)
+    assert precompute(f"{tmp_path}/set/*/*.tar", tmp_path / "set" / "cache", CHAIN).manifest.index.records == 30

@@ -1,0 +1,116 @@
+"""Data sets of TensorFlow Datasets as a source: a small one, prepared here."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from joulecache.pipelines import load, precompute
+from joulecache.pipelines.source import SourceError, open_source
+
+pytestmark = [
+    # What the package does inside is not ours.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:google.protobuf"),
+]
+
+SIZES = {"train": 70, "validation": 4, "test": 3, "odd": 2}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `tiny_photos` is prepared: images of one level, which is their number, of two classes in turn."""
+    root = tmp_path_factory.mktemp("tfds")
+    store(root, "tiny_photos", {"image": tfds.features.Image(shape=(None, None, 3)), **CLASSES}, SIZES)
+    store(root, "plain_numbers", {"image": tfds.features.Image(shape=(None, None, 3)), "label": np.int64}, {"train": 3})
+    store(root, "only_test", {"image": tfds.features.Image(shape=(None, None, 3)), **CLASSES}, {"test": 3})
+    return root
+
+
+CLASSES = {"label": tfds.features.ClassLabel(names=["cat", "dog"])}
+
+
+def store(root: Path, name: str, features: dict[str, Any], sizes: dict[str, int]) -> None:
+    class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg,misc]
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = None
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, _: Any) -> Any:
+            return {split: self._generate_examples(count) for split, count in sizes.items()}
+
+        def _generate_examples(self, count: int) -> Any:
+            for number in range(count):
+                yield number, {"image": np.full((9, 8, 3), number, np.uint8), "label": number % 2}
+
+    Photos.name = name
+    Photos(data_dir=root).download_and_prepare()
+
+
+@pytest.fixture(autouse=True)
+def prepared(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(data_dir))
+
+
+def test_a_prepared_data_set_is_a_source() -> None:
+    source = open_source("tfds:tiny_photos")
+    assert source.class_names == ("cat", "dog")
+    assert Counter(unit.split for unit in source.units for _ in unit.record_keys()) == Counter(train=70, val=4, test=3)
+    assert source.skipped == Counter({"(split odd)": 2})
+    train = [record for unit in source.units if unit.split == "train" for record in unit.read()]
+    assert [record.key for record in train] == [f"tiny_photos-train.tfrecord-00000-of-00001#{row}" for row in range(70)]
+    assert [np.asarray(Image.open(io.BytesIO(record.data)))[0, 0, 0] for record in train] == list(range(70))
+    assert [record.label for record in train] == [row % 2 for row in range(70)]
+
+
+def test_its_splits_reach_the_loader(tmp_path: Path) -> None:
+    manifest = precompute("tfds:tiny_photos:1.0.0", tmp_path / "cache", "decode|resize(4)").manifest
+    assert {name: split.records for name, split in manifest.splits.items()} == {"train": 70, "val": 4, "test": 3}
+    [(images, labels)] = load(tmp_path / "cache", "test", 3)
+    assert sorted(zip(images[:, 0, 0, 0].numpy().tolist(), labels.numpy().tolist(), strict=True)) == [
+        (0, 0),
+        (1, 1),
+        (2, 0),
+    ]
+
+
+def test_a_data_set_without_train_is_split_by_hash() -> None:
+    assert [unit.split for unit in open_source("tfds:only_test").units] == [None]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny_photoss", "cannot open 'tfds:tiny_photoss': Dataset tiny_photoss not found"),
+        ("../photos", "cannot open 'tfds:../photos': Parsing builder name string"),
+        ("", "cannot open 'tfds:': Parsing builder name string"),
+        (
+            "plain_numbers",
+            "'tfds:plain_numbers' has the features image, label: an image, and a ClassLabel called label",
+        ),
+        ("mnist", "'tfds:mnist' is not prepared in .*mnist/3.0.1: make it by `python -c .*download_and_prepare"),
+    ],
+)
+def test_what_is_no_prepared_data_set_of_images_is_refused(name: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(f"tfds:{name}")
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(
+        SourceError, match=r"^'tfds:mnist' needs tensorflow-datasets: pip install 'joulecache\[tfds\]'$"
+    ):
+        open_source("tfds:mnist")

@@ -1,0 +1,225 @@
+"""The TFRecord container against TensorFlow's own, and TFRecord files as a source."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joulecache.pipelines import tfrecord
+from joulecache.pipelines.source import Record, Source, SourceError, open_source
+
+Values = Mapping[str, "bytes | int | list[int] | float"]
+
+
+def records(source: Source) -> list[Record]:
+    return [record for unit in source.units for record in unit.read()]
+
+
+def example(values: Values) -> bytes:
+    """Serialize an Example as TensorFlow does."""
+    features = {}
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        elif isinstance(value, float):
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+        else:
+            numbers = value if isinstance(value, list) else [value]
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=numbers))
+    data: bytes = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    return data
+
+
+def write(path: Path, examples: list[bytes], compression: str = "") -> Path:
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+        for data in examples:
+            writer.write(data)
+    return path
+
+
+names = st.text(min_size=1, max_size=200)
+payloads = st.binary(max_size=300)
+integers = st.integers(-(2**63), 2**63 - 1)
+values = st.dictionaries(names, payloads | integers, max_size=8)
+
+
+@given(values)
+def test_an_example_of_ours_is_tensorflows(written: dict[str, bytes | int]) -> None:
+    read = tf.train.Example.FromString(tfrecord.make_example(written)).features.feature
+    assert {
+        name: feature.bytes_list.value[0] if feature.HasField("bytes_list") else feature.int64_list.value[0]
+        for name, feature in read.items()
+    } == written
+
+
+@given(values, st.binary(max_size=5), st.binary(max_size=5))
+def test_an_example_of_tensorflows_is_read_wherever_it_lies(
+    written: dict[str, bytes | int], before: bytes, after: bytes
+) -> None:
+    data = before + example(written) + after
+    found = tfrecord.features(data, len(before), len(data) - len(after))
+    assert {
+        name: data[feature.start : feature.stop] if feature.kind == tfrecord.BYTES else tfrecord.integer(data, feature)
+        for name, feature in found.items()
+    } == written
+
+
+def test_the_first_of_many_values_counts_and_floats_are_not_seen() -> None:
+    data = example({"many": [7, -1, 300], "none": [], "real": 1.5})
+    found = tfrecord.features(data, 0, len(data))
+    assert {name: tfrecord.integer(data, feature) for name, feature in found.items()} == {"many": 7}
+
+
+def test_integers_that_are_not_packed_are_read_too() -> None:
+    # Feature {int64_list {value: 300}} with a tag of its own for the value, as older writers have it
+    unpacked = bytes([0x0A, 11, 0x0A, 9, 0x0A, 1, ord("n"), 0x12, 4, 0x1A, 2, 0x08, 42])
+    assert tf.train.Example.FromString(unpacked).features.feature["n"].int64_list.value == [42]
+    assert tfrecord.integer(unpacked, tfrecord.features(unpacked, 0, len(unpacked))["n"]) == 42
+
+
+@given(st.lists(payloads, max_size=5))
+def test_the_container_is_tensorflows(tmp_path_factory: Any, written: list[bytes]) -> None:
+    path = tmp_path_factory.mktemp("records") / "ours"
+    with open(path, "wb") as file:
+        for data in written:
+            tfrecord.write_record(file, data)
+    assert list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()) == written
+    whole = path.read_bytes()
+    assert [whole[start:stop] for start, stop in tfrecord.records(whole)] == written
+    with open(path, "rb") as file:
+        assert [tfrecord.read_record(file) for _ in written] == [(data, True) for data in written]
+
+
+@given(st.binary(max_size=60))
+def test_bytes_that_are_no_example_are_refused_or_read_inside_them(data: bytes) -> None:
+    try:
+        found = tfrecord.features(data, 0, len(data))
+    except ValueError:
+        return
+    for feature in found.values():
+        assert 0 <= feature.start <= feature.stop <= len(data)
+
+
+def test_a_damaged_example_is_refused_or_read_inside_it() -> None:
+    whole = example({"image": b"photo" * 20, "label": 3, "other": b"x"})
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(5000):
+        damaged = bytearray(whole[: rng.choice([len(whole), rng.randrange(len(whole))])])
+        for _ in range(rng.randrange(4) if damaged else 0):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        try:
+            found = tfrecord.features(damaged, 0, len(damaged))
+            for feature in found.values():
+                assert 0 <= feature.start <= feature.stop <= len(damaged)
+                if feature.kind == tfrecord.INTEGER:
+                    tfrecord.integer(damaged, feature)
+        except ValueError:
+            refused += 1
+    assert 1000 < refused < 4900
+
+
+# As a source
+
+
+@pytest.mark.parametrize(
+    ("image", "label"), [("image", "label"), ("image/encoded", "image/class/label"), ("image_raw", "label")]
+)
+def test_records_are_keyed_by_file_and_row(tmp_path: Path, image: str, label: str) -> None:
+    written = [example({image: f"photo {row}".encode(), label: row % 3, "width": 5}) for row in range(150)]
+    source = open_source(write(tmp_path / "photos.tfrecord", written))
+    assert source.class_names == ("0", "1", "2")
+    assert [unit.count for unit in source.units] == [64, 64, 22]
+    read = records(source)
+    assert [record.key for record in read] == [f"photos.tfrecord#{row}" for row in range(150)]
+    assert [key for unit in source.units for key in unit.record_keys()] == [record.key for record in read]
+    assert [record.data for record in read] == [f"photo {row}".encode() for row in range(150)]
+    assert [record.label for record in read] == [row % 3 for row in range(150)]
+
+
+def test_any_name_will_do_for_a_tfrecord_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "train-00000-of-01024", [example({"image": b"photo", "label": 1})])
+    assert [record.key for record in records(open_source(path))] == ["train-00000-of-01024#0"]
+
+
+def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
+    path = write(tmp_path / "photos", [example({"image": b"photo", "label": row}) for row in range(100)])
+    source = open_source(path, limit=70)
+    assert [unit.count for unit in source.units] == [64, 6]
+    assert [record.label for record in records(source)] == list(range(70))
+
+
+def test_a_record_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "photos",
+        [
+            example({"image": b"photo", "label": 1}),
+            example({"image": b"photo"}),
+            example({"label": 1, "size": 3}),
+            example({"image": 7, "label": 1}),
+            b"no Example",
+            example({"image": b"marked", "label": 0}),
+        ],
+    )
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"marked", b"MARKED"))
+    problems = [record.problem for record in records(open_source(path))]
+    assert problems[0] is None
+    assert problems[1:4] == [
+        "no integer label in an Example of image: it is looked for in label or image/class/label",
+        "no encoded image in an Example of label, size: it is looked for in image or image/encoded or image_raw",
+        "no encoded image in an Example of image, label: it is looked for in image or image/encoded or image_raw",
+    ]
+    assert problems[4] is not None
+    assert problems[5] == "its bytes changed since they were written: the checksum fails"
+
+
+def test_a_file_of_other_examples_is_refused_with_their_features(tmp_path: Path) -> None:
+    path = write(tmp_path / "sounds", [example({"audio": b"sound", "label": 1})])
+    with pytest.raises(
+        SourceError, match=r"sounds' is of no use as a source: no encoded image in an Example of audio, label: it is"
+    ):
+        open_source(path)
+
+
+@pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
+def test_a_compressed_file_is_refused(tmp_path: Path, compression: str) -> None:
+    path = write(tmp_path / "photos.tfrecord", [example({"image": b"photo", "label": 1})], compression)
+    with pytest.raises(
+        SourceError, match=r"is a file but no source: .*; a tar or TFRecord file may not be compressed$"
+    ):
+        open_source(path)
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "photos", [example({"image": b"photo" * 9, "label": row}) for row in range(3)])
+    whole = path.read_bytes()
+    ends = [end + 4 for _, end in tfrecord.records(whole)]
+    for size in range(1, len(whole)):
+        path.write_bytes(whole[:size])
+        if size in ends:
+            assert open_source(path).records == ends.index(size) + 1
+        else:
+            with pytest.raises(SourceError):
+                open_source(path)
+
+
+def test_a_file_that_changed_since_it_was_listed_is_an_os_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "photos", [example({"image": b"photo" * 9, "label": row}) for row in range(100)])
+    first, second = open_source(path).units
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size - 3)
+    assert len(list(first.read())) == 64
+    with pytest.raises(OSError, match=r"has changed since it was listed: it ends inside a record of \d+ bytes"):
+        list(second.read())
+    with open(path, "r+b") as file:
+        file.write(bytes(8))
+    with pytest.raises(OSError, match="has changed since it was listed: no record starts where one did"):
+        list(first.read())
