@@ -1268,6 +1268,12 @@ def _has_ended(process: int) -> bool:
         return True
 
 
+def _stands_still(process: int) -> bool:
+    """Say whether all threads of a process have heeded SIGSTOP, which takes them a moment."""
+    threads = Path(f"/proc/{process}/task").glob("*/stat")
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
+
+
 @pytest.fixture(scope="module")
 def builder() -> Iterator[Builder]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": ""}
@@ -1485,11 +1491,15 @@ def test_a_second_build_is_refused_naming_the_process_of_the_first(
     while not count_of(cache, f"{WORK}/*.json"):
         time.sleep(0.001)
     os.kill(first, signal.SIGSTOP)
-    before = contents(cache)
-    with pytest.raises(CacheError, match=f"is being built by process {first}: wait for it or stop it"):
-        build(photo_folder, cache, **RECIPE)
-    assert contents(cache) == before
-    os.kill(first, signal.SIGCONT)
+    try:
+        while not _stands_still(first):
+            time.sleep(0.001)
+        before = contents(cache)
+        with pytest.raises(CacheError, match=f"is being built by process {first}: wait for it or stop it"):
+            build(photo_folder, cache, **RECIPE)
+        assert contents(cache) == before
+    finally:
+        os.kill(first, signal.SIGCONT)
     builder.wait()
     assert verify(cache) == []
 

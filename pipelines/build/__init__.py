@@ -8,6 +8,7 @@ import math
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ from joulecache.pipelines.build.recipe import (
     Recipe,
     require_whole,
 )
-from joulecache.pipelines.build.shard import WORK, ShardResult, ShardSpec, build_shard, read_result
+from joulecache.pipelines.build.shard import UNITS, WORK, ShardResult, ShardSpec, build_shard, read_result
 from joulecache.pipelines.manifest import (
     CacheError,
     Manifest,
@@ -47,7 +48,7 @@ from joulecache.pipelines.manifest import (
 )
 from joulecache.pipelines.meter import Energy, Meter
 from joulecache.pipelines.shards import SPLITS, Encoding, Format
-from joulecache.pipelines.source import Source, SourceError, Unit, open_source, source_paths
+from joulecache.pipelines.source import Source, SourceError, open_source, source_paths, store_units, take
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.randomness import key_hash
 
@@ -143,7 +144,7 @@ def precompute(
     refuse_overlap(source_paths(source), folder)
     existing = existing_cache(folder)
     listed = open_source(source, limit=limit, labels=labels)
-    if any(unit.split == "val" for unit in listed.units):
+    if listed.holds_out:
         if val_fraction is not None:
             raise SourceError(
                 f"{listed.location!r} holds records out itself: leave val_fraction out, got {val_fraction}"
@@ -181,7 +182,14 @@ def precompute(
             try:
                 with _watched(work, listed.records, [*kept, *resumed], log, progress):
                     if missing:
-                        run_specs(missing, options)
+                        parts = store_units([spec.units for spec in missing], work / UNITS)
+                        run_specs(
+                            [
+                                dataclasses.replace(spec, units=units)
+                                for spec, units in zip(missing, parts, strict=True)
+                            ],
+                            options,
+                        )
                 built = [read_result(work, spec.shard) for spec in specs]
                 results = sorted([*kept, *built], key=lambda result: result.shard)
                 commit.refuse_failures(results)
@@ -233,13 +241,14 @@ def _recipe(
 
 
 def _specs(source: Source, folder: Path, shards: int, recipe: Recipe, workers: int) -> list[ShardSpec]:
-    ranges: list[list[Unit]] = [[] for _ in range(shards)]
-    for unit in source.units:
-        ranges[key_hash(unit.name) * shards >> 64].append(unit)
+    ranges: list[array[int]] = [array("q") for _ in range(shards)]
+    for row, unit in enumerate(source.units):
+        ranges[key_hash(unit.name) * shards >> 64].append(row)
     where = str(folder.absolute())
     classes = len(source.class_names)
     return [
-        ShardSpec(where, shard, shards, tuple(units), classes, recipe, workers) for shard, units in enumerate(ranges)
+        ShardSpec(where, shard, shards, take(source.units, rows), classes, recipe, workers)
+        for shard, rows in enumerate(ranges)
     ]
 
 
@@ -341,14 +350,16 @@ class _Update:
             return None
         known: dict[str, OldRow | Reject] = {row.key: row for row in rows}
         rejects = []
+        records = 0
         for unit in spec.units:
+            records += unit.count
             for key in unit.record_keys():
                 if key not in known and (reject := self._rejects.get(key)):
                     known[key] = reject
                     rejects.append(reject)
             if not is_unchanged(unit, known):
                 return None
-        if len(rows) + len(rejects) != sum(unit.count for unit in spec.units):
+        if len(rows) + len(rejects) != records:
             return None  # some are gone
         files = {split: files_of(self.manifest, split, spec.shard)[: spec.recipe.of(split)[1]] for split in SPLITS}
         there = {split: of for split, of in files.items() if of}

@@ -27,7 +27,8 @@ from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
 
 WORK = ".building"  # what a running build keeps in the cache folder
-WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.jsonl")
+UNITS = "units.arrow"
+WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.jsonl|units\.arrow")
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
 
 
@@ -38,7 +39,7 @@ class ShardSpec:
     folder: str
     shard: int
     shards: int
-    units: tuple[Unit, ...]
+    units: Sequence[Unit]
     classes: int
     recipe: Recipe
     workers: int
@@ -48,8 +49,9 @@ class ShardSpec:
     @property
     def digest(self) -> str:
         """SHA-256 of all that shapes the shard: two specs with one digest give the same bytes."""
+        same = dataclasses.replace(self, units=tuple(self.units), folder="", workers=1)
         versions = [op.version for chain in (self.recipe.chain, self.recipe.val_chain) for op in chain.ops]
-        return hashlib.sha256(repr((versions, dataclasses.replace(self, folder="", workers=1))).encode()).hexdigest()
+        return hashlib.sha256(repr((versions, same)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

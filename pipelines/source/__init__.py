@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulecache.pipelines.source.folder import list_folder
-from joulecache.pipelines.source.images import ImageFile, labelled
+from joulecache.pipelines.source.images import ImageFile, ImageTable, labelled, store_images
 from joulecache.pipelines.source.labels import read_labels
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES
 from joulecache.pipelines.source.parquet import list_parquet
@@ -34,7 +34,9 @@ __all__ = [
     "Unit",
     "open_source",
     "source_paths",
+    "store_units",
     "synthetic_photo",
+    "take",
 ]
 
 _ALLOWED = "a folder of images, a .tar, Parquet or TFRecord file, a pattern of such files, synthetic:N or tfds:NAME"
@@ -88,6 +90,17 @@ def open_source(
     _refuse_labels(labels, text)
     list_rows = list_parquet if kind == "parquet" else list_tfrecord
     return joined(text, list(map(list_rows, paths, _keys(text, paths))), limit)
+
+
+def take(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
+    """Return some units of a source, holding nothing of the others."""
+    return units.take(rows) if isinstance(units, ImageTable) else tuple(units[row] for row in rows)
+
+
+def store_units(parts: Sequence[Sequence[Unit]], path: Path) -> list[Sequence[Unit]]:
+    """Keep parts of a source's units in a file, where there are many: return parts that travel as their place in it."""
+    tables = [part for part in parts if isinstance(part, ImageTable)]
+    return [*store_images(tables, path)] if tables and len(tables) == len(parts) else list(parts)
 
 
 def _refuse_labels(labels: str | os.PathLike[str] | None, location: str) -> None:

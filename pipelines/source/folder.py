@@ -5,20 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
 from collections import Counter
 from pathlib import Path
 
-from joulecache.pipelines.source.images import Images, Place
+from joulecache.pipelines.source.images import Images, places_of
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, NOT_UTF8, is_utf8, printable
 from joulecache.pipelines.source.records import SourceError
 
 
 def list_folder(root: Path) -> Images:
     """List the images below a folder. Raises SourceError for a folder that cannot be listed."""
-    places: dict[str, Place] = {}
+    names: list[str] = []
+    sizes, mtimes_ns = array("q"), array("q")
     skipped: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
-    base = str(root.absolute())
     # Plain strings: an object for every path costs ten times as much as the listing itself.
     for folder, folders, files in os.walk(root, onerror=_refuse_unlisted):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -26,19 +27,24 @@ def list_folder(root: Path) -> Images:
             skipped["(link to a folder)"] += links
         inside = os.path.relpath(folder, root)
         prefix = "" if inside == "." else inside + "/"
+        fit = is_utf8(prefix)
         for file in files:
-            suffix = os.path.splitext(file)[1].lower()  # noqa: PTH122
+            dot = file.rfind(".")
+            suffix = file[dot:].lower() if dot > 0 else ""
             if file.startswith(".") or suffix not in IMAGE_SUFFIXES:
                 skipped[suffix if len(suffix) > 1 else file] += 1
                 continue
             status = _status(f"{folder}/{file}")
             if status is None:
                 skipped["(no regular file)"] += 1
-            elif is_utf8(file) and is_utf8(prefix):
-                places[prefix + file] = Place(base, status.st_size, status.st_mtime_ns)
+            elif fit and is_utf8(file):
+                names.append(prefix + file)
+                sizes.append(status.st_size)
+                mtimes_ns.append(status.st_mtime_ns)
             else:
                 refused.append((printable(prefix + file), NOT_UTF8))
-    return Images("", dict(sorted(places.items())), {}, skipped, refused)
+    places = places_of(str(root.absolute()), sizes, mtimes_ns, None)
+    return Images("", names, places, {}, skipped, refused)
 
 
 def _status(path: str) -> os.stat_result | None:

@@ -20,28 +20,30 @@ class Labels:
     path: str
     classes: Mapping[str, str]
 
-    def of(self, names: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...], int]:
-        """Return the labels of those names that have one, the class names, and how many lines are of no such name.
+    def of(self, names: Sequence[str]) -> tuple[list[int | None], tuple[str, ...], int]:
+        """Return the labels of names, None for one without, the class names, and how many lines are of no such name.
 
         Classes that are all whole numbers are ordered as numbers. Raises SourceError for a line that two names fit, or when none does.
         """
-        chosen: dict[str, str] = {}
+        chosen: list[str | None] = []
         taken: dict[str, str] = {}
         for name in names:
             stem = os.path.splitext(name)[0]  # noqa: PTH122 - a Path for every name costs more than all the rest
             line = name if name in self.classes else stem
+            chosen.append(self.classes.get(line))
             if line in self.classes:
                 if line in taken:
                     raise SourceError(
                         f"{self.path!r} labels {line!r}, which may be {taken[line]!r} or {name!r}: give names with their suffix"
                     )
-                taken[line], chosen[name] = name, self.classes[line]
-        if not chosen:
+                taken[line] = name
+        if not taken:
             there = f"it has names like {next(iter(self.classes))!r}" if self.classes else "it has no lines"
-            raise SourceError(f"{self.path!r} labels no record: {there}, the source has names like {names[0]!r}")
-        class_names = tuple(sorted(set(chosen.values()), key=_order(set(chosen.values()))))
-        index = {name: label for label, name in enumerate(class_names)}
-        return {name: index[of] for name, of in chosen.items()}, class_names, len(self.classes) - len(taken)
+            raise SourceError(f"{self.path!r} labels no record: {there}, the source has names like {min(names)!r}")
+        found = {name for name in chosen if name is not None}
+        class_names = tuple(sorted(found, key=_order(found)))
+        index: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
+        return [index.get(name) for name in chosen], class_names, len(self.classes) - len(taken)
 
 
 def read_labels(path: str | os.PathLike[str]) -> Labels:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.source.records import SourceError
@@ -69,20 +70,23 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def inner_parts(names: Sequence[str]) -> list[list[str]]:
-    """Split names at their slashes, without the folders that all of them share, except each name's last."""
-    parts = [name.split("/") for name in names]
-    depth = 0
-    while all(len(p) > depth + 2 for p in parts) and len({p[depth] for p in parts}) == 1:
-        depth += 1
-    return [p[depth:] for p in parts] if depth else parts
+def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
+    """Return each name's first folder after those that all names share ("" for a loose file), and how many are shared.
 
-
-def folder_splits(names: Sequence[str]) -> tuple[list[str | None], list[str]] | None:
-    """Return each name's split, and what follows it, where the first folders that differ are splits, train among them; else None."""
-    parts = inner_parts(names)
-    splits = as_splits([p[0] if len(p) > 1 else "" for p in parts])
-    return None if splits is None else (splits, ["/".join(p[1:]) for p in parts])
+    The folder that a file lies in is not taken for a shared one.
+    """
+    first, last = min(names).split("/"), max(names).split("/")  # what these share, all share
+    shared = sum(
+        1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False))
+    )
+    depth = max(0, min(shared, min(name.count("/") for name in names) - 1))
+    known: dict[str, str] = {}  # one object for each folder, not for each name
+    folders = []
+    for name in names:
+        parts = name.split("/", depth + 1)
+        folder = parts[depth] if len(parts) > depth + 1 else ""
+        folders.append(known.setdefault(folder, folder))
+    return folders, depth
 
 
 def file_splits(names: Sequence[str]) -> list[str | None] | None:
@@ -108,30 +112,31 @@ def as_splits(words: Sequence[str]) -> list[str | None] | None:
     return splits if "val" in found else [None if split == "train" else split for split in splits]
 
 
-def folder_classes(names: Sequence[str], keys: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    """Return each name's label and the class names, from the first folder after those that all names share.
+def folder_classes(folders: Sequence[str], keys: Sequence[str]) -> tuple[Sequence[int], tuple[str, ...]]:
+    """Return the labels of keys whose first folders these are, and the class names.
 
     Raises SourceError for images beside class folders, of which it tells the key.
     """
-    parts = inner_parts(names)
-    folders = [p[0] if len(p) > 1 else "" for p in parts]
     class_names = tuple(sorted(set(folders)))
     if len(class_names) > 1 and "" in class_names:
-        loose = keys[folders.index("")]
+        loose = min(key for key, folder in zip(keys, folders, strict=True) if not folder)
         raise SourceError(f"{loose!r} lies beside class folders: move it into one of {list(class_names[1:6])}")
     index = {name: label for label, name in enumerate(class_names)}
     return [index[folder] for folder in folders], tuple(name or "all" for name in class_names)
 
 
-def spread(labels: Mapping[str, int], limit: int | None) -> list[str]:
-    """Return at most `limit` keys, the same share of every class, chosen by hash: a sample no sort order can bias."""
-    names = sorted(labels)
-    if limit is None or limit >= len(names):
-        return names
-    by_hash = sorted(names, key=lambda name: (key_hash(name), name))
-    turn: Counter[int] = Counter()
-    rank = {}
-    for name in by_hash:
-        rank[name] = (turn[labels[name]], labels[name])
-        turn[labels[name]] += 1
-    return sorted(sorted(names, key=rank.__getitem__)[:limit])
+def spread(keys: Sequence[str], labels: Sequence[int | None], limit: int | None) -> list[int]:
+    """Return the rows of at most `limit` labelled keys, the same share of every class, in the order of the keys.
+
+    They are chosen by hash: a sample that no sort order can bias.
+    """
+    rows = [row for row, label in enumerate(labels) if label is not None]
+    if limit is not None and limit < len(rows):
+        by_hash = sorted(rows, key=lambda row: (key_hash(keys[row]), keys[row]))
+        turn: Counter[int | None] = Counter()
+        rank = {}
+        for row in by_hash:
+            rank[row] = (turn[labels[row]], labels[row])
+            turn[labels[row]] += 1
+        rows = sorted(sorted(rows, key=keys.__getitem__), key=rank.__getitem__)[:limit]
+    return sorted(rows, key=keys.__getitem__)

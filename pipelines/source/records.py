@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,17 +62,15 @@ class Unit(Protocol):
 class Source:
     """A listed source.
 
-    `units` come in one order on every machine: by name, or as they are numbered. `skipped` counts sidecar files by suffix.
+    `units` come in one order on every machine: by name, or as they are numbered. They may be made anew each time that they are looked at.
+    `records` counts what they hold, `holds_out` says whether some are of a split val. `skipped` counts sidecar files by suffix.
     `refused` are (key, reason) of records that are never read, such as links out of a tar.
     """
 
     location: str
     class_names: tuple[str, ...]
-    units: tuple[Unit, ...]
+    units: Sequence[Unit]
+    records: int
+    holds_out: bool
     skipped: Counter[str]
     refused: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def records(self) -> int:
-        """How many records the units hold."""
-        return sum(unit.count for unit in self.units)

@@ -61,4 +61,4 @@ def joined(
             left -= rows
             if rows:
                 units.append(dataclasses.replace(group, count=rows, split=split))
-    return Source(location, class_names, tuple(units), Counter())
+    return Source(location, class_names, tuple(units), taken, "val" in splits, Counter())

@@ -49,7 +49,7 @@ def open_synthetic(text: str, limit: int | None) -> Source:
     if not number or not 1 <= int(digits) <= SYNTHETIC_LIMIT:
         raise SourceError(f"synthetic:N takes a count from 1 to {SYNTHETIC_LIMIT}, got {text!r}")
     count = int(digits) if limit is None else min(int(digits), limit)
-    return Source(text, SYNTHETIC_CLASSES, tuple(SyntheticPhoto(index) for index in range(count)), Counter())
+    return Source(text, SYNTHETIC_CLASSES, tuple(map(SyntheticPhoto, range(count))), count, False, Counter())
 
 
 def synthetic_photo(index: int) -> bytes:

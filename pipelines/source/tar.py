@@ -7,7 +7,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from joulecache.pipelines.source.images import Images, Place
+from joulecache.pipelines.source.images import Images, places_of
 from joulecache.pipelines.source.naming import is_sidecar, printable, unfit
 from joulecache.pipelines.source.records import MOST_CLASSES, SourceError
 
@@ -21,34 +21,32 @@ def list_tar(path: Path, prefix: str = "") -> Images:
 
     Raises SourceError for a damaged or compressed tar, and for a name that stands in it twice.
     """
-    places: dict[str, Place] = {}
+    places: dict[str, tuple[int, int]] = {}  # by name: offset and size
     classes: dict[str, bytes] = {}
     skipped: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
-    where, mtime_ns = str(path.absolute()), path.stat().st_mtime_ns
     try:
         with tarfile.open(path, "r:") as tar:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every one
-                name = PurePosixPath(member.name)
-                is_class = name.suffix == _CLASS_SUFFIX and not name.name.startswith(".")
+                inside = PurePosixPath(member.name)
+                is_class = inside.suffix == _CLASS_SUFFIX and not inside.name.startswith(".")
                 if member.isdir():
                     continue
-                if is_sidecar(name) and not is_class:
-                    skipped[name.suffix.lower() or name.name] += 1
+                if is_sidecar(inside) and not is_class:
+                    skipped[inside.suffix.lower() or inside.name] += 1
                 elif reason := unfit(member.name):
                     refused.append((prefix + printable(member.name), reason))
                 elif not member.isreg() or member.issparse():
                     refused.append((prefix + member.name, "a link, device or sparse file, not a plain one"))
                 elif is_class:
-                    stem = _stem(name.as_posix())
-                    _refuse_twice(path, name.as_posix(), stem in classes)
+                    stem = _stem(inside.as_posix())
+                    _refuse_twice(path, inside.as_posix(), stem in classes)
                     stream = tar.extractfile(member)
                     classes[stem] = stream.read(_LONGEST_CLASS) if stream else b""
                 else:
-                    key = prefix + name.as_posix()
-                    _refuse_twice(path, name.as_posix(), key in places)
-                    places[key] = Place(where, member.size, mtime_ns, member.offset_data)
+                    _refuse_twice(path, inside.as_posix(), inside.as_posix() in places)
+                    places[inside.as_posix()] = member.offset_data, member.size
             with open(path, "rb") as data:
                 data.seek(tar.offset)
                 if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
@@ -59,17 +57,22 @@ def list_tar(path: Path, prefix: str = "") -> Images:
             f"so that members can be read at random; copy it again if it is cut short"
         ) from error
     labels = {}
-    for key in list(places) if classes else []:
-        text = classes.get(_stem(key.removeprefix(prefix)))
+    for name in list(places) if classes else []:
+        text = classes.get(_stem(name))
         match = _CLASS.fullmatch(text) if text is not None else None
         if match and int(match[1]) < MOST_CLASSES:
-            labels[key] = int(match[1])
+            labels[name] = int(match[1])
         elif text is not None:
-            refused.append((key, f"its {_CLASS_SUFFIX} holds {text!r}, not a class from 0 to {MOST_CLASSES - 1}"))
-            del places[key]
+            refused.append(
+                (prefix + name, f"its {_CLASS_SUFFIX} holds {text!r}, not a class from 0 to {MOST_CLASSES - 1}")
+            )
+            del places[name]
     if classes and not labels and places:
         raise SourceError(f"{str(path)!r} holds {_CLASS_SUFFIX} files, but none beside an image of the same name")
-    return Images(prefix, dict(sorted(places.items())), labels, skipped, refused)
+    sizes, offsets = [size for _, size in places.values()], [offset for offset, _ in places.values()]
+    mtimes_ns = [path.stat().st_mtime_ns] * len(places)
+    where = places_of(str(path.absolute()), sizes, mtimes_ns, offsets)
+    return Images(prefix, list(places), where, labels, skipped, refused)
 
 
 def _refuse_twice(path: Path, name: str, there: bool) -> None:
