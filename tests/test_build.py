@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +34,8 @@ from PIL import Image
 from joulecache.pipelines.build import BuildError, BuildProgress, Built, Recipe, ShardSpec, build_shard, precompute
 from joulecache.pipelines.build.beam_graph import run_specs
 from joulecache.pipelines.build.folder import work_folder
-from joulecache.pipelines.build.pictures import levels_of
+from joulecache.pipelines.build.memory import MemoryBudget
+from joulecache.pipelines.build.pictures import Draws, levels_of, make_pictures, mean_image_bytes
 from joulecache.pipelines.build.shard import WORK
 from joulecache.pipelines.loader import CachedSplit
 from joulecache.pipelines.manifest import (
@@ -46,7 +48,7 @@ from joulecache.pipelines.manifest import (
     verify,
 )
 from joulecache.pipelines.meter import Energy
-from joulecache.pipelines.shards import SPLITS, Format, Levels, map_images, read_encoded
+from joulecache.pipelines.shards import SPLITS, Encoding, Format, Levels, map_images, read_encoded
 from joulecache.pipelines.source import ImageFile, Record, open_source
 from joulecache.transforms import (
     Brightness,
@@ -645,6 +647,73 @@ def test_more_than_the_disk_holds_is_refused_before_the_work(tmp_path: Path, pho
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_the_room_for_encoded_images_is_estimated_on_a_sample(photo_folder: Path, encoding: Encoding) -> None:
+    chain = parse("decode|resize(64)|brightness(0.5)")
+    quality = 95 if encoding == "jpeg" else None
+    recipe = Recipe(chain, chain, variants=3, encoding=encoding, quality=quality)
+    units = open_source(photo_folder).units
+    sizes = []
+    for unit in units:
+        [record] = unit.read()
+        words = Draws([(record.key, "train")], recipe).of(record.key, "train")
+        sizes += [len(image) for image in make_pictures(record.data, words, recipe, "train")[0]]
+    assert mean_image_bytes(units, recipe) == pytest.approx(3 * np.mean(sizes), rel=0.05)
+    broken = [ImageFile("broken.jpg", str(photo_folder), 0, None, 5, 0)]
+    assert mean_image_bytes(broken, recipe) == 3 * (256 << 10)
+    assert mean_image_bytes([*units, *broken], recipe) == pytest.approx(3 * np.mean(sizes), rel=0.05)
+
+
+def test_the_room_for_raw_images_is_known(photo_folder: Path) -> None:
+    chain = parse("decode(1)|resize((8, 10))")
+    assert mean_image_bytes([], Recipe(chain, chain, variants=3)) == 3 * 80
+
+
+def test_threads_hold_no_more_memory_than_there_is() -> None:
+    budget, lock, held = MemoryBudget(100), threading.Lock(), [0]
+
+    def change(size: int) -> None:
+        with lock:
+            held.append(held[-1] + size)
+
+    def work(size: int) -> None:
+        with budget.hold(size):
+            change(min(size, 100))
+            time.sleep(0.0005)
+            change(-min(size, 100))
+
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(work, [1, 40, 70, 99, 100, 5000] * 20):
+            pass
+    assert max(held) == 100
+    assert held[-1] == 0
+
+
+def test_a_large_image_is_not_kept_waiting_by_a_stream_of_small_ones() -> None:
+    budget, stop = MemoryBudget(100), threading.Event()
+
+    def stream() -> None:
+        while not stop.is_set():
+            with budget.hold(40):
+                time.sleep(0.0005)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(8):
+            pool.submit(stream)
+        try:
+            with budget.hold(100):
+                pass
+        finally:
+            stop.set()
+
+
+def test_what_fails_gives_its_memory_back() -> None:
+    budget = MemoryBudget(100)
+    for _ in range(3):
+        with pytest.raises(KeyError), budget.hold(80):
+            raise KeyError
+
+
 @dataclasses.dataclass(frozen=True)
 class FaultyUnit:
     """A unit that raises what no unit should."""
@@ -669,6 +738,13 @@ def run_faulty(folder: Path, error: type[BaseException]) -> None:
     run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, Recipe(chain, chain), 1)], None)
 
 
+def test_beams_workers_that_would_be_waited_for_for_ever_are_refused(tmp_path: Path, photo_folder: Path) -> None:
+    with pytest.raises(ValueError, match="multi_processing waits for ever for a worker that has died: leave it out"):
+        build(photo_folder, tmp_path / "cache", beam_options=["--direct_running_mode=multi_processing"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, RuntimeError])
 def test_a_worker_that_breaks_fails_the_build_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], error: type[BaseException]

@@ -34,7 +34,8 @@ pipelines.source.rows  pipelines.source.parquet  pipelines.source.tfrecord  pipe
 pipelines.source.synthetic  pipelines.source
 pipelines.costs  pipelines.shards  pipelines.manifest
 pipelines.meter.energy  pipelines.meter
-pipelines.build.recipe  pipelines.build.pictures  pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
+pipelines.build.recipe  pipelines.build.memory  pipelines.build.pictures
+pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
 pipelines.build.beam_graph  pipelines.build.folder
 pipelines.build.commit
 pipelines.build

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import random
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from joulecache.pipelines.build import precompute
+from joulecache.pipelines.build.folder import delete_unlisted
 from joulecache.pipelines.manifest import (
     FORMAT_VERSION,
     INDEX_SCHEMA,
@@ -332,6 +334,40 @@ def test_a_lying_manifest_of_encoded_images_is_refused_or_harmless(encoded: Buil
     check_lie(encoded, data.draw(lies(encoded.body)))
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files that are not ours, however alike."""
+    folder = tmp_path_factory.mktemp("others")
+    for name in (
+        "photo.jpg",
+        "train.arrow",
+        "index.arrow",
+        "train-v0-00000-of-00002.arrow",
+        ".hidden.tmp",
+        "rejected.jsonl",
+    ):
+        (folder / name).write_bytes(b"mine")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@given(st.data())
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+def test_ten_thousand_lies_are_refused_or_harmless(
+    raw: Built, encoded: Built, others: Path, data: st.DataObject
+) -> None:
+    built = raw if data.draw(st.booleans()) else encoded
+    told = data.draw(lies(built.body))
+    check_lie(built, told)
+    before = sorted(others.iterdir())
+    (others / MANIFEST).write_text(json.dumps(told))
+    with suppress(CacheError):
+        delete_unlisted(others)
+    (others / MANIFEST).unlink()
+    assert sorted(others.iterdir()) == before
+
+
 def test_every_value_is_covered_by_the_digest(raw: Built) -> None:
     for path in places(raw.body):
         if isinstance(at(raw.body, path), int | float | str) and path != ("digest",):
@@ -422,22 +458,23 @@ def test_files_out_of_order_are_refused(cache: Built) -> None:
 # ------------------------------------------------------------------------------------------ verify
 
 
-@given(st.data())
-@settings(max_examples=150, deadline=None)
-def test_verify_finds_a_flipped_byte_in_any_file(raw: Built, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from(sorted(path for path in raw.folder.iterdir() if path.stat().st_size)))
-    whole = path.read_bytes()
-    damaged = bytearray(whole)
-    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(damaged)
-    try:
-        problems = verify(raw.folder)
-    except CacheError as error:
-        problems = [str(error)]
-    finally:
-        path.write_bytes(whole)
-    assert len(problems) == 1
-    assert path.name in problems[0]
+def test_verify_finds_a_flipped_byte_in_any_file_a_thousand_times(raw: Built) -> None:
+    paths = sorted(path for path in raw.folder.iterdir() if path.stat().st_size)
+    wholes = {path: path.read_bytes() for path in paths}
+    rng = random.Random(0)
+    for turn in range(1000):
+        path = paths[turn % len(paths)]
+        damaged = bytearray(wholes[path])
+        damaged[rng.randrange(len(damaged))] ^= rng.randrange(1, 256)
+        path.write_bytes(damaged)
+        try:
+            problems = verify(raw.folder)
+        except CacheError as error:
+            problems = [str(error)]
+        finally:
+            path.write_bytes(wholes[path])
+        assert len(problems) == 1
+        assert path.name in problems[0]
 
 
 def test_verify_finds_a_byte_that_json_does_not_mind(cache: Built) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from joulecache.pipelines.build.folder import (
     work_folder,
 )
 from joulecache.pipelines.build.journal import ENERGY_LOG, EnergyLog, finished_result
+from joulecache.pipelines.build.pictures import mean_image_bytes
 from joulecache.pipelines.build.previous import OldRow, Previous, Reject, files_of, is_unchanged, of_shard, old_rows
 from joulecache.pipelines.build.recipe import (
     DEFAULT_JPEG_QUALITY,
@@ -155,9 +157,10 @@ def precompute(
         _refuse_other_recipe(existing, recipe, shards, folder)
         shards = existing.shards
         update = _Update.of(folder, existing, listed)
-    payload = recipe.image_bytes * listed.records
-    count = shards or max(1, min(_LARGEST_SHARDS, math.ceil(payload / SHARD_TARGET_BYTES)))
-    specs = _specs(listed, folder, count, recipe, workers or len(os.sched_getaffinity(0)))
+    image_bytes = functools.cache(lambda: mean_image_bytes(listed.units, recipe))
+    if shards is None:
+        shards = max(1, min(_LARGEST_SHARDS, math.ceil(image_bytes() * listed.records / SHARD_TARGET_BYTES)))
+    specs = _specs(listed, folder, shards, recipe, workers or len(os.sched_getaffinity(0)))
     kept: list[ShardResult] = []
     if update is not None:
         if not rehash:
@@ -177,19 +180,13 @@ def precompute(
             resumed = [result for result in found if result]
             missing = [spec for spec, result in zip(specs, found, strict=True) if not result]
             keep_only(folder, resumed)
-            refuse_full_disk(folder, payload * len(missing) // count)
+            refuse_full_disk(folder, int(image_bytes() * listed.records * len(missing) / shards))
             log = EnergyLog(meter, work / ENERGY_LOG)
             try:
                 with _watched(work, listed.records, [*kept, *resumed], log, progress):
                     if missing:
-                        parts = store_units([spec.units for spec in missing], work / UNITS)
-                        run_specs(
-                            [
-                                dataclasses.replace(spec, units=units)
-                                for spec, units in zip(missing, parts, strict=True)
-                            ],
-                            options,
-                        )
+                        stored = zip(missing, store_units([spec.units for spec in missing], work / UNITS), strict=True)
+                        run_specs([dataclasses.replace(spec, units=units) for spec, units in stored], options)
                 built = [read_result(work, spec.shard) for spec in specs]
                 results = sorted([*kept, *built], key=lambda result: result.shard)
                 commit.refuse_failures(results)
@@ -205,7 +202,7 @@ def precompute(
             if update and update.manifest.energy:  # what the cache has cost so far
                 spent += Energy.from_json(update.manifest.energy["energy"])
             energy = {"energy": spent.to_json(), "passport": meter.passport()}
-            manifest = commit.make_manifest(recipe, listed, count, results, index, rejected, energy, parts)
+            manifest = commit.make_manifest(recipe, listed, shards, results, index, rejected, energy, parts)
             write_manifest(folder, manifest)
             delete_unlisted(folder)
     except OSError as error:

@@ -62,6 +62,10 @@ def _shard_builder(beam: Any) -> Any:
     return BuildShards()
 
 
+log = logging.getLogger("apache_beam")
+"""Where Beam speaks: quiet in a build, unless it was given a level."""
+
+
 def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
     """Run the linear graph: specs, reshuffle, build, one combined result."""
     with _quiet_import():
@@ -71,7 +75,8 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
     options = options or PipelineOptions([])
     # By name: the default runner first tries to download another one.
     runner = None if options.view_as(StandardOptions).runner else FnApiRunner()
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what it says of a failure is in the exception
+    if log.level == logging.NOTSET:  # nobody has asked for more; what it says of a failure is in the exception
+        log.setLevel(logging.CRITICAL)
     pipeline = beam.Pipeline(runner=runner, options=options)
     _ = (
         pipeline
@@ -96,7 +101,7 @@ def parse_beam_options(flags: Sequence[str]) -> Any:
     if not flags:
         return None
     with _quiet_import():
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
     parsers: list[Any] = []
     PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
@@ -109,7 +114,12 @@ def parse_beam_options(flags: Sequence[str]) -> Any:
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
         raise ValueError(f"Beam has no option {unknown[0]!r}" + (f": did you mean {near[0]}?" if near else ""))
-    return PipelineOptions(list(flags))
+    options = PipelineOptions(list(flags))
+    if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+        raise ValueError(
+            "Beam's multi_processing waits for ever for a worker that has died: leave it out, and give --workers"
+        )
+    return options
 
 
 @contextmanager

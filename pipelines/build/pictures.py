@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.build.recipe import Recipe
 from joulecache.pipelines.shards import Levels
+from joulecache.pipelines.source import Unit
 from joulecache.transforms import reference_kernels
 from joulecache.transforms.chain import output_size
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import key_hash, random_words
 
+_SAMPLE_UNITS = 32
+_UNKNOWN_IMAGE_BYTES = 256 << 10
 _DRAWN_AT_ONCE = 256  # draws that are made in one go: enough to hide the cost of a go
 
 
@@ -72,6 +76,28 @@ def make_pictures(
     if recipe.encoding == "jpeg":  # what was lost shows only when it is decoded
         finished = [decoded(one, finished[0].shape[2]) for one in encoded]
     return encoded, list(map(levels_of, finished))
+
+
+def working_bytes(data: bytes, recipe: Recipe, split: str) -> int:
+    """Estimate the memory that `make_pictures` takes for a record: the decoded image, and what the first op makes of it."""
+    return 2 * reference_kernels.decoded_bytes(recipe.of(split)[0].decode, data)
+
+
+def mean_image_bytes(units: Sequence[Unit], recipe: Recipe) -> float:
+    """Return the bytes that the cached images of a training record take, all variants: known for raw, else of a sample of the units.
+
+    Records of the sample that cannot be used are left out; where none can, photos of 256 kB are assumed.
+    """
+    if recipe.raw_bytes is not None:
+        return recipe.raw_bytes * recipe.variants
+    sizes = []
+    for unit in units[:: max(1, len(units) // _SAMPLE_UNITS)][:_SAMPLE_UNITS]:
+        with suppress(OSError, ValueError):
+            record = next(iter(unit.read()))
+            words = Draws([(record.key, "train")], recipe).of(record.key, "train")
+            [encoded], _ = make_pictures(record.data, words[:1], recipe, "train")
+            sizes.append(len(encoded))
+    return recipe.variants * (sum(sizes) / len(sizes) if sizes else _UNKNOWN_IMAGE_BYTES)
 
 
 def decoded(data: bytes, channels: int) -> NDArray[np.uint8]:

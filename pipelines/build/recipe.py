@@ -12,8 +12,6 @@ from joulecache.transforms.chain import Chain, fixed_size, output_channels
 DEFAULT_JPEG_QUALITY = 95
 DEFAULT_VAL_FRACTION = 0.1
 SHARD_TARGET_BYTES = 64 << 20
-_ENCODED_SHARE = 0.25  # of the raw bytes: a guess that only sets the number of shards
-_UNKNOWN_IMAGE_BYTES = 256 << 10
 
 
 class BuildError(RuntimeError):
@@ -77,11 +75,12 @@ class Recipe:
         return "val" if share < self.val_fraction else "train"
 
     @property
-    def image_bytes(self) -> int:
-        """Estimate the bytes of one record's cached images, all variants."""
+    def raw_bytes(self) -> int | None:
+        """The bytes of one training image in a raw cache; None where images are encoded."""
         size = fixed_size(self.chain.prefix)
-        raw = math.prod(size) * output_channels(self.chain.prefix) if size else _UNKNOWN_IMAGE_BYTES
-        return math.ceil(raw * self.variants * (1 if self.encoding == "raw" else _ENCODED_SHARE))
+        if self.encoding != "raw" or size is None:
+            return None
+        return math.prod(size) * output_channels(self.chain.prefix)
 
 
 def require_whole(name: str, value: object, low: int, high: int) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from joulecache.pipelines.build.pictures import Draws, decoded, levels_of, make_pictures
+from joulecache.pipelines.build.memory import MemoryBudget
+from joulecache.pipelines.build.pictures import Draws, decoded, levels_of, make_pictures, working_bytes
 from joulecache.pipelines.build.previous import OldShard, Previous, Reject
 from joulecache.pipelines.build.recipe import BuildError, Recipe
 from joulecache.pipelines.manifest import INDEX_SCHEMA, write_index
@@ -29,6 +30,7 @@ from joulecache.transforms.randomness import key_hash
 WORK = ".building"  # what a running build keeps in the cache folder
 UNITS = "units.arrow"
 WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.jsonl|units\.arrow")
+_DECODED = MemoryBudget()  # of this process, whose threads may be at work on several shards
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
 
 
@@ -242,7 +244,8 @@ def _transform(
                         levels = _copy(old, split, before, images[split], slot, spec.recipe)
                     words = draws.of(record.key, split)[len(levels) :]
                     if words:
-                        pictures, new_levels = make_pictures(record.data, words, spec.recipe, split)
+                        with _DECODED.hold(working_bytes(record.data, spec.recipe, split)):
+                            pictures, new_levels = make_pictures(record.data, words, spec.recipe, split)
                         for variant, picture in enumerate(pictures, len(levels)):
                             images[split][variant][slot] = picture
                         levels += new_levels

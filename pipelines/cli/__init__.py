@@ -122,6 +122,7 @@ def precompute(
     replace: Annotated[bool, typer.Option("--replace", help="Swap a cache of another chain.")] = False,
     country: Country = None,
     provider: Provider = "generic",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Beam has to say.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a cache with Apache Beam, or find it up to date."""
@@ -129,6 +130,9 @@ def precompute(
     from joulecache.transforms import parse
 
     own = _own_ops(ops)
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("apache_beam").setLevel(logging.INFO)
     with progress() as tell:
         built = build(
             source,

@@ -46,7 +46,13 @@ from joulecache.transforms.ops import (
 from joulecache.transforms.randomness import batch_parameters, parameters
 from joulecache.transforms.reference_kernels import colour, geometry
 from joulecache.transforms.reference_kernels.batch import apply_to_batch, mix_labels
-from joulecache.transforms.reference_kernels.decoding import EXIF_ORIENTATION, DecodeError, decode, decode_any
+from joulecache.transforms.reference_kernels.decoding import (
+    EXIF_ORIENTATION,
+    DecodeError,
+    decode,
+    decode_any,
+    decoded_bytes,
+)
 from joulecache.transforms.reference_kernels.images import Array, Pixels, as_array, as_image, put, size_of
 from joulecache.transforms.reference_kernels.policies import augment
 
@@ -61,6 +67,7 @@ __all__ = [
     "as_image",
     "decode",
     "decode_any",
+    "decoded_bytes",
     "mix_labels",
     "put",
     "run",
