@@ -31,6 +31,7 @@ SPLITS = ("train", "val", "test")
 PAGE = 4096
 _PAD_LENGTH = 128  # bytes; from here to 16383 a protobuf length takes two bytes, so padding does not move anything
 _HASH_DIGITS = 8
+_HASHED_BYTES = 1 << 18  # written and hashed in turn, while they lie in the processor's cache: a tenth cheaper
 _BUFFER_BYTES = 1 << 16  # of small writes; larger ones go straight through
 
 _SHARD_NAME = re.compile(
@@ -180,10 +181,15 @@ class _HashingFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        written = self._file.write(view)  # perhaps not all of it
-        self.hash.update(view[:written])
-        self.size += written
-        return written
+        before = self.size
+        for start in range(0, len(view), _HASHED_BYTES):
+            piece = view[start : start + _HASHED_BYTES]
+            written = self._file.write(piece)
+            self.hash.update(piece[:written])
+            self.size += written
+            if written < len(piece):
+                break
+        return self.size - before
 
 
 def sync_folder(folder: Path) -> None:

@@ -183,6 +183,42 @@ def test_an_unchanged_source_builds_nothing(run: Run, photos: Path, cache: Path)
     assert snapshot(cache) == before
 
 
+def test_labels_in_a_file_name_the_classes(run: Run, photos: Path, tmp_path: Path) -> None:
+    lines = [
+        "key,label",
+        *(f"{path.relative_to(photos)},{'odd' if int(path.stem) % 2 else 'even'}" for path in photos.rglob("*.jpg")),
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    code, _, err = run(
+        "precompute",
+        photos,
+        tmp_path / "cache",
+        "--chain",
+        CHAIN,
+        "--labels",
+        tmp_path / "labels.csv",
+        "--val-fraction",
+        0,
+    )
+    assert (code, err) == (0, "")
+    manifest = open_manifest(tmp_path / "cache")
+    assert manifest.class_names == ("even", "odd")
+    assert manifest.splits["train"].class_counts == (20, 20)
+    code, _, err = run("precompute", photos, tmp_path / "other", "--chain", CHAIN, "--labels", tmp_path / "none.csv")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot read the labels" in err
+
+
+def test_what_beam_says_is_shown_when_asked_for(photos: Path, tmp_path: Path) -> None:
+    program = "import sys; from joulecache.pipelines.cli import main; sys.argv[0] = 'joulecache'; main()"
+    command = [sys.executable, "-c", program, "precompute", str(photos), str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    said = subprocess.run(
+        [*command, "--chain", CHAIN, "--verbose"], env=environment, capture_output=True, text=True, check=True
+    ).stderr
+    assert "INFO apache_beam." in said
+
+
 def test_inspect_says_what_is_in_a_cache(run: Run, cache: Path) -> None:
     code, out, err = run("inspect", cache)
     assert (code, err) == (0, "")

@@ -23,7 +23,15 @@ from PIL import Image, ImageFile
 
 from joulecache.transforms import Decode, Resize
 from joulecache.transforms.ops import Fill
-from joulecache.transforms.reference_kernels import DecodeError, apply, as_array, as_image, decode, decode_any
+from joulecache.transforms.reference_kernels import (
+    DecodeError,
+    apply,
+    as_array,
+    as_image,
+    decode,
+    decode_any,
+    decoded_bytes,
+)
 from joulecache.transforms.reference_kernels.decoding import _tolerance
 
 Array = NDArray[np.uint8]
@@ -416,6 +424,14 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_large_enough(
         op = Decode(channels, shorter=shorter)
         assert op.jpeg_scale(48, 64) == scale
         assert decoded(photo, op).shape == (48 // scale, 64 // scale, channels)
+
+
+@pytest.mark.parametrize("op", [Decode(), Decode(1), Decode(shorter=20), Decode(1, shorter=10)], ids=repr)
+def test_the_bytes_of_a_decoded_image_are_known_from_its_header(photo: bytes, pixels: Array, op: Decode) -> None:
+    for data in (photo, encoded(pixels, "PNG"), encoded(pixels, "WEBP")):
+        assert decoded_bytes(op, data) == decoded(data, op).size
+        assert decoded_bytes(op, data[:300]) in (0, decoded(data, op).size)
+    assert decoded_bytes(op, b"no image") == decoded_bytes(op, b"") == 0
 
 
 @pytest.mark.parametrize("size", [(97, 143), (143, 97), (17, 300), (250, 251)])

@@ -29,7 +29,7 @@ from joulecache.pipelines.build.folder import (
     work_folder,
 )
 from joulecache.pipelines.build.journal import ENERGY_LOG, EnergyLog, finished_result
-from joulecache.pipelines.build.pictures import mean_image_bytes
+from joulecache.pipelines.build.pictures import mean_image_bytes, sample
 from joulecache.pipelines.build.previous import OldRow, Previous, Reject, files_of, is_unchanged, of_shard, old_rows
 from joulecache.pipelines.build.recipe import (
     DEFAULT_JPEG_QUALITY,
@@ -157,10 +157,11 @@ def precompute(
         _refuse_other_recipe(existing, recipe, shards, folder)
         shards = existing.shards
         update = _Update.of(folder, existing, listed)
-    image_bytes = functools.cache(lambda: mean_image_bytes(listed.units, recipe))
+    image_bytes = functools.cache(functools.partial(mean_image_bytes, sample(listed.units), recipe))
     if shards is None:
         shards = max(1, min(_LARGEST_SHARDS, math.ceil(image_bytes() * listed.records / SHARD_TARGET_BYTES)))
     specs = _specs(listed, folder, shards, recipe, workers or len(os.sched_getaffinity(0)))
+    listed = dataclasses.replace(listed, units=())  # they are in the specs: many are not held twice
     kept: list[ShardResult] = []
     if update is not None:
         if not rehash:
@@ -179,30 +180,33 @@ def precompute(
             found = [finished_result(folder, spec) for spec in specs]
             resumed = [result for result in found if result]
             missing = [spec for spec, result in zip(specs, found, strict=True) if not result]
+            ranges = [spec.shard for spec in specs]
             keep_only(folder, resumed)
             refuse_full_disk(folder, int(image_bytes() * listed.records * len(missing) / shards))
+            parts = store_units([spec.units for spec in missing], work / UNITS)
+            missing = [dataclasses.replace(spec, units=units) for spec, units in zip(missing, parts, strict=True)]
+            del specs  # and with them what is in the file now
             log = EnergyLog(meter, work / ENERGY_LOG)
             try:
                 with _watched(work, listed.records, [*kept, *resumed], log, progress):
                     if missing:
-                        stored = zip(missing, store_units([spec.units for spec in missing], work / UNITS), strict=True)
-                        run_specs([dataclasses.replace(spec, units=units) for spec, units in stored], options)
-                built = [read_result(work, spec.shard) for spec in specs]
+                        run_specs(missing, options)
+                built = [read_result(work, shard) for shard in ranges]
                 results = sorted([*kept, *built], key=lambda result: result.shard)
                 commit.refuse_failures(results)
                 commit.refuse_rejects(results, listed, max_reject_rate)
-                parts = [
+                index_parts = [
                     update.part(result) if update and not result.index else commit.read_part(work, result)
                     for result in results
                 ]
-                index = commit.write_index(folder, parts)
+                index = commit.write_index(folder, index_parts)
                 rejected = commit.write_rejects(folder, results, listed)
             finally:
                 spent = log.close()
             if update and update.manifest.energy:  # what the cache has cost so far
                 spent += Energy.from_json(update.manifest.energy["energy"])
             energy = {"energy": spent.to_json(), "passport": meter.passport()}
-            manifest = commit.make_manifest(recipe, listed, shards, results, index, rejected, energy, parts)
+            manifest = commit.make_manifest(recipe, listed, shards, results, index, rejected, energy, index_parts)
             write_manifest(folder, manifest)
             delete_unlisted(folder)
     except OSError as error:

@@ -83,15 +83,20 @@ def working_bytes(data: bytes, recipe: Recipe, split: str) -> int:
     return 2 * reference_kernels.decoded_bytes(recipe.of(split)[0].decode, data)
 
 
-def mean_image_bytes(units: Sequence[Unit], recipe: Recipe) -> float:
-    """Return the bytes that the cached images of a training record take, all variants: known for raw, else of a sample of the units.
+def sample(units: Sequence[Unit]) -> list[Unit]:
+    """Return a few units, evenly spread."""
+    return list(units[:: max(1, len(units) // _SAMPLE_UNITS)][:_SAMPLE_UNITS])
 
-    Records of the sample that cannot be used are left out; where none can, photos of 256 kB are assumed.
+
+def mean_image_bytes(units: Sequence[Unit], recipe: Recipe) -> float:
+    """Return the bytes that the cached images of a training record take, all variants: known for raw, else the mean of some units.
+
+    Records that cannot be used are left out; where none can, photos of 256 kB are assumed.
     """
     if recipe.raw_bytes is not None:
         return recipe.raw_bytes * recipe.variants
     sizes = []
-    for unit in units[:: max(1, len(units) // _SAMPLE_UNITS)][:_SAMPLE_UNITS]:
+    for unit in units:
         with suppress(OSError, ValueError):
             record = next(iter(unit.read()))
             words = Draws([(record.key, "train")], recipe).of(record.key, "train")

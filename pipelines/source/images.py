@@ -213,6 +213,8 @@ def labelled(location: str, found: Sequence[Images], limit: int | None, given: L
     table = table.append_column("label", pa.array(labels, pa.int32()))
     table = table.append_column("split", pa.array(splits, pa.string()).dictionary_encode())
     units = ImageTable(table).take(spread(keys, labels, limit))
+    del table
+    pa.default_memory_pool().release_unused()  # which would keep what the columns took while they were made
     return Source(location, class_names, units, len(units), "val" in splits, skipped, tuple(refused))
 
 
