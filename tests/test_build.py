@@ -642,7 +642,7 @@ def test_an_unknown_beam_runner_is_refused_and_leaves_nothing(tmp_path: Path, ph
 
 
 def test_more_than_the_disk_holds_is_refused_before_the_work(tmp_path: Path, photo_folder: Path) -> None:
-    with pytest.raises(BuildError, match="GB free: choose another disk"):
+    with pytest.raises(BuildError, match="MB free: choose another disk"):
         build(photo_folder, tmp_path / "cache", "decode|resize(4096)", variants=999_999)
     assert list(tmp_path.iterdir()) == []
 
@@ -1240,7 +1240,7 @@ def noise(count: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("kind", "encoding", "size"),
-    [("arrow", "raw", "240k"), ("arrow", "png", "176k"), ("tfrecord", "raw", "240k"), ("tfrecord", "png", "176k")],
+    [("arrow", "raw", "240k"), ("arrow", "png", "240k"), ("tfrecord", "raw", "240k"), ("tfrecord", "png", "240k")],
 )
 def test_a_full_disk_is_told_in_one_line_and_nothing_is_left(
     tmp_path: Path, make_folder: MakeSource, kind: str, encoding: str, size: str
@@ -1257,7 +1257,7 @@ def test_a_full_disk_is_told_in_one_line_and_nothing_is_left(
 def test_a_disk_that_fills_up_leaves_the_old_cache(tmp_path: Path, make_folder: MakeSource) -> None:
     images = noise(20)
     source = make_folder(images)
-    with tmpfs(tmp_path / "disk", "300k"):
+    with tmpfs(tmp_path / "disk", "320k"):
         cache = tmp_path / "disk" / "cache"
         build(source, cache, "decode|resize(30)", shards=2)
         before = contents(cache)

@@ -66,7 +66,7 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise BuildError(
-            f"the cache takes about {needed / 1e9:.1f} GB, {there} has {free / 1e9:.1f} GB free: choose another disk"
+            f"the cache takes about {needed / 1e6:,.1f} MB, {there} has {free / 1e6:,.1f} MB free: choose another disk"
         )
 
 
