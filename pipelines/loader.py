@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -62,6 +63,7 @@ class CachedSplit:
             decode = Decode(channels=channels)
             self._decode = lambda data: reference_kernels.decode(decode, bytes(data))
             self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+        self._memory = _Memory()
         self._variants: list[list[Any]] = []
         for variant in range(listed.variants):
             files = listed.variant_files(variant)
@@ -74,6 +76,7 @@ class CachedSplit:
                 ]
             )
         self._ends = np.cumsum([file.records for file in listed.variant_files(0)])
+        self._starts = np.concatenate([[0], self._ends[:-1]])
         index = read_index(folder, self.manifest).slice(self.manifest.first_row(split), listed.records)
         self.labels: NDArray[np.int64] = index["label"].to_numpy()
         self.key_hashes: NDArray[np.uint64] = index["key_hash"].to_numpy()
@@ -87,16 +90,21 @@ class CachedSplit:
         The ops after the cut run on views of the mapped files, so that each image is copied once, into its place in the batch.
         """
         variant = self._variants[epoch % len(self._variants)]
+        batch: NDArray[np.uint8] = self._memory.array((len(rows), *self.image_shape), np.uint8)
+        suffix = self.chain.on_images
+        if not suffix and len(variant) == 1 and isinstance(variant[0], np.ndarray) and variant[0].flags.c_contiguous:
+            return variant[0].take(rows, axis=0, out=batch, mode="clip")  # another mode would make a copy of `out`
         shards = np.searchsorted(self._ends, rows, side="right")
-        inside = rows - np.where(shards > 0, self._ends[shards - 1], 0)
+        inside = rows - self._starts[shards]
         images = [variant[shard][row] for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
         if self._decode:
             images = list(self._decoders.map(self._decode, images))
-        suffix = self.chain.on_images
-        words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
-        batch = _aligned((len(rows), *self.image_shape), np.uint8)
-        for place, image in zip(batch, reference_kernels.apply_batch(suffix, images, words), strict=True):
-            reference_kernels.put(place, image)
+        if suffix:
+            words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
+            for place, image in zip(batch, reference_kernels.apply_batch(suffix, images, words), strict=True):
+                reference_kernels.put(place, image)
+        else:
+            np.concatenate(images, out=batch.reshape(-1, *batch.shape[2:]))
         return batch
 
     def batch(
@@ -108,7 +116,7 @@ class CachedSplit:
         """
         ops = self.chain.on_batches
         words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
-        images = reference_kernels.apply_to_batch(ops, self.images(rows, epoch), words, _aligned)
+        images = reference_kernels.apply_to_batch(ops, self.images(rows, epoch), words, self._memory.array)
         labels = self.labels[rows]
         if not self.soft_labels:
             return images, labels
@@ -133,13 +141,38 @@ def _shuffled_chunk(records: int, seed: int, epoch: int, chunk: int) -> NDArray[
     return rows
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return a new array that TensorFlow takes over as it is: one that starts elsewhere it would copy."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _TENSOR_ALIGNMENT
-    array: NDArray[Any] = room[start : start + size].view(dtype).reshape(shape)
-    return array
+class _Memory:
+    """Memory for batches, that is used again when nobody holds the batch any more: new memory costs as much as filling it.
+
+    Its arrays are such as TensorFlow takes over without a copy; it lets go of them when the tensor is gone.
+    """
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return an array with anything in it."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        free = self._free[size]
+        try:
+            block = free.pop()
+        except IndexError:
+            block = np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
+        address = block.ctypes.data + -block.ctypes.data % _TENSOR_ALIGNMENT
+        return np.asarray(_Loan(block, free, address, shape, np.dtype(dtype).str))
+
+
+class _Loan:
+    """A block of memory while it is an array: the array and all its views hold this object, whose end gives the block back."""
+
+    def __init__(
+        self, block: NDArray[np.uint8], free: list[NDArray[np.uint8]], address: int, shape: tuple[int, ...], kind: str
+    ) -> None:
+        self._block, self._free = block, free
+        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": shape, "typestr": kind}
+
+    def __del__(self) -> None:
+        self._free.append(self._block)
 
 
 def load(

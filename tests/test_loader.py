@@ -294,7 +294,56 @@ def test_batches_that_are_kept_keep_their_pixels(raw: Photos) -> None:
 
 def test_batches_begin_where_tensorflow_needs_them() -> None:
     for size in (1, 1000, 100_000):
-        assert loader._aligned((size, 3), np.uint8).ctypes.data % 64 == 0
+        for dtype in (np.uint8, np.float32):
+            array = loader._Memory().array((size, 3), dtype)
+            assert array.ctypes.data % 64 == 0
+            assert array.shape == (size, 3)
+            assert array.dtype == np.dtype(dtype)
+
+
+def test_memory_is_used_again_when_nobody_holds_it_any_more() -> None:
+    memory = loader._Memory()
+
+    def array() -> NDArray[np.float32]:
+        taken: NDArray[np.float32] = memory.array((1000, 3), np.float32)
+        return taken
+
+    first = array()
+    place = first.ctypes.data
+    part = first[5:].reshape(-1)[::2]
+    del first
+    second = array()
+    assert second.ctypes.data != place
+    del part
+    assert array().ctypes.data == place
+    assert memory.array((3, 1000), np.uint8).ctypes.data not in (place, second.ctypes.data)
+
+
+def test_memory_that_a_tensor_holds_is_not_used_again() -> None:
+    memory, places = loader._Memory(), []
+
+    def fill(number: int) -> NDArray[np.int64]:
+        array: NDArray[np.int64] = memory.array((1000,), np.int64)
+        places.append(array.ctypes.data)
+        array[:] = number
+        return array
+
+    numbers = tf.data.Dataset.range(20).map(lambda number: tf.numpy_function(fill, [number], tf.int64))
+    kept = list(numbers)
+    assert [int(tensor[0]) for tensor in kept] == list(range(20))
+    assert len(set(places)) == 20  # taken over as they are, not copied
+    del kept
+    for _ in range(3):
+        for tensor in numbers:
+            assert len(set(tensor.numpy())) == 1
+    assert len(set(places)) < 40
+
+
+def test_an_epoch_needs_the_memory_of_a_few_batches(raw: Photos) -> None:
+    dataset, places = load(raw.folder, "train", 2), []
+    for _ in range(5):
+        places += [images.numpy().ctypes.data for images, _ in dataset]
+    assert len(set(places)) < len(places) / 2
 
 
 @pytest.mark.parametrize("records", [1, 2, 5000, 8193])
