@@ -104,7 +104,8 @@ class CachedSplit:
             for place, image in zip(batch, reference_kernels.apply_batch(suffix, images, words), strict=True):
                 reference_kernels.put(place, image)
         else:
-            np.concatenate(images, out=batch.reshape(-1, *batch.shape[2:]))
+            arrays = map(reference_kernels.as_array, images) if self._decode else images
+            np.concatenate(list(arrays), out=batch.reshape(-1, *batch.shape[2:]))
         return batch
 
     def batch(
