@@ -181,10 +181,10 @@ def test_a_class_that_is_no_number_is_refused_by_name(make_tar: MakeSource, text
 
 def test_a_tar_whose_classes_are_all_unfit_says_so(make_tar: MakeSource) -> None:
     with pytest.raises(
-        SourceError, match=r"holds no image \(0 other files, 1 refused, such as 0\.jpg: its \.cls holds b'c"
+        SourceError, match=r"holds no image with a class: 0\.jpg: its \.cls holds b'cat', not a class from"
     ):
         open_source(make_tar({"0.jpg": b"", "0.cls": b"cat"}))
-    with pytest.raises(SourceError, match=r"holds \.cls files, but none beside an image of the same name$"):
+    with pytest.raises(SourceError, match=r"holds no image with a class: 0\.jpg: it has no \.cls beside it$"):
         open_source(make_tar({"0.jpg": b"", "1.cls": b"1"}))
 
 
@@ -207,5 +207,13 @@ def test_cls_members_are_checked_like_images(tmp_path: Path) -> None:
 
 
 def test_a_file_of_labels_goes_before_cls_members(make_tar: MakeSource, write_csv: WriteCsv) -> None:
-    source = open_source(make_tar({"0.jpg": b"", "0.cls": b"1"}), labels=write_csv("key,label\n0,cat\n"))
-    assert labels(source) == {"0.jpg": "cat"}
+    tar = make_tar({"0.jpg": b"", "0.cls": b"1", "1.jpg": b"", "1.cls": b"a dog", "2.jpg": b""})
+    source = open_source(tar, labels=write_csv("key,label\n0,cat\n1,dog\n2,cat\n"))
+    assert labels(source) == {"0.jpg": "cat", "1.jpg": "dog", "2.jpg": "cat"}
+    assert not source.refused
+
+
+def test_only_the_class_of_the_whole_sample_counts(make_tar: MakeSource) -> None:
+    source = open_source(make_tar({"0.jpg": b"", "0.cls": b"1", "0.left.cls": b"2", "0.right.cls": b"3"}))
+    assert labels(source) == {"0.jpg": "1"}
+    assert source.skipped == Counter({".cls": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from joulecache.pipelines.source.naming import (
     folder_classes,
     spread,
 )
-from joulecache.pipelines.source.records import Record, Source, SourceError, Unit
+from joulecache.pipelines.source.records import MOST_CLASSES, Record, Source, SourceError, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class TarMember:
         yield Record(self.name, self.label, data, self.mtime_ns)
 
 
+CLASS_SUFFIX = ".cls"
+_CLASS = re.compile(rb"\s*([0-9]{1,7})\s*")
 _ROWS_AT_ONCE = 1024
 
 
@@ -143,21 +146,22 @@ def store_images(tables: Sequence[ImageTable], path: Path) -> list[ImageTable]:
             [batch] = table._table.to_batches()  # `take` has made it one
             writer.write_batch(batch)
     places = itertools.count()
-    return [StoredImages(str(path), next(places), len(table)) if len(table) else table for table in tables]
+    where = str(path.absolute())  # a worker may run elsewhere
+    return [StoredImages(where, next(places), len(table)) if len(table) else table for table in tables]
 
 
 @dataclass(frozen=True)
 class Images:
     """The images of one folder or tar; the key of one is `prefix` and its name.
 
-    `places` has the columns path, size_bytes, mtime_ns and offset, as `places_of` makes them. `classes` are by name those that a tar gives
-    beside its images; where it gives any, an image without one is refused.
+    `places` has the columns path, size_bytes, mtime_ns and offset, as `places_of` makes them. `classes` are what the class files in a tar
+    hold, by sample; where there are any, an image without one is refused.
     """
 
     prefix: str
     names: Sequence[str]
     places: Any
-    classes: Mapping[str, int]
+    classes: Mapping[str, bytes]
     skipped: Counter[str]
     refused: Sequence[tuple[str, str]]
 
@@ -196,18 +200,22 @@ def labelled(location: str, found: Sequence[Images], limit: int | None, given: L
     else:  # the classes come behind the splits
         folders, _ = first_folders([name.split("/", depth + 1)[-1] for name in names])
     labels: Sequence[int | None]
+    held: Sequence[bytes | None] = ()
     if given:
         labels, class_names, unused = given.of(keys)
         skipped.update({"(label of no image)": unused} if unused else {})
-        missing = f"it has no label in {given.path}"
     elif any(images.classes for images in found):
-        labels = [images.classes.get(name) for images in found for name in images.names]
-        class_names = tuple(map(str, range(max(label for label in labels if label is not None) + 1)))
-        missing = "it has no .cls beside it"
+        held = [images.classes.get(sample_of(name)) for images in found for name in images.names]
+        labels = [None if text is None else _class_number(text) for text in held]
+        class_names = tuple(map(str, range(max((label for label in labels if label is not None), default=-1) + 1)))
     else:
         labels, class_names = folder_classes(folders, keys)
-        missing = ""
-    refused += [(key, missing) for key, label in zip(keys, labels, strict=True) if label is None]
+    unlabelled = [row for row, label in enumerate(labels) if label is None]
+    refused += [
+        (keys[row], f"it has no label in {given.path}" if given else _no_class(held[row])) for row in unlabelled
+    ]
+    if not class_names:
+        raise SourceError(f"{location!r} holds no image with a class: {': '.join(refused[-1])}")
     table = pa.concat_tables([images.places for images in found]).unify_dictionaries()
     table = table.append_column("key", pa.array(keys, pa.string()))
     table = table.append_column("label", pa.array(labels, pa.int32()))
@@ -216,6 +224,23 @@ def labelled(location: str, found: Sequence[Images], limit: int | None, given: L
     del table
     pa.default_memory_pool().release_unused()  # which would keep what the columns took while they were made
     return Source(location, class_names, units, len(units), "val" in splits, skipped, tuple(refused))
+
+
+def sample_of(name: str) -> str:
+    """Return a member's name up to the first dot of its last part: what the files of one WebDataset sample share."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _class_number(text: bytes) -> int | None:
+    match = _CLASS.fullmatch(text)
+    return int(match[1]) if match and int(match[1]) < MOST_CLASSES else None
+
+
+def _no_class(text: bytes | None) -> str:
+    if text is None:
+        return f"it has no {CLASS_SUFFIX} beside it"
+    return f"its {CLASS_SUFFIX} holds {text!r}, not a class from 0 to {MOST_CLASSES - 1}"
 
 
 def _tar_splits(found: Sequence[Images]) -> list[str | None]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from joulecache.pipelines.source.images import Images, places_of
+from joulecache.pipelines.source.images import CLASS_SUFFIX, Images, places_of, sample_of
 from joulecache.pipelines.source.naming import is_sidecar, printable, unfit
-from joulecache.pipelines.source.records import MOST_CLASSES, SourceError
+from joulecache.pipelines.source.records import SourceError
 
-_CLASS_SUFFIX = ".cls"
-_CLASS = re.compile(rb"\s*([0-9]{1,7})\s*")
 _LONGEST_CLASS = 64  # bytes
 
 
@@ -30,7 +27,8 @@ def list_tar(path: Path, prefix: str = "") -> Images:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every one
                 inside = PurePosixPath(member.name)
-                is_class = inside.suffix == _CLASS_SUFFIX and not inside.name.startswith(".")
+                stem = sample_of(inside.as_posix())
+                is_class = inside.as_posix() == stem + CLASS_SUFFIX and bool(inside.stem)
                 if member.isdir():
                     continue
                 if is_sidecar(inside) and not is_class:
@@ -40,7 +38,6 @@ def list_tar(path: Path, prefix: str = "") -> Images:
                 elif not member.isreg() or member.issparse():
                     refused.append((prefix + member.name, "a link, device or sparse file, not a plain one"))
                 elif is_class:
-                    stem = _stem(inside.as_posix())
                     _refuse_twice(path, inside.as_posix(), stem in classes)
                     stream = tar.extractfile(member)
                     classes[stem] = stream.read(_LONGEST_CLASS) if stream else b""
@@ -56,31 +53,12 @@ def list_tar(path: Path, prefix: str = "") -> Images:
             f"cannot read {str(path)!r} as an uncompressed tar ({error}): decompress it if it is compressed, "
             f"so that members can be read at random; copy it again if it is cut short"
         ) from error
-    labels = {}
-    for name in list(places) if classes else []:
-        text = classes.get(_stem(name))
-        match = _CLASS.fullmatch(text) if text is not None else None
-        if match and int(match[1]) < MOST_CLASSES:
-            labels[name] = int(match[1])
-        elif text is not None:
-            refused.append(
-                (prefix + name, f"its {_CLASS_SUFFIX} holds {text!r}, not a class from 0 to {MOST_CLASSES - 1}")
-            )
-            del places[name]
-    if classes and not labels and places:
-        raise SourceError(f"{str(path)!r} holds {_CLASS_SUFFIX} files, but none beside an image of the same name")
     sizes, offsets = [size for _, size in places.values()], [offset for offset, _ in places.values()]
     mtimes_ns = [path.stat().st_mtime_ns] * len(places)
     where = places_of(str(path.absolute()), sizes, mtimes_ns, offsets)
-    return Images(prefix, list(places), where, labels, skipped, refused)
+    return Images(prefix, list(places), where, classes, skipped, refused)
 
 
 def _refuse_twice(path: Path, name: str, there: bool) -> None:
     if there:
         raise SourceError(f"{str(path)!r} holds {name!r} twice: a key must be unique")
-
-
-def _stem(name: str) -> str:
-    """Return a member's name up to the first dot of its last part: what the files of one WebDataset sample share."""
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
