@@ -27,7 +27,9 @@ from joulecache.pipelines.source import (
     Source,
     SourceError,
     open_source,
+    store_units,
     synthetic_photo,
+    take,
 )
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]
@@ -240,6 +242,20 @@ def test_a_relative_location_still_reads_from_anywhere(
     source = open_source("folder")
     monkeypatch.chdir("/")
     assert [record.data for record in records(source)] == [b"one"]
+
+
+def test_units_in_a_file_are_the_units_from_anywhere(
+    make_folder: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder({f"{kind}/{number}.jpg": f"{kind} {number}".encode() for kind in ("cat", "dog") for number in range(5)})
+    monkeypatch.chdir(tmp_path)
+    units = open_source("folder").units
+    parts = [take(units, rows) for rows in ([1, 3, 5, 7], [], [0, 9])]
+    stored = pickle.loads(pickle.dumps(store_units(parts, Path("units.arrow"))))  # noqa: S301 - as Beam does
+    monkeypatch.chdir("/")
+    assert [list(part) for part in stored] == [list(part) for part in parts]
+    assert [len(part) for part in stored] == [4, 0, 2]
+    assert [record.key for unit in stored[2] for record in unit.read()] == ["cat/0.jpg", "dog/4.jpg"]
 
 
 def test_the_time_of_change_is_that_of_the_file(make_folder: MakeSource, make_tar: MakeSource) -> None:

@@ -171,6 +171,20 @@ def test_files_called_like_splits_are_splits(tmp_path: Path, make_tar: MakeSourc
     assert Counter(splits(open_source(f"{tmp_path}/tars/*.tar")).values()) == Counter({None: 4})
 
 
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_folders_above_the_files_of_a_pattern_are_splits(kind: str, tmp_path: Path, make_tar: MakeSource) -> None:
+    for folder in ("train", "validation"):
+        for number in range(2):
+            path = tmp_path / "data" / folder / f"{number}.{kind}"
+            if kind == "parquet":
+                write_parquet(path, {"0": b"", "1": b""})
+            else:
+                write_tar(path, {"cat/1.jpg": b"", "dog/1.jpg": b""}, make_tar)
+    source = open_source(f"{tmp_path}/data/*/*.{kind}")
+    assert Counter(splits(source).values()) == Counter(train=4, val=4)
+    assert all(key.startswith("train" if split == "train" else "validation") for key, split in splits(source).items())
+
+
 def test_a_limit_takes_the_same_share_of_every_file(tmp_path: Path) -> None:
     for name, rows in (("a", 60), ("b", 30), ("c", 1)):
         write_parquet(tmp_path / f"{name}.parquet", {f"{row}": b"" for row in range(rows)})

@@ -90,7 +90,13 @@ def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
 
 
 def file_splits(names: Sequence[str]) -> list[str | None] | None:
-    """Return the split of each data file where all their names begin with one, as in ``train-00000-of-00010``; else None."""
+    """Return the split of each data file where the first folders that differ, or all names of files, are of one; else None.
+
+    A file's is the first word of its name, as in ``train-00000-of-00010``.
+    """
+    by_folder = as_splits(first_folders(names)[0])
+    if by_folder:
+        return by_folder
     firsts = [_FIRST_WORD.match(name.rpartition("/")[2].lower()) for name in names]
     return as_splits([first.group() if first else "" for first in firsts])
 

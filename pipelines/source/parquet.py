@@ -13,29 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from joulecache.pipelines.source.records import MOST_CLASSES, Record, SourceError
-from joulecache.pipelines.source.rows import RowFile
+from joulecache.pipelines.source.rows import RowFile, RowRange
 
 _ROWS_AT_ONCE = 16
 _BUFFER_BYTES = 1 << 20  # of a column, so that it is not read whole
 
 
 @dataclass(frozen=True, slots=True)
-class RowGroup:
+class RowGroup(RowRange):
     """The first `count` rows of a Parquet row group."""
 
-    name: str
-    path: str
-    file_key: str
     index: int
-    first_row: int
-    mtime_ns: int
-    count: int
-    split: str | None = None
-    size_bytes: None = None
-
-    def record_keys(self) -> Iterator[str]:
-        """Yield ``file#row`` for each row."""
-        return (f"{self.file_key}#{row}" for row in range(self.first_row, self.first_row + self.count))
 
     def read(self) -> Iterator[Record]:
         """Yield the rows, a few at a time in memory where the file's pages allow it."""
@@ -76,7 +64,7 @@ def list_parquet(path: Path, key: str) -> RowFile:
     units = []
     first = 0
     for index, count in enumerate(rows):
-        units.append(RowGroup(f"{key}#{index}", where, key, index, first, mtime_ns, count))
+        units.append(RowGroup(f"{key}#{index}", where, key, first, mtime_ns, count, None, index))
         first += count
     return RowFile(key, units, names, last)
 

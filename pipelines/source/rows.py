@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.source.naming import file_splits
 from joulecache.pipelines.source.records import Source, SourceError, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """`count` consecutive records of a file, the first of which is its row `first_row`."""
+
+    name: str
+    path: str
+    file_key: str
+    first_row: int
+    mtime_ns: int
+    count: int
+    split: str | None
+
+    @property
+    def size_bytes(self) -> None:
+        """None: what one record takes is not known without reading."""
+        return
+
+    def record_keys(self) -> Iterator[str]:
+        """Yield ``file#row`` for each record."""
+        return (f"{self.file_key}#{row}" for row in range(self.first_row, self.first_row + self.count))
 
 
 @dataclass(frozen=True)
@@ -18,13 +39,9 @@ class RowFile:
     """One file, listed. `class_names` are None where it gives only numbers, of which the largest that is a class is `last_label`."""
 
     key: str
-    groups: Sequence[Any]  # units with a `count` that may be lowered, and a `split`
+    groups: Sequence[Any]  # units, each of them a RowRange
     class_names: tuple[str, ...] | None
     last_label: int
-
-
-ListRows = Callable[[Path, str], RowFile]
-"""Lists a file; gets its path, and its key in the source."""
 
 
 def joined(

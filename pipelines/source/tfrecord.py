@@ -10,7 +10,7 @@ from pathlib import Path
 
 from joulecache.pipelines import tfrecord
 from joulecache.pipelines.source.records import MOST_CLASSES, Record, SourceError
-from joulecache.pipelines.source.rows import RowFile
+from joulecache.pipelines.source.rows import RowFile, RowRange
 
 IMAGES = ("image", "image/encoded", "image_raw")
 LABELS = ("label", "image/class/label")
@@ -18,22 +18,10 @@ _UNIT_RECORDS = 64  # small, so that the units spread evenly over the shards
 
 
 @dataclass(frozen=True, slots=True)
-class RecordRange:
+class RecordRange(RowRange):
     """Some consecutive records of a TFRecord file, the first of which starts at byte `offset`."""
 
-    name: str
-    path: str
-    file_key: str
     offset: int
-    first_row: int
-    mtime_ns: int
-    count: int
-    split: str | None = None
-    size_bytes: None = None
-
-    def record_keys(self) -> Iterator[str]:
-        """Yield ``file#row`` for each record."""
-        return (f"{self.file_key}#{row}" for row in range(self.first_row, self.first_row + self.count))
 
     def read(self) -> Iterator[Record]:
         """Yield the records, one at a time in memory."""
@@ -77,7 +65,7 @@ def list_tfrecord(path: Path, key: str) -> RowFile:
         raise SourceError(f"{str(path)!r} is of no use as a source: {problem}")
     mtime_ns, where, rows = path.stat().st_mtime_ns, str(path.absolute()), len(ends) - 1
     units = [
-        RecordRange(f"{key}#{row}", where, key, ends[row], row, mtime_ns, min(_UNIT_RECORDS, rows - row))
+        RecordRange(f"{key}#{row}", where, key, row, mtime_ns, min(_UNIT_RECORDS, rows - row), None, ends[row])
         for row in range(0, rows, _UNIT_RECORDS)
     ]
     return RowFile(key, units, None, last)
