@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines import loader
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.loader import CachedSplit, load
+from joulecache.pipelines.loader.memory import BatchMemory
+from joulecache.pipelines.loader.order import Order
 from joulecache.pipelines.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.shards import SPLITS
 from joulecache.transforms import reference_kernels
@@ -295,14 +296,14 @@ def test_batches_that_are_kept_keep_their_pixels(raw: Photos) -> None:
 def test_batches_begin_where_tensorflow_needs_them() -> None:
     for size in (1, 1000, 100_000):
         for dtype in (np.uint8, np.float32):
-            array = loader._Memory().array((size, 3), dtype)
+            array = BatchMemory().array((size, 3), dtype)
             assert array.ctypes.data % 64 == 0
             assert array.shape == (size, 3)
             assert array.dtype == np.dtype(dtype)
 
 
 def test_memory_is_used_again_when_nobody_holds_it_any_more() -> None:
-    memory = loader._Memory()
+    memory = BatchMemory()
 
     def array() -> NDArray[np.float32]:
         taken: NDArray[np.float32] = memory.array((1000, 3), np.float32)
@@ -320,7 +321,7 @@ def test_memory_is_used_again_when_nobody_holds_it_any_more() -> None:
 
 
 def test_memory_that_a_tensor_holds_is_not_used_again() -> None:
-    memory, places = loader._Memory(), []
+    memory, places = BatchMemory(), []
 
     def fill(number: int) -> NDArray[np.int64]:
         array: NDArray[np.int64] = memory.array((1000,), np.int64)
@@ -348,8 +349,9 @@ def test_an_epoch_needs_the_memory_of_a_few_batches(raw: Photos) -> None:
 
 @pytest.mark.parametrize("records", [1, 2, 5000, 8193])
 def test_an_order_is_the_same_however_it_is_asked_for(records: int) -> None:
-    whole = loader._shuffled(records, 1, 2, np.arange(records))
-    pieces = [loader._shuffled(records, 1, 2, np.arange(i, min(i + 100, records))) for i in range(0, records, 100)]
+    order = Order(records, 1, "all")
+    whole = order.rows(2, 0, records)
+    pieces = [order.rows(2, i, min(i + 100, records)) for i in range(0, records, 100)]
     assert np.array_equal(whole, np.concatenate(pieces))
     assert sorted(whole) == list(range(records))
 

@@ -1,0 +1,276 @@
+"""Feed a cache to TensorFlow: mapped files, one gather for many batches, the suffix fresh every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from joulecache.pipelines.loader.memory import memory_limit
+from joulecache.pipelines.loader.order import BLOCK_BYTES, WINDOW_BYTES, Order, Shuffle
+from joulecache.pipelines.loader.split import CachedSplit
+from joulecache.pipelines.manifest import CacheError
+from joulecache.pipelines.manifest import verify as find_problems
+from joulecache.transforms.ops import Op
+
+__all__ = ["CachedSplit", "load"]
+
+DTYPES = ("uint8", "float16", "bfloat16", "float32")
+_STEP_BYTES = (
+    8 << 20
+)  # of batches that are read at once: a call of Python for each of small images would cost more than they do
+_WORKED_STEP_BYTES = 1 << 20  # where ops or decoding take longer than any call
+_STEPS_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of one host in an epoch: places `first` up to `first` + `records` of its order, read `per_step` batches a step.
+
+    Those of `batch_size` come first, and one that is smaller, the rest, has a step of its own.
+    """
+
+    first: int
+    records: int
+    batch_size: int
+    drop_remainder: bool
+    per_step: int
+
+    @property
+    def full(self) -> int:
+        return self.records // self.batch_size
+
+    @property
+    def rest(self) -> int:
+        return 0 if self.drop_remainder else self.records % self.batch_size
+
+    @property
+    def count(self) -> int:
+        return self.full + (self.rest > 0)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.full // self.per_step) + (self.rest > 0)
+
+    def step_of(self, batch: int) -> int:
+        """Return the step that a batch is read in."""
+        return self.steps - 1 if batch == self.full else batch // self.per_step
+
+    def of_step(self, step: int) -> tuple[int, int]:
+        """Return the first batch of a step, and the one after its last."""
+        start = min(step * self.per_step, self.full)
+        return (start, self.count) if start == self.full else (start, min(start + self.per_step, self.full))
+
+    def size(self, batch: int) -> int:
+        return self.rest if batch == self.full else self.batch_size
+
+
+def load(
+    cache: str | os.PathLike[str],
+    split: str,
+    batch_size: int,
+    *,
+    shuffle: bool | Literal["blocks"] | None = None,
+    seed: int | None = None,
+    drop_remainder: bool = False,
+    hosts: tuple[int, int] | tf.distribute.InputContext | None = None,
+    dtype: str = "uint8",
+    epochs: int | None = None,
+    start: tuple[int, int] = (0, 0),
+    verify: Literal["open", "full"] = "open",
+    ops: Mapping[str, type[Op]] | None = None,
+) -> Any:
+    """Return a `tf.data.Dataset` of (uint8 ``[B, H, W, C]``, int64 ``[B]``) over a split of a cache.
+
+    Each time that it is iterated it gives the next epoch: its order, its variant and its draws of the ops after the cut. It has a known
+    cardinality, is read ahead, and carries `class_names` and `num_classes`. What you append and that takes time, end with `prefetch`.
+
+    `shuffle` is by default True for ``train`` only: a uniform permutation of the whole split. ``"blocks"`` is for caches that do not fit
+    memory: blocks of 1 MiB in random order, shuffled inside windows of 128 MiB, read once and ahead. `seed` sets order and draws (default:
+    the cache's own). `ops` are the ops of your own that the chain names.
+
+    `hosts` (index, count), or an `InputContext`, gives the share of one of several hosts, of equal size up to one record; `batch_size`
+    is that of a host. Where all must make the same number of steps, give `drop_remainder`.
+
+    `dtype` "float32", "float16" or "bfloat16" gives the same levels, 0 to 255, as floats; "uint8" leaves images as the chain makes
+    them: float32 where it has to_float. Labels are float32 ``[B, K]``, one-hot or mixed, where the training chain has mixup or cutmix,
+    so that both splits fit one categorical loss.
+
+    With `epochs` the dataset runs through all of them, up to that number, the same each time it is iterated; a `tf.train.Checkpoint` of
+    its iterator holds a few hundred bytes and goes on with the same bytes, and is refused by a dataset over other images or with other
+    arguments. `start` (epoch, batch) begins there; without `epochs` the first iteration is then shorter, and the cardinality unknown.
+
+    `verify` "open" checks the sizes of all files, as every epoch does; "full" reads them and checks their SHA-256.
+
+    Raises CacheError for a cache that cannot be read, ValueError for arguments. Warns when the images do not fit memory and are shuffled
+    as a whole.
+    """
+    _check_whole("batch_size", batch_size, 1)
+    _check_choice("dtype", dtype, DTYPES)
+    _check_choice("verify", verify, ("open", "full"))
+    if verify == "full" and (problems := find_problems(cache)):
+        raise CacheError(f"{cache} is damaged ({'; '.join(problems[:5])}): build it again")
+    opened = CachedSplit(cache, split, seed, ops)
+    order = _order(opened, split == "train" if shuffle is None else shuffle)
+    image_type = tf.float32 if opened.chain.is_float else tf.uint8
+    given_type = image_type if dtype == "uint8" else tf.as_dtype(dtype)
+    host, batches = _batches(opened, batch_size, drop_remainder, hosts, given_type.size)
+    first_epoch, first_batch = _check_start(start, batches.count, epochs)
+    identity = _identity(opened, order, batches)
+    classes = len(opened.manifest.class_names)
+    label_type, label_shape = (tf.float32, [classes]) if opened.soft_labels else (tf.int64, [])
+    coming = itertools.count(first_epoch)
+    first = 0 if epochs is None else first_epoch * batches.steps + (batches.step_of(first_batch) if first_batch else 0)
+
+    def read(state: Any, number: Any) -> tuple[Any, Any, Any]:
+        """Return the state, with the epoch that this iterator is in (-1: a new one), and all batches of a step."""
+        saved, epoch = state.tolist()
+        if saved != identity:
+            raise CacheError(
+                "this iterator was saved from a dataset over other images, or with other arguments of load: give the same, or begin anew"
+            )
+        step = int(number)
+        if epochs is not None:
+            epoch, step = divmod(step, batches.steps)
+        elif epoch < 0:
+            epoch = next(coming)
+        if step == 0:
+            opened.check()
+        begin, end = batches.of_step(step)
+        if epoch == first_epoch:
+            begin = min(max(begin, first_batch), end)
+        size = batches.size(begin)
+        place = batches.first + begin * batch_size
+        stop = place + (end - begin) * size
+        for ahead in order.ahead(epoch, place, stop, step == 0 or number == first):
+            opened.will_need(epoch, *ahead)
+        rows = order.rows(epoch, place, stop)
+        images, labels = opened.batch(rows, epoch, (host << 32) + begin)
+        shape = (end - begin, size)
+        return np.array([saved, epoch]), images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *label_shape)
+
+    def scan(state: Any, number: Any) -> tuple[Any, tuple[Any, Any]]:
+        # Few ops: an iterator of more would cost milliseconds each time an epoch begins.
+        state, images, labels = tf.numpy_function(
+            read, [state, number], [tf.int64, image_type, label_type], stateful=False
+        )
+        if given_type != image_type:
+            images = tf.cast(images, given_type)
+        images = tf.ensure_shape(images, [None, size, *opened.image_shape])
+        return tf.ensure_shape(state, [2]), (images, tf.ensure_shape(labels, [None, size, *label_shape]))
+
+    size = None if batches.rest else batch_size
+    steps = tf.data.Dataset.range(first, batches.steps * (1 if epochs is None else epochs))
+    dataset = steps.scan(np.array([identity, -1]), scan).prefetch(_STEPS_AHEAD)
+    dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
+    if epochs is not None:
+        dataset = dataset.apply(_counted((epochs - first_epoch) * batches.count - first_batch))
+    elif not first_batch:
+        dataset = dataset.apply(_counted(batches.count))
+    options = tf.data.Options()
+    options.experimental_optimization.inject_prefetch = (
+        False  # the steps are read ahead: once more costs a fifth of a small batch
+    )
+    options.experimental_symbolic_checkpoint = epochs is not None  # positions, not the batches that were read ahead
+    dataset = dataset.with_options(options)
+    dataset.class_names = list(opened.manifest.class_names)
+    dataset.num_classes = classes
+    return dataset
+
+
+def _order(opened: CachedSplit, shuffle: bool | str) -> Order:
+    """Return the order of the epochs; warn of a shuffle that would read from disk again and again."""
+    if not isinstance(shuffle, bool) and shuffle != "blocks":
+        raise ValueError(f'shuffle must be True, False or "blocks", got {shuffle!r}')
+    kind: Shuffle | None = "blocks" if shuffle == "blocks" else "all" if shuffle else None
+    stored, limit = sum(file.bytes for file in opened.listed.files), memory_limit()
+    if kind == "all" and stored > limit:
+        warnings.warn(
+            f"the images in {str(opened.folder)!r} take {stored / 1e9:.1f} GB, and there are {limit / 1e9:.1f} GB of memory: a shuffle of "
+            'all reads them from disk in small pieces, every epoch; give shuffle="blocks"',
+            stacklevel=3,
+        )
+    if kind != "blocks":
+        return Order(len(opened), opened.seed, kind)
+    opened.expect_random()
+    image_bytes = stored / (len(opened) * opened.listed.variants)
+    block = max(1, round(BLOCK_BYTES / image_bytes))
+    return Order(len(opened), opened.seed, kind, block, max(1, round(WINDOW_BYTES / image_bytes / block)))
+
+
+def _batches(
+    opened: CachedSplit,
+    batch_size: int,
+    drop_remainder: bool,
+    hosts: tuple[int, int] | tf.distribute.InputContext | None,
+    level_bytes: int,
+) -> tuple[int, _Batches]:
+    """Return the number of this host, and its batches."""
+    if hosts is None:
+        hosts = 0, 1
+    elif isinstance(hosts, tf.distribute.InputContext):
+        hosts = hosts.input_pipeline_id, hosts.num_input_pipelines
+    match hosts:
+        case (int(host), int(count)) if 0 <= host < count:
+            pass
+        case _:
+            raise ValueError(f"hosts must be an InputContext or (index, count) with 0 <= index < count, got {hosts!r}")
+    first, end = (len(opened) * number // count for number in (host, host + 1))
+    records = len(opened) // count if drop_remainder else end - first
+    if not records or (drop_remainder and batch_size > records):
+        each = "" if count == 1 else f", {records} for each of {count} hosts,"
+        raise ValueError(
+            f"batch_size {batch_size} with drop_remainder leaves nothing of the {len(opened)} records{each} in {opened.name!r}"
+            if drop_remainder
+            else f"{count} hosts are more than the {len(opened)} records in {opened.name!r}: give each at least one"
+        )
+    worked = opened.chain.on_images or opened.manifest.encoding != "raw"
+    step_bytes = _WORKED_STEP_BYTES if worked else _STEP_BYTES
+    per_step = max(1, step_bytes // (batch_size * math.prod(opened.image_shape) * level_bytes))
+    return host, _Batches(first, records, batch_size, drop_remainder, 1 if opened.chain.mixes else per_step)
+
+
+def _check_start(start: tuple[int, int], batches: int, epochs: int | None) -> tuple[int, int]:
+    """Return the epoch and the batch to begin with; the end of an epoch is the beginning of the next."""
+    if epochs is not None:
+        _check_whole("epochs", epochs, 1)
+    match start:
+        case (int(epoch), int(batch)) if epoch >= 0 and 0 <= batch <= batches:
+            epoch, batch = epoch + batch // batches, batch % batches
+        case _:
+            raise ValueError(
+                f"start must be (epoch, batch) with epoch >= 0 and batch from 0 to {batches}, got {start!r}"
+            )
+    if epochs is not None and (epoch, batch) > (epochs, 0):
+        raise ValueError(f"start {start!r} lies behind the last of {epochs} epochs: give more epochs, or begin earlier")
+    return epoch, batch
+
+
+def _identity(opened: CachedSplit, order: Order, batches: _Batches) -> int:
+    """Return a number for all that the meaning of a position depends on."""
+    chain, files = str(opened.chain), [file.sha256 for file in opened.listed.files]
+    said = json.dumps([chain, files, repr(order), repr(batches)])
+    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big") >> 1
+
+
+def _counted(count: int) -> Any:
+    return tf.data.experimental.assert_cardinality(count)
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
