@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from joulecache.pipelines.build import precompute
     from joulecache.pipelines.compression import compress
     from joulecache.pipelines.loader import load
+    from joulecache.pipelines.loader.directory import image_dataset_from_directory
+    from joulecache.pipelines.loader.element_cache import cached
     from joulecache.pipelines.manifest import open_manifest, verify
     from joulecache.pipelines.meter import Energy, Meter
     from joulecache.pipelines.training import EnergyCallback, train
@@ -22,7 +24,9 @@ _HOMES = {
     "EnergyCallback": "training",
     "Meter": "meter",
     "audit": "auditing",
+    "cached": "loader.element_cache",
     "compress": "compression",
+    "image_dataset_from_directory": "loader.directory",
     "load": "loader",
     "open_manifest": "manifest",
     "precompute": "build",
@@ -35,7 +39,9 @@ __all__ = [
     "EnergyCallback",
     "Meter",
     "audit",
+    "cached",
     "compress",
+    "image_dataset_from_directory",
     "load",
     "open_manifest",
     "precompute",

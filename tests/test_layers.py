@@ -39,7 +39,9 @@ pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
 pipelines.build.beam_graph  pipelines.build.folder
 pipelines.build.commit
 pipelines.build
-pipelines.loader  pipelines.models
+pipelines.loader.memory  pipelines.loader.order  pipelines.loader.stored  pipelines.loader.split  pipelines.loader
+pipelines.loader.element_cache  pipelines.loader.directory
+pipelines.models
 pipelines.compression.staging  pipelines.compression.pruning  pipelines.compression.tflite  pipelines.compression
 pipelines.training  pipelines.planning
 pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.arms  pipelines.auditing.workloads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+# Of control groups, by the controllers of a line in /proc/self/cgroup: version 2 names none.
+_LIMIT_FILES = {"": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 _TENSOR_ALIGNMENT = 64  # bytes: TensorFlow takes over what begins at a multiple of it, and copies all else
 
 
@@ -52,13 +55,15 @@ def memory_limit() -> int:
     """Return the bytes of memory that this process may use: those of the machine, or of the smallest control group around it."""
     limits = [int(psutil.virtual_memory().total)]
     try:
-        own = Path("/proc/self/cgroup").read_text("utf-8").partition("0::/")[2].splitlines()
+        groups = Path("/proc/self/cgroup").read_text("utf-8").splitlines()
     except OSError:
-        own = []
-    root = Path("/sys/fs/cgroup")
-    for folder in [root / own[0], *(root / own[0]).parents] if own else []:
-        try:
-            limits.append(int((folder / "memory.max").read_text("utf-8")))
-        except (OSError, ValueError):  # no such group, or "max"
+        groups = []
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers not in _LIMIT_FILES:
             continue
+        root, name = _LIMIT_FILES[controllers]
+        for folder in [Path(root + path), *Path(root + path).parents]:
+            with suppress(OSError, ValueError):  # no such group, or "max"
+                limits.append(int((folder / name).read_text("utf-8")))
     return min(limits)

@@ -17,6 +17,9 @@ Shuffle = Literal["all", "blocks"]
 CHUNK = 4096  # places of an epoch's order that are computed at once
 BLOCK_BYTES = 1 << 20  # read in one go: at most two pages of it are read in vain
 WINDOW_BYTES = 128 << 20  # shuffled together; this and the next lie in the page cache
+# Of the block cipher that permutes. `index_shuffle` has 4, and of a million records puts neighbours near neighbours: their places
+# correlate by 0.4. From 12 on nothing is seen; 16 cost 0.04 us per image more than 4.
+_ROUNDS = 16
 
 
 @dataclass(frozen=True)
@@ -69,23 +72,24 @@ def _cut(pieces: Sequence[Rows], start: int, count: int) -> Rows:
     return joined[start : start + count]
 
 
-def permuted(places: Rows, count: int, key: Sequence[int]) -> Rows:
-    """Return where a permutation of `count`, given by a key of two numbers below 2**64, puts places."""
-    rows: Rows = tf.random.experimental.index_shuffle(places, np.array(key, np.uint64), np.int64(count - 1)).numpy()
+def permuted(places: Rows, count: int, key: tuple[int, int, int]) -> Rows:
+    """Return where a permutation of `count`, given by a key of numbers below 2**64, puts places."""
+    words, last = np.array(key, np.uint64), np.int64(count - 1)
+    rows: Rows = tf.raw_ops.RandomIndexShuffle(index=places, seed=words, max_index=last, rounds=_ROUNDS).numpy()
     return rows
 
 
 @lru_cache(maxsize=64)
 def _chunk(order: Order, epoch: int, chunk: int) -> Rows:
     start = chunk * CHUNK
-    return permuted(np.arange(start, min(start + CHUNK, order.records)), order.records, (order.seed, epoch))
+    return permuted(np.arange(start, min(start + CHUNK, order.records)), order.records, (order.seed, epoch, 0))
 
 
 @lru_cache(maxsize=4)
 def _windows(order: Order, epoch: int) -> tuple[Rows, Rows]:
     """Return the blocks in the order of the epoch, and the place where each window of them begins."""
     count = -(-order.records // order.block)
-    blocks = permuted(np.arange(count), count, (order.seed, epoch))
+    blocks = permuted(np.arange(count), count, (order.seed, epoch, 0))
     sizes = np.minimum(order.block, order.records - blocks * order.block)  # the last one is shorter
     return blocks, np.concatenate([[0], np.cumsum(sizes)])[: -1 : order.window]
 
@@ -95,5 +99,4 @@ def _window(order: Order, epoch: int, window: int) -> Rows:
     blocks = _windows(order, epoch)[0][window * order.window :][: order.window]
     rows = (blocks[:, None] * order.block + np.arange(order.block)).reshape(-1)
     rows = rows[rows < order.records]
-    # A key of its own: the one of the epoch would put rows as it put blocks.
-    return rows[permuted(np.arange(len(rows)), len(rows), (order.seed ^ (window + 1), 2**64 - 1 - epoch))]
+    return rows[permuted(np.arange(len(rows)), len(rows), (order.seed, epoch, window + 1))]

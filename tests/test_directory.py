@@ -1,0 +1,489 @@
+"""Keras' image_dataset_from_directory over a cache: what Keras gives, in its order, with images that are decoded once."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+from PIL import Image
+
+from joulecache.pipelines.build import BuildError, precompute
+from joulecache.pipelines.loader.directory import image_dataset_from_directory
+from joulecache.pipelines.manifest import CacheError, open_manifest
+from joulecache.pipelines.source import SourceError
+from joulecache.transforms.chain import parse
+
+keras_dataset = keras.utils.image_dataset_from_directory
+
+SIZE = (6, 8)
+COUNT = 23
+LABELS = [number * number % 5 for number in range(COUNT)]
+
+Epoch = list[tuple[NDArray[Any], ...]]
+
+
+def swatch(number: int, suffix: str = ".png", mode: str = "RGB") -> bytes:
+    """Encode an image of `SIZE` in one colour, whose first channel is the number: pixels say which file they are of."""
+    stream = io.BytesIO()
+    colour = (number, 255 - number, number * 7 % 256) if mode == "RGB" else number
+    Image.new(mode, SIZE[::-1], colour).save(stream, Image.registered_extensions()[suffix])
+    return stream.getvalue()
+
+
+def write(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def small(root: Path) -> Path:
+    """Write six swatches in two classes."""
+    return write(root, {f"{'ab'[n % 2]}/{n}.png": swatch(n) for n in range(6)})
+
+
+@pytest.fixture(scope="module")
+def swatches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images in three classes, some of them deeper, beside files that are none; only to be read."""
+    suffixes = [(".png", ".BMP")[n % 2] for n in range(COUNT)]
+    names = [f"{'bac'[n % 3]}/{'deep/er/' * (n % 4 == 0)}{n:02d}{suffixes[n]}" for n in range(COUNT)]
+    root = tmp_path_factory.mktemp("swatches")
+    write(root, {name: swatch(n, suffixes[n].lower()) for n, name in enumerate(names)})
+    return write(root, {"readme.txt": b"", "a/notes.txt": b"", ".hidden/x.txt": b"", "c/broken.webp": b"no image"})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of the swatches, once they were loaded."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def both(directory: Any, cache: Path, **arguments: Any) -> tuple[Any, Any]:
+    """Return Keras' dataset and ours."""
+    given = {"image_size": SIZE, "batch_size": 4, "seed": 7, "verbose": False, **arguments}
+    theirs = keras_dataset(directory, **copy.deepcopy(given))  # Keras shuffles a list of labels in its place
+    return theirs, image_dataset_from_directory(directory, cache_dir=cache, **given)
+
+
+def ours(directory: Any, cache: Path, **arguments: Any) -> Any:
+    given = {"image_size": SIZE, "batch_size": 4, "verbose": False, **arguments}
+    return image_dataset_from_directory(directory, cache_dir=cache, **given)
+
+
+def epoch(dataset: Any) -> Epoch:
+    """Iterate once more."""
+    return [one if isinstance(one, tuple) else (one,) for one in dataset.as_numpy_iterator()]
+
+
+def numbers(came: Epoch) -> list[int]:
+    """Return which swatches came."""
+    return [int(image[0, 0, 0]) for images, *_ in came for image in images.reshape(-1, *images.shape[-3:])]
+
+
+def assert_equal(theirs: Any, others: Any, epochs: int = 3) -> None:
+    assert type(others) is type(theirs)
+    for one, other in zip(*(parts if type(parts) is list else [parts] for parts in (theirs, others)), strict=True):
+        assert other.class_names == one.class_names
+        assert other.file_paths == one.file_paths
+        assert other.element_spec == one.element_spec
+        assert int(other.cardinality()) == int(one.cardinality())
+        for _ in range(epochs):
+            for expected, came in zip(epoch(one), epoch(other), strict=True):
+                for values, found in zip(expected, came, strict=True):
+                    assert values.dtype == found.dtype
+                    np.testing.assert_array_equal(values, found)
+
+
+def test_the_arguments_are_those_of_keras() -> None:
+    *found, cache_dir = inspect.signature(image_dataset_from_directory).parameters.values()
+    theirs = inspect.signature(keras_dataset).parameters.values()
+    assert [(one.name, one.kind, one.default) for one in found] == [(one.name, one.kind, one.default) for one in theirs]
+    assert (cache_dir.name, cache_dir.kind, cache_dir.default) == ("cache_dir", cache_dir.KEYWORD_ONLY, cache_dir.empty)
+
+
+TRAINING, VALIDATION, BOTH = (
+    {"validation_split": 0.3, "subset": subset} for subset in ("training", "validation", "both")
+)
+VARIATIONS: list[dict[str, Any]] = [
+    {},
+    {"shuffle": False, "seed": None},
+    {"batch_size": None},
+    {"batch_size": 1},
+    {"batch_size": 100},
+    {"image_size": list(SIZE), "interpolation": "Bilinear", "data_format": "channels_last"},
+    {"label_mode": "categorical"},
+    {"label_mode": "categorical", "batch_size": None},
+    {"label_mode": None},
+    {"label_mode": "binary", "class_names": ["c", "a"]},
+    {"label_mode": "binary", "class_names": ["a", "b"], "batch_size": None},
+    {"class_names": ["c", "a", "b"]},
+    {"class_names": ["b"]},
+    {"labels": None},
+    {"labels": None, "shuffle": False, "batch_size": None},
+    {"labels": LABELS},
+    {"labels": LABELS, "shuffle": False, "label_mode": "categorical"},
+    {"labels": [label % 2 for label in LABELS], "label_mode": "binary"},
+    {"labels": [float(label) for label in LABELS]},
+    {"labels": LABELS, "label_mode": None},
+    TRAINING,
+    VALIDATION,
+    BOTH,
+    {**BOTH, "shuffle": False, "seed": None},
+    {**BOTH, "labels": LABELS},
+    {**BOTH, "labels": None, "batch_size": None},
+    {**BOTH, "label_mode": "categorical", "class_names": ["c", "a"]},
+]
+
+
+@pytest.mark.parametrize("arguments", VARIATIONS, ids=str)
+def test_what_comes_is_what_keras_gives(swatches: Path, cache: Path, arguments: dict[str, Any]) -> None:
+    assert_equal(*both(swatches, cache, **arguments))
+
+
+def test_every_epoch_has_an_order_of_its_own(swatches: Path, cache: Path) -> None:
+    dataset = ours(swatches, cache, seed=7)
+    orders = [numbers(epoch(dataset)) for _ in range(3)]
+    assert all(sorted(order) == list(range(COUNT)) for order in orders)
+    assert len(set(map(tuple, orders))) == 3
+
+
+def test_the_global_seed_counts_as_it_does_in_keras(swatches: Path, cache: Path) -> None:
+    orders = []
+    for seed in (1, 2):
+        tf.random.set_seed(seed)
+        theirs, dataset = both(swatches, cache)
+        assert_equal(theirs, dataset)
+        orders.append(numbers(epoch(dataset)))
+    assert orders[0] != orders[1]
+
+
+def test_a_seed_that_is_drawn_is_the_one_that_keras_draws(swatches: Path, cache: Path) -> None:
+    paths = []
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002 - what Keras draws from
+        theirs = keras_dataset(swatches, image_size=SIZE, batch_size=4, verbose=False)
+        np.random.seed(seed)  # noqa: NPY002
+        dataset = ours(swatches, cache)
+        assert_equal(theirs, dataset)
+        paths.append(dataset.file_paths)
+    assert paths[0] != paths[1]
+
+
+def test_labels_that_are_given_stay_as_they_are_and_may_be_a_tuple(swatches: Path, cache: Path) -> None:
+    given = list(LABELS)
+    one, other = (ours(swatches, cache, labels=labels, seed=7) for labels in (given, tuple(given)))
+    assert given == LABELS
+    assert_equal(one, other)
+
+
+def test_a_directory_is_found_however_it_is_written(
+    swatches: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(swatches)
+    (tmp_path / "link").symlink_to(swatches)
+    for directory in (".", f"{swatches}/", f"../{swatches.name}//", str(swatches), tmp_path / "link"):
+        assert_equal(*both(directory, cache), epochs=1)
+
+
+@pytest.mark.parametrize("name", ["synthetic:9", "[ab]*", 'été, "1"'])
+def test_a_directory_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    small(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert_equal(*both(name, tmp_path / "cache"))
+
+
+def test_a_model_is_fitted(swatches: Path, cache: Path) -> None:
+    train, val = ours(swatches, cache, seed=7, label_mode="categorical", **BOTH)
+    model = keras.Sequential([keras.Input((*SIZE, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", "categorical_crossentropy")
+    history = model.fit(train, validation_data=val, epochs=2, verbose=0, shuffle=False).history
+    assert len(history["val_loss"]) == 2
+    assert model.predict(val, verbose=0).shape == (len(val.file_paths), 3)
+
+
+# ------------------------------------------------------------------------------------------ pixels
+
+
+def test_images_of_another_size_are_those_of_our_resize(
+    photo_folder: Path, photos: dict[str, bytes], tmp_path: Path
+) -> None:
+    dataset = ours(photo_folder, tmp_path / "cache", image_size=24, batch_size=100, shuffle=False)
+    [(images, _)] = epoch(dataset)
+    assert images.dtype == np.float32
+    expected = [parse("decode|resize(24)")(photos[name]) for name in sorted(photos)]
+    np.testing.assert_array_equal(images, np.stack(expected))
+
+
+def test_photos_of_the_size_are_within_what_jpeg_decoders_differ_by(tmp_path: Path, photo: bytes) -> None:
+    theirs, dataset = both(write(tmp_path / "photos", {"a/3.jpg": photo}), tmp_path / "cache", image_size=(48, 64))
+    difference = np.abs(epoch(theirs)[0][0] - epoch(dataset)[0][0])
+    assert difference.max() <= 8
+    assert difference.mean() < 1
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_grey_images_have_one_channel(tmp_path: Path, batch_size: int | None) -> None:
+    files = {f"{'ab'[n % 2]}/{n}.png": swatch(n * 20, mode="L") for n in range(10)}
+    root = write(tmp_path / "grey", files)
+    theirs, dataset = both(root, tmp_path / "cache", color_mode="grayscale", batch_size=batch_size)
+    assert_equal(theirs, dataset)
+    assert dataset.element_spec[0].shape[-1] == 1
+
+
+# ------------------------------------------------------------------------------------------ the cache
+
+
+def forge(path: Path) -> None:
+    """Change the bytes of a file so that it looks as before."""
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_second_call_reads_no_image(tmp_path: Path) -> None:
+    root, cache = small(tmp_path / "images"), tmp_path / "cache"
+    first = numbers(epoch(ours(root, cache, seed=1)))
+    manifest = (cache / "manifest.json").read_bytes()
+    for path in root.rglob("*.png"):
+        forge(path)
+    for arguments in ({}, {"labels": None}, {"class_names": ["a", "b"]}, {"batch_size": 6}):
+        dataset = ours(root, cache, seed=1, **arguments)
+        assert sorted(numbers(epoch(dataset))) == sorted(first) == list(range(6))
+    assert (cache / "manifest.json").read_bytes() == manifest
+
+
+def test_what_is_added_changed_or_gone_is_noticed_and_the_rest_not_read(tmp_path: Path) -> None:
+    root, cache = small(tmp_path / "images"), tmp_path / "cache"
+    ours(root, cache)
+    forge(root / "a/0.png")
+    forge(root / "b/3.png")
+    (root / "b/5.png").unlink()
+    write(root, {"a/2.png": swatch(100), "b/new.png": swatch(101), "new/class.png": swatch(102)})
+    dataset = ours(root, cache, shuffle=False)
+    assert numbers(epoch(dataset)) == [0, 100, 4, 1, 3, 101, 102]
+    assert dataset.class_names == ["a", "b", "new"]
+
+
+def test_a_dataset_keeps_its_images_when_the_directory_changes(tmp_path: Path) -> None:
+    root, cache = small(tmp_path / "images"), tmp_path / "cache"
+    dataset = ours(root, cache, shuffle=False)
+    write(root, {f"{'ab'[n % 2]}/{n}.png": swatch(n + 100) for n in range(6)})
+    ours(root, cache)
+    assert sorted(numbers(epoch(dataset))) == list(range(6))
+
+
+def test_a_directory_that_moved_has_its_cache_still(tmp_path: Path) -> None:
+    root, cache = small(tmp_path / "images"), tmp_path / "cache"
+    ours(root, cache)
+    root = root.rename(tmp_path / "moved")
+    forge(root / "a/0.png")
+    assert sorted(numbers(epoch(ours(root, cache)))) == list(range(6))
+
+
+def test_another_directory_is_refused(tmp_path: Path) -> None:
+    ours(small(tmp_path / "train"), tmp_path / "cache")
+    with pytest.raises(CacheError, match=r"holds the images of '.*/train': give '.*/val' a cache_dir of its own"):
+        ours(small(tmp_path / "val"), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("arguments", [{"image_size": 9}, {"color_mode": "grayscale"}], ids=str)
+def test_other_images_of_the_directory_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    root = small(tmp_path / "images")
+    ours(root, tmp_path / "cache")
+    with pytest.raises(CacheError, match=r"holds 'decode\|resize\(\(6, 8\)\)' .* a cache_dir of its own"):
+        ours(root, tmp_path / "cache", **arguments)
+
+
+def test_a_cache_with_classes_is_not_made_one_without(tmp_path: Path) -> None:
+    root = small(tmp_path / "images")
+    precompute(root, tmp_path / "cache", "decode|resize((6, 8))", val_fraction=0)
+    with pytest.raises(CacheError, match=r"with classes \['a', 'b'\], not .* without"):
+        ours(root, tmp_path / "cache")
+    assert open_manifest(tmp_path / "cache").class_names == ("a", "b")
+
+
+def test_folders_that_are_no_cache_are_refused(tmp_path: Path) -> None:
+    root = small(tmp_path / "images")
+    write(tmp_path / "mine", {"diary.txt": b""})
+    with pytest.raises(CacheError, match="is not empty and no cache of ours"):
+        ours(root, tmp_path / "mine")
+    with pytest.raises(CacheError, match="lie inside each other"):
+        ours(root, root / "cache")
+
+
+# ------------------------------------------------------------------------------------------ directories of other kinds
+
+
+@pytest.mark.parametrize(
+    "folders", [("train", "val"), ("train", "test"), ("Validation", "test", "train"), ("x/train", "x/val")]
+)
+@pytest.mark.parametrize("labels", ["inferred", None])
+def test_folders_that_are_splits_to_a_cache_are_classes_to_keras(
+    tmp_path: Path, folders: tuple[str, ...], labels: str | None
+) -> None:
+    names = [f"{folders[n % len(folders)]}/{'cat/' * (n % 5 > 2)}{n}.png" for n in range(17)]
+    root = write(tmp_path / "images", {name: swatch(n) for n, name in enumerate(names)})
+    for _ in range(2):  # built, and as it is found
+        assert_equal(*both(root, tmp_path / "cache", labels=labels))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"labels": None}, {"labels": [3, 1, 2, 5, 4, 6, 7, 0]}], ids=str)
+def test_images_beside_class_folders_are_taken_as_keras_takes_them(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    root = write(small(tmp_path / "images"), {"loose.png": swatch(50), "Loose, too\n.gif": swatch(51, ".gif")})
+    assert_equal(*both(root, tmp_path / "cache", **arguments))
+
+
+def test_a_flat_directory_has_images_without_labels(tmp_path: Path) -> None:
+    root = write(tmp_path / "images", {f"{n}.png": swatch(n) for n in range(9)})
+    assert_equal(*both(root, tmp_path / "cache", labels=None))
+
+
+def test_class_folders_may_be_empty(tmp_path: Path) -> None:
+    root = small(tmp_path / "images")
+    (root / "aa").mkdir()
+    theirs, dataset = both(root, tmp_path / "cache", label_mode="categorical")
+    assert_equal(theirs, dataset)
+    assert dataset.class_names == ["a", "aa", "b"]
+
+
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    root = write(small(tmp_path / "images"), {"b/bad.png": b"no image", "b/cut.png": swatch(9)[:50]})
+    with pytest.raises(SourceError, match=r"2 of 8 images in '.*/images' .* 'b/bad.png', not an image in one of the"):
+        ours(root, tmp_path / "cache")
+    with pytest.raises(SourceError, match=r"'b/bad.png', not an image in one of the"):  # out of the cache that is there
+        ours(root, tmp_path / "cache")
+    assert numbers(epoch(ours(root, tmp_path / "cache", class_names=["a"], shuffle=False))) == [0, 2, 4]
+    write(root, {"b/bad.png": swatch(8), "b/cut.png": swatch(9)})
+    assert numbers(epoch(ours(root, tmp_path / "cache", shuffle=False))) == [0, 2, 4, 1, 3, 5, 8, 9]
+
+
+def test_a_directory_of_which_nothing_can_be_decoded_names_an_image(tmp_path: Path) -> None:
+    root = write(tmp_path / "images", {"a/bad.png": b"no image"})
+    with pytest.raises(BuildError, match=r"a/bad.png: not an image"):
+        ours(root, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["a/.hidden.png", "a/.checkpoints/0.png"])
+def test_hidden_images_that_keras_lists_are_refused(tmp_path: Path, name: str) -> None:
+    root = write(small(tmp_path / "images"), {name: swatch(9)})
+    with pytest.raises(SourceError, match=f"1 of 7 images .*{re.escape(repr(name))}, which is hidden: .* delete it"):
+        ours(root, tmp_path / "cache")
+
+
+def link_folder(root: Path) -> None:
+    (root / "c").symlink_to(root / "a")
+
+
+def link_nowhere(root: Path) -> None:
+    (root / "a/9.png").symlink_to(root / "nothing")
+
+
+@pytest.mark.parametrize("link", [link_folder, link_nowhere])
+def test_links_that_keras_follows_and_we_do_not_are_refused(tmp_path: Path, link: Callable[[Path], None]) -> None:
+    root = small(tmp_path / "images")
+    link(root)
+    with pytest.raises(SourceError, match="which is no regular file, or lies behind a link to a folder"):
+        ours(root, tmp_path / "cache")
+
+
+def test_links_to_images_are_images(tmp_path: Path) -> None:
+    root = small(tmp_path / "images")
+    (root / "a/9.png").symlink_to(write(tmp_path / "elsewhere", {"9.png": swatch(9)}) / "9.png")
+    assert_equal(*both(root, tmp_path / "cache"))
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "allowed"),
+    [
+        ("color_mode", "rgba", "'rgb' or 'grayscale'"),
+        ("interpolation", "nearest", "'bilinear'"),
+        ("follow_links", True, "False"),
+        ("crop_to_aspect_ratio", True, "False"),
+        ("pad_to_aspect_ratio", True, "False"),
+        ("data_format", "channels_first", "'channels_last'"),
+        ("format", "grain", "'tf'"),
+    ],
+)
+def test_what_is_not_cached_is_refused(
+    swatches: Path, tmp_path: Path, argument: str, value: object, allowed: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{argument} must be {allowed}, got {value!r}: .* Keras' own function"):
+        ours(swatches, tmp_path / "cache", **{argument: value})
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.fixture
+def channels_first() -> Iterator[None]:
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format(before)
+
+
+@pytest.mark.usefixtures("channels_first")
+def test_the_data_format_of_keras_counts(swatches: Path, cache: Path) -> None:
+    with pytest.raises(ValueError, match=r"^data_format must be 'channels_last', got 'channels_first'"):
+        ours(swatches, cache)
+    ours(swatches, cache, data_format="channels_last")
+
+
+@pytest.mark.parametrize("which", ["directory", "cache_dir"])
+def test_folders_elsewhere_are_refused(swatches: Path, tmp_path: Path, which: str) -> None:
+    given: dict[str, Any] = {"directory": swatches, "cache_dir": tmp_path / "cache", which: "gs://bucket/images"}
+    with pytest.raises(
+        ValueError, match=f"^{which} must be a folder on this machine, got 'gs://bucket/images': copy it"
+    ):
+        image_dataset_from_directory(**given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"validation_split": 0.2, "subset": "training"}, "you must provide a `seed` argument"),
+        ({"validation_split": 0.2}, "If `subset` is set, `validation_split` must be set"),
+        ({"label_mode": "binary"}, "there must be exactly 2 class_names"),
+        ({"labels": LABELS, "class_names": ["a"]}, "You can only pass `class_names` if"),
+        ({"class_names": ["z"]}, "did not match the names of the subdirectories"),
+        ({"image_size": (1, 2, 3)}, "Invalid `image_size` value"),
+    ],
+    ids=str,
+)
+def test_keras_refuses_what_it_refuses(swatches: Path, cache: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ours(swatches, cache, **arguments)
+
+
+@pytest.mark.parametrize("directory", ["nowhere", "empty", "synthetic:9"])
+def test_a_directory_without_images_is_refused(tmp_path: Path, directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((FileNotFoundError, ValueError), match=r"No such file|No images found"):
+        ours(directory, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+@pytest.mark.parametrize("labels", ["inferred", LABELS], ids=["inferred", "given"])
+def test_it_says_what_keras_says_and_no_more(
+    swatches: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], verbose: bool, labels: Any
+) -> None:
+    keras_dataset(swatches, list(labels) if isinstance(labels, list) else labels, seed=1, verbose=verbose, **BOTH)
+    expected = capfd.readouterr().out
+    assert ("Found 23 files" in expected) is verbose
+    ours(swatches, tmp_path / "cache", labels=labels, seed=1, verbose=verbose, **BOTH)
+    said = capfd.readouterr()
+    assert (said.out, said.err) == (expected, "")

@@ -1,0 +1,159 @@
+"""Images as they lie: any rows of any number of files, as one array where that is possible."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from joulecache.pipelines.loader import stored
+from joulecache.pipelines.loader.stored import StoredImages, open_stored
+from joulecache.pipelines.shards import CacheError, DataFile, Format, Levels, Rows, ShardName, write_shard
+
+SIZES = [(32, 32, 3), (7, 5, 1), (1, 1, 3), (64, 64, 1)]
+
+
+def write(
+    folder: Path, counts: list[int], shape: tuple[int, int, int], kind: Format
+) -> tuple[list[DataFile], NDArray[np.uint8]]:
+    """Write shards of noise; return their entries, and all images."""
+    images = np.random.default_rng(sum(counts)).integers(0, 256, (sum(counts), *shape), np.uint8)
+    files, start = [], 0
+    for shard, count in enumerate(counts):
+        levels = Levels(1, (0,) * shape[2], (0,) * shape[2])
+        keys = [f"{'k' * (shard + 1)}{row}" for row in range(count)]  # records of TFRecord shards differ in size
+        numbers = np.arange(count)
+        rows = Rows(images[start : start + count], numbers, keys, numbers.astype(np.uint64), levels)
+        files.append(write_shard(folder, ShardName("train", 0, shard, len(counts), "0" * 8, kind), rows))
+        start += count
+    return files, images
+
+
+def taken(images: StoredImages, rows: list[int], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    out = np.empty((len(rows), *shape), np.uint8)
+    images.take(np.array(rows, np.int64), out)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["arrow", "tfrecord"])
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("counts", [[5], [1, 1], [300, 1, 7, 257, 2]])
+def test_rows_of_all_files_are_found(
+    tmp_path: Path, kind: Format, shape: tuple[int, int, int], counts: list[int]
+) -> None:
+    files, images = write(tmp_path, counts, shape, kind)
+    opened = open_stored(tmp_path, files, shape)
+    rows = [*range(len(images)), len(images) - 1, 0, 0]
+    np.testing.assert_array_equal(taken(opened, rows, shape), images[rows])
+    for view, row in zip(opened.views(np.array(rows)), rows, strict=True):
+        np.testing.assert_array_equal(view, images[row])
+
+
+@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6), data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_any_rows_of_any_files(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], data: st.DataObject
+) -> None:
+    shape, folder = data.draw(st.sampled_from(SIZES)), tmp_path_factory.mktemp("any")
+    files, images = write(folder, counts, shape, "arrow")
+    rows = data.draw(st.lists(st.integers(0, len(images) - 1), max_size=50))
+    np.testing.assert_array_equal(taken(open_stored(folder, files, shape), rows, shape), images[rows])
+
+
+def test_arrow_files_are_one_array_and_the_others_are_not(tmp_path: Path) -> None:
+    shape = (32, 32, 3)
+    files, _ = write(tmp_path, [3, 4], shape, "arrow")
+    one = open_stored(tmp_path, files, shape)
+    first, last = one.views(np.array([0, 6]))
+    assert first.base is last.base
+    assert last.ctypes.data - first.ctypes.data == (4 + 3) * 3072  # the second file begins at a row that begins a page
+    assert first.ctypes.data % 4096 == 0
+    assert not first.flags.writeable
+    files, _ = write(tmp_path, [3, 4], shape, "tfrecord")
+    assert isinstance(open_stored(tmp_path, files, shape), stored._Shards)
+
+
+def test_images_that_begin_on_no_page_are_read_all_the_same(tmp_path: Path) -> None:
+    """Of a manifest that says so: nothing is wrong with such a file, only that it cannot be mapped as a part of one array."""
+    shape = (32, 32, 3)
+    [file], images = write(tmp_path, [5], shape, "arrow")
+    assert file.image_offset is not None
+    later = dataclasses.replace(file, image_offset=file.image_offset + 3072, records=4)
+    np.testing.assert_array_equal(taken(open_stored(tmp_path, [later], shape), [0, 3], shape), images[[1, 4]])
+
+
+def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    shape = (32, 32, 3)
+    files, _ = write(tmp_path, [3, 4], shape, "arrow")
+    path = tmp_path / files[1].name
+    os.truncate(path, files[1].bytes - 1)
+    with pytest.raises(CacheError, match=re.escape(f"{path} has {files[1].bytes - 1} bytes, its manifest says")):
+        open_stored(tmp_path, files, shape)
+
+
+def test_a_map_outlives_its_files_and_goes_with_its_last_view(tmp_path: Path) -> None:
+    shape = (64, 64, 1)
+    files, images = write(tmp_path, [3, 4], shape, "arrow")
+    opened = open_stored(tmp_path, files, shape)
+    for file in files:
+        (tmp_path / file.name).unlink()
+    view = opened.views(np.array([6]))[0]
+    del opened
+    np.testing.assert_array_equal(view, images[6])
+    assert mapped(tmp_path) == 2
+    del view
+    assert mapped(tmp_path) == 0
+
+
+def mapped(folder: Path) -> int:
+    """How many parts of files of a folder this process has mapped."""
+    return sum(f"{folder}/train" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.parametrize("kind", ["arrow", "tfrecord"])
+@pytest.mark.parametrize(("start", "stop"), [(0, 12), (2, 3), (4, 9), (11, 12)])
+def test_reading_ahead_asks_for_the_rows_and_no_others(tmp_path: Path, kind: Format, start: int, stop: int) -> None:
+    shape = (64, 64, 1)
+    files, images = write(tmp_path, [3, 4, 5], shape, kind)
+    opened = open_stored(tmp_path, files, shape)
+    opened.expect_random()
+    opened.will_need(start, stop)
+    places = [range(first, last) for first, last in opened._addresses(start, stop)]
+    for row, view in enumerate(opened.views(np.arange(len(images)))):
+        inside = [place for place in places if view.ctypes.data in place]
+        assert len(inside) == (start <= row < stop)
+        assert all(view.ctypes.data + view.size <= place.stop for place in inside)
+
+
+def test_reading_ahead_reads(tmp_path: Path) -> None:
+    """What was asked for lies in the page cache, and what was not does not."""
+    shape = (64, 64, 3)
+    files, images = write(tmp_path, [400], shape, "arrow")
+    path = tmp_path / files[0].name
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    opened = open_stored(tmp_path, files, shape)
+    opened.expect_random()
+    before = read_bytes()
+    opened.will_need(100, 200)
+    asked = read_bytes() - before
+    if asked == 0:
+        pytest.skip("this file system does not count what is read, or keeps it in memory")
+    assert 100 * 12288 <= asked <= 100 * 12288 + 2 * 4096
+    np.testing.assert_array_equal(taken(opened, [150], shape), images[[150]])
+    assert read_bytes() - before == asked
+
+
+def read_bytes() -> int:
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("read_bytes"):
+            return int(line.split()[1])
+    raise AssertionError("no read_bytes")
