@@ -39,7 +39,8 @@ pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
 pipelines.build.beam_graph  pipelines.build.folder
 pipelines.build.commit
 pipelines.build
-pipelines.loader.memory  pipelines.loader.order  pipelines.loader.stored  pipelines.loader.split  pipelines.loader
+pipelines.loader.memory  pipelines.loader.order  pipelines.loader.stored  pipelines.loader.split  pipelines.loader.steps
+pipelines.loader
 pipelines.loader.element_cache  pipelines.loader.directory
 pipelines.models
 pipelines.compression.staging  pipelines.compression.pruning  pipelines.compression.tflite  pipelines.compression

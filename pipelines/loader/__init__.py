@@ -8,8 +8,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ import tensorflow as tf
 from joulecache.pipelines.loader.memory import memory_limit
 from joulecache.pipelines.loader.order import BLOCK_BYTES, WINDOW_BYTES, Order, Shuffle
 from joulecache.pipelines.loader.split import CachedSplit
+from joulecache.pipelines.loader.steps import Batches, StepReader
 from joulecache.pipelines.manifest import CacheError
 from joulecache.pipelines.manifest import verify as find_problems
 from joulecache.transforms.ops import Op
@@ -30,48 +30,7 @@ _STEP_BYTES = (
 )  # of batches that are read at once: a call of Python for each of small images would cost more than they do
 _WORKED_STEP_BYTES = 1 << 20  # where ops or decoding take longer than any call
 _STEPS_AHEAD = 2
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """The batches of one host in an epoch: places `first` up to `first` + `records` of its order, read `per_step` batches a step.
-
-    Those of `batch_size` come first, and one that is smaller, the rest, has a step of its own.
-    """
-
-    first: int
-    records: int
-    batch_size: int
-    drop_remainder: bool
-    per_step: int
-
-    @property
-    def full(self) -> int:
-        return self.records // self.batch_size
-
-    @property
-    def rest(self) -> int:
-        return 0 if self.drop_remainder else self.records % self.batch_size
-
-    @property
-    def count(self) -> int:
-        return self.full + (self.rest > 0)
-
-    @property
-    def steps(self) -> int:
-        return -(-self.full // self.per_step) + (self.rest > 0)
-
-    def step_of(self, batch: int) -> int:
-        """Return the step that a batch is read in."""
-        return self.steps - 1 if batch == self.full else batch // self.per_step
-
-    def of_step(self, step: int) -> tuple[int, int]:
-        """Return the first batch of a step, and the one after its last."""
-        start = min(step * self.per_step, self.full)
-        return (start, self.count) if start == self.full else (start, min(start + self.per_step, self.full))
-
-    def size(self, batch: int) -> int:
-        return self.rest if batch == self.full else self.batch_size
+_MARK_BITS = 31
 
 
 def load(
@@ -124,62 +83,54 @@ def load(
     image_type = tf.float32 if opened.chain.is_float else tf.uint8
     given_type = image_type if dtype == "uint8" else tf.as_dtype(dtype)
     host, batches = _batches(opened, batch_size, drop_remainder, hosts, given_type.size)
-    first_epoch, first_batch = _check_start(start, batches.count, epochs)
-    identity = _identity(opened, order, batches)
+    begin = _check_start(start, batches.count, epochs)
+    reader = StepReader(opened, order, host, batches, begin)
     classes = len(opened.manifest.class_names)
     label_type, label_shape = (tf.float32, [classes]) if opened.soft_labels else (tf.int64, [])
-    coming = itertools.count(first_epoch)
-    first = 0 if epochs is None else first_epoch * batches.steps + (batches.step_of(first_batch) if first_batch else 0)
+    size = None if batches.rest else batch_size
 
-    def read(state: Any, number: Any) -> tuple[Any, Any, Any]:
-        """Return the state, with the epoch that this iterator is in (-1: a new one), and all batches of a step."""
-        saved, epoch = state.tolist()
-        if saved != identity:
-            raise CacheError(
-                "this iterator was saved from a dataset over other images, or with other arguments of load: give the same, or begin anew"
-            )
-        step = int(number)
-        if epochs is not None:
-            epoch, step = divmod(step, batches.steps)
-        elif epoch < 0:
-            epoch = next(coming)
-        if step == 0:
-            opened.check()
-        begin, end = batches.of_step(step)
-        if epoch == first_epoch:
-            begin = min(max(begin, first_batch), end)
-        size = batches.size(begin)
-        place = batches.first + begin * batch_size
-        stop = place + (end - begin) * size
-        for ahead in order.ahead(epoch, place, stop, step == 0 or number == first):
-            opened.will_need(epoch, *ahead)
-        rows = order.rows(epoch, place, stop)
-        images, labels = opened.batch(rows, epoch, (host << 32) + begin)
-        shape = (end - begin, size)
-        return np.array([saved, epoch]), images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *label_shape)
-
-    def scan(state: Any, number: Any) -> tuple[Any, tuple[Any, Any]]:
-        # Few ops: an iterator of more would cost milliseconds each time an epoch begins.
-        state, images, labels = tf.numpy_function(
-            read, [state, number], [tf.int64, image_type, label_type], stateful=False
-        )
+    def call(read: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[Any, Any]]:
+        """Call what returns the epoch, images and labels. Few ops: more would cost milliseconds each time an epoch begins."""
+        epoch, images, labels = tf.numpy_function(read, arguments, [tf.int64, image_type, label_type], stateful=False)
         if given_type != image_type:
             images = tf.cast(images, given_type)
         images = tf.ensure_shape(images, [None, size, *opened.image_shape])
-        return tf.ensure_shape(state, [2]), (images, tf.ensure_shape(labels, [None, size, *label_shape]))
+        return tf.ensure_shape(epoch, []), (images, tf.ensure_shape(labels, [None, size, *label_shape]))
 
-    size = None if batches.rest else batch_size
-    steps = tf.data.Dataset.range(first, batches.steps * (1 if epochs is None else epochs))
-    dataset = steps.scan(np.array([identity, -1]), scan).prefetch(_STEPS_AHEAD)
-    dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
-    if epochs is not None:
-        dataset = dataset.apply(_counted((epochs - first_epoch) * batches.count - first_batch))
-    elif not first_batch:
-        dataset = dataset.apply(_counted(batches.count))
+    if epochs is None:
+        coming = itertools.count(begin[0])
+
+        def read_next(epoch: Any, step: Any) -> tuple[Any, Any, Any]:
+            """Read a step of the epoch that this iterator is in, -1: a new one."""
+            epoch = np.int64(next(coming)) if epoch < 0 else epoch
+            return epoch, *reader.read(int(epoch), int(step), begins=step == 0)
+
+        steps = tf.data.Dataset.range(batches.steps).scan(np.int64(-1), lambda *state: call(read_next, *state))
+    else:
+        # Positions are steps since the first epoch, with a mark in the low bits of whose they are.
+        mark, scale = _mark(reader), 1 << _MARK_BITS
+        first = begin[0] * batches.steps + (batches.step_of(begin[1]) if begin[1] else 0)
+
+        def read_at(position: Any) -> tuple[Any, Any, Any]:
+            """Read the step at a position."""
+            step, found = divmod(int(position), scale)
+            if found != mark:
+                raise CacheError(
+                    "this iterator was saved from a dataset over other images, or with other arguments of load: give the same, "
+                    "or begin anew"
+                )
+            epoch = step // batches.steps
+            return np.int64(epoch), *reader.read(epoch, step % batches.steps, begins=step == first)
+
+        steps = tf.data.Dataset.range(first * scale + mark, epochs * batches.steps * scale + mark, scale)
+        steps = steps.map(lambda position: call(read_at, position)[1])
+    dataset = steps.prefetch(_STEPS_AHEAD).flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
+    if epochs is not None or not begin[1]:
+        count = batches.count if epochs is None else (epochs - begin[0]) * batches.count - begin[1]
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     options = tf.data.Options()
-    options.experimental_optimization.inject_prefetch = (
-        False  # the steps are read ahead: once more costs a fifth of a small batch
-    )
+    # Steps are read ahead: to do it again with batches costs a fifth of a small one.
+    options.experimental_optimization.inject_prefetch = False
     options.experimental_symbolic_checkpoint = epochs is not None  # positions, not the batches that were read ahead
     dataset = dataset.with_options(options)
     dataset.class_names = list(opened.manifest.class_names)
@@ -213,7 +164,7 @@ def _batches(
     drop_remainder: bool,
     hosts: tuple[int, int] | tf.distribute.InputContext | None,
     level_bytes: int,
-) -> tuple[int, _Batches]:
+) -> tuple[int, Batches]:
     """Return the number of this host, and its batches."""
     if hosts is None:
         hosts = 0, 1
@@ -224,19 +175,21 @@ def _batches(
             pass
         case _:
             raise ValueError(f"hosts must be an InputContext or (index, count) with 0 <= index < count, got {hosts!r}")
+    if count > len(opened):
+        raise ValueError(
+            f"{count} hosts are more than the {len(opened)} records in {opened.name!r}: give each at least one"
+        )
     first, end = (len(opened) * number // count for number in (host, host + 1))
     records = len(opened) // count if drop_remainder else end - first
-    if not records or (drop_remainder and batch_size > records):
+    if drop_remainder and batch_size > records:
         each = "" if count == 1 else f", {records} for each of {count} hosts,"
         raise ValueError(
             f"batch_size {batch_size} with drop_remainder leaves nothing of the {len(opened)} records{each} in {opened.name!r}"
-            if drop_remainder
-            else f"{count} hosts are more than the {len(opened)} records in {opened.name!r}: give each at least one"
         )
     worked = opened.chain.on_images or opened.manifest.encoding != "raw"
     step_bytes = _WORKED_STEP_BYTES if worked else _STEP_BYTES
     per_step = max(1, step_bytes // (batch_size * math.prod(opened.image_shape) * level_bytes))
-    return host, _Batches(first, records, batch_size, drop_remainder, 1 if opened.chain.mixes else per_step)
+    return host, Batches(first, records, batch_size, drop_remainder, 1 if opened.chain.mixes else per_step)
 
 
 def _check_start(start: tuple[int, int], batches: int, epochs: int | None) -> tuple[int, int]:
@@ -255,15 +208,12 @@ def _check_start(start: tuple[int, int], batches: int, epochs: int | None) -> tu
     return epoch, batch
 
 
-def _identity(opened: CachedSplit, order: Order, batches: _Batches) -> int:
-    """Return a number for all that the meaning of a position depends on."""
-    chain, files = str(opened.chain), [file.sha256 for file in opened.listed.files]
-    said = json.dumps([chain, files, repr(order), repr(batches)])
-    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big") >> 1
-
-
-def _counted(count: int) -> Any:
-    return tf.data.experimental.assert_cardinality(count)
+def _mark(reader: StepReader) -> int:
+    """Return a number of `_MARK_BITS` bits for all that the meaning of a position depends on."""
+    opened = reader.opened
+    said = [str(opened.chain), [file.sha256 for file in opened.listed.files], repr(reader.order), repr(reader.batches)]
+    digest = hashlib.sha256(json.dumps([*said, reader.host, reader.start]).encode()).digest()
+    return int.from_bytes(digest, "big") % (1 << _MARK_BITS)
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from joulecache.pipelines.loader.memory import BatchMemory
 from joulecache.pipelines.loader.stored import open_stored
 from joulecache.pipelines.manifest import CacheError, open_manifest, read_index
-from joulecache.pipelines.shards import SPLITS
+from joulecache.pipelines.shards import SPLITS, DataFile
 from joulecache.transforms import reference_kernels
 from joulecache.transforms.chain import output_channels, output_size, parse
 from joulecache.transforms.ops import Decode, Op
@@ -62,6 +62,7 @@ class CachedSplit:
         files = [self.listed.variant_files(variant) for variant in range(self.listed.variants)]
         self._variants = [open_stored(self.folder, of_variant, shape) for of_variant in files]
         self._inodes = {file.name: (self.folder / file.name).stat().st_ino for file in self.listed.files}
+        self._changed: str | None = None
         index = read_index(self.folder, self.manifest).slice(self.manifest.first_row(split), self.listed.records)
         self.labels: NDArray[np.int64] = index["label"].to_numpy()
         self.key_hashes: NDArray[np.uint64] = index["key_hash"].to_numpy()
@@ -70,23 +71,30 @@ class CachedSplit:
         return len(self.labels)
 
     def check(self) -> None:
-        """Raise CacheError if a file was cut or grew since it was mapped: to read behind its end would kill the process.
+        """Raise CacheError, here and in all that reads, if a file was cut or grew since it was mapped.
 
-        A file that was deleted or replaced is not missed, since what is mapped stays.
+        To read behind its end would kill the process. A file that was deleted or replaced is not missed: what is mapped stays.
         """
-        for file in self.listed.files:
-            try:
-                found = (self.folder / file.name).stat()
-            except OSError:
-                continue
-            if found.st_size != file.bytes and found.st_ino == self._inodes[file.name]:
-                raise CacheError(
-                    f"{self.folder / file.name} has {found.st_size} bytes, its manifest says {file.bytes}: it was changed while "
-                    "it was read, build the cache again"
-                )
+        self._changed = next(filter(None, map(self._change_of, self.listed.files)), None)
+        self._refuse_changed()
+
+    def _change_of(self, file: DataFile) -> str | None:
+        path = self.folder / file.name
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        if found.st_size == file.bytes or found.st_ino != self._inodes[file.name]:
+            return None
+        return f"{path} has {found.st_size} bytes, its manifest says {file.bytes}: it was changed while it was read, build the cache again"
+
+    def _refuse_changed(self) -> None:
+        if self._changed:
+            raise CacheError(self._changed)
 
     def will_need(self, epoch: int, start: int, stop: int) -> None:
         """Have the kernel read a range of rows ahead, as the epoch has them."""
+        self._refuse_changed()
         self._variants[epoch % len(self._variants)].will_need(start, stop)
 
     def expect_random(self) -> None:
@@ -102,9 +110,12 @@ class CachedSplit:
         """
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
+        self._refuse_changed()  # tf.data reads ahead, also behind an error
         stored = self._variants[epoch % len(self._variants)]
         batch: NDArray[np.uint8] = self._memory.array((len(rows), *self.image_shape), np.uint8)
         suffix = self.chain.on_images
+        if not len(rows):
+            return batch
         if not suffix and not self._decode:
             stored.take(rows, batch)
             return batch
