@@ -8,7 +8,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -88,43 +88,48 @@ def load(
     classes = len(opened.manifest.class_names)
     label_type, label_shape = (tf.float32, [classes]) if opened.soft_labels else (tf.int64, [])
     size = None if batches.rest else batch_size
+    of_step = [size] if batches.per_step == 1 else [None, size]
+    # Positions are steps since epoch 0, with a mark in the low bits of whose they are.
+    mark, scale = _mark(reader), 1 << _MARK_BITS
+    first = begin[0] * batches.steps + (batches.step_of(begin[1]) if begin[1] else 0)
+    coming = itertools.count(begin[0])
 
-    def call(read: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[Any, Any]]:
-        """Call what returns the epoch, images and labels. Few ops: more would cost milliseconds each time an epoch begins."""
-        epoch, images, labels = tf.numpy_function(read, arguments, [tf.int64, image_type, label_type], stateful=False)
+    def next_epoch() -> Any:
+        """Return the steps of an epoch that no iterator has had: the first, and the one after the last."""
+        start = next(coming) * batches.steps
+        return np.array([max(first, start), start + batches.steps])
+
+    previous = -1
+
+    def read(position: Any) -> tuple[Any, Any]:
+        nonlocal previous
+        step, found = divmod(int(position), scale)
+        if found != mark:
+            raise CacheError(
+                "this iterator was saved from a dataset over other images, or with other arguments of load: give the same, or begin anew"
+            )
+        goes_on, previous = step == previous + 1, step
+        return reader.read(*divmod(step, batches.steps), goes_on)
+
+    def read_step(position: Any) -> tuple[Any, Any]:
+        images, labels = tf.numpy_function(read, [position], [image_type, label_type], stateful=False)
         if given_type != image_type:
             images = tf.cast(images, given_type)
-        images = tf.ensure_shape(images, [None, size, *opened.image_shape])
-        return tf.ensure_shape(epoch, []), (images, tf.ensure_shape(labels, [None, size, *label_shape]))
+        images = tf.ensure_shape(images, [*of_step, *opened.image_shape])
+        return images, tf.ensure_shape(labels, [*of_step, *label_shape])
+
+    def positions(start: Any, stop: Any) -> Any:
+        return tf.data.Dataset.range(start * scale + mark, stop * scale + mark, scale)
 
     if epochs is None:
-        coming = itertools.count(begin[0])
-
-        def read_next(epoch: Any, step: Any) -> tuple[Any, Any, Any]:
-            """Read a step of the epoch that this iterator is in, -1: a new one."""
-            epoch = np.int64(next(coming)) if epoch < 0 else epoch
-            return epoch, *reader.read(int(epoch), int(step), begins=step == 0)
-
-        steps = tf.data.Dataset.range(batches.steps).scan(np.int64(-1), lambda *state: call(read_next, *state))
+        ends = tf.data.Dataset.from_tensors(0).map(lambda _: tf.numpy_function(next_epoch, [], tf.int64))
+        steps = ends.flat_map(lambda ends: positions(ends[0], ends[1])).map(read_step)
+        steps = _in_one_thread(steps)
     else:
-        # Positions are steps since the first epoch, with a mark in the low bits of whose they are.
-        mark, scale = _mark(reader), 1 << _MARK_BITS
-        first = begin[0] * batches.steps + (batches.step_of(begin[1]) if begin[1] else 0)
-
-        def read_at(position: Any) -> tuple[Any, Any, Any]:
-            """Read the step at a position."""
-            step, found = divmod(int(position), scale)
-            if found != mark:
-                raise CacheError(
-                    "this iterator was saved from a dataset over other images, or with other arguments of load: give the same, "
-                    "or begin anew"
-                )
-            epoch = step // batches.steps
-            return np.int64(epoch), *reader.read(epoch, step % batches.steps, begins=step == first)
-
-        steps = tf.data.Dataset.range(first * scale + mark, epochs * batches.steps * scale + mark, scale)
-        steps = steps.map(lambda position: call(read_at, position)[1])
-    dataset = steps.prefetch(_STEPS_AHEAD).flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
+        steps = positions(first, epochs * batches.steps).map(read_step)
+    dataset = steps.prefetch(_STEPS_AHEAD)
+    if batches.per_step > 1:
+        dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
     if epochs is not None or not begin[1]:
         count = batches.count if epochs is None else (epochs - begin[0]) * batches.count - begin[1]
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
@@ -206,6 +211,20 @@ def _check_start(start: tuple[int, int], batches: int, epochs: int | None) -> tu
     if epochs is not None and (epoch, batch) > (epochs, 0):
         raise ValueError(f"start {start!r} lies behind the last of {epochs} epochs: give more epochs, or begin earlier")
     return epoch, batch
+
+
+def _in_one_thread(dataset: Any) -> Any:
+    """Run a dataset in one thread: from one of TensorFlow's pool to the next, large batches cost a tenth more.
+
+    Such a dataset has no symbolic checkpoints.
+    """
+    variant = tf.raw_ops.PrivateThreadPoolDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        num_threads=1,
+        output_types=tf.nest.map_structure(lambda spec: spec.dtype, list(dataset.element_spec)),
+        output_shapes=tf.nest.map_structure(lambda spec: spec.shape, list(dataset.element_spec)),
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)
 
 
 def _mark(reader: StepReader) -> int:

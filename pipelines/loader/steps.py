@@ -68,11 +68,11 @@ class StepReader:
     batches: Batches
     start: tuple[int, int]
 
-    def read(self, epoch: int, step: int, begins: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    def read(self, epoch: int, step: int, goes_on: bool) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the images ``[K, B, H, W, C]`` and labels ``[K, B]``, or soft ``[K, B, C]``, of the K batches of a step.
 
-        `begins` says that nothing was read before: what comes first has to be read from disk too. Raises CacheError for files that
-        changed, which is looked for in the first step of an epoch.
+        `goes_on` says that the step before was read just now, and had this one read ahead. Raises CacheError for files that changed, which
+        is looked for in the first step of an epoch.
         """
         batches = self.batches
         if step == 0:
@@ -83,10 +83,12 @@ class StepReader:
         size = batches.size(first)
         place = batches.first + first * batches.batch_size
         stop = place + (last - first) * size
-        for ahead in self.order.ahead(epoch, place, stop, begins):
+        for ahead in self.order.ahead(epoch, place, stop, begins=step == 0 or not goes_on):
             self.opened.will_need(epoch, *ahead)
         rows = self.order.rows(epoch, place, stop)
         # Other hosts have batches of the same number, and mix them by other draws.
         images, labels = self.opened.batch(rows, epoch, (self.host << 32) + first)
+        if batches.per_step == 1:
+            return images, labels
         shape = last - first, size
         return images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *labels.shape[1:])
