@@ -88,47 +88,56 @@ def load(
     classes = len(opened.manifest.class_names)
     label_type, label_shape = (tf.float32, [classes]) if opened.soft_labels else (tf.int64, [])
     size = None if batches.rest else batch_size
-    of_step = [size] if batches.per_step == 1 else [None, size]
-    # Positions are steps since epoch 0, with a mark in the low bits of whose they are.
-    mark, scale = _mark(reader), 1 << _MARK_BITS
-    first = begin[0] * batches.steps + (batches.step_of(begin[1]) if begin[1] else 0)
+    # What begins inside an epoch, once, skips steps: they are steps without batches.
+    many = batches.per_step > 1 or (epochs is None and begin[1] > 0)
     coming = itertools.count(begin[0])
-
-    def next_epoch() -> Any:
-        """Return the steps of an epoch that no iterator has had: the first, and the one after the last."""
-        start = next(coming) * batches.steps
-        return np.array([max(first, start), start + batches.steps])
-
+    mark, scale = _mark(reader), 1 << _MARK_BITS
     previous = -1
 
-    def read(position: Any) -> tuple[Any, Any]:
+    def read(epoch: int, step: int) -> tuple[Any, Any]:
+        """Read a step of an epoch: batches, or the only one."""
         nonlocal previous
+        position = epoch * batches.steps + step
+        goes_on, previous = position == previous + 1, position
+        images, labels = reader.read(epoch, step, goes_on)
+        return (images, labels) if many else (images[0], labels[0])
+
+    def read_next(epoch: Any, step: Any) -> tuple[Any, ...]:
+        """Read a step of the epoch that this iterator is in, -1: of one that none has had."""
+        epoch = np.int64(next(coming)) if epoch < 0 else epoch
+        return epoch, *read(int(epoch), int(step))
+
+    def read_at(position: Any) -> tuple[Any, ...]:
+        """Read the step at a position: a number of steps since epoch 0, with a mark in the low bits of whose it is."""
         step, found = divmod(int(position), scale)
         if found != mark:
             raise CacheError(
                 "this iterator was saved from a dataset over other images, or with other arguments of load: give the same, or begin anew"
             )
-        goes_on, previous = step == previous + 1, step
-        return reader.read(*divmod(step, batches.steps), goes_on)
+        return read(*divmod(step, batches.steps))
 
-    def read_step(position: Any) -> tuple[Any, Any]:
-        images, labels = tf.numpy_function(read, [position], [image_type, label_type], stateful=False)
+    def shaped(images: Any, labels: Any) -> tuple[Any, Any]:
         if given_type != image_type:
             images = tf.cast(images, given_type)
-        images = tf.ensure_shape(images, [*of_step, *opened.image_shape])
-        return images, tf.ensure_shape(labels, [*of_step, *label_shape])
+        shape = [None, size] if many else [size]
+        return tf.ensure_shape(images, [*shape, *opened.image_shape]), tf.ensure_shape(labels, [*shape, *label_shape])
 
-    def positions(start: Any, stop: Any) -> Any:
-        return tf.data.Dataset.range(start * scale + mark, stop * scale + mark, scale)
+    # Few ops in these functions: more would cost milliseconds each time an epoch begins.
+    def scan(epoch: Any, step: Any) -> tuple[Any, tuple[Any, Any]]:
+        epoch, *batch = tf.numpy_function(read_next, [epoch, step], [tf.int64, image_type, label_type], stateful=False)
+        return tf.ensure_shape(epoch, []), shaped(*batch)
+
+    def map_position(position: Any) -> tuple[Any, Any]:
+        return shaped(*tf.numpy_function(read_at, [position], [image_type, label_type], stateful=False))
 
     if epochs is None:
-        ends = tf.data.Dataset.from_tensors(0).map(lambda _: tf.numpy_function(next_epoch, [], tf.int64))
-        steps = ends.flat_map(lambda ends: positions(ends[0], ends[1])).map(read_step)
-        steps = _in_one_thread(steps)
+        steps = _in_one_thread(tf.data.Dataset.range(batches.steps).scan(np.int64(-1), scan))
     else:
-        steps = positions(first, epochs * batches.steps).map(read_step)
+        first = begin[0] * batches.steps + (batches.step_of(begin[1]) if begin[1] else 0)
+        stop = epochs * batches.steps
+        steps = tf.data.Dataset.range(first * scale + mark, stop * scale + mark, scale).map(map_position)
     dataset = steps.prefetch(_STEPS_AHEAD)
-    if batches.per_step > 1:
+    if many:
         dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
     if epochs is not None or not begin[1]:
         count = batches.count if epochs is None else (epochs - begin[0]) * batches.count - begin[1]

@@ -88,7 +88,5 @@ class StepReader:
         rows = self.order.rows(epoch, place, stop)
         # Other hosts have batches of the same number, and mix them by other draws.
         images, labels = self.opened.batch(rows, epoch, (self.host << 32) + first)
-        if batches.per_step == 1:
-            return images, labels
         shape = last - first, size
         return images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *labels.shape[1:])
