@@ -29,7 +29,7 @@ _STEP_BYTES = (
     8 << 20
 )  # of batches that are read at once: a call of Python for each of small images would cost more than they do
 _WORKED_STEP_BYTES = 1 << 20  # where ops or decoding take longer than any call
-_STEPS_AHEAD = 2
+_STEPS_AHEAD = 1
 _MARK_BITS = 31
 
 

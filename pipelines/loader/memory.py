@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+_GROUPS = Path("/proc/self/cgroup")
 # Of control groups, by the controllers of a line in /proc/self/cgroup: version 2 names none.
 _LIMIT_FILES = {"": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 _TENSOR_ALIGNMENT = 64  # bytes: TensorFlow takes over what begins at a multiple of it, and copies all else
@@ -55,7 +56,7 @@ def memory_limit() -> int:
     """Return the bytes of memory that this process may use: those of the machine, or of the smallest control group around it."""
     limits = [int(psutil.virtual_memory().total)]
     try:
-        groups = Path("/proc/self/cgroup").read_text("utf-8").splitlines()
+        groups = _GROUPS.read_text("utf-8").splitlines()
     except OSError:
         groups = []
     for group in groups:
