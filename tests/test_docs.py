@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from joulecache.pipelines import precompute
 from joulecache.transforms import parse
 from joulecache.transforms.ops import OPS, ops_of
 
@@ -41,7 +43,7 @@ def test_every_op_is_documented_with_its_arguments() -> None:
 
 
 def test_chains_in_the_documentation_are_chains() -> None:
-    for name in ("README.md", "docs/transforms.md"):
+    for name in ("README.md", "docs/transforms.md", "docs/migration.md"):
         text = (ROOT / name).read_text("utf-8")
         chains = re.findall(r'"(decode\|[^"]*)"', text)
         assert chains or name == "README.md"
@@ -62,3 +64,46 @@ def test_the_op_that_the_documentation_shows_runs(
     assert pixels.shape == plain.shape
     assert (pixels <= plain).all()
     assert int(np.sum(pixels[0, 0])) < int(np.sum(plain[0, 0]))
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / name).read_text("utf-8"), re.DOTALL)
+
+
+def test_all_that_the_page_on_loading_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    precompute("synthetic:800", "cache", "decode|resize(8)")
+    names: dict[str, object] = {}
+    shown = blocks("loading.md", "python")
+    assert len(shown) >= 6
+    for block in shown:
+        exec(block, names)
+
+
+def test_what_the_page_on_migration_gives_instead_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: dict[str, bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, data in photos.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(data)
+    precompute("photos", "cache", "decode|resize(8)")
+    files = tf.data.Dataset.list_files("photos/*/*.jpg", shuffle=False)
+    names = {
+        "files": files,
+        "prepare": lambda path: tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), [8, 8]),
+    }
+    ours = [block for block in blocks("migration.md", "python") if block.startswith("from joulecache")]
+    assert len(ours) == 3
+    for block in ours:
+        exec(block, names)
+    assert len(list(names["ds"])) == len(photos)
+
+
+def test_the_page_on_migration_names_commands_that_exist() -> None:
+    from joulecache.pipelines.cli import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    shown = re.findall(r"^joulecache (\w+)", "".join(blocks("migration.md", "bash")), re.MULTILINE)
+    assert len(shown) >= 5
+    assert set(shown) <= known
