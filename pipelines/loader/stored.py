@@ -58,11 +58,11 @@ class StoredImages(ABC):
 
     def _addresses(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield where rows lie in memory, a range for each file."""
-        for first, end in zip(self._starts.tolist(), self._ends.tolist(), strict=True):
-            if first < stop and end > start:
-                ends = np.array([max(first, start), min(end, stop) - 1])
-                one, other = (np.frombuffer(view, np.uint8) for view in self.views(ends))
-                yield one.ctypes.data, other.ctypes.data + other.size
+        shards = range(np.searchsorted(self._ends, start, side="right"), np.searchsorted(self._starts, stop))
+        for shard in shards:
+            first, last = max(self._starts[shard], start), min(self._ends[shard], stop) - 1
+            one, other = (np.frombuffer(view, np.uint8) for view in self.views(np.array([first, last])))
+            yield one.ctypes.data, other.ctypes.data + other.size
 
 
 def open_stored(folder: Path, files: Sequence[DataFile], shape: tuple[int, int, int] | None) -> StoredImages:
