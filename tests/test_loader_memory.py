@@ -63,6 +63,7 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder / "cache"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["all", "blocks"])
 def test_anonymous_memory_does_not_grow_with_the_cache(large: Path, small: Path, how: str) -> None:
     done = subprocess.run(
