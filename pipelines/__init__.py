@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from joulecache.pipelines.loader.element_cache import cached
     from joulecache.pipelines.manifest import open_manifest, verify
     from joulecache.pipelines.meter import Energy, Meter
+    from joulecache.pipelines.meter.replay import ReplayMeter
     from joulecache.pipelines.training import EnergyCallback, train
 
 _HOMES = {
     "Energy": "meter",
     "EnergyCallback": "training",
     "Meter": "meter",
+    "ReplayMeter": "meter.replay",
     "audit": "auditing",
     "cached": "loader.element_cache",
     "compress": "compression",
@@ -38,6 +40,7 @@ __all__ = [
     "Energy",
     "EnergyCallback",
     "Meter",
+    "ReplayMeter",
     "audit",
     "cached",
     "compress",

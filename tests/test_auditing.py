@@ -17,6 +17,8 @@ from PIL import Image
 from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
 from joulecache.pipelines.auditing.arms import Files, batched_from, list_files, make_arms, refused_arms
 from joulecache.pipelines.build import precompute
+from joulecache.pipelines.meter import Component, Energy, Meter
+from joulecache.pipelines.meter.replay import ReplayMeter
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
 
@@ -188,6 +190,84 @@ def test_images_of_varying_size_cannot_be_batched(photos: Path, tmp_path: Path) 
     precompute(photos, tmp_path / "cache", "decode", encoding="png")
     with pytest.raises(ArmError, match="vary in size"):
         make_arms(ARMS, list_files(photos, tmp_path / "cache", 1), tmp_path / "cache", 16)
+
+
+# Recorded energy, so that verdicts are tested on joules that are known ------------------------------------------------
+
+
+ARMS_REPLAYED: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 16, "seed": 3}
+BUILD_J = 30.0
+
+
+@pytest.fixture(scope="module")
+def recorded(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path, list[dict[str, Any]]]:
+    """An audit with a real meter, its recording, and which run was of which arm."""
+    folder = tmp_path_factory.mktemp("recorded")
+    file = folder / "windows.jsonl"
+    found = audit(photos, CHAIN, folder / "audit", pairs=6, meter=Meter(record=file), **ARMS_REPLAYED)
+    runs = [json.loads(line) for line in (folder / "audit" / "runs.jsonl").read_text().splitlines()]
+    return found, file, runs
+
+
+def test_a_recorded_audit_replays_to_the_last_bit(
+    photos: Path, recorded: tuple[Audit, Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    found, file, _ = recorded
+    again = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=ReplayMeter(file), **ARMS_REPLAYED)
+    assert again.workloads == found.workloads
+    assert again.build["energy"] == found.build["energy"]
+    assert again.provenance["meter"] == json.loads(file.read_text().splitlines()[0])["passport"]
+
+
+def counted(active_j: float, gpu_j: float = 0.0) -> dict[str, Any]:
+    part = Component(active_j, active_j, active_j, "measured:rapl", "powercap", "machine", "1 uJ")
+    gpu = Component(gpu_j, gpu_j, gpu_j, "measured:nvml", "NVML", "1 GPU", "1 mJ") if gpu_j else None
+    return Energy(
+        components={"cpu": part, "dram": None, "gpu": gpu, "idle": None},
+        active=part + gpu if gpu else part,
+        duration_s=1.0,
+        cpu_s=1.0,
+        read_bytes=None,
+        written_bytes=None,
+        peak_rss_bytes=None,
+        carbon_g=None,
+    ).to_json()
+
+
+@pytest.mark.parametrize(
+    ("of_naive", "finding"),
+    [(0.5, "saves"), (1.5, "costs"), (1.0, "no difference shown")],
+    ids=["half", "half as much again", "the same"],
+)
+@pytest.mark.parametrize("gpu_j", [0.0, 40.0], ids=["", "with a GPU"])
+def test_the_verdict_on_recorded_joules(
+    photos: Path,
+    recorded: tuple[Audit, Path, list[dict[str, Any]]],
+    tmp_path: Path,
+    of_naive: float,
+    finding: str,
+    gpu_j: float,
+) -> None:
+    _, file, runs = recorded
+    made = [file.read_text().splitlines()[0], json.dumps({"window": "build", "energy": counted(BUILD_J)})]
+    for run in runs:
+        # in turns a little more and a little less than naive, so that the control has something to show
+        noise = 1.0 if run["arm"] == "naive" else 1.02 if run["block"] % 2 else 1 / 1.02
+        whole_j = (of_naive if run["arm"] == "optimized" else 1.0) * 50.0 * noise
+        share_j = gpu_j * whole_j / 50.0  # what is waited for takes a GPU's joules, too
+        made.append(json.dumps({"window": "input", "energy": counted(whole_j - share_j, share_j)}))
+    (tmp_path / "made.jsonl").write_text("\n".join(made) + "\n")
+    meter = ReplayMeter(tmp_path / "made.jsonl")
+    result = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=meter, epochs=10, **ARMS_REPLAYED)
+    (compared,) = result.workloads[0].comparisons
+    assert compared.finding == finding
+    assert compared.ratio.value == pytest.approx(of_naive, rel=0.03)
+    assert result.build["active_j"] == BUILD_J
+    if finding == "saves":
+        assert compared.break_even.epochs == pytest.approx(BUILD_J / (50.0 - 25.0), rel=0.05)
+    if finding == "costs":
+        assert compared.break_even.epochs is None
+    assert result.workloads[0].arms[0].active_j_per_1000.value == pytest.approx(50.0 / 43 * 1000, rel=0.05)
 
 
 @pytest.fixture

@@ -1414,8 +1414,7 @@ def test_a_killed_build_goes_on_with_the_shards_that_are_missing(
     finished = {path.name: path.stat().st_mtime_ns for path in left.glob("*.arrow")}
     told: list[BuildProgress] = []
     piece = {**Energy.from_json(spent_on(photo_folder, left.parent / "other")).to_json()}
-    with open(left / WORK / "energy.jsonl", "a") as log:
-        log.write(json.dumps(piece) + "\n" + '{"cut short')
+    (left / WORK / "energy.log").write_text(json.dumps(piece))
     built = precompute(photo_folder, left, **RECIPE, progress=told.append)
     assert 1 < built.resumed_shards < 4
     assert hashes(built.manifest) == undisturbed
@@ -1425,6 +1424,13 @@ def test_a_killed_build_goes_on_with_the_shards_that_are_missing(
     assert told[-1].resumed_records > 0
     spent = Energy.from_json((built.manifest.energy or {})["energy"])
     assert spent.cpu_s > Energy.from_json(piece).cpu_s  # what was spent before it was killed is not forgotten
+
+
+@pytest.mark.parametrize("text", ["", '{"cut short', "[]", "{}"])
+def test_what_is_no_energy_is_not_counted(left: Path, photo_folder: Path, text: str) -> None:
+    (left / WORK / "energy.log").write_text(text)
+    built = precompute(photo_folder, left, **RECIPE)
+    assert Energy.from_json((built.manifest.energy or {})["energy"]).cpu_s > 0
 
 
 def spent_on(source: Path, cache: Path) -> Any:

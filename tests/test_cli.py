@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from PIL import Image
 
 from joulecache.pipelines import cli
 from joulecache.pipelines.manifest import open_manifest
+from joulecache.pipelines.meter import Energy
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.ops import OPS
 
@@ -89,6 +91,11 @@ BAD = {
     "quality without jpeg": (["--chain", CHAIN, "--quality", "90"], "quality goes with encoding jpeg"),
     "unknown country": (["--chain", CHAIN, "--country", "XXX"], "XXX"),
     "unknown provider": (["--chain", CHAIN, "--provider", "acme"], "acme"),
+    "watts of one kind": (["--chain", CHAIN, "--watts", "65"], "give two numbers, IDLE:FULL, like 12:65"),
+    "watts that are none": (["--chain", CHAIN, "--watts", "nan:65"], "idle_w is nan"),
+    "watts the wrong way round": (["--chain", CHAIN, "--watts", "65:12"], "full_w is 12.0: give at least idle_w, 65.0"),
+    "pue below 1": (["--chain", CHAIN, "--pue", "0.9"], "pue is 0.9"),
+    "no folder for emissions": (["--chain", CHAIN, "--emissions", "/no/such/folder"], "/no/such/folder"),
     "varying sizes as raw": (["--chain", "decode || resize(8)"], "raw needs one size"),
 }
 
@@ -278,7 +285,7 @@ def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None
 def test_help_names_every_command_and_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("precompute", "inspect", "verify", "train", "compress", "audit"):
+    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run"):
         assert command in out
         assert "Example: joulecache " + command in run(command, "--help")[1]
 
@@ -309,6 +316,117 @@ def test_an_interrupted_build_says_so_and_shows_nothing(tmp_path: Path) -> None:
     assert "stopped" in err
     assert "the same command goes on" in err
     assert not (cache / "manifest.json").exists()
+
+
+# ------------------------------------------------------------------------------------------ run
+
+
+PROGRAM = "from joulecache.pipelines.cli import main; main()"
+
+
+def joulecache(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run joulecache in a process of its own, which adopts orphans and handles signals."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "200"}
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+def burning(cpu_s: float) -> str:
+    return f"import time\nwhile time.process_time() < {cpu_s}: pass"
+
+
+def test_run_measures_a_command_and_takes_its_exit_code(tmp_path: Path) -> None:
+    code = burning(0.3) + "\nimport sys\nprint(sys.stdin.read()[::-1])\nsys.exit(3)"
+    done = joulecache("run", "--country", "FRA", "--emissions", tmp_path, "--", sys.executable, "-c", code, input="abc")
+    assert (done.returncode, done.stdout) == (3, "cba\n")  # its streams are its own
+    assert "energy: " in done.stderr
+    assert "modelled:cpu-seconds@1" in done.stderr
+    assert "CO2: " in done.stderr
+    with open(tmp_path / "emissions.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["project_name"] == Path(sys.executable).name
+    assert row["country_iso_code"] == "FRA"
+
+
+def test_run_prints_json_alone_on_stdout() -> None:
+    done = joulecache("run", "--json", "--watts", "10:50", sys.executable, "-c", "print('out')")  # -- may be left out
+    body = json.loads(done.stdout)
+    energy = Energy.from_json(body["energy"])
+    assert (body["exit_code"], body["command"][1:], body["cross_check"]) == (0, ["-c", "print('out')"], None)
+    assert (energy.method, energy.carbon_g, body["passport"]["provider"]) == ("user", None, None)
+    assert done.stderr == "out\n"
+
+
+def test_run_counts_processes_whose_parents_are_gone() -> None:
+    orphan = f'("$0" -c "{burning(0.5)}" &) ; sleep 2'
+    done = joulecache("run", "--json", "sh", "-c", orphan, sys.executable)
+    assert Energy.from_json(json.loads(done.stdout)["energy"]).cpu_s >= 0.5 - 0.03
+
+
+def test_run_checks_itself_against_codecarbon() -> None:
+    done = joulecache("run", "--json", "--cross-check", sys.executable, "-c", burning(1.0))
+    body = json.loads(done.stdout)
+    assert body["cross_check"]["energy_j"] > 0
+    assert done.stderr == ""
+    done = joulecache("run", "--cross-check", sys.executable, "-c", burning(1.0))
+    assert "CodeCarbon: " in done.stderr
+    assert "times that" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run"], 2, "Missing argument"),
+        (["run", "--", "no-such-command"], 127, "cannot run 'no-such-command': No such file or directory"),
+        (["run", "--no-such-option", "true"], 2, "No such option"),
+        (["run", "--country", "XXX", "true"], 2, "unknown country 'XXX'"),
+    ],
+)
+def test_run_refuses(arguments: list[str], code: int, message: str) -> None:
+    done = joulecache(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_run_passes_signals_on_and_still_says_what_was_used(tmp_path: Path, number: signal.Signals) -> None:
+    ready = tmp_path / "ready"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", PROGRAM, "run", "--json", "sh", "-c", 'touch "$0"; exec sleep 60', str(ready)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        try:
+            while not ready.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number
+    assert json.loads(out)["exit_code"] == 128 + number
+
+
+def test_ctrl_c_ends_the_command_and_still_says_what_was_used(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + PROGRAM
+    child = f"import pathlib, time; pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    command = [sys.executable, "-c", code, "run", "--json", "--", sys.executable, "-c", child]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True, start_new_session=True
+    ) as process:
+        try:
+            while not ready.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to both
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert json.loads(out)["exit_code"] == process.returncode == 128 + signal.SIGINT
 
 
 # ------------------------------------------------------------------------------------------ transforms, and ops of one's own

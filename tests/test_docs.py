@@ -80,6 +80,15 @@ def test_all_that_the_page_on_loading_shows_runs(tmp_path: Path, monkeypatch: py
         exec(block, names)
 
 
+def test_all_that_the_page_on_energy_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    shown = blocks("energy.md", "python")
+    assert len(shown) >= 2
+    for block in shown:
+        exec(block, names)
+
+
 def test_what_the_page_on_migration_gives_instead_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: dict[str, bytes]
 ) -> None:
@@ -100,10 +109,11 @@ def test_what_the_page_on_migration_gives_instead_runs(
     assert len(list(names["ds"])) == len(photos)
 
 
-def test_the_page_on_migration_names_commands_that_exist() -> None:
+@pytest.mark.parametrize(("page", "fewest"), [("migration.md", 5), ("energy.md", 1)])
+def test_pages_name_commands_that_exist(page: str, fewest: int) -> None:
     from joulecache.pipelines.cli import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    shown = re.findall(r"^joulecache (\w+)", "".join(blocks("migration.md", "bash")), re.MULTILINE)
-    assert len(shown) >= 5
+    shown = re.findall(r"^joulecache (\w+)", "".join(blocks(page, "bash")), re.MULTILINE)
+    assert len(shown) >= fewest
     assert set(shown) <= known

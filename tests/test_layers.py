@@ -33,7 +33,10 @@ pipelines.source.images  pipelines.source.folder  pipelines.source.tar
 pipelines.source.rows  pipelines.source.parquet  pipelines.source.tfrecord  pipelines.source.tfds
 pipelines.source.synthetic  pipelines.source
 pipelines.costs  pipelines.shards  pipelines.manifest
-pipelines.meter.energy  pipelines.meter
+pipelines.meter.energy  pipelines.meter.windows  pipelines.meter.recording
+pipelines.meter.process_tree  pipelines.meter.machine
+pipelines.meter.model  pipelines.meter.rapl  pipelines.meter.nvml  pipelines.meter.carbon
+pipelines.meter  pipelines.meter.replay
 pipelines.build.recipe  pipelines.build.memory  pipelines.build.pictures
 pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
 pipelines.build.beam_graph  pipelines.build.folder
@@ -51,7 +54,7 @@ pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pip
 pipelines.report.markdown  pipelines.report.terminal
 pipelines.report.drawing  pipelines.report.charts  pipelines.report.contact_sheet
 pipelines.report
-pipelines.cli.terminal  pipelines.cli
+pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli
 pipelines
 """
 ORDER = IN_ORDER.split()

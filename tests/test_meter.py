@@ -1,43 +1,33 @@
-"""The meter against real processes, made powercap trees, and brute-force arithmetic."""
+"""The meter against real processes: what a window holds, and what it says of it."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
 import resource
+import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from joulecache.pipelines import meter as meter_module
-from joulecache.pipelines.meter import (
-    COMPONENTS,
-    Component,
-    Energy,
-    Meter,
-    Rapl,
-    Window,
-    available_cpus,
-    counter_gain,
-)
+from joulecache.pipelines.meter import Component, Meter, Window, available_cpus, process_tree
+from joulecache.pipelines.meter.machine import contamination, machine_use
+from joulecache.pipelines.meter.model import coefficients
+from joulecache.pipelines.meter.nvml import GpuReading, Nvml
+from joulecache.pipelines.meter.process_tree import TICK_S, descendants, io_bytes
 
-relaxed = settings(deadline=None)  # others may share the machine
 MODEL = "modelled:cpu-seconds@1"
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-TABLE: dict[str, Any] = json.loads(Path(meter_module.__file__).with_name("coefficients.json").read_text("utf-8"))
+TABLE = coefficients()
 
 # A child that burns to a given CPU second on each line of its input, and answers with where it stands.
 BURNER = """
@@ -53,6 +43,10 @@ def burn(cpu_s: float) -> None:
     end = time.thread_time() + cpu_s
     while time.thread_time() < end:
         pass
+
+
+def isclose(left: float, right: float) -> bool:
+    return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-300)
 
 
 def own_cpu_s() -> float:
@@ -96,186 +90,6 @@ def burner() -> Iterator[Burner]:
     child.end()
 
 
-# ---- arithmetic ----
-
-joules = st.floats(0, 1e12)
-texts = st.sampled_from(["x", "y", "x; y", "z"])
-methods = st.sampled_from(["measured:rapl", "measured:nvml", MODEL, "user"])
-maybe = st.none() | st.integers(0, 10**12) | joules
-
-
-@st.composite
-def components(draw: st.DrawFn) -> Component:
-    low, value, high = sorted(draw(st.tuples(joules, joules, joules)))
-    return Component(value, low, high, draw(methods), draw(texts), draw(texts), draw(texts))
-
-
-@st.composite
-def energies(draw: st.DrawFn) -> Energy:
-    parts: dict[str, Component | None] = {name: draw(st.none() | components()) for name in COMPONENTS}
-    parts["cpu"] = parts["cpu"] or (draw(components()) if not any(parts.values()) else None)
-    active = next(part for part in parts.values() if part is not None)
-    rest = {name: draw(maybe) for name in ("read_bytes", "written_bytes", "peak_rss_bytes", "carbon_g")}
-    return Energy(components=parts, active=active, duration_s=draw(joules), cpu_s=draw(joules), **rest)
-
-
-def close(left: float, right: float) -> bool:
-    return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-300)
-
-
-@relaxed
-@given(energies(), energies())
-def test_sum_adds_every_figure(a: Energy, b: Energy) -> None:
-    total = a + b
-    for name in ("total_j", "low_j", "high_j", "active_j", "active_low_j", "active_high_j", "duration_s", "cpu_s"):
-        assert close(getattr(total, name), getattr(a, name) + getattr(b, name))
-    for name in ("read_bytes", "written_bytes", "carbon_g"):
-        left, right = getattr(a, name), getattr(b, name)
-        known = left is not None and right is not None
-        assert getattr(total, name) == (left + right if known else None)
-    peaks = (a.peak_rss_bytes, b.peak_rss_bytes)
-    assert total.peak_rss_bytes == (None if None in peaks else max(peak for peak in peaks if peak is not None))
-    assert total == b + a
-    assert total.low_j <= total.total_j <= total.high_j
-
-
-@relaxed
-@given(energies(), energies())
-def test_sum_with_a_modelled_part_is_modelled_and_partial_components_say_so(a: Energy, b: Energy) -> None:
-    total = a + b
-    assert set(total.method.split("+")) == set(a.method.split("+")) | set(b.method.split("+"))
-    assert total.method.startswith("modelled") == ("modelled" in a.method or "modelled" in b.method)
-    for name in COMPONENTS:
-        left, right, part = a.components[name], b.components[name], total.components[name]
-        assert (part is None) == (left is None and right is None)
-        if part is not None:
-            assert ("only part measured" in part.source) == (left is None or right is None)
-    assert len((total + total).method) == len(total.method)
-
-
-@relaxed
-@given(energies(), st.integers(1, 10**6))
-def test_division_divides_all_but_the_peak(a: Energy, n: int) -> None:
-    each = a / n
-    for name in ("total_j", "low_j", "high_j", "active_j", "active_high_j", "duration_s", "cpu_s"):
-        assert close(getattr(each, name) * n, getattr(a, name))
-    for name in ("read_bytes", "written_bytes", "carbon_g"):
-        value = getattr(a, name)
-        assert getattr(each, name) == (None if value is None else value / n)
-    assert each.peak_rss_bytes == a.peak_rss_bytes
-    assert each.method == a.method
-
-
-@relaxed
-@given(energies())
-def test_json_round_trips_to_the_last_bit(a: Energy) -> None:
-    assert Energy.from_json(json.loads(json.dumps(a.to_json(), allow_nan=False))) == a
-
-
-def component(value_j: float = 12.3, low_j: float = 8.1, high_j: float = 20.2, method: str = MODEL) -> Component:
-    return Component(value_j, low_j, high_j, method, "a table", "process tree", "1 us")
-
-
-def energy(part: Component | None = None, **changes: Any) -> Energy:
-    part = part or component()
-    figures: dict[str, Any] = {
-        "components": {"cpu": part, "dram": None, "gpu": None, "idle": None},
-        "active": part,
-        "duration_s": 2.0,
-        "cpu_s": 1.0,
-        "read_bytes": 10,
-        "written_bytes": None,
-        "peak_rss_bytes": 5,
-        "carbon_g": None,
-    }
-    return Energy(**figures | changes)
-
-
-def test_energy_prints_value_bounds_and_method() -> None:
-    assert str(energy()) == "12.3 J (8.1 to 20.2, modelled:cpu-seconds@1)"
-    assert str(energy(component(1234.5, 0, 2000))) == "1234.5 J (0.0 to 2000.0, modelled:cpu-seconds@1)"
-    small = component(0.00123, 0.001, 0.002, "measured:rapl")
-    assert str(energy(small)) == "0.00123 J (0.00100 to 0.00200, measured:rapl)"
-    assert str(energy(component(0, 0, 0))) == "0.0 J (0.0 to 0.0, modelled:cpu-seconds@1)"
-
-
-@pytest.mark.parametrize("count", [0, -3, True, 2.0, "2", None])
-def test_division_refuses_what_is_not_a_count(count: Any) -> None:
-    with pytest.raises(ValueError, match="whole count of at least 1"):
-        energy() / count
-    with pytest.raises(ValueError, match="whole count of at least 1"):
-        component() / count
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"low_j": 13.0}, "low_j <= value_j"),
-        ({"high_j": 12.0}, "low_j <= value_j"),
-        ({"low_j": -1.0}, "low_j is -1"),
-        ({"value_j": math.nan}, "value_j is nan"),
-        ({"high_j": math.inf}, "high_j is inf"),
-        ({"high_j": 10**400}, "high_j is 1000"),
-        ({"value_j": True}, "value_j is True"),
-        ({"value_j": "12"}, "value_j is '12'"),
-        ({"method": "guessed"}, "allowed are measured:rapl"),
-        ({"method": "measured:rapl+guessed"}, "allowed are measured:rapl"),
-        ({"source": ""}, "source is ''"),
-        ({"scope": None}, "scope is None"),
-    ],
-)
-def test_component_refuses(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        replace(component(), **changes)
-
-
-NOTHING: dict[str, None] = dict.fromkeys(COMPONENTS)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"components": NOTHING}, "components are all None"),
-        ({"components": {"cpu": component()}}, "exactly the keys"),
-        ({"duration_s": None}, "duration_s is None"),
-        ({"cpu_s": -1.0}, "cpu_s is -1"),
-        ({"carbon_g": math.nan}, "carbon_g is nan"),
-        ({"peak_rss_bytes": "5"}, "peak_rss_bytes is '5'"),
-        ({"active": component(99, 99, 99)}, "give a part of the total"),
-    ],
-)
-def test_energy_refuses(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        energy(**changes)
-
-
-def spoil(**changes: Any) -> Callable[[dict[str, Any]], object]:
-    return lambda obj: obj | changes
-
-
-@pytest.mark.parametrize(
-    ("spoiled", "message"),
-    [
-        (spoil(total_j=99.0), "total_j is 99.0: the components give 12.3"),
-        (spoil(method="measured:rapl"), "method is 'measured:rapl'"),
-        (spoil(watts=1), "exactly the keys"),
-        (lambda obj: {key: obj[key] for key in obj if key != "cpu_s"}, "exactly the keys"),
-        (lambda obj: [obj], "exactly the keys"),
-        (spoil(components=None), "components is None"),
-        (spoil(active=None), "active is None"),
-        (spoil(active={}), "active is"),
-        (lambda obj: obj | {"components": obj["components"] | {"cpu": 3}}, "cpu is 3"),
-        (lambda obj: obj | {"components": obj["components"] | {"cpu": {**obj["active"], "low_j": -1}}}, "low_j"),
-        (spoil(duration_s=True), "duration_s is True"),
-    ],
-)
-def test_from_json_refuses(spoiled: Callable[[dict[str, Any]], object], message: str) -> None:
-    good = json.loads(json.dumps(energy().to_json()))
-    assert Energy.from_json(good) == energy()
-    with pytest.raises(ValueError, match=message):
-        Energy.from_json(spoiled(good))
-
-
 # ---- coefficients ----
 
 
@@ -287,7 +101,7 @@ def test_every_coefficient_has_bounds_and_a_source() -> None:
             assert 0 <= row["low"] <= row["central"] <= row["high"]
         if provider != "generic":
             span = rows["full_w_per_vcpu"]["central"] - rows["idle_w_per_vcpu"]["central"]
-            assert close(rows["active_j_per_cpu_s"]["central"], round(span, 2))
+            assert isclose(rows["active_j_per_cpu_s"]["central"], round(span, 2))
         # "; " joins the sources of a sum
         assert all(row["source"] and "; " not in row["source"] for row in rows.values())
     assert all(TABLE[name]["source"] for name in ("memory_w_per_gb", "rapl_update_s", "rapl_domain_limit_w"))
@@ -307,17 +121,29 @@ def test_model_is_the_formula(provider: str, pue: float, tmp_path: Path) -> None
     assert dram is not None
     assert idle is not None
     for bound, name in (("central", "value_j"), ("low", "low_j"), ("high", "high_j")):
-        assert close(getattr(cpu, name), pue * rows["active_j_per_cpu_s"][bound] * seen.cpu_s)
+        assert isclose(getattr(cpu, name), pue * rows["active_j_per_cpu_s"][bound] * seen.cpu_s)
         watts = rows["idle_w_per_vcpu"][bound] * available_cpus()
-        assert close(getattr(idle, name), pue * watts * seen.duration_s)
+        assert isclose(getattr(idle, name), pue * watts * seen.duration_s)
     assert seen.peak_rss_bytes is not None
     most_j = pue * TABLE["memory_w_per_gb"]["central"] * seen.peak_rss_bytes / 2**30 * seen.duration_s
     assert 0.9 * most_j < dram.value_j <= most_j * (1 + 1e-9)
-    assert close(seen.active_j, cpu.value_j + dram.value_j)
-    assert close(seen.total_j, seen.active_j + idle.value_j)
+    assert isclose(seen.active_j, cpu.value_j + dram.value_j)
+    assert isclose(seen.total_j, seen.active_j + idle.value_j)
     assert seen.components["gpu"] is None
     assert seen.method == cpu.method == dram.method == idle.method == seen.active.method == MODEL
     assert seen.cpu_s >= 0.05
+
+
+def test_own_watts_give_the_formula_without_memory(tmp_path: Path) -> None:
+    with Meter(idle_w=12, full_w=65, pue=1.5, powercap=tmp_path).window("burn") as window:
+        burn(0.05)
+    seen, processors = window.energy, os.cpu_count() or 1
+    assert seen.components["dram"] is None  # the machine's watts hold it
+    assert isclose(seen.active_j, 1.5 * (65 - 12) / processors * seen.cpu_s)
+    assert isclose(seen.total_j, seen.active_j + 1.5 * 12 / processors * available_cpus() * seen.duration_s)
+    assert (seen.low_j, seen.high_j) == (seen.total_j, seen.total_j)
+    assert seen.method == seen.active.method == "user"
+    assert "12 idle and 65" in seen.active.source
 
 
 @contextmanager
@@ -404,22 +230,56 @@ def test_cpu_seconds_of_grandchildren_that_a_live_child_has_reaped() -> None:
 def test_a_child_reaped_while_the_meter_looks_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     child, looks = Burner(), []
     start_s = child.to(0.01)
-    look = psutil.Process.children
+    look = process_tree._children
 
-    def reap_meanwhile(self: psutil.Process, recursive: bool = False) -> list[psutil.Process]:
-        found = look(self, recursive)
-        looks.append(len(found))
-        if len(looks) == 2:  # the closing edge
-            child.end()
+    def reap_meanwhile(pid: int) -> list[int]:
+        found = look(pid)
+        if pid == os.getpid():
+            looks.append(len(found))
+            if len(looks) == 2:  # the closing edge
+                child.end()
         return found
 
-    monkeypatch.setattr(psutil.Process, "children", reap_meanwhile)
+    monkeypatch.setattr(process_tree, "_children", reap_meanwhile)
     with Meter().window("race") as window:
         own_s = time.process_time()
         end_s = child.to(start_s + 0.1)
         own_s = time.process_time() - own_s
     assert looks == [1, 1]
     assert window.energy.cpu_s - own_s == pytest.approx(end_s - start_s, abs=3.5 * TICK_S)
+
+
+def test_forty_short_children_are_not_lost() -> None:
+    code = "import time\nwhile time.process_time() < 0.2: pass"
+    used_s = 0.0
+    with Meter().window("children") as window:
+        for _ in range(20):
+            pair = [os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", code], {}) for _ in range(2)]
+            for pid in pair:
+                _, _, usage = os.wait4(pid, 0)
+                used_s += usage.ru_utime + usage.ru_stime
+    assert used_s >= 40 * 0.2
+    assert window.energy.cpu_s >= 0.97 * used_s
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["kernel lists children", "kernel does not"])
+def test_the_tree_is_found_whatever_its_processes_are_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: bool
+) -> None:
+    assert process_tree._KERNEL_LISTS_CHILDREN
+    monkeypatch.setattr(process_tree, "_KERNEL_LISTS_CHILDREN", listed)
+    odd = tmp_path / "a) 0 (b"
+    odd.symlink_to("/bin/sh")
+    before = descendants()
+    with subprocess.Popen([odd, "-c", "sleep 60 & wait"], stdin=subprocess.DEVNULL) as shell:
+        while len(found := psutil.Process(shell.pid).children()) < 1:
+            time.sleep(0.01)
+        seen = descendants().living - before.living
+        assert {pid for pid, _ in seen} == {shell.pid, found[0].pid}
+        # a number that was given to another process since is not the process that was seen
+        assert not descendants([(found[0].pid, 1)]).living - before.living - seen
+        found[0].kill()
+    assert not descendants(seen).living & seen
 
 
 def test_the_meter_keeps_its_own_work_out_of_the_window(burner: Burner) -> None:
@@ -581,8 +441,8 @@ def test_bytes_of_a_live_child_are_only_those_of_the_window(tmp_path: Path) -> N
 
 
 def test_bytes_are_none_where_a_process_hides_them() -> None:
-    assert meter_module._io_bytes(["self"]) is not None
-    assert meter_module._io_bytes(["self", 2**30]) is None
+    assert io_bytes(["self"]) is not None
+    assert io_bytes(["self", 2**30]) is None
 
 
 def test_peak_memory_is_the_windows_not_the_processes_nor_its_parents() -> None:
@@ -640,6 +500,169 @@ def test_available_cpus_follow_affinity_and_quota(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == 0.25
 
 
+# ---- what else the machine did ----
+
+
+def test_work_of_others_is_told_from_the_trees() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", OTHERS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    ) as metering:
+        assert metering.stdin is not None
+        assert metering.stdout is not None
+        metering.stdout.readline()
+        burn(1.0)  # this process is none of that one's descendants
+        print(file=metering.stdin, flush=True)
+        seen = json.loads(metering.stdout.readline())
+    used_s = seen["machine_cpu_s"] - seen["cpu_s"]
+    assert 1.0 - seen["resolution_s"] - 0.1 <= used_s <= seen["capacity_s"] + seen["resolution_s"]
+    assert seen["share"] == pytest.approx(used_s / seen["capacity_s"])
+    if used_s > 0.06 * seen["capacity_s"] + seen["resolution_s"]:  # unless the machine stood still for long
+        assert seen["flags"] == [f"other processes used {seen['share']:.0%} of the processors"]
+
+
+OTHERS = """
+import json
+from joulecache.pipelines.meter import Meter
+with Meter().window("waiting") as window:
+    print(flush=True)
+    input()
+energy = window.energy
+seen = energy.contamination
+print(json.dumps({
+    "cpu_s": energy.cpu_s, "machine_cpu_s": seen.machine_cpu_s, "capacity_s": seen.capacity_s,
+    "resolution_s": seen.resolution_s, "flags": energy.flags, "share": energy.contamination_shares["others"],
+}))
+"""
+
+
+def test_the_trees_own_work_is_not_that_of_others() -> None:
+    with Meter().window("work") as window:
+        burn(0.3)
+        subprocess.run([sys.executable, "-S", "-c", "import time\nwhile time.process_time() < 0.3: pass"], check=True)
+    seen = window.energy.contamination
+    assert seen is not None
+    assert seen.machine_cpu_s is not None
+    assert seen.machine_cpu_s >= 0.6 - seen.resolution_s - 0.1
+    others_s = window.energy.contamination_shares["others"]
+    assert others_s is not None
+    assert others_s * seen.capacity_s <= seen.machine_cpu_s - 0.5
+
+
+def made_proc(root: Path, stat: str | None, pressure: dict[str, str]) -> Path:
+    root.mkdir()
+    if stat is not None:
+        (root / "stat").write_text(f"{stat}\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    (root / "pressure").mkdir()
+    for name, text in pressure.items():
+        (root / "pressure" / name).write_text(text)
+    return root
+
+
+def some(total_us: int) -> str:
+    return f"some avg10=0.00 avg60=0.57 avg300=1.87 total={total_us}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
+
+
+def test_what_the_machine_did_is_read_from_proc(tmp_path: Path) -> None:
+    before = made_proc(tmp_path / "a", "cpu  100 10 50 9000 70 1 2 30 5 0", {"cpu": some(1_000_000), "io": some(5)})
+    after = made_proc(tmp_path / "b", "cpu  200 20 80 9900 99 2 4 40 9 0", {"cpu": some(1_500_000), "io": some(5)})
+    seen = contamination(machine_use(before), machine_use(after), 10.0)
+    # user, nice, system, irq and softirq; not idle, iowait, steal, nor guests, which are in user
+    assert seen.machine_cpu_s == pytest.approx((100 + 10 + 30 + 1 + 2) * TICK_S)
+    assert seen.steal_s == pytest.approx(10 * TICK_S)
+    assert (seen.cpu_stall_s, seen.memory_stall_s, seen.io_stall_s) == (0.5, None, 0.0)
+    assert seen.capacity_s == 10.0 * (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("stat", [None, "", "cpu  1 2 3", "cpu a b c d e f g h"])
+def test_what_the_kernel_does_not_say_is_none(tmp_path: Path, stat: str | None) -> None:
+    use = machine_use(made_proc(tmp_path / "proc", stat, {"cpu": "none\n", "memory": "some total=x"}))
+    assert use.busy_s is use.steal_s is use.cpu_stall_s is use.memory_stall_s is use.io_stall_s is None
+
+
+# ---- GPUs ----
+
+
+class MadeGpu(Nvml):
+    """A stand-in for the counters of one GPU: there is none here."""
+
+    def __init__(self, readings: Sequence[float | None]) -> None:
+        self.names, self.problem, self.update_s = ("A GPU",), "", 0.1
+        self._readings = iter(readings)
+        self.watched = 0
+
+    def read(self) -> tuple[GpuReading, ...] | None:
+        value_j = next(self._readings)
+        return None if value_j is None else (GpuReading(value_j, value_j, value_j),)
+
+    def gained(
+        self, before: Sequence[GpuReading], after: Sequence[GpuReading], duration_s: float, pue: float = 1.0
+    ) -> Component | None:
+        gain_j = (after[0].value_j - before[0].value_j) * pue
+        return None if gain_j < 0 else Component(gain_j, gain_j, gain_j, "measured:nvml", "NVML", "1 GPU", "1 mJ")
+
+    def watching(self) -> AbstractContextManager[None]:
+        self.watched += 1
+        return nullcontext()
+
+
+def test_a_gpu_is_a_part_of_its_own_and_active_as_a_whole(tmp_path: Path) -> None:
+    gpu = MadeGpu([100.0, 350.0])
+    meter = Meter(powercap=tmp_path, nvml=gpu)
+    with meter.window("work") as window:
+        burn(0.01)
+    seen = window.energy
+    assert seen.components["gpu"] is not None
+    assert seen.components["gpu"].value_j == 250.0
+    assert seen.active_j > 250.0
+    assert seen.total_j > seen.active_j
+    assert seen.method == f"{MODEL}+measured:nvml"
+    assert seen.active.method == f"{MODEL}+measured:nvml"
+    assert (seen.update_s, gpu.watched) == (0.1, 1)
+    assert "too short" in seen.flags[0] or seen.duration_s >= 1
+    assert meter.passport()["gpus"] == ["A GPU"]
+
+
+@pytest.mark.parametrize("readings", [[None, 3.0], [3.0, None], [3.0, 2.0]])
+def test_a_gpu_that_cannot_be_read_is_not_in_the_total_and_noted(tmp_path: Path, readings: list[float | None]) -> None:
+    meter = Meter(powercap=tmp_path, nvml=MadeGpu(readings))
+    with meter.window("work") as window:
+        pass
+    assert window.energy.components["gpu"] is None
+    assert window.energy.method == MODEL
+    assert meter.notes[-1] == "NVML failed or went backwards in some windows: GPUs are not in their totals"
+
+
+# ---- files that a meter writes ----
+
+
+def test_outermost_windows_become_rows_for_codecarbons_dashboards(tmp_path: Path) -> None:
+    meter = Meter(emissions=tmp_path, country="FRA")
+    with meter.window("whole") as whole, meter.window("part"):
+        burn(0.01)
+    with pytest.raises(KeyError), meter.window("failed"):
+        raise KeyError
+    with open(tmp_path / "emissions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["project_name"] for row in rows] == ["whole", "failed"]
+    assert float(rows[0]["energy_consumed"]) * 3.6e6 == pytest.approx(whole.energy.total_j)
+    assert rows[0]["country_iso_code"] == "FRA"
+
+
+def test_what_cannot_be_written_is_noted_and_the_window_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    meter = Meter(emissions=folder, record=folder / "windows.jsonl")
+    shutil.rmtree(folder)
+    with meter.window("work") as window:
+        pass
+    assert window.energy.duration_s > 0
+    assert "windows are missing in a file" in meter.notes[-1]
+
+
 # ---- carbon ----
 
 
@@ -652,7 +675,7 @@ def test_carbon_is_the_countrys_grams_per_kwh(tmp_path: Path) -> None:
     assert isinstance(grams, float)
     assert 0 < grams < 200  # nuclear
     assert window.energy.carbon_g is not None
-    assert close(window.energy.carbon_g, window.energy.total_j / 3.6e6 * grams)
+    assert isclose(window.energy.carbon_g, window.energy.total_j / 3.6e6 * grams)
     with Meter(powercap=tmp_path).window("work") as nowhere:
         pass
     assert nowhere.energy.carbon_g is None
@@ -702,6 +725,19 @@ assert "codecarbon" in sys.modules
         ({"country": "DEV"}, r"DEU \(Germany\)"),
         ({"country": "12345"}, "close to it: none"),
         ({"country": True}, "country is True"),
+        ({"idle_w": -1, "full_w": 50}, "idle_w is -1: give a finite number of at least 0"),
+        ({"idle_w": 5, "full_w": math.nan}, "full_w is nan"),
+        ({"idle_w": math.inf, "full_w": math.inf}, "idle_w is inf"),
+        ({"idle_w": True, "full_w": 50}, "idle_w is True"),
+        ({"idle_w": "5", "full_w": 50}, "idle_w is '5'"),
+        ({"idle_w": 5}, "full_w is None"),
+        ({"full_w": 5}, "idle_w is None"),
+        ({"idle_w": 50, "full_w": 5}, "full_w is 5: give at least idle_w, 50"),
+        ({"idle_w": 5, "full_w": 50, "provider": "aws"}, "provider is 'aws' and watts are given: give one of them"),
+        ({"emissions": "/no/such/folder"}, "/no/such/folder"),
+        ({"emissions": __file__}, "test_meter.py"),
+        ({"record": "/no/such/folder/windows.jsonl"}, "'/no/such/folder' does not"),
+        ({"record": __file__}, "give a new file"),
     ],
 )
 def test_meter_refuses(arguments: dict[str, Any], message: str) -> None:
@@ -722,191 +758,3 @@ def test_passport_names_all_that_shapes_the_figures(tmp_path: Path) -> None:
     assert passport["memory_gb"] == pytest.approx(psutil.virtual_memory().total / 2**30)
     assert passport["rapl"] == []
     assert str(tmp_path) in passport["notes"][0]
-
-
-# ---- RAPL, on made trees ----
-
-SPAN_UJ = 262_143_328_850
-
-
-class Tree:
-    """A powercap folder with the shape of a two-socket machine."""
-
-    def __init__(self, root: Path, *, dram: bool = True) -> None:
-        self.root = root
-        names = {"0": "package-0", "0:0": "core", "1": "package-1", "1:0": "uncore", "2": "psys"}
-        if dram:
-            names |= {"0:1": "dram", "1:1": "dram"}
-        for number, name in names.items():
-            folder = root / f"intel-rapl:{number}"
-            folder.mkdir()
-            (folder / "name").write_text(f"{name}\n")
-            (folder / "max_energy_range_uj").write_text(f"{SPAN_UJ}\n")
-        (root / "intel-rapl").mkdir()
-        for number in names:
-            self.set(number, 1_000_000)
-
-    def set(self, number: str, uj: int) -> None:
-        self.file(number).write_text(f"{uj}\n")
-
-    def file(self, number: str) -> Path:
-        return self.root / f"intel-rapl:{number}" / "energy_uj"
-
-    def add(self, **joules: float) -> None:
-        for key, gain_j in joules.items():
-            number = key.removeprefix("d").replace("_", ":")
-            self.set(number, int(self.file(number).read_text()) + round(gain_j * 1e6))
-
-
-@relaxed
-@given(st.integers(1, 2**48), st.data())
-def test_counter_gain_survives_one_wrap(span: int, data: st.DataObject) -> None:
-    before, gain = data.draw(st.integers(0, span - 1)), data.draw(st.integers(0, span - 1))
-    assert counter_gain(before, (before + gain) % span, span) == gain
-
-
-def test_counter_gain_of_a_whole_span_is_not_lost() -> None:
-    assert counter_gain(0, 100, 100) == 100
-
-
-def test_rapl_sums_packages_and_dram_and_leaves_out_what_they_hold(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    rapl = Rapl(tmp_path)
-    assert rapl.problem == ""
-    before = rapl.read_uj()
-    tree.add(d0=10, d1=20, d0_1=3, d1_1=4, d0_0=100, d1_0=100, d2=1000)
-    after = rapl.read_uj()
-    assert before is not None
-    assert after is not None
-    parts = rapl.gained(before, after, 2.0)
-    assert parts is not None
-    assert {name: part.value_j for name, part in parts.items()} == {"cpu": 30.0, "dram": 7.0}
-    assert close(parts["cpu"].low_j, 30 * (1 - 0.001 / 2))
-    assert close(parts["cpu"].high_j, 30 * (1 + 0.001 / 2))
-    assert {part.method for part in parts.values()} == {"measured:rapl"}
-    assert {part.scope for part in parts.values()} == {"machine"}
-
-
-@relaxed
-@given(gain_uj=st.integers(0, 9_000_000), before_uj=st.integers(SPAN_UJ - 5_000_000, SPAN_UJ - 1))
-def test_rapl_survives_wraparound(gain_uj: int, before_uj: int) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        tree = Tree(Path(root), dram=False)
-        rapl = Rapl(tree.root)
-        tree.set("0", before_uj)
-        before = rapl.read_uj()
-        tree.set("0", (before_uj + gain_uj) % SPAN_UJ)
-        after = rapl.read_uj()
-        assert before is not None
-        assert after is not None
-        parts = rapl.gained(before, after, 1.0)
-        assert parts is not None
-        assert parts["cpu"].value_j == pytest.approx(gain_uj / 1e6, abs=1e-9)
-
-
-def test_rapl_tells_a_backward_counter_and_a_long_window(tmp_path: Path) -> None:
-    tree = Tree(tmp_path, dram=False)
-    rapl = Rapl(tmp_path)
-    before = rapl.read_uj()
-    tree.add(d0=-0.5)
-    after = rapl.read_uj()
-    assert before is not None
-    assert after is not None
-    # as a wrap it would be 262 kJ in a second
-    assert rapl.gained(before, after, 1.0) is None
-    # in an hour at up to 500 W each counter may have turned 6 times unseen: one that wrapped once, 5 more
-    parts = rapl.gained(before, before, 3600.0)
-    assert parts is not None
-    assert parts["cpu"].high_j == pytest.approx(2 * 6 * SPAN_UJ / 1e6)
-    assert parts["cpu"].value_j == 0
-
-
-def test_meter_measures_with_rapl_and_models_only_the_split(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    meter = Meter(powercap=tmp_path)
-    with meter.window("work") as window:
-        tree.add(d0=10, d1=20, d0_1=3, d1_1=4)
-        burn(0.05)
-    seen = window.energy
-    cpu, dram = seen.components["cpu"], seen.components["dram"]
-    assert cpu is not None
-    assert dram is not None
-    assert (cpu.value_j, dram.value_j, seen.total_j) == (30.0, 7.0, 37.0)
-    assert (cpu.scope, seen.method) == ("machine", "measured:rapl")
-    assert seen.components["idle"] is None
-    assert seen.active.method == "modelled:rapl-share@1"
-    rows = TABLE["providers"]["generic"]
-
-    def share(active: str, idle: str) -> float:
-        active_j = rows["active_j_per_cpu_s"][active] * seen.cpu_s
-        return float(active_j / (active_j + rows["idle_w_per_vcpu"][idle] * (os.cpu_count() or 1) * seen.duration_s))
-
-    assert close(seen.active_j, 37 * share("central", "central"))
-    assert close(seen.active_low_j, seen.low_j * share("low", "high"))
-    assert close(seen.active_high_j, seen.high_j * share("high", "low"))
-    assert 0 < seen.active_low_j < seen.active_j < seen.active_high_j < seen.high_j
-    assert meter.passport()["method"] == "measured:rapl"
-    assert meter.notes == ()
-
-
-def test_measured_joules_times_a_given_pue_are_modelled(tmp_path: Path) -> None:
-    tree = Tree(tmp_path, dram=False)
-    meter = Meter(powercap=tmp_path, pue=1.5)
-    with meter.window("work") as window:
-        tree.add(d0=10)
-    assert window.energy.total_j == pytest.approx(15)
-    assert window.energy.method == "modelled:rapl-pue@1"
-    assert window.energy.components["dram"] is None
-    assert meter.notes == ("RAPL has no DRAM counter: memory is not in the total",)
-
-
-@pytest.mark.parametrize("fault", ["missing", "backwards", "text"])
-def test_windows_whose_counter_fails_are_modelled_and_noted(tmp_path: Path, fault: str) -> None:
-    tree = Tree(tmp_path)
-    meter = Meter(powercap=tmp_path)
-    with meter.window("work") as window:
-        if fault == "missing":
-            tree.file("0").unlink()
-        elif fault == "backwards":
-            tree.add(d0=-0.5)
-        else:
-            tree.file("0").write_text("none")
-    assert window.energy.method == MODEL
-    assert "these are modelled" in meter.notes[0]
-    with meter.window("again") as window:
-        pass
-    assert len(meter.notes) == 1
-
-
-def test_unreadable_counters_are_not_used_and_the_remedy_is_noted() -> None:
-    # as another user when root runs the tests: root may read everything
-    with tempfile.TemporaryDirectory() as root:
-        tree = Tree(Path(root))
-        Path(root).chmod(0o755)
-        for path in Path(root).glob("*/energy_uj"):
-            path.chmod(0)
-        user = os.geteuid()
-        if user == 0:
-            os.seteuid(65534)
-        try:
-            meter = Meter(powercap=tree.root)
-        finally:
-            os.seteuid(user)
-    with meter.window("work") as window:
-        pass
-    assert window.energy.method == MODEL
-    assert "Permission denied" in meter.notes[0]
-    assert f"sudo chmod a+r {root}/intel-rapl:*/energy_uj" in meter.notes[0]
-
-
-def test_a_tree_without_a_package_or_with_a_broken_counter_is_not_used(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    tree.file("1:1").write_text("")
-    assert Rapl(tmp_path).domains == {}
-    assert "cannot be read" in Rapl(tmp_path).problem
-    for number in ("0", "1"):
-        (tmp_path / f"intel-rapl:{number}" / "name").write_text("psys\n")
-    tree.set("1:1", 5)
-    assert Rapl(tmp_path).domains == {}
-    assert "no RAPL package counter" in Rapl(tmp_path).problem
-    assert Rapl(tmp_path / "nowhere").read_uj() is None

@@ -24,7 +24,7 @@ from joulecache.pipelines.auditing import results
 from joulecache.pipelines.auditing.claims import BreakEven, Finding, Ratio
 from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
 from joulecache.pipelines.compression import Compression, Variant
-from joulecache.pipelines.meter import COMPONENTS, Component, Energy, Meter
+from joulecache.pipelines.meter import COMPONENTS, Component, Contamination, Energy, Meter
 from joulecache.pipelines.report import ReportFiles, compression_table, figures, print_verdict, write_report
 from joulecache.pipelines.report.markdown import escape
 
@@ -83,6 +83,9 @@ def arm(name: str, cpu_us: float, *, blocks: int, learned: bool, found: Finding 
         finding=found,
         why="the interval lies below 1, for every value of the coefficients",
         accuracy=(0.5535, 0.4928, 0.6142) if learned else None,
+        contamination={"others": 0.004, "steal": 0.0, "cpu_stall": 0.31, "memory_stall": None, "io_stall": 0.0},
+        flags=(),
+        flagged_runs=0,
     )
 
 
@@ -404,7 +407,7 @@ def with_head(page: Page, *heads: str) -> Iterator[list[dict[str, str]]]:
 def test_html_and_markdown_have_the_same_tables(report: ReportFiles) -> None:
     tables = render_html(report).tables
     assert tables == render_markdown(report.markdown.read_text("utf-8")).tables
-    assert len(tables) == 2 * 3 + 1 + 7
+    assert len(tables) == 2 * 4 + 1 + 7
 
 
 def test_html_and_markdown_say_the_same(report: ReportFiles) -> None:
@@ -606,6 +609,58 @@ def test_grams_where_a_country_was_given(write: Write) -> None:
     assert {row["CO2 per 1,000 images"] for row in rows} == {"528 µg"}
     assert "DEU, 381 g per kWh (a table)" in render_html(files).text
     assert "no country given" not in render_html(files).text
+
+
+FLAG = "other processes used 31% of the processors"
+
+
+def test_flags_of_the_meter_stand_in_every_form_of_the_report(write: Write) -> None:
+    result = workload()
+    arms = tuple(
+        dataclasses.replace(each, flags=(FLAG,), flagged_runs=4) if each.name == "tuned" else each
+        for each in result.arms
+    )
+    few = tuple(dataclasses.replace(each, flagged_runs=1) if each.name == "naive" else each for each in arms)
+    shaken = Contamination(
+        capacity_s=4.34,
+        resolution_s=0.02,
+        machine_cpu_s=2.1,
+        steal_s=0.4,
+        cpu_stall_s=None,
+        memory_stall_s=None,
+        io_stall_s=None,
+    )
+    built = dataclasses.replace(energy(), contamination=shaken)
+    body = make_body(dataclasses.replace(result, arms=few), build={**make_audit().build, "energy": built.to_json()})
+    files = write(body)
+    shown = (
+        f"The input alone, tuned: 4 of 5 runs are flagged; all together: {FLAG}.",
+        "The input alone, naive: 1 of 5 runs are flagged, all together are not.",
+        "The build of the cache: the hypervisor took 9% of the processors' time.",
+    )
+    html, markdown = render_html(files), render_markdown(files.markdown.read_text("utf-8"))
+    for said in shown:
+        assert f"Flagged by the meter. {said}" in html.text
+        assert f"Flagged by the meter. {said}" in markdown.text
+        assert f"Flagged by the meter: {said}" in " ".join(printed(body).split())
+    (rows,) = with_head(html, "Other processes", "Flagged runs")
+    by_arm = {row["Arm"]: row for row in rows}
+    assert (by_arm["tuned"]["Flags of all together"], by_arm["tuned"]["Flagged runs"]) == (FLAG, "4 of 5")
+    assert by_arm["tf_cache"]["Flags of all together"] == "none"
+    assert (by_arm["naive"]["Other processes"], by_arm["naive"]["Waiting for memory"]) == ("0.4%", "not measured")
+
+
+def test_nothing_is_flagged_where_nothing_was(report: ReportFiles) -> None:
+    assert "Flagged by the meter" not in render_html(report).text
+    assert "Flagged by the meter" not in printed(json.loads(report.json.read_text("utf-8")))
+
+
+def test_watts_of_the_user_are_named_as_such(write: Write) -> None:
+    provenance = make_audit().provenance
+    meter = Meter(idle_w=12, full_w=65).passport()
+    text = render_html(write(make_body(provenance={**provenance, "meter": meter}))).text
+    assert "watts given by the user" in text
+    assert "provider None" not in text
 
 
 def test_measured_and_modelled_are_told_apart_beside_the_figures(write: Write) -> None:

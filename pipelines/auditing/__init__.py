@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import platform
 import random
@@ -282,6 +284,7 @@ def _arm_result(name: str, runs: Sequence[_Run], once: Joules, ratio: Ratio, fou
     read = [run.energy.read_bytes / run.images for run in runs if run.energy.read_bytes is not None]
     peaks = [run.energy.peak_rss_bytes for run in runs if run.energy.peak_rss_bytes is not None]
     carbon = [run.energy.carbon_g / run.images * 1000 for run in runs if run.energy.carbon_g is not None]
+    whole = functools.reduce(operator.add, (run.energy for run in runs))
     return ArmResult(
         name=name,
         runs=len(runs),
@@ -299,6 +302,9 @@ def _arm_result(name: str, runs: Sequence[_Run], once: Joules, ratio: Ratio, fou
         finding=found,
         why=why,
         accuracy=(statistics.fmean(accuracies), min(accuracies), max(accuracies)) if accuracies else None,
+        contamination=whole.contamination_shares,
+        flags=whole.flags,
+        flagged_runs=sum(bool(run.energy.flags) for run in runs),
     )
 
 

@@ -27,7 +27,8 @@ class ArmResult:
 
     `active_j_per_1000`: energy per 1,000 images without the idle share of the machine, `total_j_per_1000` with it. `one_time`: active
     energy spent once (the build, or what the epoch that fills `cache()` costs beyond a later one). `ratio` and `finding`
-    are against `naive`. `accuracy`, on the held-out records: mean, lowest and highest of the runs.
+    are against `naive`. `accuracy`, on the held-out records: mean, lowest and highest of the runs. `contamination` are shares of what
+    else the machine did, over all runs; `flags` what makes their sum doubtful; `flagged_runs` how many of them are flagged.
     """
 
     name: str
@@ -46,6 +47,9 @@ class ArmResult:
     finding: Finding
     why: str
     accuracy: tuple[float, float, float] | None
+    contamination: Mapping[str, float | None]
+    flags: tuple[str, ...]
+    flagged_runs: int
 
 
 @dataclass(frozen=True)

@@ -257,7 +257,7 @@ def _specs(source: Source, folder: Path, shards: int, recipe: Recipe, workers: i
 def _watched(
     work: Path, records: int, resumed: Sequence[ShardResult], log: EnergyLog, progress: Progress | None
 ) -> Iterator[None]:
-    """Look twice a second for finished shards: end a piece of the energy after them, and tell `progress`."""
+    """Look twice a second for finished shards: keep the energy spent on them, and tell `progress`."""
     results = {result.shard: result for result in resumed}
     before = sum(map(_records_of, resumed))
     started = time.monotonic()
@@ -266,7 +266,7 @@ def _watched(
         fresh = [int(path.stem) for path in work.glob("*.json") if int(path.stem) not in results]
         results.update((shard, read_result(work, shard)) for shard in fresh)
         if fresh:
-            energy_j = log.cut()
+            energy_j = log.write().total_j
             if progress:
                 files = [file for result in results.values() for split in result.files.values() for file in split]
                 progress(

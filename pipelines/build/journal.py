@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import operator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from joulecache.pipelines.manifest import INDEX_SCHEMA
 from joulecache.pipelines.meter import Energy, Meter
 from joulecache.pipelines.shards import parse_shard_name
 
-ENERGY_LOG = "energy.jsonl"
+ENERGY_LOG = "energy.log"
 
 
 def finished_result(folder: Path, spec: ShardSpec) -> ShardResult | None:
@@ -46,36 +44,29 @@ def finished_result(folder: Path, spec: ShardSpec) -> ShardResult | None:
 
 
 class EnergyLog:
-    """The energy of a build in pieces, kept in a file: a build that is killed loses only what came after its last piece."""
+    """The energy of a build so far, kept in a file: a build that is killed loses only what came after its last writing."""
 
     def __init__(self, meter: Meter, path: Path) -> None:
-        self._meter, self._path = meter, path
-        self._pieces = _read_pieces(path)
-        self._open()
-
-    def _open(self) -> None:
+        self._path = path
+        self._earlier: Energy | None = None  # what runs before this one have spent
+        with suppress(OSError, ValueError):  # none, or killed while it was written
+            self._earlier = Energy.from_json(json.loads(path.read_text("utf-8")))
         self._stack = ExitStack()
-        self._window = self._stack.enter_context(self._meter.window("build"))
+        self._window = self._stack.enter_context(meter.window("build"))
 
-    def cut(self) -> float:
-        """End a piece and begin the next; return the joules so far."""
-        self.close()
-        self._open()
-        return sum(piece.total_j for piece in self._pieces)
+    def write(self) -> Energy:
+        """Keep and return the energy so far, that of earlier runs too."""
+        spent = self._window.so_far()
+        if self._earlier is not None:
+            spent += self._earlier
+        # On a full disk the build itself fails, and says so.
+        with suppress(OSError):
+            fresh = self._path.with_suffix(".tmp")
+            fresh.write_text(json.dumps(spent.to_json()), "utf-8")
+            fresh.replace(self._path)
+        return spent
 
     def close(self) -> Energy:
-        """End the last piece and return the sum of all, those of earlier runs too."""
+        """End the build's window, and write once more."""
         self._stack.close()
-        self._pieces.append(self._window.energy)
-        # On a full disk the build itself fails, and says so.
-        with suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(self._window.energy.to_json()) + "\n")
-        return functools.reduce(operator.add, self._pieces)
-
-
-def _read_pieces(path: Path) -> list[Energy]:
-    pieces: list[Energy] = []
-    with suppress(OSError, ValueError):  # none yet, or the last line was cut short
-        for line in path.read_text("utf-8").splitlines():
-            pieces.append(Energy.from_json(json.loads(line)))
-    return pieces
+        return self.write()

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,19 +16,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from joulecache.pipelines.cli.options import (
+    AsJson,
+    ChainText,
+    Country,
+    Emissions,
+    Labels,
+    Limit,
+    OpsModule,
+    Provider,
+    Pue,
+    Seed,
+    Source,
+    Watts,
+    make_meter,
+)
 from joulecache.pipelines.cli.terminal import (
     no_greetings,
     print_compression,
+    print_flags,
     print_json,
     print_manifest,
     print_ops,
     progress,
     say,
+    say_energy,
 )
 
 if TYPE_CHECKING:
     from joulecache.pipelines.build import BuildProgress
-    from joulecache.pipelines.meter import Meter
     from joulecache.transforms import Op
 
 app = typer.Typer(
@@ -39,6 +56,7 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_NOT_RUN = 127  # as shells say it
 
 # Older typer raises click's errors, newer its own copies: this is the base of whichever it is.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -65,31 +83,6 @@ class Quantization(StrEnum):
     int8 = "int8"
     float16 = "float16"
     dynamic = "dynamic"
-
-
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; synthetic:N; tfds:NAME."
-    ),
-]
-ChainText = Annotated[
-    str, typer.Option("--chain", help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
-]
-Limit = Annotated[int | None, typer.Option(help="Take at most so many records.", min=1)]
-Labels = Annotated[
-    Path | None,
-    typer.Option(
-        "--labels", help="A CSV file with a header line, of the images' names and classes.", metavar="FILE.csv"
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
-Country = Annotated[str | None, typer.Option(help="ISO code of the grid, like FRA: gives grams of CO2.")]
-Provider = Annotated[str, typer.Option(help="Whose coefficients: generic, aws, gcp or azure.")]
-OpsModule = Annotated[
-    str | None, typer.Option("--ops", help="A module with ops of your own, importable from here.", metavar="MODULE")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @app.command(
@@ -122,6 +115,9 @@ def precompute(
     replace: Annotated[bool, typer.Option("--replace", help="Swap a cache of another chain.")] = False,
     country: Country = None,
     provider: Provider = "generic",
+    watts: Watts = None,
+    pue: Pue = 1.0,
+    emissions: Emissions = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Beam has to say.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +149,7 @@ def precompute(
             replace=replace,
             rehash=rehash,
             beam_options=beam_options or (),
-            meter=_meter(country, provider),
+            meter=make_meter(country, provider, watts, pue, emissions),
             progress=lambda now: tell("records", now.done, now.records, _detail(now)),
         )
     if as_json:
@@ -272,10 +268,13 @@ def train(
     ops: OpsModule = None,
     country: Country = None,
     provider: Provider = "generic",
+    watts: Watts = None,
+    pue: Pue = 1.0,
+    emissions: Emissions = None,
     as_json: AsJson = False,
 ) -> None:
     """Train on a cache, prune and quantize on request, and measure all of it."""
-    meter, own = _meter(country, provider), _own_ops(ops)
+    meter, own = make_meter(country, provider, watts, pue, emissions), _own_ops(ops)
     with no_greetings():
         from joulecache.pipelines.training import train as train_on
 
@@ -300,6 +299,7 @@ def train(
     run = trained.training
     held_out = "not measured" if run.val_accuracy is None else f"{run.val_accuracy:.1%}"
     Console().print(f"{trained.path}: accuracy {run.accuracy:.1%}, held out {held_out}; training took {run.energy}")
+    print_flags("training", run.energy)
     print_compression(compression)
 
 
@@ -316,10 +316,13 @@ def compress(
     ops: OpsModule = None,
     country: Country = None,
     provider: Provider = "generic",
+    watts: Watts = None,
+    pue: Pue = 1.0,
+    emissions: Emissions = None,
     as_json: AsJson = False,
 ) -> None:
     """Prune and quantize a Keras model, and measure every form of it."""
-    meter, own = _meter(country, provider), _own_ops(ops)
+    meter, own = make_meter(country, provider, watts, pue, emissions), _own_ops(ops)
     with no_greetings():
         from joulecache.pipelines.compression import compress as compress_model
 
@@ -361,10 +364,13 @@ def audit(
     seed: Seed = 0,
     country: Country = None,
     provider: Provider = "generic",
+    watts: Watts = None,
+    pue: Pue = 1.0,
+    emissions: Emissions = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether caching pays: four ways to feed the same images, in joules, with the build charged."""
-    meter = _meter(country, provider)
+    meter = make_meter(country, provider, watts, pue, emissions)
     with no_greetings():
         from joulecache.pipelines.auditing import audit as run_audit
     from joulecache.pipelines.report import print_verdict, write_report
@@ -396,6 +402,46 @@ def audit(
     console = Console()
     print_verdict(body, console)
     console.print(f"Report: {files.html}", soft_wrap=True)
+
+
+@app.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog="Example: joulecache run --country FRA -- python train.py",
+)
+def run(
+    command: Annotated[list[str], typer.Argument(help="A command with its arguments.")],
+    cross_check: Annotated[
+        bool, typer.Option("--cross-check", help="Run CodeCarbon's tracker beside our meter.", rich_help_panel="Energy")
+    ] = False,
+    country: Country = None,
+    provider: Provider = "generic",
+    watts: Watts = None,
+    pue: Pue = 1.0,
+    emissions: Emissions = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON on stdout; what the command prints goes to stderr.")
+    ] = False,
+) -> None:
+    """Measure what a command takes, its whole process tree; its exit code becomes ours."""
+    from joulecache.pipelines.cli.running import run_metered
+    from joulecache.pipelines.meter.carbon import cross_checked
+
+    meter = make_meter(country, provider, watts, pue, emissions)
+    with cross_checked(country, pue) if cross_check else nullcontext() as theirs:
+        try:
+            code, energy = run_metered(command, meter, sys.stderr if as_json else None)
+        except OSError as error:
+            raise typer.Exit(_fail(f"cannot run {command[0]!r}: {error.strerror}", _NOT_RUN)) from error
+    other = theirs and theirs.result
+    if as_json:
+        body = {"command": command, "exit_code": code, "energy": energy.to_json(), "passport": meter.passport()}
+        print_json(body | {"cross_check": other and dataclasses.asdict(other)})
+    else:
+        say_energy(energy, meter.notes)
+        if other:
+            ratio = f"ours is {energy.total_j / other.energy_j:.2f} times that" if other.energy_j else "no ratio"
+            say(f"CodeCarbon: {other.energy_j:.4g} J ({other.method}); {ratio}")
+    raise typer.Exit(code)
 
 
 def main() -> None:
@@ -444,9 +490,3 @@ def _own_ops(module: str | None) -> dict[str, type[Op]] | None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _meter(country: str | None, provider: str) -> Meter:
-    from joulecache.pipelines.meter import Meter
-
-    return Meter(country=country, provider=provider)

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from joulecache.pipelines.manifest import Manifest
+    from joulecache.pipelines.meter import Energy
 
 
 class Tell(Protocol):
@@ -108,6 +109,34 @@ def print_manifest(cache: Path, manifest: Manifest) -> None:
 
         energy = Energy.from_json(manifest.energy["energy"])
         console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
+        print_flags("the build", energy)
+
+
+def print_flags(what: str, energy: Energy) -> None:
+    """Print what makes an energy doubtful."""
+    for flag in energy.flags:
+        Console().print(f"{what} is flagged by the meter: {flag}", markup=False, soft_wrap=True)
+
+
+def say_energy(energy: Energy, notes: Sequence[str]) -> None:
+    """Say all that a meter saw of one window, one line for each kind of figure."""
+    say(f"energy: {energy}")
+    for name, part in {"active": energy.active, **energy.components}.items():
+        bounds = "" if part is None else f" ({part.low_j:.3g} to {part.high_j:.3g}), {part.method}, {part.scope}"
+        say(f"  {name}: {'not measured' if part is None else f'{part.value_j:.3g} J'}{bounds}")
+    say(f"CO2: {'not measured: give --country' if energy.carbon_g is None else f'{energy.carbon_g:.3g} g'}")
+    peak, read, written = (
+        "not measured" if value is None else f"{value / 1e6:,.1f} MB"
+        for value in (energy.peak_rss_bytes, energy.read_bytes, energy.written_bytes)
+    )
+    say(
+        f"time: {energy.duration_s:.2f} s, {energy.cpu_s:.2f} CPU-seconds; memory: {peak}; read: {read}; written: {written}"
+    )
+    shares = ((name.replace("_", " "), share) for name, share in energy.contamination_shares.items())
+    beside = ", ".join(f"{name} {'not measured' if share is None else f'{share:.1%}'}" for name, share in shares)
+    say(f"beside it on the machine: {beside}")
+    for line in (*(f"flagged: {flag}" for flag in energy.flags), *(f"note: {note}" for note in notes)):
+        say(line)
 
 
 def print_compression(compression: Mapping[str, Any] | None) -> None:

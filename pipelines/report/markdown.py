@@ -38,6 +38,7 @@ def to_markdown(page: Page) -> str:
     for place, said in enumerate(page.headline):
         before = "" if place == 0 else "Against the strongest alternative. "
         lines += [f"{before}**{escape(said.claim)}** {escape(said.detail)} {_tags(said)}", ""]
+    lines += [f"**Flagged by the meter.** {escape(doubt)}\n" for doubt in page.doubts]
     for tile in page.tiles:
         lines.append(f"- {escape(tile.label)}: **{_cell(tile.figure)}** {escape(tile.detail)}")
     lines += ["", f"Source {code(page.source)}, chain {code(page.chain)}. {escape(page.facts)}", ""]

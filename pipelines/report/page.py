@@ -50,6 +50,7 @@ class Page:
     chain: str
     facts: str
     headline: tuple[Statement, ...]
+    doubts: tuple[str, ...]
     tiles: tuple[Tile, ...]
     workloads: tuple[WorkloadPart, ...]
     compression: CompressionPart | None
@@ -70,6 +71,7 @@ def make_page(raw: Body) -> Page:
         chain=body["chain"],
         facts=_facts(body),
         headline=verdict.headline(body),
+        doubts=verdict.doubts(body),
         tiles=_tiles(body, active),
         workloads=tuple(_workload(result, body, active, total) for result in body["workloads"]),
         compression=None if body["compression"] is None else _compression(body["compression"]),
@@ -141,6 +143,7 @@ def _workload(result: Body, body: Body, active: str, total: str) -> WorkloadPart
         tables.arms(result, active),
         tables.comparisons(result, body["horizon_epochs"]),
         tables.more(result, total, body["provenance"]["meter"]["country"]),
+        tables.beside(result),
     )
     return WorkloadPart(verdict.title_of(result["workload"]), lead, verdict.statements(result, body), said, result)
 

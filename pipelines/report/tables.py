@@ -150,6 +150,36 @@ def more(result: Body, tag: str, country: str | None) -> Table:
     return _table("More of the same runs", columns, rows)
 
 
+def beside(result: Body) -> Table:
+    """Return what else the machine did during the runs of each arm."""
+
+    def share(value: float | None) -> str:
+        return figures.NOT_MEASURED if value is None else figures.share(value)
+
+    shares = {
+        "Other processes": "others",
+        "Taken by the hypervisor": "steal",
+        "Waiting for a processor": "cpu_stall",
+        "Waiting for memory": "memory_stall",
+        "Waiting for a disk": "io_stall",
+    }
+    rows = [
+        (
+            arm["name"],
+            *(share(arm["contamination"][name]) for name in shares.values()),
+            f"{figures.count(arm['flagged_runs'])} of {figures.count(arm['runs'])}",
+            ", ".join(arm["flags"]) or "none",
+        )
+        for arm in result["arms"]
+    ]
+    remark = (
+        "The first two are shares of the time of all processors, the others of the time in which at least one task on the machine "
+        "waited (Linux pressure): threads and reads of the arm itself count there too."
+    )
+    columns = (".Arm", *shares, "Flagged runs", ".Flags of all together")
+    return _table("What else the machine did", columns, rows, remark)
+
+
 def _carbon(value_g: float | None, country: str | None) -> str:
     return NO_COUNTRY if value_g is None and country is None else figures.grams(value_g)
 
@@ -229,7 +259,8 @@ def coefficients(meter: Body) -> Table:
         (name, *(_coefficient(row.get(end)) for end in ("low", "central", "high")), row["source"])
         for name, row in meter["coefficients"].items()
     ]
-    remark = f"Model: {meter['formula']}. Coefficients version {meter['coefficients_version']}, provider {meter['provider']}."
+    whose = "watts given by the user" if meter["provider"] is None else f"provider {meter['provider']}"
+    remark = f"Model: {meter['formula']}. Coefficients version {meter['coefficients_version']}, {whose}."
     return _table("Coefficients", (".Name", "Low", "Central", "High", ".Source"), rows, remark)
 
 
@@ -292,6 +323,7 @@ def machine(provenance: Body) -> Table:
         carbon = f"{meter['country']}, {figures.number(meter['carbon_g_per_kwh'])} g per kWh ({meter['carbon_source']})"
     rows: list[tuple[str, str]] = [
         ("Processor", meter["cpu"] or "unknown"),
+        ("Its thermal design power", "unknown to CodeCarbon" if meter["tdp_w"] is None else f"{meter['tdp_w']:g} W"),
         ("vCPUs", f"{meter['vcpus']:g}"),
         ("Memory", f"{figures.number(meter['memory_gb'])} GiB"),
         (
@@ -302,6 +334,7 @@ def machine(provenance: Body) -> Table:
         ("System", provenance["platform"]),
         ("Meter", meter["method"]),
         ("RAPL counters", ", ".join(meter["rapl"]) or "none"),
+        ("GPUs", ", ".join(meter["gpus"]) or "none"),
         ("PUE", f"{meter['pue']:g}"),
         ("Carbon", carbon),
         ("Python", provenance["python"]),

@@ -25,6 +25,8 @@ def print_verdict(body: Body, console: Console) -> None:
         _print(console, said.claim, f"bold {_STYLES.get(said.finding, '')}".strip())
         _print(console, f"{said.detail} Joules: {said.tag}.")
         console.print()
+    for doubt in verdict.doubts(shown):
+        _print(console, f"Flagged by the meter: {doubt}", "yellow")
     for result in shown["workloads"]:
         console.print(_arms(result, tag))
         for compared in result["comparisons"]:

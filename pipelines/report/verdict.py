@@ -88,6 +88,22 @@ def statement(result: Body, comparison: Body, body: Body) -> Statement:
     return Statement(claim, " ".join(filter(None, parts)), found, active_tag(body))
 
 
+def doubts(body: Body) -> tuple[str, ...]:
+    """Say which figures the meter flagged, and why."""
+    said = []
+    for result in body["workloads"]:
+        for arm in result["arms"]:
+            if arm["flagged_runs"]:
+                whole = f"; all together: {', '.join(arm['flags'])}" if arm["flags"] else ", all together are not"
+                runs = f"{arm['flagged_runs']} of {arm['runs']} runs are flagged"
+                said.append(f"{title_of(result['workload'])}, {arm['name']}: {runs}{whole}.")
+    parts = {"The build of the cache": body["build"]["energy"]}
+    if body["compression"] is not None:
+        parts |= {variant["name"]: variant["energy_per_image"] for variant in body["compression"]["variants"]}
+    said += [f"{name}: {', '.join(energy['flags'])}." for name, energy in parts.items() if energy["flags"]]
+    return tuple(said)
+
+
 def _paid_back(comparison: Body) -> str:
     text = f"the build is {paid_back(comparison)}."
     if comparison["finding"] in ("saves", "costs"):

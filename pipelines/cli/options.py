@@ -1,0 +1,69 @@
+"""Arguments and options that several subcommands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.meter import Meter
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; synthetic:N; tfds:NAME."
+    ),
+]
+ChainText = Annotated[
+    str, typer.Option("--chain", help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
+]
+Limit = Annotated[int | None, typer.Option(help="Take at most so many records.", min=1)]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", help="A CSV file with a header line, of the images' names and classes.", metavar="FILE.csv"
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
+OpsModule = Annotated[
+    str | None, typer.Option("--ops", help="A module with ops of your own, importable from here.", metavar="MODULE")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+_ENERGY = "Energy"
+Country = Annotated[
+    str | None, typer.Option(help="ISO code of the grid, like FRA: gives grams of CO2.", rich_help_panel=_ENERGY)
+]
+Provider = Annotated[str, typer.Option(help="Whose coefficients: generic, aws, gcp or azure.", rich_help_panel=_ENERGY)]
+Watts = Annotated[
+    str | None,
+    typer.Option(
+        help="Watts of this machine, idle and with all processors busy, in place of counters and coefficients.",
+        metavar="IDLE:FULL",
+        rich_help_panel=_ENERGY,
+    ),
+]
+Pue = Annotated[
+    float, typer.Option(help="Power usage effectiveness of the building, times every joule.", rich_help_panel=_ENERGY)
+]
+Emissions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Add rows in CodeCarbon's format to emissions.csv in this folder.", metavar="DIR", rich_help_panel=_ENERGY
+    ),
+]
+
+
+def make_meter(country: str | None, provider: str, watts: str | None, pue: float, emissions: Path | None) -> Meter:
+    """Return the meter that the options ask for; ValueError for what it cannot be."""
+    from joulecache.pipelines.meter import Meter
+
+    idle_w = full_w = None
+    if watts is not None:
+        try:
+            idle_w, full_w = (float(word) for word in watts.split(":"))
+        except ValueError:
+            raise ValueError(f"--watts is {watts!r}: give two numbers, IDLE:FULL, like 12:65") from None
+    return Meter(country=country, provider=provider, pue=pue, idle_w=idle_w, full_w=full_w, emissions=emissions)

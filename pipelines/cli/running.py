@@ -1,0 +1,52 @@
+"""Run any command, with its whole process tree in a window."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.meter import Energy, Meter
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+
+
+def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = None) -> tuple[int, Energy]:
+    """Run a command to its end and return its exit code and energy; 128 + N where signal N ended it, as shells say.
+
+    Ctrl-C reaches the command as it would without us, and SIGTERM and SIGHUP are passed on: what was used until then is measured.
+    Processes that outlive their parents are adopted, so that theirs counts as long as the command itself runs. `stdout` is
+    where its output goes instead of our own. Raises OSError for a command that cannot be started.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    with meter.window(Path(command[0]).name) as window:
+        child: list[subprocess.Popen[bytes]] = []
+        with _signals(child):
+            child.append(subprocess.Popen(command, stdout=stdout))
+            code = child[0].wait()
+    return code if code >= 0 else 128 - code, window.energy
+
+
+@contextmanager
+def _signals(child: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Leave Ctrl-C to the child, and pass on what asks to end."""
+
+    def pass_on(number: int, frame: object) -> None:
+        for process in child:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    # functions, not SIG_IGN: a command inherits what is ignored, and handlers are reset for it
+    handlers = {signal.SIGINT: lambda number, frame: None, **dict.fromkeys(_PASSED_ON, pass_on)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

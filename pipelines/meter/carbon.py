@@ -1,0 +1,255 @@
+"""All that comes from CodeCarbon: grams of CO2, what it knows of the processor, its file format, its tracker beside ours.
+
+Importing it brings pandas (0.5 s), so every function imports what it needs. Nothing here sends anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import functools
+import logging
+import os
+import platform
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from joulecache.pipelines.meter.energy import Component, Energy
+
+_J_PER_KWH = 3.6e6
+_SOME_COUNTRY = "FRA"  # CodeCarbon's tracker needs one, even where its grams are not wanted
+_EVERY_S = 1.0  # between two looks of that tracker
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep CodeCarbon's log to itself, and leave its level as it was."""
+    logger = logging.getLogger("codecarbon")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def grid_intensity(country: object) -> tuple[str | None, float | None]:
+    """Return a country's ISO code and grams of CO2 per kWh, from CodeCarbon's offline table.
+
+    None gives (None, None). Raises ValueError, naming close ones, for a country that the table does not have.
+    """
+    if country is None:
+        return None, None
+    if not isinstance(country, str):
+        raise ValueError(f"country is {country!r}: give an ISO 3166 alpha-3 code such as 'FRA', or None")
+    table = _countries()
+    code = country.strip().upper()
+    if code not in table:
+        names = {row["country_name"].upper(): iso for iso, row in table.items()} | {iso: iso for iso in table}
+        close = dict.fromkeys(names[name] for name in difflib.get_close_matches(code, names, n=3))
+        listed = ", ".join(f"{iso} ({table[iso]['country_name']})" for iso in close) or "none"
+        raise ValueError(f"unknown country {country!r}: give an ISO 3166 alpha-3 code; close to it: {listed}")
+    return code, float(table[code]["carbon_intensity"])
+
+
+def _countries() -> dict[str, Any]:
+    from codecarbon.input import DataSource
+
+    return dict(DataSource().get_global_energy_mix_data())
+
+
+@dataclass(frozen=True)
+class CpuHardware:
+    """The processor's name and thermal design power in watts; None: not known."""
+
+    name: str | None
+    tdp_w: float | None
+
+
+@functools.cache
+def cpu_name() -> str | None:
+    """Return the processor's name as Linux has it; None where it has none, as on ARM."""
+    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else None
+
+
+@functools.cache
+def cpu_hardware() -> CpuHardware:
+    """Return the processor's name, and its power where CodeCarbon's table has it.
+
+    CodeCarbon takes 4 W for each thread of a processor that it does not know; that is a guess, and not given on.
+    """
+    from codecarbon.core.cpu import TDP
+
+    class Known(TDP):  # type: ignore[misc]
+        """CodeCarbon's look into its table, without its guess and, where Linux knows the name, its search for that (1.5 s)."""
+
+        def _main(self) -> tuple[str | None, float | None]:
+            from codecarbon.core.util import detect_cpu_model
+
+            name = cpu_name() or detect_cpu_model() or None
+            return name, self._get_cpu_power_from_registry(name) if name else None
+
+    with _quiet():
+        found = Known()
+    return CpuHardware(found.model, None if found.tdp is None else float(found.tdp))
+
+
+class EmissionsFile:
+    """Append windows to the emissions.csv of a folder in CodeCarbon's format, so that its own dashboards read them.
+
+    A row's project is its window's name, its run this object. What was not measured is an empty cell; CodeCarbon's maps need rows
+    with a country. Raises ValueError where the folder is missing. A file of another format is set aside by CodeCarbon, as
+    `emissions.csv.bak`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], country: str | None, pue: float) -> None:
+        if not isinstance(folder, str | os.PathLike) or not Path(folder).is_dir():
+            raise ValueError(f"emissions is {str(folder)!r}: give a folder that exists")
+        self._folder, self._country, self._pue = Path(folder).absolute(), country, pue
+        self._run = str(uuid.uuid4())
+
+    def append(self, name: str, energy: Energy) -> None:
+        """Append a row; OSError where it cannot be written."""
+        from codecarbon.output_methods.file import FileOutput
+
+        row = self._row(name, energy)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # header and rows of several processes
+            with _quiet():
+                FileOutput("emissions.csv", str(self._folder), "append").out(row, None)
+        finally:
+            os.close(folder)
+
+    def _row(self, name: str, energy: Energy) -> Any:
+        from codecarbon.output_methods.emissions_data import EmissionsData
+
+        parts = energy.components
+
+        def kwh(*components: Component | None) -> float | None:
+            known = [part.value_j for part in components if part is not None]
+            return sum(known) / _J_PER_KWH if known else None
+
+        def watts(kilowatt_hours: float | None) -> float | None:
+            unknown = kilowatt_hours is None or not energy.duration_s
+            return None if unknown else (kilowatt_hours or 0.0) * _J_PER_KWH / energy.duration_s
+
+        cpu, gpu, ram = kwh(parts["cpu"], parts["idle"]), kwh(parts["gpu"]), kwh(parts["dram"])
+        emissions_kg = None if energy.carbon_g is None else energy.carbon_g / 1000
+        unknown_rate = emissions_kg is None or not energy.duration_s
+        counted = any(part is not None and "measured:rapl" in part.method for part in parts.values())
+        return EmissionsData(
+            timestamp=datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S"),
+            project_name=name,
+            run_id=self._run,
+            experiment_id="",
+            duration=energy.duration_s,
+            emissions=emissions_kg,
+            emissions_rate=None if unknown_rate else (emissions_kg or 0.0) / energy.duration_s,
+            cpu_power=watts(cpu),
+            gpu_power=watts(gpu),
+            ram_power=watts(ram),
+            cpu_energy=cpu,
+            gpu_energy=gpu,
+            ram_energy=ram,
+            energy_consumed=energy.total_j / _J_PER_KWH,
+            water_consumed=None,
+            country_name=self._country and _countries()[self._country]["country_name"],
+            country_iso_code=self._country,
+            region=None,
+            cloud_provider="",
+            cloud_region="",
+            os=platform.platform(),
+            python_version=platform.python_version(),
+            codecarbon_version=version("codecarbon"),
+            cpu_count=os.cpu_count(),
+            cpu_model=cpu_hardware().name,
+            gpu_count=None,
+            gpu_model=None,
+            longitude=None,
+            latitude=None,
+            ram_total_size=psutil.virtual_memory().total / 2**30,
+            tracking_mode="machine" if counted else "process",
+            cpu_utilization_percent=None,
+            gpu_utilization_percent=None,
+            ram_utilization_percent=None,
+            ram_used_gb=None,
+            on_cloud="N",
+            pue=self._pue,
+            wue=None,
+        )
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """What CodeCarbon's tracker says: joules, with those of each part, and how it came by those of the processor."""
+
+    energy_j: float
+    cpu_j: float
+    gpu_j: float
+    ram_j: float
+    duration_s: float
+    carbon_g: float | None
+    method: str
+
+
+class CrossChecked:
+    """Hold the `result` of a cross-check after its block."""
+
+    result: CrossCheck | None = None
+
+
+@contextmanager
+def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
+    """Run CodeCarbon's offline tracker during a `with` block, beside our own meter.
+
+    It is told to look at the whole machine: its other mode covers one process, without its children. It writes no file and sends
+    nothing, whatever its configuration files say; watts that they force are kept. RuntimeError where it cannot be started.
+    """
+    import codecarbon
+
+    held = CrossChecked()
+    with _quiet():
+        tracker = codecarbon.OfflineEmissionsTracker(
+            country_iso_code=country or _SOME_COUNTRY,
+            measure_power_secs=_EVERY_S,
+            tracking_mode="machine",
+            output_methods=[],
+            output_handlers=[],
+            emissions_endpoint=None,
+            electricitymaps_api_token="",  # none, and no look into the configuration for its old name
+            region=None,
+            cloud_provider=None,
+            cloud_region=None,
+            allow_multiple_runs=True,
+            log_level="critical",
+            pue=pue,
+        )
+        try:
+            tracker.start()
+        except Exception as error:  # its constructor swallows what goes wrong there
+            raise RuntimeError(f"CodeCarbon's tracker cannot be started: {type(error).__name__}: {error}") from error
+        try:
+            yield held
+        finally:
+            tracker.stop()
+    seen = tracker.final_emissions_data
+    held.result = CrossCheck(
+        energy_j=seen.energy_consumed * _J_PER_KWH,
+        cpu_j=seen.cpu_energy * _J_PER_KWH,
+        gpu_j=seen.gpu_energy * _J_PER_KWH,
+        ram_j=seen.ram_energy * _J_PER_KWH,
+        duration_s=seen.duration,
+        carbon_g=None if country is None else seen.emissions * 1000,
+        # it says nowhere else whether it read a counter, or took a load times a guessed power
+        method=f"codecarbon {version('codecarbon')}: {', '.join(part.description() for part in tracker._hardware)}",
+    )

@@ -1,0 +1,250 @@
+"""What is taken from CodeCarbon, with CodeCarbon itself: its tables, its file format, its tracker."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from codecarbon import OfflineEmissionsTracker
+from codecarbon.output import OutputMethod
+from codecarbon.output_methods.emissions_data import EmissionsData
+
+from joulecache.pipelines.meter import COMPONENTS, Component, Energy, carbon
+from joulecache.pipelines.meter.carbon import EmissionsFile, cpu_hardware, cross_checked, grid_intensity
+
+COLUMNS = list(EmissionsData.__dataclass_fields__)
+
+
+def part(value_j: float, method: str = "modelled:cpu-seconds@1") -> Component:
+    return Component(value_j, value_j, value_j, method, "a table", "process tree", "1 us")
+
+
+def energy(duration_s: float = 2.0, carbon_g: float | None = 3.0, **parts: Component) -> Energy:
+    return Energy(
+        components={
+            **dict.fromkeys(COMPONENTS),
+            **(parts or {"cpu": part(36.0), "idle": part(18.0), "dram": part(7.2)}),
+        },
+        active=part(0.0),
+        duration_s=duration_s,
+        cpu_s=1.0,
+        read_bytes=None,
+        written_bytes=None,
+        peak_rss_bytes=None,
+        carbon_g=carbon_g,
+    )
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **environment}
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+
+
+# ---- tables ----
+
+
+def test_countries_are_codecarbons() -> None:
+    assert grid_intensity(None) == (None, None)
+    code, intensity = grid_intensity(" fra")
+    assert code == "FRA"
+    assert intensity is not None
+    assert 0 < intensity < 200
+
+
+@pytest.mark.parametrize(
+    ("model", "tdp_w"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8480+", 350.0),
+        ("AMD EPYC 7763 64-Core Processor", 280.0),
+        ("Intel(R) Xeon(R) Processor", None),
+    ],
+)
+def test_power_of_processors_that_codecarbon_knows_and_no_guess(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], model: str, tdp_w: float | None
+) -> None:
+    monkeypatch.setattr(carbon, "cpu_name", lambda: model)
+    cpu_hardware.cache_clear()
+    try:
+        assert (cpu_hardware().name, cpu_hardware().tdp_w) == (model, tdp_w)
+    finally:
+        cpu_hardware.cache_clear()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_codecarbon_looks_where_linux_has_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carbon, "cpu_name", lambda: None)
+    cpu_hardware.cache_clear()
+    try:
+        assert cpu_hardware().name
+    finally:
+        cpu_hardware.cache_clear()
+
+
+# ---- emissions.csv ----
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "emissions.csv", newline="") as file:
+        reader = csv.DictReader(file)
+        assert reader.fieldnames == COLUMNS
+        return list(reader)
+
+
+def test_rows_are_codecarbons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = EmissionsFile(tmp_path, "FRA", 1.5)
+    file.append("train", energy())
+    file.append('a, "b"', energy(carbon_g=1.0, cpu=part(72.0, "measured:rapl"), gpu=part(360.0, "measured:nvml")))
+    first, second = rows_of(tmp_path)
+    assert (first["project_name"], second["project_name"]) == ("train", 'a, "b"')
+    assert first["run_id"] == second["run_id"]
+    assert float(first["cpu_energy"]) == pytest.approx((36.0 + 18.0) / 3.6e6)
+    assert float(first["ram_energy"]) == pytest.approx(7.2 / 3.6e6)
+    assert float(first["energy_consumed"]) == pytest.approx(61.2 / 3.6e6)
+    assert float(first["emissions"]) == pytest.approx(0.003)
+    assert float(first["emissions_rate"]) == pytest.approx(0.0015)
+    assert float(first["cpu_power"]) == pytest.approx(27.0)
+    assert float(first["ram_power"]) == pytest.approx(3.6)
+    assert (first["country_name"], first["country_iso_code"], float(first["pue"])) == ("France", "FRA", 1.5)
+    assert (first["tracking_mode"], second["tracking_mode"]) == ("process", "machine")
+    assert float(second["gpu_energy"]) == pytest.approx(1e-4)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_was_not_measured_is_an_empty_cell(tmp_path: Path) -> None:
+    EmissionsFile(tmp_path, None, 1.0).append("train", energy(carbon_g=None, duration_s=0.0, cpu=part(0.0)))
+    (row,) = rows_of(tmp_path)
+    empty = (
+        "emissions",
+        "emissions_rate",
+        "gpu_energy",
+        "gpu_power",
+        "ram_energy",
+        "cpu_power",
+        "country_name",
+        "water_consumed",
+    )
+    assert [row[name] for name in empty] == [""] * len(empty)
+    assert float(row["cpu_energy"]) == 0.0  # measured, and nothing
+
+
+def test_rows_stand_beside_those_of_codecarbons_own_tracker(tmp_path: Path) -> None:
+    for turn in range(2):  # whichever comes first
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        if turn:
+            EmissionsFile(folder, "FRA", 1.0).append("ours", energy())
+        tracker = OfflineEmissionsTracker(
+            project_name="theirs",
+            country_iso_code="FRA",
+            output_dir=str(folder),
+            output_methods=[OutputMethod.CSV],
+            log_level="critical",
+        )
+        tracker.start()
+        tracker.stop()
+        if not turn:
+            EmissionsFile(folder, "FRA", 1.0).append("ours", energy())
+        table = pd.read_csv(folder / "emissions.csv")
+        assert sorted(path.name for path in folder.iterdir()) == ["emissions.csv"]  # none was set aside
+        assert sorted(table.project_name) == ["ours", "theirs"]
+        assert table.energy_consumed.sum() > 61.2 / 3.6e6
+        by_project = table.set_index("project_name")
+        assert by_project.country_iso_code["ours"] == by_project.country_iso_code["theirs"]
+        assert set(by_project.dtypes[by_project.dtypes == "float64"].index) >= {
+            "duration",
+            "emissions",
+            "energy_consumed",
+        }
+
+
+def test_many_processes_write_whole_rows(tmp_path: Path) -> None:
+    code = (
+        "import sys; from joulecache.pipelines.meter.carbon import EmissionsFile\n"
+        "from joulecache.pipelines.meter.energy import Component, Energy, COMPONENTS\n"
+        "cpu = Component(36.0, 1.0, 99.0, 'user', 'given', 'machine', '1 us')\n"
+        "energy = Energy(components={**dict.fromkeys(COMPONENTS), 'cpu': cpu}, active=cpu, duration_s=1.0, cpu_s=1.0,\n"
+        "    read_bytes=None, written_bytes=None, peak_rss_bytes=None, carbon_g=None)\n"
+        "file = EmissionsFile(sys.argv[1], None, 1.0)\n"
+        "for _ in range(25): file.append('window', energy)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=env) for _ in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0] * 3
+    rows = rows_of(tmp_path)
+    assert len(rows) == 75
+    assert len({row["run_id"] for row in rows}) == 3
+    assert {float(row["energy_consumed"]) for row in rows} == {1e-5}
+
+
+@pytest.mark.parametrize("folder", ["/no/such/folder", __file__, 3])
+def test_a_missing_folder_is_refused(folder: Any) -> None:
+    with pytest.raises(ValueError, match=r"emissions is .* give a folder that exists"):
+        EmissionsFile(folder, None, 1.0)
+
+
+# ---- its tracker beside ours ----
+
+CHECKED = """
+import dataclasses, json, sys
+def refuse(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.sendmsg"):
+        raise SystemExit(f"{event} {args}")
+sys.addaudithook(refuse)
+from joulecache.pipelines.meter.carbon import cross_checked
+import time
+with cross_checked(COUNTRY, 1.0) as theirs:
+    assert theirs.result is None
+    while time.process_time() < SECONDS:
+        pass
+print(json.dumps(dataclasses.asdict(theirs.result)))
+"""
+
+
+def test_a_cross_check_measures_and_sends_nothing_whatever_is_configured(tmp_path: Path) -> None:
+    (tmp_path / ".codecarbon.config").write_text(
+        "[codecarbon]\nemissions_endpoint = http://127.0.0.1:9/\noutput_methods = csv,api,logger\nco2_signal_api_token = x\n"
+        "output_dir = .\nlog_level = debug\nsave_to_file = true\n"
+    )
+    code = f"import os; os.chdir({str(tmp_path)!r})\n" + CHECKED.replace("COUNTRY", "'FRA'").replace("SECONDS", "4.0")
+    done = python(code, CODECARBON_API_ENDPOINT="http://127.0.0.1:9/")
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = json.loads(done.stdout)
+    assert seen["energy_j"] == pytest.approx(seen["cpu_j"] + seen["gpu_j"] + seen["ram_j"])
+    assert seen["cpu_j"] > 0
+    assert seen["carbon_g"] > 0
+    assert seen["duration_s"] > 0.5
+    assert "codecarbon 3" in seen["method"]
+    assert "CPU(" in seen["method"]
+    assert [path.name for path in tmp_path.iterdir()] == [".codecarbon.config"]
+
+
+def test_a_cross_check_without_a_country_has_no_grams() -> None:
+    level = logging.getLogger("codecarbon").disabled
+    with cross_checked(None, 1.0) as theirs:
+        math.factorial(1000)
+    assert theirs.result is not None
+    assert theirs.result.energy_j >= 0
+    assert theirs.result.carbon_g is None
+    assert logging.getLogger("codecarbon").disabled == level
+
+
+def test_a_tracker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        raise OSError("no such thing")
+
+    monkeypatch.setattr(OfflineEmissionsTracker, "start", fail)
+    with (
+        pytest.raises(RuntimeError, match="CodeCarbon's tracker cannot be started: OSError: no such thing"),
+        cross_checked(None, 1.0),
+    ):
+        pass

@@ -1,0 +1,273 @@
+"""Energy and its parts: sums, shares, bounds and JSON against brute force."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from joulecache.pipelines.meter import COMPONENTS, Component, Contamination, Energy
+
+relaxed = settings(deadline=None)  # others may share the machine
+MODEL = "modelled:cpu-seconds@1"
+
+
+joules = st.floats(0, 1e12)
+texts = st.sampled_from(["x", "y", "x; y", "z"])
+methods = st.sampled_from(["measured:rapl", "measured:nvml", MODEL, "user"])
+maybe = st.none() | st.integers(0, 10**12) | joules
+
+
+@st.composite
+def components(draw: st.DrawFn) -> Component:
+    low, value, high = sorted(draw(st.tuples(joules, joules, joules)))
+    return Component(value, low, high, draw(methods), draw(texts), draw(texts), draw(texts))
+
+
+seconds = st.floats(0, 1e9)
+
+
+@st.composite
+def contaminations(draw: st.DrawFn) -> Contamination:
+    known = {name: draw(st.none() | seconds) for name in ("machine_cpu_s", "steal_s", *STALLS)}
+    return Contamination(capacity_s=draw(seconds), resolution_s=draw(seconds), **known)
+
+
+STALLS = ("cpu_stall_s", "memory_stall_s", "io_stall_s")
+
+
+@st.composite
+def energies(draw: st.DrawFn) -> Energy:
+    parts: dict[str, Component | None] = {name: draw(st.none() | components()) for name in COMPONENTS}
+    parts["cpu"] = parts["cpu"] or (draw(components()) if not any(parts.values()) else None)
+    active = next(part for part in parts.values() if part is not None)
+    rest: dict[str, Any] = {
+        name: draw(maybe) for name in ("read_bytes", "written_bytes", "peak_rss_bytes", "carbon_g", "update_s")
+    }
+    rest["contamination"] = draw(st.none() | contaminations())
+    return Energy(components=parts, active=active, duration_s=draw(joules), cpu_s=draw(joules), **rest)
+
+
+def close(left: float, right: float) -> bool:
+    return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-300)
+
+
+@relaxed
+@given(energies(), energies())
+def test_sum_adds_every_figure(a: Energy, b: Energy) -> None:
+    total = a + b
+    for name in ("total_j", "low_j", "high_j", "active_j", "active_low_j", "active_high_j", "duration_s", "cpu_s"):
+        assert close(getattr(total, name), getattr(a, name) + getattr(b, name))
+    for name in ("read_bytes", "written_bytes", "carbon_g", "update_s", "contamination"):
+        left, right = getattr(a, name), getattr(b, name)
+        known = left is not None and right is not None
+        assert getattr(total, name) == (left + right if known else None)
+    peaks = (a.peak_rss_bytes, b.peak_rss_bytes)
+    assert total.peak_rss_bytes == (None if None in peaks else max(peak for peak in peaks if peak is not None))
+    assert total == b + a
+    assert total.low_j <= total.total_j <= total.high_j
+
+
+@relaxed
+@given(energies(), energies())
+def test_sum_with_a_modelled_part_is_modelled_and_partial_components_say_so(a: Energy, b: Energy) -> None:
+    total = a + b
+    assert set(total.method.split("+")) == set(a.method.split("+")) | set(b.method.split("+"))
+    assert total.method.startswith("modelled") == ("modelled" in a.method or "modelled" in b.method)
+    for name in COMPONENTS:
+        left, right, part = a.components[name], b.components[name], total.components[name]
+        assert (part is None) == (left is None and right is None)
+        if part is not None:
+            assert ("only part measured" in part.source) == (left is None or right is None)
+    assert len((total + total).method) == len(total.method)
+
+
+@relaxed
+@given(energies(), st.integers(1, 10**6))
+def test_division_divides_all_but_the_peak(a: Energy, n: int) -> None:
+    each = a / n
+    for name in ("total_j", "low_j", "high_j", "active_j", "active_high_j", "duration_s", "cpu_s"):
+        assert close(getattr(each, name) * n, getattr(a, name))
+    for name in ("read_bytes", "written_bytes", "carbon_g"):
+        value = getattr(a, name)
+        assert getattr(each, name) == (None if value is None else value / n)
+    assert each.peak_rss_bytes == a.peak_rss_bytes
+    assert each.method == a.method
+
+
+@relaxed
+@given(energies())
+def test_json_round_trips_to_the_last_bit(a: Energy) -> None:
+    assert Energy.from_json(json.loads(json.dumps(a.to_json(), allow_nan=False))) == a
+
+
+def component(value_j: float = 12.3, low_j: float = 8.1, high_j: float = 20.2, method: str = MODEL) -> Component:
+    return Component(value_j, low_j, high_j, method, "a table", "process tree", "1 us")
+
+
+def energy(part: Component | None = None, **changes: Any) -> Energy:
+    part = part or component()
+    figures: dict[str, Any] = {
+        "components": {"cpu": part, "dram": None, "gpu": None, "idle": None},
+        "active": part,
+        "duration_s": 2.0,
+        "cpu_s": 1.0,
+        "read_bytes": 10,
+        "written_bytes": None,
+        "peak_rss_bytes": 5,
+        "carbon_g": None,
+    }
+    return Energy(**figures | changes)
+
+
+def test_energy_prints_value_bounds_and_method() -> None:
+    assert str(energy()) == "12.3 J (8.1 to 20.2, modelled:cpu-seconds@1)"
+    assert str(energy(component(1234.5, 0, 2000))) == "1234.5 J (0.0 to 2000.0, modelled:cpu-seconds@1)"
+    small = component(0.00123, 0.001, 0.002, "measured:rapl")
+    assert str(energy(small)) == "0.00123 J (0.00100 to 0.00200, measured:rapl)"
+    assert str(energy(component(0, 0, 0))) == "0.0 J (0.0 to 0.0, modelled:cpu-seconds@1)"
+
+
+@pytest.mark.parametrize("count", [0, -3, True, 2.0, "2", None])
+def test_division_refuses_what_is_not_a_count(count: Any) -> None:
+    with pytest.raises(ValueError, match="whole count of at least 1"):
+        energy() / count
+    with pytest.raises(ValueError, match="whole count of at least 1"):
+        component() / count
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"low_j": 13.0}, "low_j <= value_j"),
+        ({"high_j": 12.0}, "low_j <= value_j"),
+        ({"low_j": -1.0}, "low_j is -1"),
+        ({"value_j": math.nan}, "value_j is nan"),
+        ({"high_j": math.inf}, "high_j is inf"),
+        ({"high_j": 10**400}, "high_j is 1000"),
+        ({"value_j": True}, "value_j is True"),
+        ({"value_j": "12"}, "value_j is '12'"),
+        ({"method": "guessed"}, "allowed are measured:rapl"),
+        ({"method": "measured:rapl+guessed"}, "allowed are measured:rapl"),
+        ({"source": ""}, "source is ''"),
+        ({"scope": None}, "scope is None"),
+    ],
+)
+def test_component_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(component(), **changes)
+
+
+NOTHING: dict[str, None] = dict.fromkeys(COMPONENTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"components": NOTHING}, "components are all None"),
+        ({"components": {"cpu": component()}}, "exactly the keys"),
+        ({"duration_s": None}, "duration_s is None"),
+        ({"cpu_s": -1.0}, "cpu_s is -1"),
+        ({"carbon_g": math.nan}, "carbon_g is nan"),
+        ({"peak_rss_bytes": "5"}, "peak_rss_bytes is '5'"),
+        ({"active": component(99, 99, 99)}, "give a part of the total"),
+    ],
+)
+def test_energy_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        energy(**changes)
+
+
+def spoil(**changes: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda obj: obj | changes
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "message"),
+    [
+        (spoil(total_j=99.0), "total_j is 99.0: the components give 12.3"),
+        (spoil(method="measured:rapl"), "method is 'measured:rapl'"),
+        (spoil(watts=1), "exactly the keys"),
+        (lambda obj: {key: obj[key] for key in obj if key != "cpu_s"}, "exactly the keys"),
+        (lambda obj: [obj], "exactly the keys"),
+        (spoil(components=None), "components is None"),
+        (spoil(active=None), "active is None"),
+        (spoil(active={}), "active is"),
+        (lambda obj: obj | {"components": obj["components"] | {"cpu": 3}}, "cpu is 3"),
+        (lambda obj: obj | {"components": obj["components"] | {"cpu": {**obj["active"], "low_j": -1}}}, "low_j"),
+        (spoil(duration_s=True), "duration_s is True"),
+    ],
+)
+def test_from_json_refuses(spoiled: Callable[[dict[str, Any]], object], message: str) -> None:
+    good = json.loads(json.dumps(energy().to_json()))
+    assert Energy.from_json(good) == energy()
+    with pytest.raises(ValueError, match=message):
+        Energy.from_json(spoiled(good))
+
+
+def quiet(**changes: float | None) -> Contamination:
+    figures: dict[str, Any] = {"capacity_s": 4.0, "resolution_s": 0.02, "machine_cpu_s": 1.1, "steal_s": 0.0}
+    return Contamination(**figures | dict.fromkeys(STALLS, 0.0) | changes)
+
+
+@pytest.mark.parametrize(
+    ("contamination", "update_s", "flags"),
+    [
+        (None, None, ()),
+        (quiet(), 0.2, ()),
+        (quiet(), 0.21, ("too short: 9.5 updates of the slowest counter a window, 10 are needed",)),
+        (quiet(machine_cpu_s=1.21), None, ()),  # a twentieth, and what the ticks may hide
+        (quiet(machine_cpu_s=1.6), None, ("other processes used 15% of the processors",)),
+        (quiet(machine_cpu_s=0.9), None, ()),
+        (quiet(machine_cpu_s=None, steal_s=None), None, ()),
+        (quiet(steal_s=0.05), None, ()),
+        (quiet(steal_s=0.5), None, ("the hypervisor took 12% of the processors' time",)),
+        (quiet(memory_stall_s=0.1), None, ("memory was short for 5% of the time",)),
+        (quiet(cpu_stall_s=2.0, io_stall_s=2.0), None, ()),  # a program's own threads and reads do that
+    ],
+)
+def test_flags(contamination: Contamination | None, update_s: float | None, flags: tuple[str, ...]) -> None:
+    seen = energy(contamination=contamination, update_s=update_s)
+    assert seen.flags == flags
+    assert seen.to_json()["flags"] == list(flags)
+    # a share is the same of many windows, and of one image
+    assert (seen + seen).flags == (seen / 1000).flags == (seen / 3 + seen / 3).flags == flags
+
+
+def test_shares_of_what_the_machine_did() -> None:
+    seen = quiet(machine_cpu_s=2.0, steal_s=0.2, cpu_stall_s=1.0, memory_stall_s=None, io_stall_s=0.5)
+    assert energy(contamination=seen).contamination_shares == {
+        "others": 0.25,
+        "steal": 0.05,
+        "cpu_stall": 0.5,
+        "memory_stall": None,
+        "io_stall": 0.25,
+    }
+    assert set(energy().contamination_shares.values()) == {None}
+    nothing = Contamination(
+        **dict.fromkeys(json.loads(json.dumps(energy(contamination=seen).to_json()))["contamination"], 0.0)
+    )
+    assert energy(contamination=nothing, duration_s=0.0).flags == ()
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, True, "1"])
+def test_contamination_refuses_what_is_no_time(value: Any) -> None:
+    with pytest.raises(ValueError, match="steal_s is"):
+        quiet(steal_s=value)
+    with pytest.raises(ValueError, match="capacity_s is"):
+        quiet(capacity_s=value)
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    old = json.loads(json.dumps(energy().to_json()))
+    for name in ("contamination", "update_s", "flags"):
+        del old[name]
+    assert Energy.from_json(old) == energy()
+    # what is worth a flag may change between versions
+    assert Energy.from_json(energy().to_json() | {"flags": ["an old one"]}) == energy()
