@@ -167,23 +167,46 @@ def test_rows_stand_beside_those_of_codecarbons_own_tracker(tmp_path: Path) -> N
         }
 
 
-def test_many_processes_write_whole_rows(tmp_path: Path) -> None:
-    code = (
-        "import sys; from joulecache.pipelines.meter.carbon import EmissionsFile\n"
-        "from joulecache.pipelines.meter.energy import Component, Energy, COMPONENTS\n"
-        "cpu = Component(36.0, 1.0, 99.0, 'user', 'given', 'machine', '1 us')\n"
-        "energy = Energy(components={**dict.fromkeys(COMPONENTS), 'cpu': cpu}, active=cpu, duration_s=1.0, cpu_s=1.0,\n"
-        "    read_bytes=None, written_bytes=None, peak_rss_bytes=None, carbon_g=None)\n"
-        "file = EmissionsFile(sys.argv[1], None, 1.0)\n"
-        "for _ in range(25): file.append('window', energy)\n"
-    )
+WRITER = """
+import sys
+from joulecache.pipelines.meter.carbon import EmissionsFile, cpu_hardware
+from joulecache.pipelines.meter.energy import COMPONENTS, Component, Energy
+cpu = Component(36.0, 1.0, 99.0, "user", "given", "machine", "1 us")
+energy = Energy(
+    components={**dict.fromkeys(COMPONENTS), "cpu": cpu}, active=cpu, duration_s=1.0, cpu_s=1.0, read_bytes=None,
+    written_bytes=None, peak_rss_bytes=None, carbon_g=None,
+)
+EmissionsFile(sys.argv[1], None, 1.0).append("warm", energy)
+print(flush=True)
+for folder in sys.stdin:
+    EmissionsFile(folder.strip(), None, 1.0).append("window", energy)
+    print(flush=True)
+"""
+
+
+def test_processes_that_write_at_once_write_whole_rows_and_one_header(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=env) for _ in range(3)]
-    assert [writer.wait(60) for writer in writers] == [0] * 3
-    rows = rows_of(tmp_path)
-    assert len(rows) == 75
-    assert len({row["run_id"] for row in rows}) == 3
-    assert {float(row["energy_consumed"]) for row in rows} == {1e-5}
+    writers = []
+    for number in range(4):
+        (tmp_path / f"warm {number}").mkdir()
+        command = [sys.executable, "-c", WRITER, str(tmp_path / f"warm {number}")]
+        writers.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    try:
+        pipes = [(writer.stdin, writer.stdout) for writer in writers if writer.stdin and writer.stdout]
+        assert [out.readline() for _, out in pipes] == ["\n"] * 4
+        for turn in range(20):
+            folder = tmp_path / str(turn)
+            folder.mkdir()
+            for given, _ in pipes:
+                print(folder, file=given, flush=True)
+            assert [out.readline() for _, out in pipes] == ["\n"] * 4
+            rows = rows_of(folder)
+            assert len(rows) == len({row["run_id"] for row in rows}) == 4
+            assert {float(row["energy_consumed"]) for row in rows} == {1e-5}
+            assert [path.name for path in folder.iterdir()] == ["emissions.csv"]
+    finally:
+        for writer in writers:
+            writer.communicate(timeout=30)
 
 
 @pytest.mark.parametrize("folder", ["/no/such/folder", __file__, 3])
@@ -229,13 +252,13 @@ def test_a_cross_check_measures_and_sends_nothing_whatever_is_configured(tmp_pat
 
 
 def test_a_cross_check_without_a_country_has_no_grams() -> None:
-    level = logging.getLogger("codecarbon").disabled
+    logging.getLogger("codecarbon").disabled = False
     with cross_checked(None, 1.0) as theirs:
         math.factorial(1000)
     assert theirs.result is not None
     assert theirs.result.energy_j >= 0
     assert theirs.result.carbon_g is None
-    assert logging.getLogger("codecarbon").disabled == level
+    assert not logging.getLogger("codecarbon").disabled
 
 
 def test_a_tracker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

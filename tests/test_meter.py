@@ -228,24 +228,24 @@ def test_cpu_seconds_of_grandchildren_that_a_live_child_has_reaped() -> None:
 
 
 def test_a_child_reaped_while_the_meter_looks_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    child, looks = Burner(), []
+    child, looks = Burner(), 0
     start_s = child.to(0.01)
-    look = process_tree._children
+    look = process_tree._stat
 
-    def reap_meanwhile(pid: int) -> list[int]:
-        found = look(pid)
-        if pid == os.getpid():
-            looks.append(len(found))
-            if len(looks) == 2:  # the closing edge
+    def waited_for_meanwhile(pid: int) -> Any:
+        nonlocal looks
+        if pid == child.popen.pid:
+            looks += 1
+            if looks == 2:  # the closing edge: its seconds are with those of the ended now, which were read before
                 child.end()
-        return found
+        return look(pid)
 
-    monkeypatch.setattr(process_tree, "_children", reap_meanwhile)
+    monkeypatch.setattr(process_tree, "_stat", waited_for_meanwhile)
     with Meter().window("race") as window:
         own_s = time.process_time()
         end_s = child.to(start_s + 0.1)
         own_s = time.process_time() - own_s
-    assert looks == [1, 1]
+    assert looks >= 2
     assert window.energy.cpu_s - own_s == pytest.approx(end_s - start_s, abs=3.5 * TICK_S)
 
 
@@ -262,6 +262,16 @@ def test_forty_short_children_are_not_lost() -> None:
     assert window.energy.cpu_s >= 0.97 * used_s
 
 
+def identity(pid: int) -> tuple[int, int]:
+    return pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def test_a_number_that_another_process_has_by_now_is_not_the_one_that_was_seen() -> None:
+    parent = identity(os.getppid())
+    assert parent in descendants([parent]).living
+    assert os.getppid() not in {pid for pid, _ in descendants([(parent[0], parent[1] + 1)]).living}
+
+
 @pytest.mark.parametrize("listed", [True, False], ids=["kernel lists children", "kernel does not"])
 def test_the_tree_is_found_whatever_its_processes_are_called(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, listed: bool
@@ -275,9 +285,7 @@ def test_the_tree_is_found_whatever_its_processes_are_called(
         while len(found := psutil.Process(shell.pid).children()) < 1:
             time.sleep(0.01)
         seen = descendants().living - before.living
-        assert {pid for pid, _ in seen} == {shell.pid, found[0].pid}
-        # a number that was given to another process since is not the process that was seen
-        assert not descendants([(found[0].pid, 1)]).living - before.living - seen
+        assert seen == {identity(shell.pid), identity(found[0].pid)}
         found[0].kill()
     assert not descendants(seen).living & seen
 
@@ -737,12 +745,20 @@ assert "codecarbon" in sys.modules
         ({"emissions": "/no/such/folder"}, "/no/such/folder"),
         ({"emissions": __file__}, "test_meter.py"),
         ({"record": "/no/such/folder/windows.jsonl"}, "'/no/such/folder' does not"),
-        ({"record": __file__}, "give a new file"),
     ],
 )
 def test_meter_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Meter(**arguments)
+
+
+def test_a_recording_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    for record in (file, tmp_path):
+        with pytest.raises(ValueError, match="give a new file"):
+            Meter(record=record)
+    assert file.read_text() == "mine"
 
 
 def test_passport_names_all_that_shapes_the_figures(tmp_path: Path) -> None:

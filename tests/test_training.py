@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import random
-from collections.abc import Iterator
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,11 @@ from joulecache.pipelines.build import precompute
 from joulecache.pipelines.compression import compress
 from joulecache.pipelines.manifest import CacheError, open_manifest
 from joulecache.pipelines.meter import Meter, Window
-from joulecache.pipelines.models import build_model, compile_model, load_model
+from joulecache.pipelines.models import build_model, compile_model, load_model, run_epochs
 from joulecache.pipelines.training import EnergyCallback, fit, train
 
 ENERGY_KEYS = {"energy_j", "energy_low_j", "energy_high_j", "energy_j_per_1000_images", "cpu_s"}
+TIME_KEYS = {"input_wait_s", "compute_s"}
 
 
 def colours(count: int, seed: int = 0, side: int = 18) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -46,6 +51,10 @@ def small_model(dropout: float = 0.0, seed: int = 0) -> keras.Model:
     return keras.Model(pixels, layers.Dense(3)(x))
 
 
+def by_epoch(history: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    return [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
+
+
 class Diary(Meter):
     """A meter that notes its windows, and of what energy."""
 
@@ -56,13 +65,13 @@ class Diary(Meter):
 
     @contextmanager
     def window(self, name: str) -> Iterator[Window]:
-        self.opened.append(name)
         with super().window(name) as window:
+            self.opened.append(name)
             yield window
         self.closed.append(window)
 
     def left_open(self) -> set[str]:
-        return set(self.opened) - {window.name for window in self.closed}
+        return set(Counter(self.opened) - Counter(window.name for window in self.closed))
 
 
 # ------------------------------------------------------------------------------------------- the callback
@@ -78,7 +87,7 @@ def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
     )
     history = fitted.history
     assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "val_energy_j"} | ENERGY_KEYS
-    names = [window.name.split()[0] for window in meter.closed]
+    names = [window.name for window in meter.closed]
     assert names == ["training", "validation"] * 2
     training, validation = meter.closed[::2], meter.closed[1::2]
     assert history["energy_j"] == [window.energy.total_j for window in training]
@@ -92,7 +101,7 @@ def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
     assert history["energy_j_per_1000_images"] == pytest.approx([joules / 0.080 for joules in history["energy_j"]])
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["energy_j"]) for row in rows] == history["energy_j"]
+    assert [{name: float(row[name]) for name in history} for row in rows] == by_epoch(history)
 
 
 def test_without_validation_there_is_no_energy_of_it() -> None:
@@ -148,7 +157,7 @@ def test_an_interrupted_training_leaves_no_window_open() -> None:
     model = small_model()
     with pytest.raises(KeyboardInterrupt):
         fit(model, batches(40), batches(40, 1), epochs=2, meter=meter, callbacks=[Stop()])
-    assert [name.split()[0] for name in meter.opened] == ["training", "validation"]
+    assert meter.opened == ["training", "validation"]
     assert meter.left_open() == set()
 
 
@@ -171,6 +180,253 @@ def test_an_interrupted_callback_begins_afresh() -> None:
     assert meter.left_open() == set()
 
 
+def test_windows_are_named_alike_in_every_training() -> None:
+    meter = Diary()
+    for _ in range(2):
+        fit(small_model(), batches(40), batches(40), epochs=1, meter=meter)
+    assert meter.opened == ["training", "validation"] * 2
+    fit(small_model(), batches(40), batches(40), epochs=1, meter=(other := Diary()))
+    assert other.opened == ["training", "validation"]
+
+
+def test_windows_take_the_next_name_where_theirs_is_open() -> None:
+    model, meter = small_model(), Diary()
+    compile_model(model, 1e-2)
+
+    def begin() -> EnergyCallback:
+        callback = EnergyCallback(meter)
+        callback.set_model(model)
+        callback.on_epoch_begin(0)
+        return callback
+
+    with meter.window("training"):
+        left_open, nested = begin(), begin()
+        assert meter.opened == ["training", "training 2", "training 3"]
+        nested.on_test_begin()
+        nested.on_epoch_begin(1)  # an interruption left the validation open, the next epoch closes it
+        left_open.on_epoch_begin(1)
+        assert meter.opened[3:] == ["validation", "training 3", "training 2"]
+        left_open.close()
+        nested.close()
+    assert meter.left_open() == set()
+    begin().close()
+    assert meter.opened[-1] == "training"
+
+
+def test_a_meter_that_refuses_every_name_is_not_asked_for_ever() -> None:
+    class Closed(Meter):
+        def window(self, name: str) -> Any:
+            raise ValueError("closed")
+
+    with pytest.raises(ValueError, match="closed"):
+        EnergyCallback(Closed()).on_epoch_begin(0)
+
+
+# --------------------------------------------------------------------------------------- the wait for input
+
+# time.sleep keeps to the monotonic clock, waits are counted by the wall clock: this is how much it may be slowed down
+SLEPT = 0.98
+
+
+def slow(data: Any, seconds: float, called: Callable[[], object] = lambda: None) -> Any:
+    """Make every batch come late; with nothing behind it that reads ahead."""
+
+    def sleep(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        called()
+        time.sleep(seconds)
+        return images
+
+    def late(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.ensure_shape(tf.numpy_function(sleep, [images], tf.uint8), images.shape), labels
+
+    return data.map(tf.autograph.experimental.do_not_convert(late)).prefetch(0)
+
+
+class SlowSteps(keras.callbacks.Callback):  # type: ignore[misc]
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        time.sleep(self.seconds)
+
+
+def fitted(data: Any, callback: EnergyCallback, *more: Any, steps_per_execution: int = 1, **arguments: Any) -> Any:
+    model = small_model()
+    compile_model(model, 1e-2)
+    model.steps_per_execution = steps_per_execution
+    return model.fit(data, shuffle=False, verbose=0, callbacks=[callback, *more], **arguments).history
+
+
+def test_the_wait_for_input_stands_apart_from_computing() -> None:
+    callback = EnergyCallback(meter := Diary())
+    history = fitted(callback.timed(slow(batches(160), 0.02)), callback, SlowSteps(0.03), epochs=2)
+    assert set(history) == {"loss", "accuracy"} | ENERGY_KEYS | TIME_KEYS
+    assert all(wait >= 5 * 0.02 * SLEPT for wait in history["input_wait_s"])
+    # nor are the steps waited for: nothing reads ahead behind the clocks, and every epoch begins at 0
+    assert all(rest >= 5 * 0.03 * SLEPT for rest in history["compute_s"])
+    durations = [window.energy.duration_s for window in meter.closed]
+    assert np.add(history["input_wait_s"], history["compute_s"]) == pytest.approx(durations)
+    assert callback.input_waits_s == history["input_wait_s"]
+
+
+def test_the_wait_of_validation_is_not_that_of_training() -> None:
+    callback = EnergyCallback(Meter())
+    late = callback.timed(slow(batches(64), 0.2))
+    history = fitted(callback.timed(batches(64)), callback, SlowSteps(0.02), epochs=2, validation_data=late)
+    # 0.4 s of it would leave nothing of two steps
+    assert all(rest >= 2 * 0.02 * SLEPT for rest in history["compute_s"])
+
+
+def test_input_that_is_not_timed_has_no_wait() -> None:
+    callback = EnergyCallback(Meter())
+    callback.timed(batches(40))
+    assert set(fitted(batches(40), callback)) == {"loss", "accuracy"} | ENERGY_KEYS
+    other = EnergyCallback(Meter())
+    assert set(fitted(callback.timed(batches(40)), other)) == {"loss", "accuracy"} | ENERGY_KEYS
+    assert (callback.input_waits_s, other.input_waits_s) == ([None], [None])
+    with pytest.raises(TypeError, match=r"a tuple cannot be timed: give a tf\.data\.Dataset"):
+        callback.timed(colours(8))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_every_way_of_iterating_can_be_timed(steps: int) -> None:
+    callback = EnergyCallback(Meter())
+    run = {"epochs": 2, "steps_per_execution": steps}
+    for data, per_epoch in ((batches(90), None), (batches(90).repeat(), 4)):
+        history = fitted(callback.timed(data), callback, steps_per_epoch=per_epoch, **run)
+        assert len(history["input_wait_s"]) == 2
+        assert all(wait > 0 for wait in history["input_wait_s"])
+    assert callback.images == [90, 90, 122, 122]
+
+
+def by_hand(element: Any) -> Any:
+    return tf.nest.map_structure(
+        lambda part: part.to_list() if hasattr(part, "to_list") else part.numpy().tolist(), element
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tf.data.Dataset.range(7),
+        tf.data.Dataset.range(7).map(lambda n: {"a": n, "b": (n, tf.fill([n], "x"))}).repeat(),
+        tf.data.Dataset.range(7).filter(lambda n: n > 2).batch(3),
+        tf.data.Dataset.range(0),
+        tf.data.Dataset.range(7).shuffle(7, seed=1, reshuffle_each_iteration=False).ragged_batch(2),
+    ],
+)
+def test_a_timed_dataset_is_the_same_dataset(data: Any) -> None:
+    timed = data.apply(EnergyCallback(Meter()).timed)
+    assert timed.element_spec == data.element_spec
+    assert int(timed.cardinality()) == int(data.cardinality())
+    for _ in range(2):
+        assert [by_hand(row) for row in timed.take(20)] == [by_hand(row) for row in data.take(20)]
+
+
+def options(**chosen: bool) -> tf.data.Options:
+    made = tf.data.Options()
+    for name, value in chosen.items():
+        setattr(made.autotune if name == "enabled" else made.experimental_optimization, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("ending", "ahead"),
+    [
+        (lambda data: data.take(1000), True),
+        (lambda data: data.take(1000).with_options(options(enabled=True)), True),
+        (lambda data: data.prefetch(1), True),
+        (lambda data: data.map(lambda x, y: (x, -y), num_parallel_calls=2), True),
+        (lambda data: data, False),
+        (lambda data: data.with_options(options(map_fusion=True)), False),
+        (lambda data: data.take(1000).with_options(options(inject_prefetch=False)), False),
+        (lambda data: data.take(1000).with_options(options(apply_default_optimizations=False)), False),
+        (lambda data: data.take(1000).with_options(options(enabled=False)), False),
+    ],
+)
+def test_timing_changes_nothing_about_reading_ahead(ending: Callable[[Any], Any], ahead: bool) -> None:
+    def goes_on_unasked(data: Any) -> bool:
+        """Say whether more batches are made than the four that are asked for."""
+        made: list[None] = []
+        more = threading.Event()
+
+        def called() -> None:
+            made.append(None)
+            if len(made) > 4:
+                more.set()
+
+        rows = iter(data(called))
+        for _ in range(4):
+            next(rows)
+        return more.wait(20 if ahead else 0.1)
+
+    def data(called: Callable[[], object]) -> Any:
+        return ending(slow(batches(32 * 64), 0, called))
+
+    assert goes_on_unasked(data) == ahead
+    assert goes_on_unasked(lambda called: EnergyCallback(Meter()).timed(data(called))) == ahead
+
+
+@pytest.mark.parametrize("step_s", [-5.0, 1e6])
+def test_a_clock_that_is_set_is_not_believed(monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
+    seconds = iter(np.arange(100) * step_s)
+    monkeypatch.setattr(tf, "timestamp", lambda: tf.constant(next(seconds), tf.float64))
+    callback = EnergyCallback(Meter())
+    history = fitted(callback.timed(batches(40)), callback)
+    if step_s < 0:
+        assert TIME_KEYS.isdisjoint(history)
+    else:
+        assert history["input_wait_s"] == [callback.energies[0].duration_s]
+        assert history["compute_s"] == [0]
+
+
+def test_where_tensorflow_allows_no_clock_nothing_is_timed() -> None:
+    from tensorflow.python.framework.config import disable_op_determinism
+
+    data = batches(40)
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        assert EnergyCallback(Meter()).timed(data) is data
+    tf.config.experimental.enable_op_determinism()
+    try:
+        run = fit(small_model(), data, epochs=1, meter=Meter())
+    finally:
+        disable_op_determinism()
+    assert set(run.history) == {"loss", "accuracy"} | ENERGY_KEYS
+
+
+def test_a_strategy_counts_images_too() -> None:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = small_model()
+        compile_model(model, 1e-2)
+    callback = EnergyCallback(Meter())
+    model.fit(callback.timed(batches(80)), shuffle=False, verbose=0, callbacks=[callback])
+    assert callback.images == [80]
+
+
+def shown_by_tensorboard(folder: Path) -> dict[str, list[float]]:
+    shown: dict[str, list[float]] = {}
+    for path in sorted(folder.glob("events.*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            for value in tf.compat.v1.Event.FromString(record).summary.value:
+                if value.tag.startswith("epoch_"):
+                    shown.setdefault(value.tag.removeprefix("epoch_"), []).append(float(tf.make_ndarray(value.tensor)))
+    return shown
+
+
+def test_tensorboard_shows_joules_and_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, board = EnergyCallback(Meter()), keras.callbacks.TensorBoard(tmp_path)
+    if importlib.util.find_spec("tensorboard") is None:
+        # all that TensorFlow takes from there; the files are written by TensorFlow itself
+        monkeypatch.setattr(board.summary, "scalar", lambda *named, step: tf.summary.write(*named, step=step))
+    history = fitted(callback.timed(batches(80)), callback, board, epochs=2, validation_data=batches(40))
+    train, validation = (shown_by_tensorboard(tmp_path / name) for name in ("train", "validation"))
+    for name in ENERGY_KEYS | TIME_KEYS:
+        assert train[name] == pytest.approx(history[name])
+    assert validation["energy_j"] == pytest.approx(history["val_energy_j"])
+
+
 # --------------------------------------------------------------------------------------------------- fit
 
 
@@ -186,6 +442,7 @@ def test_fitting_learns_and_says_what_it_cost() -> None:
     assert run.val_energy is not None
     assert run.val_energy.total_j == pytest.approx(sum(run.history["val_energy_j"]))
     assert run.images == 4 * 320
+    assert set(run.history) >= ENERGY_KEYS | TIME_KEYS
     written = run.to_json()
     assert json.loads(json.dumps(written)) == written
     rows: Any = written["epochs"]
@@ -211,6 +468,24 @@ def test_the_seed_decides_the_training() -> None:
 
     np.testing.assert_array_equal(weights(1), weights(1))
     assert np.abs(weights(1) - weights(2)).max() > 0
+
+
+def test_being_timed_changes_no_weight() -> None:
+    def shuffled() -> Any:
+        keras.utils.set_random_seed(7)
+        drawn = tf.data.Dataset.from_tensor_slices(colours(96)).shuffle(96)
+        noisy = drawn.map(lambda x, y: (x + tf.cast(tf.random.uniform(x.shape, 0, 9, tf.int32), tf.uint8), y))
+        return noisy.batch(32)
+
+    data = shuffled()
+    fit(timed := small_model(dropout=0.5), data, epochs=2, seed=4, meter=Meter())
+    data = shuffled()
+    keras.utils.set_random_seed(4)
+    compile_model(bare := small_model(dropout=0.5), 1e-3)
+    keras.utils.set_random_seed(4)
+    run_epochs(bare, data, epochs=2)
+    for one, other in zip(timed.get_weights(), bare.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_data_of_unknown_length_is_trained_on_to_its_end() -> None:
