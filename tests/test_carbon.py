@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
+import fcntl
 import logging
-import math
 import os
+import resource
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from codecarbon import OfflineEmissionsTracker
+from codecarbon.input import DataSource
 from codecarbon.output import OutputMethod
 from codecarbon.output_methods.emissions_data import EmissionsData
 
 from joulecache.pipelines.meter import COMPONENTS, Component, Energy, carbon
-from joulecache.pipelines.meter.carbon import EmissionsFile, cpu_hardware, cross_checked, grid_intensity
+from joulecache.pipelines.meter.carbon import EmissionsFile, cpu_hardware, grid_intensity, quiet
 
 COLUMNS = list(EmissionsData.__dataclass_fields__)
 
@@ -44,16 +47,13 @@ def energy(duration_s: float = 2.0, carbon_g: float | None = 3.0, **parts: Compo
     )
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **environment}
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
-
-
 # ---- tables ----
 
 
 def test_countries_are_codecarbons() -> None:
+    table = DataSource().get_global_energy_mix_data()
+    assert len(table) > 150
+    assert carbon._countries() == table
     assert grid_intensity(None) == (None, None)
     code, intensity = grid_intensity(" fra")
     assert code == "FRA"
@@ -103,7 +103,12 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 def test_rows_are_codecarbons(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = EmissionsFile(tmp_path, "FRA", 1.5)
     file.append("train", energy())
-    file.append('a, "b"', energy(carbon_g=1.0, cpu=part(72.0, "measured:rapl"), gpu=part(360.0, "measured:nvml")))
+    file.append(
+        'a, "b"',
+        energy(
+            carbon_g=1.0, cpu=replace(part(72.0, "measured:rapl"), scope="machine"), gpu=part(360.0, "measured:nvml")
+        ),
+    )
     first, second = rows_of(tmp_path)
     assert (first["project_name"], second["project_name"]) == ("train", 'a, "b"')
     assert first["run_id"] == second["run_id"]
@@ -215,59 +220,90 @@ def test_a_missing_folder_is_refused(folder: Any) -> None:
         EmissionsFile(folder, None, 1.0)
 
 
-# ---- its tracker beside ours ----
-
-CHECKED = """
-import dataclasses, json, sys
-def refuse(event, args):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.sendmsg"):
-        raise SystemExit(f"{event} {args}")
-sys.addaudithook(refuse)
-from joulecache.pipelines.meter.carbon import cross_checked
-import time
-with cross_checked(COUNTRY, 1.0) as theirs:
-    assert theirs.result is None
-    while time.process_time() < SECONDS:
-        pass
-print(json.dumps(dataclasses.asdict(theirs.result)))
-"""
+def test_an_unknown_country_is_refused_with_close_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown country 'FRANCE': .*FRA \(France\)"):
+        grid_intensity("FRANCE")
 
 
-def test_a_cross_check_measures_and_sends_nothing_whatever_is_configured(tmp_path: Path) -> None:
-    (tmp_path / ".codecarbon.config").write_text(
-        "[codecarbon]\nemissions_endpoint = http://127.0.0.1:9/\noutput_methods = csv,api,logger\nco2_signal_api_token = x\n"
-        "output_dir = .\nlog_level = debug\nsave_to_file = true\n"
-    )
-    code = f"import os; os.chdir({str(tmp_path)!r})\n" + CHECKED.replace("COUNTRY", "'FRA'").replace("SECONDS", "4.0")
-    done = python(code, CODECARBON_API_ENDPOINT="http://127.0.0.1:9/")
-    assert (done.returncode, done.stderr) == (0, "")
-    seen = json.loads(done.stdout)
-    assert seen["energy_j"] == pytest.approx(seen["cpu_j"] + seen["gpu_j"] + seen["ram_j"])
-    assert seen["cpu_j"] > 0
-    assert seen["carbon_g"] > 0
-    assert seen["duration_s"] > 0.5
-    assert "codecarbon 3" in seen["method"]
-    assert "CPU(" in seen["method"]
-    assert [path.name for path in tmp_path.iterdir()] == [".codecarbon.config"]
+@pytest.mark.parametrize("rows_before", [0, 2])
+def test_a_row_on_a_full_disk_leaves_nothing_of_it(tmp_path: Path, rows_before: int) -> None:
+    file = EmissionsFile(tmp_path, "FRA", 1.0)
+    path = tmp_path / "emissions.csv"
+    for _ in range(rows_before):
+        file.append("before", energy())
+    kept = path.read_bytes() if rows_before else b""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            file.append("torn", energy())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == kept
+    file.append("after", energy())
+    assert [row["project_name"] for row in rows_of(tmp_path)] == ["before"] * rows_before + ["after"]
 
 
-def test_a_cross_check_without_a_country_has_no_grams() -> None:
-    logging.getLogger("codecarbon").disabled = False
-    with cross_checked(None, 1.0) as theirs:
-        math.factorial(1000)
-    assert theirs.result is not None
-    assert theirs.result.energy_j >= 0
-    assert theirs.result.carbon_g is None
-    assert not logging.getLogger("codecarbon").disabled
+def test_a_file_of_another_format_survives_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "emissions.csv").write_text("mine,too\n1,2\n")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            EmissionsFile(tmp_path, "FRA", 1.0).append("torn", energy())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "emissions.csv.bak").read_text() == "mine,too\n1,2\n"
+    assert (tmp_path / "emissions.csv").read_bytes() == b""
 
 
-def test_a_tracker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object) -> None:
-        raise OSError("no such thing")
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"x" * 200_000])
+def test_what_is_no_csv_is_an_oserror_and_stays(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "emissions.csv").write_bytes(content)
+    with pytest.raises(OSError, match=r"emissions\.csv is no CSV file"):
+        EmissionsFile(tmp_path, "FRA", 1.0).append("train", energy())
+    assert (tmp_path / "emissions.csv").read_bytes() == content
 
-    monkeypatch.setattr(OfflineEmissionsTracker, "start", fail)
-    with (
-        pytest.raises(RuntimeError, match="CodeCarbon's tracker cannot be started: OSError: no such thing"),
-        cross_checked(None, 1.0),
-    ):
-        pass
+
+def test_a_row_waits_for_whoever_writes(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    writer = threading.Thread(target=EmissionsFile(tmp_path, "FRA", 1.0).append, args=("train", energy()))
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(1.0)
+        assert writer.is_alive()
+        assert not (tmp_path / "emissions.csv").exists()
+    finally:
+        os.close(folder)
+        writer.join(30)
+    assert len(rows_of(tmp_path)) == 1
+
+
+def test_a_counter_times_a_pue_is_still_of_the_machine(tmp_path: Path) -> None:
+    counted = Component(1.5, 1.0, 2.0, "modelled:rapl-pue@1", "powercap times PUE", "machine", "1 uJ, 0.001 s")
+    EmissionsFile(tmp_path, "FRA", 1.5).append("train", energy(cpu=counted))
+    EmissionsFile(tmp_path, "FRA", 1.5).append("train", energy(cpu=part(1.5)))
+    assert [row["tracking_mode"] for row in rows_of(tmp_path)] == ["machine", "process"]
+
+
+def test_quiet_blocks_of_threads_end_in_any_order() -> None:
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = seen.append  # type: ignore[assignment]
+    logger = logging.getLogger("codecarbon")
+    first, second, level = quiet(), quiet(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR)
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        logger.error("one is open")
+        second.__exit__(None, None, None)
+        assert not seen
+        logger.error("none is open")
+        assert [record.msg for record in seen] == ["none is open"]
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -36,6 +36,7 @@ pipelines.costs  pipelines.shards  pipelines.manifest
 pipelines.meter.energy  pipelines.meter.windows  pipelines.meter.recording
 pipelines.meter.process_tree  pipelines.meter.machine
 pipelines.meter.model  pipelines.meter.rapl  pipelines.meter.nvml  pipelines.meter.carbon
+pipelines.meter.cross_check
 pipelines.meter  pipelines.meter.replay
 pipelines.build.recipe  pipelines.build.memory  pipelines.build.pictures
 pipelines.build.previous  pipelines.build.shard  pipelines.build.journal

@@ -299,7 +299,7 @@ def train(
     run = trained.training
     held_out = "not measured" if run.val_accuracy is None else f"{run.val_accuracy:.1%}"
     Console().print(f"{trained.path}: accuracy {run.accuracy:.1%}, held out {held_out}; training took {run.energy}")
-    print_flags("training", run.energy)
+    print_flags("training", run.energy.flags)
     print_compression(compression)
 
 
@@ -424,7 +424,7 @@ def run(
 ) -> None:
     """Measure what a command takes, its whole process tree; its exit code becomes ours."""
     from joulecache.pipelines.cli.running import run_metered
-    from joulecache.pipelines.meter.carbon import cross_checked
+    from joulecache.pipelines.meter.cross_check import cross_checked
 
     meter = make_meter(country, provider, watts, pue, emissions)
     with cross_checked(country, pue) if cross_check else nullcontext() as theirs:
@@ -438,7 +438,9 @@ def run(
         print_json(body | {"cross_check": other and dataclasses.asdict(other)})
     else:
         say_energy(energy, meter.notes)
-        if other:
+        if theirs and other is None:
+            say("CodeCarbon: not measured: its tracker does not say why")
+        elif other:
             ratio = f"ours is {energy.total_j / other.energy_j:.2f} times that" if other.energy_j else "no ratio"
             say(f"CodeCarbon: {other.energy_j:.4g} J ({other.method}); {ratio}")
     raise typer.Exit(code)

@@ -51,7 +51,9 @@ Pue = Annotated[
 Emissions = Annotated[
     Path | None,
     typer.Option(
-        help="Add rows in CodeCarbon's format to emissions.csv in this folder.", metavar="DIR", rich_help_panel=_ENERGY
+        help="Add rows in CodeCarbon's format to emissions.csv in this folder; its dashboards need --country.",
+        metavar="DIR",
+        rich_help_panel=_ENERGY,
     ),
 ]
 

@@ -109,12 +109,12 @@ def print_manifest(cache: Path, manifest: Manifest) -> None:
 
         energy = Energy.from_json(manifest.energy["energy"])
         console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
-        print_flags("the build", energy)
+        print_flags("the build", energy.flags)
 
 
-def print_flags(what: str, energy: Energy) -> None:
+def print_flags(what: str, flags: Sequence[str]) -> None:
     """Print what makes an energy doubtful."""
-    for flag in energy.flags:
+    for flag in flags:
         Console().print(f"{what} is flagged by the meter: {flag}", markup=False, soft_wrap=True)
 
 
@@ -146,6 +146,8 @@ def print_compression(compression: Mapping[str, Any] | None) -> None:
     from joulecache.pipelines.report import compression_table
 
     Console().print(compression_table(compression))
+    for variant in compression["variants"]:
+        print_flags(variant["name"], variant["energy_per_image"]["flags"])
 
 
 def print_ops(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from joulecache.pipelines.meter.carbon import EmissionsFile, cpu_hardware, cpu_name, grid_intensity
+from joulecache.pipelines.meter.carbon import J_PER_KWH, EmissionsFile, cpu_hardware, cpu_name, grid_intensity
 from joulecache.pipelines.meter.energy import COMPONENTS, Component, Contamination, Energy, check_number
 from joulecache.pipelines.meter.machine import MachineUse, contamination, machine_use
 from joulecache.pipelines.meter.model import coefficients, given_model, published_model
@@ -45,7 +45,6 @@ from joulecache.pipelines.meter.windows import OpenWindows, Window
 
 __all__ = ["COMPONENTS", "Component", "Contamination", "Energy", "Meter", "Window", "available_cpus"]
 
-_J_PER_KWH = 3.6e6
 _GB_BYTES = 2**30  # memory is sold, and its watts published, in binary gigabytes
 _FINEST_S = 1e-6  # of getrusage
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia")
@@ -208,7 +207,7 @@ class Meter:
             read_bytes=read_bytes,
             written_bytes=written_bytes,
             peak_rss_bytes=peak_bytes,
-            carbon_g=None if self._g_per_kwh is None else total_j / _J_PER_KWH * self._g_per_kwh,
+            carbon_g=None if self._g_per_kwh is None else total_j / J_PER_KWH * self._g_per_kwh,
             contamination=contamination(first.machine, last.machine, duration_s),
             update_s=update_s,
         )

@@ -1,13 +1,16 @@
-"""All that comes from CodeCarbon: grams of CO2, what it knows of the processor, its file format, its tracker beside ours.
+"""What comes from CodeCarbon: grams of CO2, what it knows of the processor, its file format.
 
 Importing it brings pandas (0.5 s), so every function imports what it needs. Nothing here sends anything.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import fcntl
 import functools
+import importlib.util
+import json
 import logging
 import os
 import platform
@@ -25,20 +28,26 @@ import psutil
 
 from joulecache.pipelines.meter.energy import Component, Energy
 
-_J_PER_KWH = 3.6e6
-_SOME_COUNTRY = "FRA"  # CodeCarbon's tracker needs one, even where its grams are not wanted
-_EVERY_S = 1.0  # between two looks of that tracker
+J_PER_KWH = 3.6e6
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep CodeCarbon's log to itself, and leave its level as it was."""
+def quiet() -> Iterator[list[BaseException]]:
+    """Keep CodeCarbon's log to itself, and leave it as it was; yield the errors that CodeCarbon swallows and only logs."""
+    swallowed: list[BaseException] = []
+
+    def refuse(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1]:
+            swallowed.append(record.exc_info[1])
+        return False
+
+    # a filter of our own, not `disabled`: blocks of several threads may end in any order
     logger = logging.getLogger("codecarbon")
-    before, logger.disabled = logger.disabled, True
+    logger.addFilter(refuse)
     try:
-        yield
+        yield swallowed
     finally:
-        logger.disabled = before
+        logger.removeFilter(refuse)
 
 
 def grid_intensity(country: object) -> tuple[str | None, float | None]:
@@ -60,10 +69,14 @@ def grid_intensity(country: object) -> tuple[str | None, float | None]:
     return code, float(table[code]["carbon_intensity"])
 
 
+@functools.cache
 def _countries() -> dict[str, Any]:
-    from codecarbon.input import DataSource
-
-    return dict(DataSource().get_global_energy_mix_data())
+    """Return CodeCarbon's table of countries; from its file, since asking CodeCarbon loads pandas: 0.3 s of each meter."""
+    found = importlib.util.find_spec("codecarbon")
+    assert found is not None
+    assert found.origin is not None
+    path = Path(found.origin).with_name("data") / "private_infra" / "global_energy_mix.json"
+    return dict(json.loads(path.read_text("utf-8")))
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ def cpu_hardware() -> CpuHardware:
             name = cpu_name() or detect_cpu_model() or None
             return name, self._get_cpu_power_from_registry(name) if name else None
 
-    with _quiet():
+    with quiet():
         found = Known()
     return CpuHardware(found.model, None if found.tdp is None else float(found.tdp))
 
@@ -106,9 +119,10 @@ def cpu_hardware() -> CpuHardware:
 class EmissionsFile:
     """Append windows to the emissions.csv of a folder in CodeCarbon's format, so that its own dashboards read them.
 
-    A row's project is its window's name, its run this object. What was not measured is an empty cell; CodeCarbon's maps need rows
-    with a country. Raises ValueError where the folder is missing. A file of another format is set aside by CodeCarbon, as
-    `emissions.csv.bak`.
+    A row's project is its window's name, its run this object. What was not measured is an empty cell. Without a country that is
+    the grams: CodeCarbon's board (carbonboard 3.3.2) then shows `nan kg` for the whole file and draws neither the bars nor
+    the equivalents of that project. Raises ValueError where the folder is missing. A file of another format is set aside by
+    CodeCarbon, as `emissions.csv.bak`.
     """
 
     def __init__(self, folder: str | os.PathLike[str], country: str | None, pue: float) -> None:
@@ -118,15 +132,26 @@ class EmissionsFile:
         self._run = str(uuid.uuid4())
 
     def append(self, name: str, energy: Energy) -> None:
-        """Append a row; OSError where it cannot be written."""
+        """Append a row, or nothing of it; OSError where it cannot be written, or what is there cannot be read."""
         from codecarbon.output_methods.file import FileOutput
 
         row = self._row(name, energy)
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)  # header and rows of several processes
-            with _quiet():
-                FileOutput("emissions.csv", str(self._folder), "append").out(row, None)
+            path = self._folder / "emissions.csv"
+            before = path.stat() if path.exists() else None
+            try:
+                with quiet():
+                    FileOutput(path.name, str(self._folder), "append").out(row, None)
+            except OSError:
+                # part of a row, on a full disk: the next one would continue it
+                if path.is_file():
+                    same = before is not None and os.path.samestat(before, path.stat())
+                    os.truncate(path, before.st_size if before is not None and same else 0)
+                raise
+            except (ValueError, csv.Error) as error:
+                raise OSError(f"{path} is no CSV file: {error}") from error
         finally:
             os.close(folder)
 
@@ -137,16 +162,17 @@ class EmissionsFile:
 
         def kwh(*components: Component | None) -> float | None:
             known = [part.value_j for part in components if part is not None]
-            return sum(known) / _J_PER_KWH if known else None
+            return sum(known) / J_PER_KWH if known else None
 
         def watts(kilowatt_hours: float | None) -> float | None:
             unknown = kilowatt_hours is None or not energy.duration_s
-            return None if unknown else (kilowatt_hours or 0.0) * _J_PER_KWH / energy.duration_s
+            return None if unknown else (kilowatt_hours or 0.0) * J_PER_KWH / energy.duration_s
 
         cpu, gpu, ram = kwh(parts["cpu"], parts["idle"]), kwh(parts["gpu"]), kwh(parts["dram"])
         emissions_kg = None if energy.carbon_g is None else energy.carbon_g / 1000
         unknown_rate = emissions_kg is None or not energy.duration_s
-        counted = any(part is not None and "measured:rapl" in part.method for part in parts.values())
+        # by scope: a counter times a PUE is a model by its method, and of the whole machine still
+        whole = any(part is not None and "machine" in part.scope.split("; ") for part in parts.values())
         return EmissionsData(
             timestamp=datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S"),
             project_name=name,
@@ -161,7 +187,7 @@ class EmissionsFile:
             cpu_energy=cpu,
             gpu_energy=gpu,
             ram_energy=ram,
-            energy_consumed=energy.total_j / _J_PER_KWH,
+            energy_consumed=energy.total_j / J_PER_KWH,
             water_consumed=None,
             country_name=self._country and _countries()[self._country]["country_name"],
             country_iso_code=self._country,
@@ -172,13 +198,13 @@ class EmissionsFile:
             python_version=platform.python_version(),
             codecarbon_version=version("codecarbon"),
             cpu_count=os.cpu_count(),
-            cpu_model=cpu_hardware().name,
+            cpu_model=cpu_name() or cpu_hardware().name,  # without CodeCarbon's search where Linux knows it
             gpu_count=None,
             gpu_model=None,
             longitude=None,
             latitude=None,
             ram_total_size=psutil.virtual_memory().total / 2**30,
-            tracking_mode="machine" if counted else "process",
+            tracking_mode="machine" if whole else "process",
             cpu_utilization_percent=None,
             gpu_utilization_percent=None,
             ram_utilization_percent=None,
@@ -187,69 +213,3 @@ class EmissionsFile:
             pue=self._pue,
             wue=None,
         )
-
-
-@dataclass(frozen=True)
-class CrossCheck:
-    """What CodeCarbon's tracker says: joules, with those of each part, and how it came by those of the processor."""
-
-    energy_j: float
-    cpu_j: float
-    gpu_j: float
-    ram_j: float
-    duration_s: float
-    carbon_g: float | None
-    method: str
-
-
-class CrossChecked:
-    """Hold the `result` of a cross-check after its block."""
-
-    result: CrossCheck | None = None
-
-
-@contextmanager
-def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
-    """Run CodeCarbon's offline tracker during a `with` block, beside our own meter.
-
-    It is told to look at the whole machine: its other mode covers one process, without its children. It writes no file and sends
-    nothing, whatever its configuration files say; watts that they force are kept. RuntimeError where it cannot be started.
-    """
-    import codecarbon
-
-    held = CrossChecked()
-    with _quiet():
-        tracker = codecarbon.OfflineEmissionsTracker(
-            country_iso_code=country or _SOME_COUNTRY,
-            measure_power_secs=_EVERY_S,
-            tracking_mode="machine",
-            output_methods=[],
-            output_handlers=[],
-            emissions_endpoint=None,
-            electricitymaps_api_token="",  # none, and no look into the configuration for its old name
-            region=None,
-            cloud_provider=None,
-            cloud_region=None,
-            allow_multiple_runs=True,
-            log_level="critical",
-            pue=pue,
-        )
-        try:
-            tracker.start()
-        except Exception as error:  # its constructor swallows what goes wrong there
-            raise RuntimeError(f"CodeCarbon's tracker cannot be started: {type(error).__name__}: {error}") from error
-        try:
-            yield held
-        finally:
-            tracker.stop()
-    seen = tracker.final_emissions_data
-    held.result = CrossCheck(
-        energy_j=seen.energy_consumed * _J_PER_KWH,
-        cpu_j=seen.cpu_energy * _J_PER_KWH,
-        gpu_j=seen.gpu_energy * _J_PER_KWH,
-        ram_j=seen.ram_energy * _J_PER_KWH,
-        duration_s=seen.duration,
-        carbon_g=None if country is None else seen.emissions * 1000,
-        # it says nowhere else whether it read a counter, or took a load times a guessed power
-        method=f"codecarbon {version('codecarbon')}: {', '.join(part.description() for part in tracker._hardware)}",
-    )
