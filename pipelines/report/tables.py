@@ -174,7 +174,8 @@ def beside(result: Body) -> Table:
     ]
     remark = (
         "The first two are shares of the time of all processors, the others of the time in which at least one task on the machine "
-        "waited (Linux pressure): threads and reads of the arm itself count there too."
+        "waited (Linux pressure): threads and reads of the arm itself count there too. Runs that are short beside the ticks in which the "
+        "kernel counts need more of others' work to be flagged."
     )
     columns = (".Arm", *shares, "Flagged runs", ".Flags of all together")
     return _table("What else the machine did", columns, rows, remark)
