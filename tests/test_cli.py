@@ -286,7 +286,7 @@ def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None
 def test_help_names_every_command_and_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run"):
+    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run", "hardware"):
         assert command in out
         assert "Example: joulecache " + command in run(command, "--help")[1]
 
@@ -428,6 +428,22 @@ def test_ctrl_c_ends_the_command_and_still_says_what_was_used(tmp_path: Path) ->
         finally:
             process.kill()
     assert json.loads(out)["exit_code"] == process.returncode == 128 + signal.SIGINT
+
+
+# ------------------------------------------------------------------------------------------ hardware
+
+
+def test_hardware_says_what_the_machine_achieves_and_what_to_use(run: Run) -> None:
+    code, out, _ = run("hardware", "--rounds", 1, "--seconds", 0.01, "--watts", "10:50")
+    assert code == 0
+    assert out.count("LiteRT") == 2
+    assert "Watts: active, user" in out
+    assert "infer in " in out
+    code, out, _ = run("hardware", "--rounds", 1, "--seconds", 0.01, "--json")
+    body = json.loads(out)
+    assert (code, len(body["throughputs"])) == (0, 6)
+    assert body["recommendation"]["training"] in ("float32", "bfloat16")
+    assert body["passport"]["method"] == body["throughputs"][0]["energy"]["method"]
 
 
 # ------------------------------------------------------------------------------------------ transforms, and ops of one's own

@@ -46,16 +46,16 @@ pipelines.build
 pipelines.loader.memory  pipelines.loader.order  pipelines.loader.stored  pipelines.loader.split  pipelines.loader.steps
 pipelines.loader
 pipelines.loader.element_cache  pipelines.loader.directory
-pipelines.models
+pipelines.models.architectures  pipelines.models.macs  pipelines.models
 pipelines.compression.staging  pipelines.compression.pruning  pipelines.compression.tflite  pipelines.compression
-pipelines.training  pipelines.planning
+pipelines.hardware  pipelines.training  pipelines.planning
 pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.arms  pipelines.auditing.workloads
 pipelines.auditing
 pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pipelines.report.page
 pipelines.report.markdown  pipelines.report.terminal
 pipelines.report.drawing  pipelines.report.charts  pipelines.report.contact_sheet
 pipelines.report
-pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli
+pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli.machine  pipelines.cli
 pipelines
 """
 ORDER = IN_ORDER.split()
@@ -73,6 +73,7 @@ WITH_TENSORFLOW = (
     "pipelines.loader",
     "pipelines.models",
     "pipelines.compression",
+    "pipelines.hardware",
     "pipelines.training",
     "pipelines.auditing",
 )

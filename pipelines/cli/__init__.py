@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from joulecache.pipelines.cli.machine import hardware, run
 from joulecache.pipelines.cli.options import (
     AsJson,
     ChainText,
@@ -32,6 +32,7 @@ from joulecache.pipelines.cli.options import (
     make_meter,
 )
 from joulecache.pipelines.cli.terminal import (
+    fail,
     no_greetings,
     print_compression,
     print_flags,
@@ -40,7 +41,6 @@ from joulecache.pipelines.cli.terminal import (
     print_ops,
     progress,
     say,
-    say_energy,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
-_NOT_RUN = 127  # as shells say it
 
 # Older typer raises click's errors, newer its own copies: this is the base of whichever it is.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -260,7 +259,9 @@ def train(
     cache: Annotated[Path, typer.Argument(help="A cache folder.")],
     out: Annotated[Path, typer.Option(help="The folder of the run: new, empty, or a run of ours.")],
     epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1)],
-    model: Annotated[str, typer.Option(help="cnn, or a .keras or .h5 file.")] = "cnn",
+    model: Annotated[
+        str, typer.Option(help="cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
+    ] = "cnn",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     prune: Annotated[float | None, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = None,
     quantize: Annotated[Quantization | None, typer.Option(help="Quantize to TensorFlow Lite.")] = None,
@@ -355,7 +356,9 @@ def audit(
     workload: Annotated[str, typer.Option(help="What they feed.")] = "input,train,infer",
     epochs: Annotated[int, typer.Option(help="Horizon of the verdict, not what is run.", min=1)] = 30,
     pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 infer.", min=1)] = None,
-    model: Annotated[str, typer.Option(help="cnn, or a .keras or .h5 file.")] = "cnn",
+    model: Annotated[
+        str, typer.Option(help="cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
+    ] = "cnn",
     train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1)] = 3,
     prune: Annotated[float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
@@ -404,46 +407,11 @@ def audit(
     console.print(f"Report: {files.html}", soft_wrap=True)
 
 
-@app.command(
+app.command(
     context_settings={"allow_interspersed_args": False},
     epilog="Example: joulecache run --country FRA -- python train.py",
-)
-def run(
-    command: Annotated[list[str], typer.Argument(help="A command with its arguments.")],
-    cross_check: Annotated[
-        bool, typer.Option("--cross-check", help="Run CodeCarbon's tracker beside our meter.", rich_help_panel="Energy")
-    ] = False,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON on stdout; what the command prints goes to stderr.")
-    ] = False,
-) -> None:
-    """Measure what a command takes, its whole process tree; its exit code becomes ours."""
-    from joulecache.pipelines.cli.running import run_metered
-    from joulecache.pipelines.meter.cross_check import cross_checked
-
-    meter = make_meter(country, provider, watts, pue, emissions)
-    with cross_checked(country, pue) if cross_check else nullcontext() as theirs:
-        try:
-            code, energy = run_metered(command, meter, sys.stderr if as_json else None)
-        except OSError as error:
-            raise typer.Exit(_fail(f"cannot run {command[0]!r}: {error.strerror}", _NOT_RUN)) from error
-    other = theirs and theirs.result
-    if as_json:
-        body = {"command": command, "exit_code": code, "energy": energy.to_json(), "passport": meter.passport()}
-        print_json(body | {"cross_check": other and dataclasses.asdict(other)})
-    else:
-        say_energy(energy, meter.notes)
-        if theirs and other is None:
-            say("CodeCarbon: not measured: its tracker does not say why")
-        elif other:
-            ratio = f"ours is {energy.total_j / other.energy_j:.2f} times that" if other.energy_j else "no ratio"
-            say(f"CodeCarbon: {other.energy_j:.4g} J ({other.method}); {ratio}")
-    raise typer.Exit(code)
+)(run)
+app.command(epilog="Example: joulecache hardware")(hardware)
 
 
 def main() -> None:
@@ -458,22 +426,17 @@ def main() -> None:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "joulecache"
-        code = _fail(f"{error.format_message()} See `{command} --help`.", 2)
+        code = fail(f"{error.format_message()} See `{command} --help`.", 2)
     except (typer.Abort, KeyboardInterrupt):
-        code = _fail(
+        code = fail(
             "stopped; nothing half-built is visible: the same command goes on with a build, and begins anything else anew",
             _INTERRUPTED,
         )
     except ValueError as error:
-        code = _fail(str(error), 2)
+        code = fail(str(error), 2)
     except (OSError, RuntimeError) as error:
-        code = _fail(str(error), 1)
+        code = fail(str(error), 1)
     sys.exit(code or 0)
-
-
-def _fail(message: str, code: int) -> int:
-    say("joulecache: " + " ".join(message.split()))
-    return code
 
 
 def _own_ops(module: str | None) -> dict[str, type[Op]] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import sys
 import time
@@ -16,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from joulecache.pipelines.hardware import Throughput
     from joulecache.pipelines.manifest import Manifest
     from joulecache.pipelines.meter import Energy
 
@@ -34,6 +37,12 @@ _QUIET_S = 2  # before the first
 def say(line: str) -> None:
     """Print one line for people, as it is."""
     Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def fail(message: str, code: int) -> int:
+    """Say why a command failed, in one line; return its exit code."""
+    say("joulecache: " + " ".join(message.split()))
+    return code
 
 
 @contextmanager
@@ -137,6 +146,29 @@ def say_energy(energy: Energy, notes: Sequence[str]) -> None:
     say(f"beside it on the machine: {beside}")
     for line in (*(f"flagged: {flag}" for flag in energy.flags), *(f"note: {note}" for note in notes)):
         say(line)
+
+
+def print_throughputs(found: Sequence[Throughput], passport: Mapping[str, Any]) -> None:
+    """Print what a machine achieves, with the passport of its joules."""
+    heads = ("operation", "precision", "on", "GFLOP/s", "GFLOP/s per W")
+    table = Table(
+        *(Column(head, justify="right" if place > 2 else "left") for place, head in enumerate(heads)), box=None
+    )
+    for one in found:
+        flop = one.flop_per_j * one.energy.active_j
+        ends = (
+            flop / joules / 1e9 if joules else None for joules in (one.energy.active_high_j, one.energy.active_low_j)
+        )
+        per_joule = "-".join("?" if end is None else f"{end:,.0f}" for end in ends)
+        rates = f"{one.flop_per_s_low / 1e9:,.0f}-{one.flop_per_s_high / 1e9:,.0f}"
+        figures = (f"{one.flop_per_s / 1e9:,.0f}\n{rates}", f"{one.flop_per_j / 1e9:,.0f}\n{per_joule}")
+        table.add_row(one.operation, one.precision, f"{one.device}, {one.engine}", *figures)
+    console = Console()
+    console.print(table, markup=False)
+    whole = functools.reduce(operator.add, (one.energy for one in found))
+    processors = f"{passport['cpu']}, {passport['vcpus']:g} processors"
+    console.print(f"{processors}. Watts: active, {whole.active.method}.", soft_wrap=True)
+    print_flags("all together", whole.flags)
 
 
 def print_compression(compression: Mapping[str, Any] | None) -> None:

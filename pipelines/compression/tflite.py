@@ -60,7 +60,7 @@ def to_tflite(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.int8
-    with _native_output_kept():
+    with native_output_kept():
         content: bytes = converter.convert()
     if kind == "int8":
         _check_int8(content)
@@ -87,7 +87,7 @@ def _calibration_samples(
 
 
 def _check_int8(content: bytes) -> None:
-    with _native_output_kept():
+    with native_output_kept():
         interpreter = Interpreter(model_content=content, num_threads=1)
     floats = [tensor["name"] for tensor in interpreter.get_tensor_details() if tensor["dtype"] == np.float32]
     scale = interpreter.get_input_details()[0]["quantization"]
@@ -99,7 +99,7 @@ def _check_int8(content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _native_output_kept() -> Iterator[None]:
+def native_output_kept() -> Iterator[None]:
     """Keep what the converter prints, from C++ too, off the terminal; it becomes a note of the exception if there is one.
 
     File descriptors belong to the process: what other threads print meanwhile, for about a second, is lost.
@@ -138,7 +138,7 @@ class TfliteModel:
         content = model if isinstance(model, bytes) else Path(model).read_bytes()
         what = f"{len(content)} bytes" if isinstance(model, bytes) else repr(str(model))
         try:
-            with _native_output_kept():
+            with native_output_kept():
                 self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
