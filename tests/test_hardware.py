@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from joulecache.pipelines import hardware
 from joulecache.pipelines.hardware import Operation, Precision, Throughput, measure_hardware, recommend
@@ -50,7 +51,7 @@ def test_operations_are_counted_as_they_are_done(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("operation", get_args(Operation))
 def test_the_operations_are_what_they_are_called(operation: Operation) -> None:
     """By their results: as many multiplications as counted give sums of the spread that random signs have."""
-    values = np.asarray(hardware._in_tensorflow(hardware.tf.float32, "CPU", operation)())
+    values = np.asarray(hardware._in_tensorflow(tf.float32, "CPU", operation)())
     assert values.shape == ((1024, 1024) if operation == "matrix product" else (8, 56, 56, 64))
     summed = 1024 if operation == "matrix product" else 9 * 64
     inner = values if operation == "matrix product" else values[:, 1:-1, 1:-1]
