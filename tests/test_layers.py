@@ -47,7 +47,9 @@ pipelines.loader.memory  pipelines.loader.order  pipelines.loader.stored  pipeli
 pipelines.loader
 pipelines.loader.element_cache  pipelines.loader.directory
 pipelines.models.architectures  pipelines.models.macs  pipelines.models
-pipelines.compression.staging  pipelines.compression.pruning  pipelines.compression.tflite  pipelines.compression
+pipelines.compression.staging  pipelines.compression.dependency_groups  pipelines.compression.batch_norm
+pipelines.compression.pruning  pipelines.compression.sparsity  pipelines.compression.clustering
+pipelines.compression.tflite  pipelines.compression.quantization_aware  pipelines.compression
 pipelines.hardware  pipelines.training  pipelines.planning
 pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.arms  pipelines.auditing.workloads
 pipelines.auditing

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import difflib
 import os
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from joulecache.pipelines.compression import TfliteModel, to_tflite
 from joulecache.pipelines.models import (
     MODELS,
     build_model,
@@ -19,6 +20,7 @@ from joulecache.pipelines.models import (
     compile_model,
     count_macs,
     load_model,
+    run_epochs,
 )
 
 
@@ -26,6 +28,47 @@ def batches(shape: tuple[int, ...] = (6, 20, 20, 3), dtype: str = "uint8", label
     images = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
     labels = np.arange(shape[0]) % 2 if labels is None else labels
     return tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A named model of 32x32x3 and 10 classes, after two steps of training on `images`."""
+
+    name: str
+    model: keras.Model
+    initial_weights: list[Any]
+    history: dict[str, list[float]]
+    images: Any
+
+
+def labelled_images() -> tuple[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8)
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def trained(request: pytest.FixtureRequest) -> Trained:
+    keras.utils.set_random_seed(0)
+    model = build_model(request.param, (32, 32, 3), 10)
+    initial_weights = model.get_weights()
+    compile_model(model, 1e-3)
+    model.run_eagerly = True  # tracing a graph takes many times as long as two steps
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.0  # or the statistics after two steps would still be those of no data
+    images, labels = labelled_images()
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+    return Trained(request.param, model, initial_weights, run_epochs(model, data, epochs=1), images)
+
+
+def profiled_macs(model: keras.Model) -> float:
+    """Return the multiply-accumulates of one image as TensorFlow's profiler counts them, in the graph that runs."""
+    graph = tf.function(lambda pixels: model(pixels, training=False)).get_concrete_function(
+        tf.TensorSpec([1, *model.inputs[0].shape[1:]])
+    )
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options |= {"output": "none", "account_type_regexes": ["Conv2D", "DepthwiseConv2dNative", "MatMul"]}
+    operations: int = tf.compat.v1.profiler.profile(graph.graph, cmd="op", options=options).total_float_ops
+    return operations / 2  # a product and a sum each
 
 
 def test_importing_leaves_keras_as_it_is() -> None:
@@ -87,7 +130,160 @@ def test_no_classes_are_refused() -> None:
 def test_an_unknown_name_gets_the_nearest_one() -> None:
     with pytest.raises(ValueError, match=r"unknown model 'cmm': allowed are .*did you mean cnn\?"):
         build_model("cmm", (32, 32, 3), 2)
-    assert difflib.get_close_matches("cmm", MODELS, n=1, cutoff=0.0) == ["cnn"]
+    every = "cnn, mlp, resnet8, mobilenet, shufflenet, or a file ending in .keras or .h5"
+    with pytest.raises(
+        ValueError, match=rf"unknown model 'mobilnet:0.5': allowed are {every}; did you mean mobilenet\?"
+    ):
+        build_model("mobilnet:0.5", (32, 32, 3), 2)
+
+
+FIGURES = {  # parameters and multiply-accumulates at 32x32x3 and 10 classes
+    "cnn": (122_570, 4_548_608),
+    "mlp": (1_707_274, 1_706_496),
+    "resnet8": (78_666, 12_501_632),  # as MLPerf Tiny has them
+    "mobilenet": (221_114, 834_688),
+    "shufflenet": (359_994, 815_392),
+}
+
+
+def test_named_models_cost_what_is_said(trained: Trained) -> None:
+    assert list(FIGURES) == list(MODELS)
+    assert (trained.model.count_params(), count_macs(trained.model)) == FIGURES[trained.name]
+    assert count_macs(trained.model) == profiled_macs(trained.model)
+
+
+def test_named_models_are_classifiers_of_pixels(trained: Trained) -> None:
+    model, last = trained.model, trained.model.layers[-1]
+    assert (model.inputs[0].shape, model.inputs[0].dtype) == ((None, 32, 32, 3), "float32")
+    assert (model.output_shape, last.name, type(last).__name__) == ((None, 10), "logits", "Dense")
+    assert last.activation is keras.activations.linear
+    assert [type(layer).__name__ for layer in model.layers[:2]] == ["InputLayer", "Rescaling"]
+    darkest, brightest = (float(model.layers[1](tf.constant([pixel]))[0]) for pixel in (0.0, 255.0))
+    assert (darkest, brightest) == pytest.approx((-1 if trained.name == "mobilenet" else 0, 1))
+
+
+def test_named_models_learn(trained: Trained) -> None:
+    assert np.isfinite(trained.history["loss"]).all()
+    # a weight that stays as it was is one that no gradient, or no statistic, reaches
+    stuck = [
+        variable.path
+        for variable, before in zip(trained.model.weights, trained.initial_weights, strict=True)
+        if (np.asarray(variable.value) == before).all()
+    ]
+    assert stuck == []
+
+
+def test_named_models_come_back_from_their_files(trained: Trained, tmp_path: Path) -> None:
+    logits = np.asarray(trained.model(trained.images))
+    # slices of tensors come back from .keras alone: shufflenet, which splits channels, must do without them
+    for suffix in (".keras", ".h5") if trained.name == "shufflenet" else (".keras",):
+        trained.model.save(tmp_path / f"mine{suffix}")
+        loaded = build_model(tmp_path / f"mine{suffix}", (32, 32, 3), 10)
+        np.testing.assert_array_equal(loaded(trained.images), logits)
+        assert count_macs(loaded) == count_macs(trained.model)
+
+
+def check_tflite(model: keras.Model, images: Any) -> None:
+    logits = np.asarray(model(images))
+    largest = np.abs(logits).max()
+    assert np.ptp(logits, axis=0).max() > 0.01 * largest  # images differ by far more than what is allowed
+    lite = TfliteModel(to_tflite(model, "float32"))
+    np.testing.assert_allclose(lite.predict(images), logits, rtol=0, atol=1e-4 * largest)
+
+
+def test_named_models_become_tflite(trained: Trained) -> None:
+    model = trained.model
+    # converting all of these takes 4 and 8 s, and their first blocks hold every kind of layer that they have
+    end = {"mobilenet": "conv_pw_3_relu", "shufflenet": "stage_2_block_2"}.get(trained.name)
+    if end:
+        model = keras.Model(model.inputs[0], layers.GlobalAveragePooling2D()(model.get_layer(end).output))
+    check_tflite(model, trained.images)
+
+
+@pytest.mark.slow
+def test_the_whole_of_named_models_becomes_tflite(trained: Trained) -> None:
+    check_tflite(trained.model, trained.images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet8", "mobilenet", "shufflenet"])
+def test_named_models_train_as_graphs_and_become_int8(name: str) -> None:
+    images, labels = labelled_images()
+    model = build_model(name, (32, 32, 3), 10)
+    compile_model(model, 1e-3)
+    history = run_epochs(model, tf.data.Dataset.from_tensor_slices((images, labels)).batch(4), epochs=1)
+    assert np.isfinite(history["loss"]).all()
+    # what int8 does not support, to_tflite refuses
+    assert TfliteModel(to_tflite(model, "int8", images, minimum_calibration=1)).predict(images).shape == (8, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "trainable", "macs"),
+    [
+        # Ma et al. say 1.4 and 2.3 million weights, 41 and 146 million products; torchvision has just these many weights
+        ("shufflenet:0.5", 1000, 1_366_792, 41e6),
+        ("shufflenet:1", 1000, 2_278_604, 146e6),
+        # Howard et al. say 4.2 and 569 million
+        ("mobilenet:1.0", 1000, 4_231_976, 569e6),
+    ],
+)
+def test_models_of_papers_cost_what_these_say(name: str, classes: int, trainable: int, macs: float) -> None:
+    model = build_model(name, (224, 224, 3), classes)
+    statistics = sum(weight.shape.num_elements() for weight in model.non_trainable_weights)
+    assert model.count_params() - statistics == trainable
+    assert count_macs(model) == pytest.approx(macs, rel=0.015)
+
+
+def test_the_mlp_takes_any_image() -> None:
+    assert build_model("mlp", (1, 3, 1), 2).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("resnet8", 4), ("mobilenet:0.5", 32), ("shufflenet", 32)])
+def test_small_and_odd_images_of_named_models(name: str, smallest: int) -> None:
+    model = build_model(name, (smallest, smallest + 5, 2), 3)
+    assert np.isfinite(model(np.full((2, smallest, smallest + 5, 2), 255, np.uint8))).all()
+    for height, width in ((smallest - 1, 40), (40, smallest - 1)):
+        message = rf"images of {height}x{width} are too small for '{name}', which needs at least {smallest}x{smallest}: resize"
+        with pytest.raises(ValueError, match=message):
+            build_model(name, (height, width, 3), 2)
+
+
+def test_widths_are_asked_for_by_name() -> None:
+    def parameters(name: str) -> int:
+        return int(build_model(name, (32, 32, 3), 10).count_params())
+
+    assert parameters("mobilenet:0.50") == 834_666
+    assert parameters("mobilenet:1.0") == parameters("mobilenet:1") == 3_239_114
+    assert parameters("shufflenet:2") == 5_399_202
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "mobilenet:0.3",
+            r"'mobilenet:0\.3' asks for a width of '0\.3': allowed are 0\.25, 0\.5, 0\.75, 1, as in mobilenet:1",
+        ),
+        ("shufflenet:", "asks for a width of '': allowed are 0.5, 1, 1.5, 2, as in shufflenet:2"),
+        ("shufflenet:wide", "asks for a width of 'wide'"),
+        ("shufflenet:nan", "asks for a width of 'nan'"),
+        ("cnn:0.5", "model 'cnn:0.5' asks for a width, and cnn comes in one: write cnn"),
+    ],
+)
+def test_other_widths_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(name, (32, 32, 3), 2)
+
+
+def test_shufflenet_convolves_one_half_and_shuffles_it_with_the_other() -> None:
+    model = build_model("shufflenet", (32, 32, 3), 2)
+    before, after = (model.get_layer(f"stage_2_block_{block}").output for block in (1, 2))
+    convolved = model.get_layer("stage_2_block_2_conv_1").input
+    x = np.random.default_rng(0).normal(size=(2, *before.shape[1:])).astype(np.float32)
+    given, shuffled = keras.Model(before, [convolved, after])(x)
+    np.testing.assert_array_equal(given, x[..., 24:])
+    np.testing.assert_array_equal(shuffled[..., ::2], x[..., :24])
+    assert (np.asarray(shuffled[..., 1::2]) >= 0).all()
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
@@ -195,11 +391,30 @@ def test_macs_of_models() -> None:
     assert count_macs(sequential) == 64 * 27 * 4
 
 
+def test_macs_of_separable_convolutions_are_those_of_their_two_parts() -> None:
+    pixels = keras.Input((9, 11, 4))
+    whole = layers.SeparableConv2D(5, 3, strides=2, depth_multiplier=2)(pixels)
+    parts = layers.Conv2D(5, 1)(layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2)(pixels))
+    assert whole.shape == parts.shape
+    assert count_macs(keras.Model(pixels, whole)) == count_macs(keras.Model(pixels, parts)) == 20 * (72 + 40)
+
+
+def test_slices_and_sums_have_no_macs() -> None:
+    pixels = keras.Input((8, 8, 4))
+    halves = layers.Cropping3D(((0, 0), (0, 0), (0, 1)))(layers.Reshape((8, 8, 2, 2))(pixels))
+    x = layers.Concatenate()([layers.Reshape((8, 8, 2))(halves), pixels[..., 2:]])
+    x = layers.Multiply()([layers.Permute((2, 1, 3))(x), pixels]) + keras.ops.relu(pixels)
+    assert count_macs(keras.Model(pixels, layers.Dense(3)(layers.Flatten()(x)))) == 8 * 8 * 4 * 3
+
+
 def test_macs_name_what_they_cannot_count() -> None:
     pixels = keras.Input((8, 8, 3))
     strange = keras.Model(pixels, layers.Conv2DTranspose(2, 3, name="upwards")(pixels))
     with pytest.raises(ValueError, match="layer 'upwards' is a Conv2DTranspose"):
         count_macs(strange)
+    product = keras.Model(pixels, keras.ops.matmul(pixels, keras.ops.transpose(pixels, (0, 1, 3, 2))))
+    with pytest.raises(ValueError, match=r"layer 'matmul.*' is a Matmul"):
+        count_macs(product)
     shared = layers.Conv2D(3, 3, padding="same", name="again")
     with pytest.raises(ValueError, match="layer 'again' is used 2 times"):
         count_macs(keras.Model(pixels, shared(shared(pixels))))

@@ -1,18 +1,32 @@
-"""The image classifiers that are trained, what they cost in parameters and operations, how they are loaded."""
+"""The image classifiers that are trained: had by name or from a file, checked against their data, fitted."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 from keras import layers
+
+from joulecache.pipelines.models.architectures import MODELS, build_architecture
+from joulecache.pipelines.models.macs import count_macs
+
+__all__ = [
+    "MODELS",
+    "MODEL_SUFFIXES",
+    "build_model",
+    "check_batches",
+    "compile_model",
+    "count_macs",
+    "has_soft_labels",
+    "load_model",
+    "run_epochs",
+]
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -22,38 +36,17 @@ if keras.backend.backend() != "tensorflow":
 
 MODEL_SUFFIXES = (".keras", ".h5")
 
-_SMALLEST_CNN = 18  # three 3x3 convolutions and two halvings: 18 -> 16 -> 8 -> 6 -> 3 -> 1
-
-
-def _cnn(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    if min(input_shape[:2]) < _SMALLEST_CNN:
-        raise ValueError(
-            f"images of {_times(input_shape[:2])} are too small for 'cnn', whose convolutions and poolings need "
-            f"at least {_SMALLEST_CNN}x{_SMALLEST_CNN}: resize to that or larger"
-        )
-    pixels = keras.Input(input_shape, name="pixels")
-    x = layers.Rescaling(1 / 255)(pixels)
-    x = layers.Conv2D(32, 3, activation="relu", name="conv_1")(x)
-    x = layers.MaxPooling2D(2)(x)
-    x = layers.Conv2D(64, 3, activation="relu", name="conv_2")(x)
-    x = layers.MaxPooling2D(2)(x)
-    x = layers.Conv2D(64, 3, activation="relu", name="conv_3")(x)
-    x = layers.Flatten()(x)
-    x = layers.Dense(64, activation="relu", name="dense")(x)
-    return keras.Model(pixels, layers.Dense(num_classes, name="logits")(x), name="cnn")
-
-
-MODELS: dict[str, Callable[[tuple[int, int, int], int], keras.Model]] = {"cnn": _cnn}
-"""Name to builder; a builder takes (H, W, C) and the number of classes, and returns a model of logits."""
-
 
 def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
     """Build a classifier by name, or load one from a `.keras` or `.h5` file; uncompiled.
 
-    It takes [B, H, W, C] pixels of 0 to 255 and returns [B, num_classes] logits. Its input is declared float32, and
+    Names are those of MODELS: `cnn`, `mlp`, `resnet8`, `mobilenet`, `shufflenet`. The last two come in several widths,
+    written behind a colon as in `mobilenet:0.5`; plain, they are the narrowest, 0.25 and 0.5.
+
+    The model takes [B, H, W, C] pixels of 0 to 255 and returns [B, num_classes] logits. Its input is declared float32, and
     uint8 batches go straight in: Keras casts them inside the compiled step, on the device. Initial weights come from
-    Keras' global seed. Raises ValueError for an unknown name, for a shape or a number of classes that the model
-    cannot have, and for a file of another shape; FileNotFoundError where there is no file.
+    Keras' global seed. Raises ValueError for an unknown name or width, for a shape or a number of classes that the
+    model cannot have, and for a file of another shape; FileNotFoundError where there is no file.
     """
     if len(input_shape) != 3 or any(not isinstance(size, int) or size < 1 for size in input_shape):
         raise ValueError(f"input shape {input_shape!r}: give (height, width, channels), each at least 1")
@@ -68,14 +61,14 @@ def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int],
                 f"in {num_classes} classes: give a model of that shape"
             )
         return model
-    builder = MODELS.get(str(name))
-    if builder is None:
-        close = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
+    known = str(name).partition(":")[0]
+    if known not in MODELS:
+        close = max(MODELS, key=lambda model: difflib.SequenceMatcher(None, known, model).ratio())
         raise ValueError(
             f"unknown model {str(name)!r}: allowed are {', '.join(MODELS)}, or a file ending in "
-            f"{' or '.join(MODEL_SUFFIXES)}; did you mean {close[0]}?"
+            f"{' or '.join(MODEL_SUFFIXES)}; did you mean {close}?"
         )
-    return builder(input_shape, num_classes)
+    return build_architecture(str(name), input_shape, num_classes)
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -195,63 +188,6 @@ def run_epochs(
 def _ends_in_softmax(model: keras.Model) -> bool:
     last = model.layers[-1]
     return isinstance(last, layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
-
-
-_WITHOUT_MACS = (
-    layers.InputLayer,
-    layers.Rescaling,
-    layers.Normalization,
-    layers.BatchNormalization,
-    layers.Activation,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.Softmax,
-    layers.Dropout,
-    layers.SpatialDropout2D,
-    layers.Flatten,
-    layers.Reshape,
-    layers.Permute,
-    layers.Add,
-    layers.Concatenate,
-    layers.ZeroPadding2D,
-    layers.Cropping2D,
-    layers.UpSampling2D,
-    layers.MaxPooling2D,
-    layers.AveragePooling2D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalMaxPooling2D,
-)
-
-
-def count_macs(model: keras.Model) -> int:
-    """Count the multiply-accumulates of one image: those of convolutions and dense layers, from their shapes.
-
-    Biases, activations, pooling and normalisation count 0, as in MLPerf Tiny. Raises ValueError, by name, for a layer that
-    is not known, is used more than once or has no fixed shape.
-    """
-    if not getattr(model, "inputs", None):
-        raise ValueError(f"model {model.name!r} has no fixed input: build it from keras.Input")
-    counted = [layer for layer in model.layers if type(layer) not in _WITHOUT_MACS]
-    for layer in counted:
-        if type(layer) not in (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense):
-            raise ValueError(
-                f"layer {layer.name!r} is a {type(layer).__name__}: multiply-accumulates are known for Conv2D, "
-                "DepthwiseConv2D, Dense and layers without any"
-            )
-    # a sequential model's configuration lists no calls: it calls every layer once
-    calls = {entry.get("name"): len(entry.get("inbound_nodes", "1")) for entry in model.get_config()["layers"]}
-    total = 0
-    for layer in counted:
-        if calls.get(layer.name, 1) != 1:
-            raise ValueError(f"layer {layer.name!r} is used {calls[layer.name]} times: give each use its own layer")
-        outputs = layer.output.shape[1:]
-        if None in outputs:
-            raise ValueError(f"layer {layer.name!r} puts out {layer.output.shape}: give the model a fixed image size")
-        # an output value sums over a window of its inputs: the kernel without the axes that only the outputs have
-        window = layer.kernel.shape[: 2 if type(layer) is layers.DepthwiseConv2D else -1]
-        total += math.prod(window) * math.prod(outputs)
-    return total
 
 
 def _times(shape: Sequence[int | None]) -> str:
