@@ -547,6 +547,7 @@ class Negative(Op):
 """
 
 
+@pytest.mark.slow
 def test_ops_of_ones_own_go_from_the_build_to_training(photos: Path, tmp_path: Path) -> None:
     """In processes of their own, standing where the module lies, as people do."""
     (tmp_path / "my_ops.py").write_text(OWN_OPS)

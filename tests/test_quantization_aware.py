@@ -131,6 +131,7 @@ def test_ranges_follow_training_alone(trained: keras.Model, pictures: tuple[Imag
     assert np.abs(model(pixels).numpy()[:1] - model(pixels[:1]).numpy()).max() < 1e-6  # whatever else is in a batch
 
 
+@pytest.mark.slow
 def test_its_error_is_that_of_the_file(trained: keras.Model, pictures: tuple[Images, NDArray[np.int64]]) -> None:
     images, _ = pictures
     model, tuned = QuantizationAware(trained), twin(trained)
