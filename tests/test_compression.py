@@ -215,17 +215,15 @@ def chain_with(*inner: keras.Layer) -> keras.Model:
     return keras.Sequential([keras.Input((6, 6, 3)), layers.Conv2D(16, 3, name="first"), *inner, layers.Conv2D(2, 1)])
 
 
-def residual() -> keras.Model:
+def multiplying() -> keras.Model:
     pixels = keras.Input((6, 6, 3))
     x = layers.Conv2D(16, 3, padding="same")(pixels)
-    return keras.Model(pixels, layers.Add(name="sum")([x, layers.Conv2D(16, 3, padding="same")(x)]))
+    return keras.Model(pixels, layers.Multiply(name="product")([x, layers.Conv2D(16, 3, padding="same")(x)]))
 
 
-def skipping() -> keras.Model:
+def forked() -> keras.Model:
     pixels = keras.Input((6, 6, 3))
-    wide = layers.Conv2D(3, 1, name="unread")(pixels)
-    model = keras.Model(pixels, [wide, layers.Conv2D(2, 1, name="aside")(pixels)])
-    return keras.Model(pixels, model.outputs)
+    return keras.Model(pixels, [layers.Conv2D(3, 1)(pixels), layers.Conv2D(2, 1)(pixels)], name="forked")
 
 
 def reused() -> keras.Model:
@@ -248,7 +246,7 @@ class OfMyOwn(keras.Model):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (residual, "layer 'sum' is a Add: pruning knows .*Conv2D"),
+        (multiplying, "layer 'product' is a Multiply: pruning knows .*Conv2D"),
         (lambda: chain_with(layers.LayerNormalization(name="norm")), "layer 'norm' is a LayerNormalization"),
         (lambda: chain_with(layers.Conv2D(8, 1, groups=4, name="grouped")), "layer 'grouped' .* has 4 groups"),
         (lambda: chain_with(layers.BatchNormalization(axis=1, name="rows")), "layer 'rows' .* normalizes axis 1"),
@@ -258,8 +256,8 @@ class OfMyOwn(keras.Model):  # type: ignore[misc]
         (lambda: chain_with(layers.Conv2D(16, 1, activation="softmax", name="own")), "layer 'own' .*mixes channels"),
         (lambda: chain_with(layers.Rescaling([1.0] * 16, name="each")), "layer 'each' .*each its own way"),
         (lambda: chain_with(layers.ZeroPadding2D(data_format="channels_first", name="pad")), "'pad' .*channels first"),
-        (skipping, "layer 'aside' does not read what the layer before it puts out"),
-        (reused, "layer 'after' does not read"),
+        (forked, "model 'forked' has several inputs or outputs"),
+        (reused, "layer 'twice' is used 2 times"),
         (peeking, "model 'peeking' has several inputs or outputs"),
         (lambda: keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten()], name="none"), "'none' has no Conv2D"),
         (lambda: keras.Sequential([layers.Dense(2)], name="unbuilt"), "model 'unbuilt' is not functional or not built"),

@@ -1,0 +1,231 @@
+"""Which channels of a model can only be removed together: its dependency groups (Fang et al., arXiv:2301.12900)."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+# one function for every value or every channel: which channels there are does not matter to them
+_CHANNELWISE = (
+    layers.Dropout,
+    layers.SpatialDropout2D,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.ZeroPadding2D,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalMaxPooling2D,
+)
+_SUPPORTED = (
+    *_CHANNELWISE,
+    layers.InputLayer,
+    layers.Conv2D,
+    layers.Dense,
+    layers.DepthwiseConv2D,
+    layers.Rescaling,
+    layers.Activation,
+    layers.Softmax,
+    layers.BatchNormalization,
+    layers.Flatten,
+    layers.Reshape,
+    layers.Add,
+    layers.Concatenate,
+)
+_PRODUCERS = (layers.Conv2D, layers.Dense)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One layer of a copy of the model, and the channels on the last axis of what it reads and of what it puts out.
+
+    A channel is a number; channels that only go together have the same one. `reads` is that of a merging layer's first input.
+    """
+
+    layer: keras.Layer
+    reads: Indices
+    writes: Indices
+
+    @property
+    def produces(self) -> bool:
+        """Whether the layer makes channels of its own, a filter or a unit each."""
+        return type(self.layer) in _PRODUCERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Channels, sorted, that the same layers make and share; `fixed` where the input, the output or a protected layer has them."""
+
+    channels: Indices
+    producers: tuple[str, ...]
+    fixed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependencies:
+    """A model's layers in order, without its input, and its channels in groups; every channel is below `channels`."""
+
+    steps: tuple[Step, ...]
+    groups: tuple[Group, ...]
+    channels: int
+
+
+def dependencies(model: keras.Model, protected: Sequence[str] = ()) -> Dependencies:
+    """Find the dependency groups of a functional or sequential model, which is untouched.
+
+    Conv2D and Dense make channels, DepthwiseConv2D and the rest pass them on, Add joins those of its inputs one by one,
+    Concatenate puts them in a row, Flatten repeats them. The channels of the input, of the output and of what `protected`
+    layers put out are fixed. Raises ValueError, by name, for layers and settings that are not known, layers used more than once,
+    several inputs or outputs, a model without Conv2D and Dense, and unknown protected names.
+    """
+    copy = _checked_copy(model)
+    for name in protected:
+        if name not in {layer.name for layer in model.layers}:
+            close = difflib.get_close_matches(name, [layer.name for layer in model.layers], cutoff=0.0)
+            raise ValueError(f"unknown protected layer {name!r}: did you mean {' or '.join(close)}?")
+    count = copy.inputs[0].shape[-1]
+    read = {id(copy.inputs[0]): np.arange(count)}
+    joined: list[tuple[Indices, Indices]] = []
+    passed: list[tuple[keras.Layer, Indices, Indices]] = []
+    for layer in _without_input(copy):
+        tensors = layer.input if isinstance(layer.input, list) else [layer.input]
+        reads = [read[id(tensor)] for tensor in tensors]
+        if type(layer) in _PRODUCERS:
+            writes = np.arange(count, count + layer.output.shape[-1])
+            count += len(writes)
+        else:
+            writes = _passed_on(layer, reads)
+        if type(layer) is layers.Add:
+            joined += [(writes, other) for other in reads[1:]]
+        read[id(layer.output)] = writes
+        passed.append((layer, reads[0], writes))
+    first = _first_of_joined(count, joined)
+    steps = tuple(Step(layer=layer, reads=first[reads], writes=first[writes]) for layer, reads, writes in passed)
+    fixed = [first[read[id(tensor)]] for tensor in (copy.inputs[0], copy.outputs[0])]
+    fixed += [step.writes for step in steps if step.layer.name in protected]
+    return Dependencies(steps=steps, groups=_groups(steps, first, np.concatenate(fixed)), channels=count)
+
+
+def _passed_on(layer: keras.Layer, reads: Sequence[Indices]) -> Indices:
+    if type(layer) is layers.Concatenate:
+        return np.concatenate(reads)
+    if type(layer) is layers.DepthwiseConv2D:
+        return np.repeat(reads[0], layer.depth_multiplier)
+    if type(layer) is layers.Flatten:
+        return np.tile(reads[0], math.prod(layer.input.shape[1:-1]))
+    return reads[0]
+
+
+def _first_of_joined(count: int, joined: Sequence[tuple[Indices, Indices]]) -> Indices:
+    """Return, for each channel, the smallest of those that it is joined with, directly or through others."""
+    first = np.arange(count)
+    if not joined:
+        return first
+    one, other = (np.concatenate(side) for side in zip(*joined, strict=True))
+    while (first[one] != first[other]).any():
+        smaller = np.minimum(first[one], first[other])
+        for side in (one, other):
+            # also where the smallest so far stands itself: else a long row of Adds would take a round for each
+            np.minimum.at(first, first[side], smaller)
+            np.minimum.at(first, side, smaller)
+        first = first[first]
+    return first
+
+
+def _groups(steps: Sequence[Step], first: Indices, fixed_channels: Indices) -> tuple[Group, ...]:
+    producers = [step for step in steps if step.produces]
+    # how many of each producer's channels are this one: equal columns can be told apart by nothing but their strength
+    made = np.stack([np.bincount(step.writes, minlength=len(first)) for step in producers])
+    found: dict[tuple[bytes, bool], list[int]] = {}
+    is_fixed = np.isin(np.arange(len(first)), fixed_channels)
+    for channel in np.unique(first):
+        found.setdefault((made[:, channel].tobytes(), bool(is_fixed[channel])), []).append(channel)
+    return tuple(
+        Group(
+            channels=np.array(channels),
+            producers=tuple(step.layer.name for step, n in zip(producers, made[:, channels[0]], strict=True) if n),
+            fixed=fixed,
+        )
+        for (_, fixed), channels in found.items()
+    )
+
+
+def call_counts(model: keras.Model) -> dict[str, int]:
+    """Return how often a functional or sequential model uses each of its layers, by name; calls elsewhere do not count."""
+    # a sequential model's configuration lists no calls: it calls every layer once
+    entries = model.get_config()["layers"]
+    return {entry["config"]["name"]: len(entry.get("inbound_nodes", "1")) for entry in entries}
+
+
+def _without_input(model: keras.Model) -> list[keras.Layer]:
+    return [layer for layer in model.layers if type(layer) is not layers.InputLayer]
+
+
+def _checked_copy(model: keras.Model) -> keras.Model:
+    if not getattr(model, "inputs", None):
+        raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
+    for operation in getattr(model, "operations", model.layers):
+        if not isinstance(operation, keras.Layer):
+            raise ValueError(f"operation {operation.name!r} is no layer: use one of keras.layers in its place")
+        if type(operation) not in _SUPPORTED:
+            supported = ", ".join(sorted(kind.__name__ for kind in _SUPPORTED))
+            raise ValueError(f"layer {operation.name!r} is a {type(operation).__name__}: pruning knows {supported}")
+        _refuse(operation, _unsupported_setting(operation))
+    for name, calls in call_counts(model).items():
+        if calls > 1:
+            raise ValueError(f"layer {name!r} is used {calls} times: give each use a layer of its own")
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(f"model {model.name!r} has several inputs or outputs: pruning knows one of each")
+    if not any(type(layer) in _PRODUCERS for layer in model.layers):
+        raise ValueError(f"model {model.name!r} has no Conv2D and no Dense layer: there is nothing to prune")
+    # the model's own layers may also have been called in other models, which their `input` would show
+    copy = keras.models.clone_model(model)
+    for layer in _without_input(copy):
+        _refuse(layer, _unsupported_shape(layer))
+    return copy
+
+
+def _refuse(layer: keras.Layer, problem: str | None) -> None:
+    if problem:
+        raise ValueError(f"layer {layer.name!r} ({type(layer).__name__}) cannot be pruned: {problem}")
+
+
+def _unsupported_setting(layer: keras.Layer) -> str | None:
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return "it keeps channels first; use channels_last"
+    if type(layer) is layers.Conv2D and layer.groups != 1:
+        return f"it has {layer.groups} groups; only 1 is known"
+    if type(layer) in (*_PRODUCERS, layers.DepthwiseConv2D) and len(layer.get_weights()) != 1 + layer.use_bias:
+        return "it has weights beside its kernel and bias"
+    if type(layer) is layers.BatchNormalization and layer.renorm:
+        return "it renormalizes; only plain batch normalization is known"
+    activation: Any = getattr(layer, "activation", keras.activations.linear)
+    if getattr(keras.activations, getattr(activation, "__name__", ""), None) is not activation:
+        return "its activation is not one of Keras' own"
+    return None
+
+
+def _unsupported_shape(layer: keras.Layer) -> str | None:
+    if type(layer) is layers.Add and len({tensor.shape for tensor in layer.input}) > 1:
+        shapes = ", ".join(str(tensor.shape) for tensor in layer.input)
+        return f"it adds inputs of the shapes {shapes}; only equal ones are known"
+    rank = len(layer.output.shape)
+    if type(layer) in (layers.BatchNormalization, layers.Concatenate) and layer.axis not in (-1, rank - 1):
+        verb = "normalizes" if type(layer) is layers.BatchNormalization else "joins"
+        return f"it {verb} axis {layer.axis}; only the last is known"
+    if type(layer) is layers.Flatten and None in layer.input.shape[1:]:
+        return f"its input {layer.input.shape} has no fixed size"
+    if type(layer) is layers.Reshape and layer.output.shape[-1] != layer.input.shape[-1]:
+        return f"it mixes channels, from {layer.input.shape} to {layer.output.shape}; only the axes before the last may change"
+    return None

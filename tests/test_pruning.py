@@ -1,0 +1,581 @@
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import layers
+from numpy.typing import NDArray
+
+from joulecache.pipelines.compression.batch_norm import reestimate_batch_norm
+from joulecache.pipelines.compression.pruning import kept_channels, prune_channels, ratio_for_macs
+from joulecache.pipelines.models import count_macs
+
+Build = Callable[[], keras.Model]
+Kept = dict[str, NDArray[np.int64]]
+
+
+def conv_norm(x: Any, filters: int, size: int, name: str, strides: int = 1) -> Any:
+    x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False, name=name)(x)
+    return layers.BatchNormalization(name=f"{name}_norm")(x)
+
+
+def resnet() -> keras.Model:
+    """Three residual blocks, two with a 1x1 shortcut, as ResNet-8 of MLPerf Tiny."""
+    pixels = keras.Input((16, 16, 3))
+    x = layers.Rescaling(1 / 255)(pixels)
+    x = layers.ReLU()(conv_norm(x, 16, 3, "stem"))
+    for block, filters in enumerate((16, 32, 40)):
+        strides = 1 if block == 0 else 2
+        y = layers.ReLU()(conv_norm(x, filters, 3, f"block_{block}_a", strides))
+        y = conv_norm(y, filters, 3, f"block_{block}_b")
+        if block:
+            x = layers.Conv2D(filters, 1, strides, padding="same", name=f"block_{block}_shortcut")(x)
+        x = layers.Activation("relu")(layers.Add(name=f"block_{block}_sum")([x, y]))
+    x = layers.AveragePooling2D(4)(x)
+    return keras.Model(pixels, layers.Dense(10, name="logits")(layers.Flatten()(x)), name="resnet")
+
+
+def densenet() -> keras.Model:
+    """Layers that read, normalized, all that came before them (Huang et al., arXiv:1608.06993)."""
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, padding="same", name="stem")(pixels)
+    for layer in range(3):
+        if layer == 2:
+            x = layers.AveragePooling2D(2)(x)
+        y = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.Concatenate()([x, layers.Conv2D(12, 3, padding="same", name=f"grow_{layer}")(y)])
+    x = layers.LeakyReLU()(layers.BatchNormalization()(x))
+    x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(pixels, layers.Dense(5, name="logits")(x), name="densenet")
+
+
+def mobilenet() -> keras.Model:
+    return keras.applications.MobileNet(
+        weights=None, alpha=0.25, input_shape=(32, 32, 3), classes=10, classifier_activation=None
+    )
+
+
+def crossing() -> keras.Model:
+    """A layer added to two in a row, a depthwise layer that multiplies channels, and what Keras' own Reshape allows."""
+    pixels = keras.Input((6, 6, 3))
+    a = layers.Conv2D(8, 3, name="a", padding="same", activation="gelu")(pixels)
+    b = layers.Conv2D(16, 1, name="b")(pixels)
+    row = layers.Concatenate(axis=3)([a, b])
+    both = layers.Add()([row, layers.Conv2D(24, 3, name="both", padding="same")(pixels), row])
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, activation="sigmoid", name="each")(both)
+    x = layers.Reshape((2, -1, 48))(layers.ZeroPadding2D(((0, 0), (1, 1)))(x))
+    x = layers.MaxPooling2D(2)(layers.Reshape((-1, 6, 48))(x))
+    x = layers.Add()([layers.Flatten()(x), layers.Dense(288, name="flat")(layers.GlobalMaxPooling2D()(row))])
+    return keras.Model(pixels, layers.Dense(3)(x))
+
+
+def of_any_size() -> keras.Model:
+    pixels = keras.Input((None, None, 3))
+    x = layers.Conv2D(16, 3, padding="same")(pixels)
+    x = layers.Add()([x, layers.DepthwiseConv2D(3, padding="same")(x), layers.Conv2D(16, 1)(x)])
+    x = layers.GlobalAveragePooling2D()(layers.Reshape((-1, 4, 16))(x))
+    return keras.Model(pixels, layers.Dense(3)(layers.Concatenate()([x, x])))
+
+
+MODELS: list[Build] = [resnet, densenet, mobilenet, crossing, of_any_size]
+every_model = pytest.mark.parametrize("build", MODELS)
+
+
+def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Weights that keep activations near 1 in size, and scales, shifts and statistics that are nowhere 0 or 1."""
+    generator = np.random.default_rng(seed)
+
+    def drawn(shape: tuple[int, ...], depthwise: bool) -> NDArray[Any]:
+        if len(shape) == 1:
+            return generator.uniform(0.4, 0.9, shape)
+        return generator.normal(0, math.sqrt(1.5 / math.prod(shape[: 2 if depthwise else -1])), shape)
+
+    for layer in model.layers:
+        depthwise = isinstance(layer, layers.DepthwiseConv2D)
+        layer.set_weights([drawn(weight.shape, depthwise) for weight in layer.get_weights()])
+    return model
+
+
+@functools.cache
+def ready(build: Build) -> keras.Model:
+    """A randomized model, built once: only to be read."""
+    return randomized(build())
+
+
+def pixels_for(model: keras.Model) -> NDArray[np.float32]:
+    shape = (2, *(size or 8 for size in model.input_shape[1:]))
+    return np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32)
+
+
+def run_with_zeros(model: keras.Model, kept: Kept, pixels: NDArray[Any]) -> Any:
+    """The model with every layer's dropped channels zeroed as soon as they are computed, layer by layer."""
+    found: dict[int, tuple[Any, NDArray[np.float32]]] = {
+        id(model.inputs[0]): (tf.constant(pixels), np.ones(pixels.shape[-1], np.float32))
+    }
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        several = isinstance(layer.input, list)
+        values, masks = zip(*(found[id(t)] for t in (layer.input if several else [layer.input])), strict=True)
+        value = layer(list(values) if several else values[0])
+        mask = masks[0]
+        if isinstance(layer, layers.DepthwiseConv2D):
+            mask = np.repeat(mask, layer.depth_multiplier)
+        elif isinstance(layer, layers.Conv2D | layers.Dense):
+            mask = np.zeros(value.shape[-1], np.float32)
+            mask[kept.get(layer.name, np.arange(len(mask)))] = 1
+        elif isinstance(layer, layers.Concatenate):
+            mask = np.concatenate(masks)
+        elif isinstance(layer, layers.Flatten):
+            mask = np.broadcast_to(mask, values[0].shape[1:]).ravel()
+        for other in masks[1:] if isinstance(layer, layers.Add) else ():
+            np.testing.assert_array_equal(mask, other, f"{layer.name} adds channels to dropped ones")
+        found[id(layer.output)] = (value * mask, mask)
+    return found[id(model.outputs[0])][0]
+
+
+def assert_pruned_as_zeroed(model: keras.Model, kept: Kept, pruned: keras.Model) -> None:
+    pixels = pixels_for(model)
+    np.testing.assert_allclose(pruned(pixels), run_with_zeros(model, kept, pixels), atol=1e-5, rtol=1e-5)
+    assert pruned.output_shape == model.output_shape
+    for name, channels in kept.items():
+        assert pruned.get_layer(name).kernel.shape[-1] == len(channels)
+
+
+# --------------------------------------------------------------------------------------------------- same results
+
+
+@every_model
+def test_without_a_ratio_the_pruned_model_is_the_same(build: Build) -> None:
+    model = ready(build)
+    pruned = prune_channels(model, 0)
+    np.testing.assert_array_equal(model(pixels_for(model)), pruned(pixels_for(model)))
+
+
+@pytest.mark.parametrize(("build", "ratio"), [*((build, 0.5) for build in MODELS), (resnet, 0.2), (densenet, 0.9)])
+def test_a_pruned_model_is_the_model_with_zeros(build: Build, ratio: float) -> None:
+    model = ready(build)
+    before, config = model.get_weights(), model.get_config()
+    kept = kept_channels(model, ratio, multiple=4)
+    pruned = prune_channels(model, ratio, multiple=4)
+    assert_pruned_as_zeroed(model, kept, pruned)
+    assert np.abs(model(pixels_for(model)) - pruned(pixels_for(model))).max() > 1e-3  # or it would show nothing
+    assert all(len(channels) % 4 == 0 for channels in kept.values())
+    assert pruned.count_params() < (1 - 0.8 * ratio) * model.count_params()
+    assert model.get_config() == config
+    for weight, same in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+block = st.tuples(
+    st.sampled_from(["conv", "depthwise", "residual", "residual3", "concat", "cross", "pool", "norm"]),
+    st.sampled_from([4, 8, 12]),
+    st.sampled_from(["relu", "sigmoid", "gelu", "linear"]),
+)
+
+
+def graph_of(blocks: Sequence[tuple[str, int, str]], end: str) -> keras.Model:
+    pixels = keras.Input((4, 4, 2))
+
+    def conv(x: Any, filters: int, activation: str = "linear") -> Any:
+        return layers.Conv2D(filters, 2, padding="same", activation=activation)(x)
+
+    x = conv(pixels, 8)
+    for kind, width, activation in blocks:
+        channels = x.shape[-1]
+        if kind == "conv":
+            x = conv(x, width, activation)
+        elif kind == "depthwise":
+            x = layers.DepthwiseConv2D(2, padding="same", depth_multiplier=1 + (width == 4), activation=activation)(x)
+        elif kind == "residual":
+            x = layers.Add()([x, conv(conv(x, width, activation), channels)])
+        elif kind == "residual3":
+            x = layers.Add()([conv(x, width), x, conv(x, width)] if channels == width else [x, x, conv(x, channels)])
+        elif kind == "concat":
+            x = layers.Concatenate()([x, conv(x, width, activation)])
+        elif kind == "cross":
+            x = layers.Add()([layers.Concatenate()([conv(x, 4), conv(x, width)]), conv(x, 4 + width, activation)])
+        elif kind == "pool" and x.shape[1] > 1:
+            x = layers.MaxPooling2D(2)(x)
+        else:
+            x = layers.Activation(activation)(layers.BatchNormalization()(x))
+    x = {"flat": layers.Flatten, "mean": layers.GlobalAveragePooling2D}[end]()(x)
+    return keras.Model(pixels, layers.Dense(2)(x))
+
+
+@given(
+    blocks=st.lists(block, min_size=1, max_size=5),
+    end=st.sampled_from(["flat", "mean"]),
+    ratio=st.floats(0.05, 0.95),
+    multiple=st.sampled_from([1, 2, 4]),
+)
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+def test_any_graph_can_be_pruned(blocks: list[tuple[str, int, str]], end: str, ratio: float, multiple: int) -> None:
+    model = randomized(graph_of(blocks, end), seed=len(blocks))
+    kept = kept_channels(model, ratio, multiple=multiple)
+    pruned = prune_channels(model, ratio, multiple=multiple)
+    assert_pruned_as_zeroed(model, kept, pruned)
+    for name, channels in kept.items():
+        assert len(channels) % multiple == 0
+        assert multiple <= len(channels) <= model.get_layer(name).kernel.shape[-1]
+        assert (np.diff(channels) > 0).all()
+    share = count_macs(pruned) / count_macs(model)
+    chosen = ratio_for_macs(model, share, multiple=multiple)
+    assert count_macs(prune_channels(model, chosen, multiple=multiple)) == count_macs(pruned)
+
+
+# ----------------------------------------------------------------------------------------------------- the choice
+
+
+def test_layers_that_are_added_keep_the_channels_strongest_together() -> None:
+    model = ready(resnet)
+    kept = kept_channels(model, 0.5)
+    assert list(kept) == [layer.name for layer in model.layers if type(layer) is layers.Conv2D]
+    for names in (["stem", "block_0_b"], ["block_0_a"], ["block_2_b", "block_2_shortcut"]):
+        norms: Any = sum(np.abs(model.get_layer(name).kernel).sum(axis=(0, 1, 2)) for name in names)
+        half = 8 * round(len(norms) / 16 + 0.01)
+        for name in names:
+            assert kept[name].tolist() == sorted(np.argsort(-norms)[:half])
+
+
+def test_layers_are_joined_through_others() -> None:
+    pixels = keras.Input((4, 4, 3))
+    one = [layers.Conv2D(16, 1, name=f"conv_{n}")(pixels) for n in range(6)]
+    # in an order in which no layer is joined with the first before the end
+    sums = [layers.Add()([one[n], one[m]]) for n, m in ((5, 4), (3, 4), (2, 3), (1, 5), (0, 1))]
+    model = randomized(keras.Model(pixels, layers.Conv2D(2, 1)(layers.Concatenate()(sums))))
+    kept = kept_channels(model, 0.5)
+    assert len({tuple(channels) for channels in kept.values()}) == 1
+    assert len(kept) == 6
+
+
+def test_gamma_keeps_what_batch_normalization_scales_most() -> None:
+    model = randomized(resnet())
+    for norm in (layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)):
+        norm.gamma.assign(np.random.default_rng(len(norm.name)).normal(size=norm.gamma.shape))
+    kept = kept_channels(model, 0.5, criterion="gamma")
+    scales = {name: np.abs(model.get_layer(f"{name}_norm").gamma) for name in ("stem", "block_0_b", "block_1_a")}
+    for names in (["stem", "block_0_b"], ["block_1_a"]):
+        total: Any = sum(scales[name] for name in names)
+        assert kept[names[0]].tolist() == sorted(np.argsort(-total)[: len(total) // 2])
+    assert any(kept[name].tolist() != channels.tolist() for name, channels in kept_channels(model, 0.5).items())
+    pruned = prune_channels(model, 0.5, criterion="gamma")
+    assert_pruned_as_zeroed(model, kept, pruned)
+
+
+def plain(*inner: keras.Layer, last: int = 2) -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((6, 6, 3)), layers.Conv2D(16, 3, name="first"), *inner, layers.Conv2D(last, 1)]
+    )
+
+
+@pytest.mark.parametrize("norms", [(), (layers.BatchNormalization(scale=False),)])
+def test_gamma_needs_a_scale_for_every_channel(norms: tuple[keras.Layer, ...]) -> None:
+    model = plain(*(type(norm).from_config(norm.get_config()) for norm in norms))
+    with pytest.raises(ValueError, match="layer 'first' has channels that no BatchNormalization scales"):
+        kept_channels(model, 0.5, criterion="gamma")
+    assert kept_channels(model, 0.5, criterion="gamma", protected=["first"]) == {}
+
+
+def test_channels_in_a_row_are_kept_where_each_comes_from() -> None:
+    model = ready(crossing)
+    kept = kept_channels(model, 0.5, multiple=4)
+    assert (len(kept["a"]), len(kept["b"])) == (4, 8)
+    assert kept["both"].tolist() == [*kept["a"], *(8 + kept["b"])]
+
+
+def test_protected_layers_and_what_is_added_to_them_keep_all() -> None:
+    model = ready(resnet)
+    kept = kept_channels(model, 0.5, protected=["block_2_shortcut", "block_0_sum"])
+    assert set(kept) == {"block_0_a", "block_1_a", "block_1_b", "block_1_shortcut", "block_2_a"}
+    pruned = prune_channels(model, 0.5, protected=["block_2_shortcut", "block_0_sum"])
+    assert pruned.get_layer("block_2_b").filters == 40
+    assert pruned.get_layer("stem").filters == 16
+    assert_pruned_as_zeroed(model, kept, pruned)
+
+
+def test_input_and_output_keep_all() -> None:
+    pixels = keras.Input((4, 4, 16))
+    x = layers.Add()([pixels, layers.Conv2D(16, 1, name="as_input")(pixels)])
+    x = layers.Conv2D(24, 1, name="as_output")(layers.Conv2D(32, 1, name="free")(x))
+    model = keras.Model(pixels, layers.ReLU()(layers.Add()([x, layers.Conv2D(24, 1, name="beside")(x)])))
+    assert {name: len(channels) for name, channels in kept_channels(model, 0.5).items()} == {"free": 16}
+    assert prune_channels(model, 0.5).output_shape == (None, 4, 4, 24)
+
+
+def test_a_protected_layer_may_be_read_by_what_needs_all_channels() -> None:
+    assert prune_channels(plain(layers.Softmax()), 0.5, protected=["first"]).get_layer("first").filters == 16
+
+
+def test_unknown_protected_names_list_close_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown protected layer 'frist': did you mean first"):
+        prune_channels(plain(), 0.5, protected=["first", "frist"])
+
+
+def test_unknown_criteria_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown criterion 'l2': allowed are l1, gamma"):
+        kept_channels(plain(), 0.5, criterion="l2")  # type: ignore[arg-type]
+
+
+def test_a_pruned_model_is_uncompiled() -> None:
+    model = plain()
+    model.compile("sgd", "mse")
+    assert not prune_channels(model, 0.5).compiled
+
+
+def test_a_call_keeps_its_arguments() -> None:
+    pixels = keras.Input((4, 4, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(16, 1)(pixels), training=False)
+    model = randomized(keras.Model(pixels, layers.Conv2D(2, 1)(x)))
+    pruned = prune_channels(model, 0)
+    np.testing.assert_array_equal(model(pixels_for(model), training=True), pruned(pixels_for(model), training=True))
+
+
+# --------------------------------------------------------------------------------------------------- the operations
+
+
+@pytest.mark.parametrize(("build", "share"), [(resnet, 0.9), (resnet, 0.5), (resnet, 0.25), (mobilenet, 0.5)])
+def test_a_ratio_is_found_for_the_operations(build: Build, share: float) -> None:
+    model = ready(build)
+    ratio = ratio_for_macs(model, share)
+    left = count_macs(prune_channels(model, ratio))
+    assert 0.8 * share * count_macs(model) < left <= share * count_macs(model)
+    assert ratio_for_macs(model, left / count_macs(model)) == ratio
+    assert ratio_for_macs(model, (left - 1) / count_macs(model)) > ratio
+
+
+def test_no_smaller_ratio_would_do() -> None:
+    model = keras.Sequential([keras.Input((5, 5, 3)), *(layers.Conv2D(n, 1) for n in (20, 16, 2))])
+    # widths change at 0, 1/4, 2/5, 3/4 and 4/5
+    macs = {ratio: count_macs(prune_channels(model, ratio)) for ratio in (0, 0.1, 0.3, 0.5, 0.77, 0.9)}
+    for share in (1, 0.99, 0.7, 0.5, 0.35, macs[0.9] / macs[0]):
+        most = max(left for left in macs.values() if left <= share * macs[0])
+        assert count_macs(prune_channels(model, ratio_for_macs(model, share))) == most
+    assert ratio_for_macs(model, 1) == 0
+
+
+def test_protected_layers_count_in_full() -> None:
+    model = plain(layers.Conv2D(32, 3))
+    free, held = ratio_for_macs(model, 0.6), ratio_for_macs(model, 0.6, protected=["first"])
+    assert held > free
+    assert count_macs(prune_channels(model, held, protected=["first"])) <= 0.6 * count_macs(model)
+
+
+def test_shares_that_cannot_be_reached_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"share 0.01 .* cannot be reached: at multiples of 8, \d+ of \d+ are left"):
+        ratio_for_macs(resnet(), 0.01)
+    for share in (0, -1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=rf"share {share} .*above 0 and at most 1"):
+            ratio_for_macs(plain(), share)
+    with pytest.raises(ValueError, match="multiple 0"):
+        ratio_for_macs(plain(), 0.5, multiple=0)
+    with pytest.raises(ValueError, match="mixes channels"):
+        ratio_for_macs(plain(layers.Softmax()), 0.7)
+    with pytest.raises(ValueError, match="give the model a fixed image size"):
+        ratio_for_macs(ready(of_any_size), 0.7)
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def merged(layer: keras.Layer, *others: Callable[[Any], Any]) -> keras.Model:
+    pixels = keras.Input((6, 6, 3))
+    x = layers.Conv2D(16, 1)(pixels)
+    return keras.Model(pixels, layers.Conv2D(2, 1)(layer([x, *(other(x) for other in others)])))
+
+
+def shuffling() -> keras.Model:
+    """Groups of channels dealt out anew (ShuffleNet, Zhang et al., arXiv:1707.01083)."""
+    return plain(
+        layers.Reshape((4, 4, 2, 8), name="deal"), layers.Permute((1, 2, 4, 3), name="swap"), layers.Reshape((4, 4, 16))
+    )
+
+
+def arithmetic() -> keras.Model:
+    pixels = keras.Input((6, 6, 3))
+    x = layers.Conv2D(16, 1)(pixels)
+    return keras.Model(pixels, layers.Conv2D(2, 1)(keras.ops.multiply(x, 2.0)))
+
+
+def shared() -> keras.Model:
+    pixels = keras.Input((6, 6, 3))
+    norm = layers.BatchNormalization(name="twice")
+    x = norm(layers.Conv2D(16, 1)(pixels))
+    return keras.Model(pixels, layers.Conv2D(2, 1)(norm(layers.ReLU()(x))))
+
+
+class Mine(layers.Conv2D):  # type: ignore[misc]
+    pass
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (shuffling, "layer 'swap' is a Permute"),
+        (lambda: plain(layers.Reshape((-1, 8), name="deal"), layers.Reshape((4, 4, 16))), "'deal' .*mixes channels"),
+        (arithmetic, "operation '.*' is no layer: use one of keras.layers"),
+        (shared, "layer 'twice' is used 2 times"),
+        (lambda: plain(Mine(8, 1, name="mine")), "layer 'mine' is a Mine: pruning knows"),
+        (
+            lambda: plain(keras.Sequential([keras.Input((4, 4, 16)), layers.ReLU()], name="inner")),
+            "layer 'inner' is a S",
+        ),
+        (lambda: plain(layers.BatchNormalization(renorm=True, name="again")), "layer 'again' .*renormalizes"),
+        (
+            lambda: merged(layers.Add(name="wide"), lambda x: layers.GlobalMaxPooling2D(keepdims=True)(x)),
+            r"layer 'wide' .*adds inputs of the shapes \(None, 6, 6, 16\), \(None, 1, 1, 16\)",
+        ),
+        (lambda: merged(layers.Add(name="one"), lambda x: layers.Conv2D(1, 1)(x)), "layer 'one' .*adds inputs of"),
+        (lambda: merged(layers.Concatenate(axis=1, name="tall"), lambda x: layers.ReLU()(x)), "'tall' .*joins axis 1"),
+        (lambda: merged(layers.Maximum(name="most"), lambda x: layers.ReLU()(x)), "layer 'most' is a Maximum"),
+    ],
+)
+def test_what_cannot_be_pruned_is_named(build: Build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prune_channels(build(), 0.5)
+
+
+# ------------------------------------------------------------------------------------------ batch normalization
+
+
+def normalizing() -> keras.Model:
+    pixels = keras.Input((5, 4, 3))
+    x = layers.BatchNormalization(momentum=0.7, name="pixels_norm")(pixels)
+    x = layers.Dropout(0.5, name="drop")(layers.Conv2D(4, 3, name="conv")(x))
+    x = layers.BatchNormalization(name="second")(x)
+    return randomized(keras.Model(pixels, layers.Dense(2)(layers.GlobalAveragePooling2D()(x))))
+
+
+def images_of(count: int) -> NDArray[np.uint8]:
+    """Images that grow brighter, so that batches differ."""
+    noise = np.random.default_rng(0).integers(0, 60, (count, 5, 4, 3))
+    return (noise + 190 * np.arange(count)[:, None, None, None] // count).astype(np.uint8)
+
+
+def batches_of(images: NDArray[np.uint8], size: int = 8) -> Any:
+    return tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images), np.int64))).batch(size)
+
+
+def is_statistic(variable: Any) -> bool:
+    return variable.name in ("moving_mean", "moving_variance")
+
+
+def test_statistics_are_those_of_all_images() -> None:
+    images = images_of(20)  # the last batch is smaller
+    model = normalizing()
+    before = [variable.numpy() for variable in model.variables if not is_statistic(variable)]
+    assert reestimate_batch_norm(model, batches_of(images)) == 20
+    norm = model.get_layer("pixels_norm")
+    np.testing.assert_allclose(norm.moving_mean, images.mean(axis=(0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, images.var(axis=(0, 1, 2)), rtol=1e-5)
+    assert norm.momentum == 0.7
+    after = [variable.numpy() for variable in model.variables if not is_statistic(variable)]
+    for value, same in zip(before, after, strict=True):
+        np.testing.assert_array_equal(value, same)
+
+
+def test_deeper_statistics_are_those_of_what_comes_out_in_training() -> None:
+    images = images_of(16)
+    model = normalizing()
+    model.get_layer("drop").rate = 0.0
+    reestimate_batch_norm(model, batches_of(images))
+    first, conv, second = (model.get_layer(name) for name in ("pixels_norm", "conv", "second"))
+    parts = []
+    for batch in (images[:8].astype(np.float64), images[8:].astype(np.float64)):
+        scaled = (batch - batch.mean(axis=(0, 1, 2))) / np.sqrt(batch.var(axis=(0, 1, 2)) + first.epsilon)
+        scaled = scaled * first.gamma.numpy() + first.beta.numpy()
+        windows = np.lib.stride_tricks.sliding_window_view(scaled, (3, 3), axis=(1, 2))
+        parts.append(np.einsum("bhwcij,ijcf->bhwf", windows, conv.kernel.numpy()) + conv.bias.numpy())
+    read = np.concatenate(parts)
+    np.testing.assert_allclose(second.moving_mean, read.mean(axis=(0, 1, 2)), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(second.moving_variance, read.var(axis=(0, 1, 2)), rtol=1e-4)
+
+
+def test_statistics_do_not_depend_on_what_was_there_nor_on_the_run() -> None:
+    model, other = normalizing(), normalizing()
+    other.get_layer("pixels_norm").moving_mean.assign([math.inf, math.nan, 7.0])
+    other.set_weights([*other.get_weights()])
+    for _ in range(2):
+        reestimate_batch_norm(model, batches_of(images_of(16)))
+        reestimate_batch_norm(other, batches_of(images_of(16)))
+        np.testing.assert_array_equal(
+            model.get_layer("pixels_norm").moving_mean, other.get_layer("pixels_norm").moving_mean
+        )
+
+
+def test_no_more_batches_are_read_than_asked_for() -> None:
+    images = images_of(24)
+    model = normalizing()
+    assert reestimate_batch_norm(model, batches_of(images), batches=2) == 16
+    np.testing.assert_allclose(model.get_layer("pixels_norm").moving_mean, images[:16].mean(axis=(0, 1, 2)), rtol=1e-5)
+
+
+def test_a_frozen_layer_keeps_its_statistics() -> None:
+    model = normalizing()
+    model.get_layer("second").trainable = False
+    before = model.get_layer("second").get_weights()
+    reestimate_batch_norm(model, batches_of(images_of(16)))
+    for weight, same in zip(before, model.get_layer("second").get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_nothing_changes_where_the_data_fails() -> None:
+    model = normalizing()
+    before = model.get_weights()
+
+    def failing() -> Any:
+        yield images_of(4), np.zeros(4, np.int64)
+        raise OSError("the disk is gone")
+
+    spec = (tf.TensorSpec((None, 5, 4, 3), tf.uint8), tf.TensorSpec((None,), tf.int64))
+    with pytest.raises(tf.errors.OpError, match="the disk is gone"):
+        reestimate_batch_norm(model, tf.data.Dataset.from_generator(failing, output_signature=spec))
+    none = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=spec)
+    with pytest.raises(ValueError, match="training data is empty"):
+        reestimate_batch_norm(model, none)
+    for weight, same in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    assert model.get_layer("pixels_norm").momentum == 0.7
+
+
+def test_pruned_models_can_be_reestimated() -> None:
+    pruned = prune_channels(ready(resnet), 0.5)
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
+    reestimate_batch_norm(pruned, batches_of(images, 16))
+    # of one batch, inference and training are the same
+    np.testing.assert_allclose(pruned(images), pruned(images, training=True), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: plain(), "has no trainable BatchNormalization layer"),
+        (shared, "layer 'twice' is used 2 times"),
+        (lambda: plain(layers.BatchNormalization(renorm=True, name="again")), "layer 'again' renormalizes"),
+        (
+            lambda: plain(keras.Sequential([keras.Input((4, 4, 16)), layers.BatchNormalization()], name="inner")),
+            "layer 'inner' is a model",
+        ),
+        (lambda: keras.Sequential([layers.BatchNormalization()], name="unbuilt"), "model 'unbuilt' is not functional"),
+    ],
+)
+def test_models_that_cannot_be_reestimated_are_named(build: Build, message: str) -> None:
+    images = np.zeros((4, 6, 6, 3), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        reestimate_batch_norm(build(), batches_of(images))
+
+
+def test_data_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 batches: give at least 1"):
+        reestimate_batch_norm(normalizing(), batches_of(images_of(8)), batches=0)
+    with pytest.raises(ValueError, match=re.escape("images of 6x6x3, but the model takes 5x4x3")):
+        reestimate_batch_norm(normalizing(), batches_of(np.zeros((4, 6, 6, 3), np.uint8)))
