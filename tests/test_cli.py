@@ -364,6 +364,7 @@ def test_run_counts_processes_whose_parents_are_gone() -> None:
     assert Energy.from_json(json.loads(done.stdout)["energy"]).cpu_s >= 0.5 - 0.03
 
 
+@pytest.mark.slow
 def test_run_checks_itself_against_codecarbon() -> None:
     done = joulecache("run", "--json", "--cross-check", sys.executable, "-c", burning(1.0))
     body = json.loads(done.stdout)

@@ -8,6 +8,7 @@ from joulecache.pipelines import costs
 from joulecache.transforms.ops import OPS
 
 
+@pytest.mark.slow
 def test_every_op_is_measured_once() -> None:
     measured = list(costs.op_costs())
     assert [type(cost.op) for cost in measured] == list(OPS.values())

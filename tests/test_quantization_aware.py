@@ -144,6 +144,7 @@ def test_its_error_is_that_of_the_file(trained: keras.Model, pictures: tuple[Ima
     assert 0.5 < simulated / converted < 2
 
 
+@pytest.mark.slow
 def test_training_learns_to_live_with_rounding(
     trained: keras.Model, pictures: tuple[Images, NDArray[np.int64]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -637,6 +637,7 @@ def test_images_of_varying_size_are_refused(tmp_path: Path) -> None:
         train(tmp_path / "cache", out=tmp_path / "run", epochs=1)
 
 
+@pytest.mark.slow
 def test_a_cache_that_mixes_images_trains_on_soft_labels_and_compresses(tmp_path: Path) -> None:
     precompute("synthetic:60", tmp_path / "cache", "decode|resize(20) || mixup(0.4)|cutmix", val_fraction=0.3)
     trained = train(tmp_path / "cache", out=tmp_path / "run", epochs=2, prune=0.5, quantize="int8")
