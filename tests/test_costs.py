@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from joulecache.pipelines import costs
 from joulecache.transforms.ops import OPS
