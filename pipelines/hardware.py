@@ -27,6 +27,7 @@ Precision = Literal["float32", "bfloat16", "int8"]
 _SIDE = 1024  # of square matrices: 4 MB each at float32
 _CONV = (8, 56, 56, 64)  # batch, height, width, channels in and out: a ResNet's first stage
 _KERNEL = 3
+_WORTH = 1.1  # times as much per joule: what a narrower precision must do to be worth its rounding
 _FLOP: dict[Operation, int] = {
     "matrix product": 2 * _SIDE**3,
     "convolution": 2 * math.prod(_CONV) * _CONV[-1] * _KERNEL**2,
@@ -42,7 +43,7 @@ class Throughput:
 
     `flop_per_s` is the median of the rounds, `flop_per_s_low` and `flop_per_s_high` the least and the most; a multiplication and an
     addition are two operations, of integers too. `flop_per_j` is of active energy, over all rounds, and the same as FLOP/s per
-    watt. `device` and `engine` say where it ran, `energy` what it took, with its passport.
+    watt; `flop` are the operations of all rounds. `device` and `engine` say where it ran, `energy` what it took, with its passport.
     """
 
     operation: Operation
@@ -52,12 +53,17 @@ class Throughput:
     flop_per_s: float
     flop_per_s_low: float
     flop_per_s_high: float
-    flop_per_j: float
+    flop: int
     energy: Energy
+
+    @property
+    def flop_per_j(self) -> float | None:
+        """Operations per active joule; None where no energy is active, as with watts that do not rise with load."""
+        return self.flop / self.energy.active_j if self.energy.active_j else None
 
     def to_json(self) -> dict[str, object]:
         """Return a dict of JSON values."""
-        return {**vars(self), "energy": self.energy.to_json()}
+        return {**vars(self), "flop_per_j": self.flop_per_j, "energy": self.energy.to_json()}
 
 
 def measure_hardware(
@@ -107,7 +113,7 @@ def measure_hardware(
                 flop_per_s=statistics.median(rates[task]),
                 flop_per_s_low=min(rates[task]),
                 flop_per_s_high=max(rates[task]),
-                flop_per_j=done[task] * _FLOP[name] / energy.active_j if energy.active_j else 0.0,
+                flop=done[task] * _FLOP[name],
                 energy=energy,
             )
         )
@@ -176,13 +182,15 @@ class Recommendation:
 def recommend(found: tuple[Throughput, ...]) -> Recommendation:
     """Recommend precisions by operations per active joule, as the geometric mean over both operations.
 
-    One that does not do 1.1 times as much as a wider one is not worth its rounding. Raises ValueError without figures of each.
+    A narrower one must do 1.1 times as much as a wider one. Raises ValueError without figures of each.
     """
 
     def per_joule(precision: Precision) -> float:
-        figures = [one.flop_per_j for one in found if one.precision == precision]
-        if len(figures) != len(get_args(Operation)) or min(figures) <= 0:
-            raise ValueError(f"no figures at {precision}: measure every operation at every precision")
+        figures = [one.flop_per_j for one in found if one.precision == precision and one.flop_per_j is not None]
+        if len(figures) != len(get_args(Operation)):
+            raise ValueError(
+                f"no joules at {precision}: measure every operation at every precision, with watts that rise with load"
+            )
         return statistics.geometric_mean(figures)
 
     joules = {precision: per_joule(precision) for precision in get_args(Precision)}
@@ -197,6 +205,3 @@ def recommend(found: tuple[Throughput, ...]) -> Recommendation:
     training, inference = best(("float32", "bfloat16")), best(("float32", "bfloat16", "int8"))
     shares = ", ".join(f"{name} {value / joules['float32']:.2f}" for name, value in joules.items())
     return Recommendation(training, inference, f"operations per joule against float32: {shares}")
-
-
-_WORTH = 1.1

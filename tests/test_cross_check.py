@@ -59,6 +59,15 @@ def test_a_cross_check_measures_and_sends_nothing_whatever_is_configured(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [".codecarbon.config"]
 
 
+def test_a_country_is_found_however_it_is_written_or_refused() -> None:
+    with cross_checked(" fra", 1.0) as theirs:
+        math.factorial(1000)
+    assert theirs.result is not None
+    assert theirs.result.carbon_g is not None
+    with pytest.raises(ValueError, match="unknown country 'XXX'"), cross_checked("XXX", 1.0):
+        pass
+
+
 def test_a_cross_check_without_a_country_has_no_grams() -> None:
     logging.getLogger("codecarbon").disabled = False
     with cross_checked(None, 1.0) as theirs:

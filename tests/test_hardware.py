@@ -24,7 +24,9 @@ def test_every_operation_is_measured_at_every_precision(found: tuple[Throughput,
     for one in found:
         assert 0 < one.flop_per_s_low <= one.flop_per_s <= one.flop_per_s_high
         # at least one act a round
-        assert one.flop_per_j * one.energy.active_j >= 2 * hardware._FLOP[one.operation] * (1 - 1e-9)
+        assert one.flop >= 2 * hardware._FLOP[one.operation]
+        assert one.flop_per_j is not None
+        assert one.flop_per_j * one.energy.active_j == pytest.approx(one.flop)
         assert one.energy.duration_s >= 2 * 0.02
         assert one.engine == ("LiteRT" if one.precision == "int8" else "TensorFlow")
         assert one.to_json()["energy"] == one.energy.to_json()
@@ -43,8 +45,8 @@ def test_operations_are_counted_as_they_are_done(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(hardware, "_in_litert", make)
     monkeypatch.setattr(hardware, "_in_tensorflow", lambda dtype, device, operation: make(operation))
     seen = measure_hardware(seconds=0.01, rounds=3)
-    counted = sum(one.flop_per_j * one.energy.active_j / hardware._FLOP[one.operation] for one in seen)
-    assert counted == pytest.approx(acts - 3 * len(seen))  # one of each turn comes before the window
+    counted = sum(one.flop / hardware._FLOP[one.operation] for one in seen)
+    assert counted == acts - 3 * len(seen)  # one of each turn comes before the window
     assert hardware._FLOP == {"matrix product": 2 * 1024**3, "convolution": 2 * 8 * 56 * 56 * 64 * 64 * 9}
 
 
@@ -89,9 +91,14 @@ def test_what_is_recommended(
     found: tuple[Throughput, ...], float32: float, bfloat16: float, int8: float, training: str, inference: str
 ) -> None:
     figures = {"float32": float32, "bfloat16": bfloat16, "int8": int8}
-    made = tuple(replace(one, flop_per_j=1e9 * figures[one.precision]) for one in found)
+    made = tuple(replace(one, energy=found[0].energy, flop=round(1e12 * figures[one.precision])) for one in found)
     advice = recommend(made)
     assert (advice.training, advice.inference) == (training, inference)
     assert f"bfloat16 {bfloat16 / float32:.2f}" in advice.why
-    with pytest.raises(ValueError, match="no figures at int8"):
+    with pytest.raises(ValueError, match="no joules at int8"):
         recommend(tuple(one for one in made if one.precision != "int8"))
+    still = replace(found[0].energy, active=found[0].energy.active * 0.0)
+    assert made[0].to_json()["flop_per_j"] == made[0].flop_per_j
+    assert replace(made[0], energy=still).flop_per_j is None
+    with pytest.raises(ValueError, match="no joules at float32"):
+        recommend(tuple(replace(one, energy=still) for one in made))

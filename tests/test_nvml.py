@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -558,3 +560,28 @@ def test_this_machine() -> None:
     assert (before is None) == (not nvml.names)
     if before and after:
         assert nvml.gained(before, after, 0.1) is not None
+
+
+# ---- the script that checks counters against power ----
+
+
+@pytest.mark.parametrize(("counted", "agrees"), [(1.0, True), (1.5, False)])
+def test_the_check_of_counters_compares_them_with_integrated_power(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], counted: float, agrees: bool
+) -> None:
+    script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "check_gpu_meter"))
+    standin, began = StandIn(energy_mj=[0, NOT_SUPPORTED], power_mw=[100_000, 50_000]), time.monotonic()
+    count = standin.nvmlDeviceGetTotalEnergyConsumption
+
+    def ticking(handle: int) -> int:
+        return round(100_000 * counted * (time.monotonic() - began)) if handle == 0 else count(handle)
+
+    monkeypatch.setattr(standin, "nvmlDeviceGetTotalEnergyConsumption", ticking)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", standin.nvmlDeviceGetPowerUsage)
+    monkeypatch.setitem(script["compare"].__globals__, "SETTLE_S", 0.0)
+    # seconds enough that a busy machine does not make 5% of them
+    assert script["compare"](Nvml(standin, poll_s=NEVER_S), "idle", 1.0) == [agrees]
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0].removeprefix("| ") for row in rows] == ["Stand-in 0", "Stand-in 1"]
+    assert float(rows[0][3]) == pytest.approx(100.0, rel=0.1)
+    assert rows[1][2] == "has none"

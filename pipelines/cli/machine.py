@@ -79,12 +79,12 @@ def hardware(
 
     with progress() as tell:
         found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=tell)
-    advice = recommend(found)
     if as_json:
         rows = [one.to_json() for one in found]
-        print_json({"throughputs": rows, "recommendation": vars(advice), "passport": meter.passport()})
+        print_json({"throughputs": rows, "recommendation": vars(recommend(found)), "passport": meter.passport()})
         return
     print_throughputs(found, meter.passport())
+    advice = recommend(found)
     Console().print(
         f"Train in {advice.training}, infer in {advice.inference}; {advice.why}.", soft_wrap=True, highlight=False
     )

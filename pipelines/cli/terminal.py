@@ -155,13 +155,10 @@ def print_throughputs(found: Sequence[Throughput], passport: Mapping[str, Any]) 
         *(Column(head, justify="right" if place > 2 else "left") for place, head in enumerate(heads)), box=None
     )
     for one in found:
-        flop = one.flop_per_j * one.energy.active_j
-        ends = (
-            flop / joules / 1e9 if joules else None for joules in (one.energy.active_high_j, one.energy.active_low_j)
-        )
-        per_joule = "-".join("?" if end is None else f"{end:,.0f}" for end in ends)
-        rates = f"{one.flop_per_s_low / 1e9:,.0f}-{one.flop_per_s_high / 1e9:,.0f}"
-        figures = (f"{one.flop_per_s / 1e9:,.0f}\n{rates}", f"{one.flop_per_j / 1e9:,.0f}\n{per_joule}")
+        ends = (one.energy.active_high_j, one.energy.active_low_j)
+        per_joule = "-".join(_giga(one.flop / joules if joules else None) for joules in ends)
+        rates = f"{_giga(one.flop_per_s_low)}-{_giga(one.flop_per_s_high)}"
+        figures = (f"{_giga(one.flop_per_s)}\n{rates}", f"{_giga(one.flop_per_j)}\n{per_joule}")
         table.add_row(one.operation, one.precision, f"{one.device}, {one.engine}", *figures)
     console = Console()
     console.print(table, markup=False)
@@ -169,6 +166,10 @@ def print_throughputs(found: Sequence[Throughput], passport: Mapping[str, Any]) 
     processors = f"{passport['cpu']}, {passport['vcpus']:g} processors"
     console.print(f"{processors}. Watts: active, {whole.active.method}.", soft_wrap=True)
     print_flags("all together", whole.flags)
+
+
+def _giga(value: float | None) -> str:
+    return "?" if value is None else f"{value / 1e9:,.0f}"
 
 
 def print_compression(compression: Mapping[str, Any] | None) -> None:

@@ -8,8 +8,8 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compression.dependency_groups import call_counts
 from joulecache.pipelines.models import check_batches
+from joulecache.pipelines.models.macs import call_counts
 
 
 def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: int = 100) -> int:

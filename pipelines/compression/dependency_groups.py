@@ -13,6 +13,8 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
+from joulecache.pipelines.models.macs import call_counts
+
 Indices = NDArray[np.int64]
 
 # one function for every value or every channel: which channels there are does not matter to them
@@ -159,13 +161,6 @@ def _groups(steps: Sequence[Step], first: Indices, fixed_channels: Indices) -> t
         )
         for (_, fixed), channels in found.items()
     )
-
-
-def call_counts(model: keras.Model) -> dict[str, int]:
-    """Return how often a functional or sequential model uses each of its layers, by name; calls elsewhere do not count."""
-    # a sequential model's configuration lists no calls: it calls every layer once
-    entries = model.get_config()["layers"]
-    return {entry["config"]["name"]: len(entry.get("inbound_nodes", "1")) for entry in entries}
 
 
 def _without_input(model: keras.Model) -> list[keras.Layer]:

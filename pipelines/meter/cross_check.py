@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from joulecache.pipelines.meter.carbon import J_PER_KWH, cpu_hardware, quiet
+from joulecache.pipelines.meter.carbon import J_PER_KWH, cpu_hardware, grid_intensity, quiet
 
 _SOME_COUNTRY = "FRA"  # the tracker needs one, even where its grams are not wanted
 _EVERY_S = 1.0  # between two of its looks
@@ -41,13 +41,15 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
     It is told to look at the whole machine. Its other mode is of the process and its descendants, as our model is, but loses
     each that it does not see at two of its looks, one a second (of ten that lived 0.3 s, nearly all). It writes no file and sends
     nothing, whatever its configuration files say; watts and GPUs that they choose are kept, and `method` says so of the
-    processor's. Its log is silent in the block, others' too. RuntimeError, before the block, where it cannot be started.
+    processor's. Its log is silent in the block, others' too. RuntimeError, before the block, where it cannot be started; ValueError
+    for a country that CodeCarbon does not know.
     """
+    code, _ = grid_intensity(country)  # as it is written in the table: the tracker does not find "fra"
     with quiet() as swallowed, _log_kept():
         import codecarbon
 
         tracker = codecarbon.OfflineEmissionsTracker(
-            country_iso_code=country or _SOME_COUNTRY,
+            country_iso_code=code or _SOME_COUNTRY,
             measure_power_secs=_EVERY_S,
             tracking_mode="machine",
             output_methods=[],

@@ -206,7 +206,7 @@ class Energy:
         seen = self.contamination
 
         def share(seconds: float | None, whole_s: float) -> float | None:
-            return None if seconds is None else max(0.0, seconds) / whole_s if whole_s else 0.0
+            return None if seconds is None or not whole_s else max(0.0, seconds) / whole_s
 
         if seen is None:
             return dict.fromkeys(CONTAMINATION)
@@ -225,13 +225,13 @@ class Energy:
             yield f"too short: {updates:.1f} updates of the slowest counter a window, {_FEWEST_UPDATES} are needed"
         seen = self.contamination
         if seen is not None and seen.capacity_s:
-            coarse = seen.resolution_s / seen.capacity_s
+            coarse, shares = seen.resolution_s / seen.capacity_s, self.contamination_shares
             for name, most, slack, text in (
                 ("others", _MOST_BY_OTHERS, coarse, "other processes used {:.0%} of the processors"),
                 ("steal", _MOST_STOLEN, coarse, "the hypervisor took {:.0%} of the processors' time"),
                 ("memory_stall", _MOST_MEMORY_STALL, 0.0, "memory was short for {:.0%} of the time"),
             ):
-                share = self.contamination_shares[name]
+                share = shares[name]
                 if share is not None and share > most + slack:
                     yield text.format(share)
 

@@ -41,7 +41,7 @@ class Window:
         """Hold the energy until now; return False, and hold none, in a child forked inside the block."""
         if os.getpid() != self._pid:  # its counters are its own: it would report nonsense
             return False
-        self._energy = self.so_far()
+        self._energy, self._measure = self.so_far(), None
         return True
 
 

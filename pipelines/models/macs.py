@@ -64,14 +64,20 @@ def count_macs(model: keras.Model) -> int:
                 f"layer {step.name!r} is a {type(step).__name__}: multiply-accumulates are known for "
                 f"{', '.join(kind.__name__ for kind in _WITH_MACS)} and layers without any"
             )
-    # a sequential model's configuration lists no calls: it calls every layer once
-    calls = {entry.get("name"): len(entry.get("inbound_nodes", "1")) for entry in model.get_config()["layers"]}
+    calls = call_counts(model)
     for step in steps:
         if calls.get(step.name, 1) != 1:
             raise ValueError(f"layer {step.name!r} is used {calls[step.name]} times: give each use its own layer")
         if None in step.output.shape[1:]:
             raise ValueError(f"layer {step.name!r} puts out {step.output.shape}: give the model a fixed image size")
     return sum(map(_macs_of, steps))
+
+
+def call_counts(model: keras.Model) -> dict[str, int]:
+    """Return how often a functional or sequential model uses each of its layers, by name; calls elsewhere do not count."""
+    # a sequential model's configuration lists no calls: it calls every layer once
+    entries = model.get_config()["layers"]
+    return {entry["config"]["name"]: len(entry.get("inbound_nodes", "1")) for entry in entries}
 
 
 def _costs_nothing(step: keras.Operation) -> bool:
