@@ -1480,8 +1480,13 @@ def test_a_build_that_is_interrupted_goes_on_too(
     tmp_path: Path, photo_folder: Path, undisturbed: dict[str, str]
 ) -> None:
     cache = tmp_path / "cache"
-    with pytest.raises(KeyboardInterrupt):
-        precompute(photo_folder, cache, **RECIPE, progress=lambda now: os.kill(os.getpid(), signal.SIGINT))
+    # where the tests run in the background of a shell, Ctrl-C is ignored, and so it would be here
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            precompute(photo_folder, cache, **RECIPE, progress=lambda now: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
     finished = count_of(cache, f"{WORK}/*.json")
     assert finished
     built = precompute(photo_folder, cache, **RECIPE)
