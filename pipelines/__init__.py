@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from joulecache.pipelines.auditing import audit
     from joulecache.pipelines.build import precompute
-    from joulecache.pipelines.compression import compress
+    from joulecache.pipelines.compression import Recipe, compress
     from joulecache.pipelines.loader import load
     from joulecache.pipelines.loader.directory import image_dataset_from_directory
     from joulecache.pipelines.loader.element_cache import cached
@@ -24,6 +24,7 @@ _HOMES = {
     "Energy": "meter",
     "EnergyCallback": "training",
     "Meter": "meter",
+    "Recipe": "compression",
     "ReplayMeter": "meter.replay",
     "audit": "auditing",
     "cached": "loader.element_cache",
@@ -40,6 +41,7 @@ __all__ = [
     "Energy",
     "EnergyCallback",
     "Meter",
+    "Recipe",
     "ReplayMeter",
     "audit",
     "cached",

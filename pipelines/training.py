@@ -16,13 +16,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.data.ops.map_op import _MapDataset
 
-from joulecache.pipelines.compression import (
-    COMPRESSION_RECORD,
-    Compression,
-    Quantization,
-    check_compression,
-    compress_on,
-)
+from joulecache.pipelines.compression import COMPRESSION_RECORD, Compression, Recipe, compress_on, held_out_split
 from joulecache.pipelines.compression.staging import (
     check_output_folder,
     discard_folder,
@@ -249,7 +243,8 @@ def fit(
     """Train a classifier in place on batches of (uint8 images [B, H, W, C], integer labels [B] or soft ones [B, K]), metered.
 
     The model is compiled (`compile_model`) and Keras' global seed set first, so the same seed, data and initial weights give the
-    same model on the same machine. `callbacks` see the joules in their logs, and how long the input was waited for
+    same model on the same machine. The learning rate falls to 0 along half a cosine, where the number of batches is known, and
+    else stays. `callbacks` see the joules in their logs, and how long the input was waited for
     (`EnergyCallback.timed`). Raises ValueError for bad arguments and for data that is not such batches, has no end, or has
     another shape than the model.
     """
@@ -259,7 +254,13 @@ def fit(
     if validation_data is not None:
         check_batches(validation_data, "validation data", model)
     keras.utils.set_random_seed(seed)
-    compile_model(model, learning_rate, soft_labels=has_soft_labels(train_data))
+    batches = int(train_data.cardinality())
+    compile_model(
+        model,
+        learning_rate,
+        steps=batches * epochs if batches > 0 else None,
+        soft_labels=has_soft_labels(train_data),
+    )
     metered = EnergyCallback(meter or Meter())
     try:
         history = run_epochs(
@@ -300,16 +301,17 @@ def train(
     batch_size: int = 64,
     seed: int = 0,
     learning_rate: float = 1e-3,
-    prune: float | None = None,
-    quantize: Quantization | None = None,
+    recipe: Recipe | None = None,
     meter: Meter | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: Callable[[str, int, int], None] | None = None,
     ops: Mapping[str, type[Op]] | None = None,
 ) -> TrainedModel:
-    """Train a model (a name, or a `.keras` or `.h5` file) on a cache, and compress it where `prune` or `quantize` is given.
+    """Train a model (a name, or a `.keras` or `.h5` file) on a cache, and compress it where a `recipe` is given.
 
     The run folder `out` gets `model.keras` and `history.json` (per epoch: loss, accuracy, joules, seconds), together, when
-    training is done; then `compressed/` as `compress` writes it. The cache's `val` split validates, where it has records. `ops`
+    training is done; then `compressed/` as `compress` writes it. The cache's `val` split validates, where it has
+    records; its `test` split, or `val`, measures what was compressed. `ops`
     are the ops of your own that the cache's chain names. Raises CacheError for a cache that cannot be read, ValueError for bad
     arguments, images of varying size, a compression that cannot be done, and a folder that holds other files: all before
     training.
@@ -318,21 +320,19 @@ def train(
     check_output_folder(folder, TRAINING_RECORD)
     manifest = open_manifest(cache)
     train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
-    wants_compression = bool(prune) or quantize is not None
     held_out = "val" in manifest.splits and manifest.splits["val"].records > 0
-    if wants_compression and not held_out:
-        raise ValueError(
-            f"cache {os.fspath(cache)!r} has no val records to measure compressed models on: build it with --val-fraction 0.1"
-        )
+    test_split = None if recipe is None else held_out_split(cache)
     val_data = load(cache, "val", batch_size, shuffle=False, ops=ops) if held_out else None
     height, width, channels = check_batches(train_data, "training data")
     if height is None or width is None or channels is None:
         raise ValueError(f"the images of cache {os.fspath(cache)!r} vary in size: end its chain in resize or a crop")
     keras.utils.set_random_seed(seed)
     network = build_model(model, (height, width, channels), train_data.num_classes)
-    if wants_compression:
-        check_compression(network, prune, quantize)
+    if recipe is not None:
+        recipe.check(network)
     meter = meter or Meter()
+    tell = progress or (lambda what, done, total: None)
+    told = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: tell("training: epochs", epoch, epochs))
     training = fit(
         network,
         train_data,
@@ -341,7 +341,7 @@ def train(
         seed=seed,
         meter=meter,
         learning_rate=learning_rate,
-        callbacks=callbacks,
+        callbacks=[told, *callbacks],
     )
     with staged_folder(folder, TRAINING_RECORD) as staging:
         network.save(staging / "model.keras")
@@ -356,15 +356,15 @@ def train(
     # what an earlier run here compressed was another model
     discard_folder(folder / "compressed", COMPRESSION_RECORD)
     compression = None
-    if wants_compression:
+    if recipe is not None and test_split is not None:
         compression = compress_on(
             network,
             train_data,
-            val_data,
+            load(cache, test_split, batch_size, shuffle=False, ops=ops),
+            recipe,
             out=folder / "compressed",
-            prune=prune,
-            quantize=quantize,
             seed=seed,
             meter=meter,
+            progress=tell,
         )
     return TrainedModel(folder=folder, path=folder / "model.keras", training=training, compression=compression)

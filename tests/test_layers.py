@@ -49,7 +49,8 @@ pipelines.loader.element_cache  pipelines.loader.directory
 pipelines.models.architectures  pipelines.models.macs  pipelines.models
 pipelines.compression.staging  pipelines.compression.dependency_groups  pipelines.compression.batch_norm
 pipelines.compression.pruning  pipelines.compression.sparsity  pipelines.compression.clustering
-pipelines.compression.tflite  pipelines.compression.quantization_aware  pipelines.compression
+pipelines.compression.tflite  pipelines.compression.quantization_aware  pipelines.compression.recipe
+pipelines.compression.variants  pipelines.compression.stages  pipelines.compression
 pipelines.hardware  pipelines.training  pipelines.planning
 pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.arms  pipelines.auditing.workloads
 pipelines.auditing
@@ -57,7 +58,7 @@ pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pip
 pipelines.report.markdown  pipelines.report.terminal
 pipelines.report.drawing  pipelines.report.charts  pipelines.report.contact_sheet
 pipelines.report
-pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli.machine  pipelines.cli
+pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli.machine  pipelines.cli.models  pipelines.cli
 pipelines
 """
 ORDER = IN_ORDER.split()

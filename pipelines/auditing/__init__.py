@@ -34,7 +34,7 @@ from joulecache.pipelines.auditing.claims import Ratio, break_even, finding, pai
 from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
 from joulecache.pipelines.auditing.workloads import WORKLOADS, Infer, InputOnly, Train, Workload
 from joulecache.pipelines.build import precompute
-from joulecache.pipelines.compression import Compression, compress_on
+from joulecache.pipelines.compression import Compression, Recipe, compress_on
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import Manifest
 from joulecache.pipelines.meter import Energy, Meter
@@ -153,10 +153,11 @@ def audit(
                     trainer.network,
                     optimized.dataset,
                     val_data,
+                    Recipe(prune=prune, quantize="int8"),
                     out=folder / "models",
-                    prune=prune,
                     seed=seed,
                     meter=meter,
+                    progress=tell,
                 )
                 results.append(bench.measure(Infer(compression.variants[-1].path), chosen, pairs, epochs))
     return Audit(

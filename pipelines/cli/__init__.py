@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 
 from joulecache.pipelines.cli.machine import hardware, run
+from joulecache.pipelines.cli.models import compress, train
 from joulecache.pipelines.cli.options import (
     AsJson,
     ChainText,
@@ -23,6 +23,7 @@ from joulecache.pipelines.cli.options import (
     Emissions,
     Labels,
     Limit,
+    ModelName,
     OpsModule,
     Provider,
     Pue,
@@ -30,12 +31,11 @@ from joulecache.pipelines.cli.options import (
     Source,
     Watts,
     make_meter,
+    own_ops,
 )
 from joulecache.pipelines.cli.terminal import (
     fail,
     no_greetings,
-    print_compression,
-    print_flags,
     print_json,
     print_manifest,
     print_ops,
@@ -74,14 +74,6 @@ class Encoding(StrEnum):
     raw = "raw"
     jpeg = "jpeg"
     png = "png"
-
-
-class Quantization(StrEnum):
-    """TensorFlow Lite quantizations."""
-
-    int8 = "int8"
-    float16 = "float16"
-    dynamic = "dynamic"
 
 
 @app.command(
@@ -124,7 +116,7 @@ def precompute(
     from joulecache.pipelines.build import precompute as build
     from joulecache.transforms import parse
 
-    own = _own_ops(ops)
+    own = own_ops(ops)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("apache_beam").setLevel(logging.INFO)
@@ -215,7 +207,7 @@ def transforms(
     as_json: AsJson = False,
 ) -> None:
     """List the ops with what they cost on this machine, or draw what a chain makes of an image."""
-    own = _own_ops(ops)
+    own = own_ops(ops)
     if (preview is None) != (chain is None):
         raise typer.BadParameter("--preview IMAGE and --chain go together")
     if preview is not None and chain is not None:
@@ -254,95 +246,10 @@ def _op_rows(own: Mapping[str, type[Op]]) -> Iterator[dict[str, Any]]:
         yield {"op": name, "usage": usage, "does": does, "cpu_us_per_image": None}
 
 
-@app.command(epilog="Example: joulecache train cache/ --epochs 10 --prune 0.5 --quantize int8 --out run/")
-def train(
-    cache: Annotated[Path, typer.Argument(help="A cache folder.")],
-    out: Annotated[Path, typer.Option(help="The folder of the run: new, empty, or a run of ours.")],
-    epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1)],
-    model: Annotated[
-        str, typer.Option(help="cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
-    ] = "cnn",
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    prune: Annotated[float | None, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = None,
-    quantize: Annotated[Quantization | None, typer.Option(help="Quantize to TensorFlow Lite.")] = None,
-    seed: Seed = 0,
-    ops: OpsModule = None,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train on a cache, prune and quantize on request, and measure all of it."""
-    meter, own = make_meter(country, provider, watts, pue, emissions), _own_ops(ops)
-    with no_greetings():
-        from joulecache.pipelines.training import train as train_on
-
-    with progress() as tell:
-        tell("training", 0, 1)
-        trained = train_on(
-            cache,
-            out=out,
-            epochs=epochs,
-            model=model,
-            batch_size=batch_size,
-            seed=seed,
-            prune=prune,
-            quantize=None if quantize is None else quantize.value,
-            meter=meter,
-            ops=own,
-        )
-    compression = None if trained.compression is None else trained.compression.to_json()
-    if as_json:
-        print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})
-        return
-    run = trained.training
-    held_out = "not measured" if run.val_accuracy is None else f"{run.val_accuracy:.1%}"
-    Console().print(f"{trained.path}: accuracy {run.accuracy:.1%}, held out {held_out}; training took {run.energy}")
-    print_flags("training", run.energy.flags)
-    print_compression(compression)
-
-
-@app.command(
-    epilog="Example: joulecache compress run/model.keras --data cache/ --prune 0.5 --quantize int8 --out small/"
-)
-def compress(
-    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.")],
-    data: Annotated[Path, typer.Option(help="The cache to tune, calibrate and measure on.")],
-    out: Annotated[Path, typer.Option(help="The folder of the compressed models.")],
-    prune: Annotated[float | None, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = None,
-    quantize: Annotated[Quantization | None, typer.Option(help="Quantize to TensorFlow Lite.")] = None,
-    seed: Seed = 0,
-    ops: OpsModule = None,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
-    as_json: AsJson = False,
-) -> None:
-    """Prune and quantize a Keras model, and measure every form of it."""
-    meter, own = make_meter(country, provider, watts, pue, emissions), _own_ops(ops)
-    with no_greetings():
-        from joulecache.pipelines.compression import compress as compress_model
-
-    with progress() as tell:
-        tell("compressing", 0, 1)
-        compression = compress_model(
-            model,
-            data,
-            out=out,
-            prune=prune,
-            quantize=None if quantize is None else quantize.value,
-            seed=seed,
-            meter=meter,
-            ops=own,
-        ).to_json()
-    if as_json:
-        print_json(compression)
-    else:
-        print_compression(compression)
+app.command(epilog="Example: joulecache train cache/ --epochs 10 --prune 0.25 --quantize int8 --out run/")(train)
+app.command(
+    epilog="Example: joulecache compress run/model.keras --data cache/ --prune 0.25 --quantize int8 --out small/"
+)(compress)
 
 
 @app.command(
@@ -356,9 +263,7 @@ def audit(
     workload: Annotated[str, typer.Option(help="What they feed.")] = "input,train,infer",
     epochs: Annotated[int, typer.Option(help="Horizon of the verdict, not what is run.", min=1)] = 30,
     pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 infer.", min=1)] = None,
-    model: Annotated[
-        str, typer.Option(help="cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
-    ] = "cnn",
+    model: ModelName = "cnn",
     train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1)] = 3,
     prune: Annotated[float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
@@ -437,20 +342,6 @@ def main() -> None:
     except (OSError, RuntimeError) as error:
         code = fail(str(error), 1)
     sys.exit(code or 0)
-
-
-def _own_ops(module: str | None) -> dict[str, type[Op]] | None:
-    """Import a module and return the ops that it defines; ValueError when that fails."""
-    if module is None:
-        return None
-    from joulecache.transforms import ops_of
-
-    sys.path.insert(0, str(Path.cwd()))  # as python -m has it: the module lies where the user stands
-    try:
-        imported = importlib.import_module(module)
-    except Exception as error:  # of any kind: it is not ours
-        raise ValueError(f"cannot import --ops {module!r}: {type(error).__name__}: {error}") from error
-    return ops_of(imported)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from joulecache.pipelines.meter import Meter
+    from joulecache.transforms.ops import Op
 
 Source = Annotated[
     str,
@@ -31,6 +35,32 @@ OpsModule = Annotated[
     str | None, typer.Option("--ops", help="A module with ops of your own, importable from here.", metavar="MODULE")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+class Quantization(StrEnum):
+    """TensorFlow Lite quantizations."""
+
+    int8 = "int8"
+    float16 = "float16"
+    dynamic = "dynamic"
+
+
+ModelName = Annotated[
+    str, typer.Option("--model", help="cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
+]
+_COMPRESSION = "Compression, in this order"
+Prune = Annotated[
+    float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1, rich_help_panel=_COMPRESSION)
+]
+Sparsity = Annotated[
+    float, typer.Option(help="Share of weights to make 0, below 1.", min=0, max=1, rich_help_panel=_COMPRESSION)
+]
+Cluster = Annotated[
+    int | None, typer.Option(help="Distinct values that a kernel keeps.", min=2, rich_help_panel=_COMPRESSION)
+]
+Quantize = Annotated[
+    Quantization | None, typer.Option(help="Precision of the TensorFlow Lite file.", rich_help_panel=_COMPRESSION)
+]
 
 _ENERGY = "Energy"
 Country = Annotated[
@@ -69,3 +99,17 @@ def make_meter(country: str | None, provider: str, watts: str | None, pue: float
         except ValueError:
             raise ValueError(f"--watts is {watts!r}: give two numbers, IDLE:FULL, like 12:65") from None
     return Meter(country=country, provider=provider, pue=pue, idle_w=idle_w, full_w=full_w, emissions=emissions)
+
+
+def own_ops(module: str | None) -> dict[str, type[Op]] | None:
+    """Import a module and return the ops that it defines; ValueError when that fails."""
+    if module is None:
+        return None
+    from joulecache.transforms import ops_of
+
+    sys.path.insert(0, str(Path.cwd()))  # as python -m has it: the module lies where the user stands
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:  # of any kind: it is not ours
+        raise ValueError(f"cannot import --ops {module!r}: {type(error).__name__}: {error}") from error
+    return ops_of(imported)

@@ -1,170 +1,50 @@
-"""Make a trained classifier smaller: prune channels, quantize, and measure what each step gains and costs."""
+"""Make a trained classifier smaller: prune channels and weights, share weights, quantize; measure what each gains and costs."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import time
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from statistics import median
-from typing import Literal, get_args
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from joulecache.pipelines.compression.pruning import kept_channels, prune_channels
-from joulecache.pipelines.compression.staging import staged_folder, write_record
-from joulecache.pipelines.compression.tflite import (
-    CALIBRATION_IMAGES,
-    PREDICT_BATCH,
-    TfliteKind,
-    TfliteModel,
-    to_tflite,
-)
+from joulecache.pipelines.compression.recipe import Quantization, Recipe
+from joulecache.pipelines.compression.sparsity import copy_of
+from joulecache.pipelines.compression.stages import AWARE, Budget, Tell, count_batches, make_forms
+from joulecache.pipelines.compression.staging import check_output_folder, staged_folder, write_record
+from joulecache.pipelines.compression.tflite import CALIBRATION_IMAGES, TfliteKind, TfliteModel, to_tflite
+from joulecache.pipelines.compression.variants import Form, Variant, measure_variants
 from joulecache.pipelines.loader import load
-from joulecache.pipelines.meter import Energy, Meter
-from joulecache.pipelines.models import (
-    check_batches,
-    compile_model,
-    count_macs,
-    has_soft_labels,
-    load_model,
-    run_epochs,
-)
+from joulecache.pipelines.manifest import open_manifest
+from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.models import check_batches, load_model
 from joulecache.transforms.ops import Op
 
 __all__ = [
     "COMPRESSION_RECORD",
     "Compression",
     "Quantization",
+    "Recipe",
     "TfliteKind",
     "TfliteModel",
     "Variant",
-    "check_compression",
     "compress",
     "compress_on",
-    "kept_channels",
-    "measure_variant",
-    "prune_channels",
+    "held_out_split",
     "to_tflite",
-    "wilson_interval",
 ]
-
-Quantization = Literal["float16", "dynamic", "int8"]
 
 COMPRESSION_RECORD = "compression.json"
 
-_FINETUNE_LEARNING_RATE = 1e-3
-_TIMED_IMAGES = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One model file, measured on the held-out images.
-
-    `accuracy` is over all `images`, `accuracy_low` and `accuracy_high` its 95% Wilson interval. `cpu_ms_per_image` is the
-    fastest of `runs` runs, `cpu_ms_per_image_median` their median, on one thread in batches of `batch_size`. `macs` are
-    multiply-accumulates per image. `energy_per_image` is that of the timed runs, divided.
-    """
-
-    name: str
-    path: Path
-    parameters: int
-    macs: int
-    file_bytes: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    images: int
-    cpu_ms_per_image: float
-    cpu_ms_per_image_median: float
-    runs: int
-    batch_size: int
-    energy_per_image: Energy
-
-    def to_json(self) -> dict[str, object]:
-        """Return a dict of JSON values; the path is the file's name."""
-        body = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**body, "path": self.path.name, "energy_per_image": self.energy_per_image.to_json()}
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95% score interval of a proportion (Wilson 1927); ValueError unless 0 <= successes <= trials, trials > 0."""
-    if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(
-            f"{successes} of {trials}: an interval needs at least one trial, and no more successes than trials"
-        )
-    z = 1.959963984540054  # the normal distribution's 97.5% point
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    # at both ends the formula is exact but for rounding, which must not leave the share outside
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-
-
-def measure_variant(
-    name: str,
-    path: str | os.PathLike[str],
-    model: keras.Model,
-    test_data: tf.data.Dataset,
-    *,
-    meter: Meter | None = None,
-    runs: int = 5,
-) -> Variant:
-    """Measure a TensorFlow Lite file, made from `model`, on all of `test_data`: batches of (uint8 images, labels).
-
-    Accuracy counts every image once. CPU time and energy are of `runs` passes over 512 of the images (repeated
-    where there are fewer) that lie in memory: the model alone, without its input. Raises ValueError for test data without
-    images or without end.
-    """
-    if runs < 1:
-        raise ValueError(f"{runs} runs: time at least 1")
-    check_batches(test_data, "test data")
-    meter = meter or Meter()
-    file = Path(path)
-    runner = TfliteModel(file)
-    correct = images = 0
-    held: list[NDArray[np.uint8]] = []
-    for batch, labels in test_data.as_numpy_iterator():
-        classes = labels.argmax(axis=-1) if labels.ndim == 2 else labels
-        correct += int((runner.predict(batch).argmax(axis=-1) == classes).sum())
-        if images < _TIMED_IMAGES:
-            held.append(batch)
-        images += len(batch)
-    if not images:
-        raise ValueError("test data has no images: accuracy needs held-out images")
-    timed = np.concatenate(held)
-    timed = timed[np.arange(_TIMED_IMAGES) % len(timed)]
-    runner.predict(timed)
-    cpu_s = []
-    with meter.window(f"inference of {name}") as window:
-        for _ in range(runs):
-            # the interpreter's one thread is this one; the clock of the process would add whatever else runs in it
-            start_s = time.thread_time()
-            runner.predict(timed)
-            cpu_s.append(time.thread_time() - start_s)
-    low, high = wilson_interval(correct, images)
-    return Variant(
-        name=name,
-        path=file,
-        parameters=model.count_params(),
-        macs=count_macs(model),
-        file_bytes=file.stat().st_size,
-        accuracy=correct / images,
-        accuracy_low=low,
-        accuracy_high=high,
-        images=images,
-        cpu_ms_per_image=min(cpu_s) / _TIMED_IMAGES * 1e3,
-        cpu_ms_per_image_median=median(cpu_s) / _TIMED_IMAGES * 1e3,
-        runs=runs,
-        batch_size=PREDICT_BATCH,
-        energy_per_image=window.energy / (runs * _TIMED_IMAGES),
-    )
+_MOST_SHARED = 0.05  # of the calibration images with the test images: pictures do occur twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,20 +52,17 @@ class Compression:
     """What compressing one model gave.
 
     `variants` are the measured files in `folder`, the given model first. `widths` is (before, after) by pruned layer, empty where
-    nothing was pruned. `finetune_energy` and `control_energy` are those of fine-tuning the pruned model and the control;
-    None where there was none. `calibration_images` is 0 where nothing needed them.
+    no channels were pruned. `calibration_images` is 0 where nothing needed them. `accuracies` holds, by variant, the
+    accuracy for each seed from `seed` on; the files and all other figures are those of the first.
     """
 
     folder: Path
     variants: tuple[Variant, ...]
-    prune: float
-    quantize: Quantization | None
-    finetune_epochs: int
+    recipe: Recipe
     seed: int
     widths: Mapping[str, tuple[int, int]]
-    finetune_energy: Energy | None
-    control_energy: Energy | None
     calibration_images: int
+    accuracies: Mapping[str, tuple[float, ...]]
 
     def variant(self, name: str) -> Variant:
         """Return the variant of a name; ValueError, listing those there are."""
@@ -194,38 +71,67 @@ class Compression:
                 return variant
         raise ValueError(f"no variant {name!r}: there are {', '.join(variant.name for variant in self.variants)}")
 
+    def lost(self, name: str) -> tuple[float, float, float] | None:
+        """Return the accuracy that a variant has less than the control: mean over the seeds, low and high of its 95% interval.
+
+        The interval is Student's t on the differences of the seeds. None with fewer than 2 seeds and without a control.
+        """
+        control = self.accuracies.get("control", ())
+        if len(control) < 2:
+            return None
+        differences = [a - b for a, b in zip(control, self.accuracies[name], strict=True)]
+        centre, count = statistics.fmean(differences), len(differences)
+        reach = float(stdtrit(count - 1, 0.975)) * statistics.stdev(differences) / count**0.5
+        return centre, centre - reach, centre + reach
+
     def to_json(self) -> dict[str, object]:
         """Return a dict of JSON values, without the folder."""
         body = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "folder"}
+        lost = {name: self.lost(name) for name in self.accuracies if name != "control"}
         return {
             **body,
             "variants": [variant.to_json() for variant in self.variants],
+            "recipe": {**dataclasses.asdict(self.recipe), "protected": list(self.recipe.protected)},
             "widths": {name: list(widths) for name, widths in self.widths.items()},
-            "finetune_energy": self.finetune_energy and self.finetune_energy.to_json(),
-            "control_energy": self.control_energy and self.control_energy.to_json(),
+            "accuracies": {name: list(each) for name, each in self.accuracies.items()},
+            "lost": {name: list(each) for name, each in lost.items() if each is not None},
         }
+
+
+def held_out_split(cache: str | os.PathLike[str]) -> str:
+    """Return the split of a cache that models are measured on: `test` where it has records, else `val`; else ValueError."""
+    splits = open_manifest(cache).splits
+    for name in ("test", "val"):
+        if name in splits and splits[name].records:
+            return name
+    raise ValueError(
+        f"cache {os.fspath(cache)!r} has no test and no val records to measure compressed models on: build it with "
+        "--val-fraction 0.1"
+    )
 
 
 def compress(
     model: keras.Model | str | os.PathLike[str],
     cache: str | os.PathLike[str],
+    recipe: Recipe,
     *,
     out: str | os.PathLike[str],
-    prune: float | None = 0.5,
-    quantize: Quantization | None = "int8",
-    finetune_epochs: int = 2,
     batch_size: int = 64,
     seed: int = 0,
+    seeds: int = 1,
     meter: Meter | None = None,
     control: bool = True,
+    progress: Tell | None = None,
     ops: Mapping[str, type[Op]] | None = None,
 ) -> Compression:
-    """Compress a Keras classifier, or its file, with the images of a cache: `train` to tune and calibrate, `val` to measure.
+    """Compress a Keras classifier, or its file, with the images of a cache: `train` to tune and calibrate, held-out ones to measure.
 
-    `ops` are the ops of your own that the cache's chain names. See `compress_on` for what is done, written and raised.
+    Those are its `test` split, or `val` where it has none. `ops` are the ops of your own that the cache's chain names. See
+    `compress_on` for what is done, written and raised.
     """
     if not isinstance(model, keras.Model):
         model = load_model(model)
+    test_split = held_out_split(cache)
     train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
     if train_data.num_classes != model.outputs[0].shape[-1]:
         raise ValueError(
@@ -235,117 +141,127 @@ def compress(
     return compress_on(
         model,
         train_data,
-        load(cache, "val", batch_size, shuffle=False, ops=ops),
+        load(cache, test_split, batch_size, shuffle=False, ops=ops),
+        recipe,
         out=out,
-        prune=prune,
-        quantize=quantize,
-        finetune_epochs=finetune_epochs,
         seed=seed,
+        seeds=seeds,
         meter=meter,
         control=control,
+        progress=progress,
     )
-
-
-def check_compression(model: keras.Model, prune: float | None, quantize: Quantization | None) -> None:
-    """Raise what `compress_on` would for a model that it cannot prune or count, and for what it should do to it."""
-    if not prune and quantize is None:
-        raise ValueError("nothing to do: give a prune ratio above 0, a quantization, or both")
-    if quantize is not None and quantize not in get_args(Quantization):
-        raise ValueError(f"unknown quantization {quantize!r}: allowed are {', '.join(get_args(Quantization))}, or None")
-    if prune:
-        kept_channels(model, prune)
-    count_macs(model)
 
 
 def compress_on(
     model: keras.Model,
     train_data: tf.data.Dataset,
     test_data: tf.data.Dataset,
+    recipe: Recipe,
     *,
     out: str | os.PathLike[str],
-    prune: float | None = 0.5,
-    quantize: Quantization | None = "int8",
-    finetune_epochs: int = 2,
     seed: int = 0,
+    seeds: int = 1,
     meter: Meter | None = None,
     control: bool = True,
+    progress: Tell | None = None,
 ) -> Compression:
-    """Prune, fine-tune, quantize and measure a classifier on batches of (uint8 images [B, H, W, C], integer labels [B]).
+    """Do a recipe to a classifier and measure it, on batches of (uint8 images [B, H, W, C], integer labels [B]).
 
-    Into the folder `out` go `baseline.tflite` (the given model), `pruned.keras` and `pruned-float32.tflite` (pruned by `prune`, then
-    fine-tuned), `pruned-int8.tflite` (after `quantize`), `control.tflite` (not pruned, the same fine-tuning), and
-    `compression.json`. Without pruning (None or 0) there is no fine-tuning and no control, and the quantized file is
-    `baseline-int8.tflite`. All appear together at the end, or nothing does. int8 is calibrated on the first 200 images
-    of `train_data`, or on all of a smaller set.
+    Into the folder `out` go a TensorFlow Lite file for each form (see `make_forms` for their names): the given model, the
+    control, what each stage gave, and the quantized ones; the last stage as a Keras file too, and `compression.json`. All
+    appear together at the end, or nothing does. int8 is calibrated on the first 200 images of `train_data` that are not in
+    `test_data`, or on all of a smaller set. With `seeds` above 1 all is done again for each further seed, for its accuracy.
+    `progress` hears what is fine-tuned, the epochs done and all of them.
 
-    The given model is untouched; Keras' global seed is set. Raises ValueError for nothing to do, bad arguments,
-    data of another shape, training data for test data, a model that cannot be pruned or converted, and a folder `out` that
-    holds other files.
+    The given model is untouched; Keras' global seed is set. Raises ValueError, before any work, for data of another shape,
+    training data for test data, a calibration set that overlaps the test set, a model that the recipe cannot be done to,
+    and a folder `out` that holds other files; later for a model that cannot be converted.
     """
-    check_compression(model, prune, quantize)
-    ratio = prune or 0.0
-    if finetune_epochs < 0:
-        raise ValueError(f"{finetune_epochs} epochs of fine-tuning: give 0 or more")
+    recipe.check(model)
+    if seeds < 1:
+        raise ValueError(f"{seeds} seeds: give at least 1")
+    check_output_folder(Path(out), COMPRESSION_RECORD)
     if train_data is test_data:
         raise ValueError("training and test data are the same: test on images that were held out")
     check_batches(train_data, "training data", model)
     check_batches(test_data, "test data", model)
+    calibration = _calibration(train_data, test_data) if recipe.quantize == "int8" else None
     meter = meter or Meter()
-    variants: list[Variant] = []
-    widths: dict[str, tuple[int, int]] = {}
-    finetune_energy = control_energy = None
-    calibration = None
+    batches = count_batches(train_data)
     with staged_folder(Path(out), COMPRESSION_RECORD) as folder:
-
-        def add(name: str, variant: keras.Model, kind: TfliteKind) -> None:
-            file = folder / f"{name}.tflite"
-            # a set smaller than CALIBRATION_IMAGES was taken whole
-            file.write_bytes(to_tflite(variant, kind, calibration, minimum_calibration=1))
-            measured = measure_variant(name, file, variant, test_data, meter=meter)
-            variants.append(dataclasses.replace(measured, path=Path(out) / file.name))
-
-        smallest = model
-        add("baseline", model, "float32")
-        if ratio:
-            kept = kept_channels(model, ratio)
-            widths = {name: (model.get_layer(name).kernel.shape[-1], len(kept[name])) for name in kept}
-            smallest = prune_channels(model, ratio)
-            if finetune_epochs:
-                finetune_energy = _finetune(smallest, train_data, finetune_epochs, seed, meter)
-            # Keras cannot leave the optimizer, twice the size of the weights, out of a .keras file; a copy (ratio 0) has none
-            prune_channels(smallest, 0).save(folder / "pruned.keras")
-            add("pruned-float32", smallest, "float32")
-            if control and finetune_epochs:
-                unpruned = prune_channels(model, 0)
-                control_energy = _finetune(unpruned, train_data, finetune_epochs, seed, meter)
-                add("control", unpruned, "float32")
-        if quantize is not None:
-            if quantize == "int8":
-                calibration = _first_images(train_data, CALIBRATION_IMAGES)
-            add(f"{'pruned' if ratio else 'baseline'}-{quantize}", smallest, quantize)
+        forms: tuple[Form, ...] = ()
+        accuracies: dict[str, tuple[float, ...]] = {}
+        variants: tuple[Variant, ...] = ()
+        for each in range(seed, seed + seeds):
+            budget = Budget(data=train_data, batches=batches, seed=each, meter=meter, tell=progress or _silent)
+            made, scores = make_forms(
+                model,
+                recipe,
+                budget,
+                test_data,
+                control=control,
+                calibration=calibration,
+                # all seeds are compared form by form
+                aware=any(form.name.endswith(AWARE) for form in forms) if forms else None,
+            )
+            for form, scored in zip(made, scores, strict=True):
+                accuracies[form.name] = (*accuracies.get(form.name, ()), scored.accuracy)
+            if not forms:
+                forms = made
+                variants = measure_variants(forms, scores, test_data, folder=Path(out), meter=meter)
+        for form in forms:
+            (folder / f"{form.name}.tflite").write_bytes(form.content)
+        smallest = forms[-1]
+        if smallest.model is not model:
+            # Keras cannot leave the optimizer, twice the size of the weights, out of a .keras file; a copy has none
+            copy_of(smallest.model).save(folder / f"{smallest.name}.keras")
         compression = Compression(
             folder=Path(out),
-            variants=tuple(variants),
-            prune=ratio,
-            quantize=quantize,
-            finetune_epochs=finetune_epochs if ratio else 0,
+            variants=variants,
+            recipe=recipe,
             seed=seed,
-            widths=widths,
-            finetune_energy=finetune_energy,
-            control_energy=control_energy,
+            widths=_widths(model, smallest.model) if recipe.prunes_channels else {},
             calibration_images=0 if calibration is None else len(calibration),
+            accuracies=accuracies,
         )
         write_record(folder / COMPRESSION_RECORD, compression.to_json())
     return compression
 
 
-def _finetune(model: keras.Model, data: tf.data.Dataset, epochs: int, seed: int, meter: Meter) -> Energy:
-    keras.utils.set_random_seed(seed)
-    compile_model(model, _FINETUNE_LEARNING_RATE, soft_labels=has_soft_labels(data))
-    with meter.window("fine-tuning") as window:
-        run_epochs(model, data, epochs=epochs)
-    return window.energy
+def _silent(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
-def _first_images(data: tf.data.Dataset, count: int) -> NDArray[np.uint8]:
-    return np.stack([image for image, _ in data.unbatch().take(count).as_numpy_iterator()])
+def _widths(before: keras.Model, after: keras.Model) -> dict[str, tuple[int, int]]:
+    """Return the output channels of each layer that may lose some, before and after."""
+    return {
+        layer.name: (layer.kernel.shape[-1], after.get_layer(layer.name).kernel.shape[-1])
+        for layer in before.layers
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
+    }
+
+
+def _calibration(train_data: tf.data.Dataset, test_data: tf.data.Dataset) -> NDArray[np.uint8]:
+    """Return the first training images that are no test images; ValueError where too many are, or nothing is left."""
+    tested = {_digest(image) for images, _ in test_data.as_numpy_iterator() for image in images}
+    kept: list[NDArray[np.uint8]] = []
+    shared = 0
+    for image, _ in train_data.unbatch().as_numpy_iterator():
+        if _digest(image) in tested:
+            shared += 1
+        else:
+            kept.append(image)
+        if len(kept) == CALIBRATION_IMAGES or shared > _MOST_SHARED * CALIBRATION_IMAGES:
+            break
+    if shared > _MOST_SHARED * (shared + len(kept)):
+        raise ValueError(
+            f"the calibration set overlaps the test set: {shared} of the first {shared + len(kept)} training images are "
+            "test images, pixel by pixel; test on images that were held out"
+        )
+    if not kept:
+        raise ValueError("training data is empty: give at least one batch")
+    return np.stack(kept)
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()

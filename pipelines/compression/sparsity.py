@@ -128,6 +128,20 @@ def magnitude_masks(
     return masks
 
 
+def prune_weights(model: keras.Model, sparsity: float, *, scope: Scope = "layer") -> keras.Model:
+    """Return a copy, uncompiled, with the share `sparsity` of the weights of its `prunable_layers` at 0 (`magnitude_masks`).
+
+    The given model is untouched. Raises as `prunable_layers`, and ValueError for a share outside [0, 1).
+    """
+    _check_share("sparsity", sparsity)
+    copy = copy_of(model)
+    kernels = prunable_layers(copy)
+    masks = magnitude_masks({name: _values(layer) for name, layer in kernels.items()}, sparsity, scope)
+    for name, layer in kernels.items():
+        layer.kernel.assign(np.where(masks[name], _values(layer), 0))  # a product would leave -0.0
+    return copy
+
+
 @dataclass(frozen=True, eq=False)
 class HeldConstraint:
     """A kernel's own constraint, followed by what a callback holds the kernel to."""

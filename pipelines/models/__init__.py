@@ -23,6 +23,7 @@ __all__ = [
     "check_batches",
     "compile_model",
     "count_macs",
+    "ends_in_softmax",
     "has_soft_labels",
     "load_model",
     "run_epochs",
@@ -143,16 +144,27 @@ def has_soft_labels(data: tf.data.Dataset) -> bool:
     return int(data.element_spec[1].shape.rank) == 2
 
 
-def compile_model(model: keras.Model, learning_rate: float, *, soft_labels: bool = False) -> None:
+def compile_model(
+    model: keras.Model,
+    learning_rate: float,
+    *,
+    steps: int | None = None,
+    soft_labels: bool = False,
+    softmax: bool | None = None,
+) -> None:
     """Compile a classifier in place: Adam, cross-entropy on its logits (or its softmax), accuracy.
+
+    Over `steps` batches the learning rate falls to 0 along half a cosine (Loshchilov and Hutter, arXiv:1608.03983); None keeps
+    it. `softmax` says whether the model puts out probabilities; None looks at its last layer.
 
     XLA is left to Keras, which uses it on an accelerator alone. On CPU it doubles the CPU time of such a CNN (TensorFlow 2.21,
     2 Xeon cores, batch 64: from 0.37 to 0.79 ms per image at 32x32, from 1.6 to 3.6 at 64x64, beside seconds of compilation).
     """
     cross_entropy = keras.losses.CategoricalCrossentropy if soft_labels else keras.losses.SparseCategoricalCrossentropy
+    rate = learning_rate if steps is None else keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        loss=cross_entropy(from_logits=not _ends_in_softmax(model)),
+        optimizer=keras.optimizers.Adam(rate),
+        loss=cross_entropy(from_logits=not (ends_in_softmax(model) if softmax is None else softmax)),
         metrics=["accuracy"],
         jit_compile="auto",
     )
@@ -185,7 +197,8 @@ def run_epochs(
     return history
 
 
-def _ends_in_softmax(model: keras.Model) -> bool:
+def ends_in_softmax(model: keras.Model) -> bool:
+    """Say whether a classifier puts out probabilities, rather than logits."""
     last = model.layers[-1]
     return isinstance(last, layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
 
