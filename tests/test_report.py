@@ -23,9 +23,9 @@ from rich.console import Console
 from joulecache.pipelines.auditing import results
 from joulecache.pipelines.auditing.claims import BreakEven, Finding, Ratio
 from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
-from joulecache.pipelines.compression import Compression, Variant
+from joulecache.pipelines.compression import Compression, Recipe, Variant
 from joulecache.pipelines.meter import COMPONENTS, Component, Contamination, Energy, Meter
-from joulecache.pipelines.report import ReportFiles, compression_table, figures, print_verdict, write_report
+from joulecache.pipelines.report import ReportFiles, figures, print_compression, print_verdict, write_report
 from joulecache.pipelines.report.markdown import escape
 
 Body = dict[str, Any]
@@ -71,6 +71,7 @@ def arm(name: str, cpu_us: float, *, blocks: int, learned: bool, found: Finding 
         runs=blocks,
         images_per_run=1259,
         active_j_per_1000=joules(cpu_us * 0.0031),
+        active_j_per_1000_by_block=(cpu_us * 0.0031,) * blocks,
         total_j_per_1000=joules(cpu_us * 0.0047),
         cpu_us_per_image=cpu_us,
         wall_us_per_image=cpu_us * 0.83,
@@ -103,14 +104,16 @@ def workload(name: str = "input", blocks: int = 5, against_cache: Finding = "cos
     return WorkloadResult(name, blocks, 1, ratio(1.003, blocks, 0.02), arms, others)
 
 
-def compression() -> Compression:
-    def variant(name: str, size: int, accuracy: float, cpu_ms: float) -> Variant:
-        return Variant(
+def variant(name: str, size: int, accuracy: float, cpu_ms: float, dense: str | None = None, **changes: Any) -> Variant:
+    return dataclasses.replace(
+        Variant(
             name=name,
             path=Path("models") / f"{name}.tflite",
             parameters=size // 4,
+            nonzero_weights=size // 5,
             macs=size * 10,
             file_bytes=size,
+            gzip_bytes=size * 9 // 10,
             accuracy=accuracy,
             accuracy_low=accuracy - 0.08,
             accuracy_high=accuracy + 0.07,
@@ -120,24 +123,38 @@ def compression() -> Compression:
             runs=5,
             batch_size=32,
             energy_per_image=energy(cpu_ms * 5e-4),
-        )
-
-    return Compression(
-        folder=Path("models"),
-        variants=(
-            variant("baseline", 2_589_844, 0.614, 0.4448),
-            variant("pruned-float32", 652_052, 0.6, 0.1521),
-            variant("pruned-int8", 170_208, 0.593, 0.1856),
+            dense=dense,
+            faster_than_dense=None if dense is None else True,
+            finetune_energy=None,
+            inferences_to_pay_back=None,
         ),
-        prune=0.5,
-        quantize="int8",
-        finetune_epochs=2,
+        **changes,
+    )
+
+
+BASELINE = variant("baseline", 2_589_844, 0.614, 0.4448)
+
+
+def compression(*variants: Variant, **changes: Any) -> Compression:
+    spent: Body = {"finetune_energy": energy(2.1)}
+    less: Body = {"finetune_energy": energy(1.3)}
+    measured = variants or (
+        BASELINE,
+        variant("control", 2_589_844, 0.621, 0.4451, **spent),
+        variant("pruned-float32", 652_052, 0.6, 0.1521, "control", **less, inferences_to_pay_back=9876.5),
+        variant("control-int8", 662_208, 0.607, 0.5012, "control", **spent, faster_than_dense=False),
+        variant("pruned-int8", 170_208, 0.593, 0.1856, "control-int8", **less, inferences_to_pay_back=8234.5),
+    )
+    made = Compression(
+        folder=Path("models"),
+        variants=measured,
+        recipe=Recipe(prune=0.5, protected=("conv_2",), quantize="int8"),
         seed=0,
         widths={"conv_1": (32, 16)},
-        finetune_energy=energy(1.3),
-        control_energy=None,
         calibration_images=200,
+        accuracies={each.name: (each.accuracy,) for each in measured},
     )
+    return dataclasses.replace(made, **changes)
 
 
 def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
@@ -283,6 +300,7 @@ def test_json_is_the_body(report: ReportFiles) -> None:
         ("energy", Energy),
         ("component", Component),
         ("variant", Variant),
+        ("recipe", Recipe),
     ],
 )
 def test_schema_describes_every_field(name: str, declared: Any) -> None:
@@ -296,7 +314,8 @@ def test_schema_describes_the_whole() -> None:
     assert set(described["properties"]) == {"report_version", *(field.name for field in dataclasses.fields(Audit))}
     assert described["properties"]["report_version"]["const"] == results.REPORT_VERSION
     assert set(described["$defs"]["meter"]["properties"]) == set(Meter().passport())
-    assert set(described["$defs"]["compression"]["properties"]) == set(compression().to_json())
+    for parts in (described["$defs"]["compression"]["properties"], described["$defs"]["compression"]["required"]):
+        assert set(parts) == set(compression().to_json())
 
 
 @pytest.mark.parametrize(
@@ -308,6 +327,13 @@ def test_schema_describes_the_whole() -> None:
         (("workloads", 0, "comparisons", 0, "finding"), "wins", "workloads/0/comparisons/0/finding"),
         (("workloads", 0, "control", "low"), -1, "workloads/0/control/low"),
         (("provenance", "meter", "rapl"), None, "provenance/meter/rapl"),
+        (("compression", "recipe", "sparsity"), 1.5, "compression/recipe/sparsity"),
+        (("compression", "recipe", "macs"), 0, "compression/recipe/macs"),
+        (("compression", "recipe", "clusters"), 1, "compression/recipe/clusters"),
+        (("compression", "accuracies", "baseline"), [], "compression/accuracies/baseline"),
+        (("compression", "lost", "baseline"), [0.1, 0.0], "compression/lost/baseline"),
+        (("compression", "variants", 2, "faster_than_dense"), "yes", "compression/variants/2/faster_than_dense"),
+        (("compression", "variants", 2, "inferences_to_pay_back"), -1, "compression/variants/2/inferences_to_pay_back"),
     ],
 )
 def test_a_body_that_is_none_is_refused(tmp_path: Path, path: tuple[Any, ...], value: object, place: str) -> None:
@@ -463,11 +489,16 @@ def test_tables_have_the_figures_of_the_json(report: ReportFiles, form: str) -> 
     for row, each in zip(rows, body["compression"]["variants"], strict=True):
         assert row["Variant"] == each["name"]
         assert read(row["Parameters"]) == [each["parameters"]]
+        assert read(row["Non-zero weights"]) == [each["nonzero_weights"]]
         assert read(row["MACs"]) == [each["macs"]]
         assert read(row["File"]) == close([each["file_bytes"]])
+        assert read(row["gzip"]) == close([each["gzip_bytes"]])
         accuracy = [each["accuracy"], each["accuracy_low"], each["accuracy_high"]]
         assert read(row["Accuracy (95% interval)"]) == close(accuracy, 5.01e-4)
-        assert read(row["CPU per image"]) == close([each["cpu_ms_per_image"] * 1e-3])
+        times_ms = (each["cpu_ms_per_image"], each["cpu_ms_per_image_median"])
+        assert read(row["CPU per image, fastest (median)"]) == close([time_ms * 1e-3 for time_ms in times_ms])
+        assert row["Compared with"] == (each["dense"] or "-")
+        assert row["Faster"] == {None: "-", True: "yes", False: "no"}[each["faster_than_dense"]]
         one = each["energy_per_image"]
         spent = [one["active_j"], one["active_low_j"], one["active_high_j"]]
         assert read(row["Active energy per image (low to high)"]) == close(spent)
@@ -732,6 +763,117 @@ def test_provenance_says_what_it_takes_to_repeat(report: ReportFiles) -> None:
         }
 
 
+# The compressed model -------------------------------------------------------------------------------------------------
+
+
+def said_of_models(write: Write, *variants: Variant, **changes: Any) -> str:
+    """Return what a report says of model files, which must be the same in all its forms; the table's remark comes last."""
+    body = make_body(compression=compression(*variants, **changes).to_json())
+    files = write(body)
+    html, markdown = render_html(files), render_markdown(files.markdown.read_text("utf-8"))
+    parts = (html.text.partition("The compressed model ")[2], markdown.text.partition("The compressed model ")[2])
+    said = [part.partition("Accuracy against energy")[0].partition("Model files")[0].strip() for part in parts]
+    remarks = [re.findall(r"Accuracy on .*(?= Where the figures come from)", part) for part in parts]
+    assert said[0] == said[1]
+    assert remarks[0] == remarks[1]
+    assert said[0] in " ".join(printed(body).split())
+    return f"{said[0]} {remarks[0][0]}"
+
+
+def changed(name: str, **changes: Any) -> tuple[Variant, ...]:
+    return tuple(dataclasses.replace(each, **changes) if each.name == name else each for each in compression().variants)
+
+
+def test_what_compression_gained_and_took(write: Write) -> None:
+    said = said_of_models(write)
+    for sentence in (
+        "pruned-int8 against baseline: 93.4% less storage, 58% less CPU time per image, 58% less active energy (modelled); accuracy "
+        "59.3% against 61.4%, and their intervals overlap.",
+        "pruned-float32 takes less energy per image than pruned-int8 on this machine.",
+        "Spent once: fine-tuning the control took 12.2 J (modelled), fine-tuning pruned-int8 took 7.55 J (modelled). pruned-int8 pays "
+        "that back against control-int8 after 8.23 k inferences.",
+        "Channels kept: conv_1 32 to 16.",
+        "Faster: each of the 5 runs took less CPU time than the run of the dense model beside it. Dense is the unpruned model at the "
+        "same precision; an unpruned quantized one is compared with the float32 one.",
+    ):
+        assert sentence in said
+    assert "seeds" not in said
+    assert "Zeros" not in said
+
+
+def test_fine_tuning_that_is_never_paid_back(write: Write) -> None:
+    said = said_of_models(write, *changed("pruned-int8", inferences_to_pay_back=None))
+    never = "pruned-int8 never pays that back: not every run took less energy than the one of control-int8 beside it."
+    assert f"took 7.55 J (modelled). {never}" in said
+    assert "inferences" not in said
+
+
+def test_models_that_are_not_pruned_have_nothing_to_pay_back(write: Write) -> None:
+    spent: Body = {"finetune_energy": energy(1.3)}
+    said = said_of_models(
+        write,
+        BASELINE,
+        variant("baseline-int8", 662_208, 0.593, 0.1856, "baseline"),
+        variant("control", 2_589_844, 0.621, 0.4451, **spent),
+        variant("baseline-int8-aware", 662_208, 0.607, 0.1856, "baseline", **spent),
+    )
+    assert "fine-tuning baseline-int8-aware took 7.55 J (modelled). " in said
+    assert "pays" not in said
+
+
+def test_without_a_control_nothing_is_compared_with_one(write: Write) -> None:
+    spent: Body = {"finetune_energy": energy(), "inferences_to_pay_back": 41.2}
+    pruned = variant("pruned-float32", 652_052, 0.6, 0.1521, "baseline", **spent)
+    accuracies = {"baseline": (0.614,) * 3, "pruned-float32": (0.6, 0.59, 0.61)}
+    said = said_of_models(write, BASELINE, pruned, accuracies=accuracies)
+    assert "control" not in said
+    assert "Spent once: fine-tuning pruned-float32 took 5.80 J (modelled). pruned-float32 pays that back" in said
+    assert "against baseline after 41.2 inferences." in said
+
+
+def test_nothing_is_spent_without_fine_tuning(write: Write) -> None:
+    said = said_of_models(write, BASELINE, variant("pruned-float32", 652_052, 0.6, 0.1521, "baseline"))
+    assert "Spent once" not in said
+    assert "pays" not in said
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "words"),
+    [
+        ((0.613, 0.609, 0.617), "lost 0.8 points against the control (95%: -0.2 to 1.8)."),
+        ((0.629, 0.625, 0.633), "gained 0.8 points against the control (95%: -0.2 to 1.8)."),
+        ((0.611, 0.611, 0.611), "lost 1.0 points against the control (95%: 1.0 to 1.0)."),
+        ((0.6209, 0.6208, 0.6210), "lost 0.0 points against the control (95%: 0.0 to 0.0)."),
+    ],
+)
+def test_accuracy_over_several_seeds(write: Write, accuracies: tuple[float, ...], words: str) -> None:
+    names = [each.name for each in compression().variants]
+    said = said_of_models(write, accuracies={**dict.fromkeys(names, (0.621,) * 3), "pruned-int8": accuracies})
+    assert f"Over 3 seeds, pruned-int8 {words}" in said
+    assert said.count("seeds") == 1
+
+
+@pytest.mark.parametrize(
+    ("sparse", "clustered", "macs", "words"),
+    [
+        (False, False, 25_898_440, ", not time: this machine's kernels multiply zeros too."),
+        (True, False, 25_898_440, "; with as many MACs as its dense model, faster was sparse-float32, but not clustered-int8."),
+        (True, True, 25_898_440, "; with as many MACs as its dense model, faster was sparse-float32, clustered-int8."),
+        (True, True, 6_520_520, "; what they do to time was not measured alone, since channels are gone too."),
+    ],
+)  # fmt: skip
+def test_zeros_save_time_only_where_that_was_measured(
+    write: Write, sparse: bool, clustered: bool, macs: int, words: str
+) -> None:
+    said = said_of_models(
+        write,
+        BASELINE,
+        variant("sparse-float32", 2_589_844, 0.6, 0.4, "baseline", macs=macs, faster_than_dense=sparse),
+        variant("clustered-int8", 2_589_844, 0.6, 0.4, "baseline", macs=macs, faster_than_dense=clustered),
+    )
+    assert said.endswith(f"Zeros and shared values save bytes in a compressed file{words}")
+
+
 # Names of others ------------------------------------------------------------------------------------------------------
 
 HOSTILE = {
@@ -762,6 +904,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     compared = (*result.comparisons, dataclasses.replace(result.comparisons[0], other=everything, why=everything))
     model = json.loads(json.dumps(compression().to_json()))
     model["variants"][1]["name"] = everything
+    model["variants"][-1]["dense"] = everything
     model["widths"] = {everything: [4, 2]}
     provenance = make_audit().provenance
     meter = {**provenance["meter"], "notes": [everything], "cpu": everything}
@@ -855,6 +998,16 @@ def test_every_chart_is_told_in_words(report: ReportFiles) -> None:
         assert f"{name} {figures.joules_range(dataclasses.asdict(joules(cpu_us * 0.0031)), 3.4)}" in bars
 
 
+def test_every_model_file_has_a_mark_of_its_own(write: Write) -> None:
+    names = [f"pruned-sparse-clustered-int8-aware-{place}" for place in range(9)]
+    files = write(make_body(compression=compression(*(variant(name, 9, 0.5, 1.0) for name in names)).to_json()))
+    drawn = re.findall(r"<svg.*?</svg>", files.html.read_text("utf-8"), re.DOTALL)[-1]
+    entry = r'<use [^>]*style="([^"]+)" href="([^"]+)" />\s*</g>\s*</g>\s*<g [^>]+>\s*<text [^>]+>(pruned[^<]+)<'
+    marks = {name: mark for *mark, name in re.findall(entry, drawn)}
+    assert list(marks) == names
+    assert len(set(map(tuple, marks.values()))) == len(names)
+
+
 def test_ids_are_unique_and_references_hit(report: ReportFiles) -> None:
     page = render_html(report)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -925,8 +1078,8 @@ def test_a_piped_terminal_gets_everything_in_80_columns(make: Callable[[], Body]
             )
             assert figures.number(each["cpu_us_per_image"]) in row
             assert figures.number(each["images_per_s"]) in row
-    for variant in compression().variants:
-        assert any(line.startswith(variant.name) for line in lines)
+    for each in compression().variants:
+        assert any(line.startswith(each.name) for line in lines)
 
 
 def test_the_terminal_has_the_figures_of_the_json() -> None:
@@ -945,8 +1098,34 @@ def test_a_terminal_gets_colours() -> None:
     assert "\x1b[" in out.getvalue()
 
 
-def test_compression_table_stands_alone() -> None:
+def printed_models(compressed: Compression, width: int = 80) -> str:
     out = io.StringIO()
-    Console(file=out, width=80).print(compression_table(compression().to_json()))
-    row = next(line for line in out.getvalue().splitlines() if line.startswith("pruned-int8"))
-    assert row.split() == ["pruned-int8", "42,552", "1.70", "M", "170", "kB", "59.3%", "0.186", "0.539"]
+    print_compression(compressed.to_json(), Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_model_files_stand_alone() -> None:
+    out = printed_models(compression())
+    table = [line.split() for line in out.partition("Faster: ")[0].splitlines() if line.strip()]
+    at = next(place for place, row in enumerate(table) if row[0] == "pruned-int8")
+    assert table[at] == ["pruned-int8", "42.6", "k", "170", "kB", "59.3%", "0.186", "0.539", "yes"]
+    assert table[at + 1] == ["34.0", "k", "153", "kB", "51.3-66.3", "0.215-1.18"]
+    assert [row[-1] for row in table if row[0] in ("baseline", "control-int8")] == ["-", "no"]
+    assert "Faster: each of 5 runs took less CPU time" in out
+    assert "pruned-int8 pays that back against control-int8 after 8.23 k inferences." in " ".join(out.split())
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_long_names_break_between_their_words(width: int) -> None:
+    small = variant("pruned-sparse-clustered-int8-aware", 99_900_000, 0.92, 19.04, "baseline", accuracy_high=1.0)
+    large = variant("baseline", 102_400_000, 0.92, 1234.5)
+    lines = printed_models(compression(large, small), width).splitlines()
+    at = next(place for place, line in enumerate(lines) if line.startswith("pruned"))
+    assert [line.split()[0] for line in lines[at : at + 2]] == ["pruned-sparse-clustered-", "int8-aware"]
+    assert lines[at].split()[1:] == ["25.0", "M", "99.9", "MB", "92.0%", "19.0", "0.0553", "yes"]
+    assert lines[at + 1].split()[1:] == ["20.0", "M", "89.9", "MB", "84.0-100.0", "0.0221-0.122"]
+    assert max(map(len, lines)) <= width
+
+
+def test_names_of_models_are_made_visible_on_a_terminal() -> None:
+    assert "\\x1b[31mred" in printed_models(compression(variant("\x1b[31mred", 2_589_844, 0.614, 0.4448)))

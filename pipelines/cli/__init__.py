@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from joulecache.pipelines.cli.auditing import audit
 from joulecache.pipelines.cli.machine import hardware, run
 from joulecache.pipelines.cli.models import compress, train
 from joulecache.pipelines.cli.options import (
@@ -23,7 +24,6 @@ from joulecache.pipelines.cli.options import (
     Emissions,
     Labels,
     Limit,
-    ModelName,
     OpsModule,
     Provider,
     Pue,
@@ -35,7 +35,6 @@ from joulecache.pipelines.cli.options import (
 )
 from joulecache.pipelines.cli.terminal import (
     fail,
-    no_greetings,
     print_json,
     print_manifest,
     print_ops,
@@ -252,66 +251,9 @@ app.command(
 )(compress)
 
 
-@app.command(
+app.command(
     epilog='Example: joulecache audit photos/ --chain "decode|resize(72) || random_crop(64)|flip_lr" --out audit/'
-)
-def audit(
-    source: Source,
-    chain: ChainText,
-    out: Annotated[Path, typer.Option(help="The folder of the report: new, empty, or an audit of ours.")],
-    arms: Annotated[str, typer.Option(help="Arms to compare.")] = "naive,tuned,tf_cache,optimized",
-    workload: Annotated[str, typer.Option(help="What they feed.")] = "input,train,infer",
-    epochs: Annotated[int, typer.Option(help="Horizon of the verdict, not what is run.", min=1)] = 30,
-    pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 infer.", min=1)] = None,
-    model: ModelName = "cnn",
-    train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1)] = 3,
-    prune: Annotated[float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = 0.5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    limit: Limit = None,
-    labels: Labels = None,
-    seed: Seed = 0,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure whether caching pays: four ways to feed the same images, in joules, with the build charged."""
-    meter = make_meter(country, provider, watts, pue, emissions)
-    with no_greetings():
-        from joulecache.pipelines.auditing import audit as run_audit
-    from joulecache.pipelines.report import print_verdict, write_report
-
-    with progress() as tell:
-        result = run_audit(
-            source,
-            chain,
-            out,
-            arms=_names(arms),
-            workloads=_names(workload),
-            epochs=epochs,
-            pairs=pairs,
-            model=model,
-            train_epochs=train_epochs,
-            prune=prune,
-            batch_size=batch_size,
-            limit=limit,
-            labels=labels,
-            seed=seed,
-            meter=meter,
-            progress=tell,
-        )
-    body = result.to_json()
-    files = write_report(body, out)
-    if as_json:
-        print_json(body)
-        return
-    console = Console()
-    print_verdict(body, console)
-    console.print(f"Report: {files.html}", soft_wrap=True)
-
-
+)(audit)
 app.command(
     context_settings={"allow_interspersed_args": False},
     epilog="Example: joulecache run --country FRA -- python train.py",
@@ -334,7 +276,7 @@ def main() -> None:
         code = fail(f"{error.format_message()} See `{command} --help`.", 2)
     except (typer.Abort, KeyboardInterrupt):
         code = fail(
-            "stopped; nothing half-built is visible: the same command goes on with a build, and begins anything else anew",
+            "stopped; nothing half-built is visible: the same command goes on with a build or an audit, and begins anything else anew",
             _INTERRUPTED,
         )
     except ValueError as error:
@@ -342,7 +284,3 @@ def main() -> None:
     except (OSError, RuntimeError) as error:
         code = fail(str(error), 1)
     sys.exit(code or 0)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from joulecache.pipelines.meter import Meter
     from joulecache.transforms.ops import Op
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; synthetic:N; tfds:NAME."
-    ),
-]
+SOURCES = (
+    "A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; synthetic:N; tfds:NAME."
+)
+Source = Annotated[str, typer.Argument(help=SOURCES)]
 ChainText = Annotated[
     str, typer.Option("--chain", help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
 ]

@@ -176,11 +176,13 @@ def print_compression(compression: Mapping[str, Any] | None) -> None:
     """Print the models that a compression made, if there was one."""
     if compression is None:
         return
-    from joulecache.pipelines.report import compression_table
+    from joulecache.pipelines import report
 
-    Console().print(compression_table(compression))
+    report.print_compression(compression, Console())
     for variant in compression["variants"]:
         print_flags(variant["name"], variant["energy_per_image"]["flags"])
+        if variant["finetune_energy"] is not None:
+            print_flags(f"the fine-tuning of {variant['name']}", variant["finetune_energy"]["flags"])
 
 
 def print_ops(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from joulecache.pipelines.compression.pruning import kept_channels
 from joulecache.pipelines.compression.recipe import Quantization, Recipe
 from joulecache.pipelines.compression.sparsity import copy_of
 from joulecache.pipelines.compression.stages import AWARE, Budget, Tell, count_batches, make_forms
@@ -131,6 +132,7 @@ def compress(
     """
     if not isinstance(model, keras.Model):
         model = load_model(model)
+    recipe.check(model)
     test_split = held_out_split(cache)
     train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
     if train_data.num_classes != model.outputs[0].shape[-1]:
@@ -220,7 +222,7 @@ def compress_on(
             variants=variants,
             recipe=recipe,
             seed=seed,
-            widths=_widths(model, smallest.model) if recipe.prunes_channels else {},
+            widths=_widths(model, smallest.model, recipe) if recipe.prunes_channels else {},
             calibration_images=0 if calibration is None else len(calibration),
             accuracies=accuracies,
         )
@@ -232,12 +234,11 @@ def _silent(what: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def _widths(before: keras.Model, after: keras.Model) -> dict[str, tuple[int, int]]:
+def _widths(before: keras.Model, after: keras.Model, recipe: Recipe) -> dict[str, tuple[int, int]]:
     """Return the output channels of each layer that may lose some, before and after."""
     return {
-        layer.name: (layer.kernel.shape[-1], after.get_layer(layer.name).kernel.shape[-1])
-        for layer in before.layers
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
+        name: (len(kept), after.get_layer(name).kernel.shape[-1])
+        for name, kept in kept_channels(before, 0, protected=recipe.protected).items()
     }
 
 

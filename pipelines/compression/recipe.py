@@ -52,8 +52,8 @@ class Recipe:
             raise ValueError(f"share {self.macs} of the multiply-accumulates: give one above 0 and at most 1")
         if not 0 <= self.l1 < math.inf:
             raise ValueError(f"L1 strength {self.l1!r}: give a finite number of at least 0")
-        if self.clusters is not None and (isinstance(self.clusters, bool) or self.clusters < 2):
-            raise ValueError(f"{self.clusters} clusters: give at least 2, one of them for zeros")
+        if self.clusters is not None and (not _is_whole(self.clusters) or self.clusters < 2):
+            raise ValueError(f"{self.clusters!r} clusters: give a whole number of at least 2, one of them for zeros")
         for name, word, allowed in (
             ("criterion", self.criterion, Criterion),
             ("cluster_per", self.cluster_per, Per),
@@ -61,8 +61,8 @@ class Recipe:
         ):
             if word not in get_args(allowed):
                 raise ValueError(f"unknown {name} {word!r}: allowed are {', '.join(get_args(allowed))}")
-        if self.finetune_epochs < 0:
-            raise ValueError(f"{self.finetune_epochs} epochs of fine-tuning: give 0 or more")
+        if not _is_whole(self.finetune_epochs) or self.finetune_epochs < 0:
+            raise ValueError(f"{self.finetune_epochs!r} epochs of fine-tuning: give a whole number, 0 or more")
         if self.l1 and not (self.sparsity and self.finetune_epochs):
             raise ValueError(
                 f"L1 strength {self.l1}: it works while weights are pruned in fine-tuning; give a sparsity and epochs too"
@@ -84,12 +84,18 @@ class Recipe:
 
     def check(self, model: keras.Model) -> None:
         """Raise ValueError, naming the layer, for a model that this cannot be done to, or that cannot be counted."""
+        count_macs(model)
+        if None in model.inputs[0].shape[1:]:
+            raise ValueError(f"model {model.name!r} takes images of any size: give keras.Input a fixed one")
         if not model.count_params():
             raise ValueError(f"model {model.name!r} has no weights: there is nothing to compress")
-        count_macs(model)
         if self.prunes_channels:
             kept_channels(model, self.ratio_for(model), criterion=self.criterion, protected=self.protected)
         if self.sparsity:
             prunable_layers(model)
         if self.clusters:
             weighted_layers(model)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

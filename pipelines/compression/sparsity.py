@@ -330,12 +330,16 @@ def without_l1(model: keras.Model, names: Sequence[str] | None = None) -> keras.
 
 
 def copy_of(model: keras.Model, clone: Callable[[keras.Layer], keras.Layer] | None = None) -> keras.Model:
-    """Return a copy of a functional or sequential model with its weights, its layers made by `clone`; else ValueError."""
+    """Return an uncompiled copy of a functional or sequential model with its weights, its layers made by `clone`; else ValueError."""
     if not getattr(model, "inputs", None):
         raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     copy.set_weights(model.get_weights())
-    return copy
+    if not copy.compiled:
+        return copy
+    # a clone of a compiled model is compiled, and saves its optimizer
+    inputs, outputs = (them[0] if len(them) == 1 else them for them in (copy.inputs, copy.outputs))
+    return keras.Model(inputs, outputs, name=model.name)
 
 
 def _regularized(model: keras.Model, names: Sequence[str] | None, strength: float | None) -> keras.Model:

@@ -57,10 +57,11 @@ class Budget:
 
 @dataclass
 class _Track:
-    """A model on its way, and what fine-tuning it took so far."""
+    """A model on its way, what fine-tuning it took so far, and whether a stage changed it."""
 
     model: keras.Model
     energy: Energy | None = None
+    pruned: bool = False
 
     def spend(self, energy: Energy) -> None:
         self.energy = energy if self.energy is None else self.energy + energy
@@ -100,12 +101,13 @@ def make_forms(
                 content=content,
                 dense=dense,
                 finetune_energy=track.energy,
-                pruned=track is not unpruned,
+                pruned=track.pruned,
             )
         )
         scores.append(score(forms[-1], test_data))
         return scores[-1]
 
+    keras.utils.set_random_seed(budget.seed)  # the Dropout of a copy draws a seed when it is made
     stages = _stages(recipe)
     current = unpruned = _Track(model)
     unpruned_name = done = "baseline"
@@ -115,7 +117,7 @@ def make_forms(
         _tune(unpruned, budget, "the control", recipe.finetune_epochs * len(stages))
         before = add("control", unpruned, None, to_tflite(unpruned.model, "float32"))
     for number, (_, change) in enumerate(stages, start=1):
-        current = _Track(current.model, current.energy)
+        current = _Track(current.model, current.energy, pruned=True)
         change(current, recipe, budget)
         done = "-".join(label for label, _ in stages[:number])
         after = add(f"{done}-float32", current, unpruned_name, to_tflite(current.model, "float32"))
@@ -129,7 +131,7 @@ def make_forms(
         dense = unpruned_name if track is unpruned else f"{unpruned_name}-{recipe.quantize}"
         content = to_tflite(track.model, recipe.quantize, calibration, minimum_calibration=1)
         quantized = add(f"{name}-{recipe.quantize}", track, dense, content)
-        lost.append(whole.accuracy - quantized.accuracy)
+        lost.append((whole.correct - quantized.correct) / whole.images)  # of accuracies, rounding could make it more
     wanted = max(lost) > MOST_LOST if aware is None else aware
     if recipe.quantize == "int8" and recipe.finetune_epochs and wanted:
         if control and not stages:
@@ -138,8 +140,8 @@ def make_forms(
             add("control", tuned, None, to_tflite(tuned.model, "float32"))
         for name, track, _ in ends:
             dense = unpruned_name if track is unpruned else f"{unpruned_name}-int8{AWARE}"
-            tuned = _Track(copy_of(track.model), track.energy)
-            _tune_aware(tuned, recipe, budget, keeping=track is not unpruned)
+            tuned = _Track(copy_of(track.model), track.energy, track.pruned)
+            _tune_aware(tuned, recipe, budget)
             content = to_tflite(tuned.model, "int8", calibration, minimum_calibration=1)
             add(f"{name}-int8{AWARE}", tuned, dense, content)
     return tuple(forms), tuple(scores)
@@ -210,8 +212,8 @@ def _tune(
     track.spend(window.energy)
 
 
-def _tune_aware(track: _Track, recipe: Recipe, budget: Budget, *, keeping: bool) -> None:
-    """Fine-tune in place with int8's rounding, `keeping` the zeros and the shared values that the recipe made."""
+def _tune_aware(track: _Track, recipe: Recipe, budget: Budget) -> None:
+    """Fine-tune in place with int8's rounding, keeping the zeros and the shared values that the recipe made."""
     epochs = recipe.finetune_epochs
     keras.utils.set_random_seed(budget.seed)
     with budget.meter.window("fine-tuning") as window:
@@ -223,7 +225,7 @@ def _tune_aware(track: _Track, recipe: Recipe, budget: Budget, *, keeping: bool)
             soft_labels=has_soft_labels(budget.data),
             softmax=ends_in_softmax(track.model),
         )
-        held = _keeping(recipe) if keeping else []
+        held = _keeping(recipe) if track.pruned else []
         told = _told(budget, f"{track.model.name} with int8's rounding", epochs)
         run_epochs(rounded, budget.data, epochs=epochs, callbacks=[*held, told])
         rounded.give_to(track.model)

@@ -15,12 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.report.charts import compression_charts, workload_charts
-from joulecache.pipelines.report.markdown import to_markdown
+from joulecache.pipelines.report.markdown import compression_markdown, to_markdown
 from joulecache.pipelines.report.page import Page, make_page
-from joulecache.pipelines.report.terminal import compression_table, print_verdict
+from joulecache.pipelines.report.terminal import print_changes, print_compression, print_verdict
 from joulecache.pipelines.shards import sync_folder
 
-__all__ = ["ReportFiles", "check_body", "compression_table", "print_verdict", "to_html", "write_report"]
+__all__ = [
+    "ReportFiles",
+    "check_body",
+    "compression_markdown",
+    "print_changes",
+    "print_compression",
+    "print_verdict",
+    "to_html",
+    "write_report",
+]
 
 _JSON, _MARKDOWN, _HTML = "report.json", "report.md", "report.html"
 _SCHEMA = "report-1.schema.json"

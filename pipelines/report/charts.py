@@ -14,6 +14,7 @@ from joulecache.pipelines.report.verdict import CACHED, REFERENCE, Body, active_
 _KNOWN = {"naive": 0, "tuned": 1, "tf_cache": 2, "optimized": 3}
 _ZOOMED = 4  # a crossing in the first quarter of the horizon gets a chart of its own
 _LONGEST_LABEL = 16
+_LONGEST_VARIANT = 36
 _ROW = 34  # units of height for a bar or an interval
 _WIDE = 5  # ratios further apart than this stand on a logarithmic axis
 
@@ -53,9 +54,9 @@ def _series(names: Sequence[str]) -> Mapping[str, int]:
     return {**_KNOWN, **{name: (len(_KNOWN) + i) % SERIES for i, name in enumerate(others)}}
 
 
-def _label(name: str) -> str:
+def _label(name: str, longest: int = _LONGEST_LABEL) -> str:
     """Return a name that leaves room for the chart."""
-    return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _bars(name: str, result: Body, tag: str) -> Chart:
@@ -229,11 +230,12 @@ def _variants(name: str, variants: Sequence[Body]) -> Chart:
                 value,
                 yerr=reach,
                 fmt=MARKERS[number],
+                fillstyle="full" if place < SERIES else "none",
                 color=colour,
                 markersize=8,
                 capsize=3.5,
                 linewidth=1.2,
-                label=_label(variant["name"]),
+                label=_label(variant["name"], _LONGEST_VARIANT),
             )
         axes.set_xlim(0, 1150 * like)
         axes.set_xlabel("active J per 1,000 inferences")
@@ -241,7 +243,7 @@ def _variants(name: str, variants: Sequence[Body]) -> Chart:
         axes.xaxis.get_major_locator().set_params(nbins=5)
         axes.yaxis.get_major_locator().set_params(nbins=6)
         axes.grid()
-        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.22), ncols=2, columnspacing=2)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.22))
 
     title = "Accuracy against energy"
     shown = [
@@ -251,4 +253,6 @@ def _variants(name: str, variants: Sequence[Body]) -> Chart:
     ]
     caption = "Up and to the left is better. Whiskers: the 95% interval of the accuracy on the held-out images."
     tag = figures.kind(variants[0]["energy_per_image"]["active"]["method"])
-    return Chart(title, drawing.draw(name, 270, title, f"Points: {'; '.join(shown)}.", paint), caption, tag)
+    return Chart(
+        title, drawing.draw(name, 230 + 16 * len(variants), title, f"Points: {'; '.join(shown)}.", paint), caption, tag
+    )

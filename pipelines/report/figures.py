@@ -87,6 +87,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def answer(value: bool | None) -> str:
+    """Return yes or no; a dash where nothing was asked."""
+    return "-" if value is None else "yes" if value else "no"
+
+
 def short_count(value: float) -> str:
     """Return a count in thousands, millions or billions where it is large."""
     return _scaled(value, _COUNTS).rstrip()

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from joulecache.pipelines.report.page import Page
+from joulecache.pipelines.report import figures
+from joulecache.pipelines.report.page import CompressionPart, Page, compression_part
 from joulecache.pipelines.report.tables import Cell, Table
-from joulecache.pipelines.report.verdict import Statement
+from joulecache.pipelines.report.verdict import Body, Statement
 
 # Underscores stay inside words, where they mark nothing: tf_cache reads better than tf\_cache.
 _MARKS = re.compile(r"[\\`*{}\[\]<>#!|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
-_METHODS = (
-    "Measured joules come from hardware counters, modelled joules from published coefficients, given ones from the user. "
-    "A sum with a modelled part is modelled."
-)
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
@@ -47,23 +44,29 @@ def to_markdown(page: Page) -> str:
         lines += [f"- **{escape(said.claim)}** {escape(said.detail)} {_tags(said)}" for said in part.statements]
         lines += ["", *_tables(part.tables)]
     lines += ["## The compressed model", ""]
-    if page.compression is None:
-        lines += ["No model was compressed.", ""]
-    else:
-        for sentence in page.compression.statements:
-            lines += [escape(sentence), ""]
-        lines += _tables([page.compression.table])
-    lines += ["## Where the figures come from", ""]
+    lines += ["No model was compressed.", ""] if page.compression is None else _compression(page.compression)
     lines += [
-        "Measured joules come from hardware counters, modelled ones from published coefficients. A sum with a",
+        "## Where the figures come from",
+        "",
+        "Measured joules come from hardware counters, modelled joules from published coefficients, given ones from the user. A sum "
+        "with a modelled part is modelled.",
         "",
     ]
-    lines[-2] += " modelled part is modelled."
     lines += [f"Command: {code(page.command)}", ""]
     lines += [f"- Note of the meter: {escape(note)}." for note in page.notes]
     lines += ["", *_tables(page.provenance)]
     lines.append("Charts are in report.html, the figures for machines in report.json, every single run in runs.jsonl.")
     return "\n".join(lines) + "\n"
+
+
+def compression_markdown(compression: Body) -> str:
+    """Return what a compression gave, as `Compression.to_json` has it, as Markdown: sentences and the table of the files."""
+    return "\n".join(_compression(compression_part(figures.visible(compression))))
+
+
+def _compression(part: CompressionPart) -> list[str]:
+    lines = [line for sentence in part.statements for line in (escape(sentence), "")]
+    return lines + _tables([part.table])
 
 
 def _tags(said: Statement) -> str:

@@ -74,7 +74,7 @@ def make_page(raw: Body) -> Page:
         doubts=verdict.doubts(body),
         tiles=_tiles(body, active),
         workloads=tuple(_workload(result, body, active, total) for result in body["workloads"]),
-        compression=None if body["compression"] is None else _compression(body["compression"]),
+        compression=None if body["compression"] is None else compression_part(body["compression"]),
         provenance=(
             tables.control(body["workloads"]),
             tables.build(build, active, total),
@@ -148,5 +148,6 @@ def _workload(result: Body, body: Body, active: str, total: str) -> WorkloadPart
     return WorkloadPart(verdict.title_of(result["workload"]), lead, verdict.statements(result, body), said, result)
 
 
-def _compression(compression: Body) -> CompressionPart:
+def compression_part(compression: Body) -> CompressionPart:
+    """Return what is said about a compression."""
     return CompressionPart(verdict.compression_sentences(compression), tables.model_files(compression), compression)

@@ -194,29 +194,59 @@ def model_files(compression: Body) -> Table:
         (
             variant["name"],
             figures.count(variant["parameters"]),
+            figures.count(variant["nonzero_weights"]),
             figures.count(variant["macs"]),
             figures.data_size(variant["file_bytes"]),
+            figures.data_size(variant["gzip_bytes"]),
             _spread(figures.share_range(variant["accuracy"], variant["accuracy_low"], variant["accuracy_high"])),
-            f"{figures.number(variant['cpu_ms_per_image'])} ms",
+            _spread(
+                f"{figures.number(variant['cpu_ms_per_image'])} ms ({figures.number(variant['cpu_ms_per_image_median'])})"
+            ),
             _spread(figures.joules_range(active_ends(energy), like), figures.kind(energy["active"]["method"])),
+            variant["dense"] or "-",
+            figures.answer(variant["faster_than_dense"]),
         )
         for variant, energy in zip(variants, energies, strict=True)
     ]
     columns = (
         ".Variant",
         "Parameters",
+        "Non-zero weights",
         "MACs",
         "File",
+        "gzip",
         "Accuracy (95% interval)",
-        "CPU per image",
+        "CPU per image, fastest (median)",
         "Active energy per image (low to high)",
+        ".Compared with",
+        ".Faster",
     )
     first = variants[0]
     remark = (
-        f"Accuracy on {figures.count(first['images'])} held-out images. CPU: the fastest of {first['runs']} runs, one thread, batches of "
-        f"{first['batch_size']}, the images already in memory. MACs: multiply-accumulates per image."
+        f"Accuracy on {figures.count(first['images'])} held-out images. CPU: the fastest of {first['runs']} runs and their median, one "
+        f"thread, batches of {first['batch_size']}, the images already in memory. MACs: multiply-accumulates per image. Faster: each of "
+        f"the {first['runs']} runs took less CPU time than the run of the dense model beside it. Dense is the unpruned model at the same "
+        "precision; an unpruned quantized one is compared with the float32 one."
     )
-    return _table("Model files", columns, rows, remark)
+    return _table("Model files", columns, rows, f"{remark} {_zeros_gain(variants)}".rstrip())
+
+
+def _zeros_gain(variants: Sequence[Body]) -> str:
+    """Say what zeros and shared values gain; of time only what models with all their channels showed."""
+    named = [variant for variant in variants if "sparse" in variant["name"] or "clustered" in variant["name"]]
+    macs = {variant["name"]: variant["macs"] for variant in variants}
+    whole = [variant for variant in named if variant["macs"] == macs.get(variant["dense"])]
+    faster = [variant["name"] for variant in whole if variant["faster_than_dense"]]
+    slower = [variant["name"] for variant in whole if not variant["faster_than_dense"]]
+    if not named:
+        return ""
+    saved = "Zeros and shared values save bytes in a compressed file"
+    if not whole:
+        return f"{saved}; what they do to time was not measured alone, since channels are gone too."
+    if not faster:
+        return f"{saved}, not time: this machine's kernels multiply zeros too."
+    others = f", but not {', '.join(slower)}" if slower else ""
+    return f"{saved}; with as many MACs as its dense model, faster was {', '.join(faster)}{others}."
 
 
 def active_ends(energy: Body) -> Mapping[str, float]:

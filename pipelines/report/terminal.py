@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import textwrap
+from typing import TYPE_CHECKING
 
 from joulecache.pipelines.report import figures, verdict
 from joulecache.pipelines.report.tables import active_ends
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _STYLES = {"saves": "green", "costs": "red", "inconclusive": "yellow"}
+_LONGEST_NAME = 24  # of a variant on one line, so that 80 columns hold all
 
 
 def print_verdict(body: Body, console: Console) -> None:
@@ -35,34 +36,81 @@ def print_verdict(body: Body, console: Console) -> None:
         _print(console, f"  control, {REFERENCE} against itself: {figures.ratio_range(result['control'])}")
         console.print()
     if shown["compression"] is not None:
-        console.print(compression_table(shown["compression"]))
-        for sentence in verdict.compression_sentences(shown["compression"]):
-            _print(console, sentence)
+        print_compression(shown["compression"], console)
 
 
-def compression_table(compression: Mapping[str, Any]) -> Table:
-    """Return the model files of a compression as a table for a terminal of 80 columns."""
-    variants = figures.visible(compression)["variants"]
+def print_compression(compression: Body, console: Console) -> None:
+    """Print the model files of a compression, and what they gained and lost."""
+    shown: Body = figures.visible(compression)
+    console.print(compression_table(shown))
+    for sentence in verdict.compression_sentences(shown):
+        _print(console, sentence)
+
+
+def compression_table(compression: Body) -> Table:
+    """Return the model files of a compression as a table for a terminal of 80 columns; its texts are visible ones."""
+    variants = compression["variants"]
     spent = [active_ends(variant["energy_per_image"]) for variant in variants]
     like = figures.largest(energy["value"] for energy in spent)
     unit = figures.joules(like).rpartition(" ")[2]
     tag = figures.kind(variants[0]["energy_per_image"]["active"]["method"])
     table = _table(f"Model files, energy {tag}")
-    heads = ("variant", "parameters", "MACs", "file", "accuracy,\n95%", "CPU ms\n/image", f"active {unit}\n/image")
-    for head in heads:
+    table.caption = _text(
+        f"Faster: each of {variants[0]['runs']} runs took less CPU time than the unpruned model's at the same precision; unpruned and "
+        "quantized: than the float32 one's.",
+        "dim",
+    )
+    table.caption_justify = "left"
+    heads = ("weights,\nnot 0", "file,\ngzip", "accuracy,\n95%", "CPU ms\n/image", f"active {unit}\n/image", "faster\n")
+    for head in ("variant", *heads):
         table.add_column(_text(head), justify="left" if head == "variant" else "right", overflow="fold")
     for variant, energy in zip(variants, spent, strict=True):
         ends = (variant["accuracy_low"], variant["accuracy_high"])
         table.add_row(
-            _text(variant["name"]),
-            figures.count(variant["parameters"]),
-            figures.short_count(variant["macs"]),
-            figures.data_size(variant["file_bytes"]),
+            _text("\n".join(textwrap.wrap(variant["name"], _LONGEST_NAME))),
+            _two(figures.short_count(variant["parameters"]), figures.short_count(variant["nonzero_weights"])),
+            _two(figures.data_size(variant["file_bytes"]), figures.data_size(variant["gzip_bytes"])),
             _two(figures.share(variant["accuracy"]), "-".join(figures.share(end).removesuffix("%") for end in ends)),
             figures.number(variant["cpu_ms_per_image"]),
             _energy(energy, like),
+            figures.answer(variant["faster_than_dense"]),
         )
     return table
+
+
+def print_changes(changes: Body, console: Console) -> None:
+    """Print what changed between two audits, as `Changes.to_json` has it."""
+    shown: Body = figures.visible(changes)
+    for name, (before, after) in shown["settings"].items():
+        _print(console, f"{name}: {_setting(before)} before, {_setting(after)} after")
+    table = _table("Active J per 1,000 images, after over before")
+    for head in ("workload", "arm", "before", "after", "ratio, 95%", "to naive,\nbefore", "\nafter"):
+        table.add_column(_text(head), justify="left" if head in ("workload", "arm") else "right", overflow="fold")
+    for arm in shown["arms"]:
+        before, after = arm["before"], arm["after"]
+        table.add_row(
+            _text(arm["workload"]),
+            _text(arm["arm"]),
+            figures.number(before["active_j_per_1000"]),
+            figures.number(after["active_j_per_1000"]),
+            figures.ratio_range(arm["ratio"]),
+            f"{before['ratio']:.3f}",
+            f"{after['ratio']:.3f}",
+        )
+    console.print(table)
+    for arm in shown["arms"]:
+        before, after = arm["before"], arm["after"]
+        if before["finding"] != after["finding"]:
+            _print(console, f"{arm['workload']}, {arm['arm']}: {before['finding']} before, {after['finding']} after")
+    for when in ("before", "after"):
+        if shown[f"only_{when}"]:
+            _print(console, f"Only {when}: {'; '.join(shown[f'only_{when}'])}")
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return "none" if value is None else str(value)
 
 
 def _arms(result: Body, tag: str) -> Table:

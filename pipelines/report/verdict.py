@@ -19,6 +19,7 @@ _SUBJECTS = {
     "finetune": "Fine-tuning",
     "infer": "Inference",
 }
+_REDUCED = ("pruned", "sparse", "clustered")  # in the names of variants that are to pay back their fine-tuning
 _WHOLE_JOBS = (
     "train",
     "finetune",
@@ -99,7 +100,10 @@ def doubts(body: Body) -> tuple[str, ...]:
                 said.append(f"{title_of(result['workload'])}, {arm['name']}: {runs}{whole}.")
     parts = {"The build of the cache": body["build"]["energy"]}
     if body["compression"] is not None:
-        parts |= {variant["name"]: variant["energy_per_image"] for variant in body["compression"]["variants"]}
+        variants = body["compression"]["variants"]
+        parts |= {variant["name"]: variant["energy_per_image"] for variant in variants}
+        tuned = [variant for variant in variants if variant["finetune_energy"] is not None]
+        parts |= {f"The fine-tuning of {variant['name']}": variant["finetune_energy"] for variant in tuned}
     said += [f"{name}: {', '.join(energy['flags'])}." for name, energy in parts.items() if energy["flags"]]
     return tuple(said)
 
@@ -160,7 +164,7 @@ def _over_horizon(arm: Body, body: Body) -> float:
 
 
 def compression_sentences(compression: Body) -> tuple[str, ...]:
-    """Say what the smallest model gained and lost, and which other takes less energy where one does."""
+    """Say what the last model gained and lost, which other takes less energy where one does, and what was spent once."""
     first, last = compression["variants"][0], compression["variants"][-1]
     said = []
     if first is not last:
@@ -179,15 +183,44 @@ def compression_sentences(compression: Body) -> tuple[str, ...]:
         leanest = min(compression["variants"], key=lambda variant: float(variant["energy_per_image"]["active_j"]))
         if leanest is not last:
             said.append(f"{leanest['name']} takes less energy per image than {last['name']} on this machine.")
-    spent = [("fine-tuning the pruned model", "finetune_energy"), ("fine-tuning the control", "control_energy")]
-    costs = [(what, compression[name]) for what, name in spent if compression[name] is not None]
-    if costs:
-        texts = [
-            f"{what} took {figures.joules(energy['active_j'])} ({figures.kind(energy['active']['method'])})"
-            for what, energy in costs
-        ]
-        said.append(f"Spent once: {', '.join(texts)}.")
+    said += [_seeds(compression, last["name"]), _spent_once(compression)]
     if compression["widths"]:
         widths = ", ".join(f"{name} {before} to {after}" for name, (before, after) in compression["widths"].items())
         said.append(f"Channels kept: {widths}.")
-    return tuple(said)
+    return tuple(filter(None, said))
+
+
+def _seeds(compression: Body, name: str) -> str:
+    if name not in compression["lost"]:
+        return ""
+    points = [100 * share for share in compression["lost"][name]]
+    changed = "lost"
+    if points[0] < 0:
+        changed, points = "gained", [-points[0], -points[2], -points[1]]
+    mean, low, high = (f"{each:z.1f}" for each in points)
+    seeds = len(compression["accuracies"][name])
+    return f"Over {seeds} seeds, {name} {changed} {mean} points against the control (95%: {low} to {high})."
+
+
+def _spent_once(compression: Body) -> str:
+    """Say what fine-tuning the last model and the control took, and when the former has paid that back."""
+    last = compression["variants"][-1]
+    spent = {
+        "the control" if variant["name"] == "control" else variant["name"]: variant["finetune_energy"]
+        for variant in compression["variants"]
+        if variant["finetune_energy"] is not None and (variant is last or variant["name"] == "control")
+    }
+    if not spent:
+        return ""
+    costs = [
+        f"fine-tuning {name} took {figures.joules(energy['active_j'])} ({figures.kind(energy['active']['method'])})"
+        for name, energy in spent.items()
+    ]
+    text = f"Spent once: {', '.join(costs)}."
+    after = last["inferences_to_pay_back"]
+    if after is not None:
+        return f"{text} {last['name']} pays that back against {last['dense']} after {figures.short_count(after)} inferences."
+    if last["name"] in spent and any(word in last["name"] for word in _REDUCED):
+        never = f"not every run took less energy than the one of {last['dense']} beside it"
+        return f"{text} {last['name']} never pays that back: {never}."
+    return text
