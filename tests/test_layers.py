@@ -53,12 +53,14 @@ pipelines.compression.tflite  pipelines.compression.quantization_aware  pipeline
 pipelines.compression.variants  pipelines.compression.stages  pipelines.compression
 pipelines.hardware  pipelines.training  pipelines.planning
 pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.arms  pipelines.auditing.workloads
+pipelines.auditing.runs  pipelines.auditing.summary  pipelines.auditing.bench  pipelines.auditing.changes
 pipelines.auditing
 pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pipelines.report.page
 pipelines.report.markdown  pipelines.report.terminal
 pipelines.report.drawing  pipelines.report.charts  pipelines.report.contact_sheet
 pipelines.report
-pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli.machine  pipelines.cli.models  pipelines.cli
+pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli.machine  pipelines.cli.models
+pipelines.cli.auditing  pipelines.cli
 pipelines
 """
 ORDER = IN_ORDER.split()

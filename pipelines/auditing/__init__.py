@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import operator
 import os
 import platform
-import random
 import shutil
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,11 +25,20 @@ from joulecache.pipelines.auditing.arms import (
     refused_arms,
     thread_counts,
 )
-from joulecache.pipelines.auditing.claims import Ratio, break_even, finding, paired_ratio
-from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
-from joulecache.pipelines.auditing.workloads import WORKLOADS, Infer, InputOnly, Train, Workload
+from joulecache.pipelines.auditing.bench import Bench, Progress, active_joules
+from joulecache.pipelines.auditing.results import Audit, WorkloadResult
+from joulecache.pipelines.auditing.runs import RunLog
+from joulecache.pipelines.auditing.workloads import (
+    DEFAULT_WORKLOADS,
+    WORKLOADS,
+    Infer,
+    InputOnly,
+    finetune_pruned,
+    train_from_scratch,
+)
 from joulecache.pipelines.build import precompute
-from joulecache.pipelines.compression import Compression, Recipe, compress_on
+from joulecache.pipelines.compression import COMPRESSION_RECORD, Recipe, compress_on
+from joulecache.pipelines.compression.staging import discard_folder, read_record
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import Manifest
 from joulecache.pipelines.meter import Energy, Meter
@@ -46,9 +50,9 @@ __all__ = ["ARMS", "WORKLOADS", "ArmError", "Audit", "audit"]
 
 REPORT_JSON = "report.json"
 RUNS = "runs.jsonl"
-_WORK = ".audit"  # the unpacked files and the cache; gone when the audit is done
+MODELS = "models"
+_WORK = ".audit"  # the settings, the unpacked files and the cache; gone when the audit is done
 _DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms get, over and over
-_CONTROL = "naive again"
 _LARGEST_DIFFERENCE = 1.0  # levels, on average: beyond, two arms do not show the same pictures
 _PACKAGES = (
     "joulecache",
@@ -62,22 +66,6 @@ _PACKAGES = (
     "codecarbon",
 )
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One measured run of one arm."""
-
-    workload: str
-    block: int
-    place: int
-    arm: str
-    images: int
-    energy: Energy
-    accuracy: float | None
-
 
 def audit(
     source: str | os.PathLike[str],
@@ -85,7 +73,7 @@ def audit(
     out: str | os.PathLike[str],
     *,
     arms: Sequence[str] = ARMS,
-    workloads: Sequence[str] = WORKLOADS,
+    workloads: Sequence[str] = DEFAULT_WORKLOADS,
     epochs: int = 30,
     pairs: int | None = None,
     model: str = "cnn",
@@ -118,13 +106,30 @@ def audit(
     listed = open_source(source, limit=limit, labels=labels)
     meter = meter or Meter()
     tell = progress or (lambda what, done, total: None)
-    with _out_folder(folder, source) as work:
+    settings = {
+        "source": os.fspath(source),
+        "limit": limit,
+        "labels": None if labels is None else os.fspath(labels),
+        "chain": str(parsed),
+        "arms": list(arms),
+        "workloads": list(workloads),
+        "model": os.fspath(model),
+        "train_epochs": train_epochs,
+        "prune": prune,
+        "batch_size": batch_size,
+        "seed": seed,
+        "threads": thread_counts(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+    with _out_folder(folder, source, settings) as work:
         files = _as_folder(listed, work, tell)
         tell("building the cache", 0, 1)
         cache = work / "cache"
         # A build reads the source as it is, but must not be charged with drawing photos.
         read = files if listed.location.startswith(SYNTHETIC) else source
         built = precompute(read, cache, parsed, seed=seed, meter=meter, limit=limit, labels=labels).manifest
+        if _changed(work / "cache.json", sorted(file.name for file in built.files())):
+            _forget(folder)
         drawn = list_files(files, cache, _DRAWN_EPOCHS)
         left_out = refused_arms(arms, drawn, cache)
         names = [name for name in arms if name not in left_out]
@@ -134,32 +139,40 @@ def audit(
         if "infer" in workloads and val_data is None:
             raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
         build_j = Energy.from_json((built.energy or {})["energy"])
-        bench = _Bench(folder / RUNS, meter, random.Random(seed), tell, {"optimized": _active(build_j)})
+        bench = Bench(RunLog(folder / RUNS), meter, seed, tell, {"optimized": active_joules(build_j)})
         results: list[WorkloadResult] = []
-        compression: Compression | None = None
+        compression: Mapping[str, Any] | None = None
         if "input" in workloads:
             results.append(bench.measure(InputOnly(), chosen, pairs, epochs))
-        if "train" in workloads or "infer" in workloads:
-            shape = chosen[0].dataset.element_spec[0].shape[1:].as_list()
-            trainer = Train(model, tuple(shape), len(built.class_names), val_data, train_epochs)
+        if set(workloads) != {"input"}:
             optimized = next(arm for arm in chosen if arm.name == "optimized")
+            shape = optimized.dataset.element_spec[0].shape[1:].as_list()
+            trainer = train_from_scratch(model, tuple(shape), len(built.class_names), val_data, train_epochs)
             if "train" in workloads:
                 results.append(bench.measure(trainer, chosen, pairs, epochs))
-            else:
-                trainer.run(optimized, 0)  # not measured: it only has to know something
+            record = folder / MODELS / COMPRESSION_RECORD
+            if "finetune" in workloads or ("infer" in workloads and not record.exists()):
+                tell("training a model to compress", 0, 1)
+                trainer.prepare(0)
+                trainer.run(optimized, 0)  # not measured
+            if "finetune" in workloads:
+                finetuner = finetune_pruned(trainer.network, prune, val_data, train_epochs)
+                results.append(bench.measure(finetuner, chosen, pairs, epochs))
             if "infer" in workloads:
-                tell("compressing the model", 0, 1)
-                compression = compress_on(
-                    trainer.network,
-                    optimized.dataset,
-                    val_data,
-                    Recipe(prune=prune, quantize="int8"),
-                    out=folder / "models",
-                    seed=seed,
-                    meter=meter,
-                    progress=tell,
-                )
-                results.append(bench.measure(Infer(compression.variants[-1].path), chosen, pairs, epochs))
+                if not record.exists():
+                    compress_on(
+                        trainer.network,
+                        optimized.dataset,
+                        val_data,
+                        Recipe(prune=prune, quantize="int8"),
+                        out=record.parent,
+                        seed=seed,
+                        meter=meter,
+                        progress=tell,
+                    )
+                compression = read_record(record)
+                file = record.parent / compression["variants"][-1]["path"]
+                results.append(bench.measure(Infer(file), chosen, pairs, epochs))
     return Audit(
         source=str(source),
         chain=str(parsed),
@@ -175,150 +188,10 @@ def audit(
         build=_build_facts(built, build_j),
         workloads=tuple(results),
         left_out=left_out,
-        compression=None if compression is None else compression.to_json(),
+        compression=compression,
         method=build_j.method,
         provenance=_provenance(meter, seed, batch_size, model, train_epochs),
     )
-
-
-class _Bench:
-    """Measures workloads: warm-ups, interleaved blocks, and the log of every run."""
-
-    def __init__(
-        self, log: Path, meter: Meter, order: random.Random, tell: Progress, one_time: dict[str, Joules]
-    ) -> None:
-        self._log, self._meter, self._order, self._tell = log, meter, order, tell
-        self._one_time = one_time
-        self._epoch = 0
-
-    def measure(self, workload: Workload, arms: Sequence[Arm], pairs: int | None, horizon: int) -> WorkloadResult:
-        """Run every arm once per block, naive twice, in random order; the first run of each arm is discarded."""
-        blocks = pairs or workload.blocks
-        entries = [(arm.name, arm) for arm in arms]
-        entries.append((_CONTROL, next(arm for arm in arms if arm.name == "naive")))
-        steps = len(arms) + blocks * len(entries)
-        for done, arm in enumerate(arms):
-            self._tell(f"{workload.name}: warm-up", done, steps)
-            self._warm_up(workload, arm)
-        runs: list[_Run] = []
-        for block in range(blocks):
-            self._order.shuffle(entries)
-            for place, (name, arm) in enumerate(entries):
-                self._tell(f"{workload.name}: block {block + 1} of {blocks}", len(arms) + len(runs), steps)
-                runs.append(self._run(workload, name, arm, block, place))
-        return _summarize(workload, [arm.name for arm in arms], arms[0].records, runs, self._one_time, blocks, horizon)
-
-    def _warm_up(self, workload: Workload, arm: Arm) -> None:
-        """Run an arm once. Before all else `tf_cache` fills its cache: what that epoch costs beyond the next is charged once."""
-        if arm.name == "tf_cache" and arm.name not in self._one_time:
-            energies = []
-            for epoch in range(2):
-                with self._meter.window("fill") as window:
-                    InputOnly().run(arm, epoch)
-                energies.append(_active(window.energy))
-            first, second = energies
-            self._one_time[arm.name] = Joules(
-                *(max(0.0, a - b) for a, b in zip(astuple(first), astuple(second), strict=True))
-            )
-        workload.prepare(0)
-        workload.run(arm, 0)
-
-    def _run(self, workload: Workload, name: str, arm: Arm, block: int, place: int) -> _Run:
-        workload.prepare(block)
-        self._epoch += workload.epochs
-        with self._meter.window(workload.name) as window:
-            images = workload.run(arm, self._epoch)
-        run = _Run(workload.name, block, place, name, images, window.energy, workload.accuracy())
-        with open(self._log, "a", encoding="utf-8") as log:
-            log.write(json.dumps({**asdict(run), "energy": run.energy.to_json()}) + "\n")
-        return run
-
-
-def _summarize(
-    workload: Workload,
-    names: Sequence[str],
-    records: int,
-    runs: Sequence[_Run],
-    one_time: Mapping[str, Joules],
-    blocks: int,
-    horizon: int,
-) -> WorkloadResult:
-    by_arm: dict[str, list[_Run]] = {name: [] for name in (*names, _CONTROL)}
-    for run in runs:
-        by_arm[run.arm].append(run)
-    active = {name: [run.energy.active_j / run.images for run in of] for name, of in by_arm.items()}
-    control = paired_ratio(active[_CONTROL], active["naive"])
-    # Both runs of naive in a block are measurements of it.
-    active["naive"] = [(a + b) / 2 for a, b in zip(active["naive"], active[_CONTROL], strict=True)]
-    both = {**by_arm, "naive": [*by_arm["naive"], *by_arm[_CONTROL]]}
-    once = {name: one_time.get(name, Joules(0.0, 0.0, 0.0)) for name in names}
-
-    def compared(name: str, other: str) -> tuple[Ratio, tuple[Any, str]]:
-        ratio = paired_ratio(active[name], active[other])
-        corners = [
-            _mean_per_image(both[name], end) / _mean_per_image(both[other], end)
-            for end in ("low_j", "total_j", "high_j")
-        ]
-        return ratio, finding(ratio, control, corners)
-
-    results = []
-    for name in names:
-        ratio, (found, why) = compared(name, "naive")
-        results.append(_arm_result(name, both[name], once[name], ratio, found, why))
-    comparisons = []
-    for other in names:
-        if other == "optimized" or "optimized" not in names:
-            continue
-        ratio, (found, why) = compared("optimized", other)
-        epoch_j = records * statistics.fmean(active[other])
-        extra_j = once["optimized"].value - once[other].value
-        paid = break_even(extra_j, epoch_j, ratio)
-        whole = (once["optimized"].value + horizon * epoch_j * ratio.value) / (once[other].value + horizon * epoch_j)
-        comparisons.append(Comparison(other, ratio, found, why, paid, whole))
-    return WorkloadResult(workload.name, blocks, workload.epochs, control, tuple(results), tuple(comparisons))
-
-
-def _arm_result(name: str, runs: Sequence[_Run], once: Joules, ratio: Ratio, found: Any, why: str) -> ArmResult:
-    images = statistics.fmean(run.images for run in runs)
-    wall_s = statistics.fmean(run.energy.duration_s / run.images for run in runs)
-    accuracies = [run.accuracy for run in runs if run.accuracy is not None]
-    read = [run.energy.read_bytes / run.images for run in runs if run.energy.read_bytes is not None]
-    peaks = [run.energy.peak_rss_bytes for run in runs if run.energy.peak_rss_bytes is not None]
-    carbon = [run.energy.carbon_g / run.images * 1000 for run in runs if run.energy.carbon_g is not None]
-    whole = functools.reduce(operator.add, (run.energy for run in runs))
-    return ArmResult(
-        name=name,
-        runs=len(runs),
-        images_per_run=round(images),
-        active_j_per_1000=_per_1000(runs, "active_j", "active_low_j", "active_high_j"),
-        total_j_per_1000=_per_1000(runs, "total_j", "low_j", "high_j"),
-        cpu_us_per_image=statistics.fmean(run.energy.cpu_s / run.images for run in runs) * 1e6,
-        wall_us_per_image=wall_s * 1e6,
-        images_per_s=1 / wall_s,
-        read_bytes_per_image=statistics.fmean(read) if read else None,
-        peak_rss_bytes=max(peaks) if peaks else None,
-        carbon_g_per_1000=statistics.fmean(carbon) if carbon else None,
-        one_time=once,
-        ratio=ratio,
-        finding=found,
-        why=why,
-        accuracy=(statistics.fmean(accuracies), min(accuracies), max(accuracies)) if accuracies else None,
-        contamination=whole.contamination_shares,
-        flags=whole.flags,
-        flagged_runs=sum(bool(run.energy.flags) for run in runs),
-    )
-
-
-def _mean_per_image(runs: Sequence[_Run], attribute: str) -> float:
-    return statistics.fmean(getattr(run.energy, attribute) / run.images for run in runs)
-
-
-def _per_1000(runs: Sequence[_Run], *attributes: str) -> Joules:
-    return Joules(*(1000 * _mean_per_image(runs, attribute) for attribute in attributes))
-
-
-def _active(energy: Energy) -> Joules:
-    return Joules(energy.active_j, energy.active_low_j, energy.active_high_j)
 
 
 # Preparation ----------------------------------------------------------------------------------------------------------
@@ -333,8 +206,11 @@ def _check_names(what: str, names: Sequence[str], allowed: Sequence[str], needed
 
 
 @contextmanager
-def _out_folder(folder: Path, source: str | os.PathLike[str]) -> Iterator[Path]:
-    """Make the folder of an audit; yield its work folder, which is gone at the end."""
+def _out_folder(folder: Path, source: str | os.PathLike[str], settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Make the folder of an audit; yield its work folder, which is gone at the end.
+
+    Where an audit of the same settings was stopped, its runs and its cache are still there, and stay; else they are deleted.
+    """
     outer = folder.resolve()
     for path in source_paths(source):
         inner = path.resolve()
@@ -347,14 +223,35 @@ def _out_folder(folder: Path, source: str | os.PathLike[str]) -> Iterator[Path]:
             f"{str(folder)!r} is not empty and no audit of ours: choose a folder that is empty or does not exist"
         )
     work = folder / _WORK
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    (folder / RUNS).unlink(missing_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    if _changed(work / "settings.json", settings):
+        shutil.rmtree(work)
+        work.mkdir()
+        _changed(work / "settings.json", settings)
+        _forget(folder)
     (folder / REPORT_JSON).unlink(missing_ok=True)
     try:
         yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    except BaseException:
+        if not (folder / RUNS).exists():  # nothing to go on with
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _changed(file: Path, body: object) -> bool:
+    """Say whether a file holds another JSON value than `body`, or none, and put it there."""
+    text = json.dumps(body, indent=1)
+    if file.exists() and file.read_text("utf-8") == text:
+        return False
+    file.write_text(text, encoding="utf-8")
+    return True
+
+
+def _forget(folder: Path) -> None:
+    """Delete what an audit of other settings left: its runs and its models."""
+    (folder / RUNS).unlink(missing_ok=True)
+    discard_folder(folder / MODELS, COMPRESSION_RECORD)
 
 
 def _is_ours(folder: Path) -> bool:

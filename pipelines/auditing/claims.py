@@ -58,6 +58,29 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return Ratio(math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), len(logs))
 
 
+def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+    """Return the ratio of two series that were measured apart: of their geometric means, with Welch's interval on the logarithms.
+
+    What differed between the two occasions is in it, and in no interval. `blocks` is the number of the shorter series; the
+    interval is None where one has a single value. Raises ValueError for series that are empty or not positive.
+    """
+    if not numerators or not denominators or min(*numerators, *denominators) <= 0:
+        raise ValueError(f"a ratio needs positive values, got {list(numerators)} and {list(denominators)}")
+    series = [[math.log(value) for value in values] for values in (numerators, denominators)]
+    centre = statistics.fmean(series[0]) - statistics.fmean(series[1])
+    fewest = min(map(len, series))
+    if fewest == 1:
+        return Ratio(math.exp(centre), None, None, 1)
+    parts = [statistics.variance(logs) / len(logs) for logs in series]
+    variance = sum(parts)
+    reach = 0.0
+    if variance:
+        # Welch and Satterthwaite's degrees of freedom
+        freedom = variance**2 / sum(part**2 / (len(logs) - 1) for part, logs in zip(parts, series, strict=True))
+        reach = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * math.sqrt(variance)
+    return Ratio(math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), fewest)
+
+
 def break_even(extra_j: float, other_epoch_j: float, ratio: Ratio) -> BreakEven:
     """Return after how many epochs an arm has paid back what it cost more before the first.
 

@@ -25,7 +25,8 @@ class Joules:
 class ArmResult:
     """What one arm cost on one workload; figures are means over the runs.
 
-    `active_j_per_1000`: energy per 1,000 images without the idle share of the machine, `total_j_per_1000` with it. `one_time`: active
+    `active_j_per_1000`: energy per 1,000 images without the idle share of the machine, and that of each block;
+    `total_j_per_1000` with it. `one_time`: active
     energy spent once (the build, or what the epoch that fills `cache()` costs beyond a later one). `ratio` and `finding`
     are against `naive`. `accuracy`, on the held-out records: mean, lowest and highest of the runs. `contamination` are shares of what
     else the machine did, over all runs; `flags` what makes their sum doubtful; `flagged_runs` how many of them are flagged.
@@ -35,6 +36,7 @@ class ArmResult:
     runs: int
     images_per_run: int
     active_j_per_1000: Joules
+    active_j_per_1000_by_block: tuple[float, ...]
     total_j_per_1000: Joules
     cpu_us_per_image: float
     wall_us_per_image: float

@@ -1,8 +1,8 @@
-"""What the arms feed: nothing, the training of a CNN, or the inference of its compressed form."""
+"""What the arms feed: nothing, the training of a CNN, the fine-tuning of its pruned form, or the inference of the compressed one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +11,12 @@ import keras
 
 from joulecache.pipelines.auditing.arms import Arm
 from joulecache.pipelines.compression import TfliteModel
-from joulecache.pipelines.models import build_model, compile_model
+from joulecache.pipelines.compression.pruning import prune_channels
+from joulecache.pipelines.compression.quantization_aware import QuantizationAware
+from joulecache.pipelines.models import build_model, compile_model, ends_in_softmax
 
-WORKLOADS = ("input", "train", "infer")
+WORKLOADS = ("input", "train", "finetune", "infer")
+DEFAULT_WORKLOADS = ("input", "train", "infer")
 
 
 class Workload(Protocol):
@@ -52,24 +55,25 @@ class InputOnly:
         """Nothing is learned."""
 
 
-class Train:
-    """Train one model from fresh weights, the same in every arm of a block."""
+class Training:
+    """Train one network for some epochs, in every arm of a block from the same weights and in a fresh optimizer.
 
-    name = "train"
+    It is compiled, and traced, once: that would otherwise be a part of every run, and the same in all of them.
+    """
+
     blocks = 5
 
-    def __init__(self, model: str, shape: tuple[int, int, int], classes: int, val_data: Any, epochs: int) -> None:
-        """Build and compile it once: tracing would otherwise be a part of every run, and the same in all of them."""
-        self.epochs = epochs
-        self.network = build_model(model, shape, classes)
-        compile_model(self.network, 1e-3)
-        self._val_data = val_data
+    def __init__(
+        self, name: str, network: keras.Model, start: Callable[[int], Sequence[Any]], val_data: Any, epochs: int
+    ) -> None:
+        """Take a compiled network; `start` gives its weights for a seed."""
+        self.name, self.network, self.epochs = name, network, epochs
+        self._start, self._val_data = start, val_data
 
     def prepare(self, seed: int) -> None:
-        """Draw fresh weights from the seed and forget the optimizer's moments."""
+        """Set the weights of the seed and forget the optimizer's moments."""
         keras.utils.set_random_seed(seed)
-        fresh = keras.models.clone_model(self.network)
-        self.network.set_weights(fresh.get_weights())
+        self.network.set_weights(self._start(seed))
         for variable in self.network.optimizer.variables:
             if "learning_rate" not in variable.path:
                 variable.assign(keras.ops.zeros_like(variable))
@@ -87,6 +91,23 @@ class Train:
         if self._val_data is None:
             return None
         return float(self.network.evaluate(self._val_data, verbose=0, return_dict=True)["accuracy"])
+
+
+def train_from_scratch(model: str, shape: tuple[int, int, int], classes: int, val_data: Any, epochs: int) -> Training:
+    """Make the workload "train": a model from fresh weights, drawn from the seed."""
+    network = build_model(model, shape, classes)
+    compile_model(network, 1e-3)
+    return Training("train", network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs)
+
+
+def finetune_pruned(trained: keras.Model, prune: float, val_data: Any, epochs: int) -> Training:
+    """Make the workload "finetune": the trained model, pruned, with int8's rounding in every step."""
+    pruned = prune_channels(trained, prune)
+    network = QuantizationAware(pruned)
+    compile_model(network, 1e-4, softmax=ends_in_softmax(pruned))
+    network(keras.ops.zeros((1, *pruned.inputs[0].shape[1:])))
+    weights = network.get_weights()
+    return Training("finetune", network, lambda seed: weights, val_data, epochs)
 
 
 class Infer:

@@ -1,0 +1,156 @@
+"""Two audits compared: ratios against scipy's Welch interval, what differed, and an exit code for CI."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from joulecache.pipelines import cli
+from joulecache.pipelines.auditing import audit
+from joulecache.pipelines.auditing.changes import compare_audits
+from joulecache.pipelines.auditing.claims import unpaired_ratio
+from joulecache.pipelines.report import write_report
+from joulecache.pipelines.source import synthetic_photo
+
+positive = st.floats(1e-3, 1e3)
+series = st.lists(positive, min_size=2, max_size=20)
+
+
+@given(series, series)
+def test_the_interval_of_a_ratio_is_welchs(numerators: list[float], denominators: list[float]) -> None:
+    ratio = unpaired_ratio(numerators, denominators)
+    logs = [np.log(numerators), np.log(denominators)]
+    assert ratio.value == pytest.approx(math.exp(logs[0].mean() - logs[1].mean()))
+    assert ratio.low is not None
+    assert ratio.high is not None
+    if min(each.std() for each in logs) < 1e-6:
+        return  # scipy warns of what it divides by
+    expected = stats.ttest_ind(*logs, equal_var=False).confidence_interval()
+    assert math.log(ratio.low) == pytest.approx(expected.low, abs=1e-6)
+    assert math.log(ratio.high) == pytest.approx(expected.high, abs=1e-6)
+
+
+def test_what_does_not_vary_has_no_width_and_one_value_no_interval() -> None:
+    same = unpaired_ratio([3.0, 3.0], [2.0, 2.0, 2.0])
+    assert (same.low, same.value, same.high) == pytest.approx((1.5, 1.5, 1.5))
+    single = unpaired_ratio([3.0], [2.0, 4.0])
+    assert (single.low, single.high, single.blocks) == (None, None, 1)
+    for bad in ([], [0.0], [-1.0, 2.0]):
+        with pytest.raises(ValueError, match="a ratio needs positive values"):
+            unpaired_ratio(bad, [1.0])
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("audit")
+    for index in range(12):
+        (photos / f"{index}.jpg").write_bytes(synthetic_photo(index))
+    found = audit(
+        photos,
+        "decode|resize(24)",
+        out,
+        arms=("naive", "optimized"),
+        workloads=("input",),
+        pairs=2,
+        batch_size=4,
+    )
+    return write_report(found.to_json(), out).json
+
+
+def changed(report: Path, folder: Path, factor: float = 1.0) -> Path:
+    """A report of an audit in which the cache took `factor` times the energy."""
+    body = json.loads(report.read_text("utf-8"))
+    (optimized,) = (arm for arm in body["workloads"][0]["arms"] if arm["name"] == "optimized")
+    optimized["active_j_per_1000_by_block"] = [factor * each for each in optimized["active_j_per_1000_by_block"]]
+    optimized["active_j_per_1000"] = {end: factor * each for end, each in optimized["active_j_per_1000"].items()}
+    optimized["finding"] = "costs"
+    body["provenance"]["versions"]["tensorflow"] = "3.0.0"
+    body["provenance"]["batch_size"] = 8
+    path = folder / "after.json"
+    path.write_text(json.dumps(body))
+    return path
+
+
+def test_the_change_of_each_arm_and_of_the_settings(report: Path, tmp_path: Path) -> None:
+    before = json.loads(report.read_text("utf-8"))
+    after = json.loads(changed(report, tmp_path, 1.5).read_text("utf-8"))
+    found = compare_audits(before, after)
+    naive, optimized = found.arms
+    assert (naive.arm, naive.ratio.value) == ("naive", 1)
+    assert (optimized.arm, optimized.workload) == ("optimized", "input")
+    assert optimized.ratio.value == pytest.approx(1.5)
+    assert optimized.after["finding"] == "costs"
+    assert found.settings == {
+        "batch_size": (4, 8),
+        "tensorflow": (before["provenance"]["versions"]["tensorflow"], "3.0.0"),
+    }
+    assert found.above(1.4) == (optimized,)
+    assert found.above(1.6) == ()
+    assert json.loads(json.dumps(found.to_json()))["arms"][1]["ratio"]["blocks"] == 2
+
+
+def test_arms_of_one_audit_alone_are_named(report: Path) -> None:
+    before = json.loads(report.read_text("utf-8"))
+    after = copy.deepcopy(before)
+    after["workloads"][0]["arms"][0]["name"] = "tuned"
+    found = compare_audits(before, after)
+    assert [arm.arm for arm in found.arms] == ["optimized"]
+    assert (found.only_before, found.only_after) == (("input, naive",), ("input, tuned",))
+    after["workloads"][0]["workload"] = "train"
+    with pytest.raises(ValueError, match="no arm of a workload in common: input, naive; input, optimized in the first"):
+        compare_audits(before, after)
+
+
+def joulecache(monkeypatch: pytest.MonkeyPatch, capfd: Any, *arguments: object) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["joulecache", "audit", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0), *capfd.readouterr()
+
+
+def test_the_command_fails_above_a_ratio(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    after = changed(report, tmp_path, 1.5)
+    code, out, err = joulecache(monkeypatch, capfd, "--compare", report, after)
+    assert (code, err) == (0, "")
+    assert "tensorflow: " in out
+    assert "3.0.0 after" in out
+    assert "1.500" in out
+    assert "input, optimized: inconclusive before, costs after" in out
+    code, out, err = joulecache(monkeypatch, capfd, "--compare", report, after, "--fail-above", 1.4)
+    assert code == 1
+    assert err.splitlines() == ["input, optimized: 1.500 times the active energy, above 1.4"]
+    code, out, _ = joulecache(monkeypatch, capfd, "--compare", report, after, "--fail-above", 1.6, "--json")
+    assert code == 0
+    assert json.loads(out)["arms"][1]["arm"] == "optimized"
+
+
+def test_what_cannot_be_compared_is_one_line_and_code_2(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.json").write_text('{"report_version": 1}')
+    (tmp_path / "text.json").write_text("hello")
+    for bad in ("other.json", "text.json"):
+        code, _, err = joulecache(monkeypatch, capfd, "--compare", report, tmp_path / bad)
+        assert code == 2
+        assert f"{bad}' is no report of an audit" in err
+        assert len(err.splitlines()) == 1
+    code, _, err = joulecache(monkeypatch, capfd, "--compare", report, tmp_path / "none.json")
+    assert code == 1
+    assert "none.json" in err
+    for arguments in (("photos/", "--compare", report, report), ("photos/",), ("--fail-above", 1.1), ()):
+        code, _, err = joulecache(monkeypatch, capfd, *arguments)
+        assert code == 2, arguments
+        assert "--compare" in err

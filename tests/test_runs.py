@@ -1,0 +1,212 @@
+"""Runs of an audit are kept as they are done: one that was stopped goes on, and what was measured stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joulecache.pipelines.auditing import audit
+from joulecache.pipelines.auditing.runs import Run, RunLog
+from joulecache.pipelines.meter import Component, Energy
+from joulecache.pipelines.source import synthetic_photo
+
+CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
+ARMS = ("naive", "tf_cache", "optimized")
+EACH = (*ARMS, "naive again")
+
+
+def joules(active_j: float) -> Energy:
+    part = Component(active_j, active_j, active_j, "user", "a number", "this test", "exact")
+    nothing = dict.fromkeys(("dram", "gpu", "idle"))
+    return Energy(
+        components={"cpu": part, **nothing},
+        active=part,
+        duration_s=1.0,
+        cpu_s=1.0,
+        read_bytes=None,
+        written_bytes=None,
+        peak_rss_bytes=None,
+        carbon_g=None,
+    )
+
+
+def run_of(arm: str, block: int, attempt: int = 1, workload: str = "input", active_j: float = 1.0) -> Run:
+    return Run(
+        attempt=attempt,
+        workload=workload,
+        block=block,
+        place=0,
+        arm=arm,
+        images=10,
+        energy=joules(active_j),
+        accuracy=None,
+    )
+
+
+def test_runs_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "runs.jsonl")
+    assert (log.runs, log.attempt) == ([], 1)
+    runs = [run_of(arm, block, active_j=0.1 * block + 0.3) for block in range(2) for arm in "ab"]
+    for run in runs:
+        log.add(run)
+    again = RunLog(tmp_path / "runs.jsonl")
+    assert again.runs == runs
+    assert again.attempt == 2
+    assert again.block("input", 1, ["b", "a"]) == runs[2:]
+    assert again.block("train", 1, ["a", "b"]) is None
+
+
+@given(st.integers(0, 400))
+def test_a_line_that_was_cut_short_is_dropped(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("log") / "runs.jsonl"
+    log = RunLog(path)
+    for arm in "ab":
+        log.add(run_of(arm, 0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - 1 - cut])
+    again = RunLog(path)
+    assert again.runs == [run_of("a", 0)]
+    again.add(run_of("b", 0, attempt=again.attempt))
+    assert RunLog(path).runs == [run_of("a", 0), run_of("b", 0, attempt=2)]
+
+
+def test_a_block_counts_when_all_its_arms_ran_in_one_attempt(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "runs.jsonl")
+    log.add(run_of("a", 0))
+    assert log.block("input", 0, ["a", "b"]) is None
+    later = RunLog(tmp_path / "runs.jsonl")
+    later.add(run_of("b", 0, attempt=2))
+    assert later.block("input", 0, ["a", "b"]) is None  # half a block and half a block, hours apart, are no block
+    later.add(run_of("a", 0, attempt=2))
+    assert later.block("input", 0, ["a", "b"]) == [run_of("b", 0, attempt=2), run_of("a", 0, attempt=2)]
+    assert later.block("input", 0, ["a"]) == [run_of("a", 0)]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(24):
+        (folder / f"{index}.jpg").write_bytes(synthetic_photo(index))
+    return folder
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "runs.jsonl").read_text("utf-8").splitlines()]
+
+
+def stopping_at(block: int) -> Any:
+    def progress(what: str, done: int, total: int) -> None:
+        if what.startswith(f"input: block {block} ") and done % len(EACH) == 2:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_an_audit_that_was_stopped_goes_on(photos: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"arms": ARMS, "workloads": ("input",), "batch_size": 8, "pairs": 3}
+    out = tmp_path / "audit"
+    with pytest.raises(KeyboardInterrupt):
+        audit(photos, CHAIN, out, progress=stopping_at(3), **settings)
+    before = logged(out)
+    assert {(run["workload"], run["attempt"]) for run in before} == {("fill", 1), ("input", 1)}
+    cut = [run for run in before if (run["workload"], run["block"]) == ("input", 2)]
+    assert 0 < len(cut) < len(EACH)
+    result = audit(photos, CHAIN, out, **settings)
+    after = logged(out)
+    assert after[: len(before)] == before
+    again = after[len(before) :]
+    assert [(run["workload"], run["block"], run["attempt"]) for run in again] == [("input", 2, 2)] * len(EACH)
+    assert sorted(run["arm"] for run in again) == sorted(EACH)
+    counted = [run for run in after if run["workload"] == "input" and run not in cut]
+    optimized = [run["energy"]["active_j"] / run["images"] for run in counted if run["arm"] == "optimized"]
+    shown = {arm.name: arm for arm in result.workloads[0].arms}
+    assert shown["optimized"].active_j_per_1000.value == pytest.approx(1000 * sum(optimized) / 3)
+    assert shown["optimized"].runs == 3
+    assert shown["tf_cache"].one_time.value > 0
+    assert sorted(path.name for path in out.iterdir()) == ["runs.jsonl"]  # and not its cache
+
+
+@pytest.mark.parametrize("changed", [{"batch_size": 4}, {"seed": 1}, {"chain": "decode|resize(40)|central_crop(32)"}])
+def test_an_audit_of_something_else_begins_anew(photos: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 8, "pairs": 2}
+    out = tmp_path / "audit"
+    with pytest.raises(KeyboardInterrupt):
+        audit(photos, CHAIN, out, progress=stopping_at(2), **settings)
+    audit(photos, out=out, **{"chain": CHAIN, **settings, **changed})
+    assert {run["attempt"] for run in logged(out)} == {1}
+    assert len(logged(out)) == 2 * 3
+
+
+def test_a_source_that_changed_meanwhile_begins_anew(tmp_path: Path) -> None:
+    source, out = tmp_path / "photos", tmp_path / "audit"
+    source.mkdir()
+    for index in range(12):
+        (source / f"{index}.jpg").write_bytes(synthetic_photo(index))
+    settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 4, "pairs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        audit(source, CHAIN, out, progress=stopping_at(2), **settings)
+    (source / "another.jpg").write_bytes(synthetic_photo(99))
+    audit(source, CHAIN, out, **settings)
+    assert {run["attempt"] for run in logged(out)} == {1}
+
+
+def test_the_order_of_a_block_does_not_depend_on_what_ran_before(photos: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 8}
+    audit(photos, CHAIN, tmp_path / "two", pairs=2, **settings)
+    audit(photos, CHAIN, tmp_path / "four", pairs=4, **settings)
+    orders = [[run["arm"] for run in logged(tmp_path / name)] for name in ("two", "four")]
+    assert orders[1][: len(orders[0])] == orders[0]
+    assert len({tuple(orders[1][start : start + 3]) for start in range(0, 12, 3)}) > 1
+
+
+@pytest.mark.slow
+def test_an_audit_that_was_killed_goes_on(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "audit"
+    options = (
+        "--chain",
+        CHAIN,
+        "--out",
+        str(out),
+        "--workload",
+        "input",
+        "--pairs",
+        "60",
+        "--batch-size",
+        "8",
+        "--json",
+    )
+    command = [
+        sys.executable,
+        "-c",
+        "from joulecache.pipelines.cli import main; main()",
+        "audit",
+        str(photos),
+        *options,
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "runs.jsonl").exists() or len((out / "runs.jsonl").read_bytes().splitlines()) < 40:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = (out / "runs.jsonl").read_bytes().splitlines()
+    assert not (out / "report.json").exists()
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    after = (out / "runs.jsonl").read_bytes().splitlines()
+    assert after[: len(before) - 1] == before[:-1]  # the last one may have been cut
+    assert {json.loads(line)["attempt"] for line in after} == {1, 2}
+    (shown,) = json.loads(done.stdout)["workloads"]
+    assert [arm["runs"] for arm in shown["arms"]] == [120, 60, 60, 60]
