@@ -261,13 +261,15 @@ def test_the_verdict_on_recorded_joules(
         made.append(json.dumps({"window": "input", "energy": counted(whole_j - share_j, share_j)}))
     (tmp_path / "made.jsonl").write_text("\n".join(made) + "\n")
     meter = ReplayMeter(tmp_path / "made.jsonl")
-    result = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=meter, epochs=10, **ARMS_REPLAYED)
+    result = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=meter, epochs=10, runs=5, **ARMS_REPLAYED)
     (compared,) = result.workloads[0].comparisons
     assert compared.finding == finding
     assert compared.ratio.value == pytest.approx(of_naive, rel=0.03)
     assert result.build["active_j"] == BUILD_J
     if finding == "saves":
         assert compared.break_even.epochs == pytest.approx(BUILD_J / (50.0 - 25.0), rel=0.05)
+        assert compared.runs == 5
+        assert compared.break_even_over_runs.epochs == pytest.approx(compared.break_even.epochs / 5)
     if finding == "costs":
         assert compared.break_even.epochs is None
     assert result.workloads[0].arms[0].active_j_per_1000.value == pytest.approx(50.0 / 43 * 1000, rel=0.05)

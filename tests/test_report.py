@@ -25,7 +25,7 @@ from joulecache.pipelines.auditing.claims import BreakEven, Finding, Ratio
 from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
 from joulecache.pipelines.compression import Compression, Recipe, Variant
 from joulecache.pipelines.meter import COMPONENTS, Component, Contamination, Energy, Meter
-from joulecache.pipelines.report import ReportFiles, figures, print_compression, print_verdict, write_report
+from joulecache.pipelines.report import ReportFiles, figures, print_compression, print_verdict, verdict, write_report
 from joulecache.pipelines.report.markdown import escape
 
 Body = dict[str, Any]
@@ -94,10 +94,10 @@ def workload(name: str = "input", blocks: int = 5, against_cache: Finding = "cos
     def compared(other: str) -> Comparison:
         if other == "tf_cache":
             paid = BreakEven(None, None if blocks == 1 else 48.7, None)
-            return Comparison(other, ratio(1.081, blocks, 0.02), against_cache, "as measured", paid, 1.123)
+            return Comparison(other, ratio(1.081, blocks, 0.02), against_cache, "as measured", paid, 1, paid, 1.123)
         paid = BreakEven(1.535, *((None, None) if blocks == 1 else (1.487, 2.169)))
         value = CPU_US["optimized"] / CPU_US[other]
-        return Comparison(other, ratio(value, blocks), "saves", "the interval lies below 1", paid, 0.085)
+        return Comparison(other, ratio(value, blocks), "saves", "the interval lies below 1", paid, 1, paid, 0.085)
 
     arms = tuple(arm(each, CPU_US[each], blocks=blocks, learned=name == "train") for each in ARMS)
     others = tuple(compared(other) for other in ARMS[:-1])
@@ -446,6 +446,22 @@ def test_html_and_markdown_say_the_same(report: ReportFiles) -> None:
     ):
         assert said in html
         assert said in markdown
+
+
+def test_the_break_even_over_several_runs_is_said() -> None:
+    result = workload("train")
+    naive, *others = result.comparisons
+    assert "runs on the same cache" not in verdict.statements(make_body(result)["workloads"][0], make_body())[0].detail
+
+    def said(epochs: float | None) -> str:
+        over = BreakEven(epochs, epochs and 0.9 * epochs, epochs and 1.1 * epochs)
+        compared = dataclasses.replace(naive, runs=4, break_even_over_runs=over)
+        body = make_body(dataclasses.replace(result, comparisons=(compared, *others)))
+        return str(verdict.statements(body["workloads"][0], body)[0].detail)
+
+    assert "Over 4 runs on the same cache it is paid back after 0.380 epochs (0.342 to 0.418) each." in said(0.38)
+    assert "Over 4 runs on the same cache it is never paid back" in said(None)
+    assert "Over 4 runs on the same cache it is paid back at once" in said(0.0)
 
 
 @pytest.mark.parametrize("form", ["html", "markdown"])

@@ -75,6 +75,7 @@ def audit(
     arms: Sequence[str] = ARMS,
     workloads: Sequence[str] = DEFAULT_WORKLOADS,
     epochs: int = 30,
+    runs: int = 1,
     pairs: int | None = None,
     model: str = "cnn",
     train_epochs: int = 3,
@@ -88,9 +89,11 @@ def audit(
 ) -> Audit:
     """Measure what feeding a model costs in each arm, and whether building a cache pays.
 
-    `epochs` is the horizon of the verdict, not what is run; `pairs` the number of blocks (default: 20 for the input, 5 for training, 10
-    for inference), `train_epochs` the epochs of one training run. Every run is kept in ``runs.jsonl`` and every model file in ``models/``
-    of the folder `out`. Sources other than folders are unpacked to files for the online arms, which is not measured.
+    `epochs` is the horizon of the verdict, and `runs` how many trainings share the cache: neither is what is run. `pairs` is the number
+    of blocks (default: 20 for the input, 5 for training and fine-tuning, 10 for inference), `train_epochs` the epochs of one
+    training run. Every run is kept in ``runs.jsonl`` and every model file in ``models/`` of the folder `out`. An audit that was
+    stopped goes on when it is called again with the same arguments. Sources other than folders are unpacked to files for the
+    online arms, which is not measured.
 
     Raises ValueError for arguments and for a folder `out` that holds other things, ArmError for an arm that cannot run, and what
     `precompute` raises.
@@ -99,7 +102,12 @@ def audit(
     _check_names("arms", arms, ARMS, needed=("naive", "optimized"))
     _check_names("workloads", workloads, WORKLOADS)
     check_chain(parsed, workloads)
-    for name, value in (("epochs", epochs), ("pairs", 1 if pairs is None else pairs), ("train_epochs", train_epochs)):
+    for name, value in (
+        ("epochs", epochs),
+        ("runs", runs),
+        ("pairs", 1 if pairs is None else pairs),
+        ("train_epochs", train_epochs),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     folder = Path(out)
@@ -139,17 +147,17 @@ def audit(
         if "infer" in workloads and val_data is None:
             raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
         build_j = Energy.from_json((built.energy or {})["energy"])
-        bench = Bench(RunLog(folder / RUNS), meter, seed, tell, {"optimized": active_joules(build_j)})
+        bench = Bench(RunLog(folder / RUNS), meter, seed, tell, {"optimized": active_joules(build_j)}, epochs, runs)
         results: list[WorkloadResult] = []
         compression: Mapping[str, Any] | None = None
         if "input" in workloads:
-            results.append(bench.measure(InputOnly(), chosen, pairs, epochs))
+            results.append(bench.measure(InputOnly(), chosen, pairs))
         if set(workloads) != {"input"}:
             optimized = next(arm for arm in chosen if arm.name == "optimized")
             shape = optimized.dataset.element_spec[0].shape[1:].as_list()
             trainer = train_from_scratch(model, tuple(shape), len(built.class_names), val_data, train_epochs)
             if "train" in workloads:
-                results.append(bench.measure(trainer, chosen, pairs, epochs))
+                results.append(bench.measure(trainer, chosen, pairs))
             record = folder / MODELS / COMPRESSION_RECORD
             if "finetune" in workloads or ("infer" in workloads and not record.exists()):
                 tell("training a model to compress", 0, 1)
@@ -157,7 +165,7 @@ def audit(
                 trainer.run(optimized, 0)  # not measured
             if "finetune" in workloads:
                 finetuner = finetune_pruned(trainer.network, prune, val_data, train_epochs)
-                results.append(bench.measure(finetuner, chosen, pairs, epochs))
+                results.append(bench.measure(finetuner, chosen, pairs))
             if "infer" in workloads:
                 if not record.exists():
                     compress_on(
@@ -172,7 +180,7 @@ def audit(
                     )
                 compression = read_record(record)
                 file = record.parent / compression["variants"][-1]["path"]
-                results.append(bench.measure(Infer(file), chosen, pairs, epochs))
+                results.append(bench.measure(Infer(file), chosen, pairs))
     return Audit(
         source=str(source),
         chain=str(parsed),

@@ -19,16 +19,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass
 class Bench:
-    """Measures workloads in the given arms. `one_time` holds, by arm, what it spends before the first epoch; `tf_cache` adds its fill."""
+    """Measures workloads in the given arms. `one_time` holds, by arm, what it spends before the first epoch; `tf_cache` adds its fill.
+
+    Verdicts are on `trainings` trainings of `horizon` epochs.
+    """
 
     log: RunLog
     meter: Meter
     seed: int
     tell: Progress
     one_time: dict[str, Joules]
+    horizon: int
+    trainings: int
     _epoch: int = field(default=0, init=False)
 
-    def measure(self, workload: Workload, arms: Sequence[Arm], pairs: int | None, horizon: int) -> WorkloadResult:
+    def measure(self, workload: Workload, arms: Sequence[Arm], pairs: int | None) -> WorkloadResult:
         """Run every arm once per block, naive twice, in random order; the first run of each arm is discarded.
 
         The order depends on the seed, the workload and the block alone. Blocks that the log has are not run again.
@@ -57,7 +62,16 @@ class Bench:
             for place, (name, arm) in enumerate(order):
                 self.tell(f"{workload.name}: block {block + 1} of {blocks}", len(arms) + len(runs), steps)
                 runs.append(self._run(workload, name, arm, block, place))
-        return summarize(workload, [arm.name for arm in arms], arms[0].records, runs, self.one_time, blocks, horizon)
+        return summarize(
+            workload,
+            [arm.name for arm in arms],
+            arms[0].records,
+            runs,
+            self.one_time,
+            blocks,
+            self.horizon,
+            self.trainings,
+        )
 
     def _fill(self, arm: Arm) -> Joules:
         """Return what the epoch that fills an arm's cache costs beyond the next one."""

@@ -56,13 +56,19 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The optimized arm against another: ratio of active energy per epoch, what it allows to claim, and the break-even."""
+    """The optimized arm against another: ratio of active energy per epoch, what it allows to claim, and the break-even.
+
+    `break_even` is for one run; `break_even_over_runs` says how many epochs each of `runs` runs on the same cache takes, which is
+    built once, while the other arm spends its one-time cost in every run.
+    """
 
     other: str
     ratio: Ratio
     finding: Finding
     why: str
     break_even: BreakEven
+    runs: int
+    break_even_over_runs: BreakEven
     horizon_ratio: float
 
 

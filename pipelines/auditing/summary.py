@@ -22,8 +22,12 @@ def summarize(
     one_time: Mapping[str, Joules],
     blocks: int,
     horizon: int,
+    trainings: int,
 ) -> WorkloadResult:
-    """Summarize runs in complete blocks. Naive's second run of a block is the control; `one_time` is spent before the first epoch."""
+    """Summarize runs in complete blocks. Naive's second run of a block is the control; `one_time` is spent before the first epoch:
+
+    the build once for `trainings` runs of `horizon` epochs, another arm's in each.
+    """
     by_arm: dict[str, list[Run]] = {name: [] for name in (*names, CONTROL)}
     for run in runs:
         by_arm[run.arm].append(run)
@@ -52,10 +56,11 @@ def summarize(
             continue
         ratio, (found, why) = compared("optimized", other)
         epoch_j = records * statistics.fmean(active[other])
-        extra_j = once["optimized"].value - once[other].value
-        paid = break_even(extra_j, epoch_j, ratio)
+        built_j, filled_j = once["optimized"].value, once[other].value
+        paid = break_even(built_j - filled_j, epoch_j, ratio)
+        over_runs = break_even(built_j - trainings * filled_j, trainings * epoch_j, ratio)
         whole = (once["optimized"].value + horizon * epoch_j * ratio.value) / (once[other].value + horizon * epoch_j)
-        comparisons.append(Comparison(other, ratio, found, why, paid, whole))
+        comparisons.append(Comparison(other, ratio, found, why, paid, trainings, over_runs, whole))
     return WorkloadResult(workload.name, blocks, workload.epochs, control, tuple(results), tuple(comparisons))
 
 

@@ -83,7 +83,7 @@ def statement(result: Body, comparison: Body, body: Body) -> Statement:
     else:
         claim = f"{subject} from the cache: {found} against {other}."
         parts = [f"An epoch took {changed} active energy ({interval}); {comparison['why']}."]
-    parts.append(_paid_back(comparison))
+    parts += [_paid_back(comparison), _over_runs(comparison)]
     parts.append(_horizon(comparison, body["horizon_epochs"]))
     parts.append(_accuracy_differs(result, other))
     return Statement(claim, " ".join(filter(None, parts)), found, active_tag(body))
@@ -113,6 +113,15 @@ def _paid_back(comparison: Body) -> str:
     if comparison["finding"] in ("saves", "costs"):
         return f"T{text[1:]}"
     return f"If that ratio holds, {text}"
+
+
+def _over_runs(comparison: Body) -> str:
+    runs = comparison["runs"]
+    if runs == 1:
+        return ""
+    over = paid_back({**comparison, "break_even": comparison["break_even_over_runs"]})
+    each = " each" if over.startswith("paid back after") else ""
+    return f"Over {runs} runs on the same cache it is {over}{each}."
 
 
 def paid_back(comparison: Body) -> str:
