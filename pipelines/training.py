@@ -238,15 +238,16 @@ def fit(
     seed: int = 0,
     meter: Meter | None = None,
     learning_rate: float = 1e-3,
+    optimizer: keras.optimizers.Optimizer | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingRun:
     """Train a classifier in place on batches of (uint8 images [B, H, W, C], integer labels [B] or soft ones [B, K]), metered.
 
     The model is compiled (`compile_model`) and Keras' global seed set first, so the same seed, data and initial weights give the
     same model on the same machine. The learning rate falls to 0 along half a cosine, where the number of batches is known, and
-    else stays. `callbacks` see the joules in their logs, and how long the input was waited for
-    (`EnergyCallback.timed`). Raises ValueError for bad arguments and for data that is not such batches, has no end, or has
-    another shape than the model.
+    else stays; an `optimizer` of your own takes Adam's place, with a learning rate of its own. `callbacks` see the joules in their
+    logs, and how long the input was waited for (`EnergyCallback.timed`). Raises ValueError for bad arguments and for data that
+    is not such batches, has no end, or has another shape than the model.
     """
     if epochs < 1:
         raise ValueError(f"{epochs} epochs: train for at least 1")
@@ -259,6 +260,7 @@ def fit(
         model,
         learning_rate,
         steps=batches * epochs if batches > 0 else None,
+        optimizer=optimizer,
         soft_labels=has_soft_labels(train_data),
     )
     metered = EnergyCallback(meter or Meter())
@@ -301,6 +303,7 @@ def train(
     batch_size: int = 64,
     seed: int = 0,
     learning_rate: float = 1e-3,
+    optimizer: keras.optimizers.Optimizer | None = None,
     recipe: Recipe | None = None,
     meter: Meter | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -341,6 +344,7 @@ def train(
         seed=seed,
         meter=meter,
         learning_rate=learning_rate,
+        optimizer=optimizer,
         callbacks=[told, *callbacks],
     )
     with staged_folder(folder, TRAINING_RECORD) as staging:
@@ -350,7 +354,8 @@ def train(
             "cache": os.fspath(cache),
             "batch_size": batch_size,
             "seed": seed,
-            "learning_rate": learning_rate,
+            "learning_rate": learning_rate if optimizer is None else None,
+            "optimizer": None if optimizer is None else keras.optimizers.serialize(optimizer),
         }
         write_record(staging / TRAINING_RECORD, {**settings, **training.to_json()})
     # what an earlier run here compressed was another model

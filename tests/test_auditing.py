@@ -269,6 +269,7 @@ def test_the_verdict_on_recorded_joules(
     if finding == "saves":
         assert compared.break_even.epochs == pytest.approx(BUILD_J / (50.0 - 25.0), rel=0.05)
         assert compared.runs == 5
+        assert compared.break_even.epochs is not None
         assert compared.break_even_over_runs.epochs == pytest.approx(compared.break_even.epochs / 5)
     if finding == "costs":
         assert compared.break_even.epochs is None

@@ -263,14 +263,144 @@ def test_verify_finds_a_flipped_byte(run: Run, photos: Path, tmp_path: Path) -> 
 def test_train_then_compress(run: Run, photos: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert run("precompute", photos, cache, "--chain", "decode|resize(32)", "--val-fraction", 0.3)[0] == 0
-    code, out, _ = run("train", cache, "--epochs", 1, "--out", tmp_path / "run", "--json")
+    options = ("--epochs", 1, "--model", "mlp", "--quantize", "dynamic")
+    code, out, _ = run("train", cache, *options, "--out", tmp_path / "run", "--json")
     assert code == 0
-    model = Path(json.loads(out)["model"])
-    options = ("--data", cache, "--prune", 0.5, "--quantize", "int8", "--out", tmp_path / "small", "--json")
-    code, out, _ = run("compress", model, *options)
+    trained = json.loads(out)
+    assert trained["compression"]["recipe"]["quantize"] == "dynamic"
+    assert [variant["name"] for variant in trained["compression"]["variants"]] == ["baseline", "baseline-dynamic"]
+    stages = ("--prune", 0.5, "--cluster", 8, "--quantize", "int8", "--finetune-epochs", 0, "--seed", 3)
+    small = tmp_path / "small"
+    code, out, _ = run("compress", trained["model"], "--data", cache, *stages, "--out", small, "--json")
     assert code == 0
-    sizes: dict[str, Any] = {variant["name"]: variant["file_bytes"] for variant in json.loads(out)["variants"]}
-    assert sizes["pruned-int8"] < sizes["baseline"]
+    compression = json.loads(out)
+    assert compression == {
+        name: value
+        for name, value in json.loads((small / "compression.json").read_text()).items()
+        if name not in ("format", "versions", "files")
+    }
+    assert compression["recipe"] == {
+        "prune": 0.5,
+        "macs": None,
+        "criterion": "l1",
+        "protected": [],
+        "sparsity": 0.0,
+        "l1": 0.0,
+        "clusters": 8,
+        "cluster_per": "layer",
+        "quantize": "int8",
+        "finetune_epochs": 0,
+    }
+    assert compression["seed"] == 3
+    sizes: dict[str, Any] = {variant["name"]: variant["file_bytes"] for variant in compression["variants"]}
+    assert list(sizes) == [
+        *("baseline", "pruned-float32", "pruned-clustered-float32", "baseline-int8", "pruned-clustered-int8"),
+    ]
+    assert sizes["pruned-clustered-int8"] < sizes["pruned-float32"] < sizes["baseline"]
+    assert {path.name for path in small.iterdir()} == {
+        *(f"{name}.tflite" for name in sizes),
+        *("pruned-clustered-int8.keras", "compression.json"),
+    }
+
+
+class Asked(ValueError):
+    """Carries what a command was asked to do, in place of doing it."""
+
+
+def test_every_option_reaches_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from joulecache.pipelines import compression, training
+    from joulecache.pipelines.compression import Recipe
+
+    asked: list[dict[str, Any]] = []
+
+    def ask(*arguments: Any, **more: Any) -> Any:
+        asked.append({"arguments": arguments, **more})
+        raise Asked("asked")
+
+    monkeypatch.setattr(compression, "compress", ask)
+    monkeypatch.setattr(training, "train", ask)
+    stages = ("--sparsity", 0.5, "--cluster", 16, "--quantize", "float16")
+    details = ("--macs", 0.4, "--criterion", "gamma", "--protect", "a", "--protect", "b", "--l1", "1e-5")
+    more = ("--cluster-per", "channel", "--finetune-epochs", 5, "--seeds", 3, "--seed", 7)
+    assert run("compress", "m.keras", "--data", "cache", "--out", tmp_path, *stages, *details, *more)[0] == 2
+    assert run("compress", "m.keras", "--data", "cache", "--out", tmp_path, "--prune", 0.25)[0] == 2
+    assert run("train", "cache", "--epochs", 1, "--out", tmp_path, "--learning-rate", 0.002)[0] == 2
+    assert run("train", "cache", "--epochs", 1, "--out", tmp_path, "--prune", 0.25, *stages)[0] == 2
+    everything, prune, nothing, trained = asked
+    assert everything["arguments"] == (
+        Path("m.keras"),
+        Path("cache"),
+        Recipe(
+            macs=0.4,
+            criterion="gamma",
+            protected=("a", "b"),
+            sparsity=0.5,
+            l1=1e-5,
+            clusters=16,
+            cluster_per="channel",
+            quantize="float16",
+            finetune_epochs=5,
+        ),
+    )
+    assert (everything["seeds"], everything["seed"]) == (3, 7)
+    assert prune["arguments"][2] == Recipe(prune=0.25)
+    assert (prune["seeds"], prune["seed"]) == (1, 0)
+    assert (nothing["recipe"], nothing["learning_rate"]) == (None, 0.002)
+    assert (trained["recipe"], trained["learning_rate"]) == (
+        Recipe(prune=0.25, sparsity=0.5, clusters=16, quantize="float16"),
+        1e-3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["notes.keras", "--quantize", "int8"], "notes.keras' cannot be loaded as a Keras model"),
+        (["notes.txt", "--quantize", "int8"], "notes.txt' is not named like a Keras model file"),
+        (["notes.keras", "--prune", "1"], "prune ratio 1.0: give a share to drop, at least 0 and below 1"),
+        (["notes.keras", "--prune", "1.5"], "--prune"),
+        (["notes.keras", "--sparsity", "-0.1"], "--sparsity"),
+        (["notes.keras", "--sparsity", "1"], "sparsity 1.0: give a share to drop"),
+        (["notes.keras", "--macs", "0"], "share 0.0 of the multiply-accumulates: give one above 0"),
+        (["notes.keras", "--cluster", "1"], "--cluster"),
+        (["notes.keras", "--quantize", "int4"], "--quantize"),
+        (["notes.keras", "--criterion", "l2", "--prune", "0.5"], "--criterion"),
+        (["notes.keras", "--l1", "0.1"], "L1 strength 0.1: it works while weights are pruned"),
+        (["notes.keras", "--seeds", "0", "--prune", "0.5"], "--seeds"),
+        (["notes.keras"], "nothing to do: give a prune ratio above 0"),
+    ],
+)
+def test_what_cannot_be_compressed_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("notes.keras", "notes.txt"):
+        (tmp_path / name).write_text("no model")
+    code, out, err = run("compress", *options, "--data", "cache", "--out", "small")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.keras", "notes.txt"}
+
+
+def test_a_missing_model_is_one_line(run: Run, tmp_path: Path) -> None:
+    options = ("--data", tmp_path / "cache", "--prune", 0.5, "--out", tmp_path / "small")
+    code, out, err = run("compress", tmp_path / "none.keras", *options)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "no model file at" in err
+
+
+def test_help_shows_what_is_done_in_its_order(run: Run) -> None:
+    order = ("--prune", "--sparsity", "--cluster", "--quantize")
+    for command in ("train", "compress"):
+        _, out, _ = run(command, "--help")
+        panel = out.partition("Compression, in this order")[2].partition("╰")[0]
+        places = [panel.find(f"{option} ") for option in order]
+        assert -1 not in places
+        assert places == sorted(places)
+        details = out.partition("Compression, in detail")[2].partition("╰")[0]
+        for option in ("--macs", "--criterion", "--protect", "--l1", "--cluster-per", "--finetune-epochs", "--seeds"):
+            assert (f"{option} " in details) == (command == "compress"), option
+    assert "--learning-rate" in run("train", "--help")[1]
 
 
 def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None:

@@ -12,27 +12,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from hypothesis import given
-from hypothesis import strategies as st
 from keras import layers
 from numpy.typing import NDArray
 
+from joulecache.pipelines import compression as package
 from joulecache.pipelines.compression import (
     Compression,
+    Quantization,
+    Recipe,
     TfliteModel,
-    check_compression,
+    compress,
     compress_on,
-    kept_channels,
-    measure_variant,
-    prune_channels,
+    stages,
     to_tflite,
-    wilson_interval,
 )
+from joulecache.pipelines.compression.pruning import kept_channels, prune_channels
+from joulecache.pipelines.compression.stages import make_forms
 from joulecache.pipelines.compression.staging import discard_folder, staged_folder, write_record
 from joulecache.pipelines.meter import Meter
 from joulecache.pipelines.models import build_model, compile_model, count_macs, load_model
 
 CLASSES = 3
+HALF = Recipe(prune=0.5, quantize="int8")
 
 
 def blobs(count: int, seed: int = 0, side: int = 20) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -57,6 +58,10 @@ def trained() -> keras.Model:
     compile_model(model, 1e-3)
     model.fit(batches(480), epochs=5, shuffle=False, verbose=0)
     return model
+
+
+def never(what: str, done: int, total: int) -> None:
+    raise AssertionError(f"{what}: work has begun")
 
 
 def weights_of(model: keras.Model) -> list[NDArray[Any]]:
@@ -463,63 +468,6 @@ def test_what_is_no_tflite_classifier_is_named(tmp_path: Path, int8_file: bytes)
         runner.predict(np.zeros((2, 20, 20, 3), np.uint8), batch_size=0)
 
 
-# --------------------------------------------------------------------------------------------- measuring
-
-
-@given(st.integers(1, 10_000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
-def test_the_interval_inverts_the_score_test(counts: tuple[int, int]) -> None:
-    successes, trials = counts
-    low, high = wilson_interval(successes, trials)
-    share = successes / trials
-    assert 0 <= low <= share <= high <= 1
-    for bound in (low, high):
-        # the bounds are where the share lies 1.96 standard errors away
-        assert (share - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / trials, rel=1e-4, abs=1e-12)
-
-
-def test_an_interval_of_nothing_is_refused() -> None:
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # as published tables have it
-    for counts in ((0, 0), (3, 2), (-1, 2)):
-        with pytest.raises(ValueError, match="an interval needs at least one trial"):
-            wilson_interval(*counts)
-
-
-def test_a_variant_is_measured_on_every_held_out_image(trained: keras.Model, int8_file: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "small.tflite"
-    path.write_bytes(int8_file)
-    images, labels = blobs(45, seed=9)
-    labels = np.where(
-        np.arange(45) < 9, (labels + 1) % CLASSES, labels
-    )  # so that some are wrong, in the last batch none
-    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(20)
-    variant = measure_variant("small", path, trained, data, meter=Meter(country="FRA"), runs=6)
-    right = int((TfliteModel(int8_file).predict(images).argmax(-1) == labels).sum())
-    assert 0 < right < 45
-    assert (variant.images, variant.accuracy) == (45, right / 45)
-    assert (variant.accuracy_low, variant.accuracy_high) == wilson_interval(right, 45)
-    assert (variant.parameters, variant.macs) == (trained.count_params(), count_macs(trained))
-    assert (variant.file_bytes, variant.runs) == (len(int8_file), 6)
-    assert 0 < variant.cpu_ms_per_image <= variant.cpu_ms_per_image_median
-    # the whole process cannot have used less than its one thread, nor ten times as much
-    process_ms = variant.energy_per_image.cpu_s * 1e3
-    assert 0.9 * variant.cpu_ms_per_image < process_ms < 10 * variant.cpu_ms_per_image_median
-    assert variant.energy_per_image.carbon_g
-    written = variant.to_json()
-    assert json.loads(json.dumps(written)) == written
-    assert written["path"] == "small.tflite"
-
-
-def test_measuring_needs_images_and_runs(trained: keras.Model, int8_file: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "small.tflite"
-    path.write_bytes(int8_file)
-    spec = (tf.TensorSpec([None, 20, 20, 3], tf.uint8), tf.TensorSpec([None], tf.int64))
-    nothing = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=spec)
-    with pytest.raises(ValueError, match="test data has no images"):
-        measure_variant("small", path, trained, nothing)
-    with pytest.raises(ValueError, match="0 runs: time at least 1"):
-        measure_variant("small", path, trained, batches(8), runs=0)
-
-
 # ------------------------------------------------------------------------------------------- compressing
 
 
@@ -527,32 +475,39 @@ def test_measuring_needs_images_and_runs(trained: keras.Model, int8_file: bytes,
 def compressed(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Compression:
     out = tmp_path_factory.mktemp("compressed") / "deep" / "out"
     before = weights_of(trained)
-    compression = compress_on(trained, batches(320), batches(150, seed=5), out=out, meter=Meter(), finetune_epochs=1)
+    recipe = Recipe(prune=0.5, quantize="int8", finetune_epochs=1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stages, "MOST_LOST", 0.1)  # half a point is less than one of these few images
+        compression = compress_on(trained, batches(320), batches(150, seed=5), recipe, out=out, meter=Meter())
     for weight, same in zip(before, trained.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
     return compression
 
 
 def test_compressing_prunes_tunes_quantizes_and_keeps_a_control(compressed: Compression, trained: keras.Model) -> None:
-    names = ["baseline", "pruned-float32", "control", "pruned-int8"]
+    names = ["baseline", "control", "pruned-float32", "control-int8", "pruned-int8"]
     assert [variant.name for variant in compressed.variants] == names
-    baseline, pruned, control, int8 = compressed.variants
+    baseline, control, pruned, control_int8, int8 = compressed.variants
     assert compressed.widths == {"conv_1": (32, 16), "conv_2": (64, 32), "conv_3": (64, 32), "dense": (64, 32)}
-    assert control.macs == baseline.macs == count_macs(trained)
+    assert control_int8.macs == control.macs == baseline.macs == count_macs(trained)
     assert int8.macs == pruned.macs < 0.35 * baseline.macs
     assert pruned.parameters < 0.35 * baseline.parameters
     assert int8.file_bytes < 0.5 * pruned.file_bytes
+    assert control_int8.file_bytes < 0.5 * control.file_bytes
     for variant in compressed.variants:
         assert variant.images == 150
         assert variant.accuracy >= 0.9
+        assert compressed.accuracies[variant.name] == (variant.accuracy,)
+        assert compressed.lost(variant.name) is None
         assert variant.path.parent == compressed.folder
         assert variant.path.stat().st_size == variant.file_bytes
-    assert compressed.finetune_energy is not None
-    assert compressed.control_energy is not None
-    assert compressed.finetune_energy.total_j > 0
+    for tuned in (control, pruned):
+        assert tuned.finetune_energy is not None
+        assert tuned.finetune_energy.total_j > 0
+    assert baseline.finetune_energy is None
     assert compressed.calibration_images == 200
     assert compressed.variant("control") is control
-    with pytest.raises(ValueError, match="no variant 'int8': there are baseline, pruned-float32"):
+    with pytest.raises(ValueError, match="no variant 'int8': there are baseline, control, pruned-float32"):
         compressed.variant("int8")
 
 
@@ -566,8 +521,8 @@ def test_fine_tuning_changes_the_control_too(compressed: Compression, trained: k
 def test_the_folder_holds_what_was_compressed(compressed: Compression) -> None:
     files = {path.name for path in compressed.folder.iterdir()}
     assert files == {
-        *("baseline.tflite", "pruned-float32.tflite", "control.tflite", "pruned-int8.tflite"),
-        *("pruned.keras", "compression.json"),
+        *("baseline.tflite", "control.tflite", "pruned-float32.tflite", "control-int8.tflite", "pruned-int8.tflite"),
+        *("pruned-int8.keras", "compression.json"),
     }
     assert [path.name for path in compressed.folder.parent.iterdir()] == ["out"]
     record = json.loads((compressed.folder / "compression.json").read_text())
@@ -575,26 +530,39 @@ def test_the_folder_holds_what_was_compressed(compressed: Compression) -> None:
     assert record["format"] == "joulecache.compression/1"
     assert set(record["files"]) == files
     assert record["versions"]["tensorflow"] == tf.__version__
+    assert record["recipe"] == {
+        "prune": 0.5,
+        "macs": None,
+        "criterion": "l1",
+        "protected": [],
+        "sparsity": 0.0,
+        "l1": 0.0,
+        "clusters": None,
+        "cluster_per": "layer",
+        "quantize": "int8",
+        "finetune_epochs": 1,
+    }
+    assert record["lost"] == {}
     images = blobs(10)[0]
     np.testing.assert_allclose(
-        load_model(compressed.folder / "pruned.keras")(images),
+        load_model(compressed.folder / "pruned-int8.keras")(images),
         TfliteModel(compressed.folder / "pruned-float32.tflite").predict(images),
         atol=1e-4,
     )
     with_optimizer = 4 * 3 * compressed.variant("pruned-float32").parameters
-    assert (compressed.folder / "pruned.keras").stat().st_size < with_optimizer
+    assert (compressed.folder / "pruned-int8.keras").stat().st_size < with_optimizer
 
 
 def test_quantizing_alone_needs_no_tuning_and_replaces_what_was_there(trained: keras.Model, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     train, test = batches(90), batches(60, seed=5)
-    first = compress_on(trained, train, test, out=out, prune=0, quantize="float16")
+    first = compress_on(trained, train, test, Recipe(quantize="float16"), out=out)
     assert [variant.name for variant in first.variants] == ["baseline", "baseline-float16"]
-    assert first.finetune_energy is first.control_energy is None
-    assert (first.finetune_epochs, first.calibration_images, first.widths) == (0, 0, {})
+    assert [variant.finetune_energy for variant in first.variants] == [None, None]
+    assert (first.calibration_images, first.widths) == (0, {})
     (out / "notes.txt").write_text("mine")
-    second = compress_on(trained, train, test, out=out, prune=None, quantize="int8")
+    second = compress_on(trained, train, test, Recipe(quantize="int8", finetune_epochs=0), out=out)
     assert second.calibration_images == 90  # all that there are
     assert second.variant("baseline-int8").accuracy >= 0.9
     assert {path.name for path in out.iterdir()} == {
@@ -602,7 +570,8 @@ def test_quantizing_alone_needs_no_tuning_and_replaces_what_was_there(trained: k
     }
 
 
-def test_a_failure_leaves_nothing_behind(trained: keras.Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantize", ["float16", "int8"])
+def test_a_failure_leaves_nothing_behind(trained: keras.Model, tmp_path: Path, quantize: Quantization) -> None:
     def broken() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         yield blobs(4)
         raise RuntimeError("the disk is gone")
@@ -610,7 +579,7 @@ def test_a_failure_leaves_nothing_behind(trained: keras.Model, tmp_path: Path) -
     spec = (tf.TensorSpec([None, 20, 20, 3], tf.uint8), tf.TensorSpec([None], tf.int64))
     test_data = tf.data.Dataset.from_generator(broken, output_signature=spec)
     with pytest.raises(tf.errors.UnknownError, match="the disk is gone"):
-        compress_on(trained, batches(40), test_data, out=tmp_path / "out", prune=None)
+        compress_on(trained, batches(40, seed=1), test_data, Recipe(quantize=quantize), out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -621,20 +590,16 @@ def test_folders_of_others_are_not_written_to(trained: keras.Model, tmp_path: Pa
     with pytest.raises(
         ValueError, match=r"photos' has files, and no compression\.json of ours: give a new or an empty"
     ):
-        compress_on(trained, batches(40), batches(20, seed=1), out=tmp_path / "photos")
+        compress_on(trained, batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos")
     with pytest.raises(ValueError, match=r"cat\.jpg' is a file: give a folder"):
-        compress_on(trained, batches(40), batches(20, seed=1), out=tmp_path / "photos" / "cat.jpg")
+        compress_on(trained, batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos" / "cat.jpg")
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prune": None, "quantize": None}, "nothing to do: give a prune ratio above 0"),
-        ({"prune": 0.0, "quantize": None}, "nothing to do"),
-        ({"quantize": "int4"}, "unknown quantization 'int4': allowed are float16, dynamic, int8"),
-        ({"prune": 1.0}, "prune ratio 1.0"),
-        ({"finetune_epochs": -1}, "-1 epochs of fine-tuning"),
+        ({"seeds": 0}, "0 seeds: give at least 1"),
         ({"train_data": batches(8).map(lambda x, y: (x[:, :10], y))}, "training data has images of 10x20x3, but"),
         ({"test_data": batches(8).repeat()}, "test data never ends"),
     ],
@@ -642,21 +607,203 @@ def test_folders_of_others_are_not_written_to(trained: keras.Model, tmp_path: Pa
 def test_bad_settings_are_refused_before_any_work(
     trained: keras.Model, tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    given_data = {"train_data": batches(8), "test_data": batches(8)}
+    given_data = {"train_data": batches(8), "test_data": batches(8, seed=1)}
     with pytest.raises(ValueError, match=message):
-        compress_on(trained, out=tmp_path / "out", **(given_data | settings))
+        compress_on(trained, recipe=HALF, out=tmp_path / "out", progress=never, **(given_data | settings))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_testing_on_the_training_data_is_refused(trained: keras.Model, tmp_path: Path) -> None:
     data = batches(8)
     with pytest.raises(ValueError, match="training and test data are the same"):
-        compress_on(trained, data, data, out=tmp_path / "out")
+        compress_on(trained, data, data, HALF, out=tmp_path / "out")
 
 
-def test_a_model_that_cannot_be_counted_is_refused_first() -> None:
-    with pytest.raises(ValueError, match="layer 'upwards' is a Conv2DTranspose"):
-        check_compression(chain_with(layers.Conv2DTranspose(2, 3, name="upwards")), None, "int8")
+class Mine(layers.Layer):  # type: ignore[misc]
+    def call(self, x: Any) -> Any:
+        return x * 2
+
+
+def of_any_size() -> keras.Model:
+    pixels = keras.Input((None, None, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, name="conv")(pixels))
+    return keras.Model(pixels, layers.Dense(CLASSES)(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: chain_with(layers.Conv2DTranspose(2, 3, name="upwards")), "layer 'upwards' is a Conv2DTranspose"),
+        (lambda: chain_with(Mine(name="doubling")), "layer 'doubling' is a Mine"),
+        (lambda: keras.Sequential([keras.Input((20, 20, 3)), layers.Flatten()], name="none"), "'none' has no weights"),
+        (of_any_size, "layer 'conv' puts out .*give the model a fixed image size"),
+        (lambda: OfMyOwn(name="mine"), "model 'mine' has no fixed input"),
+    ],
+)
+def test_a_model_that_cannot_be_compressed_is_refused_first(
+    tmp_path: Path, build: Callable[[], keras.Model], message: str
+) -> None:
+    for recipe in (HALF, Recipe(quantize="int8")):
+        with pytest.raises(ValueError, match=message):
+            compress_on(build(), batches(8), batches(8, seed=1), recipe, out=tmp_path / "out", progress=never)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_cache_is_not_needed_for_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "broken.keras").write_bytes(b"no zip")
+    mine = OfMyOwn(name="mine")
+    for model, message in (
+        (tmp_path / "notes.txt", r"notes\.txt' is not named like a Keras model file"),
+        (tmp_path / "broken.keras", r"broken\.keras' cannot be loaded as a Keras model"),
+        (mine, "model 'mine' has no fixed input"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compress(model, tmp_path / "no cache", HALF, out=tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "broken.keras"}
+
+
+# ------------------------------------------------------------------------------------------- calibrating
+
+
+class Calibrated(Exception):
+    """Carries the images, in place of all work."""
+
+
+def calibrating(model: keras.Model, train: Any, test: Any, out: Path) -> NDArray[np.uint8]:
+    """Return the images that a compression would calibrate on."""
+
+    def stop(*arguments: Any, calibration: Any, **more: Any) -> Any:
+        raise Calibrated(calibration)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(package, "make_forms", stop)
+        with pytest.raises(Calibrated) as caught:
+            compress_on(model, train, test, Recipe(quantize="int8"), out=out)
+    images: NDArray[np.uint8] = caught.value.args[0]
+    return images
+
+
+def with_shared(count: int, shared: int, place: int = 0) -> tuple[Any, NDArray[np.uint8]]:
+    """Training images, `shared` of which from `place` on are the first test images (those of seed 5)."""
+    images, labels = blobs(count, seed=3)
+    images[place : place + shared] = blobs(150, seed=5)[0][:shared]
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(32), images
+
+
+@pytest.mark.parametrize(
+    ("count", "shared", "place"), [(100, 0, 0), (100, 5, 40), (40, 2, 38), (300, 10, 0), (300, 100, 200), (1, 0, 0)]
+)
+def test_training_images_that_are_test_images_never_calibrate(
+    trained: keras.Model, tmp_path: Path, count: int, shared: int, place: int
+) -> None:
+    train, images = with_shared(count, shared, place)
+    found = calibrating(trained, train, batches(150, seed=5), tmp_path / "out")
+    kept = np.delete(images, range(place, place + shared), axis=0)
+    np.testing.assert_array_equal(found, kept[:200])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "shared", "said"),
+    [
+        (100, 6, "6 of the first 100"),
+        (40, 3, "3 of the first 40"),
+        (300, 11, "11 of the first 11"),
+        (300, 150, "11 of the first 11"),
+        (1, 1, "1 of the first 1"),
+    ],
+)
+def test_calibrating_on_the_test_set_is_refused_before_any_work(
+    trained: keras.Model, tmp_path: Path, count: int, shared: int, said: str
+) -> None:
+    train, _ = with_shared(count, shared)
+    recipe = Recipe(prune=0.5, quantize="int8")
+    with pytest.raises(ValueError, match=f"the calibration set overlaps the test set: {said} training images are test"):
+        compress_on(trained, train, batches(150, seed=5), recipe, out=tmp_path / "out", progress=never)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------- seeds
+
+
+def tiny() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((20, 20, 3))
+    x = layers.Flatten()(layers.AveragePooling2D(5)(layers.Rescaling(1 / 255)(pixels)))
+    x = layers.Dropout(0.2)(layers.Dense(16, activation="relu", name="hidden")(x))
+    return keras.Model(pixels, layers.Dense(CLASSES, name="logits")(x), name="tiny")
+
+
+def test_further_seeds_add_accuracies_and_change_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    recipe = Recipe(prune=0.5, finetune_epochs=1)
+    before = weights_of(model)
+    made: list[tuple[int, dict[str, float]]] = []
+
+    def make(model: keras.Model, recipe: Recipe, budget: Any, *arguments: Any, **more: Any) -> Any:
+        forms, scores = make_forms(model, recipe, budget, *arguments, **more)
+        made.append((budget.seed, {form.name: scored.accuracy for form, scored in zip(forms, scores, strict=True)}))
+        return forms, scores
+
+    monkeypatch.setattr(package, "make_forms", make)
+    first, both = (
+        compress_on(
+            model,
+            batches(160),
+            batches(97, seed=5),
+            recipe,
+            out=tmp_path / out,
+            seed=4,
+            seeds=seeds,
+            control=False,
+        )
+        for out, seeds in (("first", 1), ("both", 2))
+    )
+    assert [seed for seed, _ in made] == [4, 4, 5]
+    for weight, same in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    names = [variant.name for variant in both.variants]
+    assert names == ["baseline", "pruned-float32"]
+    for name in names:
+        file = both.variant(name).path
+        assert file == tmp_path / "both" / f"{name}.tflite"
+        assert file.read_bytes() == first.variant(name).path.read_bytes()
+        assert both.accuracies[name] == (made[1][1][name], made[2][1][name])
+        assert both.variant(name).accuracy == both.accuracies[name][0] == first.variant(name).accuracy
+    of_first, of_both = (load_model(tmp_path / out / "pruned-float32.keras") for out in ("first", "both"))
+    for weight, same in zip(of_first.get_weights(), of_both.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+    record = json.loads((tmp_path / "both" / "compression.json").read_text())
+    assert record["accuracies"] == {name: list(each) for name, each in both.accuracies.items()}
+    assert record["lost"] == {}  # without a control
+
+
+def with_accuracies(accuracies: dict[str, tuple[float, ...]]) -> Compression:
+    return Compression(
+        folder=Path("out"),
+        variants=(),
+        recipe=HALF,
+        seed=0,
+        widths={},
+        calibration_images=0,
+        accuracies=accuracies,
+    )
+
+
+def test_what_is_lost_is_a_t_interval_over_the_seeds() -> None:
+    done = with_accuracies({"control": (0.90, 0.92, 0.94), "small": (0.88, 0.91, 0.90), "same": (0.89, 0.91, 0.93)})
+    # differences of 2, 1 and 4 points: mean 7/3, standard deviation sqrt(7/3); t of 2 degrees of freedom is 4.302653
+    reach = 4.302653 * math.sqrt(7 / 3) / math.sqrt(3)
+    assert done.lost("small") == pytest.approx(((7 / 3) / 100, (7 / 3 - reach) / 100, (7 / 3 + reach) / 100), rel=1e-6)
+    assert done.lost("same") == pytest.approx((0.01, 0.01, 0.01))
+    written: Any = json.loads(json.dumps(done.to_json()))
+    assert written["lost"] == {name: list(done.lost(name) or ()) for name in ("small", "same")}
+    assert with_accuracies({"control": (0.9, 0.9), "small": (0.8, 0.9)}).lost("small") == pytest.approx(
+        (0.05, 0.05 - 12.7062047 * 0.05, 0.05 + 12.7062047 * 0.05)
+    )
+    assert with_accuracies({"control": (0.9,), "small": (0.8,)}).lost("small") is None
+    assert with_accuracies({"baseline": (0.9, 0.9), "small": (0.8, 0.8)}).lost("small") is None
 
 
 # ----------------------------------------------------------------------------------------------- folders

@@ -200,3 +200,17 @@ class Own(keras.Model):  # type: ignore[misc]
 def test_models_that_it_cannot_have_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         QuantizationAware(make())
+
+
+@pytest.mark.parametrize("ending", ["layer", "activation", "own"])
+def test_probabilities_are_not_rounded_and_what_they_are_made_of_is(ending: str) -> None:
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Flatten()(pixels)
+    if ending == "own":
+        outputs = layers.Dense(3, activation="softmax", name="last")(x)
+    else:
+        softmax = layers.Softmax(name="last") if ending == "layer" else layers.Activation("softmax", name="last")
+        outputs = softmax(layers.Dense(3, name="logits")(x))
+    names = {layer.name for layer in QuantizationAware(keras.Model(pixels, outputs)).inner.layers}
+    assert "last_range" not in names
+    assert ("logits_range" in names) == (ending != "own")

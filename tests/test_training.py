@@ -19,7 +19,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from joulecache.pipelines.build import precompute
-from joulecache.pipelines.compression import compress
+from joulecache.pipelines.compression import Recipe, compress, held_out_split
 from joulecache.pipelines.manifest import CacheError, open_manifest
 from joulecache.pipelines.meter import Meter, Window
 from joulecache.pipelines.models import build_model, compile_model, load_model, run_epochs
@@ -477,7 +477,7 @@ def test_being_timed_changes_no_weight() -> None:
     fit(timed := small_model(dropout=0.5), data, epochs=2, seed=4, meter=Meter())
     data = shuffled()
     keras.utils.set_random_seed(4)
-    compile_model(bare := small_model(dropout=0.5), 1e-3)
+    compile_model(bare := small_model(dropout=0.5), 1e-3, steps=6)
     keras.utils.set_random_seed(4)
     run_epochs(bare, data, epochs=2)
     for one, other in zip(timed.get_weights(), bare.get_weights(), strict=True):
@@ -488,10 +488,38 @@ def test_data_of_unknown_length_is_trained_on_to_its_end() -> None:
     known = batches(70)
     unknown = tf.data.Dataset.from_generator(known.as_numpy_iterator, output_signature=known.element_spec)
     assert int(unknown.cardinality()) == tf.data.UNKNOWN_CARDINALITY
-    runs = [fit(small_model(), data, data, epochs=2, meter=Meter()) for data in (known, unknown)]
-    assert runs[0].images == runs[1].images == 140
+    compile_model(bare := small_model(), 1e-3)  # the learning rate stays, as it does where the length is not known
+    expected = run_epochs(bare, known, epochs=2, validation_data=known)
+    run = fit(small_model(), unknown, unknown, epochs=2, meter=Meter())
+    assert run.images == 140
     # not equal: at an end that was not foreseen TensorFlow may count one more step of the optimizer
-    assert runs[1].history["val_loss"] == pytest.approx(runs[0].history["val_loss"], rel=0.01)
+    assert run.history["val_loss"] == pytest.approx(expected["val_loss"], rel=0.01)
+
+
+class Rates(keras.callbacks.Callback):  # type: ignore[misc]
+    """Note the learning rate before each step and after the last."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.rates = [float(self.model.optimizer.learning_rate)]
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+def test_the_learning_rate_falls_along_half_a_cosine() -> None:
+    rates = Rates()
+    fit(small_model(), batches(90), epochs=4, meter=Meter(), learning_rate=0.02, callbacks=[rates])
+    assert len(rates.rates) == 13  # 3 batches in each epoch
+    assert [rates.rates[0], rates.rates[6]] == pytest.approx([0.02, 0.01])
+    assert rates.rates[12] == pytest.approx(0, abs=1e-9)
+    assert rates.rates == pytest.approx([0.01 * (1 + np.cos(np.pi * step / 12)) for step in range(13)], abs=1e-8)
+
+
+def test_the_learning_rate_stays_where_the_number_of_batches_is_not_known() -> None:
+    rates = Rates()
+    unknown = batches(90).filter(lambda images, labels: True)
+    fit(small_model(), unknown, epochs=1, meter=Meter(), learning_rate=0.02, callbacks=[rates])
+    assert rates.rates == pytest.approx([0.02] * 4)
 
 
 def test_a_diverged_training_is_still_written_down() -> None:
@@ -519,11 +547,11 @@ def test_bad_arguments_of_fit_are_refused() -> None:
 # ------------------------------------------------------------------------------------------------- train
 
 
-def shown(count: int, folder: Path) -> Path:
+def shown(count: int, folder: Path, seed: int = 0) -> Path:
     """Make a source: a folder of class folders."""
     from PIL import Image
 
-    images, labels = colours(count, side=24)
+    images, labels = colours(count, seed, side=24)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / "rgb"[label] / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -570,11 +598,14 @@ def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.keras"
     build_model("cnn", (20, 20, 3), 3).save(start)
     out = tmp_path / "run"
-    done = train(cache, out=out, epochs=1, model=start, prune=0.5, quantize="float16")
+    told: list[str] = []
+    recipe = Recipe(prune=0.5, quantize="float16", finetune_epochs=1)
+    done = train(cache, out=out, epochs=1, model=start, recipe=recipe, progress=lambda what, *_: told.append(what))
+    assert told == ["training: epochs", "fine-tuning the control", "fine-tuning the pruned model"]
     assert done.compression is not None
     assert done.compression.folder == out / "compressed"
     assert [variant.name for variant in done.compression.variants] == [
-        *("baseline", "pruned-float32", "control", "pruned-float16"),
+        *("baseline", "control", "pruned-float32", "control-float16", "pruned-float16"),
     ]
     val_records = done.compression.variants[0].images
     assert done.training.images is not None
@@ -584,13 +615,17 @@ def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
     train(cache, out=out, epochs=1)
     assert {path.name for path in out.iterdir()} == {"model.keras", "history.json", "notes.txt"}
 
-    compression = compress(out / "model.keras", cache, out=tmp_path / "small", prune=None, quantize="int8")
+    int8 = Recipe(quantize="int8", finetune_epochs=0)
+    compression, again = (compress(out / "model.keras", cache, int8, out=tmp_path / name) for name in ("a", "b"))
     assert [variant.name for variant in compression.variants] == ["baseline", "baseline-int8"]
     assert compression.variant("baseline").images == val_records
     assert compression.calibration_images == 200
+    for variant in compression.variants:
+        assert variant.path.read_bytes() == again.variant(variant.name).path.read_bytes()
     build_model("cnn", (20, 20, 3), 4).save(start)
     with pytest.raises(ValueError, match=r"the model tells 4 classes apart, but cache .* has 3"):
-        compress(start, cache, out=tmp_path / "other")
+        compress(start, cache, int8, out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 class Never(keras.callbacks.Callback):  # type: ignore[misc]
@@ -607,9 +642,13 @@ def test_training_refuses_before_it_starts(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 epochs"):
         train(cache, out=out, epochs=0)
     with pytest.raises(ValueError, match=r"prune ratio 1\.5"):
-        train(cache, out=out, epochs=1, callbacks=[Never()], prune=1.5)
+        train(cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(prune=1.5))
     with pytest.raises(ValueError, match="unknown quantization 'int4'"):
-        train(cache, out=out, epochs=1, callbacks=[Never()], quantize="int4")  # type: ignore[arg-type]
+        train(cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(quantize="int4"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="layer 'conv_1' has channels that no BatchNormalization scales"):
+        train(cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(prune=0.5, criterion="gamma"))
+    with pytest.raises(ValueError, match="unknown protected layer 'conv_9'"):
+        train(cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(macs=0.5, protected=("conv_9",)))
     assert not out.exists()
     full = tmp_path / "full"
     full.mkdir()
@@ -626,8 +665,19 @@ def test_a_cache_without_held_out_images_trains_but_does_not_compress(tmp_path: 
     precompute(photos, tmp_path / "cache", "decode|resize(18)", val_fraction=0, shards=1, workers=1)
     done = train(tmp_path / "cache", out=tmp_path / "run", epochs=1)
     assert done.training.val_accuracy is None
-    with pytest.raises(ValueError, match=r"has no val records to measure .*--val-fraction"):
-        train(tmp_path / "cache", out=tmp_path / "other", epochs=1, quantize="int8")
+    with pytest.raises(ValueError, match=r"has no test and no val records to measure .*--val-fraction"):
+        train(tmp_path / "cache", out=tmp_path / "other", epochs=1, recipe=Recipe(quantize="int8"), callbacks=[Never()])
+    assert not (tmp_path / "other").exists()
+
+
+def test_compressed_models_are_measured_on_the_test_split(tmp_path: Path) -> None:
+    for split, count in (("train", 24), ("val", 7), ("test", 11)):
+        shown(count, tmp_path / "photos" / split, seed=count)
+    precompute(tmp_path / "photos", tmp_path / "cache", "decode|resize(18)", shards=1, workers=1)
+    assert held_out_split(tmp_path / "cache") == "test"
+    small_model().save(tmp_path / "model.keras")
+    done = compress(tmp_path / "model.keras", tmp_path / "cache", Recipe(quantize="dynamic"), out=tmp_path / "small")
+    assert {variant.images for variant in done.variants} == {11}
 
 
 def test_images_of_varying_size_are_refused(tmp_path: Path) -> None:
@@ -640,7 +690,9 @@ def test_images_of_varying_size_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_cache_that_mixes_images_trains_on_soft_labels_and_compresses(tmp_path: Path) -> None:
     precompute("synthetic:60", tmp_path / "cache", "decode|resize(20) || mixup(0.4)|cutmix", val_fraction=0.3)
-    trained = train(tmp_path / "cache", out=tmp_path / "run", epochs=2, prune=0.5, quantize="int8")
+    trained = train(
+        tmp_path / "cache", out=tmp_path / "run", epochs=2, recipe=Recipe(prune=0.5, sparsity=0.5, quantize="int8")
+    )
     assert trained.training.val_accuracy is not None
     assert 0 <= trained.training.val_accuracy <= 1
     assert trained.compression is not None

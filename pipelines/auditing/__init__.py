@@ -110,6 +110,7 @@ def audit(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    recipe = Recipe(prune=prune, quantize="int8")
     folder = Path(out)
     listed = open_source(source, limit=limit, labels=labels)
     meter = meter or Meter()
@@ -156,6 +157,8 @@ def audit(
             optimized = next(arm for arm in chosen if arm.name == "optimized")
             shape = optimized.dataset.element_spec[0].shape[1:].as_list()
             trainer = train_from_scratch(model, tuple(shape), len(built.class_names), val_data, train_epochs)
+            if "finetune" in workloads or "infer" in workloads:
+                recipe.check(trainer.network)
             if "train" in workloads:
                 results.append(bench.measure(trainer, chosen, pairs))
             record = folder / MODELS / COMPRESSION_RECORD
@@ -172,7 +175,7 @@ def audit(
                         trainer.network,
                         optimized.dataset,
                         val_data,
-                        Recipe(prune=prune, quantize="int8"),
+                        recipe,
                         out=record.parent,
                         seed=seed,
                         meter=meter,

@@ -101,12 +101,21 @@ def rounded_kernel(kernel: tf.Tensor, axes: list[int]) -> tf.Tensor:
 
 
 def _is_rounded(layer: keras.Layer) -> bool:
-    """Say whether TensorFlow Lite stores what a layer puts out, with a scale of its own."""
+    """Say whether TensorFlow Lite stores what a layer puts out, with a scale of its own.
+
+    Probabilities that a model puts out stay as they are: rounded, one that is nearly 1 would have no gradient.
+    """
     if isinstance(layer, _UNROUNDED):
         return False
     readers = [node.operation for node in layer._outbound_nodes]
+    if not readers and _is_softmax(layer):
+        return False
     folds = isinstance(layer, (*_WEIGHTED, layers.BatchNormalization, layers.Add))
-    return not (folds and len(readers) == 1 and isinstance(readers[0], _FOLDED))
+    return not (folds and len(readers) == 1 and isinstance(readers[0], _FOLDED) and not _is_softmax(readers[0]))
+
+
+def _is_softmax(layer: keras.Layer) -> bool:
+    return isinstance(layer, layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:

@@ -72,6 +72,12 @@ class Recipe:
                 "nothing to do: give a prune ratio above 0, a share of MACs, a sparsity, a number of clusters, a quantization, "
                 "or several of them"
             )
+        if (self.protected or self.criterion != "l1") and not self.prunes_channels:
+            raise ValueError(
+                "a criterion and protected layers are for channels: give a prune ratio or a share of MACs too"
+            )
+        if self.cluster_per != "layer" and self.clusters is None:
+            raise ValueError(f"cluster_per {self.cluster_per!r} is for weight sharing: give a number of clusters too")
 
     @property
     def prunes_channels(self) -> bool:
