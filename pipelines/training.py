@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.python.data.ops.map_op import _MapDataset
 
 from joulecache.pipelines.compression import COMPRESSION_RECORD, Compression, Recipe, compress_on, held_out_split
+from joulecache.pipelines.compression.sparsity import copy_of
 from joulecache.pipelines.compression.staging import (
     check_output_folder,
     discard_folder,
@@ -348,7 +349,8 @@ def train(
         callbacks=[told, *callbacks],
     )
     with staged_folder(folder, TRAINING_RECORD) as staging:
-        network.save(staging / "model.keras")
+        # without its optimizer, whose learning rate has come to an end
+        copy_of(network).save(staging / "model.keras")
         settings = {
             "model": os.fspath(model),
             "cache": os.fspath(cache),

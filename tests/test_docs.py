@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from joulecache.pipelines import precompute
+from joulecache.pipelines import Recipe, open_manifest, precompute
+from joulecache.pipelines.models import build_model
 from joulecache.transforms import parse
 from joulecache.transforms.ops import OPS, ops_of
 
@@ -113,7 +114,33 @@ def test_what_the_page_on_migration_gives_instead_runs(
     assert len(list(names["ds"])) == len(photos)
 
 
-@pytest.mark.parametrize(("page", "fewest"), [("migration.md", 5), ("energy.md", 1)])
+@pytest.mark.slow
+def test_what_the_page_on_compression_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    precompute("synthetic:60", "cache", "decode|resize(20)", val_fraction=0.3)
+    build_model("cnn", (20, 20, 3), len(open_manifest("cache").class_names)).save("run.keras")
+    (block,) = blocks("compression.md", "python")
+    exec(block.replace("run/model.keras", "run.keras"), {})
+    assert "pruned-sparse-clustered-int8 " in capsys.readouterr().out
+
+
+def test_the_names_of_the_page_on_compression_are_there() -> None:
+    text = (ROOT / "docs" / "compression.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(joulecache\.[\w.]+)` \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) >= 7
+    for module, cell in rows:
+        for name in re.findall(r"`(\w+)`", cell):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    recipe = {field.name for field in dataclasses.fields(Recipe)}
+    assert set(re.findall(r"`(\w+)=", text)) - {"seeds"} <= recipe
+    assert {"prune", "macs", "sparsity", "l1", "clusters", "cluster_per", "quantize"} <= set(
+        re.findall(r"`(\w+)=", text)
+    )
+
+
+@pytest.mark.parametrize(("page", "fewest"), [("migration.md", 5), ("energy.md", 1), ("compression.md", 2)])
 def test_pages_name_commands_that_exist(page: str, fewest: int) -> None:
     from joulecache.pipelines.cli import app
 

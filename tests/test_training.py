@@ -522,6 +522,17 @@ def test_the_learning_rate_stays_where_the_number_of_batches_is_not_known() -> N
     assert rates.rates == pytest.approx([0.02] * 4)
 
 
+def test_an_optimizer_of_ones_own_takes_the_place_of_adam() -> None:
+    rates, model = Rates(), small_model()
+    before = [np.array(weight) for weight in model.get_weights()]
+    optimizer = keras.optimizers.SGD(0.0)
+    fit(model, batches(90), epochs=2, meter=Meter(), learning_rate=0.02, optimizer=optimizer, callbacks=[rates])
+    assert model.optimizer is optimizer
+    assert rates.rates == [0.0] * 7
+    for weight, same in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
 def test_a_diverged_training_is_still_written_down() -> None:
     model = small_model()
     model.set_weights([weight * np.nan for weight in model.get_weights()])
@@ -589,6 +600,9 @@ def test_training_fills_the_run_folder(cache: Path, tmp_path: Path) -> None:
     assert record["val_accuracy"] == done.training.val_accuracy
     assert load_model(done.path).output_shape == (None, 3)
 
+    assert not keras.saving.load_model(done.path).compiled
+    assert record["optimizer"] is None
+
     again = train(cache, out=tmp_path / "again", epochs=4, learning_rate=3e-3, seed=3, meter=Meter())
     for key in ("loss", "accuracy", "val_loss"):
         assert again.training.history[key] == done.training.history[key]
@@ -614,6 +628,10 @@ def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
     # training again is another model: what was compressed before is not its own
     train(cache, out=out, epochs=1)
     assert {path.name for path in out.iterdir()} == {"model.keras", "history.json", "notes.txt"}
+    train(cache, out=out, epochs=1, optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
+    record = json.loads((out / "history.json").read_text())
+    assert record["learning_rate"] is None
+    assert keras.optimizers.deserialize(record["optimizer"]).momentum == 0.9
 
     int8 = Recipe(quantize="int8", finetune_epochs=0)
     compression, again = (compress(out / "model.keras", cache, int8, out=tmp_path / name) for name in ("a", "b"))
