@@ -92,7 +92,7 @@ class Compression:
         return {
             **body,
             "variants": [variant.to_json() for variant in self.variants],
-            "recipe": {**dataclasses.asdict(self.recipe), "protected": list(self.recipe.protected)},
+            "recipe": self.recipe.to_json(),
             "widths": {name: list(widths) for name, widths in self.widths.items()},
             "accuracies": {name: list(each) for name, each in self.accuracies.items()},
             "lost": {name: list(each) for name, each in lost.items() if each is not None},

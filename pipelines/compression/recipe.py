@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import keras
 
@@ -78,6 +78,10 @@ class Recipe:
             )
         if self.cluster_per != "layer" and self.clusters is None:
             raise ValueError(f"cluster_per {self.cluster_per!r} is for weight sharing: give a number of clusters too")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict of JSON values."""
+        return {**asdict(self), "protected": list(self.protected)}
 
     @property
     def prunes_channels(self) -> bool:
