@@ -18,6 +18,7 @@ from tensorflow.python.data.ops.map_op import _MapDataset
 
 from joulecache.pipelines.compression import COMPRESSION_RECORD, Compression, Recipe, compress_on, held_out_split
 from joulecache.pipelines.compression.sparsity import copy_of
+from joulecache.pipelines.compression.stages import Tell
 from joulecache.pipelines.compression.staging import (
     check_output_folder,
     discard_folder,
@@ -308,7 +309,7 @@ def train(
     recipe: Recipe | None = None,
     meter: Meter | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Tell | None = None,
     ops: Mapping[str, type[Op]] | None = None,
 ) -> TrainedModel:
     """Train a model (a name, or a `.keras` or `.h5` file) on a cache, and compress it where a `recipe` is given.

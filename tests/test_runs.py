@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from joulecache.pipelines.auditing import audit
 from joulecache.pipelines.auditing.runs import Run, RunLog
-from joulecache.pipelines.meter import Component, Energy
+from joulecache.pipelines.meter import Component, Energy, Meter
 from joulecache.pipelines.source import synthetic_photo
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
@@ -136,7 +136,16 @@ def test_an_audit_that_was_stopped_goes_on(photos: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in out.iterdir()) == ["runs.jsonl"]  # and not its cache
 
 
-@pytest.mark.parametrize("changed", [{"batch_size": 4}, {"seed": 1}, {"chain": "decode|resize(40)|central_crop(32)"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batch_size": 4},
+        {"seed": 1},
+        {"chain": "decode|resize(40)|central_crop(32)"},
+        {"meter": Meter(idle_w=5, full_w=20)},
+    ],
+    ids=["batch", "seed", "chain", "watts"],
+)
 def test_an_audit_of_something_else_begins_anew(photos: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 8, "pairs": 2}
     out = tmp_path / "audit"

@@ -128,6 +128,8 @@ def audit(
         "batch_size": batch_size,
         "seed": seed,
         "threads": thread_counts(),
+        # joules of two methods are not one series; what the meter notes may change while it works
+        "meter": {name: value for name, value in meter.passport().items() if name != "notes"},
         "versions": {name: _version(name) for name in _PACKAGES},
     }
     with _out_folder(folder, source, settings) as work:

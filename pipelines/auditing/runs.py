@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,10 +48,11 @@ class RunLog:
     def __post_init__(self) -> None:
         if not self.path.exists():
             return
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]
-        self.path.write_bytes(b"".join(whole))
-        for line in whole:
+        content = self.path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.truncate(self.path, end)
+        for line in content[:end].splitlines():
             body = json.loads(line)
             self.runs.append(Run(**{**body, "energy": Energy.from_json(body["energy"])}))
         self.attempt = 1 + max((run.attempt for run in self.runs), default=0)
