@@ -62,7 +62,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._opened = ExitStack()  # holds the one window that is open
         self._training: Window | None = None
         self._validation: Window | None = None
-        self._waited_s: tf.Variable | None = None  # in this epoch so far
+        self._waits = InputWaits()  # of this epoch
 
     def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Return a dataset of the same batches that counts the time for which each is waited for.
@@ -77,25 +77,12 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         the dataset's iterator in a checkpoint. In the scope of a distribution strategy, and with op determinism, which
         allows no clock, the dataset is returned as it is and nothing counted. Raises TypeError for what is no dataset.
         """
-        if not isinstance(dataset, tf.data.Dataset):
-            raise TypeError(f"a {type(dataset).__name__} cannot be timed: give a tf.data.Dataset")
-        with tf.init_scope():
-            if tf.distribute.has_strategy():
-                return dataset
-            try:
-                tf.timestamp()
-            except tf.errors.FailedPreconditionError:
-                return dataset
-            if self._waited_s is None:
-                with tf.device("CPU:0"):  # where tf.data runs, beside a GPU too
-                    self._waited_s = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-        return _with_waits_counted(dataset, self._waited_s)
+        return self._waits.timed(dataset)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Open the window of an epoch's training."""
         self.close()
-        if self._waited_s is not None:
-            self._waited_s.assign(0.0)
+        self._waits.restart()
         self._training = self._open("training")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -145,9 +132,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.images.append(self._images_per_epoch or self._count_images())
         self._opened.close()
         self.energies.append(window.energy)
-        waited_s = 0.0 if self._waited_s is None else float(self._waited_s.numpy())
-        # no wait is of 0 s: nothing was timed, or something else than what was trained on
-        self.input_waits_s.append(min(waited_s, window.energy.duration_s) if waited_s else None)
+        self.input_waits_s.append(self._waits.seconds(window.energy.duration_s))
         self._training = None
 
     def _count_images(self) -> int | None:
@@ -158,6 +143,40 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 # a float32, exact to 16.7 million images an epoch; from a strategy a sum over its devices
                 return int(tf.convert_to_tensor(metric.count.value))
         return None
+
+
+class InputWaits:
+    """Count the seconds for which whoever iterates over `timed` datasets is blocked for the next batch."""
+
+    def __init__(self) -> None:
+        self._waited_s: tf.Variable | None = None  # since the last restart
+
+    def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Return a dataset of the same batches that counts; `EnergyCallback.timed` says what, and where it counts nothing."""
+        if not isinstance(dataset, tf.data.Dataset):
+            raise TypeError(f"a {type(dataset).__name__} cannot be timed: give a tf.data.Dataset")
+        with tf.init_scope():
+            if tf.distribute.has_strategy():
+                return dataset
+            try:
+                tf.timestamp()
+            except tf.errors.FailedPreconditionError:
+                return dataset
+            if self._waited_s is None:
+                with tf.device("CPU:0"):  # where tf.data runs, beside a GPU too
+                    self._waited_s = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        return _with_waits_counted(dataset, self._waited_s)
+
+    def restart(self) -> None:
+        """Count from 0 on."""
+        if self._waited_s is not None:
+            self._waited_s.assign(0.0)
+
+    def seconds(self, at_most_s: float) -> float | None:
+        """Return what was waited since the last restart, no more than `at_most_s`; None where nothing was counted."""
+        waited_s = 0.0 if self._waited_s is None else float(self._waited_s.numpy())
+        # no wait is of 0 s: nothing was timed, or something else than what was iterated over
+        return min(waited_s, at_most_s) if waited_s else None
 
 
 def _with_waits_counted(dataset: tf.data.Dataset, waited_s: tf.Variable) -> tf.data.Dataset:
@@ -171,7 +190,7 @@ def _with_waits_counted(dataset: tf.data.Dataset, waited_s: tf.Variable) -> tf.d
     clock = _map_inline(tf.data.Dataset.from_tensors(0).repeat(), lambda _: tf.timestamp())
     options = tf.data.Options()
     options.experimental_optimization.inject_prefetch = False
-    return _map_inline(tf.data.Dataset.zip((clock, _read_ahead(dataset))), count).with_options(options)
+    return _map_inline(tf.data.Dataset.zip((clock, read_ahead(dataset))), count).with_options(options)
 
 
 def _map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
@@ -184,7 +203,7 @@ def _map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.da
     return _MapDataset(dataset, plain, force_synchronous=True, use_inter_op_parallelism=False)
 
 
-def _read_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def read_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Append the prefetch that TensorFlow itself appends, unless told not to, where the last step does not read ahead."""
     options = dataset.options()
     wanted = options.experimental_optimization.inject_prefetch

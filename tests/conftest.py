@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from joulecache.pipelines import cli
+
 MakeSource = Callable[[Mapping[str, bytes]], Path]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run joulecache in this process; return exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["joulecache", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def short_stages() -> Iterator[None]:
+    """Let audits measure their stages over one batch of images: for tests of other things."""
+    from joulecache.pipelines.auditing import stages
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "LONGEST_RUN_S", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

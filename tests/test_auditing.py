@@ -23,6 +23,7 @@ from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
+pytestmark = pytest.mark.usefixtures("short_stages")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,7 @@ def test_the_build_and_the_fill_are_charged(finished: tuple[Audit, Path]) -> Non
     result, _ = finished
     once = {arm.name: arm.one_time.value for arm in result.workloads[0].arms}
     assert once["naive"] == once["tuned"] == 0
+    assert result.build is not None
     assert once["optimized"] == pytest.approx(result.build["active_j"])
     assert once["tf_cache"] > 0
 
@@ -137,7 +139,7 @@ def test_every_run_is_logged_in_interleaved_blocks(finished: tuple[Audit, Path])
     fills = [run for run in runs if run["workload"] == "fill"]
     assert [(run["block"], run["arm"]) for run in fills] == [(0, "tf_cache"), (1, "tf_cache")]
     for run in runs:
-        if run not in fills:
+        if run["workload"] not in ("fill", "stages"):
             blocks.setdefault((run["workload"], run["block"]), []).append(run["arm"])
     assert len(blocks) == 6
     assert all(sorted(arms) == sorted([*ARMS, "naive again"]) for arms in blocks.values())
@@ -218,6 +220,8 @@ def test_a_recorded_audit_replays_to_the_last_bit(
     found, file, _ = recorded
     again = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=ReplayMeter(file), **ARMS_REPLAYED)
     assert again.workloads == found.workloads
+    assert again.build is not None
+    assert found.build is not None
     assert again.build["energy"] == found.build["energy"]
     assert again.provenance["meter"] == json.loads(file.read_text().splitlines()[0])["passport"]
 
@@ -258,13 +262,14 @@ def test_the_verdict_on_recorded_joules(
         noise = 1.0 if run["arm"] == "naive" else 1.02 if run["block"] % 2 else 1 / 1.02
         whole_j = (of_naive if run["arm"] == "optimized" else 1.0) * 50.0 * noise
         share_j = gpu_j * whole_j / 50.0  # what is waited for takes a GPU's joules, too
-        made.append(json.dumps({"window": "input", "energy": counted(whole_j - share_j, share_j)}))
+        made.append(json.dumps({"window": run["workload"], "energy": counted(whole_j - share_j, share_j)}))
     (tmp_path / "made.jsonl").write_text("\n".join(made) + "\n")
     meter = ReplayMeter(tmp_path / "made.jsonl")
     result = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=meter, epochs=10, runs=5, **ARMS_REPLAYED)
     (compared,) = result.workloads[0].comparisons
     assert compared.finding == finding
     assert compared.ratio.value == pytest.approx(of_naive, rel=0.03)
+    assert result.build is not None
     assert result.build["active_j"] == BUILD_J
     if finding == "saves":
         assert compared.break_even.epochs == pytest.approx(BUILD_J / (50.0 - 25.0), rel=0.05)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from joulecache.pipelines.auditing.arms import Arm
+from joulecache.pipelines.auditing.bench import Bench
 from joulecache.pipelines.auditing.claims import Ratio, break_even, finding, paired_ratio
+from joulecache.pipelines.auditing.runs import Run, RunLog
+from joulecache.pipelines.auditing.workloads import InputOnly
+from joulecache.pipelines.meter import Component, Energy, Meter, Window
 
 positive = st.floats(1e-6, 1e6)
 series = st.lists(st.tuples(positive, positive), min_size=2, max_size=30)
@@ -44,17 +53,90 @@ def test_ratio_refuses_what_has_no_logarithm_or_no_partner(numerators: list[floa
         paired_ratio(numerators, denominators)
 
 
-@pytest.mark.parametrize("blocks", [5, 20])
-def test_two_equal_arms_are_rarely_claimed_to_differ(blocks: int) -> None:
-    """40% noise and a 30% linear drift within the audit: the drift cancels in the blocks, the noise is what t is for."""
-    rng = np.random.default_rng(blocks)
-    claims = 0
-    for _ in range(1000):
-        drift = np.linspace(1.0, 1.3, blocks)
-        one, other, again = (drift * rng.lognormal(0, 0.4, blocks) for _ in range(3))
-        ratio, control = paired_ratio(list(one), list(other)), paired_ratio(list(again), list(other))
-        claims += finding(ratio, control, [ratio.value] * 3)[0] in ("saves", "costs")
-    assert claims <= 70
+class DrawnMeter(Meter):
+    """A meter of a machine that takes `noise` (of the logarithm) more or less in every run, and over an audit `drift` more."""
+
+    def __init__(self, noise: float, drift: float) -> None:
+        super().__init__()
+        self.noise, self.drift = noise, drift
+        self.epoch_j = 0.0  # of the arm that runs, without noise and drift
+
+    def begin_audit(self, seed: int, windows: int) -> None:
+        """Draw what the runs of an audit take."""
+        noise = np.random.default_rng(seed).lognormal(0, self.noise, windows)
+        self.factors = (noise * np.linspace(1, 1 + self.drift, windows)).tolist()
+
+    @contextmanager
+    def window(self, name: str) -> Iterator[Window]:
+        window = Window(name)
+        yield window
+        spent = joules(self.epoch_j * self.factors.pop(0))
+        window.begin(lambda: spent)
+        window.end()
+
+
+class Told(InputOnly):
+    """Eats nothing and tells the meter what the arm takes: its `dataset` is its joules."""
+
+    def __init__(self, meter: DrawnMeter) -> None:
+        super().__init__()
+        self.meter = meter
+
+    def run(self, arm: Arm, first_epoch: int) -> int:
+        self.meter.epoch_j = arm.dataset
+        return arm.records
+
+
+class InMemory(RunLog):
+    """A log without a file."""
+
+    def add(self, run: Run) -> None:
+        self.runs.append(run)
+
+
+def joules(active_j: float) -> Energy:
+    part = Component(active_j, 0.4 * active_j, 2.2 * active_j, "modelled:test", "a number", "this test", "exact")
+    return Energy(
+        components={"cpu": part, **dict.fromkeys(("dram", "gpu", "idle"))},
+        active=part,
+        duration_s=1.0,
+        cpu_s=1.0,
+        read_bytes=None,
+        written_bytes=None,
+        peak_rss_bytes=None,
+        carbon_g=None,
+    )
+
+
+def findings(audits: int, blocks: int, noise: float, true_ratio: float, folder: Path) -> Counter[str]:
+    """Return what so many audits with a drift of 30% find, of an arm that takes `true_ratio` times the joules of the reference."""
+    found: Counter[str] = Counter()
+    arms = [Arm("naive", 100, 50.0, lambda epoch: None), Arm("optimized", 100, 50.0 * true_ratio, lambda epoch: None)]
+    meter = DrawnMeter(noise, drift=0.3)
+    for seed in range(audits):
+        meter.begin_audit(seed, 3 * blocks)  # no warm-up is metered, and the reference runs twice in a block
+        bench = Bench(InMemory(folder / "none"), meter, seed, lambda *told: None, "naive")
+        result = bench.measure(Told(meter), arms, blocks)
+        found[result.arms[1].finding] += 1
+        assert not meter.factors
+    return found
+
+
+@pytest.mark.parametrize(("audits", "blocks", "noise"), [(1000, 5, 0.4), (1000, 12, 0.4), (500, 12, 0.01)])
+def test_two_equal_arms_are_rarely_claimed_to_differ(audits: int, blocks: int, noise: float, tmp_path: Path) -> None:
+    """Blocks, their order, the control and the findings are the real ones; with little noise the order alone keeps the drift out."""
+    found = findings(audits, blocks, noise, 1.0, tmp_path)
+    false, failed = (found["saves"] + found["costs"]) / audits, found["inconclusive"] / audits
+    leans = max(found["saves"], found["costs"]) / audits
+    assert leans <= 0.04, f"{leans:.1%} of audits of two equal arms claim the same of them: {dict(found)}"
+    assert false <= 0.07, f"{false:.1%} of audits of two equal arms claim a difference, in {blocks} blocks"
+    assert failed <= 0.07, f"in {failed:.1%} of audits the reference differs from itself, in {blocks} blocks"
+
+
+def test_half_the_energy_is_nearly_always_found(tmp_path: Path) -> None:
+    found = findings(200, 20, 0.1, 0.5, tmp_path)
+    share = found["saves"] / 200
+    assert share >= 0.9, f"a ratio of 0.5 is found in {share:.1%} of audits: {dict(found)}"  # a control fails in 5%
 
 
 @given(extra_j=st.floats(0.1, 1e4), epoch_j=st.floats(0.1, 1e3), value=st.floats(0.01, 0.99))

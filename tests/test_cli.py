@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from joulecache.pipelines import cli
 from joulecache.pipelines.cli.terminal import print_ops
 from joulecache.pipelines.manifest import open_manifest
 from joulecache.pipelines.meter import Energy
@@ -27,21 +26,6 @@ from joulecache.transforms.ops import OPS
 CHAIN = "decode|resize(16) || random_crop(12)"
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run joulecache in this process; return exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["joulecache", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

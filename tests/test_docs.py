@@ -8,6 +8,7 @@ import doctest
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,23 @@ def test_all_that_the_page_on_energy_shows_runs(tmp_path: Path, monkeypatch: pyt
         exec(block, names)
 
 
+def test_all_that_the_page_on_audits_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: dict[str, bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, data in photos.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(data)
+    module, *shown = blocks("audit.md", "python")
+    (tmp_path / "my_pipelines.py").write_text(module)
+    assert shown
+    names: dict[str, Any] = {}
+    for block in shown:
+        exec(block, names)
+    assert [arm.name for arm in names["result"].workloads[0].arms] == ["plain", "tuned"]
+
+
 def test_what_the_page_on_migration_gives_instead_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: dict[str, bytes]
 ) -> None:
@@ -140,7 +158,9 @@ def test_the_names_of_the_page_on_compression_are_there() -> None:
     )
 
 
-@pytest.mark.parametrize(("page", "fewest"), [("migration.md", 5), ("energy.md", 1), ("compression.md", 2)])
+@pytest.mark.parametrize(
+    ("page", "fewest"), [("migration.md", 5), ("audit.md", 1), ("energy.md", 1), ("compression.md", 2)]
+)
 def test_pages_name_commands_that_exist(page: str, fewest: int) -> None:
     from joulecache.pipelines.cli import app
 

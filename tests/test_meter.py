@@ -104,7 +104,12 @@ def test_every_coefficient_has_bounds_and_a_source() -> None:
             assert isclose(rows["active_j_per_cpu_s"]["central"], round(span, 2))
         # "; " joins the sources of a sum
         assert all(row["source"] and "; " not in row["source"] for row in rows.values())
-    assert all(TABLE[name]["source"] for name in ("memory_w_per_gb", "rapl_update_s", "rapl_domain_limit_w"))
+    for name in ("memory_w_per_gb", "storage_w_per_tb", "rapl_update_s", "rapl_domain_limit_w"):
+        assert TABLE[name]["source"]
+        assert "; " not in TABLE[name]["source"]
+    storage = TABLE["storage_w_per_tb"]
+    assert (storage["low"], storage["central"]) == (6.5 / 10, 6 / 5)
+    assert storage["high"] == round(6 / (5 / 1.27**5), 2)
 
 
 # ---- the model ----

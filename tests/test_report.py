@@ -21,10 +21,24 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from joulecache.pipelines.auditing import results
-from joulecache.pipelines.auditing.claims import BreakEven, Finding, Ratio
-from joulecache.pipelines.auditing.results import ArmResult, Audit, Comparison, Joules, WorkloadResult
+from joulecache.pipelines.auditing.claims import BreakEven, Finding, Mean, Ratio
+from joulecache.pipelines.auditing.results import (
+    ArmResult,
+    Audit,
+    Comparison,
+    DrawReuse,
+    Joules,
+    PartResult,
+    PipelineFacts,
+    Stage,
+    Stages,
+    VariantPoint,
+    Waiting,
+    WorkloadResult,
+)
 from joulecache.pipelines.compression import Compression, Recipe, Variant
 from joulecache.pipelines.meter import COMPONENTS, Component, Contamination, Energy, Meter
+from joulecache.pipelines.meter.storage import storage_energy
 from joulecache.pipelines.report import ReportFiles, figures, print_compression, print_verdict, verdict, write_report
 from joulecache.pipelines.report.markdown import escape
 
@@ -87,6 +101,7 @@ def arm(name: str, cpu_us: float, *, blocks: int, learned: bool, found: Finding 
         contamination={"others": 0.004, "steal": 0.0, "cpu_stall": 0.31, "memory_stall": None, "io_stall": 0.0},
         flags=(),
         flagged_runs=0,
+        parts=(),
     )
 
 
@@ -162,6 +177,9 @@ def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
     audit = Audit(
         source="photos.tar",
         chain="decode|resize(72) || random_crop(64)|flip_lr",
+        pipelines=(),
+        reference="naive",
+        cached="optimized",
         records={"train": 1259, "val": 140, "rejected": 3, "skipped": 1},
         class_names=("cat", "dog"),
         horizon_epochs=30,
@@ -173,6 +191,7 @@ def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
             "duration_s": build.duration_s,
             "source_bytes": 32_253_194,
             "cache_bytes": 21_473_478,
+            "storage_per_day": dataclasses.asdict(storage_energy(21_473_478, 1)),
             "format": "arrow",
             "encoding": "raw",
             "variants": 1,
@@ -180,6 +199,7 @@ def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
         workloads=workloads or (workload(), workload("train")),
         left_out={},
         compression=compression().to_json(),
+        energy=build.to_json(),
         method=build.method,
         provenance={
             "command": ["/opt/bin/joulecache", "audit", "photos.tar", "--out", "my audit"],
@@ -187,6 +207,7 @@ def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
             "batch_size": 64,
             "model": "cnn",
             "train_epochs": 3,
+            "steps": None,
             "threads": {"cpus": 2, "intra_op": 0, "inter_op": 4},
             "platform": "Linux",
             "python": "3.11.7",
@@ -292,6 +313,14 @@ def test_json_is_the_body(report: ReportFiles) -> None:
     ("name", "declared"),
     [
         ("arm", ArmResult),
+        ("part", PartResult),
+        ("pipeline", PipelineFacts),
+        ("mean", Mean),
+        ("reuse", DrawReuse),
+        ("stage", Stage),
+        ("stages", Stages),
+        ("waiting", Waiting),
+        ("variant_point", VariantPoint),
         ("comparison", Comparison),
         ("workload", WorkloadResult),
         ("joules", Joules),
@@ -678,7 +707,9 @@ def test_flags_of_the_meter_stand_in_every_form_of_the_report(write: Write) -> N
         io_stall_s=None,
     )
     built = dataclasses.replace(energy(), contamination=shaken)
-    body = make_body(dataclasses.replace(result, arms=few), build={**make_audit().build, "energy": built.to_json()})
+    body = make_body(
+        dataclasses.replace(result, arms=few), build={**(make_audit().build or {}), "energy": built.to_json()}
+    )
     files = write(body)
     shown = (
         f"The input alone, tuned: 4 of 5 runs are flagged; all together: {FLAG}.",
@@ -713,7 +744,8 @@ def test_watts_of_the_user_are_named_as_such(write: Write) -> None:
 def test_measured_and_modelled_are_told_apart_beside_the_figures(write: Write) -> None:
     rapl = energy(1.0, "measured:rapl", "modelled:rapl-share@1")
     audit = make_audit()
-    files = write(make_body(build={**audit.build, "energy": rapl.to_json()}, method=rapl.method))
+    built = {**(audit.build or {}), "energy": rapl.to_json()}
+    files = write(make_body(build=built, energy=rapl.to_json(), method=rapl.method))
     for page in (render_html(files), render_markdown(files.markdown.read_text("utf-8"))):
         for rows in with_head(page, "Arm", "CPU per image"):
             for row in rows:
@@ -978,6 +1010,325 @@ def test_markdown_shows_any_text_as_it_is(text: str) -> None:
     shown = figures.visible(text)
     page = render_markdown(f"| a |\n| --- |\n| x {escape(shown)} x |\n")
     assert page.tables[0][1] == [" ".join(f"x {shown} x".split())]
+
+
+# People's own pipelines -----------------------------------------------------------------------------------------------
+
+
+def part(name: str, whole: ArmResult, share: float) -> PartResult:
+    spent = joules(whole.active_j_per_1000.value * share)
+    return PartResult(name, spent, whole.wall_us_per_image * share, ratio(share))
+
+
+def own_body(*names: str, found: Finding = "saves") -> Body:
+    """A report of own pipelines, each of which takes half as much as the one before it; the last waits for its input."""
+
+    def measured(learns: str) -> WorkloadResult:
+        arms = []
+        for place, name in enumerate(names):
+            made = arm(name, 1000 / 2**place, blocks=5, learned=False, found=found)
+            made = dataclasses.replace(
+                made, one_time=Joules(0, 0, 0), ratio=ratio(1 / 2**place, spread=0.05 * (place > 0))
+            )
+            if learns == "train":
+                parts = (part("input", made, 0.25), part("training", made, 0.8))
+                made = dataclasses.replace(made, parts=parts)
+            if learns == "train" and name == names[-1]:
+                made = dataclasses.replace(made, waiting=Waiting(0.125, joules(0.5), 0.1, MODELLED, at_most=True))
+            arms.append(made)
+        return WorkloadResult(learns, 5, 1, ratio(1.003, spread=0.02), tuple(arms), ())
+
+    facts = tuple(
+        PipelineFacts(name, f"code:{name}", "code.py", "0123456789abcdef" * 4, "uint8 [8, 20, 20, 3]", 20, 3, ())
+        for name in names
+    )
+    provenance = make_audit().provenance
+    return make_body(
+        measured("input"),
+        measured("train"),
+        source=None,
+        chain=None,
+        pipelines=facts,
+        reference=names[0],
+        cached=None,
+        records=None,
+        class_names=(),
+        horizon_epochs=None,
+        pixel_difference={},
+        build=None,
+        compression=None,
+        provenance={**provenance, "batch_size": None, "steps": 3},
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "shown"),
+    [
+        (("plain",), "saves", ["Training from plain takes 3.10 J (1.20 to 6.71) of active energy per 1,000 images, at 1,200 images/s."]),
+        (
+            ("plain", "tuned"),
+            "saves",
+            [
+                "Training from tuned takes 50% less active energy per image than from plain (95% interval 48% to 52% less).",
+                "Per 1,000 images: 1.55 J against 3.10 J. Images/s: 2,400 against 1,200.",
+            ],
+        ),
+        (
+            ("plain", "tuned", "best"),
+            "inconclusive",
+            [
+                "Training from best: inconclusive against plain.",
+                "An image took 75% less active energy (95% interval 74% to 76% less); the interval lies below 1",
+                "Training from tuned: inconclusive against plain.",
+            ],
+        ),
+    ],
+    ids=["one", "two", "three"],
+)  # fmt: skip
+def test_own_pipelines_are_compared_with_the_first_in_every_form(
+    write: Write, names: tuple[str, ...], found: Finding, shown: list[str]
+) -> None:
+    body = own_body(*names, found=found)
+    files = write(body)
+    html, markdown = render_html(files), render_markdown(files.markdown.read_text("utf-8"))
+    last = names[-1]
+    shown += [
+        f"Of the time of a step from {last}, at most 12.5% waits for input, in which the idle machine takes 500 mJ (194 to 1,082) per "
+        "1,000 images (modelled).",
+        f"Of the energy and the time of {last}, each by itself: the input 25.0% and 25.0%, the training 80.0% and 80.0%.",
+    ]
+    for form in (html.text, markdown.text, " ".join(printed(body).split())):
+        for said in shown:
+            assert said in form
+        for word in ("None", "naive", "optimized", "cache(", "the cache", "the build", "reak-even"):
+            assert word not in form, word
+    assert f"Feeding images from {last}" in html.text
+    assert max(map(len, printed(body).splitlines())) <= 80
+
+
+def test_the_parts_of_a_training_have_the_figures_of_the_json(write: Write) -> None:
+    files = write(own_body("plain", "tuned"))
+    html, markdown = render_html(files), render_markdown(files.markdown.read_text("utf-8"))
+    assert html.tables == markdown.tables
+    (rows,) = with_head(html, "Pipeline", "What ran")
+    assert [(row["Pipeline"], row["What ran"]) for row in rows] == [
+        (name, ran) for name in ("plain", "tuned") for ran in ("the input alone", "the training alone", "both together")
+    ]
+    assert read(rows[0]["Energy per step"]) == close([3.1 * 0.25 * 20 / 3 / 1000])
+    assert read(rows[2]["Time per step"]) == close([0.83e-3 * 20 / 3])
+    assert read(rows[2]["Time per 1,000 images"]) == close([0.83])
+    assert read(rows[4]["Energy, to both together (95% interval)"]) == close([0.8, 0.76, 0.84], 5.01e-4)
+    (origins,) = with_head(html, "Its SHA-256")
+    assert [(row["Pipeline"], row["Images an epoch"], row["Batches"]) for row in origins] == [
+        ("plain", "20", "3"),
+        ("tuned", "20", "3"),
+    ]
+    said = {row["What"]: row["Value"] for rows in with_head(html, "What", "Value") for row in rows}
+    assert said["Batches of an epoch"] == "3"
+    assert not {"Batch size", "Horizon of the verdict"} & set(said)
+
+
+def test_one_pipeline_is_compared_with_nothing(write: Write) -> None:
+    files = write(own_body("plain"))
+    page = render_html(files)
+    assert "what does the pipeline take?" in page.text
+    assert not list(with_head(page, "Finding"))
+    assert not [each for _, each in page.elements if each.get("class", "").startswith("finding")]
+    assert "[modelled]" in files.markdown.read_text("utf-8").replace("\\", "")
+    assert files.html.read_text("utf-8").count("<svg") == 4
+    assert "finding" not in printed(own_body("plain"))
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_names_of_pipelines_show_as_text(write: Write, name: str) -> None:
+    files = write(own_body(name, f"{name} {name}"))
+    shown = " ".join(HOSTILE[name].split())
+    html, markdown = render_html(files), render_markdown(files.markdown.read_text("utf-8"))
+    assert html.text.count(shown) >= 10
+    assert markdown.text.count(shown) >= 10
+    assert html.tables == markdown.tables
+    assert {tag for tag, _ in html.elements} <= OURS
+    out = printed(own_body(name, f"{name} {name}"))
+    assert "\x1b" not in out
+    assert "\x07" not in out
+
+
+# Where the joules go --------------------------------------------------------------------------------------------------
+
+STAGES: dict[str, float | None] = {
+    "tf.data": 0.15,
+    "read": 0.1,
+    "decode": 1.2,
+    "resize(72)": 0.9,
+    "random_crop(64)": None,
+    "flip_lr": 0.05,
+    "batch": 0.1,
+    "copy": None,
+    "training step": 2.0,
+}
+SPENT = "Active energy per 1,000 images (95% interval)"
+
+
+def stages(unattributed: float = 0.5, of: str = "train", known: Mapping[str, float | None] = STAGES) -> Stages:
+    """Return stages that add up to all but so many joules of the whole."""
+    made = []
+    for name, value in known.items():
+        if of == "train" or name not in ("copy", "training step"):
+            ends = (0.0, 0.07) if value is None else (0.9 * value, 1.1 * value)
+            made.append(Stage(name, value, *ends, name in ("read", "decode", "resize(72)")))
+    whole = sum(stage.active_j_per_1000 or 0.0 for stage in made) + unattributed
+    return Stages(of, 10, 640, tuple(made), whole, unattributed)
+
+
+WAITED = Waiting(0.62, Joules(1.5, 1.2, 1.9), 0.31, MODELLED, at_most=False)
+
+
+def staged(found: Stages, waiting: Waiting | None = WAITED, **changes: Any) -> Body:
+    """Return a body with stages, in which naive waited while it was trained on."""
+    trained = workload("train")
+    arms = [dataclasses.replace(each, waiting=waiting if each.name == "naive" else None) for each in trained.arms]
+    return make_body(workload(), dataclasses.replace(trained, arms=tuple(arms)), stages=found, **changes)
+
+
+def stage_figures(page: Page) -> dict[str, dict[str, str]]:
+    (rows,) = with_head(page, "Stage", "Share of the whole")
+    return {row["Stage"]: row for row in rows}
+
+
+def stage_chart(files: ReportFiles) -> str:
+    charts: list[str] = re.findall(r"<svg.*?</svg>", files.html.read_text("utf-8"), re.DOTALL)
+    (drawn,) = (chart for chart in charts if "chart-stages" in chart)
+    return drawn
+
+
+def test_stages_stand_in_every_form_of_the_report(write: Write) -> None:
+    files = write(staged(stages()))
+    html, markdown = render_html(files), render_markdown(files.markdown.read_text("utf-8"))
+    assert html.tables == markdown.tables
+    rows = stage_figures(html)
+    assert list(rows) == [*STAGES, "unattributed", "the whole", "waiting, apart"]
+    assert rows["decode"][SPENT] == "1.20 J modelled (1.08 to 1.32)"
+    assert rows["decode"]["Share of the whole"] == "24.0%"
+    assert rows["flip_lr"]["Done once by a cache"] == "no"
+    assert rows["read"]["Done once by a cache"] == "yes"
+    assert rows["copy"][SPENT] == "below resolution (at most 0.0700 J)"
+    assert rows["unattributed"][SPENT] == "0.500 J modelled"
+    assert rows["the whole"][SPENT] == "5.00 J modelled"
+    assert rows["waiting, apart"][SPENT] == "1.50 J modelled (coefficients 1.20 to 1.90)"
+    assert rows["waiting, apart"]["Share of the whole"] == "31.0% of the total"
+    out = printed(staged(stages()))
+    assert max(map(len, out.splitlines())) <= 80
+    for name, value in (("decode", "1.20 J"), ("copy", "below resolution"), ("unattributed", "0.500 J")):
+        (line,) = (line for line in out.splitlines() if line.startswith(f"{name} "))
+        assert value in line
+    for text in (html.text, markdown.text, " ".join(out.split())):
+        for said in (
+            "Of 5.00 J of active energy per 1,000 images (Training, naive, modelled), training step takes most: 40.0%. Of the input "
+            "alone it is decode: 48.0%.",
+            "A cache takes away 88.0% of the input's active energy: read, decode and resize(72), which it does once. What reading it "
+            "takes instead is in the arm optimized.",
+            "The stages add up to 90.0% of the whole; 10.0% is unattributed.",
+            "Training waited for its next batch for 62.0% of its time, in which the idle machine burnt 1.50 J per 1,000 images "
+            "(modelled): 31.0% of the total energy, and no part of the active energy above.",
+        ):
+            assert said in text
+
+
+ROUGH = "That is more than a tenth: take the stages as a rough picture."
+
+
+@pytest.mark.parametrize(
+    ("unattributed", "said"),
+    [
+        (0.4, "The stages add up to 91.8% of the whole; 8.2% is unattributed."),
+        (0.6, f"The stages add up to 88.2% of the whole; 11.8% is unattributed. {ROUGH}"),
+        (-0.1, "The stages add up to 102.3% of the whole, which is more than there is"),
+        (-0.6, f"which is more than there is: they and it were measured in runs of their own. {ROUGH}"),
+    ],
+)
+def test_what_the_stages_do_not_explain_is_said(write: Write, unattributed: float, said: str) -> None:
+    files = write(staged(stages(unattributed)))
+    page = render_html(files)
+    assert said in page.text
+    assert (ROUGH in page.text) == (abs(unattributed) > 0.5)
+    assert stage_figures(page)["unattributed"][SPENT].startswith("-") == (unattributed < 0)
+    hatched = re.findall(r"<text [^>]*>(unattributed [^<]*)<", stage_chart(files))
+    assert len(hatched) == (unattributed > 0)
+
+
+def test_stages_of_the_input_alone_have_no_training_and_no_waiting(write: Write) -> None:
+    files = write(staged(stages(0.0, "input")))
+    page = render_html(files)
+    names = [name for name in STAGES if name not in ("copy", "training step")]
+    assert list(stage_figures(page)) == [*names, "unattributed", "the whole"]
+    assert "(The input alone, naive, modelled), decode takes most: 48.0%. A cache" in page.text
+    assert "Training waited" not in page.text
+    assert "waiting" not in stage_chart(files)
+
+
+def test_without_stages_nothing_is_said_of_them(write: Write) -> None:
+    files = write(make_body())
+    for text in (files.html.read_text("utf-8"), files.markdown.read_text("utf-8"), printed(make_body())):
+        assert "Where the joules go" not in text
+
+
+def test_that_no_stage_is_above_its_resolution_is_said(write: Write) -> None:
+    page = render_html(write(staged(stages(3.0, known=dict.fromkeys(STAGES)), None)))
+    whole = "Of 3.00 J of active energy per 1,000 images (Training, naive, modelled)"
+    assert f"{whole} no stage is above its resolution." in page.text
+    assert "A cache takes away" not in page.text
+
+
+def with_gpu() -> Body:
+    whole = energy()
+    gpu = Component(3.0, 3.0, 3.0, "measured:nvml", "NVML", "1 GPU", "1 mJ")
+    return dataclasses.replace(whole, components={**whole.components, "gpu": gpu}, active=whole.active + gpu).to_json()
+
+
+def test_waiting_for_an_accelerator_is_the_most_that_it_can_be_and_in_the_active_energy_too(write: Write) -> None:
+    waiting = dataclasses.replace(WAITED, at_most=True, method=f"{MODELLED}+measured:nvml")
+    files = write(staged(stages(), waiting, energy=with_gpu()))
+    for page in (render_html(files), render_markdown(files.markdown.read_text("utf-8"))):
+        for said in (
+            "for at most 62.0% of its time, in which the idle machine burnt at most 1.50 J per 1,000 images (modelled): at most 31.0% of "
+            "the total energy. The active energy above counts all joules of the GPU: its part of the waiting is in both.",
+            "All joules of a GPU count as active",
+            "the accelerator may still have computed while the next batch was asked for",
+        ):
+            assert said in page.text
+        assert "in no share of the active energy" not in page.text
+        assert "no part of the active energy" not in page.text
+        ((row,),) = with_head(page, "Arm", "Waited, of the time")
+        assert list(row.values()) == [
+            "naive",
+            "at most 62.0%",
+            "at most 1.50 J modelled (1.20 to 1.90)",
+            "at most 31.0%",
+        ]
+
+
+def test_waiting_whose_joules_are_not_known_keeps_its_time(write: Write) -> None:
+    files = write(staged(stages(), Waiting(0.62, None, None, None, at_most=False)))
+    page = render_html(files)
+    assert "for 62.0% of its time; what the idle machine burnt meanwhile is not known." in page.text
+    ((row,),) = with_head(page, "Arm", "Waited, of the time")
+    assert list(row.values()) == ["naive", "62.0%", "not measured", "not measured"]
+    assert "waiting" not in stage_chart(files)
+
+
+def test_the_chart_tells_any_number_of_stages_apart_in_the_colours_of_the_page(write: Write) -> None:
+    many: dict[str, float | None] = {f"op_{place}": 1.0 + place for place in range(16)}
+    drawn = stage_chart(write(staged(stages(known=many))))
+    (words,) = re.findall(r'<desc id="chart-stages-desc">([^<]+)<', drawn)
+    for name, value in many.items():
+        assert f"{name} {figures.joules(value, 136.5)} (" in words
+    assert "unattributed 0.500 J; apart from that waiting 1.50 J (1.20 to 1.90) of the total energy." in words
+    entry = r'<path [^>]*style="([^"]+)" />\s*</g>\s*<g [^>]+>\s*<text [^>]+>([^<]+)<'
+    looks = {label.partition(" ")[0]: style for style, label in re.findall(entry, drawn) if label.startswith("op_")}
+    assert list(looks) == list(many)
+    assert len(set(looks.values())) == len(many)
+    assert not re.findall(r'(?:fill|stroke)(?:: |=")#[0-9a-f]+', drawn)
+    assert set(re.findall(r"url\(#([^)]+)\)", drawn)) <= set(re.findall(r'id="([^"]+)"', drawn))
 
 
 # The page -------------------------------------------------------------------------------------------------------------

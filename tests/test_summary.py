@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from joulecache.pipelines.auditing.results import Joules
-from joulecache.pipelines.auditing.runs import CONTROL, Run
-from joulecache.pipelines.auditing.summary import summarize
+from joulecache.pipelines.auditing.runs import Run, again
+from joulecache.pipelines.auditing.summary import CachedArm, summarize
 from joulecache.pipelines.auditing.workloads import InputOnly
 from joulecache.pipelines.meter import Component, Energy
 
 RECORDS = 100
-EPOCH_J = {"naive": 50.0, CONTROL: 50.0, "tf_cache": 8.0, "optimized": 5.0}
+EPOCH_J = {"naive": 50.0, again("naive"): 50.0, "tf_cache": 8.0, "optimized": 5.0}
 ONCE = {"tf_cache": Joules(4.0, 3.0, 5.0), "optimized": Joules(10.0, 8.0, 12.0)}
 
 
@@ -49,7 +49,9 @@ def runs(blocks: int) -> list[Run]:
 @pytest.mark.parametrize(("trainings", "epochs"), [(1, (10 - 4) / 3), (2, (10 - 2 * 4) / (2 * 3)), (3, 0)])
 def test_the_build_is_spent_once_and_a_fill_in_every_training(trainings: int, epochs: float) -> None:
     names = ("naive", "tf_cache", "optimized")
-    found = summarize(InputOnly(), names, RECORDS, runs(6), ONCE, 6, 10, trainings)
+    found = summarize(
+        InputOnly(), names, "naive", runs(6), 6, one_time=ONCE, cached=CachedArm("optimized", RECORDS, 10, trainings)
+    )
     naive, tf_cache = found.comparisons
     assert (naive.other, tf_cache.other) == ("naive", "tf_cache")
     assert naive.break_even.epochs == pytest.approx(10 / 45, rel=1e-3)
@@ -62,7 +64,7 @@ def test_the_build_is_spent_once_and_a_fill_in_every_training(trainings: int, ep
 
 
 def test_the_joules_of_each_block_are_kept() -> None:
-    found = summarize(InputOnly(), ("naive", "tf_cache", "optimized"), RECORDS, runs(2), ONCE, 2, 10, 1)
+    found = summarize(InputOnly(), ("naive", "tf_cache", "optimized"), "naive", runs(2), 2, one_time=ONCE)
     naive, _, optimized = found.arms
     assert optimized.active_j_per_1000_by_block == pytest.approx((50 / 1.01, 50 * 1.01))
     assert naive.active_j_per_1000_by_block == pytest.approx((500 / 1.01, 500 * 1.01))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ from PIL import Image
 
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest, read_index
+from joulecache.pipelines.own_code import describe_failure
 from joulecache.pipelines.shards import SPLITS
+from joulecache.pipelines.source import Source
 from joulecache.transforms import graph_kernels
-from joulecache.transforms.chain import Chain, fixed_size, output_channels, output_size
+from joulecache.transforms.chain import Chain, fixed_size, op_text, output_channels, output_size
 from joulecache.transforms.ops import BatchOp, Brightness, Decode, FlipLr, Op, RandomCrop
 from joulecache.transforms.randomness import parameters, random_words
 from joulecache.transforms.reference_kernels import EXIF_ORIENTATION
 
 ARMS = ("naive", "tuned", "tf_cache", "optimized")
+TF_DATA, READ, BATCH = "tf.data", "read", "batch"  # the steps of the naive arm beside its ops
 _LYING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _LARGE = 120 * 120  # pixels: from here on `_BY_IMAGE` cost less image by image than on batches
 _BY_IMAGE = (RandomCrop, FlipLr, Brightness)
@@ -31,6 +35,15 @@ _BY_IMAGE = (RandomCrop, FlipLr, Brightness)
 
 class ArmError(ValueError):
     """An arm that cannot be run on this chain or source; the message says why."""
+
+
+@contextmanager
+def naming_failures(name: str) -> Iterator[None]:
+    """Raise what TensorFlow raises inside as an ArmError of one line that names the arm."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ArmError(f"{name} failed: {describe_failure(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -54,13 +67,14 @@ class Arm:
     """One way to feed the trainer.
 
     `dataset` yields (uint8 ``[B, H, W, C]``, float32 behind to_float, and int64 ``[B]``), `records` images in an epoch; `start_epoch` says
-    which epoch comes next.
+    which epoch comes next. `fills`: whether its first epoch fills a cache, which is charged as what it costs beyond the next one.
     """
 
     name: str
     records: int
     dataset: Any
     start_epoch: Callable[[int], None]
+    fills: bool = False
 
 
 def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
@@ -73,6 +87,23 @@ def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
             f"{str(chain)!r} makes floats, and the models of an audit scale uint8 themselves: give --workload input, or leave "
             "to_float and normalize out"
         )
+
+
+def as_folder(source: Source, work: Path, tell: Callable[[str, int, int], None]) -> Path:
+    """Return a folder with the source's images as files of their keys' names: itself where it is one, else a copy."""
+    if Path(source.location).is_dir():
+        return Path(source.location).resolve()
+    root = work / "files"
+    done = 0
+    for unit in source.units:
+        for record in unit.read():
+            path = root / record.key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(record.data)
+            done += 1
+            if done % 64 == 0:
+                tell("unpacking the source", done, source.records)
+    return root
 
 
 def list_files(folder: Path, cache: Path, epochs: int) -> Files:
@@ -98,6 +129,18 @@ def list_files(folder: Path, cache: Path, epochs: int) -> Files:
             drawn[epoch, row] = _parameters(chain, words, *sizes[row].tolist())
     turned = orientations if (orientations != 1).any() else None
     return Files(paths, rows["label"].to_numpy(), drawn, sizes, turned)
+
+
+def some_files(files: Files, count: int, seed: int) -> Files:
+    """Return so many of the files, drawn by the seed, in their order."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(files.paths))[:count])
+    return Files(
+        tuple(files.paths[row] for row in rows),
+        files.labels[rows],
+        files.drawn[:, rows],
+        files.sizes[rows],
+        None if files.orientations is None else files.orientations[rows],
+    )
 
 
 def _header(decode: Decode, path: str) -> tuple[int, int, int]:
@@ -161,8 +204,36 @@ def make_arms(names: Sequence[str], files: Files, cache: Path, batch_size: int, 
         epoch_now = tf.Variable(0, dtype=tf.int64, trainable=False)
         online = _Online(chain, _steady(chain, manifest.variants), files, batch_size, shuffle, epoch_now)
         setter = _epoch_setter(epoch_now, len(files.drawn))
-        arms.append(Arm(name, len(files.paths), makers[name](online), setter))
+        arms.append(Arm(name, len(files.paths), makers[name](online), setter, fills=name == "tf_cache"))
     return arms
+
+
+def make_prefixes(files: Files, cache: Path, batch_size: int) -> list[Arm]:
+    """Make the naive arm cut off after each of its steps in turn: tf.data by itself, `read`, each op by its text, and whole, as `batch`.
+
+    All but the last yield one number of each file instead of its image: the first one of the step's output, the length of what was
+    read. Only with all of the step done is it known, whatever the image's size, and it costs the same to batch after every step.
+    """
+    manifest = open_manifest(cache)
+    chain = manifest.parsed_chain()
+    epoch_now = tf.Variable(0, dtype=tf.int64, trainable=False)
+    online = _Online(chain, _steady(chain, manifest.variants), files, batch_size, True, epoch_now)
+    steps = [online.listed, *(online.first_number(last) for last in range(len(chain.ops) + 1))]
+    datasets = [_collated(online, step) for step in steps]
+    names = [TF_DATA, READ, *_numbered([op_text(op) for op in chain.ops]), BATCH]
+    setter = _epoch_setter(epoch_now, len(files.drawn))
+    return [
+        Arm(name, online.records, dataset, setter)
+        for name, dataset in zip(names, [*datasets, _naive(online)], strict=True)
+    ]
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Tell apart what occurs several times."""
+    return [
+        name if name not in names[:place] else f"{name} {1 + names[:place].count(name)}"
+        for place, name in enumerate(names)
+    ]
 
 
 def refused_arms(names: Sequence[str], files: Files, cache: Path) -> dict[str, str]:
@@ -223,6 +294,20 @@ class _Online:
 
         return function
 
+    def listed(self, path: Any, label: Any, row: Any) -> Any:
+        """Return a number without reading the file."""
+        return tf.cast(row, tf.int32), label, row
+
+    def first_number(self, last: int) -> Callable[..., Any]:
+        """Do what `read` does, and return the first number of the image, or without any ops the length of the file."""
+        read = self.read(last)
+
+        def function(path: Any, label: Any, row: Any) -> Any:
+            made, label, row = read(path, label, row)
+            return tf.cast(made[0, 0, 0], tf.int32) if last else tf.strings.length(made), label, row
+
+        return function
+
     def on_image(self, first: int, last: int) -> Callable[..., Any]:
         """Run ops on one image."""
 
@@ -243,9 +328,13 @@ class _Online:
 
 def _naive(online: _Online) -> Any:
     """What people write first: one image at a time, then batches."""
-    last = len(online.ops)
+    return _collated(online, online.read(len(online.ops)))
+
+
+def _collated(online: _Online, function: Callable[..., Any]) -> Any:
+    """Map a function on one file after the other, then make batches."""
     dataset = online.files.shuffle(online.records, seed=0) if online.shuffle else online.files
-    return dataset.map(online.read(last)).batch(online.batch_size).map(online.on_batch(last))
+    return dataset.map(function).batch(online.batch_size).map(online.on_batch(len(online.ops)))
 
 
 def _tuned(online: _Online) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 from joulecache.pipelines.auditing.claims import Ratio, unpaired_ratio
 
-_SETTINGS = ("source", "chain", "records", "method")
-_PROVENANCE = ("seed", "batch_size", "model", "train_epochs", "threads", "platform", "python")
+_SETTINGS = ("source", "chain", "reference", "records", "method")
+_PROVENANCE = ("seed", "batch_size", "model", "train_epochs", "steps", "threads", "platform", "python")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ArmChange:
 
     `ratio` is that of the active energies per image, after over before, with a 95% interval for the noise of the blocks;
     what else differed between the two audits is in it too. `before` and `after` hold `active_j_per_1000` (J), `cpu_us_per_image`,
-    `images_per_s`, `ratio` (to naive, in the same audit: what a slower machine does not change), `finding` and `accuracy`.
+    `images_per_s`, `ratio` (to the reference, in the same audit: what a slower machine does not change), `finding` and `accuracy`.
     """
 
     workload: str
@@ -88,6 +88,13 @@ def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[t
     old, new = before["provenance"], after["provenance"]
     pairs = [(name, before[name], after[name]) for name in _SETTINGS]
     pairs += [(name, old[name], new[name]) for name in _PROVENANCE]
+    own_before, own_after = ({each["name"]: each for each in body["pipelines"]} for body in (before, after))
+    pairs += [
+        (f"{name}: {fact}", value, own_after[name][fact])
+        for name, facts in own_before.items()
+        if name in own_after
+        for fact, value in facts.items()
+    ]
     pairs.append(("cpu", old["meter"].get("cpu"), new["meter"].get("cpu")))
     packages = sorted({*old["versions"], *new["versions"]})
     pairs += [(name, old["versions"].get(name), new["versions"].get(name)) for name in packages]

@@ -11,9 +11,12 @@ from typing import Literal
 from scipy.special import stdtrit
 
 FEWEST_BLOCKS = 5  # below, nothing is claimed
+FEWEST_SEEDS = 3  # the same, of accuracies
+MARGIN = 0.005  # of accuracy: half a point less is still "not inferior"
 CONFIDENCE = 0.95
 
 Finding = Literal["saves", "costs", "no difference shown", "inconclusive"]
+Inferiority = Literal["not inferior", "inferior", "not shown"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,16 @@ class Ratio:
     def contains(self, value: float) -> bool:
         """Say whether the interval holds `value`; without an interval it holds everything."""
         return self.low is None or self.high is None or self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Mean:
+    """An arithmetic mean with its 95% interval; the interval is None for a single value."""
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
 
 
 @dataclass(frozen=True)
@@ -50,12 +63,22 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     if min(*numerators, *denominators) <= 0:
         raise ValueError(f"a ratio needs positive values, got {min(*numerators, *denominators)}")
     logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
-    centre = statistics.fmean(logs)
-    if len(logs) == 1:
-        return Ratio(math.exp(centre), None, None, 1)
-    quantile = float(stdtrit(len(logs) - 1, 0.5 + CONFIDENCE / 2))
-    reach = quantile * statistics.stdev(logs) / math.sqrt(len(logs))
-    return Ratio(math.exp(centre), math.exp(centre - reach), math.exp(centre + reach), len(logs))
+    centre = mean_of(logs)
+    if centre.low is None or centre.high is None:
+        return Ratio(math.exp(centre.value), None, None, 1)
+    return Ratio(math.exp(centre.value), math.exp(centre.low), math.exp(centre.high), len(logs))
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Return the mean of values with Student's t interval; ValueError without any."""
+    if not values:
+        raise ValueError("a mean needs values, got none")
+    centre = statistics.fmean(values)
+    if len(values) == 1:
+        return Mean(centre, None, None, 1)
+    quantile = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2))
+    reach = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return Mean(centre, centre - reach, centre + reach, len(values))
 
 
 def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
@@ -118,3 +141,24 @@ def finding(ratio: Ratio, control: Ratio, corners: Sequence[float]) -> tuple[Fin
     if ratio.contains(1.0):
         return "no difference shown", "the interval contains 1"
     return "no difference shown", "the sign depends on the value of the coefficients"
+
+
+def inferiority(differences: Sequence[float], margin: float = MARGIN) -> tuple[Mean, Inferiority, str]:
+    """Return how far accuracies differ from others, on average, whether they are as good within a margin, and why.
+
+    `differences`, shares of 1, are one for each seed, below 0 where the accuracy is lower. "not inferior" needs the whole 95% interval
+    above ``-margin``, "inferior" the whole of it below. Where all seeds differ by the same there is no interval that could show anything:
+    so it is with few held-out images, or where all of them are always right. Raises ValueError without differences.
+    """
+    mean, points = mean_of(differences), f"{100 * margin:g} points"
+    if len(differences) < FEWEST_SEEDS:
+        return mean, "not shown", f"{len(differences)} seeds were trained, a claim needs {FEWEST_SEEDS}"
+    assert mean.low is not None
+    assert mean.high is not None
+    if max(differences) == min(differences):
+        return mean, "not shown", "all seeds differ by the same, so nothing says how far others would"
+    if mean.low > -margin:
+        return mean, "not inferior", f"the interval lies above -{points}"
+    if mean.high < -margin:
+        return mean, "inferior", f"the interval lies below -{points}"
+    return mean, "not shown", f"the interval holds -{points}"

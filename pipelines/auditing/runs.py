@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,13 +13,23 @@ from typing import Any
 
 from joulecache.pipelines.meter import Energy
 
-CONTROL = "naive again"
-"""The second run of naive in a block: what it differs from the first is noise."""
+
+def again(reference: str) -> str:
+    """Return the name of the reference's second run in a block, the A/A control: what it differs from the first is noise."""
+    return f"{reference} again"
+
+
+def alone(arm: str, part: str) -> str:
+    """Return the name of the run of a part of an arm by itself, in the same block as the whole."""
+    return f"{arm}, {part} alone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One measured run of one arm. `attempt` counts the processes that worked on the audit, from 1."""
+    """One measured run of one arm. `attempt` counts the processes that worked on the audit, from 1.
+
+    `waited_s`: how long a training waited for its next batches, None where that was not measured.
+    """
 
     attempt: int
     workload: str
@@ -27,6 +39,7 @@ class Run:
     images: int
     energy: Energy
     accuracy: float | None
+    waited_s: float | None = None  # older logs do not have it
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict of JSON values."""
@@ -62,6 +75,10 @@ class RunLog:
         self.runs.append(run)
         with open(self.path, "a", encoding="utf-8") as log:
             log.write(json.dumps(run.to_json()) + "\n")
+
+    def energy(self) -> Energy:
+        """Return what all runs took together."""
+        return functools.reduce(operator.add, (run.energy for run in self.runs))
 
     def block(self, workload: str, number: int, arms: Sequence[str]) -> list[Run] | None:
         """Return the runs of a block in which each of the arms ran once, those of the last attempt; None without any."""

@@ -8,15 +8,33 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import keras
+import tensorflow as tf
 
 from joulecache.pipelines.auditing.arms import Arm
 from joulecache.pipelines.compression import TfliteModel
 from joulecache.pipelines.compression.pruning import prune_channels
 from joulecache.pipelines.compression.quantization_aware import QuantizationAware
-from joulecache.pipelines.models import build_model, compile_model, ends_in_softmax
+from joulecache.pipelines.models import compile_model, ends_in_softmax
+from joulecache.pipelines.training import InputWaits
 
 WORKLOADS = ("input", "train", "finetune", "infer")
 DEFAULT_WORKLOADS = ("input", "train", "infer")
+
+
+def check_names(what: str, names: Sequence[str], allowed: Sequence[str], needed: Sequence[str] = ()) -> None:
+    """Raise ValueError unless the names are some of the allowed ones, each once, and hold those that are needed."""
+    if not names or len(set(names)) != len(names) or any(name not in allowed for name in names):
+        raise ValueError(f"{what} must be some of {', '.join(allowed)}, each once, got {', '.join(names) or 'none'}")
+    for name in needed:
+        if name not in names:
+            raise ValueError(f"{what} must have {name}, which the others are compared with, got {', '.join(names)}")
+
+
+def check_whole(**values: object) -> None:
+    """Raise ValueError for an argument that is no whole number of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 class Workload(Protocol):
@@ -35,6 +53,9 @@ class Workload(Protocol):
     def accuracy(self) -> float | None:
         """Return the accuracy on held-out records after a run; not measured."""
 
+    def waited_s(self, duration_s: float) -> float | None:
+        """Return for how many of a run's seconds a training waited for its next batch, None where none was timed; not measured."""
+
 
 @dataclass
 class InputOnly:
@@ -49,10 +70,13 @@ class InputOnly:
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Iterate over the epochs."""
-        return _consume(arm, first_epoch, self.epochs, lambda images: None)
+        return consume(arm, first_epoch, self.epochs, lambda images: None)
 
     def accuracy(self) -> None:
         """Nothing is learned."""
+
+    def waited_s(self, duration_s: float) -> None:
+        """Nothing is trained."""
 
 
 class Training:
@@ -69,6 +93,10 @@ class Training:
         """Take a compiled network; `start` gives its weights for a seed."""
         self.name, self.network, self.epochs = name, network, epochs
         self._start, self._val_data = start, val_data
+        self._waits = InputWaits()
+        self._timed: dict[
+            Any, Any
+        ] = {}  # datasets: to make one traces graphs, which no run is charged with but the first
 
     def prepare(self, seed: int) -> None:
         """Set the weights of the seed and forget the optimizer's moments."""
@@ -80,11 +108,18 @@ class Training:
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Train for the epochs."""
+        self._waits.restart()
         for epoch in range(first_epoch, first_epoch + self.epochs):
             arm.start_epoch(epoch)
             # shuffle=False: the arms shuffle, and Keras warns that it cannot shuffle a tf.data.Dataset
-            self.network.fit(arm.dataset, epochs=1, shuffle=False, verbose=0)
+            self.network.fit(self.timed(arm.dataset), epochs=1, shuffle=False, verbose=0)
         return arm.records * self.epochs
+
+    def timed(self, dataset: Any) -> Any:
+        """Return a dataset whose waits are counted, the same one each time; the first call for it traces graphs."""
+        if dataset not in self._timed:
+            self._timed[dataset] = self._waits.timed(dataset)
+        return self._timed[dataset]
 
     def accuracy(self) -> float | None:
         """Return the accuracy on the held-out records, None when there are none."""
@@ -92,10 +127,13 @@ class Training:
             return None
         return float(self.network.evaluate(self._val_data, verbose=0, return_dict=True)["accuracy"])
 
+    def waited_s(self, duration_s: float) -> float | None:
+        """Return the seconds of the last run in which its epochs waited for batches."""
+        return self._waits.seconds(duration_s)
 
-def train_from_scratch(model: str, shape: tuple[int, int, int], classes: int, val_data: Any, epochs: int) -> Training:
+
+def train_from_scratch(network: keras.Model, val_data: Any, epochs: int) -> Training:
     """Make the workload "train": a model from fresh weights, drawn from the seed."""
-    network = build_model(model, shape, classes)
     compile_model(network, 1e-3)
     return Training("train", network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs)
 
@@ -126,17 +164,27 @@ class Infer:
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Predict every batch."""
-        return _consume(arm, first_epoch, self.epochs, lambda images: self._model.predict(images.numpy()))
+        return consume(arm, first_epoch, self.epochs, lambda images: self._model.predict(images.numpy()))
 
     def accuracy(self) -> None:
         """Measured once for each model file, not for each run."""
 
+    def waited_s(self, duration_s: float) -> None:
+        """Nothing is trained."""
 
-def _consume(arm: Arm, first_epoch: int, epochs: int, eat: Callable[[Any], object]) -> int:
+
+def training_device() -> str:
+    """Return the device that trains: the first GPU that TensorFlow sees, or the processor."""
+    return "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
+
+
+def consume(arm: Arm, first_epoch: int, epochs: int, eat: Callable[[Any], object]) -> int:
+    """Hand the images of each batch of the epochs to `eat`; return how many there were."""
     count = 0
     for epoch in range(first_epoch, first_epoch + epochs):
         arm.start_epoch(epoch)
-        for images, _ in arm.dataset:
+        for batch in arm.dataset:
+            images = tf.nest.flatten(batch)[0]
             eat(images)
             count += images.shape[0]
     return count

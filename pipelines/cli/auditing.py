@@ -22,10 +22,12 @@ from joulecache.pipelines.cli.options import (
     Seed,
     Watts,
     make_meter,
+    own_functions,
 )
-from joulecache.pipelines.cli.terminal import no_greetings, print_json, progress, say
+from joulecache.pipelines.cli.terminal import no_greetings, print_json, progress, say, stdout_to_stderr
 
 _COMPARISON = "Comparing two audits"
+_OWN = "Your own pipelines, instead of SOURCE and --chain"
 
 
 def audit(
@@ -34,17 +36,47 @@ def audit(
         str | None, typer.Option(help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder of the report: new, empty, or an audit of ours.")] = None,
-    arms: Annotated[str, typer.Option(help="Arms to compare.")] = "naive,tuned,tf_cache,optimized",
-    workload: Annotated[str, typer.Option(help="What they feed: input, train, finetune, infer.")] = "input,train,infer",
-    epochs: Annotated[int, typer.Option(help="Horizon of the verdict, not what is run.", min=1)] = 30,
-    runs: Annotated[int, typer.Option(help="Trainings that share the cache, for the break-even.", min=1)] = 1,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A function of yours, importable from here, that returns a batched tf.data.Dataset. Again for each to compare.",
+            metavar="MODULE:FUNCTION",
+            rich_help_panel=_OWN,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Batches of an epoch. Default: all.", min=1, rich_help_panel=_OWN)
+    ] = None,
+    arms: Annotated[str | None, typer.Option(help="Default: naive,tuned,tf_cache,optimized.")] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            help="What they feed: input, train, finetune, infer. Default: input,train,infer; own pipelines: input,train."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Horizon of the verdict, not what is run. Default: 30.", min=1)
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option(help="Trainings that share the cache, for the break-even. Default: 1.", min=1)
+    ] = None,
     pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 infer.", min=1)] = None,
     model: ModelName = "cnn",
     train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1)] = 3,
-    prune: Annotated[float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1)] = 0.5,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    prune: Annotated[
+        float | None, typer.Option(help="Share of channels to prune, below 1. Default: 0.5.", min=0, max=1)
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: 64.", min=1)] = None,
     limit: Limit = None,
     labels: Labels = None,
+    variants: Annotated[
+        str | None,
+        typer.Option(
+            help="How many draws of the ops before the cut the cache holds; after a comma others, whose accuracy and energy are compared. "
+            "Default: 1.",
+            metavar="K,...",
+        ),
+    ] = None,
     seed: Seed = 0,
     country: Country = None,
     provider: Provider = "generic",
@@ -70,14 +102,21 @@ def audit(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure whether caching pays: four ways to feed the same images, in joules, with the build charged."""
+    """Measure in joules whether caching pays, with the build charged; or what your own tf.data pipelines take."""
+    own = list(pipeline or ())
     if compare is not None:
-        if source is not None or chain is not None or out is not None:
-            raise typer.BadParameter("--compare reads two reports: leave out SOURCE, --chain and --out")
+        if source is not None or chain is not None or out is not None or own:
+            raise typer.BadParameter("--compare reads two reports: leave out SOURCE, --chain, --pipeline and --out")
         _compare(*compare, fail_above, as_json)
         return
-    if source is None or chain is None or out is None:
-        raise typer.BadParameter("give SOURCE, --chain and --out; or --compare and two reports")
+    if own and (source is not None or chain is not None):
+        raise typer.BadParameter("--pipeline is audited without a chain: leave out SOURCE and --chain, or --pipeline")
+    if steps is not None and not own:
+        raise typer.BadParameter("--steps goes with --pipeline")
+    if out is None or (not own and (source is None or chain is None)):
+        raise typer.BadParameter(
+            "give SOURCE, --chain and --out; or --pipeline and --out; or --compare and two reports"
+        )
     if fail_above is not None:
         raise typer.BadParameter("--fail-above goes with --compare")
     meter = make_meter(country, provider, watts, pue, emissions)
@@ -85,11 +124,13 @@ def audit(
         from joulecache.pipelines.auditing import audit as run_audit
     from joulecache.pipelines.report import print_verdict, write_report
 
-    with progress() as tell:
+    with stdout_to_stderr(), progress() as tell:
         result = run_audit(
             source,
             chain,
             out,
+            datasets=own_functions(own) if own else None,
+            steps=steps,
             arms=_names(arms),
             workloads=_names(workload),
             epochs=epochs,
@@ -101,6 +142,7 @@ def audit(
             batch_size=batch_size,
             limit=limit,
             labels=labels,
+            variants=_counts(variants),
             seed=seed,
             meter=meter,
             progress=tell,
@@ -145,5 +187,17 @@ def _report(path: Path) -> dict[str, object]:
     return body  # type: ignore[no-any-return]
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _counts(text: str | None) -> tuple[int, ...] | None:
+    """Return whole numbers with commas between them; ValueError for other texts."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"--variants is {text!r}: give whole numbers with commas between them, like 1,2,4") from None
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
     return tuple(name.strip() for name in text.split(",") if name.strip())

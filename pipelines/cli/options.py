@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+import difflib
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from joulecache.pipelines.own_code import import_own
 
 if TYPE_CHECKING:
     from joulecache.pipelines.meter import Meter
@@ -105,9 +107,25 @@ def own_ops(module: str | None) -> dict[str, type[Op]] | None:
         return None
     from joulecache.transforms import ops_of
 
-    sys.path.insert(0, str(Path.cwd()))  # as python -m has it: the module lies where the user stands
-    try:
-        imported = importlib.import_module(module)
-    except Exception as error:  # of any kind: it is not ours
-        raise ValueError(f"cannot import --ops {module!r}: {type(error).__name__}: {error}") from error
-    return ops_of(imported)
+    return ops_of(import_own("--ops", module))
+
+
+def own_functions(texts: Sequence[str]) -> dict[str, Callable[[], Any]]:
+    """Import functions, each given as module:function, and return them by what was given; ValueError when that fails."""
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"--pipeline is given twice for the same function, got {', '.join(texts)}: give each once")
+    return {text: _own_function(text) for text in texts}
+
+
+def _own_function(text: str) -> Callable[[], Any]:
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise ValueError(f"--pipeline is {text!r}: give a module and a function, like my_module:make_dataset")
+    imported = import_own("--pipeline", module)
+    function: Callable[[], Any] | None = getattr(imported, name, None)
+    if function is None or not callable(function):
+        known = [other for other, each in vars(imported).items() if callable(each) and not other.startswith("_")]
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f": did you mean {near[0]}?" if near else f": it defines {', '.join(known) or 'none'}"
+        raise ValueError(f"--pipeline is {text!r}, but {module} has no function {name}{meant}")
+    return function

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.report.charts import compression_charts, workload_charts
+from joulecache.pipelines.report.charts import compression_charts, reuse_charts, stage_charts, workload_charts
 from joulecache.pipelines.report.markdown import compression_markdown, to_markdown
 from joulecache.pipelines.report.page import Page, make_page
 from joulecache.pipelines.report.terminal import print_changes, print_compression, print_verdict
@@ -95,6 +95,8 @@ def to_html(page: Page) -> str:
     return template.from_string(Path(__file__).with_name(_TEMPLATE).read_text("utf-8")).render(
         page=page,
         charts=[drawn(workload_charts(part.result, page.body)) for part in page.workloads],
+        reuse_charts=[] if page.reuse is None else drawn(reuse_charts(page.reuse.result)),
+        stage_charts=[] if page.stages is None else drawn(stage_charts(page.body)),
         compression_charts=[] if page.compression is None else drawn(compression_charts(page.compression.result)),
     )
 

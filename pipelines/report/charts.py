@@ -8,13 +8,17 @@ from typing import Any
 
 from joulecache.pipelines.report import drawing, figures
 from joulecache.pipelines.report.drawing import COLOURS, DASHES, MARKERS, SERIES
+from joulecache.pipelines.report.reuse import accuracy_range, mean_range
+from joulecache.pipelines.report.stages import UNATTRIBUTED, WAITING, reference_waiting
 from joulecache.pipelines.report.tables import active_ends
-from joulecache.pipelines.report.verdict import CACHED, REFERENCE, Body, active_tag
+from joulecache.pipelines.report.verdict import Body, active_tag
 
 _KNOWN = {"naive": 0, "tuned": 1, "tf_cache": 2, "optimized": 3}
 _ZOOMED = 4  # a crossing in the first quarter of the horizon gets a chart of its own
 _LONGEST_LABEL = 16
 _LONGEST_VARIANT = 36
+_LONGEST_STAGE = 18
+_HATCHES = ("", "....", "oo")  # where there are more stages than colours
 _ROW = 34  # units of height for a bar or an interval
 _WIDE = 5  # ratios further apart than this stand on a logarithmic axis
 
@@ -32,8 +36,10 @@ class Chart:
 def workload_charts(result: Body, body: Body) -> tuple[Chart, ...]:
     """Return the charts of one workload: energy, ratios, energy over epochs and, where it is too small there, the crossing."""
     name = f"chart-{body['workloads'].index(result)}"
-    charts = [_bars(f"{name}-energy", result, active_tag(body)), _ratios(f"{name}-ratios", result)]
+    charts = [_bars(f"{name}-energy", result, active_tag(body)), _ratios(f"{name}-ratios", result, body)]
     horizon = body["horizon_epochs"]
+    if horizon is None:
+        return tuple(charts)
     charts.append(_epochs(f"{name}-epochs", result, body, horizon))
     paid = [compared["break_even"]["epochs"] for compared in result["comparisons"]]
     crossings = [epochs for epochs in paid if epochs is not None and 0 < epochs <= horizon / _ZOOMED]
@@ -41,6 +47,11 @@ def workload_charts(result: Body, body: Body) -> tuple[Chart, ...]:
         until = max(2 * max(crossings), 1.0)
         charts.append(_epochs(f"{name}-first", result, body, until))
     return tuple(charts)
+
+
+def stage_charts(body: Body) -> tuple[Chart, ...]:
+    """Return the chart of where the joules go."""
+    return (_stages("chart-stages", body),)
 
 
 def compression_charts(compression: Body) -> tuple[Chart, ...]:
@@ -93,20 +104,21 @@ def _bars(name: str, result: Body, tag: str) -> Chart:
     return Chart(title, svg, caption, tag)
 
 
-def _ratios(name: str, result: Body) -> Chart:
-    rows = [(f"{arm['name']} / {REFERENCE}", arm["ratio"]) for arm in result["arms"] if arm["name"] != REFERENCE]
+def _ratios(name: str, result: Body, body: Body) -> Chart:
+    reference, cached = body["reference"], body["cached"]
+    rows = [((arm["name"], reference), arm["ratio"]) for arm in result["arms"] if arm["name"] != reference]
     rows += [
-        (f"{CACHED} / {compared['other']}", compared["ratio"])
+        ((cached, compared["other"]), compared["ratio"])
         for compared in result["comparisons"]
-        if compared["other"] != REFERENCE
+        if compared["other"] != reference
     ]
-    rows.append((f"{REFERENCE} / itself", result["control"]))
+    rows.append(((reference, "itself"), result["control"]))
 
     def paint(axes: Any) -> None:
         axes.axvline(1, color=COLOURS["muted"], linewidth=1)
         ends = [1.0]
-        for place, (label, ratio) in enumerate(rows):
-            colour = COLOURS[f"series-{_KNOWN[CACHED]}" if label.startswith(f"{CACHED} /") else "muted"]
+        for place, ((one, _), ratio) in enumerate(rows):
+            colour = COLOURS[f"series-{_KNOWN[one]}" if one == cached else "muted"]
             known = ratio["low"] is not None and ratio["high"] is not None
             low, high = (ratio["low"], ratio["high"]) if known else (ratio["value"], ratio["value"])
             ends += [low, high]
@@ -114,16 +126,14 @@ def _ratios(name: str, result: Body) -> Chart:
             fill = colour if known else COLOURS["paper"]
             axes.plot([ratio["value"]], [place], "o", color=colour, markerfacecolor=fill, markersize=7)
         _ratio_axis(axes, min(ends), max(ends))
-        axes.set_yticks(
-            range(len(rows)), [" / ".join(map(_label, label.split(" / "))) for label, _ in rows], color=COLOURS["ink"]
-        )
+        axes.set_yticks(range(len(rows)), [" / ".join(map(_label, pair)) for pair, _ in rows], color=COLOURS["ink"])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("ratio of active energy; below 1: less")
         axes.tick_params(axis="y", length=0)
 
     title = "Ratios with their 95% intervals"
-    shown = "; ".join(f"{label} {figures.ratio_range(ratio)}" for label, ratio in rows)
-    caption = f"An interval that holds 1 shows no difference. The last row is the control: {REFERENCE} against itself, which must hold 1."
+    shown = "; ".join(f"{one} / {other} {figures.ratio_range(ratio)}" for (one, other), ratio in rows)
+    caption = f"An interval that holds 1 shows no difference. The last row is the control: {reference} against itself, which must hold 1."
     return Chart(title, drawing.draw(name, 58 + 27 * len(rows), title, f"{shown}.", paint), caption, None)
 
 
@@ -212,38 +222,167 @@ def _epochs(name: str, result: Body, body: Body, until: float) -> Chart:
     return Chart(title, drawing.draw(name, 250, title, description, paint), caption, active_tag(body))
 
 
+def _stages(name: str, body: Body) -> Chart:
+    found, tag = body["stages"], active_tag(body)
+    whole_j, rest_j = found["whole_j_per_1000"], found["unattributed_j_per_1000"]
+    known = [
+        (stage["name"], stage["active_j_per_1000"])
+        for stage in found["stages"]
+        if stage["active_j_per_1000"] is not None
+    ]
+    waiting = reference_waiting(body)
+    waited = None if waiting is None else waiting["total_j_per_1000"]
+
+    def paint(axes: Any) -> None:
+        left = 0.0
+        for place, (stage, value) in enumerate(known):
+            colour, hatch = (
+                COLOURS[f"series-{1 + place % (SERIES - 1)}"],
+                _HATCHES[place // (SERIES - 1) % len(_HATCHES)],
+            )
+            label = f"{_label(stage, _LONGEST_STAGE)} {figures.share(value / whole_j)}"
+            axes.barh(0, value, 0.6, left, color=colour, hatch=hatch, edgecolor=COLOURS["paper"], label=label)
+            left += value
+        if rest_j > 0:
+            label = f"{UNATTRIBUTED} {figures.share(rest_j / whole_j)}"
+            axes.barh(0, rest_j, 0.6, left, color="none", hatch="////", edgecolor=COLOURS["muted"], label=label)
+        if waited is not None:
+            axes.barh(
+                1,
+                waited["value"],
+                0.6,
+                color="none",
+                hatch="xxxx",
+                edgecolor=COLOURS["series-0"],
+                label=f"{WAITING}, apart",
+            )
+        axes.plot([whole_j, whole_j], [-0.42, 0.42], color=COLOURS["ink"], linewidth=1.6, solid_capstyle="butt")
+        axes.set_yticks([0] if waited is None else [0, 1], ["active"] if waited is None else ["active", WAITING])
+        axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.04 * max(whole_j, left, 0.0 if waited is None else waited["value"]))
+        axes.set_xlabel("J per 1,000 images")
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        axes.grid(axis="x")
+        axes.figure.legend(loc="outside lower left", ncols=2, handlelength=1.4, columnspacing=1.2, fontsize=10)
+
+    shown = [f"{stage} {figures.joules(value, whole_j)} ({figures.share(value / whole_j)})" for stage, value in known]
+    shown.append(f"{UNATTRIBUTED} {figures.joules(rest_j, whole_j)}")
+    shown += [] if waited is None else [f"apart from that {WAITING} {figures.joules_range(waited)} of the total energy"]
+    title = "Where the joules go"
+    caption = (
+        f"The active energy of {body['reference']} by stage; the line marks what it took as a whole. Stages below their resolution are "
+        "left out."
+    )
+    if waited is not None:
+        caption += " Waiting stands apart: it is a part of the total energy, idle included."
+    entries = len(known) + (rest_j > 0) + (waited is not None)
+    height = 96 + (0 if waited is None else _ROW) + 17 * -(-entries // 2)
+    svg = drawing.draw(name, height, title, f"A bar of {figures.joules(whole_j)}: {'; '.join(shown)}.", paint)
+    return Chart(title, svg, caption, tag)
+
+
 def _within(epochs: float | None, until: float) -> bool:
     return epochs is not None and 0 < epochs <= until
+
+
+@dataclass(frozen=True)
+class _Dot:
+    """A point of accuracy against energy: joules and a share of 1, with the ends of their intervals where there are such."""
+
+    name: str
+    energy_j: float
+    energy_ends: tuple[float, float] | None
+    accuracy: float
+    accuracy_ends: tuple[float, float] | None
+
+
+def _scatter(axes: Any, dots: Sequence[_Dot], energy: str) -> None:
+    """Paint accuracy against energy."""
+
+    def reach(value: float, ends: tuple[float, float] | None, scale: float) -> list[list[float]] | None:
+        return None if ends is None else [[scale * (value - ends[0])], [scale * (ends[1] - value)]]
+
+    for place, dot in enumerate(dots):
+        number = place % SERIES
+        axes.errorbar(
+            dot.energy_j,
+            100 * dot.accuracy,
+            xerr=reach(dot.energy_j, dot.energy_ends, 1),
+            yerr=reach(dot.accuracy, dot.accuracy_ends, 100),
+            fmt=MARKERS[number],
+            fillstyle="full" if place < SERIES else "none",
+            color=COLOURS[f"series-{number}"],
+            markersize=8,
+            capsize=3.5,
+            linewidth=1.2,
+            label=_label(dot.name, _LONGEST_VARIANT),
+        )
+    axes.set_xlim(0, 1.15 * figures.largest((dot.energy_ends or (0, dot.energy_j))[1] for dot in dots))
+    axes.set_xlabel(energy)
+    axes.set_ylabel("accuracy, %")
+    axes.xaxis.get_major_locator().set_params(nbins=5)
+    axes.yaxis.get_major_locator().set_params(nbins=6)
+    axes.grid()
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.22))
+
+
+def reuse_charts(reuse: Body) -> tuple[Chart, ...]:
+    """Return the chart of draws that are seen again: accuracy against energy, both with their intervals; none where none was measured."""
+    points = reuse["points"]
+    if not points:
+        return ()
+
+    def ends(mean: Body) -> tuple[float, float] | None:
+        return None if mean["low"] is None or mean["high"] is None else (mean["low"], mean["high"])
+
+    dots = [
+        _Dot(
+            point["name"],
+            point["with_build_j_per_1000"]["value"],
+            ends(point["with_build_j_per_1000"]),
+            point["accuracy"]["value"],
+            ends(point["accuracy"]),
+        )
+        for point in points
+    ]
+    like = figures.largest(dot.energy_j for dot in dots)
+    shown = [
+        f"{point['name']} {mean_range(point['with_build_j_per_1000'], like)} per 1,000 images, accuracy {accuracy_range(point['accuracy'])}"
+        for point in points
+    ]
+    title = "Accuracy against energy, by the number of cached draws"
+    caption = (
+        "Up and to the left is better. Whiskers: 95% intervals over the seeds. What seeds share is in them too: whether two points differ "
+        "is in the table, seed by seed."
+    )
+    tag = figures.kind(points[0]["build"]["active"]["method"])
+
+    def paint(axes: Any) -> None:
+        _scatter(axes, dots, "active J per 1,000 images, with the build's share")
+
+    height = 230 + 16 * len(dots)
+    return (
+        Chart(title, drawing.draw("chart-reuse", height, title, f"Points: {'; '.join(shown)}.", paint), caption, tag),
+    )
 
 
 def _variants(name: str, variants: Sequence[Body]) -> Chart:
     spent = [active_ends(variant["energy_per_image"]) for variant in variants]
     like = figures.largest(energy["value"] for energy in spent)
+    dots = [
+        _Dot(
+            variant["name"],
+            1000 * energy["value"],
+            None,
+            variant["accuracy"],
+            (variant["accuracy_low"], variant["accuracy_high"]),
+        )
+        for variant, energy in zip(variants, spent, strict=True)
+    ]
 
     def paint(axes: Any) -> None:
-        for place, (variant, energy) in enumerate(zip(variants, spent, strict=True)):
-            number = place % SERIES
-            colour, value = COLOURS[f"series-{number}"], 100 * variant["accuracy"]
-            reach = [[value - 100 * variant["accuracy_low"]], [100 * variant["accuracy_high"] - value]]
-            axes.errorbar(
-                1000 * energy["value"],
-                value,
-                yerr=reach,
-                fmt=MARKERS[number],
-                fillstyle="full" if place < SERIES else "none",
-                color=colour,
-                markersize=8,
-                capsize=3.5,
-                linewidth=1.2,
-                label=_label(variant["name"], _LONGEST_VARIANT),
-            )
-        axes.set_xlim(0, 1150 * like)
-        axes.set_xlabel("active J per 1,000 inferences")
-        axes.set_ylabel("accuracy, %")
-        axes.xaxis.get_major_locator().set_params(nbins=5)
-        axes.yaxis.get_major_locator().set_params(nbins=6)
-        axes.grid()
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.22))
+        _scatter(axes, dots, "active J per 1,000 inferences")
 
     title = "Accuracy against energy"
     shown = [

@@ -94,6 +94,8 @@ def _inline(name: str, text: str, title: str, description: str) -> str:
         element.tag = element.tag.removeprefix(_SPACE)
         if _XLINK in element.attrib:
             element.set("href", element.attrib.pop(_XLINK))
+        if element.get("fill") in COLOURS.values():  # of a hatched area: only a style can take the page's colour
+            element.set("style", f"fill: {element.attrib.pop('fill')}")
         for attribute, value in element.attrib.items():
             element.set(attribute, _adapted(name, attribute, value))
     for tag in ("metadata", "defs"):  # the latter holds rules for the whole page

@@ -29,22 +29,32 @@ def code(text: str) -> str:
 
 def to_markdown(page: Page) -> str:
     """Return the report as one Markdown text."""
-    lines = ["# joulecache: is the cache worth its energy?", ""]
+    lines = [f"# joulecache: {page.question}", ""]
     if not page.headline:
         lines += ["Nothing was compared with the cache.", ""]
-    for place, said in enumerate(page.headline):
-        before = "" if place == 0 else "Against the strongest alternative. "
-        lines += [f"{before}**{escape(said.claim)}** {escape(said.detail)} {_tags(said)}", ""]
+    for said in page.headline:
+        lead = f"{said.lead} " if said.lead else ""
+        lines += [f"{lead}**{escape(said.claim)}** {escape(said.detail)} {_tags(said)}", ""]
     lines += [f"**Flagged by the meter.** {escape(doubt)}\n" for doubt in page.doubts]
     for tile in page.tiles:
         lines.append(f"- {escape(tile.label)}: **{_cell(tile.figure)}** {escape(tile.detail)}")
-    lines += ["", f"Source {code(page.source)}, chain {code(page.chain)}. {escape(page.facts)}", ""]
+    subject = ", ".join(f"{label} {code(text)}" for label, text in page.subject)
+    lines += ["", f"{subject}. {escape(page.facts)}", ""]
+    if page.stages is not None:
+        lines += ["## Where the joules go", ""]
+        lines += [line for sentence in page.stages.statements for line in (escape(sentence), "")]
+        lines += _tables([page.stages.table])
     for part in page.workloads:
         lines += [f"## {escape(part.title)}", "", escape(part.lead), ""]
         lines += [f"- **{escape(said.claim)}** {escape(said.detail)} {_tags(said)}" for said in part.statements]
         lines += ["", *_tables(part.tables)]
-    lines += ["## The compressed model", ""]
-    lines += ["No model was compressed.", ""] if page.compression is None else _compression(page.compression)
+    if page.reuse is not None:
+        lines += ["## Draws that are seen again", ""]
+        lines += [line for sentence in page.reuse.statements for line in (escape(sentence), "")]
+        lines += _tables(page.reuse.tables)
+    if page.may_compress:
+        lines += ["## The compressed model", ""]
+        lines += ["No model was compressed.", ""] if page.compression is None else _compression(page.compression)
     lines += [
         "## Where the figures come from",
         "",
@@ -70,7 +80,7 @@ def _compression(part: CompressionPart) -> list[str]:
 
 
 def _tags(said: Statement) -> str:
-    return f"\\[{said.finding}, {said.tag}\\]"
+    return f"\\[{', '.join(filter(None, (said.finding, said.tag)))}\\]"
 
 
 def _tables(tables: Iterable[Table]) -> list[str]:

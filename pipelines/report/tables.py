@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from joulecache.pipelines.report import figures
-from joulecache.pipelines.report.verdict import CACHED, REFERENCE, Body, title_of
+from joulecache.pipelines.report.verdict import PARTS, Body, active_tag, title_of
 
 NO_COUNTRY = "no country given"
 _RUNS = "runs.jsonl"
+_HASH_SHOWN = 16  # hex digits: enough to tell two files apart
 
 
 @dataclass(frozen=True)
@@ -58,32 +59,35 @@ def _joules_column(energies: Sequence[Body], tag: str) -> list[Cell]:
     return [_spread(figures.joules_range(energy, like), tag) for energy in energies]
 
 
-def arms(result: Body, tag: str) -> Table:
+def arms(result: Body, body: Body) -> Table:
     """Return what each arm costs on one workload."""
-    arms = result["arms"]
+    arms, reference, tag = result["arms"], body["reference"], active_tag(body)
     spent = _joules_column([arm["active_j_per_1000"] for arm in arms], tag)
-    like = figures.largest(arm["one_time"]["value"] for arm in arms)
-    once = [_once(arm["one_time"], like, tag) for arm in arms]
     columns: dict[str, list[Cell | str]] = {
         ".Arm": [arm["name"] for arm in arms],
         "CPU per image": [f"{figures.number(arm['cpu_us_per_image'])} µs" for arm in arms],
         "Active energy per 1,000 images (low to high)": [*spent],
         "Images/s": [figures.number(arm["images_per_s"]) for arm in arms],
-        f"Ratio to {REFERENCE} (95% interval)": [
-            _spread("1 (reference)" if arm["name"] == REFERENCE else figures.ratio_range(arm["ratio"])) for arm in arms
-        ],
-        "Spent once (low to high)": [*once],
-        ".Finding": [
-            "reference" if arm["name"] == REFERENCE else Cell(arm["finding"], tone=arm["finding"]) for arm in arms
-        ],
     }
+    if len(arms) > 1:
+        columns[f"Ratio to {reference} (95% interval)"] = [
+            _spread("1 (reference)" if arm["name"] == reference else figures.ratio_range(arm["ratio"])) for arm in arms
+        ]
+    if body["cached"] is not None:
+        like = figures.largest(arm["one_time"]["value"] for arm in arms)
+        columns["Spent once (low to high)"] = [_once(arm["one_time"], like, tag) for arm in arms]
+    if len(arms) > 1:
+        columns[".Finding"] = [
+            "reference" if arm["name"] == reference else Cell(arm["finding"], tone=arm["finding"]) for arm in arms
+        ]
     if any(arm["accuracy"] for arm in arms):
         columns["Accuracy (range of runs)"] = [_accuracy(arm["accuracy"]) for arm in arms]
     remark = (
         "Active energy is without the idle share of the machine. Low and high are the ends of the coefficients; they move all arms "
-        "together, so a ratio is known better than its parts. Spent once: the build, or what the epoch that fills cache() costs "
-        "beyond a later one."
+        "together, so a ratio is known better than its parts."
     )
+    if body["cached"] is not None:
+        remark += " Spent once: the build, or what the epoch that fills cache() costs beyond a later one."
     return _table("Arms", list(columns), zip(*columns.values(), strict=True), remark)
 
 
@@ -96,15 +100,73 @@ def _accuracy(accuracy: Sequence[float] | None) -> Cell:
     return Cell(figures.NOT_MEASURED) if accuracy is None else _spread(figures.share_range(*accuracy))
 
 
-def comparisons(result: Body, horizon: int) -> Table:
+def parts(result: Body, body: Body) -> Table:
+    """Return what the parts of a training cost by themselves, beside the whole."""
+    tag = active_tag(body)
+    steps = {each["name"]: each["images"] / each["batches"] for each in body["pipelines"]}
+    measured = [(arm["name"], part) for arm in result["arms"] for part in (*arm["parts"], arm)]
+    energies = _joules_column([part["active_j_per_1000"] for _, part in measured], tag)
+    rows = []
+    for (name, part), energy in zip(measured, energies, strict=True):
+        whole = part["name"] == name
+        per_step = steps[name] / 1000
+        rows.append(
+            (
+                name,
+                "both together" if whole else f"{PARTS.get(part['name'], part['name'])} alone",
+                energy,
+                figures.joules(part["active_j_per_1000"]["value"] * per_step),
+                figures.seconds(part["wall_us_per_image"] / 1e3),
+                figures.seconds(part["wall_us_per_image"] * per_step / 1e3),
+                _spread("1" if whole else figures.ratio_range(part["ratio"])),
+            )
+        )
+    columns = (
+        ".Pipeline",
+        ".What ran",
+        "Active energy per 1,000 images (low to high)",
+        "Energy per step",
+        "Time per 1,000 images",
+        "Time per step",
+        "Energy, to both together (95% interval)",
+    )
+    remark = (
+        "All in the same blocks. Training alone: as many steps, on a batch of the same shape that is kept in memory. While a step is "
+        "computed the next batch is made: times overlap, and need not add up to that of both together."
+    )
+    return _table("The input and the training by themselves", columns, rows, remark)
+
+
+def costs(result: Body, body: Body) -> Table:
+    """Return what each arm costs once, in every epoch, and for every day that its cache is kept."""
+    arms, tag, records = result["arms"], active_tag(body), body["records"]["train"]
+    like = figures.largest(arm["one_time"]["value"] for arm in arms)
+    epochs = [{end: energy * records / 1000 for end, energy in arm["active_j_per_1000"].items()} for arm in arms]
+    rows = [
+        (
+            arm["name"],
+            _once(arm["one_time"], like, tag),
+            epoch,
+            kept_for_a_day(body["build"]) if arm["name"] == body["cached"] else "nothing on disk",
+        )
+        for arm, epoch in zip(arms, _joules_column(epochs, tag), strict=True)
+    ]
+    columns = (".Arm", "Once (low to high)", "Per epoch (low to high)", "Per day that it is kept (low to high)")
+    remark = (
+        "Active energy. Ratios are of epochs, break-evens of epochs and of what is spent once. Days are in neither."
+    )
+    return _table("Costs, each apart", columns, rows, remark)
+
+
+def comparisons(result: Body, body: Body) -> Table:
     """Return the cache against each other arm, with its break-even."""
     columns = (
-        f".{CACHED.capitalize()} against",
+        f".{body['cached'].capitalize()} against",
         "Ratio (95% interval)",
         ".Finding",
         ".Why",
         "Break-even (95% interval)",
-        f"Ratio over {horizon} epochs, build included",
+        f"Ratio over {body['horizon_epochs']} epochs, build included",
     )
     rows = [
         (
@@ -254,9 +316,10 @@ def active_ends(energy: Body) -> Mapping[str, float]:
     return {"value": energy["active_j"], "low": energy["active_low_j"], "high": energy["active_high_j"]}
 
 
-def build(build: Body, active: str, total: str) -> Table:
+def build(build: Body) -> Table:
     """Return what building the cache cost."""
     energy = build["energy"]
+    active, total = figures.kind(energy["active"]["method"]), figures.kind(energy["method"])
     whole = {"value": energy["total_j"], "low": energy["low_j"], "high": energy["high_j"]}
     rows: list[tuple[Cell | str, ...]] = [
         ("Active energy (low to high)", _spread(figures.joules_range(active_ends(energy)), active)),
@@ -266,12 +329,25 @@ def build(build: Body, active: str, total: str) -> Table:
         ("Source", figures.data_size(build["source_bytes"])),
         ("Cache", f"{figures.data_size(build['cache_bytes'])}, {build['format']}, {build['encoding']}"),
         ("Variants", figures.count(build["variants"])),
+        ("Kept for a day (low to high)", kept_for_a_day(build)),
     ]
-    return _table("The build of the cache", (".What", ".Value"), rows)
+    stored = build["storage_per_day"]
+    remark = (
+        f"The build is spent once. What is kept takes energy every day, {stored['method']}: {stored['source']}. Scope: {stored['scope']}. "
+        "It is in no ratio and in no break-even."
+    )
+    return _table("The build of the cache", (".What", ".Value"), rows, remark)
 
 
-def components(energy: Body) -> Table:
-    """Return where the joules of the build come from, part by part."""
+def kept_for_a_day(build: Body) -> Cell:
+    """Return what keeping the cache for a day takes."""
+    stored = build["storage_per_day"]
+    ends = {"value": stored["value_j"], "low": stored["low_j"], "high": stored["high_j"]}
+    return _spread(figures.joules_range(ends), figures.kind(stored["method"]))
+
+
+def components(energy: Body, of: str) -> Table:
+    """Return where the joules of the build or of all runs come from, part by part."""
     rows: list[tuple[Cell | str, ...]] = []
     for name, part in energy["components"].items():
         if part is None:
@@ -281,7 +357,7 @@ def components(energy: Body) -> Table:
         spent = _spread(figures.joules_range(ends), figures.kind(part["method"]))
         rows.append((name, spent, part["method"], part["scope"], part["resolution"], part["source"]))
     columns = (".Part", "Energy (low to high)", ".Method", ".Scope", ".Resolution", ".Source")
-    return _table("Where the joules of the build come from", columns, rows)
+    return _table(f"Where the joules of {of} come from", columns, rows)
 
 
 def coefficients(meter: Body) -> Table:
@@ -299,7 +375,7 @@ def _coefficient(value: float | None) -> str:
     return "none given" if value is None else f"{value:g}"
 
 
-def control(workloads: Sequence[Body]) -> Table:
+def control(body: Body) -> Table:
     """Return the A/A control of each workload."""
 
     def outcome(ratio: Body) -> str:
@@ -314,9 +390,12 @@ def control(workloads: Sequence[Body]) -> Table:
             figures.count(result["blocks"]),
             outcome(result["control"]),
         )
-        for result in workloads
+        for result in body["workloads"]
     ]
-    remark = "The control measures naive against itself in every block: its ratio shows how far two equal things come out apart."
+    remark = (
+        f"The control measures {body['reference']} against itself in every block: its ratio shows how far two equal things come out "
+        "apart."
+    )
     return _table("A/A control", (".Workload", "Ratio (95% interval)", "Blocks", ".Outcome"), rows, remark)
 
 
@@ -324,22 +403,46 @@ def pixels(body: Body) -> Table:
     """Return how far the arms' pictures are apart, and which arms were left out."""
     rows: list[tuple[str, str]] = [(name, figures.number(level)) for name, level in body["pixel_difference"].items()]
     rows += [(name, f"left out: {reason}") for name, reason in body["left_out"].items()]
-    remark = f"Mean absolute difference from {CACHED} over the first batch, in levels of 0 to 255."
+    remark = f"Mean absolute difference from {body['cached']} over the first batch, in levels of 0 to 255."
     return _table("Do the arms show the same pictures?", (".Arm", ".Pixel difference"), rows, remark)
 
 
 def repeat(body: Body) -> Table:
     """Return what it takes to run the audit again."""
     provenance = body["provenance"]
+    horizon = body["horizon_epochs"]
     rows = [
         ("Seed", str(provenance["seed"])),
-        ("Batch size", figures.count(provenance["batch_size"])),
-        ("Model", str(provenance["model"])),
-        ("Epochs of a training run", figures.count(provenance["train_epochs"])),
-        ("Horizon of the verdict", f"{figures.count(body['horizon_epochs'])} epochs"),
+        ("Batch size", _count(provenance["batch_size"])),
+        ("Batches of an epoch", _count(provenance["steps"])),
+        ("Model", provenance["model"]),
+        ("Epochs of a training run", _count(provenance["train_epochs"])),
+        ("Horizon of the verdict", None if horizon is None else f"{figures.count(horizon)} epochs"),
         ("Every single run", f"{_RUNS}, beside this report"),
     ]
-    return _table("To repeat it", (".What", ".Value"), rows)
+    return _table("To repeat it", (".What", ".Value"), [(what, value) for what, value in rows if value is not None])
+
+
+def _count(value: int | None) -> str | None:
+    return None if value is None else figures.count(value)
+
+
+def pipelines(body: Body) -> Table:
+    """Return where own pipelines come from, and what an epoch of each is."""
+    rows = [
+        (
+            each["name"],
+            each["function"],
+            each["file"] or "no file",
+            (each["sha256"] or "-")[:_HASH_SHOWN],
+            each["elements"],
+            figures.count(each["images"]),
+            figures.count(each["batches"]),
+        )
+        for each in body["pipelines"]
+    ]
+    columns = (".Pipeline", ".Function", ".File", ".Its SHA-256", ".Yields", "Images an epoch", "Batches")
+    return _table("The pipelines", columns, rows)
 
 
 def machine(provenance: Body) -> Table:

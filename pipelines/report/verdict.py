@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from joulecache.pipelines.report import figures
 
 Body = Mapping[str, Any]
 
-REFERENCE = "naive"
-CACHED = "optimized"
+PARTS = {"input": "the input", "training": "the training"}
+"""How people call the parts of a training that are measured by themselves."""
+
 _TITLES = {"input": "The input alone", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
 _SUBJECTS = {
     "input": "Feeding images",
@@ -19,6 +20,7 @@ _SUBJECTS = {
     "finetune": "Fine-tuning",
     "infer": "Inference",
 }
+_STRONGEST = "Against the strongest alternative."
 _REDUCED = ("pruned", "sparse", "clustered")  # in the names of variants that are to pay back their fine-tuning
 _WHOLE_JOBS = (
     "train",
@@ -30,12 +32,16 @@ _WHOLE_JOBS = (
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence that claims, the sentences that qualify it, the finding, and how its joules were obtained."""
+    """A sentence that claims, the sentences that qualify it, the finding (None where nothing was compared), how its joules were obtained.
+
+    `lead` goes before the claim where it is not the first one of a headline.
+    """
 
     claim: str
     detail: str
-    finding: str
+    finding: str | None
     tag: str
+    lead: str = ""
 
 
 def title_of(workload: str) -> str:
@@ -45,37 +51,46 @@ def title_of(workload: str) -> str:
 
 def active_tag(body: Body) -> str:
     """Return how active joules were obtained."""
-    return figures.kind(body["build"]["energy"]["active"]["method"])
+    return figures.kind(body["energy"]["active"]["method"])
 
 
 def headline(body: Body) -> tuple[Statement, ...]:
-    """Return what the audit found on the most complete job: against naive, and against what costs least otherwise."""
+    """Return what the audit found on the most complete job.
+
+    Of a cache: against the reference, and against what costs least otherwise. Of own pipelines: against the first one, the one that
+    costs least first; or what the only one costs.
+    """
     result = main_workload(body)
     if result is None:
         return ()
-    return tuple(statement(result, compared, body) for compared in main_comparisons(result, body))
+    if body["cached"] is None:
+        return own_statements(result, body)
+    said = [statement(result, compared, body) for compared in main_comparisons(result, body)]
+    return tuple(replace(each, lead=_STRONGEST) if place else each for place, each in enumerate(said))
 
 
 def main_comparisons(result: Body, body: Body) -> tuple[Body, ...]:
-    """Return the comparison with naive, and with the other arm that costs least over the horizon where that is not naive."""
+    """Return the cache's comparison with the reference, and with the arm that costs least over the horizon where that is another."""
     by_other = {compared["other"]: compared for compared in result["comparisons"]}
     others = [arm for arm in result["arms"] if arm["name"] in by_other]
     strongest = min(others, key=lambda arm: _over_horizon(arm, body), default=None)
-    names = dict.fromkeys([REFERENCE] if REFERENCE in by_other else [])
+    names = dict.fromkeys([body["reference"]] if body["reference"] in by_other else [])
     if strongest is not None:
         names[strongest["name"]] = None
     return tuple(by_other[name] for name in names)
 
 
 def statements(result: Body, body: Body) -> tuple[Statement, ...]:
-    """Return what one workload found, against each other arm."""
+    """Return what one workload found: the cache against each other arm, or own pipelines against the first one."""
+    if body["cached"] is None:
+        return own_statements(result, body)
     return tuple(statement(result, comparison, body) for comparison in result["comparisons"])
 
 
 def statement(result: Body, comparison: Body, body: Body) -> Statement:
     """Say what the cache does against one other arm, in words that claim no more than the finding does."""
     ratio, other, found = comparison["ratio"], comparison["other"], comparison["finding"]
-    subject = _SUBJECTS.get(result["workload"], result["workload"])
+    subject = _subject(result)
     changed, interval = figures.change(ratio["value"]), figures.change_range(ratio)
     if found in ("saves", "costs"):
         claim = f"{subject} from the cache takes {changed} active energy per epoch than {other} ({interval})."
@@ -85,8 +100,77 @@ def statement(result: Body, comparison: Body, body: Body) -> Statement:
         parts = [f"An epoch took {changed} active energy ({interval}); {comparison['why']}."]
     parts += [_paid_back(comparison), _over_runs(comparison)]
     parts.append(_horizon(comparison, body["horizon_epochs"]))
-    parts.append(_accuracy_differs(result, other))
+    parts.append(_accuracy_differs(result, body["cached"], other))
     return Statement(claim, " ".join(filter(None, parts)), found, active_tag(body))
+
+
+def own_statements(result: Body, body: Body) -> tuple[Statement, ...]:
+    """Say what own pipelines take beside the first one, the leanest first; of the only one, what it takes."""
+    by_name = {arm["name"]: arm for arm in result["arms"]}
+    reference = by_name.pop(body["reference"])
+    if not by_name:
+        return (_alone(result, reference, body),)
+    leanest_first = sorted(by_name.values(), key=lambda arm: float(arm["ratio"]["value"]))
+    return tuple(_beside(result, arm, reference, body) for arm in leanest_first)
+
+
+def _alone(result: Body, arm: Body, body: Body) -> Statement:
+    """Say what the only pipeline takes."""
+    claim = (
+        f"{_subject(result)} from {arm['name']} takes {figures.joules_range(arm['active_j_per_1000'])} of active energy per 1,000 "
+        f"images, at {figures.number(arm['images_per_s'])} images/s."
+    )
+    detail = " ".join(filter(None, (_waits(arm), _parts(arm))))
+    return Statement(claim, detail, None, active_tag(body))
+
+
+def _beside(result: Body, arm: Body, reference: Body, body: Body) -> Statement:
+    """Say what a pipeline takes beside the first one, in words that claim no more than the finding does."""
+    ratio, found, name, other = arm["ratio"], arm["finding"], arm["name"], reference["name"]
+    changed, interval = figures.change(ratio["value"]), figures.change_range(ratio)
+    if found in ("saves", "costs"):
+        claim = (
+            f"{_subject(result)} from {name} takes {changed} active energy per image than from {other} ({interval})."
+        )
+        parts = []
+    else:
+        claim = f"{_subject(result)} from {name}: {found} against {other}."
+        parts = [f"An image took {changed} active energy ({interval}); {arm['why']}."]
+    like = figures.largest(each["active_j_per_1000"]["value"] for each in (arm, reference))
+    spent, theirs = (figures.joules(each["active_j_per_1000"]["value"], like) for each in (arm, reference))
+    rates = [figures.number(each["images_per_s"]) for each in (arm, reference)]
+    parts.append(f"Per 1,000 images: {spent} against {theirs}. Images/s: {rates[0]} against {rates[1]}.")
+    parts += [_waits(arm), _parts(arm)]
+    return Statement(claim, " ".join(filter(None, parts)), found, active_tag(body))
+
+
+def _subject(result: Body) -> str:
+    return _SUBJECTS.get(result["workload"], str(result["workload"]))
+
+
+def _parts(arm: Body) -> str:
+    """Say what the parts of a training take by themselves."""
+    said = [
+        f"{PARTS.get(part['name'], part['name'])} {figures.share(part['ratio']['value'])} and "
+        f"{figures.share(part['wall_us_per_image'] / arm['wall_us_per_image'])}"
+        for part in arm["parts"]
+    ]
+    return f"Of the energy and the time of {arm['name']}, each by itself: {', '.join(said)}." if said else ""
+
+
+def _waits(arm: Body) -> str:
+    """Say for how much of its time a training waits for input, and what the machine takes meanwhile."""
+    waiting = arm["waiting"]
+    if waiting is None:
+        return ""
+    at_most = "at most " if waiting["at_most"] else ""
+    said = (
+        f"Of the time of a step from {arm['name']}, {at_most}{figures.share(waiting['share_of_time'])} waits for input"
+    )
+    if waiting["total_j_per_1000"] is None:
+        return f"{said}."
+    burnt = figures.joules_range(waiting["total_j_per_1000"])
+    return f"{said}, in which the idle machine takes {burnt} per 1,000 images ({figures.kind(waiting['method'])})."
 
 
 def doubts(body: Body) -> tuple[str, ...]:
@@ -98,7 +182,7 @@ def doubts(body: Body) -> tuple[str, ...]:
                 whole = f"; all together: {', '.join(arm['flags'])}" if arm["flags"] else ", all together are not"
                 runs = f"{arm['flagged_runs']} of {arm['runs']} runs are flagged"
                 said.append(f"{title_of(result['workload'])}, {arm['name']}: {runs}{whole}.")
-    parts = {"The build of the cache": body["build"]["energy"]}
+    parts = {} if body["build"] is None else {"The build of the cache": body["build"]["energy"]}
     if body["compression"] is not None:
         variants = body["compression"]["variants"]
         parts |= {variant["name"]: variant["energy_per_image"] for variant in variants}
@@ -147,11 +231,11 @@ def _horizon(comparison: Body, horizon: int) -> str:
     return f"{text}."
 
 
-def _accuracy_differs(result: Body, other: str) -> str:
+def _accuracy_differs(result: Body, cached: str, other: str) -> str:
     measured = {arm["name"]: arm["accuracy"] for arm in result["arms"] if arm["accuracy"] is not None}
-    if CACHED not in measured or other not in measured:
+    if cached not in measured or other not in measured:
         return ""
-    ours, theirs = measured[CACHED], measured[other]
+    ours, theirs = measured[cached], measured[other]
     if ours[1] <= theirs[2] and theirs[1] <= ours[2]:
         return ""
     return (

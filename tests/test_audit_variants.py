@@ -1,0 +1,479 @@
+"""Draws that are seen again: what is refused, what every cache shows a seed, and what accuracies may be said to show."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from joulecache.pipelines.auditing import Audit, audit
+from joulecache.pipelines.auditing.arms import Arm
+from joulecache.pipelines.auditing.bench import Bench
+from joulecache.pipelines.auditing.claims import Mean, inferiority, mean_of
+from joulecache.pipelines.auditing.results import DrawReuse, Joules, VariantPoint
+from joulecache.pipelines.auditing.runs import RunLog
+from joulecache.pipelines.auditing.variants import (
+    check_variants,
+    draw_reuse,
+    draws_before_cut,
+    measure_variants,
+    why_unmeasured,
+)
+from joulecache.pipelines.auditing.workloads import Training, train_from_scratch
+from joulecache.pipelines.build import precompute
+from joulecache.pipelines.cli import main
+from joulecache.pipelines.loader import load
+from joulecache.pipelines.loader.split import CachedSplit
+from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.meter.storage import storage_energy
+from joulecache.pipelines.models import build_model
+from joulecache.pipelines.report import check_body, print_verdict, write_report
+from joulecache.pipelines.report.markdown import escape
+from joulecache.pipelines.report.reuse import reuse_sentences, seen
+from joulecache.pipelines.source import synthetic_photo
+from joulecache.transforms.chain import parse
+
+CHAIN = "decode|resize(24)|random_crop(20) || flip_lr"
+SEEDS = 3
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(32):
+        path = folder / f"{'even' if index % 2 == 0 else 'odd'}" / f"{index}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(synthetic_photo(index))
+    return folder
+
+
+def small_audit(photos: Path, out: Path, chain: str = CHAIN, **changes: Any) -> Audit:
+    options: dict[str, Any] = {
+        "arms": ("naive", "optimized"),
+        "workloads": ("train",),
+        "pairs": 1,
+        "train_epochs": EPOCHS,
+        "model": "mlp",
+        "batch_size": 8,
+        "epochs": 10,
+    }
+    return audit(photos, chain, out, **{**options, **changes})
+
+
+Seen = list[tuple[str, int, int, tuple[int, ...]]]
+
+
+@contextmanager
+def watched() -> Iterator[Seen]:
+    """Note what the caches give for training: the name of the folder, the variant, the epoch, the rows."""
+    seen, images = [], CachedSplit.images
+
+    def watching(self: CachedSplit, rows: Any, epoch: int) -> Any:
+        if self.name == "train":
+            seen.append((self.folder.name, epoch % self.listed.variants, epoch, tuple(rows.tolist())))
+        return images(self, rows, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CachedSplit, "images", watching)
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path, Seen]:
+    out = tmp_path_factory.mktemp("audit")
+    with watched() as seen:
+        result = small_audit(photos, out)
+    return result, out, seen
+
+
+# ---- what an audit does ----
+
+
+def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(finished: tuple[Audit, Path, Seen]) -> None:
+    result, out, _ = finished
+    reuse = result.reuse
+    assert reuse is not None
+    assert (reuse.variants, reuse.horizon_reuse, reuse.train_epochs, reuse.train_reuse) == (1, 10, EPOCHS, EPOCHS)
+    one, fresh = reuse.points
+    assert [(point.name, point.variants, point.build_epochs) for point in reuse.points] == [
+        ("1 variant", 1, 10),
+        ("fresh", EPOCHS, EPOCHS),
+    ]
+    runs = [run for run in RunLog(out / "runs.jsonl").runs if run.workload == "variants"]
+    assert sorted((run.block, run.arm) for run in runs) == [
+        (seed, arm) for seed in range(SEEDS) for arm in ("1 variant", "fresh")
+    ]
+    for point in reuse.points:
+        of = sorted((run for run in runs if run.arm == point.name), key=lambda run: run.block)
+        assert list(point.accuracies) == [run.accuracy for run in of]
+        assert point.accuracy == mean_of(point.accuracies)
+        built_j = point.build["active_j"]
+        records = (result.records or {})["train"]
+        assert all(run.images == EPOCHS * records for run in of)
+        each = [1000 * (run.energy.active_j / run.images + built_j / (point.build_epochs * records)) for run in of]
+        assert point.with_build_j_per_1000.value == pytest.approx(statistics.fmean(each))
+        trained_j = statistics.fmean(1000 * run.energy.active_j / run.images for run in of)
+        assert point.active_j_per_1000.value == pytest.approx(trained_j)
+    differences = [a - b for a, b in zip(one.accuracies, fresh.accuracies, strict=True)]
+    assert (one.difference, one.finding, one.why) == inferiority(differences)
+    assert (fresh.difference, fresh.finding, fresh.why) == (None, None, None)
+
+
+def test_every_build_is_measured(finished: tuple[Audit, Path, Seen]) -> None:
+    result, _, _ = finished
+    assert result.reuse is not None
+    assert result.build is not None
+    one, fresh = result.reuse.points
+    assert one.build == result.build["energy"]
+    assert one.cache_bytes == result.build["cache_bytes"]
+    assert fresh.build["active_j"] > 0
+    assert fresh.build != one.build
+    assert fresh.cache_bytes > 1.5 * one.cache_bytes
+
+
+def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(finished: tuple[Audit, Path, Seen]) -> None:
+    _, _, seen = finished
+    fresh = [each for each in seen if each[0] == f"cache-{EPOCHS}"]
+    # a seed has epochs of its own: another order, and other draws after the cut
+    assert {epoch for _, _, epoch, _ in fresh} == set(range(SEEDS * EPOCHS))
+    for _, _, epoch, rows in fresh:
+        assert (epoch, rows) in {(other, same) for folder, _, other, same in seen if folder == "cache-1"}
+    # in fresh draws no training sees a variant twice
+    for seed in range(SEEDS):
+        of_seed = {(epoch, variant) for _, variant, epoch, _ in fresh if epoch // EPOCHS == seed}
+        assert len({variant for _, variant in of_seed}) == len(of_seed) == EPOCHS
+
+
+def test_the_report_holds_it(finished: tuple[Audit, Path, Seen]) -> None:
+    body = json.loads(json.dumps(finished[0].to_json(), allow_nan=False))
+    check_body(body)
+    assert [point["name"] for point in body["reuse"]["points"]] == ["1 variant", "fresh"]
+
+
+def measured(photos: Path, folder: Path, variants: Sequence[int], epochs: int) -> tuple[VariantPoint, ...]:
+    """Measure variants as an audit does, without all else that it does."""
+    folder.mkdir(exist_ok=True)
+
+    def build(count: int) -> Path:
+        precompute(photos, folder / f"cache-{count}", CHAIN, variants=count)
+        return folder / f"cache-{count}"
+
+    network = build_model("mlp", (20, 20, 3), 2)
+    training = train_from_scratch(network, load(build(variants[0]), "val", 8), epochs)
+    bench = Bench(RunLog(folder / "runs.jsonl"), Meter(), 0, lambda *told: None, "naive")
+    return measure_variants(bench, training, build, variants, 10, 8, 1)
+
+
+def test_one_that_was_stopped_goes_on_with_the_same_epochs(photos: Path, tmp_path: Path) -> None:
+    run, count = Training.run, 0
+
+    def dies(self: Training, arm: Arm, first_epoch: int) -> int:
+        nonlocal count
+        count += arm.name == "fresh"
+        if count == 3:  # the warm-up, block 0, and here block 1
+            raise KeyboardInterrupt
+        return run(self, arm, first_epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            measured(photos, tmp_path / "out", (1,), EPOCHS)
+    log = tmp_path / "out" / "runs.jsonl"
+    before = log.read_text()
+    with watched() as seen:
+        points = measured(photos, tmp_path / "out", (1,), EPOCHS)
+    assert log.read_text().startswith(before)
+    fresh = [run for run in RunLog(log).runs if run.arm == "fresh"]
+    assert [(run.attempt, run.block) for run in fresh] == [(1, 0), (2, 1), (2, 2)]
+    assert all(len(point.accuracies) == SEEDS for point in points)
+    # the warm-up has the epochs of seed 0
+    assert {epoch for folder, _, epoch, _ in seen if folder == "cache-2"} == set(range(SEEDS * EPOCHS))
+
+
+def test_a_curve_has_a_point_for_each_number_of_variants(photos: Path, tmp_path: Path) -> None:
+    points = measured(photos, tmp_path / "out", (2, 1), 3)
+    assert [(point.name, point.variants) for point in points] == [("2 variants", 2), ("1 variant", 1), ("fresh", 3)]
+    assert [(point.train_reuse, point.build_epochs) for point in points] == [(1.5, 10), (3, 10), (1, 3)]
+    assert all(len(point.accuracies) == SEEDS for point in points)
+    reuse = draw_reuse((2, 1), 10, 3, points)
+    assert (reuse.variants, reuse.horizon_reuse, reuse.train_reuse) == (2, 5, 1.5)
+
+
+def test_what_was_not_measured_is_said(photos: Path, tmp_path: Path) -> None:
+    result = small_audit(photos, tmp_path / "out", workloads=("input",))
+    assert result.reuse is not None
+    assert (result.reuse.points, result.reuse.not_measured) == ((), "the workload train was not asked for")
+    check_body(json.loads(json.dumps(result.to_json())))
+
+
+@pytest.mark.parametrize(
+    ("variants", "workloads", "train_epochs", "held_out", "why"),
+    [
+        ((1,), ("input",), 3, 5, "the workload train was not asked for"),
+        ((1,), ("train",), 1, 5, "a training of 1 epoch sees no draw twice"),
+        ((4,), ("train",), 3, 5, "a training of 3 epochs sees no draw twice"),
+        ((1,), ("train",), 3, 0, "no records are held out"),
+        ((1, 2), ("train",), 3, 5, None),
+        ((2,), ("train",), 3, 5, None),
+    ],
+)
+def test_why_nothing_can_be_measured(
+    variants: Sequence[int], workloads: Sequence[str], train_epochs: int, held_out: int, why: str | None
+) -> None:
+    assert why_unmeasured(variants, workloads, train_epochs, held_out) == why
+
+
+def test_a_prefix_without_draws_says_nothing(photos: Path, tmp_path: Path) -> None:
+    chain = "decode|resize(20) || flip_lr"
+    assert not draws_before_cut(parse(chain))
+    assert small_audit(photos, tmp_path / "out", chain, workloads=("input",)).reuse is None
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("variants", "chain", "workloads", "message"),
+    [
+        ((), CHAIN, ("train",), "different whole numbers, got none"),
+        ((1, 1), CHAIN, ("train",), "different whole numbers, got 1, 1"),
+        ((0,), CHAIN, ("train",), "whole number of at least 1, got 0"),
+        ((1, 2.5), CHAIN, ("train",), r"whole number of at least 1, got 2\.5"),
+        ((1, 2), "decode|resize(20) || flip_lr", ("train",), "draw nothing at random: all would be the same"),
+        ((4,), "decode|resize(20) || flip_lr", ("train",), "draw nothing at random: all would be the same"),
+        ((1, 2), CHAIN, ("input",), "the workload train measures: add it"),
+        ((1, 8, 16), CHAIN, ("train",), "no draw of 8, 16 variants twice.*at least 17 train epochs"),
+    ],
+)
+def test_variants_that_cannot_be_compared_are_refused_in_one_line(
+    variants: Sequence[Any], chain: str, workloads: Sequence[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        check_variants(variants, parse(chain), workloads, 8)
+    assert "\n" not in str(refused.value)
+
+
+def test_variants_are_refused_before_anything_is_built(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="draw nothing at random"):
+        small_audit(photos, tmp_path / "out", "decode|resize(20) || flip_lr", variants=(1, 2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_curve_without_held_out_records_is_refused() -> None:
+    with pytest.raises(ValueError, match="no records are held out to measure it on: give more images"):
+        why_unmeasured((1, 2), ("train",), 3, held_out=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("1,x", "like 1,2,4"), ("1,2", "the workload train measures"), ("1,1", "different whole numbers")],
+)
+def test_the_command_line_takes_numbers_with_commas(
+    given: str,
+    said: str,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--chain", CHAIN, "--out", str(tmp_path / "out"), "--workload", "input", "--variants", given]
+    monkeypatch.setattr(sys, "argv", ["joulecache", "audit", str(photos), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in words(capfd.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what accuracies show ----
+
+T_TWO, T_FOUR = 4.302652729911275, 2.7764451051977987  # Student's t of 2 and of 4 degrees of freedom, 0.975
+
+
+def test_the_interval_is_students_t_of_the_paired_differences() -> None:
+    three, reach = mean_of([0.01, 0.02, 0.03]), T_TWO * 0.01 / 3**0.5
+    assert (three.value, three.low, three.high) == pytest.approx((0.02, 0.02 - reach, 0.02 + reach))
+    assert three.count == 3
+    mean = mean_of([0.0, 0.0, 0.0, 0.0, 0.05])
+    assert mean.low == pytest.approx(0.01 - T_FOUR * statistics.stdev([0, 0, 0, 0, 0.05]) / 5**0.5)
+    assert mean_of([0.5]) == Mean(0.5, None, None, 1)
+    with pytest.raises(ValueError, match="a mean needs values, got none"):
+        mean_of([])
+
+
+@pytest.mark.parametrize(
+    ("differences", "found"),
+    [
+        ([0.010, 0.011, 0.012], "not inferior"),
+        ([-0.001, 0.0, 0.001], "not inferior"),  # 0 +- 0.25 points
+        ([-0.004, -0.003, -0.002], "not shown"),  # -0.3 +- 0.25: the mean is above the margin, the interval is not
+        ([-0.020, -0.021, -0.022], "inferior"),
+        ([-0.009, -0.006, -0.003], "not shown"),
+        ([-0.01, 0.06, 0.04], "not shown"),
+        ([0.02, 0.02], "not shown"),  # two seeds
+        ([0.02], "not shown"),
+        ([0.0, 0.0, 0.0], "not shown"),  # no spread is no interval, be it for good or for bad
+        ([-0.1, -0.1, -0.1], "not shown"),
+    ],
+)
+def test_known_differences_show_what_they_show(differences: list[float], found: str) -> None:
+    assert inferiority(differences)[1] == found
+
+
+accuracy = st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(accuracy, accuracy), min_size=1, max_size=12), st.floats(0.0005, 0.2))
+def test_a_claim_needs_the_whole_interval_on_one_side_of_the_margin(
+    pairs: list[tuple[float, float]], margin: float
+) -> None:
+    differences = [a - b for a, b in pairs]
+    mean, found, why = inferiority(differences, margin)
+    assert mean.value == pytest.approx(math.fsum(differences) / len(pairs), abs=1e-12)
+    assert why
+    if found == "not shown":
+        return
+    assert len(pairs) >= 3
+    assert mean.low is not None
+    assert mean.high is not None
+    assert mean.low > -margin if found == "not inferior" else mean.high < -margin
+    assert len(set(differences)) > 1
+
+
+def test_draws_that_harm_by_the_margin_are_rarely_called_not_inferior() -> None:
+    """At a true difference of exactly the margin each claim is false, and may come in 2.5% of audits."""
+    rng = np.random.default_rng(0)
+    found = [inferiority(list(rng.normal(-0.005, 0.01, 3)))[1] for _ in range(2000)]
+    false = {claim: found.count(claim) / len(found) for claim in ("not inferior", "inferior")}
+    assert max(false.values()) <= 0.035, f"of audits of 3 seeds claim: {false}"
+
+
+# ---- what a report says ----
+
+FRESH_ACCURACIES = (0.80, 0.81, 0.79, 0.80, 0.82)
+
+
+def point(name: str, variants: int, accuracies: Sequence[float], joules: float, audited: Audit) -> VariantPoint:
+    assert audited.build is not None
+    against = [a - b for a, b in zip(accuracies, FRESH_ACCURACIES, strict=True)]
+    difference, found, why = (None, None, None) if name == "fresh" else inferiority(against)
+    return VariantPoint(
+        name=name,
+        variants=variants,
+        build=audited.build["energy"],
+        build_epochs=8 if name == "fresh" else 30,
+        cache_bytes=21_000_000 * variants,
+        train_reuse=8 / variants,
+        active_j_per_1000=Joules(joules, joules * 0.4, joules * 2),
+        with_build_j_per_1000=mean_of([joules * 1.1, joules * 1.2, joules * 1.3]),
+        accuracies=tuple(accuracies),
+        accuracy=mean_of(accuracies),
+        difference=difference,
+        finding=found,
+        why=why,
+    )
+
+
+@pytest.fixture
+def told(finished: tuple[Audit, Path, Seen]) -> Audit:
+    """An audit with accuracies that are known."""
+    audited = finished[0]
+    points = (
+        point("1 variant", 1, (0.77, 0.79, 0.768, 0.781, 0.79), 4, audited),
+        point("2 variants", 2, (0.80, 0.807, 0.788, 0.80, 0.81), 4.1, audited),
+        point("4 variants", 4, (0.81, 0.822, 0.80, 0.811, 0.828), 4.2, audited),
+        point("fresh", 8, FRESH_ACCURACIES, 5, audited),
+    )
+    reuse = DrawReuse(1, 30, 8, 8, 0.005, points, None)
+    return dataclasses.replace(audited, horizon_epochs=30, reuse=reuse)
+
+
+SENTENCES = (
+    "The cache holds 1 draw of the ops before its cut: over 30 epochs each is seen 30 times, in a training of 8 epochs 8 times.",
+    "1 variant, each draw seen 8 times, is inferior to fresh draws: the accuracy differs by -2.42 points (95%: -3.09 to -1.75; 5 seeds, "
+    "margin 0.5); the interval lies below -0.5 points.",
+    "2 variants, each draw seen 4 times, are not shown to be as good as fresh draws: the accuracy differs by -0.30 points (95%: -0.81 to "
+    "+0.21; 5 seeds, margin 0.5); the interval holds -0.5 points.",
+    "4 variants, each draw seen 2 times, are not inferior to fresh draws: the accuracy differs by +1.02 points (95%: +0.84 to +1.20; 5 "
+    "seeds, margin 0.5); the interval lies above -0.5 points.",
+    "What it does to see a draw 30 times was not measured.",
+)
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_every_form_of_the_report_says_the_same(told: Audit, tmp_path: Path) -> None:
+    body = json.loads(json.dumps(told.to_json()))
+    assert reuse_sentences(body["reuse"], 30) == SENTENCES
+    files = write_report(body, tmp_path)
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_verdict(body, console)
+    page, text, terminal = files.html.read_text(), files.markdown.read_text(), words(console.export_text())
+    for sentence in SENTENCES:
+        assert f"<p>{sentence}</p>" in page
+        assert escape(sentence) in text
+        assert sentence in terminal
+    assert 'aria-labelledby="chart-reuse-title chart-reuse-desc"' in page
+    row = next(line for line in text.splitlines() if line.startswith("| 4 variants |"))
+    assert "| 2 times | 4.20 J modelled (1.68 to 8.40) |" in row
+    assert row.endswith(
+        "| 81.4% (80.1% to 82.8%) | \\+1.02 (+0.84 to +1.20) | not inferior | the interval lies above -0.5 points |"
+    )
+    assert "Accuracy, in points: **\\-2.42** 1 variant against fresh draws; 95% interval -3.09 to -1.75" in text
+    assert all(len(line) <= 80 for line in console.export_text(clear=False).splitlines())
+
+
+def test_the_report_counts_draws_as_people_do(told: Audit) -> None:
+    body = json.loads(json.dumps(told.to_json()))["reuse"]
+    four = {**body, "variants": 4, "horizon_reuse": 7.5, "train_reuse": 0.5, "train_epochs": 1, "points": []}
+    assert reuse_sentences({**four, "not_measured": "no records are held out"}, 30) == (
+        "The cache holds 4 draws of the ops before its cut: over 30 epochs each is seen 7.5 times, in a training of 1 epoch at most once.",
+        "What that does to accuracy was not measured: no records are held out.",
+    )
+    assert (seen(1), seen(1.5), seen(10 / 3), seen(30)) == ("once", "1.5 times", "3.33 times", "30 times")
+
+
+def test_an_audit_without_draws_has_no_such_section(told: Audit, tmp_path: Path) -> None:
+    body = json.loads(json.dumps(dataclasses.replace(told, reuse=None).to_json()))
+    files = write_report(body, tmp_path)
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_verdict(body, console)
+    for form in (files.html.read_text(), files.markdown.read_text(), console.export_text()):
+        assert "seen again" not in form
+
+
+def test_what_is_kept_stands_apart_in_every_form(told: Audit, tmp_path: Path) -> None:
+    assert told.build is not None
+    assert told.build["storage_per_day"] == dataclasses.asdict(storage_energy(told.build["cache_bytes"], 1))
+    stored = {**told.build["storage_per_day"], "value_j": 5.0, "low_j": 2.0, "high_j": 9.0}
+    body = json.loads(
+        json.dumps({**told.to_json(), "build": {**told.build, "cache_bytes": 48_000_000, "storage_per_day": stored}})
+    )
+    files = write_report(body, tmp_path)
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_verdict(body, console)
+    page, text, terminal = files.html.read_text(), files.markdown.read_text(), words(console.export_text())
+    assert "Keeping the cache, 48.0 MB, takes 5.00 J a day (2.00 to 9.00), modelled; it is in no ratio." in terminal
+    assert "| Kept for a day (low to high) | 5.00 J modelled (2.00 to 9.00) |" in text
+    assert "modelled:storage@1: Cloud Carbon Footprint" in page
+    costs = text[text.index("### Costs, each apart") :].splitlines()
+    assert costs[4].startswith("| naive | 0 J | ")
+    assert costs[4].endswith(" | nothing on disk |")
+    assert costs[5].startswith("| optimized | ")
+    assert costs[5].endswith(" | 5.00 J modelled (2.00 to 9.00) |")
