@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.manifest import open_manifest, verify
     from joulecache.pipelines.meter import Energy, Meter
     from joulecache.pipelines.meter.replay import ReplayMeter
+    from joulecache.pipelines.planning import plan
     from joulecache.pipelines.training import EnergyCallback, train
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "image_dataset_from_directory": "loader.directory",
     "load": "loader",
     "open_manifest": "manifest",
+    "plan": "planning",
     "precompute": "build",
     "train": "training",
     "verify": "manifest",
@@ -49,6 +51,7 @@ __all__ = [
     "image_dataset_from_directory",
     "load",
     "open_manifest",
+    "plan",
     "precompute",
     "train",
     "verify",

@@ -27,7 +27,7 @@ transforms.reference_kernels.colour  transforms.reference_kernels.policies  tran
 transforms.reference_kernels
 transforms.graph_kernels
 transforms
-pipelines.tfrecord
+pipelines.own_code  pipelines.tfrecord
 pipelines.source.records  pipelines.source.naming  pipelines.source.labels
 pipelines.source.images  pipelines.source.folder  pipelines.source.tar
 pipelines.source.rows  pipelines.source.parquet  pipelines.source.tfrecord  pipelines.source.tfds
@@ -35,7 +35,7 @@ pipelines.source.synthetic  pipelines.source
 pipelines.costs  pipelines.shards  pipelines.manifest
 pipelines.meter.energy  pipelines.meter.windows  pipelines.meter.recording
 pipelines.meter.process_tree  pipelines.meter.machine
-pipelines.meter.model  pipelines.meter.rapl  pipelines.meter.nvml  pipelines.meter.carbon
+pipelines.meter.model  pipelines.meter.storage  pipelines.meter.rapl  pipelines.meter.nvml  pipelines.meter.carbon
 pipelines.meter.cross_check
 pipelines.meter  pipelines.meter.replay
 pipelines.build.recipe  pipelines.build.memory  pipelines.build.pictures
@@ -51,16 +51,20 @@ pipelines.compression.staging  pipelines.compression.dependency_groups  pipeline
 pipelines.compression.pruning  pipelines.compression.sparsity  pipelines.compression.clustering
 pipelines.compression.tflite  pipelines.compression.quantization_aware  pipelines.compression.recipe
 pipelines.compression.variants  pipelines.compression.stages  pipelines.compression
-pipelines.hardware  pipelines.training  pipelines.planning
-pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.arms  pipelines.auditing.workloads
-pipelines.auditing.runs  pipelines.auditing.summary  pipelines.auditing.bench  pipelines.auditing.changes
-pipelines.auditing
-pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pipelines.report.page
+pipelines.hardware  pipelines.training
+pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.folder
+pipelines.auditing.arms  pipelines.auditing.provenance  pipelines.auditing.workloads
+pipelines.auditing.runs  pipelines.auditing.waiting  pipelines.auditing.summary  pipelines.auditing.bench
+pipelines.auditing.stages  pipelines.auditing.variants  pipelines.auditing.changes
+pipelines.auditing.chains  pipelines.auditing.own  pipelines.auditing
+pipelines.planning.pricing  pipelines.planning.sampling  pipelines.planning
+pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pipelines.report.reuse  pipelines.report.stages
+pipelines.report.page
 pipelines.report.markdown  pipelines.report.terminal
 pipelines.report.drawing  pipelines.report.charts  pipelines.report.contact_sheet
-pipelines.report
+pipelines.report.plans  pipelines.report
 pipelines.cli.options  pipelines.cli.terminal  pipelines.cli.running  pipelines.cli.machine  pipelines.cli.models
-pipelines.cli.auditing  pipelines.cli
+pipelines.cli.auditing  pipelines.cli.planning  pipelines.cli
 pipelines
 """
 ORDER = IN_ORDER.split()
@@ -81,6 +85,7 @@ WITH_TENSORFLOW = (
     "pipelines.hardware",
     "pipelines.training",
     "pipelines.auditing",
+    "pipelines.planning",
 )
 WITH_BEAM = ("pipelines.build.beam_graph",)
 

@@ -33,6 +33,7 @@ from joulecache.pipelines.cli.options import (
     make_meter,
     own_ops,
 )
+from joulecache.pipelines.cli.planning import plan
 from joulecache.pipelines.cli.terminal import (
     fail,
     print_json,
@@ -245,6 +246,9 @@ def _op_rows(own: Mapping[str, type[Op]]) -> Iterator[dict[str, Any]]:
         yield {"op": name, "usage": usage, "does": does, "cpu_us_per_image": None}
 
 
+app.command(epilog='Example: joulecache plan photos/ --chain "decode|resize(72)|random_crop(64)|flip_lr" --epochs 30')(
+    plan
+)
 app.command(epilog="Example: joulecache train cache/ --epochs 10 --prune 0.25 --quantize int8 --out run/")(train)
 app.command(
     epilog="Example: joulecache compress run/model.keras --data cache/ --prune 0.25 --quantize int8 --out small/"
@@ -252,7 +256,8 @@ app.command(
 
 
 app.command(
-    epilog='Example: joulecache audit photos/ --chain "decode|resize(72) || random_crop(64)|flip_lr" --out audit/'
+    epilog='Example: joulecache audit photos/ --chain "decode|resize(72) || random_crop(64)|flip_lr" --out audit/\n\n'
+    "Example: joulecache audit --pipeline my_module:make_dataset --pipeline my_module:faster --out audit/"
 )(audit)
 app.command(
     context_settings={"allow_interspersed_args": False},

@@ -1,0 +1,125 @@
+"""`joulecache plan`: choose by measured energy what to cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from joulecache.pipelines.cli.options import (
+    AsJson,
+    ChainText,
+    Country,
+    Emissions,
+    Labels,
+    Limit,
+    OpsModule,
+    Provider,
+    Pue,
+    Seed,
+    Source,
+    Watts,
+    make_meter,
+    own_ops,
+)
+from joulecache.pipelines.cli.terminal import no_greetings, print_json, print_manifest, progress
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
+_THOUSANDS = ["", "K", "M", "G", "T"]
+
+
+def plan(
+    source: Source,
+    chain: ChainText,
+    epochs: Annotated[int, typer.Option(help="Epochs of one training.", min=1)],
+    runs: Annotated[int, typer.Option(help="Trainings that share the cache.", min=1)] = 1,
+    disk_budget: Annotated[
+        str | None, typer.Option(help="What a cache may take, like 20GB or 512MiB.", metavar="SIZE")
+    ] = None,
+    fresh: Annotated[
+        str | None,
+        typer.Option(help="Ops that draw anew every epoch. Default: random ops that are cheap.", metavar="OP,..."),
+    ] = None,
+    apply: Annotated[Path | None, typer.Option(help="Build the best cache, in this folder.", metavar="CACHE")] = None,
+    seconds: Annotated[float, typer.Option(help="About how long to measure.", min=1)] = 60.0,
+    days: Annotated[float, typer.Option(help="How long the cache is kept, for its storage.", min=0.001)] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    limit: Limit = None,
+    labels: Labels = None,
+    ops: OpsModule = None,
+    seed: Seed = 0,
+    country: Country = None,
+    provider: Provider = "generic",
+    watts: Watts = None,
+    pue: Pue = 1.0,
+    emissions: Emissions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a sample, and choose by energy what to cache: the cut, the variants, the encoding and the format, or nothing."""
+    from joulecache.transforms import parse
+
+    parsed = parse(chain, own_ops(ops))
+    budget_bytes = None if disk_budget is None else _bytes(disk_budget)
+    if apply is not None and apply.exists() and (apply.is_file() or any(apply.iterdir())):
+        raise ValueError(
+            f"--apply is {str(apply)!r}, which is not empty: give a folder that is empty or does not exist"
+        )
+    meter = make_meter(country, provider, watts, pue, emissions)
+    with no_greetings():
+        from joulecache.pipelines.planning import plan as make_plan
+
+    with progress() as tell:
+        found = make_plan(
+            source,
+            parsed,
+            epochs=epochs,
+            runs=runs,
+            disk_budget_bytes=budget_bytes,
+            fresh=None if fresh is None else tuple(name.strip() for name in fresh.split(",") if name.strip()),
+            seconds=seconds,
+            days=days,
+            batch_size=batch_size,
+            limit=limit,
+            labels=labels,
+            seed=seed,
+            meter=meter,
+            folder=None if apply is None else next(folder for folder in apply.absolute().parents if folder.exists()),
+            progress=tell,
+        )
+    built = None
+    if apply is not None and found.best.way is not None:
+        from joulecache.pipelines.build import precompute
+
+        with progress() as tell:
+            built = precompute(
+                source,
+                apply,
+                found.chain_of(found.best),
+                **found.arguments(found.best),
+                limit=limit,
+                labels=labels,
+                seed=seed,
+                meter=meter,
+                progress=lambda now: tell("records", now.done, now.records),
+            )
+    if as_json:
+        print_json(found.to_json() | {"applied": None if built is None else str(apply)})
+        return
+    from joulecache.pipelines.report.plans import print_plan
+
+    print_plan(found, "cache/" if apply is None else apply, Console())
+    if built is not None and apply is not None:
+        print_manifest(apply, built.manifest)
+
+
+def _bytes(text: str) -> float:
+    """Return a size such as 20GB, 1.5 TB or 512MiB in bytes; ValueError for what is none."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"--disk-budget is {text!r}: give a number and a unit, like 500MB, 20GB or 512MiB")
+    number, thousands, binary = match.groups()
+    base = 1024.0 if binary else 1000.0
+    return float(number) * float(base ** _THOUSANDS.index(thousands.upper()))

@@ -1,0 +1,399 @@
+"""Plans: prices that are arithmetic, measured on real samples, and the command that builds what was chosen."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joulecache.pipelines import cli, planning
+from joulecache.pipelines.auditing.results import Joules
+from joulecache.pipelines.build import precompute
+from joulecache.pipelines.cli import planning as planning_command
+from joulecache.pipelines.loader import load
+from joulecache.pipelines.manifest import open_manifest
+from joulecache.pipelines.meter.storage import storage_energy
+from joulecache.pipelines.planning import Plan, plan, sampling
+from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, Way, price, variants_for
+from joulecache.pipelines.planning.sampling import StepCost
+from joulecache.pipelines.source import SourceError, open_source
+from joulecache.transforms import parse
+
+CHAIN = "decode|resize(40)|random_crop(32)|flip_lr"
+RAW = Way(2, "arrow", "raw", None)
+JOB = Job(
+    train_records=900,
+    val_records=100,
+    source_bytes=1e7,
+    epochs=10,
+    runs=1,
+    days=2.0,
+    memory_bytes=1e9,
+    disk_bytes_per_s=1e6,
+    idle_w=Joules(3.0, 1.0, 5.0),
+    ends=(0.5, 2.0),
+    pue=1.0,
+)
+ONLINE = EpochCost(Line(0.0, 1.0), Line(0.0, 0.001))
+CHEAP = CacheCost(RAW, False, Line(50.0, 1.0), 0.0, EpochCost(Line(1.0, 0.1), Line(0.0, 0.0001)), 3000.0)
+
+
+# Prices ---------------------------------------------------------------------------------------------------------------
+
+amount = st.floats(0.001, 1e6)
+
+
+@given(st.integers(1, 50), st.integers(51, 5000), amount, amount)
+def test_a_line_goes_through_both_measurements(few: int, many: int, fixed: float, slope: float) -> None:
+    line = Line.through((few, fixed + slope * few), (many, fixed + slope * many))
+    assert line.at(few) == pytest.approx(fixed + slope * few)
+    assert line.at(many) == pytest.approx(fixed + slope * many)
+    assert line.fixed >= 0
+
+
+@given(st.integers(1, 50), st.integers(1, 5000), amount, amount)
+def test_a_line_is_never_negative_and_keeps_the_larger_measurement(few: int, many: int, a: float, b: float) -> None:
+    line = Line.through((few, a), (many, b))
+    assert line.at(many) == pytest.approx(b)
+    assert line.fixed >= 0
+    assert line.per_image > 0
+
+
+@given(
+    st.lists(st.tuples(amount, amount, amount, amount, st.booleans()), min_size=1, max_size=6),
+    amount,
+    st.integers(1, 60),
+    st.integers(1, 5),
+)
+def test_prices_are_what_a_training_adds_up_to(
+    caches: Sequence[tuple[float, float, float, float, bool]], online_j: float, epochs: int, runs: int
+) -> None:
+    costs = [
+        CacheCost(
+            replace(RAW, cut=n + 1),
+            draws,
+            Line(fixed, built),
+            built / 2,
+            EpochCost(Line(fed, 0.0), Line(0.0, 0.0)),
+            stored,
+        )
+        for n, (fixed, built, fed, stored, draws) in enumerate(caches)
+    ]
+    job = replace(JOB, epochs=epochs, runs=runs, memory_bytes=math.inf)
+    choices = price(costs, EpochCost(Line(online_j, 0.0), Line(0.0, 0.0)), job)
+    assert [choice.total_j.value for choice in choices] == sorted(choice.total_j.value for choice in choices)
+    for choice in choices:
+        if choice.way is None:
+            spent = [online_j] * (epochs * runs)
+        else:
+            fixed, built, fed, stored, _ = caches[choice.way.cut - 1]
+            kept_bytes = stored * (900 * choice.variants + 100)
+            spent = [
+                fixed,
+                *([built] * 1000),
+                *([built / 2] * (900 * (choice.variants - 1))),
+                *([fed] * (epochs * runs)),
+            ]
+            spent.append(storage_energy(kept_bytes, 2.0).value_j)
+            assert choice.cache_bytes == pytest.approx(kept_bytes)
+            if fed >= online_j:
+                assert choice.break_even_epochs is None
+            else:
+                built_j = choice.build_j.value
+                assert choice.break_even_epochs is not None
+                assert built_j + choice.break_even_epochs * fed == pytest.approx(choice.break_even_epochs * online_j)
+        assert choice.total_j.value == pytest.approx(sum(spent))
+    assert len(choices) == 1 + sum(len(variants_for(cost.random, epochs)) for cost in costs)
+
+
+@pytest.mark.parametrize(
+    ("draws", "epochs", "variants"),
+    [(False, 30, [1]), (True, 30, [8, 15, 30]), (True, 4, [1, 2, 4]), (True, 1, [1]), (True, 3, [1, 2, 3])],
+)
+def test_no_draw_is_used_more_than_four_times(draws: bool, epochs: int, variants: Sequence[int]) -> None:
+    assert list(variants_for(draws, epochs)) == variants
+
+
+def test_what_memory_does_not_hold_is_waited_for() -> None:
+    hot, cold = (
+        {choice.way: choice for choice in price([CHEAP], ONLINE, replace(JOB, memory_bytes=memory))}[RAW]
+        for memory in (1e9, 1e3)
+    )
+    # 900 images of 3,000 bytes at 1 MB/s, less the 0.09 s that the work takes, at 3 W
+    assert hot.waiting_j.value == 0
+    assert cold.waiting_j.value == pytest.approx((2.7 - 0.09) * 3)
+    assert cold.total_j.value - hot.total_j.value == pytest.approx(10 * cold.waiting_j.value)
+
+
+def test_ends_of_the_coefficients_are_carried_through() -> None:
+    for choice in price([CHEAP], ONLINE, JOB):
+        for energy in (choice.build_j, choice.epoch_j):
+            assert [energy.low, energy.high] == pytest.approx([energy.value / 2, 2 * energy.value])
+        assert choice.total_j.low <= choice.total_j.value <= choice.total_j.high
+
+
+def test_over_few_epochs_nothing_is_cached() -> None:
+    dear = replace(CHEAP, build_j=Line(1e6, 0.0))
+    first, second = price([dear], ONLINE, JOB)
+    assert first.way is None
+    assert second.break_even_epochs == pytest.approx(1e6 / (900 - 91))
+
+
+def test_more_runs_on_one_cache_share_the_build() -> None:
+    once, thrice = (price([CHEAP], ONLINE, replace(JOB, runs=runs))[0] for runs in (1, 3))
+    assert thrice.total_j.value - once.total_j.value == pytest.approx(20 * once.epoch_j.value)
+
+
+# Measured on a sample -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rounds as need be, and short ones."""
+    monkeypatch.setattr(sampling, "_MOST_ROUNDS", 3)
+    monkeypatch.setattr(sampling, "_PASS_S", 0.001)
+    monkeypatch.setattr(sampling, "_WARM_BUILDS", 1)
+    monkeypatch.setattr(sampling, "_DISK_BYTES", 1 << 20)
+
+
+@pytest.fixture(scope="module")
+def made(photo_folder: Path) -> Plan:
+    with pytest.MonkeyPatch.context() as patch:
+        quick.__wrapped__(patch)  # type: ignore[attr-defined]
+        return plan(photo_folder, CHAIN, epochs=8, seconds=1e6, batch_size=8, fresh=["flip_lr"])
+
+
+def test_every_cut_form_and_number_of_variants_is_priced(made: Plan) -> None:
+    forms = {(c.way.cut, c.way.format, c.way.encoding, c.way.quality, c.variants) for c in made.choices if c.way}
+    kinds = {
+        ("arrow", "raw", None),
+        ("tfrecord", "raw", None),
+        ("arrow", "jpeg", 95),
+        ("arrow", "jpeg", 85),
+        ("arrow", "png", None),
+    }
+    assert forms == {(2, *kind, 1) for kind in kinds} | {(3, *kind, k) for kind in kinds for k in (2, 4, 8)}
+    assert made.online is not None
+    assert made.unmeasured == ()
+    assert (made.records, made.sampled) == (30, 30)
+
+
+def test_steps_say_what_they_hand_on(made: Plan, photos: Mapping[str, bytes]) -> None:
+    assert [step.name for step in made.steps] == ["read", "decode", "resize", "random_crop", "flip_lr"]
+    assert [step.fresh for step in made.steps] == [False, False, False, False, True]
+    read, decode, resize, crop, flip = (step.bytes_per_image for step in made.steps)
+    assert read == pytest.approx(sum(map(len, photos.values())) / len(photos))
+    assert decode == pytest.approx(sum((100 + n % 7) * (80 + n % 5) * 3 for n in range(30)) / 30)
+    assert (resize, crop, flip) == (40 * 40 * 3, 32 * 32 * 3, 32 * 32 * 3)
+    assert all(step.cpu_us_per_image >= 0 for step in made.steps)
+
+
+def test_cache_bytes_are_those_of_the_built_cache(made: Plan, photo_folder: Path, tmp_path: Path) -> None:
+    ways = {("raw", 1), ("raw", 4), ("png", 2)}
+    chosen = [c for c in made.choices if c.way and c.way.format == "arrow" and (c.way.encoding, c.variants) in ways]
+    assert len(chosen) == 3
+    for number, choice in enumerate(chosen):
+        built = precompute(
+            photo_folder, tmp_path / str(number), made.chain_of(choice), **made.arguments(choice)
+        ).manifest
+        stored = sum(file.bytes for file in built.files())
+        # a shard's head is the same for few records and for many
+        assert choice.cache_bytes == pytest.approx(stored, rel=0.25), choice
+
+
+def test_the_best_five_are_shown_and_online_is_among_them(made: Plan) -> None:
+    assert len(made.shown) == 5
+    assert made.online in made.shown
+    assert made.shown[0] is made.best
+
+
+def test_the_command_builds_what_was_priced(made: Plan, photo_folder: Path, tmp_path: Path) -> None:
+    choice = next(
+        c for c in made.choices if c.way and c.way.encoding == "jpeg" and c.way.quality == 85 and c.variants == 2
+    )
+    words = shlex.split(made.command(choice, tmp_path / "my cache") or "")
+    assert words[:4] == ["joulecache", "precompute", str(photo_folder), str(tmp_path / "my cache")]
+    options = dict(zip(words[4::2], words[5::2], strict=True))
+    chain = "decode|resize(40)|random_crop(32) || flip_lr"
+    assert options == {"--chain": chain, "--variants": "2", "--encoding": "jpeg", "--quality": "85"}
+
+
+def test_a_plan_is_json(made: Plan) -> None:
+    body = json.loads(json.dumps(made.to_json(), allow_nan=False))
+    assert body["chain"] == "decode|resize(40)|random_crop(32)|flip_lr"
+    assert body["choices"][0]["command"] == made.command(made.best)
+    assert body["why"] == made.why()
+    assert body["method"].startswith(("modelled:", "measured:"))
+
+
+def test_a_budget_leaves_out_what_is_larger(made: Plan) -> None:
+    sizes = sorted(choice.cache_bytes for choice in made.choices)
+    fitting = planning._within(made.choices, sizes[3])
+    assert [choice.cache_bytes <= sizes[3] for choice in made.choices].count(True) == len(fitting) < len(made.choices)
+
+
+def test_a_budget_that_holds_no_cache(photo_folder: Path, quick: None) -> None:
+    with pytest.raises(
+        ValueError, match=r"disk budget of 0\.0 MB holds no cache of this source: the smallest \(.*\) takes 0"
+    ):
+        plan(photo_folder, CHAIN, epochs=8, seconds=1, batch_size=8, disk_budget_bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("fresh", "cuts"),
+    [((), {2, 3, 4}), (("random_crop",), {2}), (("flip_lr",), {2, 3}), (("flip_lr", "random_crop"), {2}), (None, {2})],
+)
+def test_what_stays_fresh_stands_behind_the_cut(fresh: tuple[str, ...] | None, cuts: set[int]) -> None:
+    chain = parse(CHAIN)
+    spent = {"read": 10.0, "decode": 900.0, "resize": 60.0, "random_crop": 20.0, "flip_lr": 10.0}
+    steps = [StepCost(name, name in ("random_crop", "flip_lr"), False, us, 1.0) for name, us in spent.items()]
+    assert {way.cut for way in sampling._ways(chain, sampling._fresh_steps(steps, chain, fresh))} == cuts
+
+
+def test_a_dear_random_op_may_be_cached() -> None:
+    chain = parse("decode|random_resized_crop(32)|flip_lr")
+    for crop_us in (5.0, 500.0):  # cheap, too: without it the images have no one size
+        spent = {"read": 10.0, "decode": 900.0, "random_resized_crop": crop_us, "flip_lr": 1.0}
+        steps = [StepCost(name, name not in ("read", "decode"), False, us, 1.0) for name, us in spent.items()]
+        assert {way.cut for way in sampling._ways(chain, sampling._fresh_steps(steps, chain, None))} == {2}
+
+
+def test_batch_ops_are_measured_and_never_cached(photo_folder: Path) -> None:
+    chain = parse("decode|resize(16)|flip_lr || mixup|to_float")
+    steps = sampling._step_costs(chain, open_source(photo_folder))
+    assert [step.name for step in steps] == ["read", "decode", "resize", "flip_lr", "mixup", "to_float"]
+    assert steps[-1].bytes_per_image == 16 * 16 * 3 * 4
+    assert {way.cut for way in sampling._ways(chain, sampling._fresh_steps(steps, chain, ()))} == {2, 3}
+
+
+def test_broken_images_do_not_stop_a_plan(
+    make_folder: Callable[[Mapping[str, bytes]], Path], photos: Mapping[str, bytes], quick: None
+) -> None:
+    source = make_folder({**photos, "cat/broken.jpg": b"no picture", "dog/cut.jpg": photos["cat/00.jpg"][:300]})
+    assert plan(source, CHAIN, epochs=2, seconds=1, batch_size=8).best is not None
+
+
+def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_folder: Path, quick: None) -> None:
+    made = plan(photo_folder, "decode|resize(40)|gaussian_blur(3)|flip_lr", epochs=3, seconds=1, batch_size=8)
+    assert made.online is None
+    assert "gaussian_blur" in str(made.online_refused)
+    assert "could not be measured" in made.why()
+    assert all(choice.break_even_epochs is None for choice in made.choices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"runs": 0}, "runs must be"),
+        ({"batch_size": True}, "batch_size must be"),
+        ({"seconds": 0}, "seconds must be a number above 0, got 0"),
+        ({"days": math.inf}, "days must be a number above 0"),
+        ({"disk_budget_bytes": -1}, "disk_budget_bytes must be"),
+        (
+            {"fresh": ["resise"]},
+            "fresh op 'resise' is none behind decode in the chain: allowed are resize, random_crop, flip_lr",
+        ),
+        ({"fresh": ["resize"]}, "can be cached: before resize its images have no fixed size"),
+        ({"chain": "decode|flip_lr"}, "vary in size and cannot be batched"),
+        ({"chain": "decode|flip_rl"}, "did you mean flip_lr"),
+    ],
+)
+def test_bad_arguments(photo_folder: Path, arguments: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(photo_folder, **{"chain": CHAIN, "epochs": 5, **arguments})
+
+
+def test_a_source_without_a_usable_image(make_folder: Callable[[Mapping[str, bytes]], Path]) -> None:
+    with pytest.raises(ValueError, match="no record of 2 in the sample runs through"):
+        plan(make_folder({"a/1.jpg": b"no", "b/2.jpg": b"picture"}), CHAIN, epochs=5)
+    with pytest.raises(SourceError):
+        plan("nowhere", CHAIN, epochs=5)
+
+
+def test_the_sample_is_gone_and_the_source_as_it_was(photo_folder: Path, tmp_path: Path, quick: None) -> None:
+    before = {path: path.stat().st_mtime_ns for path in photo_folder.rglob("*")}
+    plan(photo_folder, CHAIN, epochs=5, seconds=1, batch_size=8, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert {path: path.stat().st_mtime_ns for path in photo_folder.rglob("*")} == before
+
+
+# From the command line ------------------------------------------------------------------------------------------------
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run `joulecache plan` in this process; return exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["joulecache", "plan", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def test_a_plan_is_printed_and_applied(run: Run, photo_folder: Path, tmp_path: Path, quick: None) -> None:
+    cache = tmp_path / "cache"
+    fresh = ("--fresh", "random_crop,flip_lr")
+    options = ("--chain", CHAIN, "--epochs", 2000, "--seconds", 1, "--batch-size", 8, *fresh, "--apply", cache)
+    code, out, _ = run(photo_folder, *options)
+    assert code == 0
+    text = " ".join(out.split())
+    chain = str(open_manifest(cache).parsed_chain())
+    assert f"joulecache precompute {photo_folder} {cache} --chain '{chain}'" in text
+    assert "nothing:" in text
+    assert "2,000" in text
+    assert next(iter(load(cache, "train", 8)))[0].shape[1:] == (32, 32, 3)
+
+
+def test_where_nothing_pays_nothing_is_built(run: Run, photo_folder: Path, tmp_path: Path, quick: None) -> None:
+    cache = tmp_path / "cache"
+    options = ("--chain", CHAIN, "--epochs", 1, "--seconds", 1, "--batch-size", 8, "--apply", cache, "--json")
+    code, out, _ = run(photo_folder, *options)
+    body = json.loads(out)
+    assert (code, body["applied"], body["command"]) == (0, None, None)
+    assert body["choices"][0]["way"] is None
+    assert "No cache pays" in body["why"]
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "Invalid value for '--epochs'"),
+        (["--epochs", "3", "--disk-budget", "much"], "--disk-budget is 'much': give a number and a unit"),
+        (["--epochs", "3", "--disk-budget", "1B", "--seconds", "1"], "holds no cache of this source"),
+        (["--epochs", "3", "--fresh", "resise"], "fresh op 'resise' is none behind decode"),
+        (["--epochs", "3", "--apply", "."], "--apply is '.', which is not empty"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    run: Run, photo_folder: Path, quick: None, options: Sequence[str], message: str
+) -> None:
+    code, out, err = run(photo_folder, "--chain", CHAIN, *options)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20GB", 20e9), ("1.5 TB", 1.5e12), ("512MiB", 512 * 1024**2), ("300", 300.0), ("7kb", 7000.0), ("2K", 2000.0)],
+)
+def test_sizes(text: str, size: float) -> None:
+    assert planning_command._bytes(text) == size
