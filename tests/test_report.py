@@ -462,7 +462,7 @@ def with_head(page: Page, *heads: str) -> Iterator[list[dict[str, str]]]:
 def test_html_and_markdown_have_the_same_tables(report: ReportFiles) -> None:
     tables = render_html(report).tables
     assert tables == render_markdown(report.markdown.read_text("utf-8")).tables
-    assert len(tables) == 2 * 4 + 1 + 7
+    assert len(tables) == 2 * 5 + 1 + 7
 
 
 def test_html_and_markdown_say_the_same(report: ReportFiles) -> None:

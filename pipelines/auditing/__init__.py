@@ -51,16 +51,17 @@ def audit(
 
     Where ops before the cut draw at random, the cache holds the first of `variants` draws of them (default: 1). It, all others given and
     fresh draws are trained on, with one seed in each of at least 3 blocks, where `train` is among the workloads and a training has
-    more epochs than the cache has variants: what that does to accuracy is in the audit's `reuse`.
+    more epochs than the cache has variants: what that does to accuracy is in the audit's `reuse`. Where the input or the training of a
+    chain is measured, `stages` says which steps of the naive arm take its joules.
 
     Own pipelines are `datasets`: functions by name, each called once, that take nothing and return a batched `tf.data.Dataset` of
     (images [B, H, W, C], integer labels [B]); for the workload `input` alone, of any elements whose first tensor has the batch
     first. The first one is the reference. An epoch is `steps` batches, by default all. Workloads are `input` and `train`; what goes
     with a chain is refused.
 
-    `pairs` is the number of blocks (default: 20 for the input, 5 for training and fine-tuning, 10 for inference), `train_epochs` the
-    epochs of one training run. Every run is kept in ``runs.jsonl`` and every model file in ``models/`` of the folder `out`. An audit
-    that was stopped goes on when it is called again with the same arguments.
+    `pairs` is the number of blocks (default: 20 for the input, 5 for training and fine-tuning, 10 for inference and for stages, which
+    have at least 5), `train_epochs` the epochs of one training run. Every run is kept in ``runs.jsonl`` and every model file in
+    ``models/`` of the folder `out`. An audit that was stopped goes on when it is called again with the same arguments.
 
     Raises ValueError for arguments and for a folder `out` that holds other things, ArmError for an arm that cannot run, and what
     `precompute` raises.
