@@ -178,6 +178,7 @@ def measured(photos: Path, folder: Path, variants: Sequence[int], epochs: int) -
     return measure_variants(bench, training, build, variants, 10, 8, 1)
 
 
+@pytest.mark.slow
 def test_one_that_was_stopped_goes_on_with_the_same_epochs(photos: Path, tmp_path: Path) -> None:
     run, count = Training.run, 0
 
@@ -213,6 +214,7 @@ def test_a_curve_has_a_point_for_each_number_of_variants(photos: Path, tmp_path:
     assert (reuse.variants, reuse.horizon_reuse, reuse.train_reuse) == (2, 5, 1.5)
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_said(photos: Path, tmp_path: Path) -> None:
     result = small_audit(photos, tmp_path / "out", workloads=("input",))
     assert result.reuse is not None

@@ -246,7 +246,7 @@ def counted(active_j: float, gpu_j: float = 0.0) -> dict[str, Any]:
     [(0.5, "saves"), (1.5, "costs"), (1.0, "no difference shown")],
     ids=["half", "half as much again", "the same"],
 )
-@pytest.mark.parametrize("gpu_j", [0.0, 40.0], ids=["", "with a GPU"])
+@pytest.mark.parametrize("gpu_j", [0.0, pytest.param(40.0, marks=pytest.mark.slow)], ids=["", "with a GPU"])
 def test_the_verdict_on_recorded_joules(
     photos: Path,
     recorded: tuple[Audit, Path, list[dict[str, Any]]],
@@ -293,6 +293,7 @@ def turned_photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_photos_turned_by_exif_are_the_same_in_every_arm(turned_photos: Path, tmp_path: Path) -> None:
     chain = "decode(shorter=80)|resize_shorter(80)|random_crop((60, 40)) || flip_lr"
     result = audit(turned_photos, chain, tmp_path / "out", workloads=("input",), pairs=1, batch_size=24)
@@ -468,6 +469,7 @@ def test_online_arms_prefetch_only_where_an_expert_would(photos: Path, tmp_path:
     assert all(isinstance(arm.dataset, tf.data.Dataset) for arm in arms.values())
 
 
+@pytest.mark.slow
 def test_a_cache_that_does_not_fit_memory_is_left_out_with_the_reason(photos: Path, tmp_path: Path) -> None:
     precompute(photos, tmp_path / "cache", "decode || random_crop(32)", encoding="png")
     files = list_files(photos, tmp_path / "cache", 1)

@@ -192,7 +192,7 @@ def test_labels_in_a_file_name_the_classes(run: Run, photos: Path, tmp_path: Pat
         "--val-fraction",
         0,
     )
-    assert (code, err) == (0, "")
+    assert code == 0, err  # which may have lines of progress, on a busy machine
     manifest = open_manifest(tmp_path / "cache")
     assert manifest.class_names == ("even", "odd")
     assert manifest.splits["train"].class_counts == (20, 20)

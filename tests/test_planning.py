@@ -25,8 +25,9 @@ from joulecache.pipelines.meter.storage import storage_energy
 from joulecache.pipelines.planning import Plan, plan, sampling
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, Way, price, variants_for
 from joulecache.pipelines.planning.sampling import StepCost
-from joulecache.pipelines.source import SourceError, open_source
-from joulecache.transforms import parse
+from joulecache.pipelines.source import Source, SourceError, open_source
+from joulecache.pipelines.source.synthetic import SyntheticPhoto
+from joulecache.transforms import Chain, parse
 
 CHAIN = "decode|resize(40)|random_crop(32)|flip_lr"
 RAW = Way(2, "arrow", "raw", None)
@@ -288,6 +289,36 @@ def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_fold
     assert "gaussian_blur" in str(made.online_refused)
     assert "could not be measured" in made.why()
     assert all(choice.break_even_epochs is None for choice in made.choices)
+
+
+def test_drawing_a_photo_is_no_reading(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    original = sampling._step_costs
+
+    def look(chain: Chain, source: Source) -> Sequence[StepCost]:
+        drawn.append(sum(isinstance(unit, SyntheticPhoto) for unit in source.units))
+        return original(chain, source)
+
+    monkeypatch.setattr(sampling, "_step_costs", look)
+    made = plan("synthetic:40", "decode|resize(8)|flip_lr", epochs=2, seconds=1, batch_size=8)
+    assert drawn == [0]
+    assert made.records == 40
+
+
+@pytest.mark.parametrize(
+    ("cpu_us", "stored_bytes", "images"),
+    [
+        (1000.0, 12_000, 6000),  # 6 s of CPU time
+        (100.0, 12_000, 11_185),  # 128 MiB
+        (1000.0, 1_000_000, 1500),  # 1.5 s
+        (1e6, 1e7, 64),
+    ],
+)
+def test_a_sample_is_larger_than_caches_and_smaller_than_the_time(
+    cpu_us: float, stored_bytes: float, images: int
+) -> None:
+    steps = [StepCost(name, False, False, cpu_us / 4, stored_bytes) for name in ("read", "decode", "resize", "flip_lr")]
+    assert sampling._sample_size(steps, [RAW]) == images
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_an_audit_that_was_stopped_goes_on(photos: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in out.iterdir()) == ["runs.jsonl"]  # and not its cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [
@@ -159,6 +160,7 @@ def test_an_audit_of_something_else_begins_anew(photos: Path, tmp_path: Path, ch
     assert len(logged(out)) == 2 * 3
 
 
+@pytest.mark.slow
 def test_a_source_that_changed_meanwhile_begins_anew(tmp_path: Path) -> None:
     source, out = tmp_path / "photos", tmp_path / "audit"
     source.mkdir()
@@ -172,6 +174,7 @@ def test_a_source_that_changed_meanwhile_begins_anew(tmp_path: Path) -> None:
     assert {run["attempt"] for run in logged(out)} == {1}
 
 
+@pytest.mark.slow
 def test_the_order_of_a_block_does_not_depend_on_what_ran_before(photos: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 8}
     audit(photos, CHAIN, tmp_path / "two", pairs=2, **settings)

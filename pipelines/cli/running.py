@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -25,28 +25,38 @@ def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = N
     where its output goes instead of our own. Raises OSError for a command that cannot be started.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with meter.window(Path(command[0]).name) as window:
-        child: list[subprocess.Popen[bytes]] = []
-        with _signals(child):
-            child.append(subprocess.Popen(command, stdout=stdout))
-            code = child[0].wait()
+    with meter.window(Path(command[0]).name) as window, _signals() as started:
+        code = started(subprocess.Popen(command, stdout=stdout)).wait()
     return code if code >= 0 else 128 - code, window.energy
 
 
 @contextmanager
-def _signals(child: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Leave Ctrl-C to the child, and pass on what asks to end."""
+def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]]:
+    """Leave Ctrl-C to the child, and pass on what asks to end; yield what to call with the child.
+
+    What came before that, while it was being started, is passed on then.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
-        for process in child:
+        if not children:
+            early.append(number)
+        for process in children:
             with suppress(ProcessLookupError):
                 process.send_signal(number)
+
+    def started(child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        children.append(child)
+        for number in early:
+            pass_on(number, None)
+        return child
 
     # functions, not SIG_IGN: a command inherits what is ignored, and handlers are reset for it
     handlers = {signal.SIGINT: lambda number, frame: None, **dict.fromkeys(_PASSED_ON, pass_on)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield
+        yield started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -49,8 +49,11 @@ _WARM_BUILDS = 3  # of few records, after the first: their median counts
 _FEW = 16  # records of the build and the epochs that show what does not grow with the images
 _LOOKED_AT = 32  # records on which the ops are timed, and
 _LOOKS = 3  # how often
-_SAMPLE_CPU_S = 1.5  # of reading and all ops: what the sample is sized by
-_FEWEST, _MOST = 64, 16_384  # records in the sample
+# The sample: what takes some seconds of reading and all ops, up to what no processor's cache holds once it is stored raw. Where it fits
+# one, an epoch comes out a fifth too cheap.
+_LEAST_CPU_S, _MOST_CPU_S = 1.5, 6.0
+_SAMPLE_BYTES = 128 << 20
+_FEWEST = 64  # records
 _PNG_SHARE = 4  # of the sample is enough where each image is that dear
 _CHEAP_SHARE = 0.1  # of the CPU time of all ops: a random op below it is rather done anew in each epoch
 _BUILDS_SHARE = 0.6  # of the time, for building; the rest for epochs
@@ -176,7 +179,10 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
         raise ValueError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or crop")
     listed = request.listed(None)
     tell("looking at the ops", 0, 1)
-    steps = _step_costs(chain, request.listed(min(_LOOKED_AT, listed.records)))
+    looked = request.listed(min(_LOOKED_AT, listed.records))
+    if _is_drawn(request):  # to draw a photo is no reading
+        looked = open_source(as_folder(looked, folder, tell))
+    steps = _step_costs(chain, looked)
     steps = _fresh_steps(steps, chain, request.fresh)
     ways = list(_ways(chain, steps))
     if not ways:
@@ -185,8 +191,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
             f"nothing of {str(chain)!r} can be cached: before {stay or 'its batch ops'} its images have no fixed size; put a resize "
             "or crop before, or name other ops as fresh"
         )
-    per_image_s = sum(step.cpu_us_per_image for step in steps) / 1e6
-    images = min(listed.records, max(_FEWEST, min(_MOST, round(_SAMPLE_CPU_S / per_image_s))))
+    images = min(listed.records, _sample_size(steps, ways))
     files, read = _sample_files(request, request.listed(images), folder, tell)
     builder = _Builder(request, read, folder, meter)
     few = min(_FEW, images)
@@ -351,6 +356,14 @@ def _fresh_steps(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] |
     )
 
 
+def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way]) -> int:
+    """Return how many records are enough for figures that hold for many, and few enough for the time."""
+    per_image_s = sum(step.cpu_us_per_image for step in steps) / 1e6
+    stored_bytes = min(steps[way.cut].bytes_per_image for way in ways)
+    wanted = _SAMPLE_BYTES / stored_bytes
+    return max(_FEWEST, round(min(max(wanted, _LEAST_CPU_S / per_image_s), _MOST_CPU_S / per_image_s)))
+
+
 # The ways to cache ----------------------------------------------------------------------------------------------------
 
 
@@ -371,7 +384,11 @@ def _draws(chain: Chain, way: Way) -> bool:
 def _sample_files(request: Request, listed: Source, folder: Path, tell: Tell) -> tuple[Path, str | Path]:
     """Return the folder that holds the sample as files, and what its builds read: the source as it is, but for photos to be drawn."""
     files = as_folder(listed, folder, tell)
-    return files, files if request.source.startswith(SYNTHETIC) else request.source
+    return files, files if _is_drawn(request) else request.source
+
+
+def _is_drawn(request: Request) -> bool:
+    return request.source.startswith(SYNTHETIC)
 
 
 def _build_line(cold: _Built, warm: _Built, built: _Built) -> Line:
