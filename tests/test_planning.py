@@ -308,8 +308,8 @@ def test_drawing_a_photo_is_no_reading(quick: None, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("cpu_us", "stored_bytes", "images"),
     [
-        (1000.0, 12_000, 6000),  # 6 s of CPU time
-        (100.0, 12_000, 11_185),  # 128 MiB
+        (1000.0, 12_000, 6000),  # 6 s of CPU time, below 128 MiB
+        (200.0, 12_000, 11_185),  # 128 MiB
         (1000.0, 1_000_000, 1500),  # 1.5 s
         (1e6, 1e7, 64),
     ],
