@@ -72,7 +72,8 @@ def refused(ops: Sequence[Op]) -> str | None:
     return None
 
 
-@tf.autograph.experimental.do_not_convert  # it cannot convert `match`, and would say so in the log
+# AutoGraph cannot convert `match`, and would say so in the log
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor, orientation: Tensor | None = None) -> Tensor:
     """Run the ops on one image: encoded bytes (scalar string) or ``[H, W, C]`` uint8; returns ``[H, W, C]``, float32 behind to_float.
 
@@ -118,7 +119,8 @@ def _apply_one(op: Op, image: Tensor, drawn: Tensor, orientation: Tensor | None)
             return apply_batch([op], image[None], drawn[None])[0]
 
 
-@tf.autograph.experimental.do_not_convert  # it cannot convert `match`, and would say so in the log
+# AutoGraph cannot convert `match`, and would say so in the log
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
     """Run `BATCHED` ops on images of one size, ``[B, H, W, C]`` uint8, with their parameters, int32 ``[B, P]``.
 
