@@ -631,7 +631,7 @@ def check(name, dtype, count, seen):
         assert rows == count
 
 for dtype, count in (("uint8", 4096), ("bfloat16", 2048)):
-    check("small" + dtype, dtype, 128, [])  # what TensorFlow needs once
+    check("small" + dtype, dtype, 512, [])  # what TensorFlow needs once: its buffers full, and its threads' heaps
     seen = [anonymous()]
     check(dtype, dtype, count, seen)
     print(max(seen) - seen[0])
@@ -646,7 +646,7 @@ def test_elements_stay_in_the_files(tmp_path: Path) -> None:
     assert said.returncode == 0, said.stderr
     grown_mb = [int(line) for line in said.stdout.split()]
     assert len(grown_mb) == 2
-    assert max(grown_mb) < 128  # half of it: 50 to 70 MB are batches, and what the allocator keeps
+    assert max(grown_mb) < 64
 
 
 @pytest.mark.skipif(
