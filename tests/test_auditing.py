@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ import tensorflow as tf
 from PIL import Image
 
 from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
-from joulecache.pipelines.auditing.arms import Files, batched_from, list_files, make_arms, refused_arms
+from joulecache.pipelines.auditing.arms import Arm, Files, batched_from, list_files, make_arms, refused_arms
+from joulecache.pipelines.auditing.workloads import InputOnly
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.meter import Component, Energy, Meter
 from joulecache.pipelines.meter.replay import ReplayMeter
@@ -476,3 +478,14 @@ def test_a_cache_that_does_not_fit_memory_is_left_out_with_the_reason(photos: Pa
     assert refused_arms(ARMS, files, tmp_path / "cache") == {}
     large = replace(files, sizes=files.sizes * 10_000)
     assert "GB in RAM" in refused_arms(ARMS, large, tmp_path / "cache")["tf_cache"]
+
+
+def test_iterators_are_let_go_of_outside_of_what_is_measured() -> None:
+    numbers = tf.data.Dataset.range(8).batch(4)
+    work = InputOnly(epochs=2)
+    assert work.run(Arm("numbers", 8, numbers, lambda epoch: None), 0) == 16
+    alive = [weakref.ref(iterator) for iterator in work.ended]
+    assert len(alive) == 2
+    assert all(iterator() is not None for iterator in alive)  # the window of a run ends before they do
+    work.prepare(0)
+    assert all(iterator() is None for iterator in alive)

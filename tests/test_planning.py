@@ -232,7 +232,7 @@ def test_a_plan_is_json(made: Plan) -> None:
     body = json.loads(json.dumps(made.to_json(), allow_nan=False))
     assert body["chain"] == "decode|resize(40)|random_crop(32)|flip_lr"
     assert body["choices"][0]["command"] == made.command(made.best)
-    assert body["why"] == made.why()
+    assert body["why"] == planning.why_best(made)
     assert body["method"].startswith(("modelled:", "measured:"))
 
 
@@ -287,7 +287,7 @@ def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_fold
     made = plan(photo_folder, "decode|resize(40)|gaussian_blur(3)|flip_lr", epochs=3, seconds=1, batch_size=8)
     assert made.online is None
     assert "gaussian_blur" in str(made.online_refused)
-    assert "could not be measured" in made.why()
+    assert "could not be measured" in planning.why_best(made)
     assert all(choice.break_even_epochs is None for choice in made.choices)
 
 
@@ -401,6 +401,27 @@ def test_where_nothing_pays_nothing_is_built(run: Run, photo_folder: Path, tmp_p
     assert body["choices"][0]["way"] is None
     assert "No cache pays" in body["why"]
     assert not cache.exists()
+
+
+def test_the_command_names_the_module_of_own_ops(
+    run: Run, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    (tmp_path / "my_planned_ops.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from joulecache.transforms import Op\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Turned(Op):\n"
+        "    def pixels(self, image, draw):\n"
+        "        return image[::-1]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ("--ops", "my_planned_ops", "--epochs", 3, "--seconds", 1, "--batch-size", 8, "--json")
+    code, out, err = run(photo_folder, "--chain", "decode|resize(40)|turned|flip_lr", *options)
+    assert code == 0, err
+    body = json.loads(out)
+    assert body["command"].endswith("--ops my_planned_ops")
+    assert "turned" in body["online_refused"]
 
 
 @pytest.mark.parametrize(

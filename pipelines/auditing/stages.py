@@ -37,7 +37,7 @@ class _Copied(InputOnly):
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Iterate over the epochs."""
-        return consume(arm, first_epoch, self.epochs, self._copy)
+        return consume(arm, first_epoch, self.epochs, self._copy, self.ended)
 
     def _copy(self, images: Any) -> None:
         with tf.device(self.device):

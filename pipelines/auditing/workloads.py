@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,13 +64,15 @@ class InputOnly:
     name: str = "input"
     blocks: int = 20
     epochs: int = 1
+    ended: list[Any] = field(default_factory=list, init=False, repr=False)
 
     def prepare(self, seed: int) -> None:
-        """Nothing to make ready."""
+        """Let go of the iterators of the run before."""
+        self.ended.clear()
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Iterate over the epochs."""
-        return consume(arm, first_epoch, self.epochs, lambda images: None)
+        return consume(arm, first_epoch, self.epochs, lambda images: None, self.ended)
 
     def accuracy(self) -> None:
         """Nothing is learned."""
@@ -94,9 +96,7 @@ class Training:
         self.name, self.network, self.epochs = name, network, epochs
         self._start, self._val_data = start, val_data
         self._waits = InputWaits()
-        self._timed: dict[
-            Any, Any
-        ] = {}  # datasets: to make one traces graphs, which no run is charged with but the first
+        self._timed: dict[Any, Any] = {}  # to make one traces graphs: no run is charged with it but the first
 
     def prepare(self, seed: int) -> None:
         """Set the weights of the seed and forget the optimizer's moments."""
@@ -158,13 +158,15 @@ class Infer:
     def __init__(self, model: Path) -> None:
         """Open the model file."""
         self._model = TfliteModel(model)
+        self._ended: list[Any] = []
 
     def prepare(self, seed: int) -> None:
-        """Nothing to make ready."""
+        """Let go of the iterators of the run before."""
+        self._ended.clear()
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Predict every batch."""
-        return consume(arm, first_epoch, self.epochs, lambda images: self._model.predict(images.numpy()))
+        return consume(arm, first_epoch, self.epochs, lambda images: self._model.predict(images.numpy()), self._ended)
 
     def accuracy(self) -> None:
         """Measured once for each model file, not for each run."""
@@ -178,12 +180,18 @@ def training_device() -> str:
     return "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
 
 
-def consume(arm: Arm, first_epoch: int, epochs: int, eat: Callable[[Any], object]) -> int:
-    """Hand the images of each batch of the epochs to `eat`; return how many there were."""
+def consume(arm: Arm, first_epoch: int, epochs: int, eat: Callable[[Any], object], ended: list[Any]) -> int:
+    """Hand the images of each batch of the epochs to `eat`; return how many there were.
+
+    The iterators are put into `ended`, for the caller to let go of when nothing is measured: TensorFlow's destructor may wait for the
+    thread that tunes the pipeline, which sleeps for twice as long each time, so that a run would last up to twice as long as it did.
+    """
     count = 0
     for epoch in range(first_epoch, first_epoch + epochs):
         arm.start_epoch(epoch)
-        for batch in arm.dataset:
+        iterator = iter(arm.dataset)
+        ended.append(iterator)
+        for batch in iterator:
             images = tf.nest.flatten(batch)[0]
             eat(images)
             count += images.shape[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -89,6 +90,8 @@ def plan(
             folder=None if apply is None else next(folder for folder in apply.absolute().parents if folder.exists()),
             progress=tell,
         )
+    if ops is not None:  # the command that is printed needs them too
+        found = replace(found, options=(*found.options, "--ops", ops))
     built = None
     if apply is not None and found.best.way is not None:
         from joulecache.pipelines.build import precompute

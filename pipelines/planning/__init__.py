@@ -17,11 +17,10 @@ from joulecache.pipelines.planning.pricing import Choice, Job, price
 from joulecache.pipelines.planning.sampling import Request, StepCost, Tell, measure
 from joulecache.transforms.chain import Chain, parse
 
-__all__ = ["Choice", "Plan", "StepCost", "plan"]
+__all__ = ["Choice", "Plan", "StepCost", "plan", "why_best"]
 
 _BEST = 5
 _MEMORY_SHARE = 0.5  # of the memory, for files that are read again and again: the rest is the training's
-_DEFAULT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Plan:
     """What was measured on a sample, and every way to feed the training with its price, the cheapest first.
 
     `choices` are those that fit the disk budget; the first is the best. Energies are active joules with the ends of their coefficients,
-    obtained by `method`, and predicted from `sampled` of the `records`. `online_refused` says why feeding online was not measured;
-    `unmeasured` are ways for which the time did not suffice, `too_large` counts those above the budget.
+    obtained by `method`, and predicted from `sampled` of the `records` in `duration_s`. `online_refused` says why feeding online was
+    not measured; `unmeasured` are ways for which the time did not suffice, `too_large` counts those above the budget.
     """
 
     source: str
@@ -41,6 +40,7 @@ class Plan:
     disk_budget_bytes: float | None
     records: int
     sampled: int
+    duration_s: float
     steps: tuple[StepCost, ...]
     choices: tuple[Choice, ...]
     too_large: int
@@ -92,17 +92,13 @@ class Plan:
         }
         return {name: value for name, (value, default) in given.items() if value != default}
 
-    def why(self) -> str:
-        """Say why the best choice is the best."""
-        return _why(self)
-
     def to_json(self) -> dict[str, Any]:
         """Return a dict of JSON values; a break-even that is never is null."""
         body = dataclasses.asdict(self)
         body["chain"] = str(self.chain)
         for row, choice in zip(body["choices"], self.choices, strict=True):
             row |= {"chain": str(self.chain_of(choice)), "command": self.command(choice)}
-        return body | {"why": self.why(), "command": self.command(self.best)}
+        return body | {"why": why_best(self), "command": self.command(self.best)}
 
 
 def plan(
@@ -113,7 +109,7 @@ def plan(
     runs: int = 1,
     disk_budget_bytes: float | None = None,
     fresh: Sequence[str] | None = None,
-    seconds: float = _DEFAULT_SECONDS,
+    seconds: float = 60.0,
     days: float = 1.0,
     batch_size: int = 64,
     limit: int | None = None,
@@ -181,6 +177,7 @@ def plan(
         disk_budget_bytes=disk_budget_bytes,
         records=sample.records,
         sampled=sample.images,
+        duration_s=sample.duration_s,
         steps=sample.steps,
         choices=fitting,
         too_large=len(choices) - len(fitting),
@@ -206,7 +203,8 @@ def _within(choices: Sequence[Choice], budget_bytes: float | None) -> tuple[Choi
     return fitting
 
 
-def _why(plan: Plan) -> str:
+def why_best(plan: Plan) -> str:
+    """Say why the best choice is the best, or that nothing is worth caching."""
     best, online = plan.best, plan.online
     epochs = plan.epochs * plan.runs
     if online is None:

@@ -83,6 +83,7 @@ class Sample:
 
     `online` is None where `refused` says why the chain cannot run in TensorFlow; `unmeasured` are ways for which the time did not
     suffice. `ends`: the lowest and highest active joules over the central ones. `train_share`: of the records, those that are trained on.
+    `duration_s` is how long it took to measure all this.
     """
 
     images: int
@@ -98,7 +99,7 @@ class Sample:
     idle_w: Joules
     ends: tuple[float, float]
     method: str
-    rounds: int
+    duration_s: float
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,12 @@ class _Built:
 
     @property
     def records(self) -> int:
+        """How many records it holds."""
         return sum(split.records for split in self.manifest.splits.values())
 
     @property
     def train_records(self) -> int:
+        """How many of them are trained on."""
         return self.manifest.splits[SPLITS[0]].records
 
 
@@ -228,7 +231,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
     tell("reading from the disk", 0, 1)
     disk_bytes_per_s = _disk_speed(folder)
     epochs = _Epochs(meter, arms, request.seed)
-    rounds = epochs.measure(started + request.seconds, tell)
+    epochs.measure(started + request.seconds, tell)
 
     def cost(few_name: str, name: str) -> EpochCost:
         (few_j, few_s), (many_j, many_s) = epochs.of(few_name), epochs.of(name)
@@ -261,7 +264,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
         idle_w=Joules(*(max(0.0, energy) / whole.duration_s for energy in idle_j)),
         ends=(whole.active_low_j / whole.active_j, whole.active_high_j / whole.active_j),
         method=whole.active.method,
-        rounds=rounds,
+        duration_s=time.monotonic() - started,
     )
 
 
@@ -410,8 +413,8 @@ class _Epochs:
     seed: int
     energies: dict[str, list[Energy]] = field(init=False)
 
-    def measure(self, until: float, tell: Tell) -> int:
-        """Measure until that moment, yet some rounds at least; return their number."""
+    def measure(self, until: float, tell: Tell) -> None:
+        """Measure until that moment, yet some rounds at least."""
         self.energies = {name: [] for name in self.arms}
         epochs = {}
         for number, (name, arm) in enumerate(self.arms.items()):
@@ -424,20 +427,22 @@ class _Epochs:
             for name in random.Random(f"{self.seed} {rounds}").sample(list(self.arms), len(self.arms)):
                 self.energies[name].append(self._pass(self.arms[name], epochs[name]))
             rounds += 1
-        return rounds
 
     def _pass(self, arm: Arm, epochs: int) -> Energy:
-        work = InputOnly(epochs=epochs)
+        """Return the mean energy of an epoch: each has a window, as in an audit."""
+        return functools.reduce(operator.add, (self._epoch(arm) for _ in range(epochs))) / epochs
+
+    def _epoch(self, arm: Arm) -> Energy:
+        work = InputOnly()
         with self.meter.window("sample") as window:
             work.run(arm, 0)
-        return window.energy / epochs
+        return window.energy
 
     def of(self, name: str) -> tuple[float, float]:
         """Return the active joules and the seconds of an epoch: medians of the rounds."""
         energies = self.energies[name]
-        return statistics.median(one.active_j for one in energies), statistics.median(
-            one.duration_s for one in energies
-        )
+        joules, seconds = [one.active_j for one in energies], [one.duration_s for one in energies]
+        return statistics.median(joules), statistics.median(seconds)
 
     def whole(self) -> Energy:
         """Return the energy of all passes, an epoch each."""
@@ -447,7 +452,7 @@ class _Epochs:
 def _cached_arm(built: _Built, request: Request) -> Arm:
     own = {op_name(type(op)): type(op) for op in request.chain.ops if type(op) not in OPS.values()}
     dataset = load(built.folder, SPLITS[0], request.batch_size, ops=own)
-    return Arm("optimized", built.manifest.splits[SPLITS[0]].records, dataset, lambda epoch: None)
+    return Arm("optimized", built.train_records, dataset, lambda epoch: None)
 
 
 def _disk_speed(folder: Path) -> float:

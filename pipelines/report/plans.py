@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from joulecache.pipelines.planning import Choice, Plan
+from joulecache.pipelines.planning import Choice, Plan, why_best
 from joulecache.pipelines.report import figures
 from joulecache.transforms.chain import op_text
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_plan(plan: Plan, cache: str | os.PathLike[str], console: Console) -> None:
     """Print a plan: what the steps cost, the best ways, why the best wins, and the command that builds it in `cache`."""
-    sampled = f"{plan.sampled:,} of {plan.records:,} records sampled"
+    sampled = f"{plan.sampled:,} of {plan.records:,} records sampled, in {figures.seconds(plan.duration_s)}"
     console.print(_step_table(plan, sampled))
     console.print(_choice_table(plan))
     for line in _remarks(plan):
@@ -71,7 +71,7 @@ def _after(choice: Choice) -> str:
 
 
 def _remarks(plan: Plan) -> list[str]:
-    said = [plan.why()]
+    said = [why_best(plan)]
     if plan.best.way is not None and plan.best.way.encoding == "jpeg":
         said.append("JPEG is lossy: its pixels are not those of an online epoch.")
     if plan.best.reuse is not None and plan.best.reuse > 1:
@@ -84,9 +84,8 @@ def _remarks(plan: Plan) -> list[str]:
     if plan.unmeasured:
         said.append(f"{len(plan.unmeasured)} more ways were not measured, for want of time: give more --seconds.")
     speed = figures.data_size(plan.disk_bytes_per_s)
-    said.append(
-        f"In the sums: storage for {plan.days:g} days, and files that memory does not hold are read at {speed}/s."
-    )
+    days = "1 day" if plan.days == 1 else f"{plan.days:g} days"
+    said.append(f"In the sums: storage for {days}, and files that memory does not hold are read at {speed}/s.")
     return said
 
 
