@@ -39,7 +39,7 @@ from joulecache.pipelines.build.recipe import (
     Recipe,
     require_whole,
 )
-from joulecache.pipelines.build.shard import UNITS, WORK, ShardResult, ShardSpec, build_shard, read_result
+from joulecache.pipelines.build.shard import UNITS, WORK, ShardResult, ShardSpec, build_shard, read_result, this_process
 from joulecache.pipelines.manifest import (
     CacheError,
     Manifest,
@@ -65,7 +65,8 @@ class Built:
     """The outcome of `precompute`: the manifest, and whether the cache was found up to date.
 
     `resumed_shards` were left finished by a build that was stopped. `transformed` images were computed in this one, `copied` ones were
-    taken from the cache that was there, into shards that changed; those of other shards were left where they are.
+    taken from the cache that was there, into shards that changed; those of other shards were left where they are. `workers` are the
+    processes that built shards, each as host:process.
     """
 
     manifest: Manifest
@@ -73,18 +74,22 @@ class Built:
     resumed_shards: int = 0
     transformed: int = 0
     copied: int = 0
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """How far a build is, by the shards that it has finished; `resumed_records` of the `done` were there when it began."""
+    """How far a build is, by the shards that it has finished; `resumed_records` of the `done` were there when it began.
+
+    `energy_j` is None where other processes build than the one that has the meter.
+    """
 
     done: int
     records: int
     resumed_records: int
     rejects: int
     written_bytes: int
-    energy_j: float
+    energy_j: float | None
     duration_s: float
 
     @property
@@ -131,8 +136,9 @@ def precompute(
     ``--runner=FlinkRunner``. `replace` swaps a cache of another recipe.
 
     Raises ValueError for arguments, SourceError, CacheError for a folder that must not be written, BuildError when too many
-    records are rejected or the disk fails. A failed build leaves the previous cache as it was. One that was killed, stopped or had
-    too many rejects goes on, called again, with the shards that are missing.
+    records are rejected or the disk fails, EngineError, one of them, when the Beam runner does. A failed build leaves the previous
+    cache as it was. One that was killed or stopped, lost its runner or had too many rejects goes on, called again, with the shards that
+    are missing. The energy of a build is unknown (None) where other processes than this one made shards.
     """
     recipe = _recipe(chain, val_chain, variants, format, encoding, quality, val_fraction, seed)
     if workers is not None:
@@ -205,7 +211,9 @@ def precompute(
                 spent = log.close()
             if update and update.manifest.energy:  # what the cache has cost so far
                 spent += Energy.from_json(update.manifest.energy["energy"])
-            energy = {"energy": spent.to_json(), "passport": meter.passport()}
+            # What other processes spent nobody has measured: a part of it would be taken for the whole.
+            known = all(result.metered for result in results) and not (update and not update.manifest.energy)
+            energy = {"energy": spent.to_json(), "passport": meter.passport()} if known else None
             manifest = commit.make_manifest(recipe, listed, shards, results, index, rejected, energy, index_parts)
             write_manifest(folder, manifest)
             delete_unlisted(folder)
@@ -217,6 +225,7 @@ def precompute(
         len(resumed),
         sum(result.transformed for result in built),
         sum(result.copied for result in built),
+        tuple(sorted({result.worker for result in built})),
     )
 
 
@@ -248,7 +257,7 @@ def _specs(source: Source, folder: Path, shards: int, recipe: Recipe, workers: i
     where = str(folder.absolute())
     classes = len(source.class_names)
     return [
-        ShardSpec(where, shard, shards, take(source.units, rows), classes, recipe, workers)
+        ShardSpec(where, shard, shards, take(source.units, rows), classes, recipe, workers, launcher=this_process())
         for shard, rows in enumerate(ranges)
     ]
 
@@ -266,7 +275,7 @@ def _watched(
         fresh = [int(path.stem) for path in work.glob("*.json") if int(path.stem) not in results]
         results.update((shard, read_result(work, shard)) for shard in fresh)
         if fresh:
-            energy_j = log.write().total_j
+            spent_j = log.write().total_j
             if progress:
                 files = [file for result in results.values() for split in result.files.values() for file in split]
                 progress(
@@ -276,7 +285,7 @@ def _watched(
                         resumed_records=before,
                         rejects=sum(len(result.rejects) for result in results.values()),
                         written_bytes=sum(file.bytes for file in files),
-                        energy_j=energy_j,
+                        energy_j=spent_j if all(result.metered for result in results.values()) else None,
                         duration_s=time.monotonic() - started,
                     )
                 )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.build.recipe import BuildError
+from joulecache.pipelines.build.recipe import BuildError, EngineError
 from joulecache.pipelines.build.shard import (
     WORK,
     ShardResult,
@@ -93,7 +93,7 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         cause = str(error).strip().rpartition("\n")[2][:300]
-        raise BuildError(f"the Beam pipeline failed: {type(error).__name__}: {cause}") from error
+        raise EngineError(f"the Beam pipeline failed: {type(error).__name__}: {cause}") from error
 
 
 def parse_beam_options(flags: Sequence[str]) -> Any:
@@ -102,15 +102,20 @@ def parse_beam_options(flags: Sequence[str]) -> Any:
         return None
     with _quiet_import():
         from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+        from apache_beam.runners.runner import create_runner
 
-    parsers: list[Any] = []
-    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
-    parser = parsers[0]
-    parser.exit_on_error = False
-    try:
-        _, unknown = parser.parse_known_args(list(flags))
-    except argparse.ArgumentError as error:
-        raise ValueError(f"Beam cannot read {list(flags)}: {error}") from error
+        parser = _options_parser(PipelineOptions)
+        try:
+            runner = parser.parse_known_args(list(flags))[0].runner
+        except argparse.ArgumentError as error:
+            raise ValueError(f"Beam cannot read {list(flags)}: {error}") from error
+        if runner:
+            try:
+                create_runner(runner)  # some runners bring options of their own, which Beam knows once they are imported
+            except (ImportError, AttributeError, ValueError) as error:
+                raise ValueError(f"Beam has no runner {runner!r} here: {error}") from error
+    parser = _options_parser(PipelineOptions)
+    unknown = parser.parse_known_args(list(flags))[1]
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
         raise ValueError(f"Beam has no option {unknown[0]!r}" + (f": did you mean {near[0]}?" if near else ""))
@@ -120,6 +125,14 @@ def parse_beam_options(flags: Sequence[str]) -> Any:
             "Beam's multi_processing waits for ever for a worker that has died: leave it out, and give --workers"
         )
     return options
+
+
+def _options_parser(options: Any) -> Any:
+    """Return the parser of all options that Beam knows by now."""
+    parsers: list[Any] = []
+    options([]).get_all_options(add_extra_args_fn=parsers.append)
+    parsers[0].exit_on_error = False
+    return parsers[0]
 
 
 @contextmanager

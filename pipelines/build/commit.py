@@ -83,7 +83,7 @@ def make_manifest(
     results: Sequence[ShardResult],
     index: DataFile,
     rejected: DataFile,
-    energy: Mapping[str, Any],
+    energy: Mapping[str, Any] | None,
     parts: Sequence[Any],
 ) -> Manifest:
     """Put the manifest together; BuildError when records in are not records cached plus records rejected."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from joulecache.pipelines.build.journal import ENERGY_LOG
-from joulecache.pipelines.build.recipe import BuildError, RejectsError
+from joulecache.pipelines.build.recipe import BuildError, EngineError, RejectsError
 from joulecache.pipelines.build.shard import WORK, WORK_FILE, ShardResult
 from joulecache.pipelines.manifest import MANIFEST, CacheError, Manifest, read_manifest
 from joulecache.pipelines.shards import is_data_file
@@ -74,8 +74,8 @@ def refuse_full_disk(folder: Path, needed: int) -> None:
 def work_folder(folder: Path) -> Iterator[Path]:
     """Hold the folder for one build; what the build keeps in it is gone afterwards.
 
-    A build that is stopped, or has too many rejects, leaves its finished shards for the next. One that fails before the first
-    manifest leaves no folder behind where there was none.
+    A build that is stopped, whose runner fails, or that has too many rejects leaves its finished shards for the next. One that fails
+    in another way before the first manifest leaves no folder behind where there was none.
     """
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -89,7 +89,7 @@ def work_folder(folder: Path) -> Iterator[Path]:
             lock.flush()
             yield folder / WORK
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | RejectsError) and any((folder / WORK).glob("*.json")):
+            if isinstance(error, KeyboardInterrupt | EngineError | RejectsError) and any((folder / WORK).glob("*.json")):
                 raise
             delete_unlisted(folder)
             _delete_work(folder)

@@ -18,6 +18,10 @@ class BuildError(RuntimeError):
     """A build that could not be finished; nothing of it is visible."""
 
 
+class EngineError(BuildError):
+    """The Beam runner failed, or could not be reached. The finished shards are kept, for a build that goes on."""
+
+
 class RejectsError(BuildError):
     """Too many records were rejected. The finished shards are kept, for a build that accepts them."""
 

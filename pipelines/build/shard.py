@@ -7,12 +7,14 @@ import functools
 import hashlib
 import json
 import operator
+import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -22,21 +24,21 @@ from joulecache.pipelines.build.pictures import Draws, decoded, levels_of, make_
 from joulecache.pipelines.build.previous import OldShard, Previous, Reject
 from joulecache.pipelines.build.recipe import BuildError, Recipe
 from joulecache.pipelines.manifest import INDEX_SCHEMA, write_index
-from joulecache.pipelines.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_shard
+from joulecache.pipelines.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_named, write_shard
 from joulecache.pipelines.source import Unit
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
 
 WORK = ".building"  # what a running build keeps in the cache folder
 UNITS = "units.arrow"
-WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.(log|tmp)|units\.arrow")
+WORK_FILE = re.compile(r"\d{5,}\.json|index-\d{5,}\.arrow|energy\.(log|tmp)|units\.arrow|\.[0-9a-f]{32}\.tmp")
 _DECODED = MemoryBudget()  # of this process, whose threads may be at work on several shards
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
 
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """One range of the hash of units, to be built into `folder`."""
+    """One range of the hash of units, to be built into `folder`. `launcher` is the process whose meter is on, as `this_process` has it."""
 
     folder: str
     shard: int
@@ -47,11 +49,12 @@ class ShardSpec:
     workers: int
     previous: Previous | None = None
     rehash: bool = False
+    launcher: str = ""
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that shapes the shard: two specs with one digest give the same bytes."""
-        same = dataclasses.replace(self, units=tuple(self.units), folder="", workers=1)
+        same = dataclasses.replace(self, units=tuple(self.units), folder="", workers=1, launcher="")
         versions = [op.version for chain in (self.recipe.chain, self.recipe.val_chain) for op in chain.ops]
         return hashlib.sha256(repr((versions, same)).encode()).hexdigest()
 
@@ -62,6 +65,7 @@ class ShardResult:
 
     `files` by split, in the order of the variants. `source_bytes` is what was read. `index` is the range's part of the index,
     an Arrow file in the work folder, `spec` the digest of the spec. `transformed` and `copied` count images, of every variant.
+    `worker` is the process that built it, `metered` whether that was the launcher's own.
     """
 
     shard: int
@@ -73,6 +77,8 @@ class ShardResult:
     transformed: int = 0
     copied: int = 0
     error: str | None = None
+    worker: str = ""
+    metered: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,12 +169,24 @@ def finish_shard(shard: TransformedShard) -> ShardResult:
                 for variant, pixels in enumerate(images[split])
             )
     name = index_part(spec.shard)
-    with open(work / name, "wb") as file:
-        write_index(file, _index_batch(kept, spec.shard))
+    batch = _index_batch(kept, spec.shard)
+    # Under a name of its own first: an engine may build a shard twice at once, when it takes the first worker for lost.
+    write_named(work, lambda file: write_index(file, batch), lambda hashed: name)
     source_bytes = sum(row.source_bytes for row in rows)
     transformed = sum(row.transformed for row in rows)
     copied = sum(len(row.levels) for row in rows) - transformed
-    result = ShardResult(spec.shard, files, tuple(shard.rejects), source_bytes, name, spec.digest, transformed, copied)
+    result = ShardResult(
+        spec.shard,
+        files,
+        tuple(shard.rejects),
+        source_bytes,
+        name,
+        spec.digest,
+        transformed,
+        copied,
+        worker=this_process(),
+        metered=spec.launcher in ("", this_process()),
+    )
     write_result(work, result)
     return result
 
@@ -313,9 +331,17 @@ def index_part(shard: int) -> str:
 
 def write_result(work: Path, result: ShardResult) -> None:
     """Keep a shard's result in the work folder."""
-    temporary = work / f"{result.shard:05d}.tmp"
-    temporary.write_text(json.dumps(dataclasses.asdict(result)))
-    temporary.rename(work / f"{result.shard:05d}.json")
+    body = json.dumps(dataclasses.asdict(result)).encode()
+    write_named(work, lambda file: _write(file, body), lambda hashed: f"{result.shard:05d}.json")
+
+
+def _write(file: BinaryIO, body: bytes) -> None:
+    file.write(body)
+
+
+def this_process() -> str:
+    """Return a name of this process that no other one has, on any host of a cluster."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def read_result(work: Path, shard: int) -> ShardResult:

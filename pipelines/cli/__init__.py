@@ -144,7 +144,8 @@ def precompute(
             progress=lambda now: tell("records", now.done, now.records, _detail(now)),
         )
     if as_json:
-        print_json({"unchanged": built.unchanged, "manifest": dataclasses.asdict(built.manifest)})
+        body = {"unchanged": built.unchanged, "workers": built.workers, "manifest": dataclasses.asdict(built.manifest)}
+        print_json(body)
         return
     if built.unchanged:
         Console().print(f"{cache} is up to date: nothing to build")
@@ -153,7 +154,8 @@ def precompute(
 
 def _detail(now: BuildProgress) -> str:
     written = f"{now.written_bytes / 1e6:,.0f} MB"
-    return f"{now.records_per_s:,.0f} images/s, {written}, {now.rejects:,} rejected, {now.energy_j:,.0f} J"
+    spent = "" if now.energy_j is None else f", {now.energy_j:,.0f} J"
+    return f"{now.records_per_s:,.0f} images/s, {written}, {now.rejects:,} rejected{spent}"
 
 
 @app.command(epilog="Example: joulecache inspect cache/ --sheet records.png")

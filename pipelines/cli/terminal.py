@@ -136,6 +136,8 @@ def print_manifest(cache: Path, manifest: Manifest) -> None:
         energy = Energy.from_json(manifest.energy["energy"])
         console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
         print_flags("the build", energy.flags)
+    else:
+        console.print("build: energy not measured, since other processes made it", soft_wrap=True)
 
 
 def print_flags(what: str, flags: Sequence[str]) -> None:

@@ -1,0 +1,146 @@
+"""Builds on other engines: workers that are other processes, runners that fail. `scripts/test_cluster` has the engines themselves."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from joulecache.pipelines import precompute
+from joulecache.pipelines.build import Built, ShardSpec, beam_graph, build_shard
+from joulecache.pipelines.build.recipe import EngineError, Recipe
+from joulecache.pipelines.build.shard import WORK, TransformedShard, read_result, this_process, transform_shard
+from joulecache.pipelines.manifest import verify
+from joulecache.pipelines.source import open_source
+from joulecache.transforms import parse
+
+CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"
+
+
+@pytest.fixture(scope="module")
+def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A process of Beam's that starts workers, each a process of its own, in a folder that is not ours; its address."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with open(folder / "log", "wb") as log:
+        pool = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+    try:
+        with grpc.insecure_channel(f"localhost:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=60)
+        yield f"localhost:{port}"
+    finally:
+        pool.terminate()
+        pool.wait()
+
+
+def elsewhere(worker_pool: str) -> list[str]:
+    return [
+        "--runner=PortableRunner",
+        "--job_endpoint=embed",
+        "--environment_type=EXTERNAL",
+        f"--environment_config={worker_pool}",
+    ]
+
+
+def names(built: Built) -> list[str]:
+    return [file.name for file in built.manifest.files()]
+
+
+def test_another_process_builds_the_same_files(
+    tmp_path: Path, photo_folder: Path, worker_pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = precompute(photo_folder, tmp_path / "here", CHAIN, shards=4, variants=2)
+    monkeypatch.chdir(photo_folder.parent)
+    relative = os.path.relpath(tmp_path / "there")
+    there = precompute(photo_folder.name, relative, CHAIN, shards=4, variants=2, beam_options=elsewhere(worker_pool))
+    assert names(there) == names(here)
+    assert verify(tmp_path / "there") == []
+    assert here.workers == (this_process(),)
+    assert there.workers
+    assert this_process() not in there.workers
+
+
+def test_what_other_processes_spent_is_not_measured(
+    tmp_path: Path, photo_folder: Path, worker_pool: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    cache = tmp_path / "cache"
+    options = ["--chain", CHAIN, "--shards", "2", "--", *elsewhere(worker_pool)]
+    code, out, _ = run("precompute", photo_folder, cache, *options)
+    assert code == 0
+    assert "build: energy not measured" in out
+    # Nor is it known when the rest is built here: a part of it would stand for all.
+    again = precompute(photo_folder, cache, CHAIN, variants=2)
+    assert again.workers == (this_process(),)
+    assert again.manifest.energy is None
+    anew = precompute(photo_folder, tmp_path / "anew", CHAIN, shards=2, variants=2)
+    assert anew.manifest.energy is not None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--job_server_timeout=1"],
+        ["--runner=FlinkRunner", "--flink_master=localhost:1", "--flink_job_server_jar=/nowhere.jar"],
+        ["--runner=SparkRunner", "--spark_job_server_jar=/nowhere.jar"],
+        ["--runner=PrismRunner", "--prism_location=/nowhere"],
+    ],
+)
+def test_an_engine_that_cannot_be_reached_is_one_line(
+    tmp_path: Path, photo_folder: Path, run: Callable[..., tuple[int, str, str]], options: list[str]
+) -> None:
+    code, _, err = run("precompute", photo_folder, tmp_path / "cache", "--chain", CHAIN, "--", *options)
+    assert code == 1
+    [line] = [line for line in err.splitlines() if line.startswith("joulecache: ")]
+    assert options[0].removeprefix("--runner=") in line
+    assert "Traceback" not in err
+    assert not (tmp_path / "cache" / "manifest.json").exists()
+
+
+def test_a_run_that_fails_keeps_its_shards_and_the_next_builds_the_rest(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = precompute(photo_folder, tmp_path / "whole", CHAIN, shards=6)
+    built: list[int] = []
+
+    def lost_after_three(spec: ShardSpec) -> TransformedShard:
+        if len(built) == 3:
+            raise RuntimeError("the engine is gone")
+        built.append(spec.shard)
+        return transform_shard(spec)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beam_graph, "transform_shard", lost_after_three)
+        with pytest.raises(EngineError, match="the Beam pipeline failed: .*the engine is gone"):
+            precompute(photo_folder, tmp_path / "cache", CHAIN, shards=6)
+    assert not (tmp_path / "cache" / "manifest.json").exists()
+    rest = precompute(photo_folder, tmp_path / "cache", CHAIN, shards=6)
+    assert rest.resumed_shards in (2, 3)  # the third may still have been written when the run failed
+    assert names(rest) == names(whole)
+    assert verify(tmp_path / "cache") == []
+
+
+def test_a_shard_that_two_workers_build_at_once_is_whole(tmp_path: Path, photo_folder: Path) -> None:
+    (tmp_path / WORK).mkdir()
+    chain = parse(CHAIN)
+    listed = open_source(photo_folder)
+    spec = ShardSpec(str(tmp_path), 0, 1, tuple(listed.units), len(listed.class_names), Recipe(chain, chain), 2)
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(build_shard, [spec] * 32))
+    assert len({str(result.files) for result in results}) == 1
+    assert read_result(tmp_path / WORK, 0).files == results[0].files
+    assert sorted(path.name for path in (tmp_path / WORK).iterdir()) == ["00000.json", "index-00000.arrow"]
