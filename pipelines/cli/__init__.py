@@ -144,8 +144,8 @@ def precompute(
             progress=lambda now: tell("records", now.done, now.records, _detail(now)),
         )
     if as_json:
-        body = {"unchanged": built.unchanged, "workers": built.workers, "manifest": dataclasses.asdict(built.manifest)}
-        print_json(body)
+        facts = {"unchanged": built.unchanged, "resumed_shards": built.resumed_shards, "workers": built.workers}
+        print_json({**facts, "manifest": dataclasses.asdict(built.manifest)})
         return
     if built.unchanged:
         Console().print(f"{cache} is up to date: nothing to build")
