@@ -608,6 +608,7 @@ def test_training_fills_the_run_folder(cache: Path, tmp_path: Path) -> None:
         assert again.training.history[key] == done.training.history[key]
 
 
+@pytest.mark.slow
 def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.keras"
     build_model("cnn", (20, 20, 3), 3).save(start)
