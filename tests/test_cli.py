@@ -401,7 +401,7 @@ def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None
 def test_help_names_every_command_and_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run", "hardware"):
+    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run", "hardware", "doctor"):
         assert command in out
         assert "Example: joulecache " + command in run(command, "--help")[1]
 
