@@ -306,19 +306,20 @@ def test_drawing_a_photo_is_no_reading(quick: None, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("cpu_us", "stored_bytes", "images"),
+    ("cpu_us", "stored_bytes", "seconds", "images"),
     [
-        (1000.0, 12_000, 6000),  # 6 s of CPU time, below 128 MiB
-        (200.0, 12_000, 11_185),  # 128 MiB
-        (1000.0, 1_000_000, 1500),  # 1.5 s
-        (1e6, 1e7, 64),
+        (1000.0, 12_000, 60, 5000),  # a twelfth of the time, below 128 MiB
+        (1000.0, 12_000, 12, 1000),
+        (200.0, 12_000, 60, 11_185),  # 128 MiB
+        (1000.0, 1_000_000, 60, 1500),  # 1.5 s
+        (1e6, 1e7, 60, 64),
     ],
 )
 def test_a_sample_is_larger_than_caches_and_smaller_than_the_time(
-    cpu_us: float, stored_bytes: float, images: int
+    cpu_us: float, stored_bytes: float, seconds: float, images: int
 ) -> None:
     steps = [StepCost(name, False, False, cpu_us / 4, stored_bytes) for name in ("read", "decode", "resize", "flip_lr")]
-    assert sampling._sample_size(steps, [RAW]) == images
+    assert sampling._sample_size(steps, [RAW], seconds) == images
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ _LOOKED_AT = 32  # records on which the ops are timed, and
 _LOOKS = 3  # how often
 # The sample: what takes some seconds of reading and all ops, up to what no processor's cache holds once it is stored raw. Where it fits
 # one, an epoch comes out a fifth too cheap.
-_LEAST_CPU_S, _MOST_CPU_S = 1.5, 6.0
+_LEAST_CPU_S = 1.5
+_SAMPLE_SHARE = 1 / 12  # of the time: what all ops on the sample may take, since it is built and iterated in every way, several times
 _SAMPLE_BYTES = 128 << 20
 _FEWEST = 64  # records
 _PNG_SHARE = 4  # of the sample is enough where each image is that dear
@@ -194,7 +195,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
             f"nothing of {str(chain)!r} can be cached: before {stay or 'its batch ops'} its images have no fixed size; put a resize "
             "or crop before, or name other ops as fresh"
         )
-    images = min(listed.records, _sample_size(steps, ways))
+    images = min(listed.records, _sample_size(steps, ways, request.seconds))
     files, read = _sample_files(request, request.listed(images), folder, tell)
     builder = _Builder(request, read, folder, meter)
     few = min(_FEW, images)
@@ -359,12 +360,12 @@ def _fresh_steps(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] |
     )
 
 
-def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way]) -> int:
+def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way], seconds: float) -> int:
     """Return how many records are enough for figures that hold for many, and few enough for the time."""
     per_image_s = sum(step.cpu_us_per_image for step in steps) / 1e6
     stored_bytes = min(steps[way.cut].bytes_per_image for way in ways)
     wanted = _SAMPLE_BYTES / stored_bytes
-    return max(_FEWEST, round(min(max(wanted, _LEAST_CPU_S / per_image_s), _MOST_CPU_S / per_image_s)))
+    return max(_FEWEST, round(min(max(wanted, _LEAST_CPU_S / per_image_s), _SAMPLE_SHARE * seconds / per_image_s)))
 
 
 # The ways to cache ----------------------------------------------------------------------------------------------------
@@ -421,12 +422,13 @@ class _Epochs:
             tell("warming up", number, len(self.arms))
             self._pass(arm, 1)  # not measured: the first epoch maps files, and makes what later ones use again
             epochs[name] = max(1, math.ceil(_PASS_S / max(self._pass(arm, 1).cpu_s, 1e-6)))
-        rounds = 0
-        while rounds < _FEWEST_ROUNDS or (rounds < _MOST_ROUNDS and time.monotonic() < until):
+        rounds, round_s = 0, 0.0
+        while rounds < _FEWEST_ROUNDS or (rounds < _MOST_ROUNDS and time.monotonic() + round_s < until):
+            begun = time.monotonic()
             tell("measuring epochs", rounds, _MOST_ROUNDS)
             for name in random.Random(f"{self.seed} {rounds}").sample(list(self.arms), len(self.arms)):
                 self.energies[name].append(self._pass(self.arms[name], epochs[name]))
-            rounds += 1
+            rounds, round_s = rounds + 1, time.monotonic() - begun
 
     def _pass(self, arm: Arm, epochs: int) -> Energy:
         """Return the mean energy of an epoch: each has a window, as in an audit."""
