@@ -86,7 +86,7 @@ class Sample:
 
     `online` is None where `refused` says why the chain cannot run in TensorFlow; `unmeasured` are ways for which the time did not
     suffice. `ends`: the lowest and highest active joules over the central ones. `train_share`: of the records, those that are trained on.
-    `duration_s` is how long it took to measure all this.
+    `duration_s` is how long it took to measure all this, without drawing photos.
     """
 
     images: int
@@ -198,7 +198,10 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
             "or crop before, or name other ops as fresh"
         )
     images = min(listed.records, _sample_size(steps, ways, request.seconds))
+    begun = time.monotonic()
     files, read = _sample_files(request, request.listed(images), folder, tell)
+    if _is_drawn(request):
+        started += time.monotonic() - begun
     builder = _Builder(request, read, folder, meter)
     few = min(_FEW, images)
     cold, *others = (builder.build(ways[0], few) for _ in range(1 + _WARM_BUILDS))
