@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from joulecache.pipelines.meter import Meter, available_cpus
 from joulecache.pipelines.meter.nvml import Nvml
@@ -35,7 +37,7 @@ class Finding:
 def import_tensorflow() -> str:
     """Import TensorFlow; return why that fails, "" where it does not."""
     try:
-        import tensorflow  # noqa: F401
+        importlib.import_module("tensorflow")
     except Exception as error:  # noqa: BLE001 - a broken installation fails in any way
         return f"{type(error).__name__}: {error}"
     return ""
@@ -76,7 +78,9 @@ def _processor(powercap: Path) -> Iterator[Finding]:
     rapl = Rapl(powercap)
     if rapl.domains:
         counters = ", ".join(folder.name for folder in rapl.domains)
-        yield Finding("energy of the processor", not rapl.problem, f"measured by RAPL: {counters}", rapl.problem or None)
+        yield Finding(
+            "energy of the processor", not rapl.problem, f"measured by RAPL: {counters}", rapl.problem or None
+        )
         return
     coefficients = Meter(powercap=powercap).passport()["coefficients"]
     assert isinstance(coefficients, dict)
@@ -85,7 +89,7 @@ def _processor(powercap: Path) -> Iterator[Finding]:
         "energy of the processor",
         False,
         f"modelled: {row['central']:g} J for a second of CPU time ({row['low']:g} to {row['high']:g}); {rapl.problem}",
-        "ratios hold all the same; for absolute joules give the machine's own watts, idle and busy, by --watts 12:65, or measure on bare metal",
+        "ratios hold all the same; for absolute joules give the machine's own watts, idle and busy (--watts 12:65), or use bare metal",
     )
 
 
@@ -98,7 +102,9 @@ def _gpus(nvml: Nvml) -> Iterator[Finding]:
 
 
 def _carbon() -> Iterator[Finding]:
-    yield Finding("CO2", False, "not counted unless asked for", "give --country, as a code of three letters such as FRA")
+    yield Finding(
+        "CO2", False, "not counted unless asked for", "give --country, as a code of three letters such as FRA"
+    )
 
 
 def _quiet(meter: Meter) -> Iterator[Finding]:
@@ -114,7 +120,9 @@ def _quiet(meter: Meter) -> Iterator[Finding]:
 
 def _processors() -> Iterator[Finding]:
     allowed, there = available_cpus(), os.cpu_count() or 1
-    remedy = None if allowed >= there else "a container or affinity limits this process: audits then speak of that share"
+    remedy = (
+        None if allowed >= there else "a container or affinity limits this process: audits then speak of that share"
+    )
     yield Finding("processors", allowed >= there, f"{allowed:g} of {there}", remedy)
 
 
@@ -123,20 +131,21 @@ def _tensorflow(broken: str) -> Iterator[Finding]:
         remedy = "install joulecache anew in an environment of its own"
         yield Finding("TensorFlow", False, f"cannot be imported: {broken}", remedy)
         return
-    import tensorflow as tf
-
+    tf: Any = importlib.import_module("tensorflow")
     built = "for CUDA" if tf.sysconfig.get_build_info()["is_cuda_build"] else "for processors only"
     gpus = tf.config.list_physical_devices("GPU")
     driver = Path("/proc/driver/nvidia").exists()
     remedy = "run `pip install tensorflow[and-cuda]`, in the version that is there" if driver and not gpus else None
-    yield Finding("TensorFlow", remedy is None, f"{tf.__version__}, built {built}, sees {len(gpus)} GPUs", remedy)
+    yield Finding("TensorFlow", remedy is None, f"{tf.version.VERSION}, built {built}, sees {len(gpus)} GPUs", remedy)
 
 
 def _memory() -> Iterator[Finding]:
     from joulecache.pipelines.loader.memory import memory_limit
 
     limit = memory_limit()
-    remedy = None if limit >= _LOW_MEMORY_BYTES else "builds take about 1 GB and the loader what its cache takes: give more"
+    remedy = (
+        None if limit >= _LOW_MEMORY_BYTES else "builds take about 1 GB and the loader what its cache takes: give more"
+    )
     found = f'{limit / 1e9:,.1f} GB for this process; a cache that is larger wants load(..., shuffle="blocks")'
     yield Finding("memory", remedy is None, found, remedy)
 

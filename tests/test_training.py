@@ -515,6 +515,7 @@ def test_the_learning_rate_falls_along_half_a_cosine() -> None:
     assert rates.rates == pytest.approx([0.01 * (1 + np.cos(np.pi * step / 12)) for step in range(13)], abs=1e-8)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_stays_where_the_number_of_batches_is_not_known() -> None:
     rates = Rates()
     unknown = batches(90).filter(lambda images, labels: True)

@@ -53,7 +53,7 @@ _READ_S = 0.2  # of CPU time: for how long whole units are read, since a row gro
 # The sample: what takes some seconds of reading and all ops, up to what no processor's cache holds once it is stored raw. Where it fits
 # one, an epoch comes out a fifth too cheap.
 _LEAST_CPU_S = 1.5
-_SAMPLE_SHARE = 1 / 12  # of the time: what all ops on the sample may take, since it is built and iterated in every way, several times
+_SAMPLE_SHARE = 1 / 12  # of the time: what all ops may take on the sample, which is built and iterated in every way
 _SAMPLE_BYTES = 128 << 20
 _FEWEST = 64  # records
 _PNG_SHARE = 4  # of the sample is enough where each image is that dear
