@@ -128,8 +128,8 @@ def _processors() -> Iterator[Finding]:
 
 def _tensorflow(broken: str) -> Iterator[Finding]:
     if broken:
-        remedy = "install joulecache anew in an environment of its own"
-        yield Finding("TensorFlow", False, f"cannot be imported: {broken}", remedy)
+        anew = "install joulecache anew in an environment of its own"
+        yield Finding("TensorFlow", False, f"cannot be imported: {broken}", anew)
         return
     tf: Any = importlib.import_module("tensorflow")
     built = "for CUDA" if tf.sysconfig.get_build_info()["is_cuda_build"] else "for processors only"
