@@ -326,7 +326,7 @@ class RowGroup:
 
 def test_reading_is_timed_over_whole_units_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 0.1, 0.25, 0.3])
-    monkeypatch.setattr(sampling.time, "process_time", lambda: next(seconds))
+    monkeypatch.setattr(f"{sampling.__name__}.time", SimpleNamespace(process_time=lambda: next(seconds)))
     groups: Any = [RowGroup(1000), RowGroup(500), RowGroup(1000)]
     assert sampling._read_us(groups) == pytest.approx(0.3 / 1500 * 1e6)
     assert RowGroup.reads == [1000, 500]
@@ -340,7 +340,7 @@ def test_an_arm_with_a_long_epoch_takes_part_in_fewer_rounds(monkeypatch: pytest
         now_s += epochs * lasts_s[arm.name]
         return SimpleNamespace(cpu_s=lasts_s[arm.name], duration_s=lasts_s[arm.name])
 
-    monkeypatch.setattr(sampling.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(f"{sampling.__name__}.time", SimpleNamespace(monotonic=lambda: now_s))
     monkeypatch.setattr(sampling._Epochs, "_pass", run)
     epochs = sampling._Epochs(Meter(), {name: Arm(name, 8, None, lambda epoch: None) for name in lasts_s}, 0)
     epochs.measure(20.0, lambda what, done, total: None)
