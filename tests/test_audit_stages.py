@@ -294,6 +294,7 @@ def recorded(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit
     return result, file, logged(folder / "audit")
 
 
+@pytest.mark.slow
 def test_known_joules_come_out_as_known_stages(
     few: Path, recorded: tuple[Audit, Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -332,6 +333,7 @@ def stopping(block: int, entries: int) -> Callable[[str, int, int], None]:
     return progress
 
 
+@pytest.mark.slow
 def test_stages_go_on_where_they_were_stopped_over_the_same_files(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

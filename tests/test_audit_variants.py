@@ -205,6 +205,7 @@ def test_one_that_was_stopped_goes_on_with_the_same_epochs(photos: Path, tmp_pat
     assert {epoch for folder, _, epoch, _ in seen if folder == "cache-2"} == set(range(SEEDS * EPOCHS))
 
 
+@pytest.mark.slow
 def test_a_curve_has_a_point_for_each_number_of_variants(photos: Path, tmp_path: Path) -> None:
     points = measured(photos, tmp_path / "out", (2, 1), 3)
     assert [(point.name, point.variants) for point in points] == [("2 variants", 2), ("1 variant", 1), ("fresh", 3)]

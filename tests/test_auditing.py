@@ -41,7 +41,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path]:
     out = tmp_path_factory.mktemp("audit")
-    return audit(photos, CHAIN, out, pairs=2, train_epochs=1, batch_size=16, epochs=10), out
+    return audit(photos, CHAIN, out, pairs=2, train_epochs=1, batch_size=16, epochs=10, model="mlp"), out
 
 
 def arms_of(photos: Path, cache: Path, chain: str, **options: Any) -> tuple[Files, dict[str, Any]]:
@@ -245,7 +245,11 @@ def counted(active_j: float, gpu_j: float = 0.0) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("of_naive", "finding"),
-    [(0.5, "saves"), (1.5, "costs"), (1.0, "no difference shown")],
+    [
+        (0.5, "saves"),
+        pytest.param(1.5, "costs", marks=pytest.mark.slow),
+        pytest.param(1.0, "no difference shown", marks=pytest.mark.slow),
+    ],
     ids=["half", "half as much again", "the same"],
 )
 @pytest.mark.parametrize("gpu_j", [0.0, pytest.param(40.0, marks=pytest.mark.slow)], ids=["", "with a GPU"])
@@ -317,6 +321,7 @@ def test_the_orientations_of_files_are_listed_only_where_one_is_turned(
     assert list_files(photos, tmp_path / "cache", 1).orientations is None
 
 
+@pytest.mark.slow
 def test_floats_are_audited_as_input(photos: Path, tmp_path: Path) -> None:
     chain = "decode|resize(40) || random_crop(32)|flip_lr|to_float|normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))"
     result = audit(photos, chain, tmp_path / "out", workloads=("input",), pairs=1, batch_size=16)

@@ -76,6 +76,7 @@ def changed(report: Path, folder: Path, factor: float = 1.0) -> Path:
     optimized["finding"] = "costs"
     body["provenance"]["versions"]["tensorflow"] = "3.0.0"
     body["provenance"]["batch_size"] = 8
+    body["build"]["variants"] = 3
     path = folder / "after.json"
     path.write_text(json.dumps(body))
     return path
@@ -93,6 +94,7 @@ def test_the_change_of_each_arm_and_of_the_settings(report: Path, tmp_path: Path
     assert found.settings == {
         "batch_size": (4, 8),
         "tensorflow": (before["provenance"]["versions"]["tensorflow"], "3.0.0"),
+        "variants": (1, 3),
     }
     assert found.above(1.4) == (optimized,)
     assert found.above(1.6) == ()

@@ -387,6 +387,7 @@ def test_help_shows_what_is_done_in_its_order(run: Run) -> None:
     assert "--learning-rate" in run("train", "--help")[1]
 
 
+@pytest.mark.usefixtures("short_stages")
 def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "audit"
     options = ("--out", out, "--workload", "input", "--pairs", 1, "--batch-size", 8)
@@ -400,7 +401,7 @@ def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None
 def test_help_names_every_command_and_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run", "hardware"):
+    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run", "hardware", "doctor"):
         assert command in out
         assert "Example: joulecache " + command in run(command, "--help")[1]
 

@@ -46,7 +46,7 @@ def test_every_op_is_documented_with_its_arguments() -> None:
 
 
 def test_chains_in_the_documentation_are_chains() -> None:
-    for name in ("README.md", "docs/transforms.md", "docs/migration.md"):
+    for name in ("README.md", "docs/transforms.md", "docs/migration.md", "docs/getting-started.md", "docs/plan.md"):
         text = (ROOT / name).read_text("utf-8")
         chains = re.findall(r'"(decode\|[^"]*)"', text)
         assert chains or name == "README.md"
@@ -130,6 +130,31 @@ def test_what_the_page_on_migration_gives_instead_runs(
     for block in ours:
         exec(block, names)
     assert len(list(names["ds"])) == len(photos)
+
+
+def test_what_the_page_on_formats_reads_is_what_was_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrow = precompute(photo_folder, "cache", "decode|resize(8)")
+    precompute(photo_folder, "tfrecord-cache", "decode|resize(8)", format="tfrecord")
+    names: dict[str, Any] = {}
+    for block in blocks("formats.md", "python"):
+        exec(block, names)
+    assert names["images"].shape == (arrow.manifest.splits["train"].records, 8, 8, 3)
+    pictures, labels = zip(*names["dataset"].as_numpy_iterator(), strict=True)
+    assert np.array_equal(np.stack(pictures), names["images"])
+    assert np.array_equal(np.stack(labels), names["labels"])
+    listed = (ROOT / "docs" / "formats.md").read_text("utf-8").partition("## The manifest")[2]
+    fields = set(re.findall(r"`([a-z_]+)`", listed.partition("A manifest is checked")[0]))
+    assert fields <= {*names["manifest"], *names["manifest"]["splits"]["train"]}
+
+
+def test_what_the_first_page_shows_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    precompute(photo_folder, "cache", "decode|resize(8)")
+    for block in blocks("getting-started.md", "python"):
+        exec(block, {})
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ pipelines.compression.staging  pipelines.compression.dependency_groups  pipeline
 pipelines.compression.pruning  pipelines.compression.sparsity  pipelines.compression.clustering
 pipelines.compression.tflite  pipelines.compression.quantization_aware  pipelines.compression.recipe
 pipelines.compression.variants  pipelines.compression.stages  pipelines.compression
-pipelines.hardware  pipelines.training
+pipelines.hardware  pipelines.doctor  pipelines.training
 pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.folder
 pipelines.auditing.arms  pipelines.auditing.provenance  pipelines.auditing.workloads
 pipelines.auditing.runs  pipelines.auditing.waiting  pipelines.auditing.summary  pipelines.auditing.bench

@@ -6,26 +6,29 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from joulecache.pipelines import cli, planning
+from joulecache.pipelines.auditing.arms import Arm
 from joulecache.pipelines.auditing.results import Joules
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.cli import planning as planning_command
 from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest
+from joulecache.pipelines.meter import Meter
 from joulecache.pipelines.meter.storage import storage_energy
 from joulecache.pipelines.planning import Plan, plan, sampling
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, Way, price, variants_for
 from joulecache.pipelines.planning.sampling import StepCost
-from joulecache.pipelines.source import Source, SourceError, open_source
+from joulecache.pipelines.source import Record, Source, SourceError, Unit, open_source
 from joulecache.pipelines.source.synthetic import SyntheticPhoto
 from joulecache.transforms import Chain, parse
 
@@ -162,6 +165,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many rounds as need be, and short ones."""
     monkeypatch.setattr(sampling, "_MOST_ROUNDS", 3)
     monkeypatch.setattr(sampling, "_PASS_S", 0.001)
+    monkeypatch.setattr(sampling, "_ENOUGH_S", 0.003)
     monkeypatch.setattr(sampling, "_WARM_BUILDS", 1)
     monkeypatch.setattr(sampling, "_DISK_BYTES", 1 << 20)
 
@@ -270,7 +274,8 @@ def test_a_dear_random_op_may_be_cached() -> None:
 
 def test_batch_ops_are_measured_and_never_cached(photo_folder: Path) -> None:
     chain = parse("decode|resize(16)|flip_lr || mixup|to_float")
-    steps = sampling._step_costs(chain, open_source(photo_folder))
+    source = open_source(photo_folder)
+    steps = sampling._step_costs(chain, source, source.units)
     assert [step.name for step in steps] == ["read", "decode", "resize", "flip_lr", "mixup", "to_float"]
     assert steps[-1].bytes_per_image == 16 * 16 * 3 * 4
     assert {way.cut for way in sampling._ways(chain, sampling._fresh_steps(steps, chain, ()))} == {2, 3}
@@ -295,9 +300,9 @@ def test_drawing_a_photo_is_no_reading(quick: None, monkeypatch: pytest.MonkeyPa
     drawn: list[int] = []
     original = sampling._step_costs
 
-    def look(chain: Chain, source: Source) -> Sequence[StepCost]:
-        drawn.append(sum(isinstance(unit, SyntheticPhoto) for unit in source.units))
-        return original(chain, source)
+    def look(chain: Chain, source: Source, units: Sequence[Unit]) -> Sequence[StepCost]:
+        drawn.append(sum(isinstance(unit, SyntheticPhoto) for unit in (*source.units, *units)))
+        return original(chain, source, units)
 
     monkeypatch.setattr(sampling, "_step_costs", look)
     made = plan("synthetic:40", "decode|resize(8)|flip_lr", epochs=2, seconds=1, batch_size=8)
@@ -305,20 +310,62 @@ def test_drawing_a_photo_is_no_reading(quick: None, monkeypatch: pytest.MonkeyPa
     assert made.records == 40
 
 
+@dataclass(frozen=True)
+class RowGroup:
+    """A unit that is read whole, whatever is wanted of it."""
+
+    rows: int
+    name: str = "group"
+    reads: ClassVar[list[int]] = []
+
+    def read(self) -> Iterator[Record]:
+        self.reads.append(self.rows)
+        for row in range(self.rows):
+            yield Record(f"{row}", 0, b"", 0)
+
+
+def test_reading_is_timed_over_whole_units_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 0.1, 0.25, 0.3])
+    monkeypatch.setattr(f"{sampling.__name__}.time", SimpleNamespace(process_time=lambda: next(seconds)))
+    groups: Any = [RowGroup(1000), RowGroup(500), RowGroup(1000)]
+    assert sampling._read_us(groups) == pytest.approx(0.3 / 1500 * 1e6)
+    assert RowGroup.reads == [1000, 500]
+
+
+def test_an_arm_with_a_long_epoch_takes_part_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    lasts_s, now_s = {"short": 0.2, "long": 5.0}, 0.0
+
+    def run(self: Any, arm: Arm, epochs: int) -> SimpleNamespace:
+        nonlocal now_s
+        now_s += epochs * lasts_s[arm.name]
+        return SimpleNamespace(cpu_s=lasts_s[arm.name], duration_s=lasts_s[arm.name])
+
+    monkeypatch.setattr(f"{sampling.__name__}.time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(sampling._Epochs, "_pass", run)
+    epochs = sampling._Epochs(Meter(), {name: Arm(name, 8, None, lambda epoch: None) for name in lasts_s}, 0)
+    epochs.measure(20.0, lambda what, done, total: None)
+    assert len(epochs.energies["short"]) == sampling._MOST_ROUNDS
+    assert 1 <= len(epochs.energies["long"]) <= 3
+    assert now_s < 20.0
+    epochs.measure(0.0, lambda what, done, total: None)  # there is no time, and yet each is measured
+    assert [len(epochs.energies[name]) for name in lasts_s] == [3, 1]
+
+
 @pytest.mark.parametrize(
-    ("cpu_us", "stored_bytes", "images"),
+    ("cpu_us", "stored_bytes", "seconds", "images"),
     [
-        (1000.0, 12_000, 6000),  # 6 s of CPU time, below 128 MiB
-        (200.0, 12_000, 11_185),  # 128 MiB
-        (1000.0, 1_000_000, 1500),  # 1.5 s
-        (1e6, 1e7, 64),
+        (1000.0, 12_000, 60, 5000),  # a twelfth of the time, below 128 MiB
+        (1000.0, 12_000, 12, 1000),
+        (200.0, 12_000, 60, 11_185),  # 128 MiB
+        (1000.0, 1_000_000, 60, 1500),  # 1.5 s
+        (1e6, 1e7, 60, 64),
     ],
 )
 def test_a_sample_is_larger_than_caches_and_smaller_than_the_time(
-    cpu_us: float, stored_bytes: float, images: int
+    cpu_us: float, stored_bytes: float, seconds: float, images: int
 ) -> None:
     steps = [StepCost(name, False, False, cpu_us / 4, stored_bytes) for name in ("read", "decode", "resize", "flip_lr")]
-    assert sampling._sample_size(steps, [RAW]) == images
+    assert sampling._sample_size(steps, [RAW], seconds) == images
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ def test_a_checkpoint_of_more_epochs_goes_on(cache: Path, tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------ hosts
 
 
+@pytest.mark.slow
 @given(
     hosts=st.sampled_from([1, 2, 3, 4, 8]),
     batch_size=st.integers(1, 12),

@@ -115,6 +115,7 @@ def stopping_at(block: int) -> Any:
     return progress
 
 
+@pytest.mark.slow
 def test_an_audit_that_was_stopped_goes_on(photos: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"arms": ARMS, "workloads": ("input",), "batch_size": 8, "pairs": 3}
     out = tmp_path / "audit"

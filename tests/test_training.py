@@ -515,6 +515,7 @@ def test_the_learning_rate_falls_along_half_a_cosine() -> None:
     assert rates.rates == pytest.approx([0.01 * (1 + np.cos(np.pi * step / 12)) for step in range(13)], abs=1e-8)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_stays_where_the_number_of_batches_is_not_known() -> None:
     rates = Rates()
     unknown = batches(90).filter(lambda images, labels: True)
@@ -608,6 +609,7 @@ def test_training_fills_the_run_folder(cache: Path, tmp_path: Path) -> None:
         assert again.training.history[key] == done.training.history[key]
 
 
+@pytest.mark.slow
 def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.keras"
     build_model("cnn", (20, 20, 3), 3).save(start)

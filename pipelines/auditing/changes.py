@@ -88,6 +88,8 @@ def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[t
     old, new = before["provenance"], after["provenance"]
     pairs = [(name, before[name], after[name]) for name in _SETTINGS]
     pairs += [(name, old[name], new[name]) for name in _PROVENANCE]
+    variants_before, variants_after = ((body["build"] or {}).get("variants") for body in (before, after))
+    pairs.append(("variants", variants_before, variants_after))
     own_before, own_after = ({each["name"]: each for each in body["pipelines"]} for body in (before, after))
     pairs += [
         (f"{name}: {fact}", value, own_after[name][fact])

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from joulecache.pipelines.cli.auditing import audit
-from joulecache.pipelines.cli.machine import hardware, run
+from joulecache.pipelines.cli.machine import doctor, hardware, run
 from joulecache.pipelines.cli.models import compress, train
 from joulecache.pipelines.cli.options import (
     AsJson,
@@ -266,6 +266,7 @@ app.command(
     epilog="Example: joulecache run --country FRA -- python train.py",
 )(run)
 app.command(epilog="Example: joulecache hardware")(hardware)
+app.command(epilog="Example: joulecache doctor")(doctor)
 
 
 def main() -> None:

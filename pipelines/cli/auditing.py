@@ -60,7 +60,7 @@ def audit(
     runs: Annotated[
         int | None, typer.Option(help="Trainings that share the cache, for the break-even. Default: 1.", min=1)
     ] = None,
-    pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 infer.", min=1)] = None,
+    pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 others.", min=1)] = None,
     model: ModelName = "cnn",
     train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1)] = 3,
     prune: Annotated[

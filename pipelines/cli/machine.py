@@ -14,6 +14,7 @@ from joulecache.pipelines.cli.options import AsJson, Country, Emissions, Provide
 from joulecache.pipelines.cli.terminal import (
     fail,
     no_greetings,
+    print_findings,
     print_json,
     print_throughputs,
     progress,
@@ -60,6 +61,23 @@ def run(
             ratio = f"ours is {energy.total_j / other.energy_j:.2f} times that" if other.energy_j else "no ratio"
             say(f"CodeCarbon: {other.energy_j:.4g} J ({other.method}); {ratio}")
     raise typer.Exit(code)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what can be measured here, what cannot, and what to do about each; exit code 1 when TensorFlow cannot be used."""
+    from joulecache.pipelines.doctor import examine, import_tensorflow
+
+    with progress() as tell:
+        tell("importing TensorFlow", 0, 1)
+        with no_greetings():
+            broken = import_tensorflow()
+        found = examine(broken, tell=tell)
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in found])
+    else:
+        print_findings(found)
+    if broken:
+        raise typer.Exit(1)
 
 
 def hardware(

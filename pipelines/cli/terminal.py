@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from joulecache.pipelines.doctor import Finding
     from joulecache.pipelines.hardware import Throughput
     from joulecache.pipelines.manifest import Manifest
     from joulecache.pipelines.meter import Energy
@@ -165,6 +166,16 @@ def say_energy(energy: Energy, notes: Sequence[str]) -> None:
     say(f"beside it on the machine: {beside}")
     for line in (*(f"flagged: {flag}" for flag in energy.flags), *(f"note: {note}" for note in notes)):
         say(line)
+
+
+def print_findings(found: Sequence[Finding]) -> None:
+    """Print what a doctor found, each with what to do about it."""
+    table = Table(Column("", no_wrap=True), Column("", no_wrap=True), "", box=None, show_header=False)
+    for finding in found:
+        table.add_row("ok" if finding.good else "-", finding.what, finding.found)
+        if finding.remedy:
+            table.add_row("", "", f"to do: {finding.remedy}")
+    Console().print(table, markup=False)
 
 
 def print_throughputs(found: Sequence[Throughput], passport: Mapping[str, Any]) -> None:

@@ -49,16 +49,19 @@ _WARM_BUILDS = 3  # of few records, after the first: their median counts
 _FEW = 16  # records of the build and the epochs that show what does not grow with the images
 _LOOKED_AT = 32  # records on which the ops are timed, and
 _LOOKS = 3  # how often
+_READ_S = 0.2  # of CPU time: for how long whole units are read, since a row group costs as much for one row as for all
 # The sample: what takes some seconds of reading and all ops, up to what no processor's cache holds once it is stored raw. Where it fits
 # one, an epoch comes out a fifth too cheap.
-_LEAST_CPU_S, _MOST_CPU_S = 1.5, 6.0
+_LEAST_CPU_S = 1.5
+_SAMPLE_SHARE = 1 / 12  # of the time: what all ops may take on the sample, which is built and iterated in every way
 _SAMPLE_BYTES = 128 << 20
 _FEWEST = 64  # records
 _PNG_SHARE = 4  # of the sample is enough where each image is that dear
 _CHEAP_SHARE = 0.1  # of the CPU time of all ops: a random op below it is rather done anew in each epoch
 _BUILDS_SHARE = 0.6  # of the time, for building; the rest for epochs
-_PASS_S = 0.15  # of CPU time in a measured pass
-_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 10
+_PASS_S = 0.15  # of CPU time in a measured pass, at least
+_ENOUGH_S = 3 * _PASS_S  # of an arm, where the time is short; else it is measured
+_MOST_ROUNDS = 10
 _BAD_SHARE = 0.5  # of the sample's records may be broken: few are no fair share
 _DISK_BYTES = 64 << 20
 
@@ -83,7 +86,7 @@ class Sample:
 
     `online` is None where `refused` says why the chain cannot run in TensorFlow; `unmeasured` are ways for which the time did not
     suffice. `ends`: the lowest and highest active joules over the central ones. `train_share`: of the records, those that are trained on.
-    `duration_s` is how long it took to measure all this.
+    `duration_s` is how long it took to measure all this, without drawing photos.
     """
 
     images: int
@@ -185,7 +188,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
     looked = request.listed(min(_LOOKED_AT, listed.records))
     if _is_drawn(request):  # to draw a photo is no reading
         looked = open_source(as_folder(looked, folder, tell))
-    steps = _step_costs(chain, looked)
+    steps = _step_costs(chain, looked, looked.units if _is_drawn(request) else listed.units)
     steps = _fresh_steps(steps, chain, request.fresh)
     ways = list(_ways(chain, steps))
     if not ways:
@@ -194,8 +197,11 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
             f"nothing of {str(chain)!r} can be cached: before {stay or 'its batch ops'} its images have no fixed size; put a resize "
             "or crop before, or name other ops as fresh"
         )
-    images = min(listed.records, _sample_size(steps, ways))
+    images = min(listed.records, _sample_size(steps, ways, request.seconds))
+    begun = time.monotonic()
     files, read = _sample_files(request, request.listed(images), folder, tell)
+    if _is_drawn(request):
+        started += time.monotonic() - begun
     builder = _Builder(request, read, folder, meter)
     few = min(_FEW, images)
     cold, *others = (builder.build(ways[0], few) for _ in range(1 + _WARM_BUILDS))
@@ -271,11 +277,10 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
 # The ops --------------------------------------------------------------------------------------------------------------
 
 
-def _step_costs(chain: Chain, source: Source) -> Sequence[StepCost]:
-    """Time the reading, and each op by what the chain costs up to it beyond what it costs up to the one before."""
-    begun = time.process_time()
+def _step_costs(chain: Chain, source: Source, units: Sequence[Unit]) -> Sequence[StepCost]:
+    """Time the reading of `units`, and each op by what the chain costs up to it beyond what it costs up to the one before."""
     records = [record for unit in source.units for record in _readable(unit)]
-    read_us = (time.process_time() - begun) / max(1, len(records)) * 1e6
+    read_us = _read_us(units)
     on_images = tuple(op for op in chain.ops if not isinstance(op, BatchOp))
     hashes = [key_hash(record.key) for record in records]
     drawn = random_words(on_images, 0, 0, hashes, 0)
@@ -305,6 +310,16 @@ def _step_costs(chain: Chain, source: Source) -> Sequence[StepCost]:
     for op, cpu_us, size in zip(chain.ops, spent_us, sizes, strict=True):
         steps.append(StepCost(op_name(type(op)), op.random, False, cpu_us, size))
     return steps
+
+
+def _read_us(units: Sequence[Unit]) -> float:
+    """Return the CPU time of reading a record, from as many whole units as take a moment."""
+    begun, count = time.process_time(), 0
+    for unit in units:
+        count += len(_readable(unit))
+        if time.process_time() - begun > _READ_S:
+            break
+    return (time.process_time() - begun) / max(1, count) * 1e6
 
 
 def _readable(unit: Unit) -> list[Record]:
@@ -359,12 +374,12 @@ def _fresh_steps(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] |
     )
 
 
-def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way]) -> int:
+def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way], seconds: float) -> int:
     """Return how many records are enough for figures that hold for many, and few enough for the time."""
     per_image_s = sum(step.cpu_us_per_image for step in steps) / 1e6
     stored_bytes = min(steps[way.cut].bytes_per_image for way in ways)
     wanted = _SAMPLE_BYTES / stored_bytes
-    return max(_FEWEST, round(min(max(wanted, _LEAST_CPU_S / per_image_s), _MOST_CPU_S / per_image_s)))
+    return max(_FEWEST, round(min(max(wanted, _LEAST_CPU_S / per_image_s), _SAMPLE_SHARE * seconds / per_image_s)))
 
 
 # The ways to cache ----------------------------------------------------------------------------------------------------
@@ -414,19 +429,23 @@ class _Epochs:
     energies: dict[str, list[Energy]] = field(init=False)
 
     def measure(self, until: float, tell: Tell) -> None:
-        """Measure until that moment, yet some rounds at least."""
+        """Measure until that moment, each arm for a moment at least: one whose epoch is long takes part in fewer rounds."""
         self.energies = {name: [] for name in self.arms}
-        epochs = {}
+        epochs, lasts_s, spent_s = {}, {}, dict.fromkeys(self.arms, 0.0)
         for number, (name, arm) in enumerate(self.arms.items()):
             tell("warming up", number, len(self.arms))
-            self._pass(arm, 1)  # not measured: the first epoch maps files, and makes what later ones use again
-            epochs[name] = max(1, math.ceil(_PASS_S / max(self._pass(arm, 1).cpu_s, 1e-6)))
-        rounds = 0
-        while rounds < _FEWEST_ROUNDS or (rounds < _MOST_ROUNDS and time.monotonic() < until):
+            one = self._pass(arm, 1)  # not measured: the first epoch maps files, and makes what later ones use again
+            if one.cpu_s < _PASS_S:
+                one = self._pass(arm, 1)
+            epochs[name] = max(1, math.ceil(_PASS_S / max(one.cpu_s, 1e-6)))
+            lasts_s[name] = epochs[name] * one.duration_s
+        for rounds in range(_MOST_ROUNDS):
             tell("measuring epochs", rounds, _MOST_ROUNDS)
             for name in random.Random(f"{self.seed} {rounds}").sample(list(self.arms), len(self.arms)):
-                self.energies[name].append(self._pass(self.arms[name], epochs[name]))
-            rounds += 1
+                if spent_s[name] < _ENOUGH_S or time.monotonic() + lasts_s[name] < until:
+                    mean = self._pass(self.arms[name], epochs[name])
+                    self.energies[name].append(mean)
+                    spent_s[name] += epochs[name] * mean.cpu_s
 
     def _pass(self, arm: Arm, epochs: int) -> Energy:
         """Return the mean energy of an epoch: each has a window, as in an audit."""
