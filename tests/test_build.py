@@ -566,6 +566,7 @@ def test_progress_grows_to_the_number_of_records(tmp_path: Path, photo_folder: P
     last = told[-1]
     assert (last.done, last.records, last.resumed_records, last.rejects) == (30, 30, 0, 0)
     assert last.written_bytes == sum(file.bytes for split in manifest.splits.values() for file in split.files)
+    assert last.energy_j is not None
     assert 0 < last.energy_j <= Energy.from_json((manifest.energy or {})["energy"]).total_j
     assert last.records_per_s > 0
 

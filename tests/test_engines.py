@@ -125,7 +125,7 @@ def test_a_run_that_fails_keeps_its_shards_and_the_next_builds_the_rest(
 
     with monkeypatch.context() as patch:
         patch.setattr(beam_graph, "transform_shard", lost_after_three)
-        with pytest.raises(EngineError, match="the Beam pipeline failed: .*the engine is gone"):
+        with pytest.raises(EngineError, match=r"the Beam pipeline failed: .*the engine is gone"):
             precompute(photo_folder, tmp_path / "cache", CHAIN, shards=6)
     assert not (tmp_path / "cache" / "manifest.json").exists()
     rest = precompute(photo_folder, tmp_path / "cache", CHAIN, shards=6)

@@ -74,7 +74,8 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     options = options or PipelineOptions([])
     # By name: the default runner first tries to download another one.
-    runner = None if options.view_as(StandardOptions).runner else FnApiRunner()
+    named = options.view_as(StandardOptions).runner
+    runner = None if named else FnApiRunner()
     if log.level == logging.NOTSET:  # nobody has asked for more; what it says of a failure is in the exception
         log.setLevel(logging.CRITICAL)
     pipeline = beam.Pipeline(runner=runner, options=options)
@@ -92,8 +93,9 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
     except Exception as error:  # of any kind: runners pass on what a worker raised, or wrap its traceback in their own
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
-        cause = str(error).strip().rpartition("\n")[2][:300]
-        raise EngineError(f"the Beam pipeline failed: {type(error).__name__}: {cause}") from error
+        cause = str(error).strip().rpartition("\n")[2][:300] or "no answer: is it running, and reached from here?"
+        where = f" on {named}" if named else ""
+        raise EngineError(f"the Beam pipeline failed{where}: {type(error).__name__}: {cause}") from error
 
 
 def parse_beam_options(flags: Sequence[str]) -> Any:
@@ -111,7 +113,9 @@ def parse_beam_options(flags: Sequence[str]) -> Any:
             raise ValueError(f"Beam cannot read {list(flags)}: {error}") from error
         if runner:
             try:
-                create_runner(runner)  # some runners bring options of their own, which Beam knows once they are imported
+                create_runner(
+                    runner
+                )  # some runners bring options of their own, which Beam knows once they are imported
             except (ImportError, AttributeError, ValueError) as error:
                 raise ValueError(f"Beam has no runner {runner!r} here: {error}") from error
     parser = _options_parser(PipelineOptions)

@@ -89,7 +89,9 @@ def work_folder(folder: Path) -> Iterator[Path]:
             lock.flush()
             yield folder / WORK
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | EngineError | RejectsError) and any((folder / WORK).glob("*.json")):
+            if isinstance(error, KeyboardInterrupt | EngineError | RejectsError) and any(
+                (folder / WORK).glob("*.json")
+            ):
                 raise
             delete_unlisted(folder)
             _delete_work(folder)

@@ -31,7 +31,7 @@ from joulecache.transforms.randomness import key_hash
 
 WORK = ".building"  # what a running build keeps in the cache folder
 UNITS = "units.arrow"
-WORK_FILE = re.compile(r"\d{5,}\.json|index-\d{5,}\.arrow|energy\.(log|tmp)|units\.arrow|\.[0-9a-f]{32}\.tmp")
+WORK_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.(log|tmp)|units\.arrow|\.[0-9a-f]{32}\.tmp")
 _DECODED = MemoryBudget()  # of this process, whose threads may be at work on several shards
 _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of handing them out
 
