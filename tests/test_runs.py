@@ -196,7 +196,7 @@ def test_an_audit_that_was_killed_goes_on(photos: Path, tmp_path: Path) -> None:
         "--workload",
         "input",
         "--pairs",
-        "12",
+        "6",
         "--batch-size",
         "8",
         "--json",
@@ -225,4 +225,4 @@ def test_an_audit_that_was_killed_goes_on(photos: Path, tmp_path: Path) -> None:
     assert after[: len(before) - 1] == before[:-1]  # the last one may have been cut
     assert {json.loads(line)["attempt"] for line in after} == {1, 2}
     (shown,) = json.loads(done.stdout)["workloads"]
-    assert [arm["runs"] for arm in shown["arms"]] == [24, 12, 12, 12]
+    assert [arm["runs"] for arm in shown["arms"]] == [12, 6, 6, 6]
