@@ -93,7 +93,9 @@ def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
     except Exception as error:  # of any kind: runners pass on what a worker raised, or wrap its traceback in their own
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
-        cause = str(error).strip().rpartition("\n")[2][:300] or "no answer: is it running, and reached from here?"
+        # An engine that cannot be reached is an error without a text.
+        silent = "no answer: is it running, and reached from here?" if named else "no reason given"
+        cause = str(error).strip().rpartition("\n")[2][:300] or silent
         where = f" on {named}" if named else ""
         raise EngineError(f"the Beam pipeline failed{where}: {type(error).__name__}: {cause}") from error
 
@@ -113,9 +115,7 @@ def parse_beam_options(flags: Sequence[str]) -> Any:
             raise ValueError(f"Beam cannot read {list(flags)}: {error}") from error
         if runner:
             try:
-                create_runner(
-                    runner
-                )  # some runners bring options of their own, which Beam knows once they are imported
+                create_runner(runner)  # its module may bring options of its own, which Beam then knows
             except (ImportError, AttributeError, ValueError) as error:
                 raise ValueError(f"Beam has no runner {runner!r} here: {error}") from error
     parser = _options_parser(PipelineOptions)

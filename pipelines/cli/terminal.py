@@ -138,7 +138,7 @@ def print_manifest(cache: Path, manifest: Manifest) -> None:
         console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
         print_flags("the build", energy.flags)
     else:
-        console.print("build: energy not measured, since other processes made it", soft_wrap=True)
+        console.print("build: energy not measured, since other processes made a part of it", soft_wrap=True)
 
 
 def print_flags(what: str, flags: Sequence[str]) -> None:
