@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from PIL import Image
 
 from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
 from joulecache.pipelines.auditing.arms import Arm, Files, batched_from, list_files, make_arms, refused_arms
-from joulecache.pipelines.auditing.workloads import InputOnly
+from joulecache.pipelines.auditing.workloads import Ended, InputOnly
 from joulecache.pipelines.build import precompute
 from joulecache.pipelines.meter import Component, Energy, Meter
 from joulecache.pipelines.meter.replay import ReplayMeter
@@ -485,12 +486,39 @@ def test_a_cache_that_does_not_fit_memory_is_left_out_with_the_reason(photos: Pa
     assert "GB in RAM" in refused_arms(ARMS, large, tmp_path / "cache")["tf_cache"]
 
 
+class Slow:
+    """What waits for a moment when nobody holds it any longer."""
+
+    def __init__(self, moment: threading.Event) -> None:
+        self.moment = moment
+
+    def __del__(self) -> None:
+        assert self.moment.wait(60)
+
+
 def test_iterators_are_let_go_of_outside_of_what_is_measured() -> None:
     numbers = tf.data.Dataset.range(8).batch(4)
-    work = InputOnly(epochs=2)
-    assert work.run(Arm("numbers", 8, numbers, lambda epoch: None), 0) == 16
-    alive = [weakref.ref(iterator) for iterator in work.ended]
-    assert len(alive) == 2
-    assert all(iterator() is not None for iterator in alive)  # the window of a run ends before they do
+    work, reads_on = InputOnly(epochs=2), Arm("numbers", 8, numbers, lambda epoch: None, reads_on=True)
+    held: list[weakref.ref[object]] = []
+    keep = work.ended.keep
+
+    def note(arm: Arm, iterator: object) -> None:
+        held.append(weakref.ref(iterator))
+        keep(arm, iterator)
+
+    work.ended.keep = note  # type: ignore[method-assign]
+    assert work.run(reads_on, 0) == 16
+    assert len(held) == 2
+    assert all(iterator() is not None for iterator in held)  # the window of a run ends before they do
     work.prepare(0)
-    assert all(iterator() is None for iterator in alive)
+    assert all(iterator() is None for iterator in held)
+
+
+def test_only_iterators_that_may_still_work_are_waited_for() -> None:
+    at_rest = Arm("naive", 8, None, lambda epoch: None)
+    ended, moment = Ended(), threading.Event()
+    ended.keep(at_rest, Slow(moment))
+    ended.let_go()  # it would wait for a minute, and fail
+    moment.set()
+    ended.keep(replace(at_rest, reads_on=True), Slow(moment))
+    ended.let_go()

@@ -67,7 +67,8 @@ class Arm:
     """One way to feed the trainer.
 
     `dataset` yields (uint8 ``[B, H, W, C]``, float32 behind to_float, and int64 ``[B]``), `records` images in an epoch; `start_epoch` says
-    which epoch comes next. `fills`: whether its first epoch fills a cache, which is charged as what it costs beyond the next one.
+    which epoch comes next. `fills`: whether its first epoch fills a cache, which is charged as what it costs beyond the next one;
+    `reads_on`: whether it may work on behind an epoch's last batch.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Arm:
     dataset: Any
     start_epoch: Callable[[int], None]
     fills: bool = False
+    reads_on: bool = False
 
 
 def check_chain(chain: Chain, workloads: Sequence[str]) -> None:

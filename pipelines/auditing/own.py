@@ -220,7 +220,7 @@ def _first_epoch(
         batches=batches,
         class_names=class_names,
     )
-    arm = Arm(name, images, _one_epoch(dataset, steps, batches), lambda epoch: None)
+    arm = Arm(name, images, _one_epoch(dataset, steps, batches), lambda epoch: None, reads_on=True)
     return _Pipeline(arm, facts, first, last, len(class_names) or most + 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,29 @@ class Workload(Protocol):
         """Return for how many of a run's seconds a training waited for its next batch, None where none was timed; not measured."""
 
 
+class Ended:
+    """Iterators at their end, which are let go of when nothing is measured.
+
+    TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time: a run would last up
+    to twice as long as it did. That wait takes no CPU, and so nobody else waits for it; for one that may work on, everybody does.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+        self._at_rest: list[Any] = []
+        self._working: list[Any] = []
+
+    def keep(self, arm: Arm, iterator: Any) -> None:
+        """Hold an iterator of the arm, until `let_go`."""
+        (self._working if arm.reads_on else self._at_rest).append(iterator)
+
+    def let_go(self) -> None:
+        """Drop all of them."""
+        self._working.clear()
+        at_rest, self._at_rest = self._at_rest, []
+        threading.Thread(target=at_rest.clear).start()
+
+
 @dataclass
 class InputOnly:
     """Iterate over the batches and drop them: what the input costs by itself."""
@@ -64,11 +88,11 @@ class InputOnly:
     name: str = "input"
     blocks: int = 20
     epochs: int = 1
-    ended: list[Any] = field(default_factory=list, init=False, repr=False)
+    ended: Ended = field(default_factory=Ended, init=False, repr=False)
 
     def prepare(self, seed: int) -> None:
         """Let go of the iterators of the run before."""
-        self.ended.clear()
+        self.ended.let_go()
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Iterate over the epochs."""
@@ -158,11 +182,11 @@ class Infer:
     def __init__(self, model: Path) -> None:
         """Open the model file."""
         self._model = TfliteModel(model)
-        self._ended: list[Any] = []
+        self._ended = Ended()
 
     def prepare(self, seed: int) -> None:
         """Let go of the iterators of the run before."""
-        self._ended.clear()
+        self._ended.let_go()
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Predict every batch."""
@@ -180,17 +204,13 @@ def training_device() -> str:
     return "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
 
 
-def consume(arm: Arm, first_epoch: int, epochs: int, eat: Callable[[Any], object], ended: list[Any]) -> int:
-    """Hand the images of each batch of the epochs to `eat`; return how many there were.
-
-    The iterators are put into `ended`, for the caller to let go of when nothing is measured: TensorFlow's destructor may wait for the
-    thread that tunes the pipeline, which sleeps for twice as long each time, so that a run would last up to twice as long as it did.
-    """
+def consume(arm: Arm, first_epoch: int, epochs: int, eat: Callable[[Any], object], ended: Ended) -> int:
+    """Hand the images of each batch of the epochs to `eat`; return how many there were. The iterators are kept in `ended`."""
     count = 0
     for epoch in range(first_epoch, first_epoch + epochs):
         arm.start_epoch(epoch)
         iterator = iter(arm.dataset)
-        ended.append(iterator)
+        ended.keep(arm, iterator)
         for batch in iterator:
             images = tf.nest.flatten(batch)[0]
             eat(images)
