@@ -6,7 +6,6 @@ A record is its length in 8 bytes, the masked CRC-32C of these, the data, and th
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
@@ -72,13 +71,13 @@ def record_end(stop: int) -> int:
     return stop + _FOOTER
 
 
-def read_record(file: BinaryIO) -> tuple[bytes, bool]:
-    """Read the record at which a file stands: its data, and whether they have their checksum. ValueError when there is none."""
+def read_record(file: BinaryIO, file_bytes: int) -> tuple[bytes, bool]:
+    """Read the record at which a file of that size stands: its data, and whether they have their checksum; ValueError if there is none."""
     header = file.read(HEADER_BYTES)
     if not is_header(header):
         raise ValueError("no record starts where one did")
     length = struct.unpack_from("<Q", header)[0]
-    if length > os.fstat(file.fileno()).st_size:
+    if length > file_bytes:
         raise ValueError(f"a record of {length} bytes does not fit the file")
     data, footer = file.read(length), file.read(_FOOTER)
     if len(data) + len(footer) != length + _FOOTER:

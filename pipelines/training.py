@@ -29,6 +29,7 @@ from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest
 from joulecache.pipelines.meter import Energy, Meter, Window
 from joulecache.pipelines.models import build_model, check_batches, compile_model, has_soft_labels, run_epochs
+from joulecache.pipelines.notebook import table_html
 from joulecache.transforms.ops import Op
 
 TRAINING_RECORD = "history.json"
@@ -313,6 +314,12 @@ class TrainedModel:
     path: Path
     training: TrainingRun
     compression: Compression | None
+
+    def _repr_html_(self) -> str:
+        trained = table_html(
+            str(self.path), {"accuracy": f"{self.training.accuracy:.1%}", "energy": str(self.training.energy)}
+        )
+        return trained + (self.compression._repr_html_() if self.compression else "")
 
 
 def train(

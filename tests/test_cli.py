@@ -313,7 +313,7 @@ def test_every_option_reaches_the_recipe(run: Run, tmp_path: Path, monkeypatch: 
     everything, prune, nothing, trained = asked
     assert everything["arguments"] == (
         Path("m.keras"),
-        Path("cache"),
+        "cache",
         Recipe(
             macs=0.4,
             criterion="gamma",

@@ -27,12 +27,12 @@ transforms.reference_kernels.colour  transforms.reference_kernels.policies  tran
 transforms.reference_kernels
 transforms.graph_kernels
 transforms
-pipelines.own_code  pipelines.tfrecord
+pipelines.own_code  pipelines.notebook  pipelines.tfrecord  pipelines.objects
 pipelines.source.records  pipelines.source.naming  pipelines.source.labels
-pipelines.source.images  pipelines.source.folder  pipelines.source.tar
+pipelines.source.images  pipelines.source.folder  pipelines.source.stored  pipelines.source.tar
 pipelines.source.rows  pipelines.source.parquet  pipelines.source.tfrecord  pipelines.source.tfds
 pipelines.source.synthetic  pipelines.source
-pipelines.costs  pipelines.shards  pipelines.manifest
+pipelines.costs  pipelines.shards  pipelines.manifest.structure  pipelines.manifest  pipelines.staging
 pipelines.meter.energy  pipelines.meter.windows  pipelines.meter.recording
 pipelines.meter.process_tree  pipelines.meter.machine
 pipelines.meter.model  pipelines.meter.storage  pipelines.meter.rapl  pipelines.meter.nvml  pipelines.meter.carbon
@@ -40,7 +40,7 @@ pipelines.meter.cross_check
 pipelines.meter  pipelines.meter.replay
 pipelines.build.recipe  pipelines.build.memory  pipelines.build.pictures
 pipelines.build.previous  pipelines.build.shard  pipelines.build.journal
-pipelines.build.beam_graph  pipelines.build.folder
+pipelines.build.beam_graph  pipelines.build.folder  pipelines.build.destination
 pipelines.build.commit
 pipelines.build
 pipelines.loader.memory  pipelines.loader.order  pipelines.loader.stored  pipelines.loader.split  pipelines.loader.steps
@@ -73,6 +73,10 @@ ORDER = IN_ORDER.split()
 FORWARD = {
     # A chain is plain data and says so first; called on an image, it needs the kernels, which are written in terms of chains' ops.
     ("transforms.chain", "Chain.__call__"): {"transforms.randomness", "transforms.reference_kernels"},
+    # So are results; looked at in a notebook they show the report that is made of them.
+    ("pipelines.auditing.results", "Audit._repr_html_"): {"pipelines.report"},
+    ("pipelines.planning", "Plan._repr_html_"): {"pipelines.report.plans"},
+    ("pipelines.compression", "Compression._repr_html_"): {"pipelines.report"},
 }
 
 TENSORFLOW = {"tensorflow", "keras"}

@@ -251,7 +251,7 @@ def test_units_in_a_file_are_the_units_from_anywhere(
     monkeypatch.chdir(tmp_path)
     units = open_source("folder").units
     parts = [take(units, rows) for rows in ([1, 3, 5, 7], [], [0, 9])]
-    stored = pickle.loads(pickle.dumps(store_units(parts, Path("units.arrow"))))  # noqa: S301 - as Beam does
+    stored = pickle.loads(pickle.dumps(store_units(parts, Path("units.arrow"), str(Path("units.arrow").absolute()))))  # noqa: S301 - as Beam does
     monkeypatch.chdir("/")
     assert [list(part) for part in stored] == [list(part) for part in parts]
     assert [len(part) for part in stored] == [4, 0, 2]

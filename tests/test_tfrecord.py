@@ -94,7 +94,7 @@ def test_the_container_is_tensorflows(tmp_path_factory: Any, written: list[bytes
     whole = path.read_bytes()
     assert [whole[start:stop] for start, stop in tfrecord.records(whole)] == written
     with open(path, "rb") as file:
-        assert [tfrecord.read_record(file) for _ in written] == [(data, True) for data in written]
+        assert [tfrecord.read_record(file, len(whole)) for _ in written] == [(data, True) for data in written]
 
 
 @given(st.binary(max_size=60))

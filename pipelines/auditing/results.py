@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from joulecache.pipelines.auditing.claims import BreakEven, Finding, Inferiority, Mean, Ratio
+from joulecache.pipelines.notebook import printed_html
 
 REPORT_VERSION = 1
 
@@ -241,3 +242,8 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Return the audit as JSON values; what was not measured, and never, are null."""
         return {"report_version": REPORT_VERSION, **dataclasses.asdict(self)}
+
+    def _repr_html_(self) -> str:
+        from joulecache.pipelines.report import print_verdict
+
+        return printed_html(lambda console: print_verdict(self.to_json(), console))

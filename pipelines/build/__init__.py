@@ -11,7 +11,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,7 @@ import pyarrow as pa
 
 from joulecache.pipelines.build import commit
 from joulecache.pipelines.build.beam_graph import parse_beam_options, run_specs
-from joulecache.pipelines.build.folder import (
-    delete_unlisted,
-    existing_cache,
-    keep_only,
-    refuse_full_disk,
-    refuse_overlap,
-    work_folder,
-)
+from joulecache.pipelines.build.destination import Destination, open_destination
 from joulecache.pipelines.build.journal import ENERGY_LOG, EnergyLog, finished_result
 from joulecache.pipelines.build.pictures import mean_image_bytes, sample
 from joulecache.pipelines.build.previous import OldRow, Previous, Reject, files_of, is_unchanged, of_shard, old_rows
@@ -39,25 +32,18 @@ from joulecache.pipelines.build.recipe import (
     Recipe,
     require_whole,
 )
-from joulecache.pipelines.build.shard import UNITS, WORK, ShardResult, ShardSpec, build_shard, read_result, this_process
-from joulecache.pipelines.manifest import (
-    CacheError,
-    Manifest,
-    check_files,
-    read_index,
-    read_manifest,
-    write_manifest,
-)
+from joulecache.pipelines.build.shard import UNITS, ShardResult, ShardSpec, build_shard, read_result, this_process
+from joulecache.pipelines.manifest import CacheError, Manifest, read_index
 from joulecache.pipelines.meter import Energy, Meter
+from joulecache.pipelines.objects import StoreError
 from joulecache.pipelines.shards import SPLITS, Encoding, Format
-from joulecache.pipelines.source import Source, SourceError, open_source, source_paths, store_units, take
+from joulecache.pipelines.source import Source, SourceError, open_source, store_units, take
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.randomness import key_hash
 
 __all__ = ["BuildError", "BuildProgress", "Built", "Recipe", "ShardSpec", "build_shard", "precompute"]
 
 _LARGEST_SHARDS = 99_999
-_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,6 +61,9 @@ class Built:
     transformed: int = 0
     copied: int = 0
     workers: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return self.manifest._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -130,6 +119,9 @@ def precompute(
     Records are taken to be unchanged by their size and modification time, or by their content where these differ; `rehash` reads the
     content of all. Only what changed, and variants that are new, is computed.
 
+    `source` and `cache` may lie in an object store, s3:// or gs://: what workers build then goes there, shard by shard, and of two builds
+    that end the first wins, whole; the other raises CacheError.
+
     `variants` is how many draws of the cached ops are kept, `val_fraction` the share of records held out (default: 0.1, or what the
     source itself holds out), `shards` the number of files per split and variant (default: 64 MiB of images each), `workers` the threads
     of one shard (default: all cores), `labels` a CSV file with the images' classes, `beam_options` Beam's own flags, such as
@@ -148,55 +140,60 @@ def precompute(
     if isinstance(max_reject_rate, bool) or not 0 <= max_reject_rate <= 1:
         raise ValueError(f"max_reject_rate must be from 0 to 1, got {max_reject_rate!r}")
     options = parse_beam_options(beam_options)
-    folder = Path(cache)
-    refuse_overlap(source_paths(source), folder)
-    existing = existing_cache(folder)
-    listed = open_source(source, limit=limit, labels=labels)
-    if listed.holds_out:
-        if val_fraction is not None:
-            raise SourceError(
-                f"{listed.location!r} holds records out itself: leave val_fraction out, got {val_fraction}"
-            )
-        recipe = dataclasses.replace(recipe, val_fraction=None)
-    update = None
-    if existing is not None and not replace:
-        _refuse_other_recipe(existing, recipe, shards, folder)
-        shards = existing.shards
-        update = _Update.of(folder, existing, listed)
-    image_bytes = functools.cache(functools.partial(mean_image_bytes, sample(listed.units), recipe))
-    if shards is None:
-        shards = max(1, min(_LARGEST_SHARDS, math.ceil(image_bytes() * listed.records / SHARD_TARGET_BYTES)))
-    specs = _specs(listed, folder, shards, recipe, workers or len(os.sched_getaffinity(0)))
-    listed = dataclasses.replace(listed, units=())  # they are in the specs: many are not held twice
-    kept: list[ShardResult] = []
-    if update is not None:
-        if not rehash:
-            kept = [result for spec in specs if (result := update.kept(spec))]
-        if len(kept) == len(specs) and recipe.variants == update.manifest.variants:
-            return Built(_refreshed(folder, update.manifest, recipe), True)
-        left = {result.shard for result in kept}
-        specs = [
-            dataclasses.replace(spec, previous=update.previous(spec), rehash=rehash)
-            for spec in specs
-            if spec.shard not in left
-        ]
-    meter = meter or Meter()
-    try:
-        with work_folder(folder) as work:
-            found = [finished_result(folder, spec) for spec in specs]
+    with open_destination(cache) as destination:
+        destination.refuse_overlap(source)
+        existing = destination.existing()
+        listed = open_source(source, limit=limit, labels=labels)
+        if listed.holds_out:
+            if val_fraction is not None:
+                raise SourceError(
+                    f"{listed.location!r} holds records out itself: leave val_fraction out, got {val_fraction}"
+                )
+            recipe = dataclasses.replace(recipe, val_fraction=None)
+        update = None
+        if existing is not None and not replace:
+            _refuse_other_recipe(existing, recipe, shards, cache)
+            shards = existing.shards
+            update = _Update.of(destination, existing, listed)
+        image_bytes = functools.cache(functools.partial(mean_image_bytes, sample(listed.units), recipe))
+        if shards is None:
+            shards = max(1, min(_LARGEST_SHARDS, math.ceil(image_bytes() * listed.records / SHARD_TARGET_BYTES)))
+        specs = _specs(listed, destination.where, shards, recipe, workers or len(os.sched_getaffinity(0)))
+        listed = dataclasses.replace(listed, units=())  # they are in the specs: many are not held twice
+        kept: list[ShardResult] = []
+        if update is not None:
+            if not rehash:
+                kept = [result for spec in specs if (result := update.kept(spec))]
+            if len(kept) == len(specs) and recipe.variants == update.manifest.variants:
+                return Built(_refreshed(destination, update.manifest, recipe), True)
+            left = {result.shard for result in kept}
+            specs = [
+                dataclasses.replace(spec, previous=update.previous(spec), rehash=rehash)
+                for spec in specs
+                if spec.shard not in left
+            ]
+        meter = meter or Meter()
+        with _told(destination), destination.hold(specs) as work:
+            found = [finished_result(work, spec, destination.is_whole) for spec in specs]
             resumed = [result for result in found if result]
             missing = [spec for spec, result in zip(specs, found, strict=True) if not result]
             ranges = [spec.shard for spec in specs]
-            keep_only(folder, resumed)
-            refuse_full_disk(folder, int(image_bytes() * listed.records * len(missing) / shards))
-            parts = store_units([spec.units for spec in missing], work / UNITS)
-            missing = [dataclasses.replace(spec, units=units) for spec, units in zip(missing, parts, strict=True)]
+            destination.keep_only(resumed)
+            destination.refuse_full(int(image_bytes() * listed.records * len(missing) / shards))
+            parts = store_units([spec.units for spec in missing], work / UNITS, destination.location(UNITS))
+            if (work / UNITS).exists():
+                destination.share(UNITS)
+            missing = [
+                dataclasses.replace(spec, units=units, work=destination.work)
+                for spec, units in zip(missing, parts, strict=True)
+            ]
             del specs  # and with them what is in the file now
             log = EnergyLog(meter, work / ENERGY_LOG)
             try:
-                with _watched(work, listed.records, [*kept, *resumed], log, progress):
+                with _watched(destination, work, listed.records, [*kept, *resumed], log, progress):
                     if missing:
                         run_specs(missing, options)
+                there = {result.shard for result in resumed}
                 built = [read_result(work, shard) for shard in ranges]
                 results = sorted([*kept, *built], key=lambda result: result.shard)
                 commit.refuse_failures(results)
@@ -205,20 +202,19 @@ def precompute(
                     update.part(result) if update and not result.index else commit.read_part(work, result)
                     for result in results
                 ]
-                index = commit.write_index(folder, index_parts)
-                rejected = commit.write_rejects(folder, results, listed)
+                index = commit.write_index(destination.folder, index_parts)
+                rejected = commit.write_rejects(destination.folder, results, listed)
             finally:
                 spent = log.close()
             if update and update.manifest.energy:  # what the cache has cost so far
                 spent += Energy.from_json(update.manifest.energy["energy"])
             # What other processes spent nobody has measured: a part of it would be taken for the whole.
-            known = all(result.metered for result in results) and not (update and not update.manifest.energy)
+            known = all(
+                result.metered and (result.shard in there or result.worker == this_process()) for result in built
+            ) and not (update and not update.manifest.energy)
             energy = {"energy": spent.to_json(), "passport": meter.passport()} if known else None
             manifest = commit.make_manifest(recipe, listed, shards, results, index, rejected, energy, index_parts)
-            write_manifest(folder, manifest)
-            delete_unlisted(folder)
-    except OSError as error:
-        raise BuildError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
+            destination.commit(manifest)
     return Built(
         manifest,
         False,
@@ -227,6 +223,17 @@ def precompute(
         sum(result.copied for result in built),
         tuple(sorted({result.worker for result in built})),
     )
+
+
+@contextmanager
+def _told(destination: Destination) -> Iterator[None]:
+    """Raise what the disk or the store fails with as a BuildError."""
+    try:
+        yield
+    except StoreError as error:
+        raise BuildError(f"cannot write to {destination.where!r}: {error}") from error
+    except OSError as error:
+        raise BuildError(f"cannot write to {str(destination.folder)!r}: {error.strerror or error}") from error
 
 
 def _recipe(
@@ -250,11 +257,10 @@ def _recipe(
     return Recipe(train, val, variants, format, encoding, quality, val_fraction, seed)
 
 
-def _specs(source: Source, folder: Path, shards: int, recipe: Recipe, workers: int) -> list[ShardSpec]:
+def _specs(source: Source, where: str, shards: int, recipe: Recipe, workers: int) -> list[ShardSpec]:
     ranges: list[array[int]] = [array("q") for _ in range(shards)]
     for row, unit in enumerate(source.units):
         ranges[key_hash(unit.name) * shards >> 64].append(row)
-    where = str(folder.absolute())
     classes = len(source.class_names)
     return [
         ShardSpec(where, shard, shards, take(source.units, rows), classes, recipe, workers, launcher=this_process())
@@ -264,18 +270,25 @@ def _specs(source: Source, folder: Path, shards: int, recipe: Recipe, workers: i
 
 @contextmanager
 def _watched(
-    work: Path, records: int, resumed: Sequence[ShardResult], log: EnergyLog, progress: Progress | None
+    destination: Destination,
+    work: Path,
+    records: int,
+    resumed: Sequence[ShardResult],
+    log: EnergyLog,
+    progress: Progress | None,
 ) -> Iterator[None]:
-    """Look twice a second for finished shards: keep the energy spent on them, and tell `progress`."""
+    """Look from time to time for finished shards: keep the energy spent on them, and tell `progress`."""
     results = {result.shard: result for result in resumed}
     before = sum(map(_records_of, resumed))
     started = time.monotonic()
 
     def look() -> None:
+        destination.collect()
         fresh = [int(path.stem) for path in work.glob("*.json") if int(path.stem) not in results]
         results.update((shard, read_result(work, shard)) for shard in fresh)
         if fresh:
             spent_j = log.write().total_j
+            destination.share(ENERGY_LOG)
             if progress:
                 files = [file for result in results.values() for split in result.files.values() for file in split]
                 progress(
@@ -293,8 +306,9 @@ def _watched(
     finished = threading.Event()
 
     def watch() -> None:
-        while not finished.wait(_LOOK_S):
-            look()
+        while not finished.wait(destination.look_s):
+            with suppress(StoreError, CacheError):  # the last look says so
+                look()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -310,7 +324,7 @@ def _records_of(result: ShardResult) -> int:
     return sum(files[0].records for files in result.files.values()) + len(result.rejects)
 
 
-def _refuse_other_recipe(existing: Manifest, recipe: Recipe, shards: int | None, folder: Path) -> None:
+def _refuse_other_recipe(existing: Manifest, recipe: Recipe, shards: int | None, cache: str | os.PathLike[str]) -> None:
     there: dict[str, object] = {name: split.fingerprint for name, split in existing.splits.items()}
     asked: dict[str, object] = {name: recipe.of(name)[0].fingerprint for name in SPLITS}
     for name in ("seed", "format", "encoding", "quality", "val_fraction"):
@@ -324,7 +338,7 @@ def _refuse_other_recipe(existing: Manifest, recipe: Recipe, shards: int | None,
             was, now = existing.splits[name].chain, str(recipe.of(name)[0])
             name = f"{name} chain"
         raise CacheError(
-            f"{str(folder)!r} is a cache with {name} {was!r}, not {now!r}: give --replace to swap it, or another folder"
+            f"{os.fspath(cache)!r} is a cache with {name} {was!r}, not {now!r}: give --replace to swap it, or another folder"
         )
 
 
@@ -345,11 +359,13 @@ class _Update:
         self._relabelled = manifest.class_names != source.class_names
 
     @classmethod
-    def of(cls, folder: Path, manifest: Manifest, source: Source) -> _Update | None:
+    def of(cls, destination: Destination, manifest: Manifest, source: Source) -> _Update | None:
         """Return what can be kept; None for a damaged cache, of which nothing is."""
         try:
-            check_files(folder, manifest)
-            return cls(folder, manifest, source)
+            destination.check(manifest)
+            return cls(destination.folder, manifest, source)
+        except StoreError:
+            raise
         except (ValueError, LookupError, TypeError, OSError):
             return None
 
@@ -390,19 +406,13 @@ class _Update:
         return pa.Table.from_batches([of_shard(self._index, result.shard)])
 
 
-def _refreshed(folder: Path, existing: Manifest, recipe: Recipe) -> Manifest:
+def _refreshed(destination: Destination, existing: Manifest, recipe: Recipe) -> Manifest:
     """Give a cache of the same prefix the suffix that is asked for, and take away what a killed build left: no pixel changes."""
     splits = {
         name: dataclasses.replace(split, chain=str(recipe.of(name)[0])) for name, split in existing.splits.items()
     }
     wanted = dataclasses.replace(existing, chain=str(recipe.chain), splits=splits)
-    if wanted != existing or (folder / WORK).exists():
-        try:
-            with work_folder(folder):
-                if read_manifest(folder) != existing:
-                    raise CacheError(f"{str(folder)!r} was rebuilt meanwhile: run the command again")
-                write_manifest(folder, wanted)
-                delete_unlisted(folder)
-        except OSError as error:
-            raise BuildError(f"cannot write to {str(folder)!r}: {error.strerror or error}") from error
+    if wanted != existing or destination.was_left():
+        with _told(destination), destination.hold(()):
+            destination.commit(wanted)
     return wanted

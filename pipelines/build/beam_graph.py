@@ -5,33 +5,27 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.build.recipe import BuildError, EngineError
-from joulecache.pipelines.build.shard import (
-    WORK,
-    ShardResult,
-    ShardSpec,
-    finish_shard,
-    transform_shard,
-    write_result,
-)
+from joulecache.pipelines.build.shard import ShardSpec, TransformedShard, Workplace, transform_shard
 
 
-def _explained(spec: ShardSpec, build: Callable[[], object]) -> None:
-    """Run a part of a build in a Beam worker. A disk that fails is a result, so that it can be told in one line."""
+def _finish(place: Workplace, transformed: TransformedShard) -> None:
+    """Run the second part of a build in a Beam worker. A disk that fails is a result, so that it can be told in one line."""
     try:
-        build()
+        place.finish(transformed)
     except OSError as error:
         reason = error.strerror or str(error)
         try:
-            write_result(Path(spec.folder, WORK), ShardResult(spec.shard, {}, (), 0, "", spec.digest, error=reason))
+            place.fail(reason)
         except OSError:
-            raise BuildError(f"shard {spec.shard} could not be written: {reason}") from None
+            raise BuildError(f"shard {place.spec.shard} could not be written: {reason}") from None
+    finally:
+        place.leave()
 
 
 def _shard_builder(beam: Any) -> Any:
@@ -43,9 +37,14 @@ def _shard_builder(beam: Any) -> Any:
             self._writing: Future[None] | None = None
 
         def process(self, spec: ShardSpec) -> Iterator[int]:
-            transformed = transform_shard(spec)
-            self._wait()
-            self._writing = self._writer.submit(_explained, spec, lambda: finish_shard(transformed))
+            place = Workplace(spec)
+            try:
+                transformed = transform_shard(place.spec)
+                self._wait()
+            except BaseException:
+                place.leave()
+                raise
+            self._writing = self._writer.submit(_finish, place, transformed)
             yield spec.shard
 
         def finish_bundle(self) -> None:

@@ -9,7 +9,10 @@ import json
 import operator
 import os
 import re
+import shutil
 import socket
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +26,8 @@ from joulecache.pipelines.build.memory import MemoryBudget
 from joulecache.pipelines.build.pictures import Draws, decoded, levels_of, make_pictures, working_bytes
 from joulecache.pipelines.build.previous import OldShard, Previous, Reject
 from joulecache.pipelines.build.recipe import BuildError, Recipe
-from joulecache.pipelines.manifest import INDEX_SCHEMA, write_index
+from joulecache.pipelines.manifest import INDEX_SCHEMA, Manifest, write_index
+from joulecache.pipelines.objects import ObjectFolder, StoreError, is_remote
 from joulecache.pipelines.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_named, write_shard
 from joulecache.pipelines.source import Unit
 from joulecache.transforms.chain import fixed_size, output_channels
@@ -38,7 +42,10 @@ _TASK_RECORDS = 16  # records a thread takes at once: enough to hide the cost of
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """One range of the hash of units, to be built into `folder`. `launcher` is the process whose meter is on, as `this_process` has it."""
+    """One range of the hash of units, to be built into `folder`, which may be in an object store.
+
+    `work` is the work folder in it; `launcher` the process whose meter is on, as `this_process` has it.
+    """
 
     folder: str
     shard: int
@@ -50,11 +57,12 @@ class ShardSpec:
     previous: Previous | None = None
     rehash: bool = False
     launcher: str = ""
+    work: str = WORK
 
     @property
     def digest(self) -> str:
         """SHA-256 of all that shapes the shard: two specs with one digest give the same bytes."""
-        same = dataclasses.replace(self, units=tuple(self.units), folder="", workers=1, launcher="")
+        same = dataclasses.replace(self, units=tuple(self.units), folder="", workers=1, launcher="", work="")
         versions = [op.version for chain in (self.recipe.chain, self.recipe.val_chain) for op in chain.ops]
         return hashlib.sha256(repr((versions, same)).encode()).hexdigest()
 
@@ -102,7 +110,8 @@ def build_shard(spec: ShardSpec) -> ShardResult:
     Of what the cache holds already the images of unchanged records are copied, and files that stay the same are left as they are.
     Needs no Beam. The result is also kept in the work folder of the cache. Raises OSError when the cache cannot be written.
     """
-    return finish_shard(transform_shard(spec))
+    with Workplace(spec) as place:
+        return place.finish(transform_shard(place.spec))
 
 
 @dataclass(frozen=True)
@@ -189,6 +198,80 @@ def finish_shard(shard: TransformedShard) -> ShardResult:
     )
     write_result(work, result)
     return result
+
+
+class Workplace:
+    """Where one shard is built: the cache's folder, or for a cache in an object store a folder of this machine, until it is finished.
+
+    `spec` is the specification with that folder. It may be left by another thread than the one that entered it.
+    """
+
+    def __init__(self, spec: ShardSpec) -> None:
+        """Fetch what the cache holds of the shard already, where it is in an object store. Raises StoreError."""
+        self.spec, self._objects = spec, None
+        if is_remote(spec.folder):
+            self._objects, self._work = ObjectFolder(spec.folder), spec.work
+            self._scratch = tempfile.TemporaryDirectory(prefix="joulecache-")
+            folder = Path(self._scratch.name)
+            (folder / WORK).mkdir()
+            self.spec = dataclasses.replace(spec, folder=str(folder), work=WORK)
+            if spec.previous:
+                self._fetch(spec.previous.manifest, folder)
+
+    def __enter__(self) -> Workplace:
+        return self
+
+    def __exit__(self, *of: object) -> None:
+        self.leave()
+
+    def finish(self, shard: TransformedShard) -> ShardResult:
+        """Do the second half of `build_shard`; in an object store the result is written last."""
+        result = finish_shard(shard)
+        if self._objects:
+            known = self.spec.previous.manifest.files() if self.spec.previous else ()
+            fresh = {file.name for files in result.files.values() for file in files} - {file.name for file in known}
+            for name in sorted(fresh):
+                self._objects.write(name, Path(self.spec.folder, name))
+            self._keep(result.index, result_name(result.shard))
+        return result
+
+    def fail(self, reason: str) -> None:
+        """Keep that the shard could not be written. Raises OSError when not even that can be."""
+        work = Path(self.spec.folder, WORK)
+        write_result(work, ShardResult(self.spec.shard, {}, (), 0, "", self.spec.digest, error=reason))
+        if self._objects:
+            self._keep(result_name(self.spec.shard))
+
+    def leave(self) -> None:
+        """Delete what is only here."""
+        if self._objects:
+            self._scratch.cleanup()
+
+    def _keep(self, *names: str) -> None:
+        assert self._objects is not None
+        for name in names:
+            self._objects.write(f"{self._work}/{name}", Path(self.spec.folder, WORK, name))
+
+    def _fetch(self, manifest: Manifest, folder: Path) -> None:
+        assert self._objects is not None
+        for split in manifest.splits.values():
+            for file in split.files:
+                self._objects.fetch(file.name, folder / file.name)
+        index = manifest.index.name
+        (folder / index).symlink_to(_fetched_index(self._objects, index).path)
+
+
+class _FetchedIndex:
+    """The index of a whole cache in an object store, in a folder that goes with it."""
+
+    def __init__(self, objects: ObjectFolder, name: str) -> None:
+        folder = tempfile.mkdtemp(prefix="joulecache-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.path = Path(folder, name)
+        objects.fetch(name, self.path)
+
+
+_fetched_index = functools.lru_cache(maxsize=1)(_FetchedIndex)  # once for all shards of this process
 
 
 def _tasks(units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -286,6 +369,8 @@ def _transform(
                         len(words),
                     )
                 )
+        except StoreError:  # it may answer the next time: this is about no record
+            raise
         except (OSError, pa.ArrowInvalid) as error:
             reason = f"cannot be read: {error}".splitlines()[0]
             rejects += [Reject(key, reason) for key in waiting]
@@ -329,10 +414,15 @@ def index_part(shard: int) -> str:
     return f"index-{shard:05d}.arrow"
 
 
+def result_name(shard: int) -> str:
+    """Return the name of a shard's result in the work folder."""
+    return f"{shard:05d}.json"
+
+
 def write_result(work: Path, result: ShardResult) -> None:
     """Keep a shard's result in the work folder."""
     body = json.dumps(dataclasses.asdict(result)).encode()
-    write_named(work, lambda file: _write(file, body), lambda hashed: f"{result.shard:05d}.json")
+    write_named(work, lambda file: _write(file, body), lambda hashed: result_name(result.shard))
 
 
 def _write(file: BinaryIO, body: bytes) -> None:
@@ -347,7 +437,7 @@ def this_process() -> str:
 def read_result(work: Path, shard: int) -> ShardResult:
     """Read a shard's result from the work folder; BuildError when there is none."""
     try:
-        body = json.loads((work / f"{shard:05d}.json").read_text())
+        body = json.loads((work / result_name(shard)).read_text())
     except OSError as error:
         raise BuildError(f"shard {shard} left no result: its worker ended early, run the command again") from error
     body["files"] = {split: tuple(map(DataFile.from_json, files)) for split, files in body["files"].items()}

@@ -19,6 +19,7 @@ from joulecache.pipelines.cli.machine import doctor, hardware, run
 from joulecache.pipelines.cli.models import compress, train
 from joulecache.pipelines.cli.options import (
     AsJson,
+    Cache,
     ChainText,
     Country,
     Emissions,
@@ -81,7 +82,7 @@ class Encoding(StrEnum):
 )
 def precompute(
     source: Source,
-    cache: Annotated[Path, typer.Argument(help="The folder to build: new, empty, or a cache of ours.")],
+    cache: Annotated[str, typer.Argument(help="The folder to build: new, empty, or a cache of ours; or s3://, gs://.")],
     chain: ChainText,
     beam_options: Annotated[list[str] | None, typer.Argument(help="Beam's own options, after --.")] = None,
     val_chain: Annotated[str | None, typer.Option(help="Chain of held-out records. Default: no randomness.")] = None,
@@ -160,7 +161,7 @@ def _detail(now: BuildProgress) -> str:
 
 @app.command(epilog="Example: joulecache inspect cache/ --sheet records.png")
 def inspect(
-    cache: Annotated[Path, typer.Argument(help="A cache folder.")],
+    cache: Cache,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of its records to this PNG file.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +180,7 @@ def inspect(
 
 
 @app.command(epilog="Example: joulecache verify cache/")
-def verify(cache: Annotated[Path, typer.Argument(help="A cache folder.")], as_json: AsJson = False) -> None:
+def verify(cache: Cache, as_json: AsJson = False) -> None:
     """Check every byte of a cache against its manifest; exit code 1 when something is wrong."""
     from joulecache.pipelines.manifest import open_manifest
     from joulecache.pipelines.manifest import verify as check

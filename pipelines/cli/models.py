@@ -11,6 +11,7 @@ from rich.console import Console
 
 from joulecache.pipelines.cli.options import (
     AsJson,
+    Cache,
     Cluster,
     Country,
     Emissions,
@@ -46,7 +47,7 @@ class Per(StrEnum):
 
 
 def train(
-    cache: Annotated[Path, typer.Argument(help="A cache folder.")],
+    cache: Cache,
     out: Annotated[Path, typer.Option(help="The folder of the run: new, empty, or a run of ours.")],
     epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1)],
     model: ModelName = "cnn",
@@ -107,7 +108,7 @@ def train(
 
 def compress(
     model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.")],
-    data: Annotated[Path, typer.Option(help="The cache to tune, calibrate and measure on.")],
+    data: Annotated[str, typer.Option(help="The cache to tune, calibrate and measure on.", metavar="CACHE")],
     out: Annotated[Path, typer.Option(help="The folder of the compressed models.")],
     prune: Prune = 0.0,
     sparsity: Sparsity = 0.0,

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from joulecache.transforms.ops import Op
 
 SOURCES = (
-    "A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; synthetic:N; tfds:NAME."
+    "A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; these in s3:// or gs:// too; "
+    "synthetic:N; tfds:NAME."
 )
 Source = Annotated[str, typer.Argument(help=SOURCES)]
+Cache = Annotated[str, typer.Argument(help="A cache: a folder, or its address in s3:// or gs://.")]
 ChainText = Annotated[
     str, typer.Option("--chain", help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
 ]

@@ -27,6 +27,7 @@ from joulecache.pipelines.cli.options import (
     own_ops,
 )
 from joulecache.pipelines.cli.terminal import no_greetings, print_json, print_manifest, progress
+from joulecache.pipelines.objects import ObjectFolder, is_remote
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _THOUSANDS = ["", "K", "M", "G", "T"]
@@ -44,7 +45,7 @@ def plan(
         str | None,
         typer.Option(help="Ops that draw anew every epoch. Default: random ops that are cheap.", metavar="OP,..."),
     ] = None,
-    apply: Annotated[Path | None, typer.Option(help="Build the best cache, in this folder.", metavar="CACHE")] = None,
+    apply: Annotated[str | None, typer.Option(help="Build the best cache, in this folder.", metavar="CACHE")] = None,
     seconds: Annotated[float, typer.Option(help="About how long to measure.", min=1)] = 60.0,
     days: Annotated[float, typer.Option(help="How long the cache is kept, for its storage.", min=0.001)] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
@@ -64,7 +65,7 @@ def plan(
 
     parsed = parse(chain, own_ops(ops))
     budget_bytes = None if disk_budget is None else _bytes(disk_budget)
-    if apply is not None and apply.exists() and (apply.is_file() or any(apply.iterdir())):
+    if apply is not None and _is_taken(apply):
         raise ValueError(
             f"--apply is {str(apply)!r}, which is not empty: give a folder that is empty or does not exist"
         )
@@ -87,7 +88,9 @@ def plan(
             labels=labels,
             seed=seed,
             meter=meter,
-            folder=None if apply is None else next(folder for folder in apply.absolute().parents if folder.exists()),
+            folder=None
+            if apply is None or is_remote(apply)
+            else next(folder for folder in Path(apply).absolute().parents if folder.exists()),
             progress=tell,
         )
     if ops is not None:  # the command that is printed needs them too
@@ -116,6 +119,13 @@ def plan(
     print_plan(found, "cache/" if apply is None else apply, Console())
     if built is not None and apply is not None:
         print_manifest(apply, built.manifest)
+
+
+def _is_taken(cache: str) -> bool:
+    """Say whether something is where a cache is to be built."""
+    if is_remote(cache):
+        return any(True for _ in ObjectFolder(cache).list())
+    return Path(cache).is_file() or (Path(cache).exists() and any(Path(cache).iterdir()))
 
 
 def _bytes(text: str) -> float:

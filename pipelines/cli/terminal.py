@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -110,7 +109,7 @@ def print_json(body: object) -> None:
     sys.stdout.write(json.dumps(body, indent=1, default=str) + "\n")
 
 
-def print_manifest(cache: Path, manifest: Manifest) -> None:
+def print_manifest(cache: str, manifest: Manifest) -> None:
     """Print what is in a cache."""
     console = Console()
     console.print(f"{cache}: {manifest.chain}", markup=False, soft_wrap=True)

@@ -27,6 +27,7 @@ from joulecache.pipelines.loader import load
 from joulecache.pipelines.manifest import open_manifest
 from joulecache.pipelines.meter import Meter
 from joulecache.pipelines.models import check_batches, load_model
+from joulecache.pipelines.notebook import printed_html
 from joulecache.transforms.ops import Op
 
 __all__ = [
@@ -64,6 +65,11 @@ class Compression:
     widths: Mapping[str, tuple[int, int]]
     calibration_images: int
     accuracies: Mapping[str, tuple[float, ...]]
+
+    def _repr_html_(self) -> str:
+        from joulecache.pipelines.report import print_compression
+
+        return printed_html(lambda console: print_compression(self.to_json(), console))
 
     def variant(self, name: str) -> Variant:
         """Return the variant of a name; ValueError, listing those there are."""

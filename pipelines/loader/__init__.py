@@ -20,6 +20,7 @@ from joulecache.pipelines.loader.split import CachedSplit
 from joulecache.pipelines.loader.steps import Batches, StepReader
 from joulecache.pipelines.manifest import CacheError
 from joulecache.pipelines.manifest import verify as find_problems
+from joulecache.pipelines.staging import STAGE_LIMIT_BYTES, staged
 from joulecache.transforms.ops import Op
 
 __all__ = ["CachedSplit", "load"]
@@ -47,6 +48,7 @@ def load(
     start: tuple[int, int] = (0, 0),
     verify: Literal["open", "full"] = "open",
     ops: Mapping[str, type[Op]] | None = None,
+    stage_limit_bytes: int = STAGE_LIMIT_BYTES,
 ) -> Any:
     """Return a `tf.data.Dataset` of (uint8 ``[B, H, W, C]``, int64 ``[B]``) over a split of a cache.
 
@@ -68,6 +70,9 @@ def load(
     its iterator holds less than 1 KB and goes on with the same images, and is refused by a dataset over other images or with other
     arguments. `start` (epoch, batch) begins there; without `epochs` the first iteration is then shorter, and the cardinality unknown.
 
+    A cache in an object store is first copied to ``~/.cache/joulecache``, or ``$JOULECACHE_STAGE``, if it has at most `stage_limit_bytes`;
+    every file is checked when it comes. What has been copied before is not copied again.
+
     `verify` "open" checks the sizes of all files, as every epoch does; "full" reads them and checks their SHA-256.
 
     Raises CacheError for a cache that cannot be read, ValueError for arguments. Warns when the images do not fit memory and are shuffled
@@ -76,6 +81,8 @@ def load(
     _check_whole("batch_size", batch_size, 1)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("verify", verify, ("open", "full"))
+    _check_whole("stage_limit_bytes", stage_limit_bytes, 1)
+    cache = staged(cache, stage_limit_bytes)
     if verify == "full" and (problems := find_problems(cache)):
         raise CacheError(f"{cache} is damaged ({'; '.join(problems[:5])}): build it again")
     opened = CachedSplit(cache, split, seed, ops)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from joulecache.pipelines.loader.memory import BatchMemory
 from joulecache.pipelines.loader.stored import open_stored
 from joulecache.pipelines.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.shards import SPLITS, DataFile
+from joulecache.pipelines.staging import staged
 from joulecache.transforms import reference_kernels
 from joulecache.transforms.chain import output_channels, output_size, parse
 from joulecache.transforms.ops import Decode, Op
@@ -39,7 +39,8 @@ class CachedSplit:
         """Open it; `seed` for the suffix's draws, the cache's own when None. Raises CacheError, or ValueError for `seed`."""
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        self.name, self.folder, self.manifest = split, Path(cache), open_manifest(cache)
+        self.name, self.folder = split, staged(cache)
+        self.manifest = open_manifest(self.folder)
         self.listed = self.manifest.split(split)
         self.chain = self.manifest.parsed_chain(split, ops)
         self.soft_labels = parse(self.manifest.chain, ops).mixes

@@ -13,6 +13,7 @@ from typing import Any
 
 from joulecache.pipelines.loader.memory import memory_limit
 from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.notebook import printed_html
 from joulecache.pipelines.planning.pricing import Choice, Job, price
 from joulecache.pipelines.planning.sampling import Request, StepCost, Tell, measure
 from joulecache.transforms.chain import Chain, parse
@@ -99,6 +100,11 @@ class Plan:
         for row, choice in zip(body["choices"], self.choices, strict=True):
             row |= {"chain": str(self.chain_of(choice)), "command": self.command(choice)}
         return body | {"why": why_best(self), "command": self.command(self.best)}
+
+    def _repr_html_(self) -> str:
+        from joulecache.pipelines.report.plans import print_plan
+
+        return printed_html(lambda console: print_plan(self, "cache/", console))
 
 
 def plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from joulecache.pipelines.manifest import Manifest, open_manifest, read_index
 from joulecache.pipelines.shards import SPLITS, map_images, read_encoded
+from joulecache.pipelines.staging import staged
 from joulecache.transforms import Chain
 from joulecache.transforms.reference_kernels import as_image
 
@@ -22,15 +24,16 @@ _CAPTION = 18
 _GAP = 6
 
 
-def write_contact_sheet(cache: Path, path: Path) -> None:
+def write_contact_sheet(cache: str | os.PathLike[str], path: Path) -> None:
     """Draw up to 32 records, evenly spread over the first split that has any, to a PNG file. Raises CacheError, OSError."""
-    manifest = open_manifest(cache)
+    folder = staged(cache)
+    manifest = open_manifest(folder)
     name = next((name for name in SPLITS if manifest.splits[name].records), SPLITS[0])
     records = manifest.split(name).records
     rows = np.unique(np.linspace(0, records - 1, _COLUMNS * _ROWS).astype(np.int64))
-    labels = read_index(cache, manifest)["label"].to_numpy()[manifest.first_row(name) + rows]
+    labels = read_index(folder, manifest)["label"].to_numpy()[manifest.first_row(name) + rows]
     captions = [manifest.class_names[label] for label in labels]
-    _draw(list(zip(_images(cache, manifest, name, rows), captions, strict=True)), path)
+    _draw(list(zip(_images(folder, manifest, name, rows), captions, strict=True)), path)
 
 
 def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:

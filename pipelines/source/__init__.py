@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import itertools
 import os
 import tarfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 
+from joulecache.pipelines.objects import is_remote, open_binary
 from joulecache.pipelines.source.folder import list_folder
-from joulecache.pipelines.source.images import ImageFile, ImageTable, labelled, store_images
+from joulecache.pipelines.source.images import ImageFile, Images, ImageTable, labelled, store_images
 from joulecache.pipelines.source.labels import read_labels
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES
 from joulecache.pipelines.source.parquet import list_parquet
-from joulecache.pipelines.source.records import MOST_CLASSES, Record, Source, SourceError, Unit
+from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, Source, SourceError, Unit, local_archive
 from joulecache.pipelines.source.rows import joined
+from joulecache.pipelines.source.stored import find_stored
 from joulecache.pipelines.source.synthetic import SYNTHETIC, SYNTHETIC_CLASSES, open_synthetic, synthetic_photo
 from joulecache.pipelines.source.tar import list_tar
 from joulecache.pipelines.source.tfds import TFDS, open_tfds
@@ -48,7 +51,7 @@ def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
     A location that is no file and has ``*``, ``?`` or ``[`` in it is a pattern, in which ``**`` crosses folders.
     """
     text = os.fspath(location)
-    if text.startswith((SYNTHETIC, TFDS)):
+    if text.startswith((SYNTHETIC, TFDS)) or is_remote(text):
         return ()
     path = Path(text)
     if path.exists() or not glob.has_magic(text):
@@ -62,10 +65,10 @@ def open_source(
     """List a source; at most `limit` records, spread over the classes, or over the files where their rows have the labels.
 
     A source is a folder of images, an uncompressed tar, a Parquet or TFRecord file, a pattern that several such files match,
-    ``synthetic:N`` or ``tfds:NAME``. `labels` is a CSV file with the class of each image of a folder or tar. Folders or files called
-    train, val and test give the splits.
+    ``synthetic:N`` or ``tfds:NAME``; folders and files may be in an object store, s3:// or gs://. `labels` is a CSV file with the class
+    of each image of a folder or tar. Folders or files called train, val and test give the splits.
 
-    Raises SourceError when it is missing, holds no image or is of no known kind.
+    Raises SourceError when it is missing, holds no image or is of no known kind, StoreError.
     """
     text = os.fspath(location)
     if limit is not None and (isinstance(limit, bool) or limit < 1):
@@ -76,20 +79,37 @@ def open_source(
     if text.startswith(TFDS):
         _refuse_labels(labels, text)
         return open_tfds(text, limit)
-    paths = source_paths(location)
-    if not paths or not paths[0].exists():
+    if is_remote(text):
+        folder, archives = find_stored(text)
+    else:
+        folder, archives = _find(text)
+    if folder is not None:
+        return labelled(text, [folder()], limit, None if labels is None else read_labels(labels))
+    if not archives:
         raise SourceError(f"no source at {text!r}: give {_ALLOWED}")
-    kind = _common_kind(text, paths)
-    if kind in ("folder", "tar"):
-        given = None if labels is None else read_labels(labels)
-    if kind == "folder":
-        return labelled(text, [list_folder(paths[0])], limit, given)
+    kind = _common_kind(text, archives)
+    keys = _keys(text, archives)
     if kind == "tar":
-        prefixes = [""] if _is_alone(text, paths) else [key + "/" for key in _keys(text, paths)]
-        return labelled(text, list(map(list_tar, paths, prefixes)), limit, given)
+        prefixes = [""] if keys is None else [key + "/" for key in keys]
+        given = None if labels is None else read_labels(labels)
+        return labelled(text, list(map(list_tar, archives, prefixes)), limit, given)
     _refuse_labels(labels, text)
     list_rows = list_parquet if kind == "parquet" else list_tfrecord
-    return joined(text, list(map(list_rows, paths, _keys(text, paths))), limit)
+    names = keys or [PurePosixPath(archive.name).name for archive in archives]
+    return joined(text, list(map(list_rows, archives, names)), limit)
+
+
+def _find(location: str) -> tuple[Callable[[], Images] | None, list[Archive]]:
+    """Return how to list a folder of this machine, or the files that there are. Raises SourceError for a pattern that folders match."""
+    paths = [path for path in source_paths(location) if path.exists()]
+    folders = [path for path in paths if path.is_dir()]
+    if folders and paths == [Path(location)]:
+        return functools.partial(list_folder, folders[0]), []
+    if folders:
+        raise SourceError(
+            f"{location!r} matches the folder {str(folders[0])!r}: a pattern is for .tar, Parquet or TFRecord files"
+        )
+    return None, list(map(local_archive, paths))
 
 
 def take(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
@@ -97,10 +117,13 @@ def take(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
     return units.take(rows) if isinstance(units, ImageTable) else tuple(units[row] for row in rows)
 
 
-def store_units(parts: Sequence[Sequence[Unit]], path: Path) -> list[Sequence[Unit]]:
-    """Keep parts of a source's units in a file, where there are many: return parts that travel as their place in it."""
+def store_units(parts: Sequence[Sequence[Unit]], path: Path, where: str) -> list[Sequence[Unit]]:
+    """Keep parts of a source's units in a file, where there are many: return parts that travel as their place in it.
+
+    `where` is where those who look at them find the file.
+    """
     tables = [part for part in parts if isinstance(part, ImageTable)]
-    return [*store_images(tables, path)] if tables and len(tables) == len(parts) else list(parts)
+    return [*store_images(tables, path, where)] if tables and len(tables) == len(parts) else list(parts)
 
 
 def _refuse_labels(labels: str | os.PathLike[str] | None, location: str) -> None:
@@ -108,50 +131,41 @@ def _refuse_labels(labels: str | os.PathLike[str] | None, location: str) -> None
         raise SourceError(f"labels in a file are for a folder or a tar of images; {location!r} has its own")
 
 
-def _is_alone(location: str, paths: Sequence[Path]) -> bool:
-    """Say whether a source is one folder or file, not a pattern, even one that a single file matches."""
-    return list(paths) == [Path(location)]
+def _keys(location: str, archives: Sequence[Archive]) -> list[str] | None:
+    """Return the names of the files of a pattern: from its first folder on that is not fixed. None for a source that is no pattern."""
+    if [PurePosixPath(archive.name) for archive in archives] == [PurePosixPath(location)]:
+        return None
+    parts = PurePosixPath(location).parts
+    root = PurePosixPath(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    return [PurePosixPath(archive.name).relative_to(root).as_posix() for archive in archives]
 
 
-def _keys(location: str, paths: Sequence[Path]) -> list[str]:
-    """Return the names of files in their source: from the first folder of a pattern on that is not fixed."""
-    if _is_alone(location, paths):
-        return [paths[0].name]
-    root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(location).parts))
-    return [path.relative_to(root).as_posix() for path in paths]
-
-
-def _common_kind(location: str, paths: Sequence[Path]) -> str:
+def _common_kind(location: str, archives: Sequence[Archive]) -> str:
     """Return what all files of a source are. Raises SourceError where they differ, or are nothing that can be read."""
-    kinds: dict[str, Path] = {}
-    for path in paths:
-        kinds.setdefault(_kind(path), path)
+    kinds: dict[str, Archive] = {}
+    for archive in archives:
+        kinds.setdefault(_kind(archive), archive)
     if len(kinds) > 1:
         (one, first), (other, second) = list(kinds.items())[:2]
         raise SourceError(
-            f"{location!r} matches a {one}, {str(first)!r}, and a {other}, {str(second)!r}: give one kind at a time"
+            f"{location!r} matches a {one}, {first.name!r}, and a {other}, {second.name!r}: give one kind at a time"
         )
     [kind] = kinds
-    if kind == "folder" and not _is_alone(location, paths):
-        raise SourceError(
-            f"{location!r} matches the folder {str(paths[0])!r}: a pattern is for .tar, Parquet or TFRecord files"
-        )
     return kind
 
 
-def _kind(path: Path) -> str:
-    if path.is_dir():
-        return "folder"
-    if path.suffix == ".parquet":
+def _kind(archive: Archive) -> str:
+    if archive.name.endswith(".parquet"):
         return "parquet"
     try:
-        with open(path, "rb") as file:
+        with open_binary(archive.location) as file:
             if is_header(file.read(HEADER_BYTES)):
                 return "tfrecord"
-        if tarfile.is_tarfile(path):
-            return "tar"
+            file.seek(0)
+            if tarfile.is_tarfile(file):
+                return "tar"
     except OSError as error:
-        raise SourceError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise SourceError(f"cannot read {archive.name!r}: {error.strerror or error}") from error
     raise SourceError(
-        f"{str(path)!r} is a file but no source: give {_ALLOWED}; a tar or TFRecord file may not be compressed"
+        f"{archive.name!r} is a file but no source: give {_ALLOWED}; a tar or TFRecord file may not be compressed"
     )

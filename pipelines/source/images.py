@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from joulecache.pipelines.objects import is_remote, open_binary, read_bytes, read_range
 from joulecache.pipelines.source.labels import Labels
 from joulecache.pipelines.source.naming import (
     IMAGE_SUFFIXES,
@@ -44,7 +45,7 @@ class ImageFile:
 
     def read(self) -> Iterator[Record]:
         """Yield the file."""
-        yield Record(self.name, self.label, Path(self.root, self.name).read_bytes(), self.mtime_ns)
+        yield Record(self.name, self.label, read_bytes(self.root, self.name), self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,7 @@ class TarMember:
 
     def read(self) -> Iterator[Record]:
         """Yield the member."""
-        with open(self.path, "rb") as tar:
-            tar.seek(self.offset)
-            data = tar.read(self.size_bytes)
+        data = read_range(self.path, self.offset, self.size_bytes)
         if len(data) != self.size_bytes:
             raise OSError(f"{self.path} ended inside {self.name}: the tar is cut short")
         yield Record(self.name, self.label, data, self.mtime_ns)
@@ -135,18 +134,17 @@ class StoredImages(ImageTable):
     @cached_property
     def _table(self) -> Any:
         path, batch, _ = self._place
-        with pa.ipc.open_file(pa.memory_map(path)) as reader:
+        with pa.ipc.open_file(open_binary(path) if is_remote(path) else pa.memory_map(path)) as reader:
             return pa.Table.from_batches([reader.get_batch(batch)])
 
 
-def store_images(tables: Sequence[ImageTable], path: Path) -> list[ImageTable]:
-    """Write tables to one file, and return each as it is found there. They are parts of one table."""
+def store_images(tables: Sequence[ImageTable], path: Path, where: str) -> list[ImageTable]:
+    """Write tables to one file, and return each as it is found `where` a worker finds that file. They are parts of one table."""
     with pa.ipc.new_file(str(path), tables[0]._table.schema) as writer:
         for table in filter(len, tables):
             [batch] = table._table.to_batches()  # `take` has made it one
             writer.write_batch(batch)
     places = itertools.count()
-    where = str(path.absolute())  # a worker may run elsewhere
     return [StoredImages(where, next(places), len(table)) if len(table) else table for table in tables]
 
 

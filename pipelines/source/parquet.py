@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from joulecache.pipelines.source.records import MOST_CLASSES, Record, SourceError
+from joulecache.pipelines.objects import is_remote, open_binary
+from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.rows import RowFile, RowRange
 
 _ROWS_AT_ONCE = 16
@@ -28,7 +28,7 @@ class RowGroup(RowRange):
     def read(self) -> Iterator[Record]:
         """Yield the rows, a few at a time in memory where the file's pages allow it."""
         keys, left = self.record_keys(), self.count
-        with pq.ParquetFile(self.path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
+        with pq.ParquetFile(_opened(self.path), buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[self.index], columns=["image", "label"]):
                 data, labels = pc.struct_field(batch.column("image"), "bytes"), batch.column("label").to_pylist()
                 for row, key in zip(range(min(left, batch.num_rows)), keys, strict=False):
@@ -41,15 +41,20 @@ class RowGroup(RowRange):
                     break
 
 
-def list_parquet(path: Path, key: str) -> RowFile:
+def _opened(location: str) -> Any:
+    """Return what pyarrow reads a file from: its path, which it opens itself, or an object."""
+    return open_binary(location) if is_remote(location) else location
+
+
+def list_parquet(file: Archive, key: str) -> RowFile:
     """List the row groups of a file. Raises SourceError for a damaged file, or one of another layout."""
     try:
-        with pq.ParquetFile(path) as parquet:
+        with pq.ParquetFile(_opened(file.location)) as parquet:
             schema, groups = parquet.schema_arrow, parquet.metadata
             rows = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
             if not _holds_images(schema):
                 raise SourceError(
-                    f"{str(path)!r} has columns {schema.names}: a Parquet source has `image: struct<bytes, path>` and an integer `label`"
+                    f"{file.name!r} has columns {schema.names}: a Parquet source has `image: struct<bytes, path>` and an integer `label`"
                 )
             names = _class_names(schema)
             last = -1
@@ -59,12 +64,11 @@ def list_parquet(path: Path, key: str) -> RowFile:
                     largest = pc.max(labels.filter(pc.less(labels, MOST_CLASSES))).as_py()
                     last = max(last, -1 if largest is None else largest)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"cannot read {str(path)!r} as Parquet: {error}") from error
-    mtime_ns, where = path.stat().st_mtime_ns, str(path.absolute())
+        raise SourceError(f"cannot read {file.name!r} as Parquet: {error}") from error
     units = []
     first = 0
     for index, count in enumerate(rows):
-        units.append(RowGroup(f"{key}#{index}", where, key, first, mtime_ns, count, None, index))
+        units.append(RowGroup(f"{key}#{index}", file.location, key, first, file.mtime_ns, count, None, index))
         first += count
     return RowFile(key, units, names, last)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 MOST_CLASSES = 1_000_000  # a larger label is no class
@@ -26,6 +27,20 @@ class Record:
     data: bytes
     mtime_ns: int
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file of a source that holds many images: `name` as it was given or matched, `location` what opens it from anywhere."""
+
+    name: str
+    location: str
+    mtime_ns: int
+
+
+def local_archive(path: Path) -> Archive:
+    """Return a file of this machine."""
+    return Archive(str(path), str(path.absolute()), path.stat().st_mtime_ns)
 
 
 class Unit(Protocol):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tarfile
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from joulecache.pipelines.objects import open_binary
 from joulecache.pipelines.source.images import CLASS_SUFFIX, Images, places_of, sample_of
 from joulecache.pipelines.source.naming import is_sidecar, printable, unfit
-from joulecache.pipelines.source.records import SourceError
+from joulecache.pipelines.source.records import Archive, SourceError
 
 _LONGEST_CLASS = 64  # bytes
 
 
-def list_tar(path: Path, prefix: str = "") -> Images:
+def list_tar(archive: Archive, prefix: str = "") -> Images:
     """List the images of a tar, without reading them; their keys begin with `prefix`.
 
     Raises SourceError for a damaged or compressed tar, and for a name that stands in it twice.
@@ -23,7 +24,7 @@ def list_tar(path: Path, prefix: str = "") -> Images:
     skipped: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:") as tar:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every one
                 inside = PurePosixPath(member.name)
@@ -38,27 +39,26 @@ def list_tar(path: Path, prefix: str = "") -> Images:
                 elif not member.isreg() or member.issparse():
                     refused.append((prefix + member.name, "a link, device or sparse file, not a plain one"))
                 elif is_class:
-                    _refuse_twice(path, inside.as_posix(), stem in classes)
+                    _refuse_twice(archive, inside.as_posix(), stem in classes)
                     stream = tar.extractfile(member)
                     classes[stem] = stream.read(_LONGEST_CLASS) if stream else b""
                 else:
-                    _refuse_twice(path, inside.as_posix(), inside.as_posix() in places)
+                    _refuse_twice(archive, inside.as_posix(), inside.as_posix() in places)
                     places[inside.as_posix()] = member.offset_data, member.size
-            with open(path, "rb") as data:
-                data.seek(tar.offset)
-                if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                    raise tarfile.ReadError("no end mark where its members end")  # tarfile itself would stop in silence
+            data.seek(tar.offset)
+            if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("no end mark where its members end")  # tarfile itself would stop in silence
     except tarfile.TarError as error:
         raise SourceError(
-            f"cannot read {str(path)!r} as an uncompressed tar ({error}): decompress it if it is compressed, "
+            f"cannot read {archive.name!r} as an uncompressed tar ({error}): decompress it if it is compressed, "
             f"so that members can be read at random; copy it again if it is cut short"
         ) from error
     sizes, offsets = [size for _, size in places.values()], [offset for offset, _ in places.values()]
-    mtimes_ns = [path.stat().st_mtime_ns] * len(places)
-    where = places_of(str(path.absolute()), sizes, mtimes_ns, offsets)
+    mtimes_ns = [archive.mtime_ns] * len(places)
+    where = places_of(archive.location, sizes, mtimes_ns, offsets)
     return Images(prefix, list(places), where, classes, skipped, refused)
 
 
-def _refuse_twice(path: Path, name: str, there: bool) -> None:
+def _refuse_twice(archive: Archive, name: str, there: bool) -> None:
     if there:
-        raise SourceError(f"{str(path)!r} holds {name!r} twice: a key must be unique")
+        raise SourceError(f"{archive.name!r} holds {name!r} twice: a key must be unique")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.source.naming import as_split, as_splits
-from joulecache.pipelines.source.records import Source, SourceError
+from joulecache.pipelines.source.records import Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import joined
 from joulecache.pipelines.source.tfrecord import list_tfrecord
 
@@ -40,7 +40,7 @@ def open_tfds(text: str, limit: int | None) -> Source:
     files, of_file = [], []
     for name, split in zip(used, as_splits(used) or [None] * len(used), strict=True):
         for path in map(Path, splits[name].filepaths):
-            files.append(dataclasses.replace(list_tfrecord(path, path.name), class_names=tuple(names)))
+            files.append(dataclasses.replace(list_tfrecord(local_archive(path), path.name), class_names=tuple(names)))
             of_file.append(split)
     left_out = Counter({f"(split {name})": splits[name].num_examples for name in splits if name not in used})
     return dataclasses.replace(joined(text, files, limit, of_file), skipped=left_out)

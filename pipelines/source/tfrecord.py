@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import mmap
+import os
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, BinaryIO
 
 from joulecache.pipelines import tfrecord
-from joulecache.pipelines.source.records import MOST_CLASSES, Record, SourceError
+from joulecache.pipelines.objects import is_remote, open_binary
+from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.rows import RowFile, RowRange
 
 IMAGES = ("image", "image/encoded", "image_raw")
@@ -25,11 +28,12 @@ class RecordRange(RowRange):
 
     def read(self) -> Iterator[Record]:
         """Yield the records, one at a time in memory."""
-        with open(self.path, "rb") as file:
+        with open_binary(self.path) as file:
+            size = file.seek(0, os.SEEK_END)
             file.seek(self.offset)
             for key in self.record_keys():
                 try:
-                    data, intact = tfrecord.read_record(file)
+                    data, intact = tfrecord.read_record(file, size)
                 except ValueError as error:
                     raise OSError(f"{self.path} has changed since it was listed: {error}") from error
                 yield self._record(key, data, intact)
@@ -44,14 +48,40 @@ class RecordRange(RowRange):
             return Record(key, -1, b"", self.mtime_ns, str(error))
 
 
-def list_tfrecord(path: Path, key: str) -> RowFile:
+class _Slices:
+    """The bytes of an open file, read when they are looked at."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: Any) -> Any:
+        start, stop, _ = (place if isinstance(place, slice) else slice(place, place + 1)).indices(self._size)
+        self._file.seek(start)
+        data = self._file.read(stop - start)
+        return data if isinstance(place, slice) else data[0]
+
+
+@contextmanager
+def _contents(location: str) -> Iterator[Any]:
+    with open_binary(location) as file:
+        if is_remote(location):
+            yield _Slices(file)
+        else:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield data
+
+
+def list_tfrecord(file: Archive, key: str) -> RowFile:
     """List the records of a file by their lengths, and look at their labels; the images are not read.
 
     Raises SourceError for a damaged or compressed file, and for one in which no record has an image and a label.
     """
     ends, last, problem = array("q", [0]), -1, "it holds no records"
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with _contents(file.location) as data:
             for start, stop in tfrecord.records(data):
                 ends.append(tfrecord.record_end(stop))
                 try:
@@ -60,18 +90,20 @@ def list_tfrecord(path: Path, key: str) -> RowFile:
                 except ValueError as error:
                     problem = str(error)
     except ValueError as error:
-        raise SourceError(f"cannot read {str(path)!r} as TFRecord: {error}") from error
+        raise SourceError(f"cannot read {file.name!r} as TFRecord: {error}") from error
     if last < 0:
-        raise SourceError(f"{str(path)!r} is of no use as a source: {problem}")
-    mtime_ns, where, rows = path.stat().st_mtime_ns, str(path.absolute()), len(ends) - 1
+        raise SourceError(f"{file.name!r} is of no use as a source: {problem}")
+    rows = len(ends) - 1
     units = [
-        RecordRange(f"{key}#{row}", where, key, row, mtime_ns, min(_UNIT_RECORDS, rows - row), None, ends[row])
+        RecordRange(
+            f"{key}#{row}", file.location, key, row, file.mtime_ns, min(_UNIT_RECORDS, rows - row), None, ends[row]
+        )
         for row in range(0, rows, _UNIT_RECORDS)
     ]
     return RowFile(key, units, None, last)
 
 
-def _image_and_label(data: bytes | mmap.mmap, start: int, stop: int) -> tuple[tfrecord.Feature, int]:
+def _image_and_label(data: Any, start: int, stop: int) -> tuple[tfrecord.Feature, int]:
     """Return where the image of an Example lies, and its label; ValueError when it has none."""
     features = tfrecord.features(data, start, stop)
 

@@ -8,18 +8,18 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from joulecache.pipelines.manifest.structure import FORMAT_VERSION, structural_problem
+from joulecache.pipelines.notebook import table_html
+from joulecache.pipelines.objects import ObjectFolder, StoredObject, StoreError, is_remote, open_binary
 from joulecache.pipelines.shards import (
-    ENCODINGS,
-    FORMATS,
     SPLITS,
     DataFile,
     Encoding,
@@ -32,9 +32,9 @@ from joulecache.pipelines.shards import CacheError as CacheError
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
 from joulecache.transforms.ops import Op
 
-FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 30
+_SHOWN_CLASSES = 10
 _LONGEST_MESSAGE = 500  # of what a hostile manifest can make long
 
 INDEX_SCHEMA = pa.schema(
@@ -117,6 +117,20 @@ class Manifest:
         listed = [file for split in self.splits.values() for file in split.files]
         return (*listed, self.index, self.rejected)
 
+    def _repr_html_(self) -> str:
+        rows = {
+            name: f"{split.records:,} records of {'x'.join('?' if side is None else str(side) for side in split.image_shape)}, "
+            f"variants: {split.variants}, {sum(file.bytes for file in split.files) / 1e6:,.1f} MB in files: {len(split.files)}"
+            for name, split in self.splits.items()
+            if split.records
+        }
+        rows["classes"] = ", ".join(self.class_names[:_SHOWN_CLASSES]) + ", ..." * (
+            len(self.class_names) > _SHOWN_CLASSES
+        )
+        rows["kept as"] = f"{self.format}, {self.encoding}"
+        rows["source"] = f"{self.source['location']}, {self.rejected.records} rejected"
+        return table_html(self.chain, rows)
+
     def parsed_chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
         """Return the chain of a split; `ops` are the ops of your own that it names.
 
@@ -135,6 +149,14 @@ class Manifest:
         return chain
 
 
+def write_stored_manifest(objects: ObjectFolder, manifest: Manifest, before: StoredObject | None) -> None:
+    """Commit a manifest to an object store, by one write, if the one there is still that of `before`, None: there is none.
+
+    Raises ConflictError where it is not, StoreError.
+    """
+    objects.write_if(MANIFEST, _spell(manifest), before)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Commit a manifest: temporary file, fsync, rename, fsync of the folder. Readers see the old one or the new one."""
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
@@ -151,11 +173,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def open_manifest(cache: str | os.PathLike[str]) -> Manifest:
-    """Read the manifest of a cache folder and check it and its files.
+    """Read the manifest of a cache, a folder or one in an object store, and check it and its files.
 
     Nothing in it is trusted: structure, digest, file names, sizes on disk and the place of the images are checked before it
     is returned. Raises CacheError.
     """
+    if is_remote(cache):
+        with _store_as_cache():
+            objects = ObjectFolder(os.fspath(cache))
+            return read_stored_manifest(objects, {stored.name: stored for stored in objects.list()})[0]
     folder = Path(cache)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
@@ -167,16 +193,55 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         if not path.is_file():
-            raise CacheError(
-                f"no cache at {str(folder)!r}: it has no {MANIFEST}; make one with `joulecache precompute`"
-            )
+            raise CacheError(_no_cache(folder))
         if path.stat().st_size > _LARGEST_MANIFEST:
             raise CacheError(f"{path} has {path.stat().st_size} bytes: more than any manifest of ours")
-        body = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise CacheError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except CacheError:
-        raise
+    return parse_manifest(data, path)
+
+
+def read_stored_manifest(
+    objects: ObjectFolder, there: Mapping[str, StoredObject], *, damaged: bool = False
+) -> tuple[Manifest, StoredObject]:
+    """Read the manifest of a cache in an object store, and which version of it that is; `there` are the objects, by name.
+
+    They are checked against it, unless they may be `damaged`. Raises CacheError, StoreError.
+    """
+    try:
+        data, version = objects.read(MANIFEST)
+    except FileNotFoundError as error:
+        raise CacheError(_no_cache(objects.url)) from error
+    manifest = parse_manifest(data, f"{objects.url}/{MANIFEST}")
+    wrong = next(
+        (file for file in manifest.files() if file.name not in there or there[file.name].size_bytes != file.bytes), None
+    )
+    if wrong and not damaged:
+        found = there[wrong.name].size_bytes if wrong.name in there else "no"
+        raise CacheError(
+            f"{objects.url}/{wrong.name} has {found} bytes, the manifest says {wrong.bytes}: restore it or build the cache again"
+        )
+    return manifest, version
+
+
+def _no_cache(where: object) -> str:
+    return f"no cache at {str(where)!r}: it has no {MANIFEST}; make one with `joulecache precompute`"
+
+
+@contextmanager
+def _store_as_cache() -> Iterator[None]:
+    """Raise what an object store fails with as a CacheError."""
+    try:
+        yield
+    except StoreError as error:
+        raise CacheError(str(error)) from error
+
+
+def parse_manifest(data: bytes, path: object) -> Manifest:
+    """Read a manifest from the bytes of the file at `path`, and check it in itself. Raises CacheError."""
+    try:
+        body = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise CacheError(f"{path} is not readable as JSON ({error}): make the cache anew in another folder") from error
     if not isinstance(body, dict):
@@ -187,7 +252,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} has format version {version!r}, this joulecache reads {FORMAT_VERSION}: upgrade it, or make the "
             f"cache anew in another folder"
         )
-    problem = _structural_problem(body)
+    problem = structural_problem(body)
     if problem:
         raise CacheError(f"{path}: {problem}")
     try:
@@ -249,25 +314,35 @@ def write_index(file: BinaryIO, batch: Any) -> None:
 def verify(cache: str | os.PathLike[str]) -> list[str]:
     """Check every byte of a cache against its manifest; return one line per problem, none when it is whole.
 
-    Raises CacheError when the manifest itself cannot be trusted.
+    One in an object store is read from there. Raises CacheError when the manifest itself cannot be trusted.
     """
-    folder = Path(cache)
-    manifest = open_manifest(folder)
+    where = os.fspath(cache).rstrip("/")
+    manifest = open_manifest(where)
     problems = []
-    if (folder / MANIFEST).read_bytes() != _spell(manifest):
-        problems.append(f"{MANIFEST}: says what it said, in other bytes")
+    with _store_as_cache(), open_binary(f"{where}/{MANIFEST}") as stream:
+        if stream.read() != _spell(manifest):
+            problems.append(f"{MANIFEST}: says what it said, in other bytes")
     for file in manifest.files():
         try:
-            with open(folder / file.name, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = _digest_of(where, file.name)
         except OSError as error:
-            problems.append(f"{file.name}: {error.strerror}")
+            problems.append(f"{file.name}: {error.strerror or error}")
             continue
         if digest != file.sha256:
             problems.append(f"{file.name}: its bytes changed (SHA-256 {digest[:8]}, expected {file.sha256[:8]})")
-    if not problems:
-        read_index(folder, manifest)
+    if not problems and not is_remote(where):
+        read_index(Path(where), manifest)
     return problems
+
+
+def _digest_of(folder: str, name: str) -> str:
+    if not is_remote(folder):
+        with open(Path(folder, name), "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for chunk in ObjectFolder(folder).chunks(name):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _spell(manifest: Manifest) -> bytes:
@@ -371,108 +446,3 @@ def _check_files(manifest: Manifest, split_name: str, split: Split) -> None:
             image_layout(file, (height, width, channels))
     if any(other != places[0] for other in places) or sum(records for _, records in places[0]) != split.records:
         raise ValueError(f"the files of {split_name} do not hold its {split.records} records in every variant")
-
-
-def _structural_problem(body: dict[str, Any]) -> str | None:
-    import jsonschema
-
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(body))
-    if error is None:
-        return None
-    return f"at {'/'.join(map(str, error.absolute_path)) or 'the top'}: {error.message[:200]}"
-
-
-@lru_cache
-def _validator() -> Any:
-    import jsonschema
-
-    # JSON Schema counts 24.0 as an integer: as a number of records it would fail far from here.
-    draft = jsonschema.Draft202012Validator
-    whole = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    extend: Any = jsonschema.validators.extend
-    return extend(draft, type_checker=whole)(_SCHEMA)
-
-
-def _record(**properties: Any) -> dict[str, Any]:
-    """A JSON object with exactly these properties."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-_count = {"type": "integer", "minimum": 0, "maximum": 2**53}
-_sha256 = {"type": "string", "pattern": r"^[0-9a-f]{64}\Z"}
-_text = {"type": "string", "maxLength": 1 << 20}
-_counts = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 3}
-_maybe_count = {"anyOf": [_count, {"type": "null"}]}
-_side = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, {"type": "null"}]}
-_levels = {"type": "array", "items": {"type": "number"}, "maxItems": 4}
-
-
-def _file_schema(pattern: str, levels: dict[str, Any]) -> dict[str, Any]:
-    return _record(
-        name={"type": "string", "pattern": pattern},
-        records=_count,
-        bytes=_count,
-        sha256=_sha256,
-        image_offset=_maybe_count,
-        image_stride=_maybe_count,
-        levels=levels,
-    )
-
-
-_split = _record(
-    chain=_text,
-    fingerprint=_sha256,
-    variants={"type": "integer", "minimum": 1, "maximum": 999_999},
-    records=_count,
-    image_shape={
-        "type": "array",
-        "prefixItems": [_side, _side, {"type": "integer", "enum": [1, 3]}],
-        "minItems": 3,
-        "maxItems": 3,
-    },
-    class_counts={"type": "array", "items": _count},
-    mean=_levels,
-    std=_levels,
-    files={
-        "type": "array",
-        "items": _file_schema(
-            r"^(train|val|test)-v[0-9]+-[0-9]+-of-[0-9]+-[0-9a-f]{8}\.[a-z]+\Z",
-            _record(pixels=_count, sums=_counts, squares=_counts),
-        ),
-    },
-)
-
-_SCHEMA = _record(
-    format_version={"const": FORMAT_VERSION},
-    chain=_text,
-    seed={"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
-    variants={"type": "integer", "minimum": 1, "maximum": 999_999},
-    format={"enum": list(FORMATS)},
-    encoding={"enum": list(ENCODINGS)},
-    quality={"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100}, {"type": "null"}]},
-    val_fraction={"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}]},
-    shards={"type": "integer", "minimum": 1, "maximum": 99_999_999},
-    class_names={"type": "array", "items": _text},
-    source=_record(
-        location=_text,
-        records=_count,
-        bytes=_count,
-        skipped={"type": "object", "additionalProperties": _count},
-    ),
-    splits={
-        "type": "object",
-        "properties": dict.fromkeys(SPLITS, _split),
-        "required": list(SPLITS),
-        "additionalProperties": False,
-    },
-    index=_file_schema(r"^index-[0-9a-f]{8}\.arrow\Z", {"type": "null"}),
-    rejected=_file_schema(r"^rejected-[0-9a-f]{8}\.jsonl\Z", {"type": "null"}),
-    versions={"type": "object", "additionalProperties": _text},
-    energy={"type": ["object", "null"]},
-    digest=_sha256,
-)

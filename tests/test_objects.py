@@ -1,0 +1,418 @@
+"""Caches and sources in an object store: a real S3 server, of another process, on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from joulecache.pipelines import load, open_manifest, precompute, verify
+from joulecache.pipelines.build import BuildProgress, Built
+from joulecache.pipelines.manifest import CacheError
+from joulecache.pipelines.objects import ConflictError, ObjectFolder, StoreError, open_binary
+from joulecache.pipelines.source import SourceError, open_source
+
+CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"
+SECRET = "a-secret-that-nobody-may-see"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Moto's S3 server in a process of its own; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with open(tmp_path_factory.mktemp("moto") / "log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not answers(url):
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new, empty bucket, whose credentials are in the environment; its address."""
+    settings = {
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "NO_PROXY": "127.0.0.1",
+        "JOULECACHE_STAGE": str(tmp_path / "staged"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{os.urandom(8).hex()}"
+    request = urllib.request.Request(f"{endpoint}/{name}", method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
+    return f"s3://{name}"
+
+
+def upload(url: str, files: Mapping[str, bytes]) -> str:
+    for name, data in files.items():
+        ObjectFolder(url).write(name, data)
+    return url
+
+
+def listed(url: str) -> dict[str, int]:
+    return {stored.name: stored.size_bytes for stored in ObjectFolder(url).list()}
+
+
+def names(built: Built) -> list[str]:
+    return [file.name for file in built.manifest.files()]
+
+
+# ---- objects ----
+
+
+def test_objects_are_written_read_listed_and_deleted(bucket: str, tmp_path: Path) -> None:
+    folder = ObjectFolder(f"{bucket}/some/where/")
+    data = os.urandom(700_000)
+    names = ["a", "in/side", "with space.jpg", "été/ü+%20&=.jpg", "#hash?.png"]
+    for name in names:
+        folder.write(name, data)
+    ObjectFolder(f"{bucket}/some/where-else").write("other", b"x")
+    assert listed(folder.url) == dict.fromkeys(names, len(data))
+    assert [stored.name for stored in folder.list("in")] == ["in/side"]
+    for name in names:
+        assert folder.read(name)[0] == data
+        assert folder.read_range(name, 3, 5) == data[3:8]
+    assert folder.read_range("a", len(data) - 2, 10) == data[-2:]
+    folder.fetch("a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == data
+    assert folder.find("b") is None
+    with pytest.raises(FileNotFoundError, match=r"no object at s3://.*/b"):
+        folder.read("b")
+    folder.delete(["a", "in/side", "never there"])
+    assert set(listed(folder.url)) == set(names[2:])
+
+
+def test_an_object_is_read_as_a_file_is(bucket: str) -> None:
+    data = os.urandom(1_000_000)
+    ObjectFolder(bucket).write("data", data)
+    with open_binary(f"{bucket}/data") as file:
+        assert file.read(10) == data[:10]
+        assert file.seek(-5, os.SEEK_END) == len(data) - 5
+        assert file.read() == data[-5:]
+        assert file.read(1) == b""
+        file.seek(600_000)
+        assert file.read(300_000) == data[600_000:900_000]
+    with pytest.raises(FileNotFoundError):
+        open_binary(f"{bucket}/other")
+
+
+def test_only_who_knows_the_last_version_may_write(bucket: str) -> None:
+    folder = ObjectFolder(bucket)
+    folder.write_if("one", b"1", None)
+    first = folder.find("one")
+    with pytest.raises(ConflictError, match="written by somebody else"):
+        folder.write_if("one", b"2", None)
+    folder.write_if("one", b"3", first)
+    with pytest.raises(ConflictError):
+        folder.write_if("one", b"4", first)
+    with pytest.raises(ConflictError):
+        folder.write_if("two", b"5", first)
+    assert folder.read("one")[0] == b"3"
+    assert set(listed(bucket)) == {"one"}
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///folder", "s3://bucket/a?b=c", "gs://bucket/a#b", "ftp://bucket/a"])
+def test_what_is_no_place_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="no place in an object store"):
+        ObjectFolder(url)
+
+
+def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
+    with pytest.raises(ValueError, match="give credentials and endpoints in the environment") as caught:
+        ObjectFolder(f"s3://somebody:{SECRET}@bucket/folder")
+    assert SECRET not in str(caught.value)
+
+
+# ---- sources ----
+
+
+def contents(source: Any) -> list[tuple[str, int, bytes, str | None]]:
+    return [(record.key, record.label, record.data, unit.split) for unit in source.units for record in unit.read()]
+
+
+def as_tar(photos: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, data in photos.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def as_parquet(photos: Mapping[str, bytes]) -> bytes:
+    image = pa.array([{"bytes": data, "path": name} for name, data in photos.items()])
+    stream = io.BytesIO()
+    pq.write_table(pa.table({"image": image, "label": [n % 3 for n in range(len(photos))]}), stream, row_group_size=7)
+    return stream.getvalue()
+
+
+def as_tfrecord(photos: Mapping[str, bytes], path: Path) -> bytes:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, data in enumerate(photos.values()):
+            features = {
+                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[data])),
+                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[number % 3])),
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    return path.read_bytes()
+
+
+def test_every_kind_of_source_is_what_it_is_on_disk(bucket: str, tmp_path: Path, photos: Mapping[str, bytes]) -> None:
+    first = dict(list(photos.items())[:20])
+    others = {name.replace("/", "/x"): data for name, data in list(photos.items())[20:]}
+    files = {
+        **{f"folder/{name}": data for name, data in photos.items()},
+        "folder/notes.txt": b"not an image",
+        "folder/.hidden/a.jpg": b"hidden",
+        "photos.tar": as_tar(photos),
+        "tars/train/one.tar": as_tar(first),
+        "tars/val/two.tar": as_tar(others),
+        "rows.parquet": as_parquet(photos),
+        "records.tfrecord": as_tfrecord(photos, tmp_path / "written"),
+    }
+    upload(f"{bucket}/data", files)
+    for name, data in files.items():
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for name in ("folder", "photos.tar", "rows.parquet", "records.tfrecord", "tars/**/*.tar", "tars/*/[ot]*.tar"):
+        here, there = open_source(tmp_path / "data" / name), open_source(f"{bucket}/data/{name}")
+        assert contents(there) == contents(here)
+        assert (there.class_names, there.records, there.holds_out) == (here.class_names, here.records, here.holds_out)
+    assert open_source(f"{bucket}/data/folder").skipped == {".txt": 1, ".jpg": 1}
+    assert open_source(f"{bucket}/data/folder", limit=5).records == 5
+    for name in ("nothing", "tars/*/t*.parquet"):
+        with pytest.raises(SourceError, match="no source at 's3://"):
+            open_source(f"{bucket}/data/{name}")
+    with pytest.raises(SourceError, match=r"notes.txt' is a file but no source"):
+        open_source(f"{bucket}/data/folder/notes.txt")
+
+
+# ---- builds ----
+
+
+def test_a_cache_in_a_store_has_the_bytes_of_one_on_disk(
+    bucket: str, tmp_path: Path, photo_folder: Path, photos: Mapping[str, bytes]
+) -> None:
+    here = precompute(photo_folder, tmp_path / "here", CHAIN, shards=3, variants=2)
+    there = precompute(upload(f"{bucket}/photos", photos), f"{bucket}/cache", CHAIN, shards=3, variants=2)
+    assert [file for split in there.manifest.splits.values() for file in split.files] == [
+        file for split in here.manifest.splits.values() for file in split.files
+    ]
+    assert there.manifest.rejected == here.manifest.rejected
+    assert there.manifest.energy is not None
+    assert there.manifest.source["location"] == f"{bucket}/photos"
+    assert listed(f"{bucket}/cache") == {
+        "manifest.json": len(ObjectFolder(f"{bucket}/cache").read("manifest.json")[0]),
+        **{file.name: file.bytes for file in there.manifest.files()},
+    }
+    assert open_manifest(f"{bucket}/cache") == there.manifest
+    assert verify(f"{bucket}/cache") == []
+    again = precompute(f"{bucket}/photos", f"{bucket}/cache", CHAIN, shards=3, variants=2)
+    assert again.unchanged
+
+
+def test_a_cache_in_a_store_is_loaded_as_one_on_disk(bucket: str, tmp_path: Path, photo_folder: Path, run: Run) -> None:
+    precompute(photo_folder, tmp_path / "here", CHAIN)
+    precompute(photo_folder, f"{bucket}/cache", CHAIN)
+    train, test = (load(cache, "train", 8) for cache in (tmp_path / "here", f"{bucket}/cache"))
+    for _ in range(2):
+        for (images, labels), (others, other_labels) in zip(train, test, strict=True):
+            np.testing.assert_array_equal(images, others)
+            np.testing.assert_array_equal(labels, other_labels)
+    [copy] = (tmp_path / "staged").iterdir()
+    inodes = {path.name: path.stat().st_ino for path in copy.iterdir()}
+    load(f"{bucket}/cache/", "val", 8)
+    assert {path.name: path.stat().st_ino for path in copy.iterdir() if path.name != "manifest.json"} == {
+        name: inode for name, inode in inodes.items() if name != "manifest.json"
+    }
+    # What is replaced there is replaced here.
+    fresh = precompute(photo_folder, f"{bucket}/cache", "decode|resize(16)", replace=True)
+    assert load(f"{bucket}/cache", "train", 8).element_spec[0].shape[1:] == (16, 16, 3)
+    assert {path.name for path in copy.iterdir()} == {*names(fresh), "manifest.json", "lock"}
+    code, _, _ = run("inspect", f"{bucket}/cache", "--sheet", tmp_path / "sheet.png")
+    assert code == 0
+    assert (tmp_path / "sheet.png").exists()
+
+
+def test_copies_have_a_limit_and_checksums(bucket: str, photo_folder: Path, run: Run) -> None:
+    built = precompute(photo_folder, f"{bucket}/cache", CHAIN)
+    with pytest.raises(CacheError, match="raise stage_limit_bytes"):
+        load(f"{bucket}/cache", "train", 8, stage_limit_bytes=10_000)
+    [file] = built.manifest.splits["train"].files
+    folder = ObjectFolder(f"{bucket}/cache")
+    data = bytearray(folder.read(file.name)[0])
+    data[-1000] ^= 1
+    folder.write(file.name, bytes(data))
+    with pytest.raises(CacheError, match=f"{file.name} came with SHA-256"):
+        load(f"{bucket}/cache", "train", 8)
+    code, _, err = run("verify", f"{bucket}/cache")
+    assert code == 1
+    assert f"{file.name}: its bytes changed" in err
+    folder.write(file.name, bytes(data[:-1]))
+    with pytest.raises(CacheError, match=f"has {len(data) - 1} bytes, the manifest says {len(data)}"):
+        load(f"{bucket}/cache", "train", 8)
+    folder.delete([file.name])
+    with pytest.raises(CacheError, match="has no bytes"):
+        open_manifest(f"{bucket}/cache")
+    with pytest.raises(CacheError, match="no cache at 's3://"):
+        open_manifest(f"{bucket}/other")
+
+
+def test_an_update_builds_what_changed_and_deletes_what_it_replaced(
+    bucket: str, tmp_path: Path, photos: Mapping[str, bytes]
+) -> None:
+    source = upload(f"{bucket}/photos", photos)
+    first = precompute(source, f"{bucket}/cache", CHAIN, shards=4, val_fraction=0)
+    upload(source, {"cat/00.jpg": photos["dog/01.jpg"]})
+    second = precompute(source, f"{bucket}/cache", CHAIN, val_fraction=0)
+    assert second.transformed == 1
+    assert len(set(names(first)) - set(names(second))) == 2  # one shard, and the index
+    assert set(listed(f"{bucket}/cache")) == {*names(second), "manifest.json"}
+    assert verify(f"{bucket}/cache") == []
+    more = precompute(source, f"{bucket}/cache", CHAIN, val_fraction=0, variants=2)
+    assert more.transformed == 30
+    other_cut = precompute(source, f"{bucket}/cache", "decode|resize(32)|random_crop(28)", val_fraction=0, variants=2)
+    assert other_cut.unchanged
+    assert open_manifest(f"{bucket}/cache").chain == "decode|resize(32)|random_crop(28)"
+    for name, data in {**photos, "cat/00.jpg": photos["dog/01.jpg"]}.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(data)
+    whole = precompute(tmp_path / "photos", tmp_path / "cache", CHAIN, shards=4, val_fraction=0, variants=2)
+    assert other_cut.manifest.splits["train"].files == whole.manifest.splits["train"].files
+
+
+def test_of_two_builders_one_wins_whole(bucket: str, photo_folder: Path) -> None:
+    cache = f"{bucket}/cache"
+    theirs: list[Built] = []
+
+    def meanwhile(now: BuildProgress) -> None:
+        if not theirs:
+            theirs.append(precompute(photo_folder, cache, CHAIN, seed=2, shards=2))
+
+    with pytest.raises(CacheError, match="was built by somebody else meanwhile, and is theirs now"):
+        precompute(photo_folder, cache, CHAIN, seed=1, shards=2, progress=meanwhile)
+    assert open_manifest(cache) == theirs[0].manifest
+    assert verify(cache) == []
+    third = precompute(photo_folder, cache, CHAIN, seed=3, replace=True)
+    assert set(listed(cache)) == {*names(third), "manifest.json"}  # what the loser left is gone too
+    later: list[Built] = []
+
+    def replaced(now: BuildProgress) -> None:
+        if not later:
+            later.append(precompute(photo_folder, cache, CHAIN, seed=5, replace=True))
+
+    with pytest.raises(CacheError, match="built by somebody else"):
+        precompute(photo_folder, cache, CHAIN, seed=4, replace=True, progress=replaced)
+    assert open_manifest(cache) == later[0].manifest
+
+
+def test_a_killed_build_goes_on_with_the_shards_that_are_missing(bucket: str, tmp_path: Path) -> None:
+    cache = f"{bucket}/cache"
+    command = [sys.executable, "-c", "from joulecache.pipelines.cli import main; main()", "precompute", "synthetic:60"]
+    command += [cache, "--chain", CHAIN, "--shards", "20", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as build:
+        deadline = time.monotonic() + 120
+        while not any(name.endswith(".json") for name in listed(cache)):
+            assert build.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        build.send_signal(signal.SIGKILL)
+    with pytest.raises(CacheError, match="no cache at"):
+        open_manifest(cache)
+    rest = precompute("synthetic:60", cache, CHAIN, shards=20, workers=2)
+    assert 0 < rest.resumed_shards < 20
+    assert names(rest) == names(precompute("synthetic:60", tmp_path / "whole", CHAIN, shards=20))
+    assert verify(cache) == []
+    assert set(listed(cache)) == {*names(rest), "manifest.json"}
+
+
+def test_a_folder_of_somebody_else_is_left_alone(bucket: str, photo_folder: Path) -> None:
+    upload(f"{bucket}/cache", {"precious.txt": b"x"})
+    with pytest.raises(CacheError, match=r"is not empty and no cache of ours, it holds 'precious.txt'"):
+        precompute(photo_folder, f"{bucket}/cache", CHAIN, replace=True)
+    assert set(listed(f"{bucket}/cache")) == {"precious.txt"}
+    upload(f"{bucket}/ours", {})
+    precompute(photo_folder, f"{bucket}/ours", CHAIN)
+    upload(f"{bucket}/ours", {"precious.txt": b"x", ".building/precious.txt": b"x"})
+    precompute(photo_folder, f"{bucket}/ours", "decode|resize(8)", replace=True)
+    assert {"precious.txt", ".building/precious.txt"} <= set(listed(f"{bucket}/ours"))
+
+
+@pytest.mark.parametrize(("source", "cache"), [("/a", "/a"), ("/a", "/a/b"), ("/a/b", "/a"), ("/a/", "/a/b/")])
+def test_source_and_cache_do_not_lie_inside_each_other(
+    bucket: str, photos: Mapping[str, bytes], source: str, cache: str
+) -> None:
+    with pytest.raises(CacheError, match="lie inside each other"):
+        precompute(f"{bucket}{source}", f"{bucket}{cache}", CHAIN)
+
+
+def test_credentials_are_in_nothing_that_is_written_or_said(bucket: str, photo_folder: Path, run: Run) -> None:
+    code, out, err = run("precompute", photo_folder, f"{bucket}/cache", "--chain", CHAIN, "--json")
+    assert code == 0
+    assert json.loads(out)["manifest"]["source"]["records"] == 30
+    said = out + err + "".join(run("inspect", f"{bucket}/cache")[1:])
+    assert SECRET not in said
+    assert all(
+        SECRET.encode() not in ObjectFolder(f"{bucket}/cache").read(name)[0] for name in listed(f"{bucket}/cache")
+    )
+
+
+def test_a_store_that_refuses_is_one_line(
+    bucket: str, photo_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = run("precompute", photo_folder, "s3://no-such-bucket-here/cache", "--chain", CHAIN)
+    assert code == 1
+    [line] = [line for line in err.splitlines() if line.startswith("joulecache: ")]
+    assert "s3://no-such-bucket-here" in line
+    assert SECRET not in err
+    assert "Traceback" not in err
+    with pytest.raises(StoreError, match="s3://no-such-bucket-here"):
+        open_source("s3://no-such-bucket-here/photos")
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(StoreError, match=r"pip install 'joulecache\[cloud\]'"):
+        open_source(f"{bucket}/photos")
