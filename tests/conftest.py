@@ -33,12 +33,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 
 @pytest.fixture(scope="module")
-def short_stages() -> Iterator[None]:
-    """Let audits measure their stages over one batch of images: for tests of other things."""
-    from joulecache.pipelines.auditing import stages
+def short_runs() -> Iterator[None]:
+    """Let audits measure one epoch of the input, however short, and their stages over one batch: for tests of other things."""
+    from joulecache.pipelines.auditing import chains, own, stages
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "LONGEST_RUN_S", 0.0)
+        for module in (chains, own, stages):
+            patch.setattr(module, "SHORTEST_RUN_S", 0.0)
         yield
 
 

@@ -196,6 +196,7 @@ def stages_of(result: Audit) -> Stages:
     return result.stages
 
 
+@pytest.mark.slow
 def test_an_audit_says_where_the_joules_go(finished: tuple[Audit, list[dict[str, Any]]]) -> None:
     result, runs = finished
     found = stages_of(result)
@@ -215,6 +216,7 @@ def test_an_audit_says_where_the_joules_go(finished: tuple[Audit, list[dict[str,
     assert found.stages == split(measured, cached=["read", "decode", "resize(40)"])
 
 
+@pytest.mark.slow
 def test_stages_run_in_interleaved_blocks_and_the_warm_up_is_not_kept(
     finished: tuple[Audit, list[dict[str, Any]]],
 ) -> None:
@@ -226,6 +228,7 @@ def test_stages_run_in_interleaved_blocks_and_the_warm_up_is_not_kept(
     assert len(set(orders)) > 1
 
 
+@pytest.mark.slow
 def test_trainings_say_how_long_they_waited(finished: tuple[Audit, list[dict[str, Any]]]) -> None:
     result, runs = finished
     for run in runs:

@@ -103,6 +103,7 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Au
 # ---- what an audit does ----
 
 
+@pytest.mark.slow
 def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(finished: tuple[Audit, Path, Seen]) -> None:
     result, out, _ = finished
     reuse = result.reuse
@@ -133,6 +134,7 @@ def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(finished: tupl
     assert (fresh.difference, fresh.finding, fresh.why) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_every_build_is_measured(finished: tuple[Audit, Path, Seen]) -> None:
     result, _, _ = finished
     assert result.reuse is not None
@@ -145,6 +147,7 @@ def test_every_build_is_measured(finished: tuple[Audit, Path, Seen]) -> None:
     assert fresh.cache_bytes > 1.5 * one.cache_bytes
 
 
+@pytest.mark.slow
 def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(finished: tuple[Audit, Path, Seen]) -> None:
     _, _, seen = finished
     fresh = [each for each in seen if each[0] == f"cache-{EPOCHS}"]
@@ -158,6 +161,7 @@ def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(finished:
         assert len({variant for _, variant in of_seed}) == len(of_seed) == EPOCHS
 
 
+@pytest.mark.slow
 def test_the_report_holds_it(finished: tuple[Audit, Path, Seen]) -> None:
     body = json.loads(json.dumps(finished[0].to_json(), allow_nan=False))
     check_body(body)

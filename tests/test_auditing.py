@@ -26,7 +26,7 @@ from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
-pytestmark = pytest.mark.usefixtures("short_stages")
+pytestmark = pytest.mark.usefixtures("short_runs")
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,7 @@ def test_every_arm_yields_the_same_types_and_every_image_once(photos: Path, tmp_
     assert len(specs) == 1
 
 
+@pytest.mark.slow
 def test_an_audit_measures_every_workload_in_every_arm(finished: tuple[Audit, Path]) -> None:
     result, _ = finished
     assert [workload.workload for workload in result.workloads] == ["input", "train", "infer"]
@@ -118,6 +119,7 @@ def test_an_audit_measures_every_workload_in_every_arm(finished: tuple[Audit, Pa
         assert all(comparison.finding == "inconclusive" for comparison in workload.comparisons)
 
 
+@pytest.mark.slow
 def test_the_build_and_the_fill_are_charged(finished: tuple[Audit, Path]) -> None:
     result, _ = finished
     once = {arm.name: arm.one_time.value for arm in result.workloads[0].arms}
@@ -127,6 +129,7 @@ def test_the_build_and_the_fill_are_charged(finished: tuple[Audit, Path]) -> Non
     assert once["tf_cache"] > 0
 
 
+@pytest.mark.slow
 def test_the_model_ends_pruned_and_quantized(finished: tuple[Audit, Path]) -> None:
     result, out = finished
     assert result.compression is not None
@@ -135,6 +138,7 @@ def test_the_model_ends_pruned_and_quantized(finished: tuple[Audit, Path]) -> No
     assert (out / "models" / "pruned-int8.tflite").stat().st_size == files["pruned-int8"]
 
 
+@pytest.mark.slow
 def test_every_run_is_logged_in_interleaved_blocks(finished: tuple[Audit, Path]) -> None:
     _, out = finished
     runs = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
@@ -149,6 +153,7 @@ def test_every_run_is_logged_in_interleaved_blocks(finished: tuple[Audit, Path])
     assert len({tuple(arms) for arms in blocks.values()}) > 1
 
 
+@pytest.mark.slow
 def test_the_result_is_json_and_nothing_of_the_work_stays(finished: tuple[Audit, Path]) -> None:
     result, out = finished
     body = json.loads(json.dumps(result.to_json(), allow_nan=False))
@@ -157,6 +162,7 @@ def test_the_result_is_json_and_nothing_of_the_work_stays(finished: tuple[Audit,
     assert sorted(path.name for path in out.iterdir()) == ["models", "runs.jsonl"]
 
 
+@pytest.mark.slow
 def test_the_source_is_not_touched(photos: Path, finished: tuple[Audit, Path]) -> None:
     assert sorted(path.name for path in photos.iterdir()) == ["even", "odd"]
     assert len(list(photos.rglob("*.jpg"))) == 48
@@ -217,6 +223,7 @@ def recorded(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Au
     return found, file, runs
 
 
+@pytest.mark.slow
 def test_a_recorded_audit_replays_to_the_last_bit(
     photos: Path, recorded: tuple[Audit, Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -522,3 +529,15 @@ def test_only_iterators_that_may_still_work_are_waited_for() -> None:
     moment.set()
     ended.keep(replace(at_rest, reads_on=True), Slow(moment))
     ended.let_go()
+
+
+def test_a_short_epoch_is_run_several_times_as_often_in_every_block() -> None:
+    epochs: list[int] = []
+    arm = Arm("short", 8, tf.data.Dataset.range(8).batch(4), epochs.append)
+    work = InputOnly(shortest_s=0.05)
+    assert work.run(arm, 0) == 16  # its first time, and one that says how long it takes
+    times = work.run(arm, 1) // 8
+    assert times >= 2
+    assert work.run(arm, 1 + times) == 8 * times
+    assert epochs == [0, 0, *range(1, 1 + 2 * times)]
+    assert InputOnly().run(arm, 0) == 8

@@ -644,7 +644,7 @@ def test_an_unknown_beam_runner_is_refused_and_leaves_nothing(tmp_path: Path, ph
 
 def test_more_than_the_disk_holds_is_refused_before_the_work(tmp_path: Path, photo_folder: Path) -> None:
     with pytest.raises(BuildError, match="MB free: choose another disk"):
-        build(photo_folder, tmp_path / "cache", "decode|resize(4096)", variants=999_999)
+        build(photo_folder, tmp_path / "cache", "decode|resize(4096)", variants=999_999, shards=4)
     assert list(tmp_path.iterdir()) == []
 
 

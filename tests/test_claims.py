@@ -122,7 +122,14 @@ def findings(audits: int, blocks: int, noise: float, true_ratio: float, folder: 
     return found
 
 
-@pytest.mark.parametrize(("audits", "blocks", "noise"), [(1000, 5, 0.4), (1000, 12, 0.4), (500, 12, 0.01)])
+@pytest.mark.parametrize(
+    ("audits", "blocks", "noise"),
+    [
+        (1000, 5, 0.4),
+        pytest.param(1000, 12, 0.4, marks=pytest.mark.slow),
+        pytest.param(500, 12, 0.01, marks=pytest.mark.slow),
+    ],
+)
 def test_two_equal_arms_are_rarely_claimed_to_differ(audits: int, blocks: int, noise: float, tmp_path: Path) -> None:
     """Blocks, their order, the control and the findings are the real ones; with little noise the order alone keeps the drift out."""
     found = findings(audits, blocks, noise, 1.0, tmp_path)

@@ -244,6 +244,7 @@ def test_verify_finds_a_flipped_byte(run: Run, photos: Path, tmp_path: Path) -> 
     assert f"{shard.name}: its bytes changed" in err
 
 
+@pytest.mark.slow
 def test_train_then_compress(run: Run, photos: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert run("precompute", photos, cache, "--chain", "decode|resize(32)", "--val-fraction", 0.3)[0] == 0
@@ -387,7 +388,7 @@ def test_help_shows_what_is_done_in_its_order(run: Run) -> None:
     assert "--learning-rate" in run("train", "--help")[1]
 
 
-@pytest.mark.usefixtures("short_stages")
+@pytest.mark.usefixtures("short_runs")
 def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "audit"
     options = ("--out", out, "--workload", "input", "--pairs", 1, "--batch-size", 8)
@@ -565,6 +566,7 @@ def test_hardware_says_what_the_machine_achieves_and_what_to_use(run: Run) -> No
 # ------------------------------------------------------------------------------------------ transforms, and ops of one's own
 
 
+@pytest.mark.slow
 def test_transforms_lists_every_op_with_its_cost(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("transforms", "--json")
     rows = json.loads(out)

@@ -484,6 +484,7 @@ def compressed(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -
     return compression
 
 
+@pytest.mark.slow
 def test_compressing_prunes_tunes_quantizes_and_keeps_a_control(compressed: Compression, trained: keras.Model) -> None:
     names = ["baseline", "control", "pruned-float32", "control-int8", "pruned-int8"]
     assert [variant.name for variant in compressed.variants] == names
@@ -511,6 +512,7 @@ def test_compressing_prunes_tunes_quantizes_and_keeps_a_control(compressed: Comp
         compressed.variant("int8")
 
 
+@pytest.mark.slow
 def test_fine_tuning_changes_the_control_too(compressed: Compression, trained: keras.Model) -> None:
     images = blobs(10, seed=7)[0]
     baseline, control = (TfliteModel(compressed.variant(name).path).predict(images) for name in ("baseline", "control"))
@@ -518,6 +520,7 @@ def test_fine_tuning_changes_the_control_too(compressed: Compression, trained: k
     assert np.abs(baseline - control).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_folder_holds_what_was_compressed(compressed: Compression) -> None:
     files = {path.name for path in compressed.folder.iterdir()}
     assert files == {
@@ -735,6 +738,7 @@ def tiny() -> keras.Model:
     return keras.Model(pixels, layers.Dense(CLASSES, name="logits")(x), name="tiny")
 
 
+@pytest.mark.slow
 def test_further_seeds_add_accuracies_and_change_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     recipe = Recipe(prune=0.5, finetune_epochs=1)

@@ -638,6 +638,7 @@ for dtype, count in (("uint8", 4096), ("bfloat16", 2048)):
 """
 
 
+@pytest.mark.slow
 def test_elements_stay_in_the_files(tmp_path: Path) -> None:
     """Filling and reading 256 MB takes no memory of that size; TensorFlow alone would make up an input as large."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}

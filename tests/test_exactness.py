@@ -64,7 +64,7 @@ def test_the_chains_here_have_every_op_on_single_images() -> None:
 # The cut
 
 
-@pytest.mark.parametrize("encoding", ["raw", "png"])
+@pytest.mark.parametrize("encoding", ["raw", pytest.param("png", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_cache_cut_anywhere_gives_the_pixels_of_the_whole_chain(
     tmp_path: Path, photo_folder: Path, photos: dict[str, bytes], name: str, encoding: Any
@@ -206,7 +206,7 @@ def thousand_pairs(hundred: Path) -> dict[tuple[str, int], bytes]:
     return {(key, n): chain(hundred / key, key=key, seed=SEED, n=n).tobytes() for key, n in pairs}
 
 
-@pytest.mark.parametrize("format", ["arrow", "tfrecord"])
+@pytest.mark.parametrize("format", ["arrow", pytest.param("tfrecord", marks=pytest.mark.slow)])
 def test_a_thousand_pairs_are_the_same_by_any_number_of_workers_and_by_a_plain_loop(
     tmp_path: Path, hundred: Path, thousand_pairs: dict[tuple[str, int], bytes], format: Any
 ) -> None:

@@ -25,6 +25,8 @@ from joulecache.pipelines.meter import Component, Energy, Meter
 from joulecache.pipelines.meter.replay import ReplayMeter
 from joulecache.pipelines.report import print_verdict, write_report
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 GOOD = """
 import numpy as np
 import tensorflow as tf
@@ -193,6 +195,7 @@ def logged(out: Path) -> list[dict[str, Any]]:
 # What is measured -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_pipeline_is_the_reference_of_the_others(finished: tuple[Audit, Path]) -> None:
     result, _ = finished
     assert (result.reference, result.cached, result.source, result.chain, result.build) == ("mine", *[None] * 4)
@@ -206,6 +209,7 @@ def test_the_first_pipeline_is_the_reference_of_the_others(finished: tuple[Audit
         assert {mine.accuracy, theirs.accuracy} == {None}
 
 
+@pytest.mark.slow
 def test_a_function_is_called_once_and_its_epochs_are_whole(finished: tuple[Audit, Path], good: ModuleType) -> None:
     result, out = finished
     assert good.calls == ["mine", "theirs"]
@@ -220,6 +224,7 @@ def test_a_function_is_called_once_and_its_epochs_are_whole(finished: tuple[Audi
     }
 
 
+@pytest.mark.slow
 def test_the_input_and_the_training_are_measured_alone_in_the_same_blocks(finished: tuple[Audit, Path]) -> None:
     result, out = finished
     train = result.workloads[1]
@@ -249,6 +254,7 @@ def test_the_training_alone_takes_as_many_steps_on_batches_of_the_same_shapes(go
         assert int(kept.cardinality()) == pipeline.facts.batches
 
 
+@pytest.mark.slow
 def test_facts_say_where_a_pipeline_comes_from(finished: tuple[Audit, Path], folder: Path) -> None:
     result, _ = finished
     mine, theirs = result.pipelines
@@ -397,6 +403,7 @@ def test_the_verdict_on_recorded_joules(
     assert "which pipeline takes less energy?" in files.html.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_one_pipeline_is_said_in_parts(good: ModuleType, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {
         "datasets": {"mine": good.mine},
@@ -429,6 +436,7 @@ def test_one_pipeline_is_said_in_parts(good: ModuleType, tmp_path: Path) -> None
     assert row == "0.250 kJ measured (0.250 to 0.250) | 1.67 J | 500 s | 3.33 s | 0.250 (0.220 to 0.284)"
 
 
+@pytest.mark.slow
 def test_two_audits_are_compared(finished: tuple[Audit, Path]) -> None:
     result, _ = finished
     before = json.loads(json.dumps(result.to_json()))

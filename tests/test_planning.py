@@ -177,6 +177,7 @@ def made(photo_folder: Path) -> Plan:
         return plan(photo_folder, CHAIN, epochs=8, seconds=1e6, batch_size=8, fresh=["flip_lr"])
 
 
+@pytest.mark.slow
 def test_every_cut_form_and_number_of_variants_is_priced(made: Plan) -> None:
     forms = {(c.way.cut, c.way.format, c.way.encoding, c.way.quality, c.variants) for c in made.choices if c.way}
     kinds = {
@@ -192,6 +193,7 @@ def test_every_cut_form_and_number_of_variants_is_priced(made: Plan) -> None:
     assert (made.records, made.sampled) == (30, 30)
 
 
+@pytest.mark.slow
 def test_steps_say_what_they_hand_on(made: Plan, photos: Mapping[str, bytes]) -> None:
     assert [step.name for step in made.steps] == ["read", "decode", "resize", "random_crop", "flip_lr"]
     assert [step.fresh for step in made.steps] == [False, False, False, False, True]
@@ -202,6 +204,7 @@ def test_steps_say_what_they_hand_on(made: Plan, photos: Mapping[str, bytes]) ->
     assert all(step.cpu_us_per_image >= 0 for step in made.steps)
 
 
+@pytest.mark.slow
 def test_cache_bytes_are_those_of_the_built_cache(made: Plan, photo_folder: Path, tmp_path: Path) -> None:
     ways = {("raw", 1), ("raw", 4), ("png", 2)}
     chosen = [c for c in made.choices if c.way and c.way.format == "arrow" and (c.way.encoding, c.variants) in ways]
@@ -215,12 +218,14 @@ def test_cache_bytes_are_those_of_the_built_cache(made: Plan, photo_folder: Path
         assert choice.cache_bytes == pytest.approx(stored, rel=0.25), choice
 
 
+@pytest.mark.slow
 def test_the_best_five_are_shown_and_online_is_among_them(made: Plan) -> None:
     assert len(made.shown) == 5
     assert made.online in made.shown
     assert made.shown[0] is made.best
 
 
+@pytest.mark.slow
 def test_the_command_builds_what_was_priced(made: Plan, photo_folder: Path, tmp_path: Path) -> None:
     choice = next(
         c for c in made.choices if c.way and c.way.encoding == "jpeg" and c.way.quality == 85 and c.variants == 2
@@ -232,6 +237,7 @@ def test_the_command_builds_what_was_priced(made: Plan, photo_folder: Path, tmp_
     assert options == {"--chain": chain, "--variants": "2", "--encoding": "jpeg", "--quality": "85"}
 
 
+@pytest.mark.slow
 def test_a_plan_is_json(made: Plan) -> None:
     body = json.loads(json.dumps(made.to_json(), allow_nan=False))
     assert body["chain"] == "decode|resize(40)|random_crop(32)|flip_lr"
@@ -240,6 +246,7 @@ def test_a_plan_is_json(made: Plan) -> None:
     assert body["method"].startswith(("modelled:", "measured:"))
 
 
+@pytest.mark.slow
 def test_a_budget_leaves_out_what_is_larger(made: Plan) -> None:
     sizes = sorted(choice.cache_bytes for choice in made.choices)
     fitting = planning._within(made.choices, sizes[3])

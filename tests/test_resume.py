@@ -283,6 +283,7 @@ print("all of them")
 """
 
 
+@pytest.mark.slow
 def test_a_strategy_distributes_it(plain: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _DISTRIBUTED, str(plain)],

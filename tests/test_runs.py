@@ -23,7 +23,7 @@ from joulecache.pipelines.source import synthetic_photo
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
 ARMS = ("naive", "tf_cache", "optimized")
 EACH = (*ARMS, "naive again")
-pytestmark = pytest.mark.usefixtures("short_stages")
+pytestmark = pytest.mark.usefixtures("short_runs")
 
 
 def joules(active_j: float) -> Energy:

@@ -147,6 +147,7 @@ def made(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Made
     return Made(compression, forms, before, weights_of(trained), told, l1, tunings)
 
 
+@pytest.mark.slow
 def test_each_stage_stands_beside_the_dense_one_of_its_precision(made: Made) -> None:
     assert [(variant.name, variant.dense) for variant in made.compression.variants] == [
         ("baseline", None),
@@ -169,10 +170,12 @@ def test_each_stage_stands_beside_the_dense_one_of_its_precision(made: Made) -> 
     }
 
 
+@pytest.mark.slow
 def test_the_given_model_is_untouched_bit_for_bit(made: Made) -> None:
     assert made.after == made.before
 
 
+@pytest.mark.slow
 def test_the_control_has_the_epochs_of_all_stages(made: Made) -> None:
     assert made.told == [
         *(("fine-tuning the control", epoch, 3 * EPOCHS) for epoch in range(3 * EPOCHS)),
@@ -188,6 +191,7 @@ def test_the_control_has_the_epochs_of_all_stages(made: Made) -> None:
         assert float(made.forms[name].model.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_each_form_has_the_energy_of_all_tuning_on_the_way_to_it(made: Made) -> None:
     control, pruned, sparse, clustered, control_aware, aware = made.tunings
     expected = {
@@ -207,6 +211,7 @@ def test_each_form_has_the_energy_of_all_tuning_on_the_way_to_it(made: Made) -> 
             assert made.compression.variant(name).inferences_to_pay_back is None
 
 
+@pytest.mark.slow
 def test_channels_go_and_stay_away(made: Made, trained: keras.Model) -> None:
     assert made.compression.widths == {"first": (16, 8), "second": (24, 16)}
     whole = count_macs(trained)
@@ -216,6 +221,7 @@ def test_channels_go_and_stay_away(made: Made, trained: keras.Model) -> None:
         assert (made.compression.variant(name).macs < whole) == form.pruned
 
 
+@pytest.mark.slow
 def test_every_later_stage_is_as_sparse(made: Made) -> None:
     later = [name for name in made.forms if "sparse" in name]
     assert len(later) == 4
@@ -231,6 +237,7 @@ def test_every_later_stage_is_as_sparse(made: Made) -> None:
         assert max(sparsity_by_layer(made.forms[name].model).values()) < 0.005, name
 
 
+@pytest.mark.slow
 def test_every_later_stage_shares_its_values(made: Made) -> None:
     for name, form in made.forms.items():
         values = distinct_values(form.model)
@@ -241,6 +248,7 @@ def test_every_later_stage_shares_its_values(made: Made) -> None:
             assert min(values.values()) > 8, name
 
 
+@pytest.mark.slow
 def test_the_last_stage_is_saved_with_its_zeros_and_shared_values(made: Made) -> None:
     folder, last = made.compression.folder, AWARE[-1]
     assert {path.name for path in folder.iterdir()} == {
@@ -255,6 +263,7 @@ def test_the_last_stage_is_saved_with_its_zeros_and_shared_values(made: Made) ->
     assert not keras.saving.load_model(folder / f"{last}.keras").compiled
 
 
+@pytest.mark.slow
 def test_l1_is_there_while_weights_are_pruned_and_in_no_saved_model(made: Made) -> None:
     assert made.l1[:4] == pytest.approx([0, 0, 2e-4, 0])  # control, pruned, sparse with two kernels, clustered
     saved = load_model(made.compression.folder / f"{AWARE[-1]}.keras")
@@ -262,6 +271,7 @@ def test_l1_is_there_while_weights_are_pruned_and_in_no_saved_model(made: Made) 
         assert all(getattr(layer, "kernel_regularizer", None) is None for layer in model.layers)
 
 
+@pytest.mark.slow
 def test_gzip_finds_less_to_keep_after_each_stage(made: Made) -> None:
     stages_bytes = [
         made.compression.variant(name).gzip_bytes
@@ -273,6 +283,7 @@ def test_gzip_finds_less_to_keep_after_each_stage(made: Made) -> None:
         assert variant.path.read_bytes() == made.forms[variant.name].content
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_the_tuned_weights(made: Made) -> None:
     for name in FLOATS[1:]:
         model = copy_of(made.forms[name].model)

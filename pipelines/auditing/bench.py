@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
@@ -43,7 +44,7 @@ class Bench:
     reference: str
     cached: CachedArm | None = None
     one_time: dict[str, Joules] = field(default_factory=dict)
-    _epoch: int = field(default=0, init=False)
+    _epoch: int = field(default=1, init=False)
 
     def measure(
         self, workload: Workload, arms: Sequence[Arm], pairs: int | None, parts: Sequence[Part] = ()
@@ -113,9 +114,9 @@ class Bench:
 
     def _run(self, of: str, workload: Workload, name: str, arm: Arm, block: int, place: int) -> Run:
         workload.prepare(block)
-        self._epoch += workload.epochs
         with naming_failures(arm.name), self.meter.window(of) as window:
             images = workload.run(arm, self._epoch)
+        self._epoch += math.ceil(images / arm.records)
         run = Run(
             attempt=self.log.attempt,
             workload=of,

@@ -36,6 +36,7 @@ from joulecache.pipelines.auditing.variants import (
 )
 from joulecache.pipelines.auditing.workloads import (
     DEFAULT_WORKLOADS,
+    SHORTEST_RUN_S,
     WORKLOADS,
     Infer,
     InputOnly,
@@ -141,7 +142,7 @@ def audit_chain(
         trainer: Training | None = None
         reuse = draw_reuse(variants, epochs, train_epochs, why=unmeasured) if draws_before_cut(parsed) else None
         if "input" in workloads:
-            results.append(bench.measure(InputOnly(), chosen, pairs))
+            results.append(bench.measure(InputOnly(shortest_s=SHORTEST_RUN_S), chosen, pairs))
         if set(workloads) != {"input"}:
             optimized = next(arm for arm in chosen if arm.name == _CACHED)
             shape = optimized.dataset.element_spec[0].shape[1:].as_list()

@@ -23,6 +23,7 @@ from joulecache.pipelines.auditing.provenance import conditions, describe_run
 from joulecache.pipelines.auditing.results import Audit, PipelineFacts, WorkloadResult
 from joulecache.pipelines.auditing.runs import RunLog, again, alone
 from joulecache.pipelines.auditing.workloads import (
+    SHORTEST_RUN_S,
     InputOnly,
     Training,
     check_names,
@@ -94,7 +95,7 @@ def audit_pipelines(
         log = RunLog(folder / RUNS)
         bench = Bench(log, meter, seed, tell, reference=names[0])
         if "input" in workloads:
-            results.append(bench.measure(InputOnly(), arms, pairs))
+            results.append(bench.measure(InputOnly(shortest_s=SHORTEST_RUN_S), arms, pairs))
         if training is not None:
             parts = (
                 Part(_INPUT, InputOnly(epochs=train_epochs), arms),

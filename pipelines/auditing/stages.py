@@ -17,7 +17,7 @@ from joulecache.pipelines.auditing.arms import BATCH, TF_DATA, Arm, Files, make_
 from joulecache.pipelines.auditing.bench import Bench, Entry
 from joulecache.pipelines.auditing.claims import FEWEST_BLOCKS, mean_of
 from joulecache.pipelines.auditing.results import Stage, Stages, WorkloadResult
-from joulecache.pipelines.auditing.workloads import InputOnly, Training, consume, training_device
+from joulecache.pipelines.auditing.workloads import SHORTEST_RUN_S, InputOnly, Training, consume, training_device
 from joulecache.pipelines.manifest import open_manifest
 
 COPY, TRAINING_STEP = "copy", "training step"
@@ -35,9 +35,8 @@ class _Copied(InputOnly):
 
     device: str = ""
 
-    def run(self, arm: Arm, first_epoch: int) -> int:
-        """Iterate over the epochs."""
-        return consume(arm, first_epoch, self.epochs, self._copy, self.ended)
+    def _consume(self, arm: Arm, first_epoch: int, epochs: int) -> int:
+        return consume(arm, first_epoch, epochs, self._copy, self.ended)
 
     def _copy(self, images: Any) -> None:
         with tf.device(self.device):
@@ -68,12 +67,12 @@ def measure_stages(
         bench.tell(f"{_WORKLOAD}: how many files", 0, 1)
         count = _images_within(arm, LONGEST_RUN_S)
     prefixes = make_prefixes(some_files(files, count, bench.seed), cache, batch_size)
-    entries: list[Entry] = [(prefix.name, InputOnly(), prefix) for prefix in prefixes]
+    entries: list[Entry] = [(prefix.name, InputOnly(shortest_s=SHORTEST_RUN_S), prefix) for prefix in prefixes]
     if whole.workload == "train":
         assert training is not None
         weights = training.network.get_weights()  # which ones they are does not change what a step costs
         epoch = Training(_WORKLOAD, training.network, lambda seed: weights, None, 1)
-        entries += [(COPY, _Copied(device=training_device()), prefixes[-1]), (TRAINING_STEP, epoch, prefixes[-1])]
+        entries += [(COPY, _Copied(shortest_s=SHORTEST_RUN_S, device=training_device()), prefixes[-1]), (TRAINING_STEP, epoch, prefixes[-1])]
     blocks = max(FEWEST_BLOCKS, pairs or _BLOCKS)
     measured: dict[str, list[float]] = {name: [] for name, _, _ in entries}
     for run in bench.interleave(_WORKLOAD, entries, blocks, warm_ups=entries):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ from joulecache.pipelines.training import InputWaits
 
 WORKLOADS = ("input", "train", "finetune", "infer")
 DEFAULT_WORKLOADS = ("input", "train", "infer")
+SHORTEST_RUN_S = 0.3
+"""How long a run of the input alone takes at least."""
 
 
 def check_names(what: str, names: Sequence[str], allowed: Sequence[str], needed: Sequence[str] = ()) -> None:
@@ -83,11 +87,17 @@ class Ended:
 
 @dataclass
 class InputOnly:
-    """Iterate over the batches and drop them: what the input costs by itself."""
+    """Iterate over the batches and drop them: what the input costs by itself.
+
+    An arm whose epochs take less than `shortest_s` goes through several times as many in every run but its first, which says how long they
+    take: a run of some milliseconds is mostly noise.
+    """
 
     name: str = "input"
     blocks: int = 20
     epochs: int = 1
+    shortest_s: float = 0.0
+    _times: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     ended: Ended = field(default_factory=Ended, init=False, repr=False)
 
     def prepare(self, seed: int) -> None:
@@ -96,7 +106,22 @@ class InputOnly:
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Iterate over the epochs."""
-        return consume(arm, first_epoch, self.epochs, lambda images: None, self.ended)
+        if arm.name not in self._times:
+            return self._first_run(arm, first_epoch)
+        return self._consume(arm, first_epoch, self._times[arm.name] * self.epochs)
+
+    def _first_run(self, arm: Arm, first_epoch: int) -> int:
+        count, lasts_s = 0, 0.0
+        for _ in range(2):  # the first time files are mapped, and graphs traced
+            if not count or lasts_s < self.shortest_s:
+                begun_s = time.monotonic()
+                count += self._consume(arm, first_epoch, self.epochs)
+                lasts_s = time.monotonic() - begun_s
+        self._times[arm.name] = max(1, math.ceil(self.shortest_s / lasts_s))
+        return count
+
+    def _consume(self, arm: Arm, first_epoch: int, epochs: int) -> int:
+        return consume(arm, first_epoch, epochs, lambda images: None, self.ended)
 
     def accuracy(self) -> None:
         """Nothing is learned."""

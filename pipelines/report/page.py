@@ -231,7 +231,8 @@ def _stages(body: Body) -> StagesPart:
 
 def _workload(result: Body, body: Body) -> WorkloadPart:
     epochs = result["epochs_per_run"]
-    what = f"{epochs} epoch{'s' if epochs != 1 else ''}"
+    least = "at least " if result["workload"] == "input" else ""
+    what = f"{least}{epochs} epoch{'s' if epochs != 1 else ''}"
     images = "" if body["records"] is None else f" of {figures.count(body['records']['train'])} images"
     lead = f"{result['blocks']} interleaved blocks, in which each {'arm' if images else 'pipeline'} ran {what}{images}."
     said = [tables.arms(result, body)]
