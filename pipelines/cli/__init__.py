@@ -82,28 +82,28 @@ class Encoding(StrEnum):
 )
 def precompute(
     source: Source,
-    cache: Annotated[str, typer.Argument(help="The folder to build: new, empty, or a cache of ours; or s3://, gs://.")],
+    cache: Annotated[str, typer.Argument(help="What to build: new, empty, or a cache; s3://, gs://.")],
     chain: ChainText,
     beam_options: Annotated[list[str] | None, typer.Argument(help="Beam's own options, after --.")] = None,
-    val_chain: Annotated[str | None, typer.Option(help="Chain of held-out records. Default: no randomness.")] = None,
-    variants: Annotated[int, typer.Option(help="Draws of the cached ops to keep.", min=1)] = 1,
+    val_chain: Annotated[str | None, typer.Option(help="Of held-out records. Default: not random.")] = None,
+    variants: Annotated[int, typer.Option(help="Draws of the cached ops to keep.", min=1, metavar="N")] = 1,
     format: Annotated[Format, typer.Option(help="Shard format.")] = Format.arrow,
     encoding: Annotated[Encoding, typer.Option(help="How images are stored.")] = Encoding.raw,
-    quality: Annotated[int | None, typer.Option(help="JPEG quality. Default: 95.", min=1, max=100)] = None,
+    quality: Annotated[int | None, typer.Option(help="JPEG quality. Default: 95.", min=1, max=100, metavar="N")] = None,
     val_fraction: Annotated[
         float | None,
-        typer.Option(help="Share of records held out. Default: 0.1, or what the source does.", min=0, max=0.9),
+        typer.Option(help="Held out. Default: 0.1, or as the source.", min=0, max=0.9, metavar="SHARE"),
     ] = None,
     seed: Seed = 0,
-    shards: Annotated[int | None, typer.Option(help="Files per split and variant. Default: of 64 MiB.", min=1)] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads. Default: all cores.", min=1)] = None,
+    shards: Annotated[int | None, typer.Option(help="Files per split. Default: of 64 MiB.", min=1, metavar="N")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads. Default: all cores.", min=1, metavar="N")] = None,
     limit: Limit = None,
     labels: Labels = None,
     ops: OpsModule = None,
-    max_reject_rate: Annotated[float, typer.Option(help="Share of broken images to accept.", min=0, max=1)] = 0.05,
-    rehash: Annotated[
-        bool, typer.Option("--rehash", help="Compare the content of all records, not only their times.")
-    ] = False,
+    max_reject_rate: Annotated[
+        float, typer.Option(help="Broken images to accept.", min=0, max=1, metavar="SHARE")
+    ] = 0.05,
+    rehash: Annotated[bool, typer.Option("--rehash", help="Compare contents, not only times.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Swap a cache of another chain.")] = False,
     country: Country = None,
     provider: Provider = "generic",

@@ -32,48 +32,47 @@ _OWN = "Your own pipelines, instead of SOURCE and --chain"
 
 def audit(
     source: Annotated[str | None, typer.Argument(help=SOURCES)] = None,
-    chain: Annotated[
-        str | None, typer.Option(help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder of the report: new, empty, or an audit of ours.")] = None,
+    chain: Annotated[str | None, typer.Option(help='Ops and the cut: "decode|resize(72) || flip_lr".')] = None,
+    out: Annotated[Path | None, typer.Option(help="The report's folder: new, empty, or an audit.")] = None,
     pipeline: Annotated[
         list[str] | None,
         typer.Option(
-            help="A function of yours, importable from here, that returns a batched tf.data.Dataset. Again for each to compare.",
+            help="Returns a batched tf.data.Dataset; once for each to compare.",
             metavar="MODULE:FUNCTION",
             rich_help_panel=_OWN,
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Batches of an epoch. Default: all.", min=1, rich_help_panel=_OWN)
+        int | None, typer.Option(help="Batches of an epoch. Default: all.", min=1, rich_help_panel=_OWN, metavar="N")
     ] = None,
     arms: Annotated[str | None, typer.Option(help="Default: naive,tuned,tf_cache,optimized.")] = None,
     workload: Annotated[
         str | None,
-        typer.Option(
-            help="What they feed: input, train, finetune, infer. Default: input,train,infer; own pipelines: input,train."
-        ),
+        typer.Option(help="Some of input, train, finetune, infer."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Horizon of the verdict, not what is run. Default: 30.", min=1)
+        int | None, typer.Option(help="Horizon of the verdict, not run. Default: 30.", min=1, metavar="N")
     ] = None,
     runs: Annotated[
-        int | None, typer.Option(help="Trainings that share the cache, for the break-even. Default: 1.", min=1)
+        int | None,
+        typer.Option(help="Trainings that share the cache. Default: 1.", min=1, metavar="N"),
     ] = None,
-    pairs: Annotated[int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 others.", min=1)] = None,
+    pairs: Annotated[
+        int | None, typer.Option(help="Blocks. Default: 20 input, 5 train, 10 others.", min=1, metavar="N")
+    ] = None,
     model: ModelName = "cnn",
-    train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1)] = 3,
+    train_epochs: Annotated[int, typer.Option(help="Epochs of one training run.", min=1, metavar="N")] = 3,
     prune: Annotated[
-        float | None, typer.Option(help="Share of channels to prune, below 1. Default: 0.5.", min=0, max=1)
+        float | None,
+        typer.Option(help="Channels to prune. Default: 0.5.", min=0, max=1, metavar="SHARE"),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default: 64.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default: 64.", min=1, metavar="N")] = None,
     limit: Limit = None,
     labels: Labels = None,
     variants: Annotated[
         str | None,
         typer.Option(
-            help="How many draws of the ops before the cut the cache holds; after a comma others, whose accuracy and energy are compared. "
-            "Default: 1.",
+            help="Draws that the cache holds, and others to compare.",
             metavar="K,...",
         ),
     ] = None,
@@ -86,7 +85,7 @@ def audit(
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            help="Say what changed between the report.json of two audits, and measure nothing.",
+            help="Say what changed between two audits.",
             metavar="BEFORE.json AFTER.json",
             rich_help_panel=_COMPARISON,
         ),
@@ -94,7 +93,7 @@ def audit(
     fail_above: Annotated[
         float | None,
         typer.Option(
-            help="Exit with 1 where an arm takes more than this times its active energy per image.",
+            help="Exit with 1 above this ratio of active energy.",
             metavar="RATIO",
             min=0,
             rich_help_panel=_COMPARISON,

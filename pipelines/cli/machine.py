@@ -81,8 +81,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def hardware(
-    seconds: Annotated[float, typer.Option(help="Seconds for each measurement.", min=0.01)] = 0.5,
-    rounds: Annotated[int, typer.Option(help="Rounds, in which all take turns.", min=1)] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds for each measurement.", min=0.01, metavar="X")] = 0.5,
+    rounds: Annotated[int, typer.Option(help="Rounds, in which all take turns.", min=1, metavar="N")] = 5,
     country: Country = None,
     provider: Provider = "generic",
     watts: Watts = None,

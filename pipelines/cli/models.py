@@ -49,10 +49,12 @@ class Per(StrEnum):
 def train(
     cache: Cache,
     out: Annotated[Path, typer.Option(help="The folder of the run: new, empty, or a run of ours.")],
-    epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1)],
+    epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1, metavar="N")],
     model: ModelName = "cnn",
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Where it starts; it falls to 0 along half a cosine.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N")] = 64,
+    learning_rate: Annotated[
+        float, typer.Option(help="Where it starts; it falls to 0 along half a cosine.", metavar="X")
+    ] = 1e-3,
     prune: Prune = 0.0,
     sparsity: Sparsity = 0.0,
     cluster: Cluster = None,
@@ -121,6 +123,7 @@ def compress(
             min=0,
             max=1,
             rich_help_panel=_DETAILS,
+            metavar="SHARE",
         ),
     ] = None,
     criterion: Annotated[
@@ -135,15 +138,18 @@ def compress(
         typer.Option(help="A layer that keeps all channels. Again for more.", rich_help_panel=_DETAILS),
     ] = None,
     l1: Annotated[
-        float, typer.Option(help="Weight of L1 in the loss while --sparsity grows.", rich_help_panel=_DETAILS)
+        float,
+        typer.Option(help="Weight of L1 in the loss while --sparsity grows.", rich_help_panel=_DETAILS, metavar="X"),
     ] = 0.0,
     cluster_per: Annotated[Per, typer.Option(help="What shares its values.", rich_help_panel=_DETAILS)] = Per.layer,
     finetune_epochs: Annotated[
-        int, typer.Option(help="Epochs of fine-tuning after each step.", min=0, rich_help_panel=_DETAILS)
+        int, typer.Option(help="Epochs of fine-tuning after each step.", min=0, rich_help_panel=_DETAILS, metavar="N")
     ] = 2,
     seeds: Annotated[
         int,
-        typer.Option(help="Do all of it for so many seeds, for the accuracies.", min=1, rich_help_panel=_DETAILS),
+        typer.Option(
+            help="Do all of it for so many seeds, for the accuracies.", min=1, rich_help_panel=_DETAILS, metavar="N"
+        ),
     ] = 1,
     seed: Seed = 0,
     ops: OpsModule = None,

@@ -17,25 +17,18 @@ if TYPE_CHECKING:
     from joulecache.transforms.ops import Op
 
 SOURCES = (
-    "A folder of class folders; a .tar, Parquet or TFRecord file, or a quoted pattern of such; these in s3:// or gs:// too; "
-    "synthetic:N; tfds:NAME."
+    "A folder of class folders; a .tar, Parquet or TFRecord file or pattern; s3://, gs://; synthetic:N; tfds:NAME."
 )
 Source = Annotated[str, typer.Argument(help=SOURCES)]
 Cache = Annotated[str, typer.Argument(help="A cache: a folder, or its address in s3:// or gs://.")]
-ChainText = Annotated[
-    str, typer.Option("--chain", help='Ops and the cut, like "decode|resize(72) || random_crop(64)|flip_lr".')
-]
-Limit = Annotated[int | None, typer.Option(help="Take at most so many records.", min=1)]
+ChainText = Annotated[str, typer.Option("--chain", help='Ops and the cut: "decode|resize(72) || flip_lr".')]
+Limit = Annotated[int | None, typer.Option(help="Take at most so many records.", min=1, metavar="N")]
 Labels = Annotated[
     Path | None,
-    typer.Option(
-        "--labels", help="A CSV file with a header line, of the images' names and classes.", metavar="FILE.csv"
-    ),
+    typer.Option("--labels", help="Names and classes of the images, with a header line.", metavar="FILE.csv"),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
-OpsModule = Annotated[
-    str | None, typer.Option("--ops", help="A module with ops of your own, importable from here.", metavar="MODULE")
-]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0, metavar="N")]
+OpsModule = Annotated[str | None, typer.Option("--ops", help="A module with ops of your own.", metavar="MODULE")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -52,13 +45,20 @@ ModelName = Annotated[
 ]
 _COMPRESSION = "Compression, in this order"
 Prune = Annotated[
-    float, typer.Option(help="Share of channels to prune, below 1.", min=0, max=1, rich_help_panel=_COMPRESSION)
+    float,
+    typer.Option(
+        help="Share of channels to prune, below 1.", min=0, max=1, rich_help_panel=_COMPRESSION, metavar="SHARE"
+    ),
 ]
 Sparsity = Annotated[
-    float, typer.Option(help="Share of weights to make 0, below 1.", min=0, max=1, rich_help_panel=_COMPRESSION)
+    float,
+    typer.Option(
+        help="Share of weights to make 0, below 1.", min=0, max=1, rich_help_panel=_COMPRESSION, metavar="SHARE"
+    ),
 ]
 Cluster = Annotated[
-    int | None, typer.Option(help="Distinct values that a kernel keeps.", min=2, rich_help_panel=_COMPRESSION)
+    int | None,
+    typer.Option(help="Distinct values that a kernel keeps.", min=2, rich_help_panel=_COMPRESSION, metavar="N"),
 ]
 Quantize = Annotated[
     Quantization | None, typer.Option(help="Precision of the TensorFlow Lite file.", rich_help_panel=_COMPRESSION)
@@ -72,18 +72,19 @@ Provider = Annotated[str, typer.Option(help="Whose coefficients: generic, aws, g
 Watts = Annotated[
     str | None,
     typer.Option(
-        help="Watts of this machine, idle and with all processors busy, in place of counters and coefficients.",
+        help="Watts of this machine, in place of counters and coefficients.",
         metavar="IDLE:FULL",
         rich_help_panel=_ENERGY,
     ),
 ]
 Pue = Annotated[
-    float, typer.Option(help="Power usage effectiveness of the building, times every joule.", rich_help_panel=_ENERGY)
+    float,
+    typer.Option(help="Power usage effectiveness: times every joule.", rich_help_panel=_ENERGY, metavar="X"),
 ]
 Emissions = Annotated[
     Path | None,
     typer.Option(
-        help="Add rows in CodeCarbon's format to emissions.csv in this folder; its dashboards need --country.",
+        help="Add rows to CodeCarbon's emissions.csv in this folder.",
         metavar="DIR",
         rich_help_panel=_ENERGY,
     ),

@@ -36,8 +36,8 @@ _THOUSANDS = ["", "K", "M", "G", "T"]
 def plan(
     source: Source,
     chain: ChainText,
-    epochs: Annotated[int, typer.Option(help="Epochs of one training.", min=1)],
-    runs: Annotated[int, typer.Option(help="Trainings that share the cache.", min=1)] = 1,
+    epochs: Annotated[int, typer.Option(help="Epochs of one training.", min=1, metavar="N")],
+    runs: Annotated[int, typer.Option(help="Trainings that share the cache.", min=1, metavar="N")] = 1,
     disk_budget: Annotated[
         str | None, typer.Option(help="What a cache may take, like 20GB or 512MiB.", metavar="SIZE")
     ] = None,
@@ -46,9 +46,11 @@ def plan(
         typer.Option(help="Ops that draw anew every epoch. Default: random ops that are cheap.", metavar="OP,..."),
     ] = None,
     apply: Annotated[str | None, typer.Option(help="Build the best cache, in this folder.", metavar="CACHE")] = None,
-    seconds: Annotated[float, typer.Option(help="About how long to measure.", min=1)] = 60.0,
-    days: Annotated[float, typer.Option(help="How long the cache is kept, for its storage.", min=0.001)] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    seconds: Annotated[float, typer.Option(help="About how long to measure.", min=1, metavar="X")] = 60.0,
+    days: Annotated[
+        float, typer.Option(help="How long the cache is kept, for its storage.", min=0.001, metavar="X")
+    ] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N")] = 64,
     limit: Limit = None,
     labels: Labels = None,
     ops: OpsModule = None,
