@@ -46,6 +46,8 @@ from joulecache.pipelines.report.reuse import reuse_sentences, seen
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 CHAIN = "decode|resize(24)|random_crop(20) || flip_lr"
 SEEDS = 3
 EPOCHS = 2
@@ -425,6 +427,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_every_form_of_the_report_says_the_same(told: Audit, tmp_path: Path) -> None:
     body = json.loads(json.dumps(told.to_json()))
     assert reuse_sentences(body["reuse"], 30) == SENTENCES
@@ -446,6 +449,7 @@ def test_every_form_of_the_report_says_the_same(told: Audit, tmp_path: Path) -> 
     assert all(len(line) <= 80 for line in console.export_text(clear=False).splitlines())
 
 
+@pytest.mark.slow
 def test_the_report_counts_draws_as_people_do(told: Audit) -> None:
     body = json.loads(json.dumps(told.to_json()))["reuse"]
     four = {**body, "variants": 4, "horizon_reuse": 7.5, "train_reuse": 0.5, "train_epochs": 1, "points": []}
@@ -456,6 +460,7 @@ def test_the_report_counts_draws_as_people_do(told: Audit) -> None:
     assert (seen(1), seen(1.5), seen(10 / 3), seen(30)) == ("once", "1.5 times", "3.33 times", "30 times")
 
 
+@pytest.mark.slow
 def test_an_audit_without_draws_has_no_such_section(told: Audit, tmp_path: Path) -> None:
     body = json.loads(json.dumps(dataclasses.replace(told, reuse=None).to_json()))
     files = write_report(body, tmp_path)
@@ -465,6 +470,7 @@ def test_an_audit_without_draws_has_no_such_section(told: Audit, tmp_path: Path)
         assert "seen again" not in form
 
 
+@pytest.mark.slow
 def test_what_is_kept_stands_apart_in_every_form(told: Audit, tmp_path: Path) -> None:
     assert told.build is not None
     assert told.build["storage_per_day"] == dataclasses.asdict(storage_energy(told.build["cache_bytes"], 1))

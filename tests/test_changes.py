@@ -22,6 +22,8 @@ from joulecache.pipelines.auditing.claims import unpaired_ratio
 from joulecache.pipelines.report import write_report
 from joulecache.pipelines.source import synthetic_photo
 
+pytestmark = pytest.mark.usefixtures("short_runs")
+
 positive = st.floats(1e-3, 1e3)
 series = st.lists(positive, min_size=2, max_size=20)
 

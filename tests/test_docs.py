@@ -98,6 +98,7 @@ def test_all_that_the_page_on_energy_shows_runs(tmp_path: Path, monkeypatch: pyt
         exec(block, names)
 
 
+@pytest.mark.usefixtures("short_runs")
 def test_all_that_the_page_on_audits_shows_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: dict[str, bytes]
 ) -> None:

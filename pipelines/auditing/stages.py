@@ -72,7 +72,10 @@ def measure_stages(
         assert training is not None
         weights = training.network.get_weights()  # which ones they are does not change what a step costs
         epoch = Training(_WORKLOAD, training.network, lambda seed: weights, None, 1)
-        entries += [(COPY, _Copied(shortest_s=SHORTEST_RUN_S, device=training_device()), prefixes[-1]), (TRAINING_STEP, epoch, prefixes[-1])]
+        entries += [
+            (COPY, _Copied(shortest_s=SHORTEST_RUN_S, device=training_device()), prefixes[-1]),
+            (TRAINING_STEP, epoch, prefixes[-1]),
+        ]
     blocks = max(FEWEST_BLOCKS, pairs or _BLOCKS)
     measured: dict[str, list[float]] = {name: [] for name, _, _ in entries}
     for run in bench.interleave(_WORKLOAD, entries, blocks, warm_ups=entries):

@@ -23,7 +23,8 @@ from joulecache.pipelines.training import InputWaits
 WORKLOADS = ("input", "train", "finetune", "infer")
 DEFAULT_WORKLOADS = ("input", "train", "infer")
 SHORTEST_RUN_S = 0.3
-"""How long a run of the input alone takes at least."""
+"""How long a run of the input alone takes at least, as far as so many times its epochs suffice."""
+_MOST_TIMES = 10
 
 
 def check_names(what: str, names: Sequence[str], allowed: Sequence[str], needed: Sequence[str] = ()) -> None:
@@ -81,8 +82,10 @@ class Ended:
     def let_go(self) -> None:
         """Drop all of them."""
         self._working.clear()
-        at_rest, self._at_rest = self._at_rest, []
-        threading.Thread(target=at_rest.clear).start()
+        while self._at_rest:
+            alone = [self._at_rest.pop()]
+            threading.Thread(target=alone.clear).start()
+            del alone
 
 
 @dataclass
@@ -117,7 +120,7 @@ class InputOnly:
                 begun_s = time.monotonic()
                 count += self._consume(arm, first_epoch, self.epochs)
                 lasts_s = time.monotonic() - begun_s
-        self._times[arm.name] = max(1, math.ceil(self.shortest_s / lasts_s))
+        self._times[arm.name] = min(max(1, math.ceil(self.shortest_s / lasts_s)), _MOST_TIMES)
         return count
 
     def _consume(self, arm: Arm, first_epoch: int, epochs: int) -> int:
