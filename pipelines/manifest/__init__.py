@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from joulecache.pipelines.manifest.structure import FORMAT_VERSION, structural_problem
+from joulecache.pipelines.manifest.structure import FORMAT_VERSION as FORMAT_VERSION
+from joulecache.pipelines.manifest.structure import structural_problem
 from joulecache.pipelines.notebook import table_html
 from joulecache.pipelines.objects import ObjectFolder, StoredObject, StoreError, is_remote, open_binary
 from joulecache.pipelines.shards import (
