@@ -33,14 +33,23 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 
 @pytest.fixture(scope="module")
-def short_runs() -> Iterator[None]:
-    """Let audits measure one epoch of the input, however short, and their stages over one batch: for tests of other things."""
+def single_epochs() -> Iterator[None]:
+    """Let audits measure one epoch of the input, however short."""
     from joulecache.pipelines.auditing import chains, own, stages
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "LONGEST_RUN_S", 0.0)
         for module in (chains, own, stages):
             patch.setattr(module, "SHORTEST_RUN_S", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_runs(single_epochs: None) -> Iterator[None]:
+    """Let audits measure one epoch of the input, and their stages over one batch: for tests of other things."""
+    from joulecache.pipelines.auditing import stages
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "LONGEST_RUN_S", 0.0)
         yield
 
 

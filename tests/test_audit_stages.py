@@ -32,6 +32,8 @@ from joulecache.pipelines.meter.replay import ReplayMeter
 from joulecache.transforms import graph_kernels
 from joulecache.transforms.chain import parse
 
+pytestmark = pytest.mark.usefixtures("single_epochs")
+
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
 INPUT = ("tf.data", "read", "decode", "resize(40)", "random_crop(32)", "flip_lr", "batch")
 

@@ -684,7 +684,7 @@ def test_ops_of_ones_own_go_from_the_build_to_training(photos: Path, tmp_path: P
         )
 
     done = joulecache("precompute", photos, "cache", "--chain", chain, "--ops", "my_ops")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert "negative" in joulecache("inspect", "cache").stdout  # without the module: nothing of it is run
     assert joulecache("verify", "cache").returncode == 0
     refused = joulecache("train", "cache", "--epochs", 1, "--out", "run")
