@@ -20,6 +20,7 @@ EVIL = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "&
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("short_runs"),
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver"),
 ]
 
@@ -40,7 +41,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, photos: Mapping[str, bytes]) -> Path:
     """The page of a real audit."""
     folder = tmp_path_factory.mktemp("audit")
-    chain = "decode|resize(20) || random_crop(16)|flip_lr"
+    chain = "decode|resize(24) || random_crop(20)|flip_lr"
     if request.param == "drawn photos":
         result = audit("synthetic:40", chain, folder / "out", pairs=5)
     else:
