@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -24,7 +25,8 @@ import pytest
 import tensorflow as tf
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
-from joulecache.pipelines.build import BuildProgress, Built
+from joulecache.pipelines.build import BuildError, BuildProgress, Built
+from joulecache.pipelines.build.shard import ShardResult, TransformedShard, Workplace
 from joulecache.pipelines.manifest import CacheError
 from joulecache.pipelines.objects import ConflictError, ObjectFolder, StoreError, open_binary
 from joulecache.pipelines.source import SourceError, open_source
@@ -369,6 +371,24 @@ def test_a_killed_build_goes_on_with_the_shards_that_are_missing(bucket: str, tm
     assert names(rest) == names(precompute("synthetic:60", tmp_path / "whole", CHAIN, shards=20))
     assert verify(cache) == []
     assert set(listed(cache)) == {*names(rest), "manifest.json"}
+
+
+def test_a_shard_that_could_not_be_written_is_built_by_the_next_build(
+    bucket: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(place: Workplace, shard: TransformedShard) -> ShardResult:
+        if place.spec.shard == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return finish(place, shard)
+
+    finish = Workplace.finish
+    with monkeypatch.context() as patch:
+        patch.setattr(Workplace, "finish", full)
+        with pytest.raises(BuildError, match="1 of 4 shards could not be written: No space left on device"):
+            precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=4)
+    again = precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=4)
+    assert again.resumed_shards == 3
+    assert verify(f"{bucket}/cache") == []
 
 
 def test_a_folder_of_somebody_else_is_left_alone(bucket: str, photo_folder: Path) -> None:

@@ -18,7 +18,7 @@ from joulecache.pipelines.build.folder import (
     refuse_overlap,
     work_folder,
 )
-from joulecache.pipelines.build.shard import UNITS, WORK, WORK_FILE, ShardResult, ShardSpec
+from joulecache.pipelines.build.shard import UNITS, WORK, WORK_FILE, ShardResult, ShardSpec, index_part, result_name
 from joulecache.pipelines.manifest import (
     MANIFEST,
     CacheError,
@@ -232,7 +232,13 @@ class StoreFolder:
         return file.name in self._there and self._there[file.name].size_bytes == file.bytes
 
     def keep_only(self, results: Sequence[ShardResult]) -> None:
-        """Delete nothing: another build may be at work."""
+        """Delete the results of the other shards of this build, or `collect` would take them for new ones; no data files."""
+        keep = {result.shard for result in results}
+        useless = [int(path.stem) for path in (self.folder / WORK).glob("*.json") if int(path.stem) not in keep]
+        names = [name for shard in useless for name in (result_name(shard), index_part(shard))]
+        self._objects.delete([f"{self.work}/{name}" for name in names])
+        for name in names:
+            (self.folder / WORK / name).unlink(missing_ok=True)
 
     def refuse_full(self, needed: int) -> None:
         """Do nothing: object stores do not fill up. Workers need room for two shards each."""
