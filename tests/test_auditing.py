@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import threading
@@ -18,12 +19,14 @@ from PIL import Image
 
 from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
 from joulecache.pipelines.auditing.arms import Arm, Files, batched_from, list_files, make_arms, refused_arms
+from joulecache.pipelines.auditing.samples import draw_samples
 from joulecache.pipelines.auditing.workloads import Ended, InputOnly
 from joulecache.pipelines.build import precompute
+from joulecache.pipelines.manifest import open_manifest
 from joulecache.pipelines.meter import Component, Energy, Meter
 from joulecache.pipelines.meter.replay import ReplayMeter
 from joulecache.pipelines.source import synthetic_photo
-from joulecache.transforms.chain import parse
+from joulecache.transforms.chain import Chain, op_text, parse
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
 pytestmark = pytest.mark.usefixtures("short_runs")
@@ -305,6 +308,38 @@ def turned_photos(tmp_path: Path) -> Path:
         exif[0x0112] = (1, 3, 6, 9)[index % 4]
         Image.open(io.BytesIO(synthetic_photo(index))).save(folder / f"{index:02}.jpg", exif=exif)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("chain", "variants", "later"),
+    [
+        (CHAIN, 1, 3),
+        ("decode(1)|resize((90, 130))|random_crop(80)", 1, 0),
+        ("decode(1)|resize((90, 130))|random_crop(80)", 2, 3),
+        ("decode|resize(40) || random_crop(32)|flip_lr|to_float", 1, 3),
+    ],
+)
+def test_samples_are_what_the_chain_gives(photos: Path, tmp_path: Path, chain: str, variants: int, later: int) -> None:
+    precompute(photos, tmp_path / "cache", chain, variants=variants, seed=5)
+    built = open_manifest(tmp_path / "cache")
+    samples = draw_samples(list_files(photos, tmp_path / "cache", 3), photos, built)
+    parsed = parse(chain)
+    steps = [op_text(op) for op in (*parsed.prefix, *parsed.on_images)]
+    assert len({sample.key for sample in samples}) == 3
+    for sample in samples:
+        assert [picture.step for picture in sample.pictures] == [*steps, *(f"epoch {1 + n}" for n in range(later))]
+        assert [picture.cached for picture in sample.pictures[: parsed.cut + 1]].count(True) == parsed.cut
+        assert sample.class_name == sample.key.partition("/")[0]
+        shown = Chain((*parsed.prefix, *parsed.on_images), parsed.cut)
+        for epoch, picture in enumerate(sample.pictures[len(steps) - 1 :]):
+            data = (photos / sample.key).read_bytes()
+            whole = shown(data, key=sample.key, seed=5, n=epoch, variants=variants)
+            height, width, _ = whole.shape
+            seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.jpeg))))
+            times = 112 // max(height, width)
+            assert seen.shape[:2] == (times * height, times * width)
+            there = whole.repeat(times, 0).repeat(times, 1).reshape(seen.shape)
+            assert np.abs(there.astype(float) - seen).mean() < 8  # JPEG
 
 
 @pytest.mark.slow

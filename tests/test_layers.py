@@ -55,7 +55,7 @@ pipelines.hardware  pipelines.doctor  pipelines.training
 pipelines.auditing.claims  pipelines.auditing.results  pipelines.auditing.folder
 pipelines.auditing.arms  pipelines.auditing.provenance  pipelines.auditing.workloads
 pipelines.auditing.runs  pipelines.auditing.waiting  pipelines.auditing.summary  pipelines.auditing.bench
-pipelines.auditing.stages  pipelines.auditing.variants  pipelines.auditing.changes
+pipelines.auditing.stages  pipelines.auditing.variants  pipelines.auditing.changes  pipelines.auditing.samples
 pipelines.auditing.chains  pipelines.auditing.own  pipelines.auditing
 pipelines.planning.pricing  pipelines.planning.sampling  pipelines.planning
 pipelines.report.figures  pipelines.report.verdict  pipelines.report.tables  pipelines.report.reuse  pipelines.report.stages

@@ -29,7 +29,9 @@ from joulecache.pipelines.auditing.results import (
     DrawReuse,
     Joules,
     PartResult,
+    Picture,
     PipelineFacts,
+    Sample,
     Stage,
     Stages,
     VariantPoint,
@@ -315,6 +317,8 @@ def test_json_is_the_body(report: ReportFiles) -> None:
         ("arm", ArmResult),
         ("part", PartResult),
         ("pipeline", PipelineFacts),
+        ("picture", Picture),
+        ("sample", Sample),
         ("mean", Mean),
         ("reuse", DrawReuse),
         ("stage", Stage),
@@ -362,6 +366,17 @@ def test_schema_describes_the_whole() -> None:
         (("compression", "accuracies", "baseline"), [], "compression/accuracies/baseline"),
         (("compression", "lost", "baseline"), [0.1, 0.0], "compression/lost/baseline"),
         (("compression", "variants", 2, "faster_than_dense"), "yes", "compression/variants/2/faster_than_dense"),
+        (
+            ("samples",),
+            [
+                {
+                    "key": "a.jpg",
+                    "class_name": "cat",
+                    "pictures": [{"step": "decode", "cached": True, "jpeg": 'x" onerror="'}],
+                }
+            ],
+            "samples/0/pictures/0/jpeg",
+        ),
         (("compression", "variants", 2, "inferences_to_pay_back"), -1, "compression/variants/2/inferences_to_pay_back"),
     ],
 )
@@ -964,6 +979,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
         left_out={everything: everything},
         pixel_difference={everything: 0.0},
         compression=model,
+        samples=(Sample(everything, everything, (Picture(everything, True, "/9j/2w=="),)),),
         provenance={**provenance, "command": ["joulecache", everything], "model": everything, "meter": meter},
     )
     return write_report(body, tmp_path_factory.mktemp("hostile"))
@@ -971,7 +987,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
 
 OURS = {
     *("html", "head", "meta", "link", "title", "style", "body", "header", "main", "section", "footer", "h1", "h2", "p"),
-    *("ul", "li", "dl", "dt", "dd", "div", "span", "strong", "small", "code", "pre"),
+    *("ul", "ol", "li", "img", "dl", "dt", "dd", "div", "span", "strong", "small", "code", "pre"),
     *("table", "caption", "thead", "tbody", "tr", "th", "td", "figure", "figcaption"),
     *("svg", "desc", "defs", "g", "path", "use", "text", "tspan", "clippath", "rect"),
 }
@@ -989,6 +1005,8 @@ def test_names_make_no_elements(hostile: ReportFiles) -> None:
     for tag, attributes in render_html(hostile).elements:
         assert tag in OURS
         assert not [name for name in attributes if name.startswith("on")]
+    shown = [attributes for tag, attributes in render_html(hostile).elements if tag == "img"]
+    assert [each["src"] for each in shown] == ["data:image/jpeg;base64,/9j/2w=="]
     made = {tag for tag, _ in render_markdown(hostile.markdown.read_text("utf-8")).elements}
     assert made <= OURS | {"h3"}
 
@@ -1332,6 +1350,22 @@ def test_the_chart_tells_any_number_of_stages_apart_in_the_colours_of_the_page(w
 
 
 # The page -------------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_shown_with_what_the_cache_holds(write: Write) -> None:
+    pictures = (Picture("decode", True, "AAAA"), Picture("flip_lr", False, "BBBB"), Picture("epoch 1", False, "CCCC"))
+    page = render_html(write(make_body(samples=(Sample("cat/1.jpg", "cat", pictures),))))
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert [each["src"][-4:] for each in images] == ["AAAA", "BBBB", "CCCC"]
+    assert [each["alt"] for each in images] == ["cat/1.jpg: decode", "cat/1.jpg: flip_lr", "cat/1.jpg: epoch 1"]
+    assert "What the model sees" in page.text
+    assert "decode cached flip_lr epoch 1" in page.text
+
+
+def test_reports_from_before_samples_are_read(write: Write) -> None:
+    body = make_body()
+    del body["samples"]
+    assert "What the model sees" not in render_html(write(body)).text
 
 
 def test_html_loads_nothing(hostile: ReportFiles, report: ReportFiles) -> None:

@@ -25,6 +25,7 @@ from joulecache.pipelines.auditing.folder import MODELS, RUNS, changed, check_fo
 from joulecache.pipelines.auditing.provenance import conditions, describe_run
 from joulecache.pipelines.auditing.results import Audit, WorkloadResult
 from joulecache.pipelines.auditing.runs import RunLog
+from joulecache.pipelines.auditing.samples import draw_samples
 from joulecache.pipelines.auditing.stages import measure_stages
 from joulecache.pipelines.auditing.summary import CachedArm
 from joulecache.pipelines.auditing.variants import (
@@ -182,6 +183,7 @@ def audit_chain(
         naive = next(arm for arm in chosen if arm.name == _REFERENCE)
         stages = measure_stages(bench, naive, drawn, cache, batch_size, pairs, results, trainer)
         whole = log.energy()
+        samples = draw_samples(drawn, files, built)
     return Audit(
         source=str(source),
         chain=str(parsed),
@@ -208,6 +210,7 @@ def audit_chain(
         ),
         reuse=reuse,
         stages=stages,
+        samples=samples,
     )
 
 

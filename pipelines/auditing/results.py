@@ -193,6 +193,27 @@ class Stages:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image after the op `step`, in epoch 0, or finished in the epoch that `step` names: a small JPEG in base64.
+
+    `cached`: whether the cache holds it.
+    """
+
+    step: str
+    cached: bool
+    jpeg: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training record, by its key, as the chain changes it."""
+
+    key: str
+    class_name: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
 class PipelineFacts:
     """One of people's own pipelines: the function that made it, and what an epoch of it was.
 
@@ -217,7 +238,7 @@ class Audit:
     All arms are compared with the `reference`; `cached` is the one that reads a cache. Of own pipelines there is none, no source,
     chain, records, horizon or build. `energy` is that of all runs together, `method` says how its joules were obtained; `provenance`
     what is needed to repeat it. `reuse` is None where no cached op draws at random. `stages` is None where neither the input
-    nor the training of a chain was measured.
+    nor the training of a chain was measured. `samples` are a few training records to look at, none of own pipelines.
     """
 
     source: str | None
@@ -238,6 +259,7 @@ class Audit:
     provenance: Mapping[str, Any]
     reuse: DrawReuse | None = None
     stages: Stages | None = None
+    samples: tuple[Sample, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the audit as JSON values; what was not measured, and never, are null."""

@@ -22,9 +22,9 @@ from joulecache.pipelines.training import InputWaits
 
 WORKLOADS = ("input", "train", "finetune", "infer")
 DEFAULT_WORKLOADS = ("input", "train", "infer")
-SHORTEST_RUN_S = 0.3
+SHORTEST_RUN_S = 1.0
 """How long a run of the input alone takes at least, as far as so many times its epochs suffice."""
-_MOST_TIMES = 10
+_MOST_TIMES = 50
 
 
 def check_names(what: str, names: Sequence[str], allowed: Sequence[str], needed: Sequence[str] = ()) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from joulecache.pipelines.build.recipe import Recipe
 from joulecache.pipelines.shards import Levels
@@ -59,28 +60,29 @@ def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ..
 
 
 def make_pictures(
-    data: bytes, words: Sequence[Sequence[int]], recipe: Recipe, split: str
+    encoded: bytes | Image.Image, words: Sequence[Sequence[int]], recipe: Recipe, split: str
 ) -> tuple[list[Any], list[Levels]]:
     """Return a record's cached images, one for each variant's words, and their levels.
 
-    What precedes the first random op is computed once. Raises ValueError for an image that does not decode, or that an op cannot take.
+    `encoded` is the record, or what `read_header` gave for it. What precedes the first random op is computed once. Raises ValueError for
+    an image that does not decode, or that an op cannot take.
     """
     chain, _ = recipe.of(split)
     head, tail = _head_and_tail(chain.prefix)
-    base = reference_kernels.run(head, data, [])
+    base = reference_kernels.run(head, encoded, [])
     finished = [reference_kernels.apply(tail, base, drawn) for drawn in words]
     output_size(chain.suffix, *finished[0].shape[:2])  # reject here what the loader could not take
     if recipe.encoding == "raw":
         return finished, list(map(levels_of, finished))
-    encoded = [_encode(pixels, recipe) for pixels in finished]
+    stored = [_encode(pixels, recipe) for pixels in finished]
     if recipe.encoding == "jpeg":  # what was lost shows only when it is decoded
-        finished = [decoded(one, finished[0].shape[2]) for one in encoded]
-    return encoded, list(map(levels_of, finished))
+        finished = [decoded(one, finished[0].shape[2]) for one in stored]
+    return stored, list(map(levels_of, finished))
 
 
-def working_bytes(data: bytes, recipe: Recipe, split: str) -> int:
+def working_bytes(header: Image.Image, channels: int) -> int:
     """Estimate the memory that `make_pictures` takes for a record: the decoded image, and what the first op makes of it."""
-    return 2 * reference_kernels.decoded_bytes(recipe.of(split)[0].decode, data)
+    return 2 * header.width * header.height * channels
 
 
 def sample(units: Sequence[Unit]) -> list[Unit]:
@@ -100,8 +102,8 @@ def mean_image_bytes(units: Sequence[Unit], recipe: Recipe) -> float:
         with suppress(OSError, ValueError):
             record = next(iter(unit.read()))
             words = Draws([(record.key, "train")], recipe).of(record.key, "train")
-            [encoded], _ = make_pictures(record.data, words[:1], recipe, "train")
-            sizes.append(len(encoded))
+            [stored], _ = make_pictures(record.data, words[:1], recipe, "train")
+            sizes.append(len(stored))
     return recipe.variants * (sum(sizes) / len(sizes) if sizes else _UNKNOWN_IMAGE_BYTES)
 
 

@@ -32,6 +32,7 @@ from joulecache.pipelines.shards import SPLITS, DataFile, Levels, Rows, ShardNam
 from joulecache.pipelines.source import Unit
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
+from joulecache.transforms.reference_kernels import read_header
 
 WORK = ".building"  # what a running build keeps in the cache folder
 UNITS = "units.arrow"
@@ -345,8 +346,10 @@ def _transform(
                         levels = _copy(old, split, before, images[split], slot, spec.recipe)
                     words = draws.of(record.key, split)[len(levels) :]
                     if words:
-                        with _DECODED.hold(working_bytes(record.data, spec.recipe, split)):
-                            pictures, new_levels = make_pictures(record.data, words, spec.recipe, split)
+                        decode = spec.recipe.of(split)[0].decode
+                        header = read_header(decode, record.data)
+                        with _DECODED.hold(working_bytes(header, decode.channels)):
+                            pictures, new_levels = make_pictures(header, words, spec.recipe, split)
                         for variant, picture in enumerate(pictures, len(levels)):
                             images[split][variant][slot] = picture
                         levels += new_levels

@@ -48,7 +48,8 @@ _FORMS: tuple[tuple[Format, Encoding, int | None], ...] = (
 _WARM_BUILDS = 3  # of few records, after the first: their median counts
 _FEW = 16  # records of the build and the epochs that show what does not grow with the images
 _LOOKED_AT = 32  # records on which the ops are timed, and
-_LOOKS = 3  # how often
+_LOOKS = 3  # how often at least, and
+_LOOK_S = 0.5  # for how long: a cheap op is a small difference
 _READ_S = 0.2  # of CPU time: for how long whole units are read, since a row group costs as much for one row as for all
 # The sample: what takes some seconds of reading and all ops, up to what no processor's cache holds once it is stored raw. Where it fits
 # one, an epoch comes out a fifth too cheap.
@@ -56,7 +57,8 @@ _LEAST_CPU_S = 1.5
 _SAMPLE_SHARE = 1 / 12  # of the time: what all ops may take on the sample, which is built and iterated in every way
 _SAMPLE_BYTES = 128 << 20
 _FEWEST = 64  # records
-_PNG_SHARE = 4  # of the sample is enough where each image is that dear
+_ENCODED_SHARE = 4  # of the sample is enough where each image is decoded in every epoch, and for a second variant
+_BESIDE_US = 300  # of CPU time: what a build does to a record beside its ops, on 2 CPUs of an AMD EPYC
 _CHEAP_SHARE = 0.1  # of the CPU time of all ops: a random op below it is rather done anew in each epoch
 _BUILDS_SHARE = 0.6  # of the time, for building; the rest for epochs
 _PASS_S = 0.15  # of CPU time in a measured pass, at least
@@ -213,12 +215,13 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
             unmeasured.append(f"{replace(chain, cut=way.cut)}, {way}")
             continue
         tell("building caches of the sample", number, len(ways))
-        records = images if way.encoding != "png" else min(images, max(_FEWEST, images // _PNG_SHARE))
-        built = builder.build(way, records)
+        part = min(images, max(_FEWEST, images // _ENCODED_SHARE))
+        built = builder.build(way, images if way.encoding == "raw" else part)
         more_j = 0.0
         if _draws(chain, way):
-            twice = builder.build(way, records, variants=2)
-            more_j = max(0.0, twice.spent_j - built.spent_j) / built.train_records
+            twice = builder.build(way, part, variants=2)
+            once_j = warm.spent_j + _slope(warm, built) * (twice.records - warm.records)
+            more_j = max(0.0, twice.spent_j - once_j) / twice.train_records
             shutil.rmtree(twice.folder)
         caches.append((way, built, more_j))
     arms = {"few": _cached_arm(warm, request)}
@@ -340,7 +343,7 @@ def _runs(ops: Sequence[Op], record: Record, words: Sequence[int]) -> bool:
 def _medians(works: Sequence[Callable[[], object]]) -> list[float]:
     """Return the CPU seconds of each function: the median of some rounds, in which all take their turn."""
     spent: list[list[float]] = [[] for _ in works]
-    for _ in range(_LOOKS):
+    while len(spent[0]) < _LOOKS or sum(map(sum, spent)) < _LOOK_S:
         for seconds, work in zip(spent, works, strict=True):
             begun = time.process_time()
             work()
@@ -376,7 +379,7 @@ def _fresh_steps(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] |
 
 def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way], seconds: float) -> int:
     """Return how many records are enough for figures that hold for many, and few enough for the time."""
-    per_image_s = sum(step.cpu_us_per_image for step in steps) / 1e6
+    per_image_s = (_BESIDE_US + sum(step.cpu_us_per_image for step in steps)) / 1e6
     stored_bytes = min(steps[way.cut].bytes_per_image for way in ways)
     wanted = _SAMPLE_BYTES / stored_bytes
     return max(_FEWEST, round(min(max(wanted, _LEAST_CPU_S / per_image_s), _SAMPLE_SHARE * seconds / per_image_s)))
@@ -411,9 +414,14 @@ def _is_drawn(request: Request) -> bool:
 
 def _build_line(cold: _Built, warm: _Built, built: _Built) -> Line:
     """Return what a build costs by the number of records: the first of a process costs most, and that is fixed."""
-    few, many = warm.records, built.records
-    slope = max(0.0, built.spent_j - warm.spent_j) / (many - few) if many > few else 0.0
-    return Line(max(0.0, cold.spent_j - slope * few), slope)
+    slope = _slope(warm, built)
+    return Line(max(0.0, cold.spent_j - slope * warm.records), slope)
+
+
+def _slope(warm: _Built, built: _Built) -> float:
+    """Return what a record costs, beyond what a build of few does."""
+    more = built.records - warm.records
+    return max(0.0, built.spent_j - warm.spent_j) / more if more > 0 else 0.0
 
 
 # The epochs -----------------------------------------------------------------------------------------------------------

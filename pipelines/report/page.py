@@ -80,6 +80,7 @@ class Page:
     reuse: ReusePart | None
     compression: CompressionPart | None
     may_compress: bool
+    samples: tuple[Body, ...]
     provenance: tuple[Table, ...]
     notes: tuple[str, ...]
     command: str
@@ -103,6 +104,7 @@ def make_page(raw: Body) -> Page:
         reuse=None if body["reuse"] is None else _reuse(body["reuse"], body["horizon_epochs"]),
         compression=None if body["compression"] is None else compression_part(body["compression"]),
         may_compress=body["cached"] is not None,
+        samples=tuple(body.get("samples", ())),
         provenance=_provenance(body),
         notes=tuple(provenance["meter"]["notes"]),
         command=_command_line(provenance["command"]),

@@ -51,7 +51,7 @@ from joulecache.transforms.reference_kernels.decoding import (
     DecodeError,
     decode,
     decode_any,
-    decoded_bytes,
+    read_header,
 )
 from joulecache.transforms.reference_kernels.images import Array, Pixels, as_array, as_image, put, size_of
 from joulecache.transforms.reference_kernels.policies import augment
@@ -67,9 +67,9 @@ __all__ = [
     "as_image",
     "decode",
     "decode_any",
-    "decoded_bytes",
     "mix_labels",
     "put",
+    "read_header",
     "run",
 ]
 
@@ -85,11 +85,11 @@ def apply(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Arr
 
 
 def run(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Pixels:
-    """Run the ops as `apply` does, and leave the image as its last kernel left it."""
+    """Run the ops as `apply` does, and leave the image as its last kernel left it. For decode it may be what `read_header` gave."""
     taken = 0
     for op in ops:
         if isinstance(op, Decode):
-            assert isinstance(image, bytes)
+            assert not isinstance(image, np.ndarray)
             image = decode(op, image)
             continue
         assert not isinstance(image, bytes)

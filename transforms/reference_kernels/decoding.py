@@ -36,27 +36,25 @@ class DecodeError(ValueError):
     """An image that cannot be decoded; the message says why."""
 
 
-def decode(op: Decode, data: bytes) -> Image.Image:
-    """Decode one encoded image to RGB or grey; DecodeError with the reason when that fails."""
-    with _reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+def read_header(op: Decode, data: bytes) -> Image.Image:
+    """Open an encoded image at the scale that `decode` takes it, without its pixels; DecodeError with the reason when that fails."""
+    with _reasons():
+        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
         width, height = opened.size
         if height * width > op.max_pixels:
             raise DecodeError(f"{height}x{width} is more than max_pixels={op.max_pixels}")
         # Only JPEG heeds it: its scale, and for grey the luma as it is stored, without a way through colours.
         opened.draft(_mode(op), None if op.shorter is None else (op.shorter, op.shorter))
+        return opened
+
+
+def decode(op: Decode, encoded: bytes | Image.Image) -> Image.Image:
+    """Decode one encoded image, or what `read_header` gave for it, to RGB or grey; DecodeError with the reason when that fails."""
+    opened = read_header(op, encoded) if isinstance(encoded, bytes) else encoded
+    with _reasons():
         with _tolerance(op.truncated):
             opened.load()
         return _upright(op, opened)
-
-
-def decoded_bytes(op: Decode, data: bytes) -> int:
-    """Return how many bytes an encoded image takes when it is decoded, by its header (20 us); 0 for one that has none."""
-    try:
-        with _reasons(), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            opened.draft(_mode(op), None if op.shorter is None else (op.shorter, op.shorter))
-            return opened.width * opened.height * op.channels
-    except DecodeError:
-        return 0
 
 
 def decode_any(op: Decode, image: bytes | str | Path | Image.Image | Array) -> Pixels:

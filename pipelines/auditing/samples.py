@@ -1,0 +1,62 @@
+"""A few training records as pictures, after every step of the chain and in the epochs that follow."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from joulecache.pipelines.auditing.arms import Files
+from joulecache.pipelines.auditing.results import Picture, Sample
+from joulecache.pipelines.manifest import Manifest
+from joulecache.transforms.chain import Chain, op_text
+from joulecache.transforms.reference_kernels import as_image
+
+_SAMPLES = 3
+_LATER_EPOCHS = 3
+_SIDE = 112  # pixels of the longer side: some kilobytes each
+
+
+def draw_samples(files: Files, folder: Path, built: Manifest) -> tuple[Sample, ...]:
+    """Return some of the files in `folder`, evenly spread, as the cache's chain changes them.
+
+    Pictures are JPEG, shrunk, or small ones enlarged without smoothing. Steps from to_float on are no pictures.
+    """
+    rows = np.unique(np.linspace(0, len(files.paths) - 1, _SAMPLES).astype(int))
+    samples = []
+    for path, label in ((Path(files.paths[row]), files.labels[row]) for row in rows):
+        key = path.relative_to(folder).as_posix()
+        samples.append(Sample(key, built.class_names[label], tuple(_pictures(path, key, built))))
+    return tuple(samples)
+
+
+def _pictures(path: Path, key: str, built: Manifest) -> Iterator[Picture]:
+    chain = built.parsed_chain()
+    ops, data = (*chain.prefix, *chain.on_images), path.read_bytes()
+
+    def drawn(count: int, epoch: int) -> str:
+        part = Chain(ops[:count], min(count, chain.cut))
+        return _jpeg(part(data, key=key, seed=built.seed, n=epoch, variants=built.variants))
+
+    for count, op in enumerate(ops, 1):
+        yield Picture(op_text(op), count <= chain.cut, drawn(count, 0))
+    if any(op.random for op in chain.on_images) or (built.variants > 1 and any(op.random for op in chain.prefix)):
+        for epoch in range(1, 1 + _LATER_EPOCHS):
+            yield Picture(f"epoch {epoch}", False, drawn(len(ops), epoch))
+
+
+def _jpeg(pixels: NDArray[np.generic]) -> str:
+    """Return an image ``[H, W, C]`` uint8 as a small JPEG, in base64."""
+    image = as_image(np.ascontiguousarray(pixels))
+    image.thumbnail((_SIDE, _SIDE))
+    times = max(1, _SIDE // max(image.size))
+    stream = io.BytesIO()
+    image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST).save(
+        stream, "JPEG", quality=85, subsampling=0
+    )
+    return base64.b64encode(stream.getvalue()).decode()
