@@ -41,6 +41,7 @@ print(json.dumps(dataclasses.asdict(theirs.result)))
 """
 
 
+@pytest.mark.slow
 def test_a_cross_check_measures_and_sends_nothing_whatever_is_configured(tmp_path: Path) -> None:
     (tmp_path / ".codecarbon.config").write_text(
         "[codecarbon]\nemissions_endpoint = http://127.0.0.1:9/\noutput_methods = csv,api,logger\nco2_signal_api_token = x\n"

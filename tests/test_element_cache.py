@@ -399,6 +399,7 @@ def start_filler(folder: Path, start: int) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_fill_that_is_killed_leaves_nothing_visible_and_the_next_one_sweeps(tmp_path: Path) -> None:
     with start_filler(tmp_path, 500) as process:
         process.kill()
@@ -440,6 +441,7 @@ def test_a_folder_that_another_sweep_takes_before_it_is_locked_is_made_anew(
     assert names(tmp_path) == [path.name for path in taken if still_there] + ["elements"]
 
 
+@pytest.mark.slow
 def test_of_processes_that_fill_at_once_the_first_to_end_is_kept_and_the_other_reads_it(tmp_path: Path) -> None:
     with start_filler(tmp_path, 500) as process:
         (living,) = names(tmp_path)

@@ -206,7 +206,8 @@ def thousand_pairs(hundred: Path) -> dict[tuple[str, int], bytes]:
     return {(key, n): chain(hundred / key, key=key, seed=SEED, n=n).tobytes() for key, n in pairs}
 
 
-@pytest.mark.parametrize("format", ["arrow", pytest.param("tfrecord", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["arrow", "tfrecord"])
 def test_a_thousand_pairs_are_the_same_by_any_number_of_workers_and_by_a_plain_loop(
     tmp_path: Path, hundred: Path, thousand_pairs: dict[tuple[str, int], bytes], format: Any
 ) -> None:

@@ -330,6 +330,7 @@ def test_a_border_that_mirrors_more_than_there_is_is_refused(op: Pad) -> None:
         graph_kernels.apply([op], tf.constant(image), tf.zeros([0], tf.int32))
 
 
+@pytest.mark.slow
 @relaxed
 @given(data=st.data(), channels=st.sampled_from([1, 3]))
 def test_a_window_around_any_pixel_is_cut_out_over_every_edge(data: st.DataObject, channels: int) -> None:

@@ -458,6 +458,7 @@ def test_files_out_of_order_are_refused(cache: Built) -> None:
 # ------------------------------------------------------------------------------------------ verify
 
 
+@pytest.mark.slow
 def test_verify_finds_a_flipped_byte_in_any_file_a_thousand_times(raw: Built) -> None:
     paths = sorted(path for path in raw.folder.iterdir() if path.stat().st_size)
     wholes = {path: path.read_bytes() for path in paths}

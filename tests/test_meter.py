@@ -254,6 +254,7 @@ def test_a_child_reaped_while_the_meter_looks_is_counted_once(monkeypatch: pytes
     assert window.energy.cpu_s - own_s == pytest.approx(end_s - start_s, abs=3.5 * TICK_S)
 
 
+@pytest.mark.slow
 def test_forty_short_children_are_not_lost() -> None:
     code = "import time\nwhile time.process_time() < 0.2: pass"
     used_s = 0.0

@@ -173,6 +173,7 @@ def test_named_models_learn(trained: Trained) -> None:
     assert stuck == []
 
 
+@pytest.mark.slow
 def test_named_models_come_back_from_their_files(trained: Trained, tmp_path: Path) -> None:
     logits = np.asarray(trained.model(trained.images))
     # slices of tensors come back from .keras alone: shufflenet, which splits channels, must do without them

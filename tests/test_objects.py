@@ -352,6 +352,7 @@ def test_of_two_builders_one_wins_whole(bucket: str, photo_folder: Path) -> None
     assert open_manifest(cache) == later[0].manifest
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_with_the_shards_that_are_missing(bucket: str, tmp_path: Path) -> None:
     cache = f"{bucket}/cache"
     command = [sys.executable, "-c", "from joulecache.pipelines.cli import main; main()", "precompute", "synthetic:60"]

@@ -303,6 +303,7 @@ def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_fold
     assert all(choice.break_even_epochs is None for choice in made.choices)
 
 
+@pytest.mark.slow
 def test_drawing_a_photo_is_no_reading(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     original = sampling._step_costs

@@ -445,6 +445,7 @@ def hidden(form: Form) -> NDArray[np.float32]:
     return np.asarray(form.model.get_layer("hidden").kernel)
 
 
+@pytest.mark.slow
 def test_training_with_rounding_keeps_zeros_and_takes_the_loss_of_the_models_output(
     right: dict[str, int],
 ) -> None:

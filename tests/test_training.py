@@ -466,6 +466,7 @@ def test_the_seed_decides_the_training() -> None:
     assert np.abs(weights(1) - weights(2)).max() > 0
 
 
+@pytest.mark.slow
 def test_being_timed_changes_no_weight() -> None:
     def shuffled() -> Any:
         keras.utils.set_random_seed(7)
