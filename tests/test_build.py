@@ -914,7 +914,14 @@ def check_update(source: Path, cache: Path, transformed: int, **options: Any) ->
     return updated
 
 
-@pytest.fixture(params=["raw arrow", "png tfrecord", "jpeg arrow", "raw tfrecord"])
+@pytest.fixture(
+    params=[
+        "raw arrow",
+        "png tfrecord",
+        pytest.param("jpeg arrow", marks=pytest.mark.slow),
+        pytest.param("raw tfrecord", marks=pytest.mark.slow),
+    ]
+)
 def updatable(request: pytest.FixtureRequest, tmp_path: Path, photo_folder: Path) -> tuple[Path, Path, dict[str, Any]]:
     """A source that may be changed, its cache, and how it was built."""
     encoding, kind = request.param.split()

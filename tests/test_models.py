@@ -45,7 +45,12 @@ def labelled_images() -> tuple[Any, Any]:
     return np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8)
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+SLOW = ("mobilenet", "shufflenet")  # to build, and to train
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
+)
 def trained(request: pytest.FixtureRequest) -> Trained:
     keras.utils.set_random_seed(0)
     model = build_model(request.param, (32, 32, 3), 10)

@@ -161,7 +161,14 @@ def test_without_a_ratio_the_pruned_model_is_the_same(build: Build) -> None:
     np.testing.assert_array_equal(model(pixels_for(model)), pruned(pixels_for(model)))
 
 
-@pytest.mark.parametrize(("build", "ratio"), [*((build, 0.5) for build in MODELS), (resnet, 0.2), (densenet, 0.9)])
+@pytest.mark.parametrize(
+    ("build", "ratio"),
+    [
+        (resnet, 0.2),
+        (densenet, 0.9),
+        *(pytest.param(build, 0.5, marks=pytest.mark.slow) for build in MODELS),
+    ],
+)
 def test_a_pruned_model_is_the_model_with_zeros(build: Build, ratio: float) -> None:
     model = ready(build)
     before, config = model.get_weights(), model.get_config()

@@ -257,6 +257,7 @@ def test_a_cache_without_a_split_says_which_it_has(tmp_path: Path, photo_folder:
         load(tmp_path / "cache", "test", 4)
 
 
+@pytest.mark.slow
 def test_an_update_moves_records_to_their_new_split(
     tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
 ) -> None:

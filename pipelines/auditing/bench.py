@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 
 from joulecache.pipelines.auditing.arms import Arm, naming_failures
@@ -95,7 +96,7 @@ class Bench:
                 for done, (_, workload, arm) in enumerate(warm_ups):
                     self.tell(f"{of}: warm-up", done, steps)
                     workload.prepare(0)
-                    with naming_failures(arm.name):
+                    with _released(workload), naming_failures(arm.name):
                         workload.run(arm, 0)
                 warm = True
             order = random.Random(f"{self.seed} {of} {block}").sample(entries, len(entries))
@@ -114,7 +115,7 @@ class Bench:
 
     def _run(self, of: str, workload: Workload, name: str, arm: Arm, block: int, place: int) -> Run:
         workload.prepare(block)
-        with naming_failures(arm.name), self.meter.window(of) as window:
+        with _released(workload), naming_failures(arm.name), self.meter.window(of) as window:
             images = workload.run(arm, self._epoch)
         self._epoch += math.ceil(images / arm.records)
         run = Run(
@@ -130,6 +131,15 @@ class Bench:
         )
         self.log.add(run)
         return run
+
+
+@contextmanager
+def _released(workload: Workload) -> Iterator[None]:
+    """Let go of what a run keeps, however it ends."""
+    try:
+        yield
+    finally:
+        workload.release()
 
 
 def active_joules(energy: Energy) -> Joules:

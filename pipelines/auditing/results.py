@@ -196,7 +196,7 @@ class Stages:
 class Picture:
     """An image after the op `step`, in epoch 0, or finished in the epoch that `step` names: a small JPEG in base64.
 
-    `cached`: whether the cache holds it.
+    `cached`: whether it is what the cache holds.
     """
 
     step: str

@@ -44,7 +44,7 @@ def _pictures(path: Path, key: str, built: Manifest) -> Iterator[Picture]:
         return _jpeg(part(data, key=key, seed=built.seed, n=epoch, variants=built.variants))
 
     for count, op in enumerate(ops, 1):
-        yield Picture(op_text(op), count <= chain.cut, drawn(count, 0))
+        yield Picture(op_text(op), count == chain.cut, drawn(count, 0))
     if any(op.random for op in chain.on_images) or (built.variants > 1 and any(op.random for op in chain.prefix)):
         for epoch in range(1, 1 + _LATER_EPOCHS):
             yield Picture(f"epoch {epoch}", False, drawn(len(ops), epoch))

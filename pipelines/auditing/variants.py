@@ -85,6 +85,10 @@ class _CachedTraining:
         """Train for the seed's epochs."""
         return self.training.run(replace(arm, dataset=self._dataset), first_epoch)
 
+    def release(self) -> None:
+        """Let go of what the training kept."""
+        self.training.release()
+
     def accuracy(self) -> float | None:
         """Return the accuracy on the held-out records."""
         return self.training.accuracy()

@@ -56,6 +56,9 @@ class Workload(Protocol):
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Consume the arm's epochs from that one on; return the number of images. This is what is measured."""
 
+    def release(self) -> None:
+        """Let go of what a run has kept, right after it; not measured."""
+
     def accuracy(self) -> float | None:
         """Return the accuracy on held-out records after a run; not measured."""
 
@@ -66,8 +69,9 @@ class Workload(Protocol):
 class Ended:
     """Iterators at their end, which are let go of when nothing is measured.
 
-    TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time: a run would last up
-    to twice as long as it did. That wait takes no CPU, and so nobody else waits for it; for one that may work on, everybody does.
+    TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time, up to a minute: a run
+    would last up to twice as long as it did. That wait takes no CPU, and so nobody else waits for it; for one that may work on, everybody
+    does. The sooner they are let go of, the shorter it is; many that are dropped one after the other wait for minutes.
     """
 
     def __init__(self) -> None:
@@ -104,7 +108,10 @@ class InputOnly:
     ended: Ended = field(default_factory=Ended, init=False, repr=False)
 
     def prepare(self, seed: int) -> None:
-        """Let go of the iterators of the run before."""
+        """Nothing to make ready."""
+
+    def release(self) -> None:
+        """Let go of the run's iterators."""
         self.ended.let_go()
 
     def run(self, arm: Arm, first_epoch: int) -> int:
@@ -167,6 +174,9 @@ class Training:
             self.network.fit(self.timed(arm.dataset), epochs=1, shuffle=False, verbose=0)
         return arm.records * self.epochs
 
+    def release(self) -> None:
+        """Nothing was kept."""
+
     def timed(self, dataset: Any) -> Any:
         """Return a dataset whose waits are counted, the same one each time; the first call for it traces graphs."""
         if dataset not in self._timed:
@@ -213,7 +223,10 @@ class Infer:
         self._ended = Ended()
 
     def prepare(self, seed: int) -> None:
-        """Let go of the iterators of the run before."""
+        """Nothing to make ready."""
+
+    def release(self) -> None:
+        """Let go of the run's iterators."""
         self._ended.let_go()
 
     def run(self, arm: Arm, first_epoch: int) -> int:
