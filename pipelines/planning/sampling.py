@@ -54,10 +54,10 @@ _READ_S = 0.2  # of CPU time: for how long whole units are read, since a row gro
 # The sample: what takes some seconds of reading and all ops, up to what no processor's cache holds once it is stored raw. Where it fits
 # one, an epoch comes out a fifth too cheap.
 _LEAST_CPU_S = 1.5
-_SAMPLE_SHARE = 1 / 12  # of the time: what all ops may take on the sample, which is built and iterated in every way
+_SAMPLE_SHARE = 1 / 12  # of the time: what a build of the sample may take, which is built and iterated in every way
 _SAMPLE_BYTES = 128 << 20
 _FEWEST = 64  # records
-_ENCODED_SHARE = 4  # of the sample is enough where each image is decoded in every epoch, and for a second variant
+_PART = 1 / 4  # of the sample is enough where each image is decoded in every epoch, and for a second variant
 _BESIDE_US = 300  # of CPU time: what a build does to a record beside its ops, on 2 CPUs of an AMD EPYC
 _CHEAP_SHARE = 0.1  # of the CPU time of all ops: a random op below it is rather done anew in each epoch
 _BUILDS_SHARE = 0.6  # of the time, for building; the rest for epochs
@@ -205,7 +205,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
     if _is_drawn(request):
         started += time.monotonic() - begun
     builder = _Builder(request, read, folder, meter)
-    few = min(_FEW, images)
+    few, part = min(_FEW, images), min(images, max(_FEWEST, round(_PART * images)))
     cold, *others = (builder.build(ways[0], few) for _ in range(1 + _WARM_BUILDS))
     warm = sorted(others, key=lambda built: built.spent_j)[_WARM_BUILDS // 2]
     caches: list[tuple[Way, _Built, float]] = []
@@ -215,7 +215,6 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
             unmeasured.append(f"{replace(chain, cut=way.cut)}, {way}")
             continue
         tell("building caches of the sample", number, len(ways))
-        part = min(images, max(_FEWEST, images // _ENCODED_SHARE))
         built = builder.build(way, images if way.encoding == "raw" else part)
         more_j = 0.0
         if _draws(chain, way):
