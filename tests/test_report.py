@@ -703,6 +703,16 @@ def test_grams_where_a_country_was_given(write: Write) -> None:
 
 
 FLAG = "other processes used 31% of the processors"
+STOLEN = "the hypervisor took 9% of the processors' time"
+SHAKEN = Contamination(
+    capacity_s=4.34,
+    resolution_s=0.02,
+    machine_cpu_s=2.1,
+    steal_s=0.4,
+    cpu_stall_s=None,
+    memory_stall_s=None,
+    io_stall_s=None,
+)
 
 
 def test_flags_of_the_meter_stand_in_every_form_of_the_report(write: Write) -> None:
@@ -712,35 +722,47 @@ def test_flags_of_the_meter_stand_in_every_form_of_the_report(write: Write) -> N
         for each in result.arms
     )
     few = tuple(dataclasses.replace(each, flagged_runs=1) if each.name == "naive" else each for each in arms)
-    shaken = Contamination(
-        capacity_s=4.34,
-        resolution_s=0.02,
-        machine_cpu_s=2.1,
-        steal_s=0.4,
-        cpu_stall_s=None,
-        memory_stall_s=None,
-        io_stall_s=None,
-    )
-    built = dataclasses.replace(energy(), contamination=shaken)
+    built = dataclasses.replace(energy(), contamination=SHAKEN)
     body = make_body(
         dataclasses.replace(result, arms=few), build={**(make_audit().build or {}), "energy": built.to_json()}
     )
     files = write(body)
-    shown = (
-        f"The input alone, tuned: 4 of 5 runs are flagged; all together: {FLAG}.",
-        "The input alone, naive: 1 of 5 runs are flagged, all together are not.",
-        "The build of the cache: the hypervisor took 9% of the processors' time.",
+    said = (
+        "Flagged by the meter. The input alone: 5 of 20 runs, and all of tuned together. "
+        f"The build of the cache: {STOLEN}."
     )
-    html, markdown = render_html(files), render_markdown(files.markdown.read_text("utf-8"))
-    for said in shown:
-        assert f"Flagged by the meter. {said}" in html.text
-        assert f"Flagged by the meter. {said}" in markdown.text
-        assert f"Flagged by the meter: {said}" in " ".join(printed(body).split())
+    html = render_html(files)
+    for text in (html.text, render_markdown(files.markdown.read_text("utf-8")).text, " ".join(printed(body).split())):
+        assert text.count("Flagged by the meter") == 1
+        assert said in text
     (rows,) = with_head(html, "Other processes", "Flagged runs")
     by_arm = {row["Arm"]: row for row in rows}
     assert (by_arm["tuned"]["Flags of all together"], by_arm["tuned"]["Flagged runs"]) == (FLAG, "4 of 5")
     assert by_arm["tf_cache"]["Flags of all together"] == "none"
     assert (by_arm["naive"]["Other processes"], by_arm["naive"]["Waiting for memory"]) == ("0.4%", "not measured")
+
+
+def test_flagged_model_files_are_counted_first_and_listed_with_why(write: Write) -> None:
+    shaken = dataclasses.replace(energy(), contamination=SHAKEN)
+    names = ("a", "b", "c")
+    variants = (
+        BASELINE,
+        variant("control", 2_589_844, 0.621, 0.4451, finetune_energy=shaken),
+        *(variant(name, 652_052, 0.6, 0.1521, "baseline", energy_per_image=shaken) for name in names),
+    )
+    body = make_body(compression=compression(*variants).to_json())
+    files = write(body)
+    said = "Flagged by the meter. Model files: 3 of 5. Fine-tunings: 1 of 1."
+    html = render_html(files)
+    assert said in html.text
+    assert said in render_markdown(files.markdown.read_text("utf-8")).text
+    assert said in " ".join(printed(body).split())
+    (rows,) = with_head(html, "What", "Why")
+    assert [(row["Variant"], row["What"]) for row in rows] == [
+        *((name, "model file") for name in names),
+        ("control", "fine-tuning"),
+    ]
+    assert {row["Why"] for row in rows} == {STOLEN}
 
 
 def test_nothing_is_flagged_where_nothing_was(report: ReportFiles) -> None:

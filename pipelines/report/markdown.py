@@ -35,7 +35,8 @@ def to_markdown(page: Page) -> str:
     for said in page.headline:
         lead = f"{said.lead} " if said.lead else ""
         lines += [f"{lead}**{escape(said.claim)}** {escape(said.detail)} {_tags(said)}", ""]
-    lines += [f"**Flagged by the meter.** {escape(doubt)}\n" for doubt in page.doubts]
+    if page.doubts:
+        lines += [f"**Flagged by the meter.** {escape(page.doubts)}", ""]
     for tile in page.tiles:
         lines.append(f"- {escape(tile.label)}: **{_cell(tile.figure)}** {escape(tile.detail)}")
     subject = ", ".join(f"{label} {code(text)}" for label, text in page.subject)
@@ -76,7 +77,7 @@ def compression_markdown(compression: Body) -> str:
 
 def _compression(part: CompressionPart) -> list[str]:
     lines = [line for sentence in part.statements for line in (escape(sentence), "")]
-    return lines + _tables([part.table])
+    return lines + _tables(part.tables)
 
 
 def _tags(said: Statement) -> str:

@@ -57,7 +57,7 @@ class CompressionPart:
     """What is said about the model files; `result` is the part of the body that charts are drawn from."""
 
     statements: tuple[str, ...]
-    table: Table
+    tables: tuple[Table, ...]
     result: Body
 
 
@@ -73,7 +73,7 @@ class Page:
     subject: tuple[tuple[str, str], ...]
     facts: str
     headline: tuple[Statement, ...]
-    doubts: tuple[str, ...]
+    doubts: str
     tiles: tuple[Tile, ...]
     stages: StagesPart | None
     workloads: tuple[WorkloadPart, ...]
@@ -259,4 +259,6 @@ def _reuse(reuse: Body, horizon: int) -> ReusePart:
 
 def compression_part(compression: Body) -> CompressionPart:
     """Return what is said about a compression."""
-    return CompressionPart(verdict.compression_sentences(compression), tables.model_files(compression), compression)
+    flagged = tables.flagged_models(compression)
+    shown = (tables.model_files(compression), *([flagged] if flagged else []))
+    return CompressionPart(verdict.compression_sentences(compression), shown, compression)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from joulecache.pipelines.report import figures
-from joulecache.pipelines.report.verdict import PARTS, Body, active_tag, title_of
+from joulecache.pipelines.report.verdict import PARTS, Body, active_tag, model_energies, title_of
 
 NO_COUNTRY = "no country given"
 _RUNS = "runs.jsonl"
@@ -291,6 +291,17 @@ def model_files(compression: Body) -> Table:
         "precision; an unpruned quantized one is compared with the float32 one."
     )
     return _table("Model files", columns, rows, f"{remark} {_zeros_gain(variants)}".rstrip())
+
+
+def flagged_models(compression: Body) -> Table | None:
+    """Return why the meter flagged energies of model files and of their fine-tunings; None where it flagged none."""
+    rows = [
+        (name, what.lower().removesuffix("s"), ", ".join(energy["flags"]))
+        for what, energies in model_energies(compression).items()
+        for name, energy in energies.items()
+        if energy["flags"]
+    ]
+    return _table("What the meter flagged", (".Variant", ".What", ".Why"), rows) if rows else None
 
 
 def _zeros_gain(variants: Sequence[Body]) -> str:

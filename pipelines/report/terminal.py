@@ -26,8 +26,8 @@ def print_verdict(body: Body, console: Console) -> None:
         _print(console, said.claim, f"bold {_STYLES.get(said.finding or '', '')}".strip())
         _print(console, f"{said.detail} Joules: {said.tag}.".lstrip())
         console.print()
-    for doubt in verdict.doubts(shown):
-        _print(console, f"Flagged by the meter: {doubt}", "yellow")
+    if doubts := verdict.doubts(shown):
+        _print(console, f"Flagged by the meter. {doubts}", "yellow")
     if shown["stages"] is not None:
         console.print(_stages(shown))
         for sentence in stages.stage_sentences(shown):

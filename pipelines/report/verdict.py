@@ -173,23 +173,33 @@ def _waits(arm: Body) -> str:
     return f"{said}, in which the idle machine takes {burnt} per 1,000 images ({figures.kind(waiting['method'])})."
 
 
-def doubts(body: Body) -> tuple[str, ...]:
-    """Say which figures the meter flagged, and why."""
+def doubts(body: Body) -> str:
+    """Say in short which figures the meter flagged, empty for none; why it did stands in tables, by arm and by model file."""
     said = []
     for result in body["workloads"]:
-        for arm in result["arms"]:
-            if arm["flagged_runs"]:
-                whole = f"; all together: {', '.join(arm['flags'])}" if arm["flags"] else ", all together are not"
-                runs = f"{arm['flagged_runs']} of {arm['runs']} runs are flagged"
-                said.append(f"{title_of(result['workload'])}, {arm['name']}: {runs}{whole}.")
-    parts = {} if body["build"] is None else {"The build of the cache": body["build"]["energy"]}
+        flagged, runs = (sum(arm[what] for arm in result["arms"]) for what in ("flagged_runs", "runs"))
+        whole = ", ".join(arm["name"] for arm in result["arms"] if arm["flags"])
+        together = f", and all of {whole} together" if whole else ""
+        if flagged:
+            of = f"{figures.count(flagged)} of {figures.count(runs)}"
+            said.append(f"{title_of(result['workload'])}: {of} runs{together}.")
+    if body["build"] is not None and body["build"]["energy"]["flags"]:
+        said.append(f"The build of the cache: {', '.join(body['build']['energy']['flags'])}.")
     if body["compression"] is not None:
-        variants = body["compression"]["variants"]
-        parts |= {variant["name"]: variant["energy_per_image"] for variant in variants}
-        tuned = [variant for variant in variants if variant["finetune_energy"] is not None]
-        parts |= {f"The fine-tuning of {variant['name']}": variant["finetune_energy"] for variant in tuned}
-    said += [f"{name}: {', '.join(energy['flags'])}." for name, energy in parts.items() if energy["flags"]]
-    return tuple(said)
+        for what, energies in model_energies(body["compression"]).items():
+            if flagged := sum(bool(energy["flags"]) for energy in energies.values()):
+                said.append(f"{what}: {figures.count(flagged)} of {figures.count(len(energies))}.")
+    return " ".join(said)
+
+
+def model_energies(compression: Body) -> dict[str, dict[str, Body]]:
+    """Return the energies of the model files and of their fine-tunings, by variant."""
+    variants = compression["variants"]
+    tuned = [variant for variant in variants if variant["finetune_energy"] is not None]
+    return {
+        "Model files": {variant["name"]: variant["energy_per_image"] for variant in variants},
+        "Fine-tunings": {variant["name"]: variant["finetune_energy"] for variant in tuned},
+    }
 
 
 def _paid_back(comparison: Body) -> str:
