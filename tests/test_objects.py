@@ -1,4 +1,4 @@
-"""Caches and sources in an object store: a real S3 server, of another process, on loopback."""
+"""Caches and sources in an object store: a real S3 server, of another process, on loopback; what differs by store also on Google's API."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from google_storage import google_storage
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
 from joulecache.pipelines.build import BuildError, BuildProgress, Built
@@ -87,6 +88,25 @@ def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
     return f"s3://{name}"
 
 
+@pytest.fixture
+def google_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A new, empty bucket of Google's API, whose address comes from the environment as credentials do; its address."""
+    with google_storage() as url:
+        account = {"gcs_base_url": url, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        (tmp_path / "account.json").write_text(json.dumps(account))
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+        monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("JOULECACHE_STAGE", str(tmp_path / "staged"))
+        yield f"gs://b{os.urandom(8).hex()}"
+
+
+@pytest.fixture(params=["bucket", "google_bucket"])
+def any_bucket(request: pytest.FixtureRequest) -> str:
+    """A new, empty bucket of S3 or of Google's store; its address."""
+    return str(request.getfixturevalue(request.param))
+
+
 def upload(url: str, files: Mapping[str, bytes]) -> str:
     for name, data in files.items():
         ObjectFolder(url).write(name, data)
@@ -104,13 +124,13 @@ def names(built: Built) -> list[str]:
 # ---- objects ----
 
 
-def test_objects_are_written_read_listed_and_deleted(bucket: str, tmp_path: Path) -> None:
-    folder = ObjectFolder(f"{bucket}/some/where/")
+def test_objects_are_written_read_listed_and_deleted(any_bucket: str, tmp_path: Path) -> None:
+    folder = ObjectFolder(f"{any_bucket}/some/where/")
     data = os.urandom(700_000)
     names = ["a", "in/side", "with space.jpg", "été/ü+%20&=.jpg", "#hash?.png"]
     for name in names:
         folder.write(name, data)
-    ObjectFolder(f"{bucket}/some/where-else").write("other", b"x")
+    ObjectFolder(f"{any_bucket}/some/where-else").write("other", b"x")
     assert listed(folder.url) == dict.fromkeys(names, len(data))
     assert [stored.name for stored in folder.list("in")] == ["in/side"]
     for name in names:
@@ -120,16 +140,16 @@ def test_objects_are_written_read_listed_and_deleted(bucket: str, tmp_path: Path
     folder.fetch("a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == data
     assert folder.find("b") is None
-    with pytest.raises(FileNotFoundError, match=r"no object at s3://.*/b"):
+    with pytest.raises(FileNotFoundError, match=r"no object at .*/b"):
         folder.read("b")
     folder.delete(["a", "in/side", "never there"])
     assert set(listed(folder.url)) == set(names[2:])
 
 
-def test_an_object_is_read_as_a_file_is(bucket: str) -> None:
+def test_an_object_is_read_as_a_file_is(any_bucket: str) -> None:
     data = os.urandom(1_000_000)
-    ObjectFolder(bucket).write("data", data)
-    with open_binary(f"{bucket}/data") as file:
+    ObjectFolder(any_bucket).write("data", data)
+    with open_binary(f"{any_bucket}/data") as file:
         assert file.read(10) == data[:10]
         assert file.seek(-5, os.SEEK_END) == len(data) - 5
         assert file.read() == data[-5:]
@@ -137,11 +157,11 @@ def test_an_object_is_read_as_a_file_is(bucket: str) -> None:
         file.seek(600_000)
         assert file.read(300_000) == data[600_000:900_000]
     with pytest.raises(FileNotFoundError):
-        open_binary(f"{bucket}/other")
+        open_binary(f"{any_bucket}/other")
 
 
-def test_only_who_knows_the_last_version_may_write(bucket: str) -> None:
-    folder = ObjectFolder(bucket)
+def test_only_who_knows_the_last_version_may_write(any_bucket: str) -> None:
+    folder = ObjectFolder(any_bucket)
     folder.write_if("one", b"1", None)
     first = folder.find("one")
     with pytest.raises(ConflictError, match="written by somebody else"):
@@ -152,7 +172,7 @@ def test_only_who_knows_the_last_version_may_write(bucket: str) -> None:
     with pytest.raises(ConflictError):
         folder.write_if("two", b"5", first)
     assert folder.read("one")[0] == b"3"
-    assert set(listed(bucket)) == {"one"}
+    assert set(listed(any_bucket)) == {"one"}
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///folder", "s3://bucket/a?b=c", "gs://bucket/a#b", "ftp://bucket/a"])
@@ -237,45 +257,45 @@ def test_every_kind_of_source_is_what_it_is_on_disk(bucket: str, tmp_path: Path,
 
 
 def test_a_cache_in_a_store_has_the_bytes_of_one_on_disk(
-    bucket: str, tmp_path: Path, photo_folder: Path, photos: Mapping[str, bytes]
+    any_bucket: str, tmp_path: Path, photo_folder: Path, photos: Mapping[str, bytes]
 ) -> None:
     here = precompute(photo_folder, tmp_path / "here", CHAIN, shards=3, variants=2)
-    there = precompute(upload(f"{bucket}/photos", photos), f"{bucket}/cache", CHAIN, shards=3, variants=2)
+    there = precompute(upload(f"{any_bucket}/photos", photos), f"{any_bucket}/cache", CHAIN, shards=3, variants=2)
     assert [file for split in there.manifest.splits.values() for file in split.files] == [
         file for split in here.manifest.splits.values() for file in split.files
     ]
     assert there.manifest.rejected == here.manifest.rejected
     assert there.manifest.energy is not None
-    assert there.manifest.source["location"] == f"{bucket}/photos"
-    assert listed(f"{bucket}/cache") == {
-        "manifest.json": len(ObjectFolder(f"{bucket}/cache").read("manifest.json")[0]),
+    assert there.manifest.source["location"] == f"{any_bucket}/photos"
+    assert listed(f"{any_bucket}/cache") == {
+        "manifest.json": len(ObjectFolder(f"{any_bucket}/cache").read("manifest.json")[0]),
         **{file.name: file.bytes for file in there.manifest.files()},
     }
-    assert open_manifest(f"{bucket}/cache") == there.manifest
-    assert verify(f"{bucket}/cache") == []
-    again = precompute(f"{bucket}/photos", f"{bucket}/cache", CHAIN, shards=3, variants=2)
+    assert open_manifest(f"{any_bucket}/cache") == there.manifest
+    assert verify(f"{any_bucket}/cache") == []
+    again = precompute(f"{any_bucket}/photos", f"{any_bucket}/cache", CHAIN, shards=3, variants=2)
     assert again.unchanged
 
 
-def test_a_cache_in_a_store_is_loaded_as_one_on_disk(bucket: str, tmp_path: Path, photo_folder: Path, run: Run) -> None:
+def test_a_cache_in_a_store_is_loaded_as_one_on_disk(any_bucket: str, tmp_path: Path, photo_folder: Path, run: Run) -> None:
     precompute(photo_folder, tmp_path / "here", CHAIN)
-    precompute(photo_folder, f"{bucket}/cache", CHAIN)
-    train, test = (load(cache, "train", 8) for cache in (tmp_path / "here", f"{bucket}/cache"))
+    precompute(photo_folder, f"{any_bucket}/cache", CHAIN)
+    train, test = (load(cache, "train", 8) for cache in (tmp_path / "here", f"{any_bucket}/cache"))
     for _ in range(2):
         for (images, labels), (others, other_labels) in zip(train, test, strict=True):
             np.testing.assert_array_equal(images, others)
             np.testing.assert_array_equal(labels, other_labels)
     [copy] = (tmp_path / "staged").iterdir()
     inodes = {path.name: path.stat().st_ino for path in copy.iterdir()}
-    load(f"{bucket}/cache/", "val", 8)
+    load(f"{any_bucket}/cache/", "val", 8)
     assert {path.name: path.stat().st_ino for path in copy.iterdir() if path.name != "manifest.json"} == {
         name: inode for name, inode in inodes.items() if name != "manifest.json"
     }
     # What is replaced there is replaced here.
-    fresh = precompute(photo_folder, f"{bucket}/cache", "decode|resize(16)", replace=True)
-    assert load(f"{bucket}/cache", "train", 8).element_spec[0].shape[1:] == (16, 16, 3)
+    fresh = precompute(photo_folder, f"{any_bucket}/cache", "decode|resize(16)", replace=True)
+    assert load(f"{any_bucket}/cache", "train", 8).element_spec[0].shape[1:] == (16, 16, 3)
     assert {path.name for path in copy.iterdir()} == {*names(fresh), "manifest.json", "lock"}
-    code, _, _ = run("inspect", f"{bucket}/cache", "--sheet", tmp_path / "sheet.png")
+    code, _, _ = run("inspect", f"{any_bucket}/cache", "--sheet", tmp_path / "sheet.png")
     assert code == 0
     assert (tmp_path / "sheet.png").exists()
 
@@ -327,8 +347,8 @@ def test_an_update_builds_what_changed_and_deletes_what_it_replaced(
     assert other_cut.manifest.splits["train"].files == whole.manifest.splits["train"].files
 
 
-def test_of_two_builders_one_wins_whole(bucket: str, photo_folder: Path) -> None:
-    cache = f"{bucket}/cache"
+def test_of_two_builders_one_wins_whole(any_bucket: str, photo_folder: Path) -> None:
+    cache = f"{any_bucket}/cache"
     theirs: list[Built] = []
 
     def meanwhile(now: BuildProgress) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,45 @@ def test_rows_of_all_files_are_found(
     np.testing.assert_array_equal(taken(opened, rows, shape), images[rows])
     for view, row in zip(opened.views(np.array(rows)), rows, strict=True):
         np.testing.assert_array_equal(view, images[row])
+
+
+FEW_LEFT = """
+import mmap, pickle, sys
+from pathlib import Path
+from joulecache.pipelines.loader.stored import open_stored
+
+folder, left, files = Path(sys.argv[1]), int(sys.argv[2]), pickle.load(sys.stdin.buffer)
+held = []
+try:
+    while True:
+        held.append(mmap.mmap(-1, mmap.PAGESIZE))  # each for itself: they are shared
+except OSError:
+    del held[-left:]
+try:
+    open_stored(folder, files, (1, 1, 3))
+except Exception as error:
+    held.clear()
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["arrow", "tfrecord"])
+def test_more_files_than_a_process_may_map_are_refused_with_what_to_do(tmp_path: Path, kind: Format) -> None:
+    files, _ = write(tmp_path, [1] * 300, (1, 1, 3), kind)
+    most = int(Path("/proc/sys/vm/max_map_count").read_text())
+
+    def said(left: int) -> str:
+        words = [sys.executable, "-c", FEW_LEFT, str(tmp_path), str(left)]
+        done = subprocess.run(words, input=pickle.dumps(files), capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    refused = said(left=200)
+    assert refused.startswith("CacheError cannot map 300 files of ")
+    assert f"may map {most:,} pieces (sysctl vm.max_map_count)" in refused
+    assert "with fewer --shards" in refused
+    assert said(left=5000) == ""
 
 
 @given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6), data=st.data())

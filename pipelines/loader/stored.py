@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import math
 import mmap
 import os
@@ -67,6 +68,19 @@ class StoredImages(ABC):
 
 def open_stored(folder: Path, files: Sequence[DataFile], shape: tuple[int, int, int] | None) -> StoredImages:
     """Map the files of a variant; `shape` is that of raw images, None for encoded ones. Raises CacheError."""
+    try:
+        return _open(folder, files, shape)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        raise CacheError(
+            f"cannot map {len(files):,} files of {str(folder)!r}: a process may map {most:,} pieces (sysctl vm.max_map_count), and a "
+            "file is up to two of them for each variant: raise that, or build the cache with fewer --shards"
+        ) from error
+
+
+def _open(folder: Path, files: Sequence[DataFile], shape: tuple[int, int, int] | None) -> StoredImages:
     if shape is None:
         return _Shards([read_encoded(folder / file.name, file) for file in files], files)
     layouts = [image_layout(file, shape) for file in files]
