@@ -92,7 +92,13 @@ def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 def google_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A new, empty bucket of Google's API, whose address comes from the environment as credentials do; its address."""
     with google_storage() as url:
-        account = {"gcs_base_url": url, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        account = {
+            "gcs_base_url": url,
+            "disable_oauth": True,
+            "client_email": "",
+            "private_key": "",
+            "private_key_id": "",
+        }
         (tmp_path / "account.json").write_text(json.dumps(account))
         monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
         monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
@@ -277,7 +283,9 @@ def test_a_cache_in_a_store_has_the_bytes_of_one_on_disk(
     assert again.unchanged
 
 
-def test_a_cache_in_a_store_is_loaded_as_one_on_disk(any_bucket: str, tmp_path: Path, photo_folder: Path, run: Run) -> None:
+def test_a_cache_in_a_store_is_loaded_as_one_on_disk(
+    any_bucket: str, tmp_path: Path, photo_folder: Path, run: Run
+) -> None:
     precompute(photo_folder, tmp_path / "here", CHAIN)
     precompute(photo_folder, f"{any_bucket}/cache", CHAIN)
     train, test = (load(cache, "train", 8) for cache in (tmp_path / "here", f"{any_bucket}/cache"))

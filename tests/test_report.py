@@ -765,6 +765,13 @@ def test_flagged_model_files_are_counted_first_and_listed_with_why(write: Write)
     assert {row["Why"] for row in rows} == {STOLEN}
 
 
+def test_where_all_arms_are_flagged_none_is_named(write: Write) -> None:
+    result = workload()
+    arms = tuple(dataclasses.replace(each, flags=(FLAG,), flagged_runs=5) for each in result.arms)
+    said = render_html(write(make_body(dataclasses.replace(result, arms=arms)))).text
+    assert "The input alone: 20 of 20 runs, and all together. " in said
+
+
 def test_nothing_is_flagged_where_nothing_was(report: ReportFiles) -> None:
     assert "Flagged by the meter" not in render_html(report).text
     assert "Flagged by the meter" not in printed(json.loads(report.json.read_text("utf-8")))

@@ -178,8 +178,9 @@ def doubts(body: Body) -> str:
     said = []
     for result in body["workloads"]:
         flagged, runs = (sum(arm[what] for arm in result["arms"]) for what in ("flagged_runs", "runs"))
-        whole = ", ".join(arm["name"] for arm in result["arms"] if arm["flags"])
-        together = f", and all of {whole} together" if whole else ""
+        whole = [arm["name"] for arm in result["arms"] if arm["flags"]]
+        of_all = "" if len(whole) == len(result["arms"]) else f" of {', '.join(whole)}"
+        together = f", and all{of_all} together" if whole else ""
         if flagged:
             of = f"{figures.count(flagged)} of {figures.count(runs)}"
             said.append(f"{title_of(result['workload'])}: {of} runs{together}.")
