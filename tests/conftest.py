@@ -20,10 +20,10 @@ MakeSource = Callable[[Mapping[str, bytes]], Path]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run joulecache in this process; return exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["joulecache", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
             cli.main()
         out, err = capfd.readouterr()

@@ -399,12 +399,21 @@ def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None
     assert json.loads((out / "report.json").read_text())["chain"] == CHAIN
 
 
+COMMANDS = ("precompute", "inspect", "verify", "train", "compress", "plan", "audit", "transforms", "run", "hardware", "doctor")
+
+
 def test_help_names_every_command_and_an_example(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("precompute", "inspect", "verify", "train", "compress", "audit", "run", "hardware", "doctor"):
+    for command in COMMANDS:
         assert command in out
         assert "Example: joulecache " + command in run(command, "--help")[1]
+
+
+def test_help_fits_a_screen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for command in COMMANDS:
+        assert len(run(command, "--help")[1].splitlines()) <= 50, command
 
 
 def test_an_interrupted_build_says_so_and_shows_nothing(tmp_path: Path) -> None:
