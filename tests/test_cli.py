@@ -399,7 +399,19 @@ def test_audit_writes_its_report(run: Run, photos: Path, tmp_path: Path) -> None
     assert json.loads((out / "report.json").read_text())["chain"] == CHAIN
 
 
-COMMANDS = ("precompute", "inspect", "verify", "train", "compress", "plan", "audit", "transforms", "run", "hardware", "doctor")
+COMMANDS = (
+    "precompute",
+    "inspect",
+    "verify",
+    "train",
+    "compress",
+    "plan",
+    "audit",
+    "transforms",
+    "run",
+    "hardware",
+    "doctor",
+)
 
 
 def test_help_names_every_command_and_an_example(run: Run) -> None:

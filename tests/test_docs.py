@@ -19,7 +19,7 @@ import tensorflow as tf
 import typer
 from PIL import Image
 
-from joulecache.pipelines import Recipe, open_manifest, precompute
+from joulecache.pipelines import Recipe, load, open_manifest, precompute
 from joulecache.pipelines.models import build_model
 from joulecache.transforms import parse
 from joulecache.transforms.ops import OPS, ops_of
@@ -60,9 +60,9 @@ def test_chains_in_the_documentation_are_chains() -> None:
 
 
 def test_the_op_that_the_documentation_shows_runs(
-    photo: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photo: bytes, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [source] = re.findall(r"```python\n(# my_ops.py\n.*?)```", TRANSFORMS, re.DOTALL)
+    source, *shown = blocks("transforms.md", "python")
     (tmp_path / "my_documented_ops.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     own = ops_of(importlib.import_module("my_documented_ops"))
@@ -71,6 +71,18 @@ def test_the_op_that_the_documentation_shows_runs(
     assert pixels.shape == plain.shape
     assert (pixels <= plain).all()
     assert int(np.sum(pixels[0, 0])) < int(np.sum(plain[0, 0]))
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(photo)
+    names: dict[str, Any] = {"parse": parse, "load": load, "open_manifest": open_manifest, "Vignette": own["vignette"]}
+    assert len(shown) == 2
+    for block, chain in zip(
+        shown, ("decode|resize(72) || random_crop(64)|vignette(0.8)", "decode|resize(72)"), strict=True
+    ):
+        precompute(photo_folder, "cache", parse(chain, ops=own), replace=True)
+        exec(block, names)
+    assert next(iter(names["train"]))[0].shape[1:] == (64, 64, 3)
+    assert names["pixels"].shape == (72, 72, 3)
 
 
 def blocks(name: str, language: str) -> list[str]:
