@@ -1,7 +1,7 @@
 """A server that speaks as much of the XML API of Google's object store as obstore does, with objects in memory.
 
-None that can be installed does: https://cloud.google.com/storage/docs/xml-api/overview. Every object that is written gets the next
-generation; ``x-goog-if-generation-match`` writes only over the generation that it names, 0: where there is no object.
+Neither fake-gcs-server nor gcp-storage-emulator does. From https://cloud.google.com/storage/docs/xml-api/overview: every object that is
+written gets the next generation; ``x-goog-if-generation-match`` writes only over the generation that it names, 0: where there is no object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-MODIFIED = "2026-01-01T00:00:00.000Z"
+MODIFIED = "1970-01-01T00:00:00.000Z"  # as a listing and, by formatdate(0), as a header have it
 PAGE = 3  # of objects that are listed: few, so that there are several
 
 

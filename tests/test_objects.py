@@ -146,7 +146,7 @@ def test_objects_are_written_read_listed_and_deleted(any_bucket: str, tmp_path: 
     folder.fetch("a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == data
     assert folder.find("b") is None
-    with pytest.raises(FileNotFoundError, match=r"no object at .*/b"):
+    with pytest.raises(FileNotFoundError, match=f"no object at {folder.url}/b$"):
         folder.read("b")
     folder.delete(["a", "in/side", "never there"])
     assert set(listed(folder.url)) == set(names[2:])

@@ -759,10 +759,17 @@ def test_flagged_model_files_are_counted_first_and_listed_with_why(write: Write)
     assert said in " ".join(printed(body).split())
     (rows,) = with_head(html, "What", "Why")
     assert [(row["Variant"], row["What"]) for row in rows] == [
-        *((name, "model file") for name in names),
-        ("control", "fine-tuning"),
+        *((name, "Model files") for name in names),
+        ("control", "Fine-tunings"),
     ]
     assert {row["Why"] for row in rows} == {STOLEN}
+
+
+def test_runs_that_are_flagged_only_together_are_said(write: Write) -> None:
+    result = workload()
+    arms = tuple(dataclasses.replace(each, flags=(FLAG,)) if each.name == "tuned" else each for each in result.arms)
+    said = render_html(write(make_body(dataclasses.replace(result, arms=arms)))).text
+    assert "The input alone: 0 of 20 runs, and all of tuned together. " in said
 
 
 def test_where_all_arms_are_flagged_none_is_named(write: Write) -> None:

@@ -296,12 +296,12 @@ def model_files(compression: Body) -> Table:
 def flagged_models(compression: Body) -> Table | None:
     """Return why the meter flagged energies of model files and of their fine-tunings; None where it flagged none."""
     rows = [
-        (name, what.lower().removesuffix("s"), ", ".join(energy["flags"]))
+        (what, name, ", ".join(energy["flags"]))
         for what, energies in model_energies(compression).items()
         for name, energy in energies.items()
         if energy["flags"]
     ]
-    return _table("What the meter flagged", (".Variant", ".What", ".Why"), rows) if rows else None
+    return _table("What the meter flagged", (".What", ".Variant", ".Why"), rows) if rows else None
 
 
 def _zeros_gain(variants: Sequence[Body]) -> str:

@@ -28,6 +28,7 @@ def print_verdict(body: Body, console: Console) -> None:
         console.print()
     if doubts := verdict.doubts(shown):
         _print(console, f"Flagged by the meter. {doubts}", "yellow")
+        console.print()
     if shown["stages"] is not None:
         console.print(_stages(shown))
         for sentence in stages.stage_sentences(shown):

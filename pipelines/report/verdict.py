@@ -181,7 +181,7 @@ def doubts(body: Body) -> str:
         whole = [arm["name"] for arm in result["arms"] if arm["flags"]]
         of_all = "" if len(whole) == len(result["arms"]) else f" of {', '.join(whole)}"
         together = f", and all{of_all} together" if whole else ""
-        if flagged:
+        if flagged or whole:  # short runs may pass where their sum does not
             of = f"{figures.count(flagged)} of {figures.count(runs)}"
             said.append(f"{title_of(result['workload'])}: {of} runs{together}.")
     if body["build"] is not None and body["build"]["energy"]["flags"]:
