@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from joulecache.pipelines.auditing import audit
-    from joulecache.pipelines.build import precompute
-    from joulecache.pipelines.compression import Recipe, compress
-    from joulecache.pipelines.loader import load
-    from joulecache.pipelines.loader.directory import image_dataset_from_directory
-    from joulecache.pipelines.loader.element_cache import cached
-    from joulecache.pipelines.manifest import open_manifest, verify
-    from joulecache.pipelines.meter import Energy, Meter
-    from joulecache.pipelines.meter.replay import ReplayMeter
+    from joulecache.pipelines.building import precompute
+    from joulecache.pipelines.cache.manifest import open_manifest, verify
+    from joulecache.pipelines.compressing import Recipe, compress
+    from joulecache.pipelines.energy import Energy, Meter
+    from joulecache.pipelines.energy.replay import ReplayMeter
+    from joulecache.pipelines.loading import load
+    from joulecache.pipelines.loading.directory import image_dataset_from_directory
+    from joulecache.pipelines.loading.element_cache import cached
     from joulecache.pipelines.planning import plan
     from joulecache.pipelines.training import EnergyCallback, train
 
 _HOMES = {
-    "Energy": "meter",
+    "Energy": "energy",
     "EnergyCallback": "training",
-    "Meter": "meter",
-    "Recipe": "compression",
-    "ReplayMeter": "meter.replay",
+    "Meter": "energy",
+    "Recipe": "compressing",
+    "ReplayMeter": "energy.replay",
     "audit": "auditing",
-    "cached": "loader.element_cache",
-    "compress": "compression",
-    "image_dataset_from_directory": "loader.directory",
-    "load": "loader",
-    "open_manifest": "manifest",
+    "cached": "loading.element_cache",
+    "compress": "compressing",
+    "image_dataset_from_directory": "loading.directory",
+    "load": "loading",
+    "open_manifest": "cache.manifest",
     "plan": "planning",
-    "precompute": "build",
+    "precompute": "building",
     "train": "training",
-    "verify": "manifest",
+    "verify": "cache.manifest",
 }
 
 __all__ = [

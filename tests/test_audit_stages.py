@@ -19,16 +19,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from joulecache.pipelines.auditing import Audit, audit, stages
-from joulecache.pipelines.auditing.arms import Arm, Files, list_files, make_arms, make_prefixes, some_files
-from joulecache.pipelines.auditing.bench import Bench
-from joulecache.pipelines.auditing.results import Stages, Waiting
-from joulecache.pipelines.auditing.runs import Run, RunLog
+from joulecache.pipelines.auditing.results import Stages
 from joulecache.pipelines.auditing.stages import split, unattributed_j
-from joulecache.pipelines.auditing.waiting import inputs_of, price_waiting
-from joulecache.pipelines.auditing.workloads import Training, train_from_scratch
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.meter import Component, Energy, Meter
-from joulecache.pipelines.meter.replay import ReplayMeter
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.energy import Component, Energy, Meter
+from joulecache.pipelines.energy.replay import ReplayMeter
+from joulecache.pipelines.experiment.arms import Arm, Files, list_files, make_arms, make_prefixes, some_files
+from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.results import Waiting
+from joulecache.pipelines.experiment.runs import Run, RunLog
+from joulecache.pipelines.experiment.waiting import inputs_of, price_waiting
+from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
 from joulecache.transforms import graph_kernels
 from joulecache.transforms.chain import parse
 

@@ -20,11 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from joulecache.pipelines.auditing import Audit, audit
-from joulecache.pipelines.auditing.arms import Arm
-from joulecache.pipelines.auditing.bench import Bench
-from joulecache.pipelines.auditing.claims import Mean, inferiority, mean_of
-from joulecache.pipelines.auditing.results import DrawReuse, Joules, VariantPoint
-from joulecache.pipelines.auditing.runs import RunLog
+from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
 from joulecache.pipelines.auditing.variants import (
     check_variants,
     draw_reuse,
@@ -32,13 +28,18 @@ from joulecache.pipelines.auditing.variants import (
     measure_variants,
     why_unmeasured,
 )
-from joulecache.pipelines.auditing.workloads import Training, train_from_scratch
-from joulecache.pipelines.build import precompute
+from joulecache.pipelines.building import precompute
 from joulecache.pipelines.cli import main
-from joulecache.pipelines.loader import load
-from joulecache.pipelines.loader.split import CachedSplit
-from joulecache.pipelines.meter import Meter
-from joulecache.pipelines.meter.storage import storage_energy
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.energy.storage import storage_energy
+from joulecache.pipelines.experiment.arms import Arm
+from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.results import Joules
+from joulecache.pipelines.experiment.runs import RunLog
+from joulecache.pipelines.experiment.statistics import Mean, inferiority, mean_of
+from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
+from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.models import build_model
 from joulecache.pipelines.report import check_body, print_verdict, write_report
 from joulecache.pipelines.report.markdown import escape

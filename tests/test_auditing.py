@@ -19,15 +19,15 @@ import tensorflow as tf
 from PIL import Image
 
 from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
-from joulecache.pipelines.auditing.arms import Arm, Files, batched_from, list_files, make_arms, refused_arms
-from joulecache.pipelines.auditing.bench import Bench
-from joulecache.pipelines.auditing.runs import RunLog
 from joulecache.pipelines.auditing.samples import draw_samples
-from joulecache.pipelines.auditing.workloads import Ended, InputOnly
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.manifest import open_manifest
-from joulecache.pipelines.meter import Component, Energy, Meter
-from joulecache.pipelines.meter.replay import ReplayMeter
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.energy import Component, Energy, Meter
+from joulecache.pipelines.energy.replay import ReplayMeter
+from joulecache.pipelines.experiment.arms import Arm, Files, batched_from, list_files, make_arms, refused_arms
+from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.runs import RunLog
+from joulecache.pipelines.experiment.workloads import Ended, InputOnly
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import Chain, op_text, parse
 

@@ -31,14 +31,13 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.build import BuildError, BuildProgress, Built, Recipe, ShardSpec, build_shard, precompute
-from joulecache.pipelines.build.beam_graph import run_specs
-from joulecache.pipelines.build.folder import work_folder
-from joulecache.pipelines.build.memory import MemoryBudget
-from joulecache.pipelines.build.pictures import Draws, levels_of, make_pictures, mean_image_bytes
-from joulecache.pipelines.build.shard import WORK
-from joulecache.pipelines.loader import CachedSplit
-from joulecache.pipelines.manifest import (
+from joulecache.pipelines.building import BuildError, BuildProgress, Built, Recipe, ShardSpec, build_shard, precompute
+from joulecache.pipelines.building.beam_graph import run_specs
+from joulecache.pipelines.building.folder import work_folder
+from joulecache.pipelines.building.images import Draws, levels_of, make_pictures, mean_image_bytes
+from joulecache.pipelines.building.memory import MemoryBudget
+from joulecache.pipelines.building.shard import WORK
+from joulecache.pipelines.cache.manifest import (
     MANIFEST,
     CacheError,
     Manifest,
@@ -47,8 +46,9 @@ from joulecache.pipelines.manifest import (
     read_manifest,
     verify,
 )
-from joulecache.pipelines.meter import Energy
-from joulecache.pipelines.shards import SPLITS, Encoding, Format, Levels, map_images, read_encoded
+from joulecache.pipelines.cache.shards import SPLITS, Encoding, Format, Levels, map_images, read_encoded
+from joulecache.pipelines.energy import Energy
+from joulecache.pipelines.loading import CachedSplit
 from joulecache.pipelines.source import ImageFile, Record, open_source
 from joulecache.transforms import (
     Brightness,
@@ -1303,7 +1303,7 @@ def test_a_folder_without_permission_is_told_in_one_line(tmp_path: Path, photo_f
 
 _SERVER = """
 import json, os, sys
-from joulecache.pipelines.build import beam_graph, precompute
+from joulecache.pipelines.building import beam_graph, precompute
 from apache_beam.runners.portability import fn_api_runner
 for line in sys.stdin:
     child = os.fork()

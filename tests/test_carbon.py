@@ -21,8 +21,8 @@ from codecarbon.input import DataSource
 from codecarbon.output import OutputMethod
 from codecarbon.output_methods.emissions_data import EmissionsData
 
-from joulecache.pipelines.meter import COMPONENTS, Component, Energy, carbon
-from joulecache.pipelines.meter.carbon import EmissionsFile, cpu_hardware, grid_intensity, quiet
+from joulecache.pipelines.energy import COMPONENTS, Component, Energy, carbon
+from joulecache.pipelines.energy.carbon import EmissionsFile, cpu_hardware, grid_intensity, quiet
 
 COLUMNS = list(EmissionsData.__dataclass_fields__)
 
@@ -174,8 +174,8 @@ def test_rows_stand_beside_those_of_codecarbons_own_tracker(tmp_path: Path) -> N
 
 WRITER = """
 import sys
-from joulecache.pipelines.meter.carbon import EmissionsFile, cpu_hardware
-from joulecache.pipelines.meter.energy import COMPONENTS, Component, Energy
+from joulecache.pipelines.energy.carbon import EmissionsFile, cpu_hardware
+from joulecache.pipelines.energy.measurement import COMPONENTS, Component, Energy
 cpu = Component(36.0, 1.0, 99.0, "user", "given", "machine", "1 us")
 energy = Energy(
     components={**dict.fromkeys(COMPONENTS), "cpu": cpu}, active=cpu, duration_s=1.0, cpu_s=1.0, read_bytes=None,

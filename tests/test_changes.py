@@ -18,7 +18,7 @@ from scipy import stats
 from joulecache.pipelines import cli
 from joulecache.pipelines.auditing import audit
 from joulecache.pipelines.auditing.changes import compare_audits
-from joulecache.pipelines.auditing.claims import unpaired_ratio
+from joulecache.pipelines.experiment.statistics import unpaired_ratio
 from joulecache.pipelines.report import write_report
 from joulecache.pipelines.source import synthetic_photo
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecache.pipelines.auditing.arms import Arm
-from joulecache.pipelines.auditing.bench import Bench
-from joulecache.pipelines.auditing.claims import Ratio, break_even, finding, paired_ratio
-from joulecache.pipelines.auditing.runs import Run, RunLog
-from joulecache.pipelines.auditing.workloads import InputOnly
-from joulecache.pipelines.meter import Component, Energy, Meter, Window
+from joulecache.pipelines.energy import Component, Energy, Meter, Window
+from joulecache.pipelines.experiment.arms import Arm
+from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.runs import Run, RunLog
+from joulecache.pipelines.experiment.statistics import Ratio, break_even, finding, paired_ratio
+from joulecache.pipelines.experiment.workloads import InputOnly
 
 positive = st.floats(1e-6, 1e6)
 series = st.lists(st.tuples(positive, positive), min_size=2, max_size=30)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from joulecache.pipelines.cache.manifest import open_manifest
 from joulecache.pipelines.cli.terminal import print_ops
-from joulecache.pipelines.manifest import open_manifest
-from joulecache.pipelines.meter import Energy
+from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.ops import OPS
 
@@ -40,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from joulecache.pipelines.build import precompute
+    from joulecache.pipelines.building import precompute
 
     folder = tmp_path_factory.mktemp("caches") / "cache"
     precompute(photos, folder, CHAIN)
@@ -293,8 +293,9 @@ class Asked(ValueError):
 
 
 def test_every_option_reaches_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from joulecache.pipelines import compression, training
-    from joulecache.pipelines.compression import Recipe
+    from joulecache.pipelines import compressing as compression
+    from joulecache.pipelines import training
+    from joulecache.pipelines.compressing import Recipe
 
     asked: list[dict[str, Any]] = []
 

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compression.clustering import (
+from joulecache.pipelines.compressing.clustering import (
     Per,
     WeightSharing,
     cluster_values,
@@ -22,7 +22,7 @@ from joulecache.pipelines.compression.clustering import (
     distinct_values,
     kmeans,
 )
-from joulecache.pipelines.compression.sparsity import (
+from joulecache.pipelines.compressing.sparsity import (
     HeldConstraint,
     MagnitudePruning,
     magnitude_masks,

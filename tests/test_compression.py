@@ -15,21 +15,21 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines import compression as package
-from joulecache.pipelines.compression import (
+from joulecache.pipelines import compressing as package
+from joulecache.pipelines.compressing import (
     Compression,
     Quantization,
     Recipe,
     TfliteModel,
     compress,
     compress_on,
-    stages,
     to_tflite,
 )
-from joulecache.pipelines.compression.pruning import kept_channels, prune_channels
-from joulecache.pipelines.compression.stages import make_forms
-from joulecache.pipelines.compression.staging import discard_folder, staged_folder, write_record
-from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.compressing import steps as stages
+from joulecache.pipelines.compressing.output import discard_folder, staged_folder, write_record
+from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels
+from joulecache.pipelines.compressing.steps import make_forms
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.models import build_model, compile_model, count_macs, load_model
 
 CLASSES = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from joulecache.pipelines import costs
+from joulecache.pipelines.planning import transform_costs as costs
 from joulecache.transforms.ops import OPS
 
 

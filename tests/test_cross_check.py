@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from codecarbon import OfflineEmissionsTracker
 
-from joulecache.pipelines.meter.carbon import grid_intensity
-from joulecache.pipelines.meter.cross_check import cross_checked
+from joulecache.pipelines.energy.carbon import grid_intensity
+from joulecache.pipelines.energy.cross_check import cross_checked
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def refuse(event, args):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.sendmsg"):
         raise SystemExit(f"{event} {args}")
 sys.addaudithook(refuse)
-from joulecache.pipelines.meter.cross_check import cross_checked
+from joulecache.pipelines.energy.cross_check import cross_checked
 import time
 with cross_checked(COUNTRY, 1.0) as theirs:
     assert theirs.result is None
@@ -156,8 +156,8 @@ def refuse(event, args):
         if (event, args[1:]) != ("socket.bind", (("::1", 0),)):  # whether there is IPv6, when it is imported
             raise SystemExit(f"{event} {args}")
 sys.addaudithook(refuse)
-from joulecache.pipelines.meter.carbon import cpu_hardware
-from joulecache.pipelines.meter.cross_check import cross_checked
+from joulecache.pipelines.energy.carbon import cpu_hardware
+from joulecache.pipelines.energy.cross_check import cross_checked
 cpu_hardware()
 with cross_checked("FRA", 1.0):
     time.sleep(0.1)

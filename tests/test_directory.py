@@ -18,9 +18,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.build import BuildError, precompute
-from joulecache.pipelines.loader.directory import image_dataset_from_directory
-from joulecache.pipelines.manifest import CacheError, open_manifest
+from joulecache.pipelines.building import BuildError, precompute
+from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.loading.directory import image_dataset_from_directory
 from joulecache.pipelines.source import SourceError
 from joulecache.transforms.chain import parse
 

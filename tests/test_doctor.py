@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from joulecache.pipelines.doctor import Finding, examine, import_tensorflow
-from joulecache.pipelines.meter.nvml import Nvml
+from joulecache.pipelines.cli.diagnosis import Finding, examine, import_tensorflow
+from joulecache.pipelines.energy.nvml import Nvml
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -23,9 +23,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.loader import element_cache
-from joulecache.pipelines.loader.element_cache import cached
-from joulecache.pipelines.shards import CacheError
+from joulecache.pipelines.cache.shards import CacheError
+from joulecache.pipelines.loading import element_cache
+from joulecache.pipelines.loading.element_cache import cached
 
 PAGE = 4096
 
@@ -377,7 +377,7 @@ def test_a_disk_that_is_full_is_an_error_that_leaves_nothing(tmp_path: Path, mon
 FILLER = """
 import sys, time
 import tensorflow as tf
-from joulecache.pipelines.loader.element_cache import cached
+from joulecache.pipelines.loading.element_cache import cached
 
 def wait(done, total):
     print("midst", flush=True)
@@ -615,7 +615,7 @@ def test_a_manifest_of_any_size_is_not_read(tmp_path: Path) -> None:
 READER = """
 import sys
 import tensorflow as tf
-from joulecache.pipelines.loader.element_cache import cached
+from joulecache.pipelines.loading.element_cache import cached
 
 def anonymous():
     status = open("/proc/self/status").read().split()

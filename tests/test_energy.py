@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.meter import COMPONENTS, Component, Contamination, Energy
+from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy
 
 relaxed = settings(deadline=None)  # others may share the machine
 MODEL = "modelled:cpu-seconds@1"

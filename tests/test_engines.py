@@ -14,10 +14,10 @@ import grpc
 import pytest
 
 from joulecache.pipelines import precompute
-from joulecache.pipelines.build import Built, ShardSpec, beam_graph, build_shard
-from joulecache.pipelines.build.recipe import EngineError, Recipe
-from joulecache.pipelines.build.shard import WORK, TransformedShard, read_result, this_process, transform_shard
-from joulecache.pipelines.manifest import verify
+from joulecache.pipelines.building import Built, ShardSpec, beam_graph, build_shard
+from joulecache.pipelines.building.config import EngineError, Recipe
+from joulecache.pipelines.building.shard import WORK, TransformedShard, read_result, this_process, transform_shard
+from joulecache.pipelines.cache.manifest import verify
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import parse
 

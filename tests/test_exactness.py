@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.loader import CachedSplit, load
-from joulecache.pipelines.manifest import CacheError, open_manifest, read_index, verify
-from joulecache.pipelines.shards import read_encoded
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index, verify
+from joulecache.pipelines.cache.shards import read_encoded
+from joulecache.pipelines.loading import CachedSplit, load
 from joulecache.transforms import Chain, Op, parse, reference_kernels
 from joulecache.transforms.chain import fixed_size
 from joulecache.transforms.ops import OPS, BatchOp, op_name

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from joulecache.pipelines import hardware
-from joulecache.pipelines.hardware import Operation, Precision, Throughput, measure_hardware, recommend
+from joulecache.pipelines.auditing import hardware
+from joulecache.pipelines.auditing.hardware import Operation, Precision, Throughput, measure_hardware, recommend
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.loader import CachedSplit, load
-from joulecache.pipelines.loader.memory import BatchMemory
-from joulecache.pipelines.loader.order import Order
-from joulecache.pipelines.manifest import CacheError, open_manifest, read_index
-from joulecache.pipelines.shards import SPLITS
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
+from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.loading import CachedSplit, load
+from joulecache.pipelines.loading.memory import BatchMemory
+from joulecache.pipelines.loading.order import Order
 from joulecache.transforms import reference_kernels
 from joulecache.transforms.randomness import key_hash, random_words
 

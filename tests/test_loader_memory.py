@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.loader import memory
-from joulecache.pipelines.manifest import open_manifest
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.loading import memory
 
 MEGABYTE = 1 << 20
 GROWTH = 50 * MEGABYTE

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.build.folder import delete_unlisted
-from joulecache.pipelines.manifest import (
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.folder import delete_unlisted
+from joulecache.pipelines.cache.manifest import (
     FORMAT_VERSION,
     INDEX_SCHEMA,
     MANIFEST,
@@ -34,7 +34,7 @@ from joulecache.pipelines.manifest import (
     write_index,
     write_manifest,
 )
-from joulecache.pipelines.shards import DataFile, map_images, read_encoded
+from joulecache.pipelines.cache.shards import DataFile, map_images, read_encoded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,11 +20,11 @@ from typing import Any
 import psutil
 import pytest
 
-from joulecache.pipelines.meter import Component, Meter, Window, available_cpus, process_tree
-from joulecache.pipelines.meter.machine import contamination, machine_use
-from joulecache.pipelines.meter.model import coefficients
-from joulecache.pipelines.meter.nvml import GpuReading, Nvml
-from joulecache.pipelines.meter.process_tree import TICK_S, descendants, io_bytes
+from joulecache.pipelines.energy import Component, Meter, Window, available_cpus, process_tree
+from joulecache.pipelines.energy.machine import contamination, machine_use
+from joulecache.pipelines.energy.model import coefficients
+from joulecache.pipelines.energy.nvml import GpuReading, Nvml
+from joulecache.pipelines.energy.process_tree import TICK_S, descendants, io_bytes
 
 MODEL = "modelled:cpu-seconds@1"
 TABLE = coefficients()
@@ -391,7 +391,7 @@ def test_window_names() -> None:
 def test_forked_child_does_not_report_its_parents_window() -> None:
     done = python("""
 import os
-from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.energy import Meter
 meter, child = Meter(), None
 with meter.window("parent") as window:
     child = os.fork()
@@ -463,7 +463,7 @@ def test_peak_memory_is_the_windows_not_the_processes_nor_its_parents() -> None:
     ballast = bytearray(b"x") * 150_000_000
     done = python("""
 import psutil
-from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.energy import Meter
 meter, size = Meter(), 80_000_000
 before = psutil.Process().memory_info().rss
 with meter.window("large") as large:
@@ -540,7 +540,7 @@ def test_work_of_others_is_told_from_the_trees() -> None:
 
 OTHERS = """
 import json
-from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.energy import Meter
 with Meter().window("waiting") as window:
     print(flush=True)
     input()
@@ -702,7 +702,7 @@ def refuse(event, args):
     if event.startswith("socket."):
         raise SystemExit(f"{event} {args}")
 sys.addaudithook(refuse)
-from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.energy import Meter
 heavy = {"pandas", "numpy", "codecarbon", "tensorflow", "apache_beam", "pyarrow"}
 meter = Meter()
 with meter.window("a") as window:

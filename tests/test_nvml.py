@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.meter.nvml import GpuReading, Nvml, _Integral
+from joulecache.pipelines.energy.nvml import GpuReading, Nvml, _Integral
 
 THREAD = "joulecache-nvml"
 NEVER_S = 1000.0  # polls that no test waits for: then only read() samples

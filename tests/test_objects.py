@@ -26,10 +26,10 @@ import tensorflow as tf
 from google_storage import google_storage
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
-from joulecache.pipelines.build import BuildError, BuildProgress, Built
-from joulecache.pipelines.build.shard import ShardResult, TransformedShard, Workplace
-from joulecache.pipelines.manifest import CacheError
-from joulecache.pipelines.objects import ConflictError, ObjectFolder, StoreError, open_binary
+from joulecache.pipelines.building import BuildError, BuildProgress, Built
+from joulecache.pipelines.building.shard import ShardResult, TransformedShard, Workplace
+from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
 from joulecache.pipelines.source import SourceError, open_source
 
 CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"

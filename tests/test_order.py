@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.loader.order import CHUNK, Order
+from joulecache.pipelines.loading.order import CHUNK, Order
 
 orders = st.builds(
     Order,

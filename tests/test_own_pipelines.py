@@ -20,9 +20,9 @@ from rich.console import Console
 
 from joulecache.pipelines.auditing import ArmError, Audit, audit, own
 from joulecache.pipelines.auditing.changes import compare_audits
-from joulecache.pipelines.auditing.runs import RunLog
-from joulecache.pipelines.meter import Component, Energy, Meter
-from joulecache.pipelines.meter.replay import ReplayMeter
+from joulecache.pipelines.energy import Component, Energy, Meter
+from joulecache.pipelines.energy.replay import ReplayMeter
+from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.report import print_verdict, write_report
 
 pytestmark = pytest.mark.usefixtures("short_runs")

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("pipelines", "transforms")
+PACKAGES = {"joulecache": "joulecache", "joulecache.pipelines": "pipelines", "joulecache.transforms": "transforms"}
 
 CONFIG = configparser.ConfigParser()
 CONFIG.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -37,8 +37,8 @@ REQUIREMENTS = [
 
 
 def product_files() -> set[str]:
-    """Return what the folders hold, caches of the interpreter aside, as paths from the root."""
-    paths = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file())
+    """Return the files of the packages, without bytecode caches, as paths from the root."""
+    paths = (path for folder in PACKAGES.values() for path in (ROOT / folder).rglob("*") if path.is_file())
     return {path.relative_to(ROOT).as_posix() for path in paths if path.parent.name != "__pycache__"}
 
 
@@ -56,22 +56,21 @@ def pins() -> dict[str, Version]:
 
 def test_setup_lists_the_folders_that_hold_modules() -> None:
     folders = {Path(name).parent for name in product_files() if name.endswith(".py")}
-    assert lines_of("options", "packages") == sorted("joulecache." + ".".join(folder.parts) for folder in folders)
+    packages = {".".join(folder.parts) for folder in folders}
+    prefixed = {name if name == "joulecache" else f"joulecache.{name}" for name in packages}
+    assert lines_of("options", "packages") == sorted(prefixed)
     mapped = dict(re.split(r"\s*=\s*", line) for line in lines_of("options", "package_dir"))
-    assert mapped == {f"joulecache.{folder}": folder for folder in FOLDERS}
+    assert mapped == PACKAGES
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", PACKAGES.values())
 def test_packages_say_that_they_are_typed(folder: str) -> None:
     assert (ROOT / folder / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_links_for_tests_and_types_lead_to_the_folders(folder: str) -> None:
-    link = ROOT / ".dev" / "joulecache" / folder
-    assert link.readlink() == Path("../..", folder)
-    assert link.resolve() == ROOT / folder
-    assert {path.name for path in link.parent.iterdir()} == set(FOLDERS)
+@pytest.mark.parametrize("folder", ["pipelines", "transforms"])
+def test_the_package_links_to_the_folders(folder: str) -> None:
+    assert (ROOT / "joulecache" / folder).readlink() == Path("..", folder)
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
@@ -143,8 +142,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("build")
     for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, folder)
-    for name in ("pipelines", "transforms", "tests", "scripts"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("joulecache", "pipelines", "transforms", "tests", "scripts"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
     subprocess.run([sys.executable, "-m", "build", "--no-isolation", folder], check=True, capture_output=True)
     (built,) = (folder / "dist").glob("*.whl")
     return zipfile.ZipFile(built)
@@ -154,7 +154,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_wheel_holds_the_product_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     info = f"joulecache-{CONFIG['metadata']['version']}.dist-info"
     about = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
-    expected = {f"joulecache/{name}" for name in product_files()} | {f"{info}/{name}" for name in about}
+    product = {name if name.startswith("joulecache/") else f"joulecache/{name}" for name in product_files()}
+    expected = product | {f"{info}/{name}" for name in about}
     assert set(wheel.namelist()) == expected
     said = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert said["License-Expression"] == "Apache-2.0"

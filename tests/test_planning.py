@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulecache.pipelines import cli, planning
-from joulecache.pipelines.auditing.arms import Arm
-from joulecache.pipelines.auditing.results import Joules
-from joulecache.pipelines.build import precompute
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import open_manifest
 from joulecache.pipelines.cli import planning as planning_command
-from joulecache.pipelines.loader import load
-from joulecache.pipelines.manifest import open_manifest
-from joulecache.pipelines.meter import Meter
-from joulecache.pipelines.meter.storage import storage_energy
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.energy.storage import storage_energy
+from joulecache.pipelines.experiment.arms import Arm
+from joulecache.pipelines.experiment.results import Joules
+from joulecache.pipelines.loading import load
 from joulecache.pipelines.planning import Plan, plan, sampling
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, Way, price, variants_for
 from joulecache.pipelines.planning.sampling import StepCost

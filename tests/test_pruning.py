@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compression.batch_norm import reestimate_batch_norm
-from joulecache.pipelines.compression.pruning import kept_channels, prune_channels, ratio_for_macs
+from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
+from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels, ratio_for_macs
 from joulecache.pipelines.models import count_macs
 
 Build = Callable[[], keras.Model]

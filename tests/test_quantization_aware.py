@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compression import TfliteModel, quantization_aware, to_tflite
-from joulecache.pipelines.compression.quantization_aware import QuantizationAware, rounded_kernel
+from joulecache.pipelines.compressing import TfliteModel, quantization_aware, to_tflite
+from joulecache.pipelines.compressing.quantization_aware import QuantizationAware, rounded_kernel
 from joulecache.pipelines.models import compile_model, run_epochs
 
 Images = NDArray[np.uint8]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.meter import Meter
-from joulecache.pipelines.meter.model import coefficients
-from joulecache.pipelines.meter.rapl import Rapl, counter_gain
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.energy.model import coefficients
+from joulecache.pipelines.energy.rapl import Rapl, counter_gain
 
 relaxed = settings(deadline=None)  # others may share the machine
 MODEL = "modelled:cpu-seconds@1"

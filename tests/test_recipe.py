@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from keras import layers
 
-from joulecache.pipelines.compression.pruning import kept_channels, prune_channels
-from joulecache.pipelines.compression.recipe import Recipe
+from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels
+from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.models import build_model, count_macs
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from joulecache.pipelines import ReplayMeter
-from joulecache.pipelines.meter import Energy, Meter
+from joulecache.pipelines.energy import Energy, Meter
 
 
 def test_windows_are_given_again_to_the_last_bit(tmp_path: Path) -> None:

@@ -21,26 +21,21 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from joulecache.pipelines.auditing import results
-from joulecache.pipelines.auditing.claims import BreakEven, Finding, Mean, Ratio
 from joulecache.pipelines.auditing.results import (
-    ArmResult,
     Audit,
-    Comparison,
     DrawReuse,
-    Joules,
-    PartResult,
     Picture,
     PipelineFacts,
     Sample,
     Stage,
     Stages,
     VariantPoint,
-    Waiting,
-    WorkloadResult,
 )
-from joulecache.pipelines.compression import Compression, Recipe, Variant
-from joulecache.pipelines.meter import COMPONENTS, Component, Contamination, Energy, Meter
-from joulecache.pipelines.meter.storage import storage_energy
+from joulecache.pipelines.compressing import Compression, Recipe, Variant
+from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy, Meter
+from joulecache.pipelines.energy.storage import storage_energy
+from joulecache.pipelines.experiment.results import ArmResult, Comparison, Joules, PartResult, Waiting, WorkloadResult
+from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Mean, Ratio
 from joulecache.pipelines.report import ReportFiles, figures, print_compression, print_verdict, verdict, write_report
 from joulecache.pipelines.report.markdown import escape
 

@@ -14,11 +14,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines import loader
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.loader import load
-from joulecache.pipelines.manifest import CacheError, open_manifest
-from joulecache.pipelines.shards import map_file
+from joulecache.pipelines import loading as loader
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.cache.shards import map_file
+from joulecache.pipelines.loading import load
 
 CHAIN = "decode|resize(20)|random_crop(16) || random_crop(14)|flip_lr"
 EPOCHS, BATCH = 4, 4

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulecache.pipelines.auditing import audit
-from joulecache.pipelines.auditing.runs import Run, RunLog
-from joulecache.pipelines.meter import Component, Energy, Meter
+from joulecache.pipelines.energy import Component, Energy, Meter
+from joulecache.pipelines.experiment.runs import Run, RunLog
 from joulecache.pipelines.source import synthetic_photo
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from joulecache.pipelines.shards import (
+from joulecache.pipelines.cache.shards import (
     FORMATS,
     PAGE,
     SPLITS,

@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from keras import layers, regularizers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compression.sparsity import (
+from joulecache.pipelines.compressing.sparsity import (
     HeldConstraint,
     MagnitudePruning,
     Scope,
@@ -477,8 +477,8 @@ def test_models_that_cannot_be_copied_are_refused() -> None:
 @pytest.mark.slow
 def test_importing_leaves_the_environment_alone() -> None:
     code = (
-        "import os; before = dict(os.environ); import joulecache.pipelines.compression.sparsity as s, "
-        "joulecache.pipelines.compression.clustering as c, sys; "
+        "import os; before = dict(os.environ); import joulecache.pipelines.compressing.sparsity as s, "
+        "joulecache.pipelines.compressing.clustering as c, sys; "
         "print(os.environ.get('TF_USE_LEGACY_KERAS'), 'tf_keras' in sys.modules, 'tensorflow_model_optimization' in sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}

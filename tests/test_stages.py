@@ -18,20 +18,21 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines import compression as package
-from joulecache.pipelines.compression import Compression, Recipe, compress_on, stages
-from joulecache.pipelines.compression.batch_norm import reestimate_batch_norm
-from joulecache.pipelines.compression.clustering import distinct_values
-from joulecache.pipelines.compression.pruning import prune_channels
-from joulecache.pipelines.compression.sparsity import (
+from joulecache.pipelines import compressing as package
+from joulecache.pipelines.compressing import Compression, Recipe, compress_on
+from joulecache.pipelines.compressing import steps as stages
+from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
+from joulecache.pipelines.compressing.clustering import distinct_values
+from joulecache.pipelines.compressing.model_files import Form, Score
+from joulecache.pipelines.compressing.pruning import prune_channels
+from joulecache.pipelines.compressing.sparsity import (
     copy_of,
     magnitude_masks,
     prunable_layers,
     sparsity_by_layer,
 )
-from joulecache.pipelines.compression.stages import Budget, count_batches, make_forms
-from joulecache.pipelines.compression.variants import Form, Score
-from joulecache.pipelines.meter import Energy, Meter, Window
+from joulecache.pipelines.compressing.steps import Budget, count_batches, make_forms
+from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.models import compile_model, count_macs, load_model, run_epochs
 
 CLASSES = 3

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecache.pipelines.meter.model import coefficients
-from joulecache.pipelines.meter.storage import storage_energy
+from joulecache.pipelines.energy.model import coefficients
+from joulecache.pipelines.energy.storage import storage_energy
 
 J_PER_WH = 3600
 ROW = coefficients()["storage_w_per_tb"]

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from joulecache.pipelines.loader import stored
-from joulecache.pipelines.loader.stored import StoredImages, open_stored
-from joulecache.pipelines.shards import CacheError, DataFile, Format, Levels, Rows, ShardName, write_shard
+from joulecache.pipelines.cache.shards import CacheError, DataFile, Format, Levels, Rows, ShardName, write_shard
+from joulecache.pipelines.loading import mapped_images as stored
+from joulecache.pipelines.loading.mapped_images import StoredImages, open_stored
 
 SIZES = [(32, 32, 3), (7, 5, 1), (1, 1, 3), (64, 64, 1)]
 
@@ -62,7 +62,7 @@ def test_rows_of_all_files_are_found(
 FEW_LEFT = """
 import mmap, pickle, sys
 from pathlib import Path
-from joulecache.pipelines.loader.stored import open_stored
+from joulecache.pipelines.loading.mapped_images import open_stored
 
 folder, left, files = Path(sys.argv[1]), int(sys.argv[2]), pickle.load(sys.stdin.buffer)
 held = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from joulecache.pipelines.auditing.results import Joules
-from joulecache.pipelines.auditing.runs import Run, again
-from joulecache.pipelines.auditing.summary import CachedArm, summarize
-from joulecache.pipelines.auditing.workloads import InputOnly
-from joulecache.pipelines.meter import Component, Energy
+from joulecache.pipelines.energy import Component, Energy
+from joulecache.pipelines.experiment.results import Joules
+from joulecache.pipelines.experiment.runs import Run, again
+from joulecache.pipelines.experiment.summary import CachedArm, summarize
+from joulecache.pipelines.experiment.workloads import InputOnly
 
 RECORDS = 100
 EPOCH_J = {"naive": 50.0, again("naive"): 50.0, "tf_cache": 8.0, "optimized": 5.0}

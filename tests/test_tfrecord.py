@@ -12,7 +12,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecache.pipelines import tfrecord
+from joulecache.pipelines.core import tfrecord
 from joulecache.pipelines.source import Record, Source, SourceError, open_source
 
 Values = Mapping[str, "bytes | int | list[int] | float"]

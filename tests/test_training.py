@@ -18,10 +18,10 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.compression import Recipe, compress, held_out_split
-from joulecache.pipelines.manifest import CacheError, open_manifest
-from joulecache.pipelines.meter import Meter, Window
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.compressing import Recipe, compress, held_out_split
+from joulecache.pipelines.energy import Meter, Window
 from joulecache.pipelines.models import build_model, compile_model, load_model, run_epochs
 from joulecache.pipelines.training import EnergyCallback, fit, train
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compression import TfliteModel, to_tflite
-from joulecache.pipelines.compression.variants import Form, Score, Variant, measure_variants, score, wilson_interval
-from joulecache.pipelines.meter import Component, Energy, Meter, Window
-from joulecache.pipelines.meter.replay import ReplayMeter
+from joulecache.pipelines.compressing import TfliteModel, to_tflite
+from joulecache.pipelines.compressing.model_files import Form, Score, Variant, measure_variants, score, wilson_interval
+from joulecache.pipelines.energy import Component, Energy, Meter, Window
+from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.models import count_macs
 
 CLASSES = 3

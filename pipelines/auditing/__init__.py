@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.auditing.arms import ARMS, ArmError
-from joulecache.pipelines.auditing.bench import Progress
 from joulecache.pipelines.auditing.chains import audit_chain
 from joulecache.pipelines.auditing.own import audit_pipelines
 from joulecache.pipelines.auditing.results import Audit
-from joulecache.pipelines.auditing.workloads import WORKLOADS, check_whole
-from joulecache.pipelines.meter import Meter
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.experiment.arms import ARMS, ArmError
+from joulecache.pipelines.experiment.blocks import Progress
+from joulecache.pipelines.experiment.workloads import WORKLOADS, check_whole
 from joulecache.transforms.chain import Chain
 
 __all__ = ["ARMS", "WORKLOADS", "ArmError", "Audit", "audit"]

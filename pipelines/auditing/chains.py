@@ -10,7 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from joulecache.pipelines.auditing.arms import (
+from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.auditing.samples import draw_samples
+from joulecache.pipelines.auditing.stages import measure_stages
+from joulecache.pipelines.auditing.variants import (
+    check_variants,
+    draw_reuse,
+    draws_before_cut,
+    measure_variants,
+    why_unmeasured,
+)
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import Manifest, open_manifest
+from joulecache.pipelines.compressing import COMPRESSION_RECORD, Recipe, compress_on
+from joulecache.pipelines.compressing.output import read_record
+from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.energy.storage import storage_energy
+from joulecache.pipelines.experiment.arms import (
     ARMS,
     Arm,
     ArmError,
@@ -20,22 +36,13 @@ from joulecache.pipelines.auditing.arms import (
     make_arms,
     refused_arms,
 )
-from joulecache.pipelines.auditing.bench import Bench, Progress, active_joules
-from joulecache.pipelines.auditing.folder import MODELS, RUNS, changed, check_folder, forget, work_folder
-from joulecache.pipelines.auditing.provenance import conditions, describe_run
-from joulecache.pipelines.auditing.results import Audit, WorkloadResult
-from joulecache.pipelines.auditing.runs import RunLog
-from joulecache.pipelines.auditing.samples import draw_samples
-from joulecache.pipelines.auditing.stages import measure_stages
-from joulecache.pipelines.auditing.summary import CachedArm
-from joulecache.pipelines.auditing.variants import (
-    check_variants,
-    draw_reuse,
-    draws_before_cut,
-    measure_variants,
-    why_unmeasured,
-)
-from joulecache.pipelines.auditing.workloads import (
+from joulecache.pipelines.experiment.blocks import Bench, Progress, active_joules
+from joulecache.pipelines.experiment.folder import MODELS, RUNS, changed, check_folder, forget, work_folder
+from joulecache.pipelines.experiment.provenance import conditions, describe_run
+from joulecache.pipelines.experiment.results import WorkloadResult
+from joulecache.pipelines.experiment.runs import RunLog
+from joulecache.pipelines.experiment.summary import CachedArm
+from joulecache.pipelines.experiment.workloads import (
     DEFAULT_WORKLOADS,
     SHORTEST_RUN_S,
     WORKLOADS,
@@ -47,13 +54,7 @@ from joulecache.pipelines.auditing.workloads import (
     finetune_pruned,
     train_from_scratch,
 )
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.compression import COMPRESSION_RECORD, Recipe, compress_on
-from joulecache.pipelines.compression.staging import read_record
-from joulecache.pipelines.loader import load
-from joulecache.pipelines.manifest import Manifest, open_manifest
-from joulecache.pipelines.meter import Energy, Meter
-from joulecache.pipelines.meter.storage import storage_energy
+from joulecache.pipelines.loading import load
 from joulecache.pipelines.models import build_model
 from joulecache.pipelines.source import SYNTHETIC, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse

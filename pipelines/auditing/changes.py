@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from joulecache.pipelines.auditing.claims import Ratio, unpaired_ratio
+from joulecache.pipelines.experiment.statistics import Ratio, unpaired_ratio
 
 _SETTINGS = ("source", "chain", "reference", "records", "method")
 _PROVENANCE = ("seed", "batch_size", "model", "train_epochs", "steps", "threads", "platform", "python")

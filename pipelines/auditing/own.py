@@ -16,13 +16,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from joulecache.pipelines.auditing.arms import Arm, ArmError, naming_failures
-from joulecache.pipelines.auditing.bench import Bench, Part, Progress
-from joulecache.pipelines.auditing.folder import RUNS, check_folder, work_folder
-from joulecache.pipelines.auditing.provenance import conditions, describe_run
-from joulecache.pipelines.auditing.results import Audit, PipelineFacts, WorkloadResult
-from joulecache.pipelines.auditing.runs import RunLog, again, alone
-from joulecache.pipelines.auditing.workloads import (
+from joulecache.pipelines.auditing.results import Audit, PipelineFacts
+from joulecache.pipelines.core.user_code import describe_failure
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.experiment.arms import Arm, ArmError, naming_failures
+from joulecache.pipelines.experiment.blocks import Bench, Part, Progress
+from joulecache.pipelines.experiment.folder import RUNS, check_folder, work_folder
+from joulecache.pipelines.experiment.provenance import conditions, describe_run
+from joulecache.pipelines.experiment.results import WorkloadResult
+from joulecache.pipelines.experiment.runs import RunLog, again, alone
+from joulecache.pipelines.experiment.workloads import (
     SHORTEST_RUN_S,
     InputOnly,
     Training,
@@ -30,9 +33,7 @@ from joulecache.pipelines.auditing.workloads import (
     check_whole,
     train_from_scratch,
 )
-from joulecache.pipelines.meter import Meter
 from joulecache.pipelines.models import MODEL_SUFFIXES, build_model
-from joulecache.pipelines.own_code import describe_failure
 from joulecache.pipelines.training import read_ahead
 
 OWN_WORKLOADS = ("input", "train")

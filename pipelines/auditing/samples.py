@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.auditing.arms import Files
 from joulecache.pipelines.auditing.results import Picture, Sample
-from joulecache.pipelines.manifest import Manifest
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.experiment.arms import Files
 from joulecache.transforms.chain import Chain, op_text
 from joulecache.transforms.reference_kernels import as_image
 

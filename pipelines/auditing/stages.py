@@ -13,12 +13,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from joulecache.pipelines.auditing.arms import BATCH, TF_DATA, Arm, Files, make_prefixes, some_files
-from joulecache.pipelines.auditing.bench import Bench, Entry
-from joulecache.pipelines.auditing.claims import FEWEST_BLOCKS, mean_of
-from joulecache.pipelines.auditing.results import Stage, Stages, WorkloadResult
-from joulecache.pipelines.auditing.workloads import SHORTEST_RUN_S, InputOnly, Training, consume, training_device
-from joulecache.pipelines.manifest import open_manifest
+from joulecache.pipelines.auditing.results import Stage, Stages
+from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.experiment.arms import BATCH, TF_DATA, Arm, Files, make_prefixes, some_files
+from joulecache.pipelines.experiment.blocks import Bench, Entry
+from joulecache.pipelines.experiment.results import WorkloadResult
+from joulecache.pipelines.experiment.statistics import FEWEST_BLOCKS, mean_of
+from joulecache.pipelines.experiment.workloads import SHORTEST_RUN_S, InputOnly, Training, consume, training_device
 
 COPY, TRAINING_STEP = "copy", "training step"
 """The steps after the input, where something is trained."""

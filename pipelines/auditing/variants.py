@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from joulecache.pipelines.auditing.arms import Arm, ArmError
-from joulecache.pipelines.auditing.bench import Bench
-from joulecache.pipelines.auditing.claims import FEWEST_SEEDS, MARGIN, inferiority, mean_of
 from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
-from joulecache.pipelines.auditing.runs import Run
-from joulecache.pipelines.auditing.summary import ACTIVE, per_1000
-from joulecache.pipelines.auditing.workloads import Training, check_whole
-from joulecache.pipelines.loader import load
-from joulecache.pipelines.manifest import open_manifest
-from joulecache.pipelines.meter import Energy
-from joulecache.pipelines.shards import SPLITS
+from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.energy import Energy
+from joulecache.pipelines.experiment.arms import Arm, ArmError
+from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.runs import Run
+from joulecache.pipelines.experiment.statistics import FEWEST_SEEDS, MARGIN, inferiority, mean_of
+from joulecache.pipelines.experiment.summary import ACTIVE, per_1000
+from joulecache.pipelines.experiment.workloads import Training, check_whole
+from joulecache.pipelines.loading import load
 from joulecache.transforms.chain import Chain
 
 FRESH = "fresh"

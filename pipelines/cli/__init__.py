@@ -45,7 +45,7 @@ from joulecache.pipelines.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.build import BuildProgress
+    from joulecache.pipelines.building import BuildProgress
     from joulecache.transforms import Op
 
 app = typer.Typer(
@@ -114,7 +114,7 @@ def precompute(
     as_json: AsJson = False,
 ) -> None:
     """Build a cache with Apache Beam, or find it up to date."""
-    from joulecache.pipelines.build import precompute as build
+    from joulecache.pipelines.building import precompute as build
     from joulecache.transforms import parse
 
     own = own_ops(ops)
@@ -166,7 +166,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a cache, and show records of it."""
-    from joulecache.pipelines.manifest import open_manifest
+    from joulecache.pipelines.cache.manifest import open_manifest
 
     manifest = open_manifest(cache)
     if sheet is not None:
@@ -182,8 +182,8 @@ def inspect(
 @app.command(epilog="Example: joulecache verify cache/")
 def verify(cache: Cache, as_json: AsJson = False) -> None:
     """Check every byte of a cache against its manifest; exit code 1 when something is wrong."""
-    from joulecache.pipelines.manifest import open_manifest
-    from joulecache.pipelines.manifest import verify as check
+    from joulecache.pipelines.cache.manifest import open_manifest
+    from joulecache.pipelines.cache.manifest import verify as check
 
     problems = check(cache)
     files = len(open_manifest(cache).files())
@@ -236,7 +236,7 @@ def transforms(
 
 def _op_rows(own: Mapping[str, type[Op]]) -> Iterator[dict[str, Any]]:
     """Yield what there is to say of every op, with its cost; ops of somebody's own are not measured."""
-    from joulecache.pipelines.costs import EXAMPLES, op_costs
+    from joulecache.pipelines.planning.transform_costs import EXAMPLES, op_costs
     from joulecache.transforms.ops import describe, op_name
 
     with progress() as tell:

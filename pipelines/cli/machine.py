@@ -41,7 +41,7 @@ def run(
 ) -> None:
     """Measure what a command takes, its whole process tree; its exit code becomes ours."""
     from joulecache.pipelines.cli.running import run_metered
-    from joulecache.pipelines.meter.cross_check import cross_checked
+    from joulecache.pipelines.energy.cross_check import cross_checked
 
     meter = make_meter(country, provider, watts, pue, emissions)
     with cross_checked(country, pue) if cross_check else nullcontext() as theirs:
@@ -65,7 +65,7 @@ def run(
 
 def doctor(as_json: AsJson = False) -> None:
     """Say what can be measured here, what cannot, and what to do about each; exit code 1 when TensorFlow cannot be used."""
-    from joulecache.pipelines.doctor import examine, import_tensorflow
+    from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
 
     with progress() as tell:
         tell("importing TensorFlow", 0, 1)
@@ -93,7 +93,7 @@ def hardware(
     """Measure operations per second and per joule at float32, bfloat16 and int8, and recommend a precision."""
     meter = make_meter(country, provider, watts, pue, emissions)
     with no_greetings():
-        from joulecache.pipelines.hardware import measure_hardware, recommend
+        from joulecache.pipelines.auditing.hardware import measure_hardware, recommend
 
     with progress() as tell:
         found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=tell)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joulecache.pipelines.own_code import import_own
+from joulecache.pipelines.core.user_code import import_own
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.meter import Meter
+    from joulecache.pipelines.energy import Meter
     from joulecache.transforms.ops import Op
 
 SOURCES = (
@@ -93,7 +93,7 @@ Emissions = Annotated[
 
 def make_meter(country: str | None, provider: str, watts: str | None, pue: float, emissions: Path | None) -> Meter:
     """Return the meter that the options ask for; ValueError for what it cannot be."""
-    from joulecache.pipelines.meter import Meter
+    from joulecache.pipelines.energy import Meter
 
     idle_w = full_w = None
     if watts is not None:

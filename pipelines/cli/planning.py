@@ -27,7 +27,7 @@ from joulecache.pipelines.cli.options import (
     own_ops,
 )
 from joulecache.pipelines.cli.terminal import no_greetings, print_json, print_manifest, progress
-from joulecache.pipelines.objects import ObjectFolder, is_remote
+from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _THOUSANDS = ["", "K", "M", "G", "T"]
@@ -99,7 +99,7 @@ def plan(
         found = replace(found, options=(*found.options, "--ops", ops))
     built = None
     if apply is not None and found.best.way is not None:
-        from joulecache.pipelines.build import precompute
+        from joulecache.pipelines.building import precompute
 
         with progress() as tell:
             built = precompute(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.meter import Energy, Meter
+    from joulecache.pipelines.energy import Energy, Meter
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)

@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.doctor import Finding
-    from joulecache.pipelines.hardware import Throughput
-    from joulecache.pipelines.manifest import Manifest
-    from joulecache.pipelines.meter import Energy
+    from joulecache.pipelines.auditing.hardware import Throughput
+    from joulecache.pipelines.cache.manifest import Manifest
+    from joulecache.pipelines.cli.diagnosis import Finding
+    from joulecache.pipelines.energy import Energy
 
 
 class Tell(Protocol):
@@ -131,7 +131,7 @@ def print_manifest(cache: str, manifest: Manifest) -> None:
         soft_wrap=True,
     )
     if manifest.energy:
-        from joulecache.pipelines.meter import Energy
+        from joulecache.pipelines.energy import Energy
 
         energy = Energy.from_json(manifest.energy["energy"])
         console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)

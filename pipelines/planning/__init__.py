@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.loader.memory import memory_limit
-from joulecache.pipelines.meter import Meter
-from joulecache.pipelines.notebook import printed_html
+from joulecache.pipelines.core.notebook import printed_html
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.loading.memory import memory_limit
 from joulecache.pipelines.planning.pricing import Choice, Job, price
 from joulecache.pipelines.planning.sampling import Request, StepCost, Tell, measure
 from joulecache.transforms.chain import Chain, parse

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from joulecache.pipelines.auditing.results import Joules
-from joulecache.pipelines.meter.storage import storage_energy
-from joulecache.pipelines.shards import Encoding, Format
+from joulecache.pipelines.cache.shards import Encoding, Format
+from joulecache.pipelines.energy.storage import storage_energy
+from joulecache.pipelines.experiment.results import Joules
 
 MOST_USES = 4
 """How often a draw of a cached random op is used at most: more would save energy in the build, at the price of accuracy."""

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from joulecache.pipelines.auditing.arms import Arm, ArmError, as_folder, check_chain, list_files, make_arms
-from joulecache.pipelines.auditing.results import Joules
-from joulecache.pipelines.auditing.workloads import InputOnly
-from joulecache.pipelines.build import precompute
-from joulecache.pipelines.loader import load
-from joulecache.pipelines.manifest import Manifest
-from joulecache.pipelines.meter import Energy, Meter
+from joulecache.pipelines.building import precompute
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.shards import SPLITS, Encoding, Format
+from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.experiment.arms import Arm, ArmError, as_folder, check_chain, list_files, make_arms
+from joulecache.pipelines.experiment.results import Joules
+from joulecache.pipelines.experiment.workloads import InputOnly
+from joulecache.pipelines.loading import load
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line, Way
-from joulecache.pipelines.shards import SPLITS, Encoding, Format
 from joulecache.pipelines.source import SYNTHETIC, Record, Source, Unit, open_source
 from joulecache.transforms import reference_kernels
 from joulecache.transforms.chain import Chain, fixed_size

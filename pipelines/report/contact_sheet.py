@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from joulecache.pipelines.manifest import Manifest, open_manifest, read_index
-from joulecache.pipelines.shards import SPLITS, map_images, read_encoded
-from joulecache.pipelines.staging import staged
+from joulecache.pipelines.cache.local_copy import staged
+from joulecache.pipelines.cache.manifest import Manifest, open_manifest, read_index
+from joulecache.pipelines.cache.shards import SPLITS, map_images, read_encoded
 from joulecache.transforms import Chain
 from joulecache.transforms.reference_kernels import as_image
 

@@ -10,7 +10,8 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from joulecache.pipelines.objects import is_remote, open_binary
+from joulecache.pipelines.core.object_store import is_remote, open_binary
+from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
 from joulecache.pipelines.source.folder import list_folder
 from joulecache.pipelines.source.images import ImageFile, Images, ImageTable, labelled, store_images
 from joulecache.pipelines.source.labels import read_labels
@@ -23,7 +24,6 @@ from joulecache.pipelines.source.synthetic import SYNTHETIC, SYNTHETIC_CLASSES, 
 from joulecache.pipelines.source.tar import list_tar
 from joulecache.pipelines.source.tfds import TFDS, open_tfds
 from joulecache.pipelines.source.tfrecord import list_tfrecord
-from joulecache.pipelines.tfrecord import HEADER_BYTES, is_header
 
 __all__ = [
     "IMAGE_SUFFIXES",

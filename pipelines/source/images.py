@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from joulecache.pipelines.objects import is_remote, open_binary, read_bytes, read_range
+from joulecache.pipelines.core.object_store import is_remote, open_binary, read_bytes, read_range
 from joulecache.pipelines.source.labels import Labels
 from joulecache.pipelines.source.naming import (
     IMAGE_SUFFIXES,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from joulecache.pipelines.objects import is_remote, open_binary
+from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.rows import RowFile, RowRange
 

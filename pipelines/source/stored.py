@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from joulecache.pipelines.objects import ObjectFolder
+from joulecache.pipelines.core.object_store import ObjectFolder
 from joulecache.pipelines.source.images import Images, places_of
 from joulecache.pipelines.source.naming import is_sidecar
 from joulecache.pipelines.source.records import Archive

@@ -6,7 +6,7 @@ import tarfile
 from collections import Counter
 from pathlib import PurePosixPath
 
-from joulecache.pipelines.objects import open_binary
+from joulecache.pipelines.core.object_store import open_binary
 from joulecache.pipelines.source.images import CLASS_SUFFIX, Images, places_of, sample_of
 from joulecache.pipelines.source.naming import is_sidecar, printable, unfit
 from joulecache.pipelines.source.records import Archive, SourceError

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from joulecache.pipelines import tfrecord
-from joulecache.pipelines.objects import is_remote, open_binary
+from joulecache.pipelines.core import tfrecord
+from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.rows import RowFile, RowRange
 

@@ -1,0 +1,66 @@
+"""joulecache: cache image preprocessing, feed it to training, and measure in joules whether it paid.
+
+Public names load on first use, so that ``import joulecache as jc`` imports neither TensorFlow nor Beam.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from joulecache.pipelines import (
+        Energy,
+        EnergyCallback,
+        Meter,
+        Recipe,
+        ReplayMeter,
+        audit,
+        cached,
+        compress,
+        image_dataset_from_directory,
+        load,
+        open_manifest,
+        plan,
+        precompute,
+        train,
+        verify,
+    )
+    from joulecache.transforms import Chain, Op, ops, parse
+
+__all__ = [
+    "Chain",
+    "Energy",
+    "EnergyCallback",
+    "Meter",
+    "Op",
+    "Recipe",
+    "ReplayMeter",
+    "audit",
+    "cached",
+    "compress",
+    "image_dataset_from_directory",
+    "load",
+    "open_manifest",
+    "ops",
+    "parse",
+    "plan",
+    "precompute",
+    "train",
+    "verify",
+]
+
+_TRANSFORMS = frozenset({"Chain", "Op", "ops", "parse"})
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    package = "transforms" if name in _TRANSFORMS else "pipelines"
+    value = getattr(import_module(f"{__name__}.{package}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "pipelines", "transforms"])

@@ -1,0 +1,1 @@
+"""Caches: records on disk, from the manifest down to the shards."""

@@ -1,0 +1,223 @@
+"""Structured pruning: a smaller model that computes what the given one does without its weakest channels."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, Step, dependencies
+from joulecache.pipelines.models import count_macs
+
+Criterion = Literal["l1", "gamma"]
+
+_ACROSS_CHANNELS = (
+    keras.activations.softmax,
+    keras.activations.log_softmax,
+    keras.activations.sparsemax,
+    keras.activations.glu,
+)
+
+
+def kept_channels(
+    model: keras.Model,
+    ratio: float,
+    *,
+    multiple: int = 8,
+    criterion: Criterion = "l1",
+    protected: Sequence[str] = (),
+) -> dict[str, Indices]:
+    """Choose the channels that pruning keeps: sorted indices by layer, for each Conv2D and Dense that may lose some.
+
+    Channels that can only go together form a group (see `dependencies`): layers joined by an Add keep the same ones. Of n
+    channels of a group `(1 - ratio) * n` stay, rounded to the nearest multiple of `multiple`, at least one multiple and at
+    most n: the strongest by `criterion`. "l1" is the L1 norm of their weights, summed over the layers that make them (Li et
+    al., arXiv:1608.08710); "gamma" the absolute scale that BatchNormalization gives them (Liu et al., arXiv:1708.06519). A layer
+    that is added to a Concatenate has channels in several groups, and keeps its share of each. Raises as `prune_channels`.
+    """
+    found = dependencies(model, protected)
+    alive = _alive(model, found, ratio, multiple, criterion)
+    free = _free_channels(found)
+    return {
+        step.layer.name: _places(alive, step.writes)
+        for step in found.steps
+        if step.produces and free[step.writes].any()
+    }
+
+
+def prune_channels(
+    model: keras.Model,
+    ratio: float,
+    *,
+    multiple: int = 8,
+    criterion: Criterion = "l1",
+    protected: Sequence[str] = (),
+) -> keras.Model:
+    """Return a smaller model without the weakest channels (`kept_channels`); the given one is untouched.
+
+    It is the given model with zeros in place of the dropped channels wherever they are read: equal to 1e-5, and
+    identical at ratio 0. It comes uncompiled. The input, the output and what `protected` layers put out keep all channels, and
+    so does all that is added to them. The model is functional or sequential, of Conv2D, DepthwiseConv2D, Dense,
+    BatchNormalization, Add, Concatenate, Rescaling, Flatten, Reshape before the last axis, pooling, padding, dropout and
+    activations, each used once; others raise ValueError by the layer's name. So do a ratio outside [0, 1), a multiple below 1,
+    unknown criteria and protected names, and "gamma" for channels without BatchNormalization.
+    """
+    found = dependencies(model, protected)
+    alive = _alive(model, found, ratio, multiple, criterion)
+    steps = {step.layer.name: step for step in found.steps}
+
+    def smaller(layer: keras.Layer) -> keras.Layer:
+        config, width = layer.get_config(), len(_places(alive, steps[layer.name].writes))
+        if type(layer) is layers.Conv2D:
+            config["filters"] = width
+        elif type(layer) is layers.Dense:
+            config["units"] = width
+        elif type(layer) is layers.Reshape:
+            config["target_shape"] = (*layer.target_shape[:-1], width)
+        return type(layer).from_config(config)
+
+    clone = keras.models.clone_model(model, clone_function=smaller)
+    pruned = keras.Model(clone.inputs[0], clone.outputs[0], name=model.name)  # a clone of a compiled model is compiled
+    for layer in pruned.layers:
+        if layer.name in steps:
+            layer.set_weights(_weights_left(model.get_layer(layer.name), steps[layer.name], alive))
+    return pruned
+
+
+def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, protected: Sequence[str] = ()) -> float:
+    """Return a ratio at which pruning leaves at most `share` of the multiply-accumulates, and as many as it can.
+
+    Widths change in steps, so the ratios in between make no difference: the one returned lies in the middle of its step. No
+    criterion changes the widths. Raises ValueError where the share is not in (0, 1] or lies below what is left at the largest
+    ratio, and as `prune_channels` and `count_macs`.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} of the multiply-accumulates: give one above 0 and at most 1")
+    _check_multiple(multiple)
+    found, before = dependencies(model, protected), count_macs(model)
+    steps = {
+        round(1 - (kept - 0.5) * multiple / len(group.channels), 12)
+        for group in found.groups
+        if not group.fixed
+        for kept in range(1, len(group.channels) // multiple + 2)
+    }
+    ends = [0.0, *sorted(step for step in steps if 0 < step < 1), 1.0]
+    ratios = [0.0, *((low + high) / 2 for low, high in itertools.pairwise(ends))]
+    none = np.zeros(found.channels)
+
+    def left(ratio: float) -> int:
+        return _macs(found, _strongest(found, none, ratio, multiple))
+
+    most = share * before * (1 + 1e-12)  # a share that was itself divided out may come back a rounding too low
+    place = bisect.bisect_left(ratios, -most, key=lambda ratio: -left(ratio))
+    if place == len(ratios):
+        raise ValueError(
+            f"share {share} of the multiply-accumulates cannot be reached: at multiples of {multiple}, {left(ratios[-1])} of "
+            f"{before} are left ({left(ratios[-1]) / before:.3f})"
+        )
+    _check_readers(found, _strongest(found, none, ratios[place], multiple))
+    return ratios[place]
+
+
+def _check_multiple(multiple: int) -> None:
+    if multiple < 1:
+        raise ValueError(f"multiple {multiple}: widths are kept at multiples of a whole number of at least 1")
+
+
+def _alive(
+    model: keras.Model, found: Dependencies, ratio: float, multiple: int, criterion: Criterion
+) -> NDArray[np.bool_]:
+    if not 0 <= ratio < 1:
+        raise ValueError(f"prune ratio {ratio}: give the share of channels to drop, at least 0 and below 1")
+    _check_multiple(multiple)
+    if criterion not in get_args(Criterion):
+        raise ValueError(f"unknown criterion {criterion!r}: allowed are {', '.join(get_args(Criterion))}")
+    strengths = _strengths(model, found, criterion) if ratio else np.zeros(found.channels)
+    alive = _strongest(found, strengths, ratio, multiple)
+    _check_readers(found, alive)
+    return alive
+
+
+def _strengths(model: keras.Model, found: Dependencies, criterion: Criterion) -> NDArray[np.float64]:
+    strengths, scaled = np.zeros(found.channels), np.zeros(found.channels, bool)
+    for step in found.steps:
+        layer = model.get_layer(step.layer.name)
+        if criterion == "l1" and step.produces:
+            # the norm of a filter, or of a unit, is over all that it reads
+            np.add.at(strengths, step.writes, np.abs(layer.kernel).sum(axis=tuple(range(layer.kernel.ndim - 1))))
+        elif criterion == "gamma" and type(layer) is layers.BatchNormalization and layer.scale:
+            np.add.at(strengths, step.writes, np.abs(layer.gamma))
+            scaled[step.writes] = True
+    if criterion == "gamma":
+        for group in found.groups:
+            if not group.fixed and not scaled[group.channels].all():
+                raise ValueError(
+                    f"layer {group.producers[0]!r} has channels that no BatchNormalization scales: prune by the l1 norm, or name "
+                    "the layer in `protected`"
+                )
+    return strengths
+
+
+def _strongest(found: Dependencies, strengths: NDArray[np.float64], ratio: float, multiple: int) -> NDArray[np.bool_]:
+    alive = np.ones(found.channels, bool)
+    for group in found.groups:
+        if ratio == 0 or group.fixed:
+            continue
+        width = math.floor((1 - ratio) * len(group.channels) / multiple + 0.5) * multiple
+        order = np.argsort(-strengths[group.channels], kind="stable")
+        alive[group.channels[order[max(multiple, width) :]]] = False
+    return alive
+
+
+def _free_channels(found: Dependencies) -> NDArray[np.bool_]:
+    free = np.zeros(found.channels, bool)
+    for group in found.groups:
+        free[group.channels] = not group.fixed
+    return free
+
+
+def _check_readers(found: Dependencies, alive: NDArray[np.bool_]) -> None:
+    for step in found.steps:
+        layer = step.layer
+        if type(layer) is layers.Rescaling:
+            each = np.ndim(layer.scale) > 0 or np.ndim(layer.offset) > 0
+        else:
+            each = type(layer) is layers.Softmax or getattr(layer, "activation", None) in _ACROSS_CHANNELS
+        if each and not alive[step.writes].all():
+            raise ValueError(
+                f"layer {layer.name!r} ({type(layer).__name__}) mixes channels or treats each its own way, and would lose some: "
+                "only the output may do so, or what reads a layer named in `protected`"
+            )
+
+
+def _places(alive: NDArray[np.bool_], channels: Indices) -> Indices:
+    return np.flatnonzero(alive[channels])
+
+
+def _weights_left(layer: keras.Layer, step: Step, alive: NDArray[np.bool_]) -> list[NDArray[Any]]:
+    came, kept = _places(alive, step.reads), _places(alive, step.writes)
+    weights: list[NDArray[Any]] = layer.get_weights()
+    if type(layer) is layers.DepthwiseConv2D:
+        return [weights[0][..., came, :], *(bias[kept] for bias in weights[1:])]
+    if step.produces:
+        return [weights[0][..., came, :][..., kept], *(bias[kept] for bias in weights[1:])]
+    return [statistic[kept] for statistic in weights]  # BatchNormalization: nothing else that is known has weights
+
+
+def _macs(found: Dependencies, alive: NDArray[np.bool_]) -> int:
+    """Count what `count_macs` does of the pruned model, without building it."""
+    total = 0
+    for step in found.steps:
+        layer = step.layer
+        if step.produces or type(layer) is layers.DepthwiseConv2D:
+            window = 1 if type(layer) is layers.Dense else math.prod(layer.kernel_size)
+            came = len(_places(alive, step.reads)) if step.produces else 1
+            total += math.prod(layer.output.shape[1:-1]) * window * came * len(_places(alive, step.writes))
+    return total

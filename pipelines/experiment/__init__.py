@@ -1,0 +1,1 @@
+"""Arms measured in interleaved blocks: what audits and plans share."""
