@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from joulecache.pipelines import (
+        Cache,
         Energy,
         EnergyCallback,
         Meter,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         compress,
         image_dataset_from_directory,
         load,
+        open_cache,
         open_manifest,
         plan,
         precompute,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from joulecache.transforms import Chain, Op, ops, parse
 
 __all__ = [
+    "Cache",
     "Chain",
     "Energy",
     "EnergyCallback",
@@ -41,6 +44,7 @@ __all__ = [
     "compress",
     "image_dataset_from_directory",
     "load",
+    "open_cache",
     "open_manifest",
     "ops",
     "parse",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from joulecache.pipelines.auditing import audit
     from joulecache.pipelines.building import precompute
-    from joulecache.pipelines.cache.manifest import open_manifest, verify
+    from joulecache.pipelines.cache.cache import Cache, open_cache, verify
+    from joulecache.pipelines.cache.manifest import open_manifest
     from joulecache.pipelines.compressing import Recipe, compress
     from joulecache.pipelines.energy import Energy, Meter
     from joulecache.pipelines.energy.replay import ReplayMeter
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.training import EnergyCallback, train
 
 _HOMES = {
+    "Cache": "cache.cache",
     "Energy": "energy",
     "EnergyCallback": "training",
     "Meter": "energy",
@@ -32,14 +34,16 @@ _HOMES = {
     "compress": "compressing",
     "image_dataset_from_directory": "loading.directory",
     "load": "loading",
+    "open_cache": "cache.cache",
     "open_manifest": "cache.manifest",
     "plan": "planning",
     "precompute": "building",
     "train": "training",
-    "verify": "cache.manifest",
+    "verify": "cache.cache",
 }
 
 __all__ = [
+    "Cache",
     "Energy",
     "EnergyCallback",
     "Meter",
@@ -50,6 +54,7 @@ __all__ = [
     "compress",
     "image_dataset_from_directory",
     "load",
+    "open_cache",
     "open_manifest",
     "plan",
     "precompute",

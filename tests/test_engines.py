@@ -17,7 +17,7 @@ from joulecache.pipelines import precompute
 from joulecache.pipelines.building import Built, ShardSpec, beam_graph, build_shard
 from joulecache.pipelines.building.config import EngineError, Recipe
 from joulecache.pipelines.building.shard import WORK, TransformedShard, read_result, this_process, transform_shard
-from joulecache.pipelines.cache.manifest import verify
+from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import parse
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines.building import precompute
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index, verify
+from joulecache.pipelines.cache.cache import verify
+from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.cache.shards import read_encoded
 from joulecache.pipelines.loading import CachedSplit, load
 from joulecache.transforms import Chain, Op, parse, reference_kernels

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from joulecache.pipelines.building import precompute
 from joulecache.pipelines.building.folder import delete_unlisted
+from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.cache.manifest import (
     FORMAT_VERSION,
     INDEX_SCHEMA,
@@ -30,7 +31,6 @@ from joulecache.pipelines.cache.manifest import (
     open_manifest,
     read_index,
     read_manifest,
-    verify,
     write_index,
     write_manifest,
 )

@@ -312,7 +312,7 @@ def write_index(file: BinaryIO, batch: Any) -> None:
         writer.write_batch(batch)
 
 
-def verify(cache: str | os.PathLike[str]) -> list[str]:
+def find_problems(cache: str | os.PathLike[str]) -> list[str]:
     """Check every byte of a cache against its manifest; return one line per problem, none when it is whole.
 
     One in an object store is read from there. Raises CacheError when the manifest itself cannot be trusted.

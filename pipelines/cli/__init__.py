@@ -182,10 +182,9 @@ def inspect(
 @app.command(epilog="Example: joulecache verify cache/")
 def verify(cache: Cache, as_json: AsJson = False) -> None:
     """Check every byte of a cache against its manifest; exit code 1 when something is wrong."""
-    from joulecache.pipelines.cache.manifest import open_manifest
-    from joulecache.pipelines.cache.manifest import verify as check
+    from joulecache.pipelines.cache.manifest import find_problems, open_manifest
 
-    problems = check(cache)
+    problems = find_problems(cache)
     files = len(open_manifest(cache).files())
     if as_json:
         print_json({"files": files, "problems": problems})

@@ -15,8 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, staged
-from joulecache.pipelines.cache.manifest import CacheError
-from joulecache.pipelines.cache.manifest import verify as find_problems
+from joulecache.pipelines.cache.manifest import CacheError, find_problems
 from joulecache.pipelines.loading.memory import memory_limit
 from joulecache.pipelines.loading.order import BLOCK_BYTES, WINDOW_BYTES, Order, Shuffle
 from joulecache.pipelines.loading.split import CachedSplit

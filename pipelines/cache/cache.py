@@ -1,0 +1,117 @@
+"""An opened cache: its manifest, index and chains, read and checked once and then passed as an object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias
+
+import pyarrow as pa
+
+from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, staged
+from joulecache.pipelines.cache.manifest import Manifest, Split, find_problems, open_manifest, read_index
+from joulecache.transforms.chain import Chain
+from joulecache.transforms.ops import Op
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """A cache on this machine, with its manifest checked; `open_cache` returns one.
+
+    Files that an update deletes stay readable where they are mapped; open the cache again to see its new manifest.
+
+    Attributes:
+        location: Where the cache was opened: a folder, or a URL in an object store.
+        folder: The folder on this machine that holds its files: `location`, or the local copy of a remote cache.
+        manifest: What the cache holds.
+    """
+
+    location: str
+    folder: Path
+    manifest: Manifest
+
+    @cached_property
+    def index(self) -> pa.RecordBatch:
+        """The index, mapped on first use: a batch of `INDEX_SCHEMA`; see `read_index` for what is checked."""
+        return read_index(self.folder, self.manifest)
+
+    def rows(self, split: str) -> pa.RecordBatch:
+        """Return the index rows of a split, in the order of its files.
+
+        Raises:
+            CacheError: The split has no records, or the index is damaged.
+        """
+        records = self.manifest.split(split).records
+        return self.index.slice(self.manifest.first_row(split), records)
+
+    def split(self, name: str) -> Split:
+        """Return a split; raises CacheError when it has no records."""
+        return self.manifest.split(name)
+
+    def chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
+        """Return the parsed chain of a split.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            ops: The custom ops that the chain names, by name.
+
+        Raises:
+            CacheError: The split has no records, an op is missing from `ops`, or an op has another version than the one
+                that built the cache.
+        """
+        return self.manifest.parsed_chain(split, ops)
+
+    def verify(self) -> list[str]:
+        """Check every byte on this machine against the manifest; return one line per problem, none when it is intact."""
+        return find_problems(self.folder)
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.folder)
+
+    def _repr_html_(self) -> str:
+        return self.manifest._repr_html_()
+
+
+CacheLike: TypeAlias = Cache | str | os.PathLike[str]
+"""What public functions accept as a cache: its location, or an opened one."""
+
+
+def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) -> Cache:
+    """Open a cache: read its manifest, and check it and the sizes of its files.
+
+    A cache in an object store is first copied to ``$JOULECACHE_STAGE``, by default ``~/.cache/joulecache``; files that are
+    already there are not copied again.
+
+    Args:
+        cache: A folder, the URL of a cache in an object store, or an opened `Cache`, which is returned as it is.
+        stage_limit_bytes: The largest cache to copy from an object store.
+
+    Returns:
+        The opened cache. Pass it to `load`, `train`, `compress`, `plan` and the other functions that take a cache: they do
+        not read its manifest again.
+
+    Raises:
+        CacheError: There is no cache, its manifest cannot be trusted, or it cannot be copied here.
+    """
+    if isinstance(cache, Cache):
+        return cache
+    folder = staged(cache, stage_limit_bytes)
+    return Cache(os.fspath(cache), folder, open_manifest(folder))
+
+
+def verify(cache: CacheLike) -> list[str]:
+    """Check every byte of a cache against its manifest.
+
+    Args:
+        cache: A folder, the URL of a cache in an object store, which is read there, or an opened `Cache`.
+
+    Returns:
+        One line per problem; none when the cache is intact.
+
+    Raises:
+        CacheError: The manifest itself cannot be trusted.
+    """
+    return cache.verify() if isinstance(cache, Cache) else find_problems(cache)
