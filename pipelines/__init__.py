@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.auditing import audit
+    from joulecache.pipelines.auditing.auditor import audit
     from joulecache.pipelines.building import precompute
     from joulecache.pipelines.cache.cache import Cache, open_cache, verify
     from joulecache.pipelines.cache.manifest import open_manifest
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.loading import load
     from joulecache.pipelines.loading.directory import image_dataset_from_directory
     from joulecache.pipelines.loading.element_cache import cached
-    from joulecache.pipelines.planning import plan
+    from joulecache.pipelines.planning.planner import plan
     from joulecache.pipelines.training import EnergyCallback, train
 
 _HOMES = {
@@ -29,14 +29,14 @@ _HOMES = {
     "Meter": "energy",
     "Recipe": "compressing",
     "ReplayMeter": "energy.replay",
-    "audit": "auditing",
+    "audit": "auditing.auditor",
     "cached": "loading.element_cache",
     "compress": "compressing",
     "image_dataset_from_directory": "loading.directory",
     "load": "loading",
     "open_cache": "cache.cache",
     "open_manifest": "cache.manifest",
-    "plan": "planning",
+    "plan": "planning.planner",
     "precompute": "building",
     "train": "training",
     "verify": "cache.cache",

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from joulecache.pipelines.auditing import Audit, audit, stages
-from joulecache.pipelines.auditing.results import Stages
+from joulecache.pipelines.auditing import stages
+from joulecache.pipelines.auditing.auditor import audit
+from joulecache.pipelines.auditing.results import Audit, Stages
 from joulecache.pipelines.auditing.stages import split, unattributed_j
 from joulecache.pipelines.building import precompute
 from joulecache.pipelines.energy import Component, Energy, Meter

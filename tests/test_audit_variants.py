@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from joulecache.pipelines.auditing import Audit, audit
-from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
+from joulecache.pipelines.auditing.auditor import audit
+from joulecache.pipelines.auditing.results import Audit, DrawReuse, VariantPoint
 from joulecache.pipelines.auditing.variants import (
     check_variants,
     draw_reuse,
@@ -125,8 +125,9 @@ def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(finished: tupl
         of = sorted((run for run in runs if run.arm == point.name), key=lambda run: run.block)
         assert list(point.accuracies) == [run.accuracy for run in of]
         assert point.accuracy == mean_of(point.accuracies)
-        built_j = point.build["active_j"]
-        records = (result.records or {})["train"]
+        built_j = point.build.active_j
+        assert result.records is not None
+        records = result.records.train
         assert all(run.images == EPOCHS * records for run in of)
         each = [1000 * (run.energy.active_j / run.images + built_j / (point.build_epochs * records)) for run in of]
         assert point.with_build_j_per_1000.value == pytest.approx(statistics.fmean(each))
@@ -143,9 +144,9 @@ def test_every_build_is_measured(finished: tuple[Audit, Path, Seen]) -> None:
     assert result.reuse is not None
     assert result.build is not None
     one, fresh = result.reuse.points
-    assert one.build == result.build["energy"]
-    assert one.cache_bytes == result.build["cache_bytes"]
-    assert fresh.build["active_j"] > 0
+    assert one.build == result.build.energy
+    assert one.cache_bytes == result.build.cache_bytes
+    assert fresh.build.active_j > 0
     assert fresh.build != one.build
     assert fresh.cache_bytes > 1.5 * one.cache_bytes
 
@@ -384,7 +385,7 @@ def point(name: str, variants: int, accuracies: Sequence[float], joules: float, 
     return VariantPoint(
         name=name,
         variants=variants,
-        build=audited.build["energy"],
+        build=audited.build.energy,
         build_epochs=8 if name == "fresh" else 30,
         cache_bytes=21_000_000 * variants,
         train_reuse=8 / variants,
@@ -474,11 +475,10 @@ def test_an_audit_without_draws_has_no_such_section(told: Audit, tmp_path: Path)
 @pytest.mark.slow
 def test_what_is_kept_stands_apart_in_every_form(told: Audit, tmp_path: Path) -> None:
     assert told.build is not None
-    assert told.build["storage_per_day"] == dataclasses.asdict(storage_energy(told.build["cache_bytes"], 1))
-    stored = {**told.build["storage_per_day"], "value_j": 5.0, "low_j": 2.0, "high_j": 9.0}
-    body = json.loads(
-        json.dumps({**told.to_json(), "build": {**told.build, "cache_bytes": 48_000_000, "storage_per_day": stored}})
-    )
+    assert told.build.storage_per_day == storage_energy(told.build.cache_bytes, 1)
+    stored = dataclasses.replace(told.build.storage_per_day, value_j=5.0, low_j=2.0, high_j=9.0)
+    build = dataclasses.replace(told.build, cache_bytes=48_000_000, storage_per_day=stored)
+    body = json.loads(json.dumps(dataclasses.replace(told, build=build).to_json()))
     files = write_report(body, tmp_path)
     console = Console(width=80, record=True, file=io.StringIO())
     print_verdict(body, console)

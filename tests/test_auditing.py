@@ -18,14 +18,25 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from joulecache.pipelines.auditing import ARMS, ArmError, Audit, audit
-from joulecache.pipelines.auditing.samples import draw_samples
+from joulecache.pipelines.auditing.auditor import audit
+from joulecache.pipelines.auditing.examples import draw_examples
+from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.building import precompute
 from joulecache.pipelines.cache.manifest import open_manifest
 from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
-from joulecache.pipelines.experiment.arms import Arm, Files, batched_from, list_files, make_arms, refused_arms
+from joulecache.pipelines.experiment.arms import (
+    ARMS,
+    Arm,
+    ArmError,
+    Files,
+    batched_from,
+    list_files,
+    make_arms,
+    refused_arms,
+)
 from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.provenance import meter_provenance
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.workloads import Ended, InputOnly
 from joulecache.pipelines.source import synthetic_photo
@@ -137,7 +148,7 @@ def test_the_build_and_the_fill_are_charged(finished: tuple[Audit, Path]) -> Non
     once = {arm.name: arm.one_time.value for arm in result.workloads[0].arms}
     assert once["naive"] == once["tuned"] == 0
     assert result.build is not None
-    assert once["optimized"] == pytest.approx(result.build["active_j"])
+    assert once["optimized"] == pytest.approx(result.build.active_j)
     assert once["tf_cache"] > 0
 
 
@@ -244,8 +255,8 @@ def test_a_recorded_audit_replays_to_the_last_bit(
     assert again.workloads == found.workloads
     assert again.build is not None
     assert found.build is not None
-    assert again.build["energy"] == found.build["energy"]
-    assert again.provenance["meter"] == json.loads(file.read_text().splitlines()[0])["passport"]
+    assert again.build.energy == found.build.energy
+    assert again.provenance.meter == meter_provenance(json.loads(file.read_text().splitlines()[0])["passport"])
 
 
 def counted(active_j: float, gpu_j: float = 0.0) -> dict[str, Any]:
@@ -296,7 +307,7 @@ def test_the_verdict_on_recorded_joules(
     assert compared.finding == finding
     assert compared.ratio.value == pytest.approx(of_naive, rel=0.03)
     assert result.build is not None
-    assert result.build["active_j"] == BUILD_J
+    assert result.build.active_j == BUILD_J
     if finding == "saves":
         assert compared.break_even.epochs == pytest.approx(BUILD_J / (50.0 - 25.0), rel=0.05)
         assert compared.runs == 5
@@ -331,16 +342,16 @@ def turned_photos(tmp_path: Path) -> Path:
 def test_samples_are_what_the_chain_gives(photos: Path, tmp_path: Path, chain: str, variants: int, later: int) -> None:
     precompute(photos, tmp_path / "cache", chain, variants=variants, seed=5)
     built = open_manifest(tmp_path / "cache")
-    samples = draw_samples(list_files(photos, tmp_path / "cache", 3), photos, built)
+    samples = draw_examples(list_files(photos, tmp_path / "cache", 3), photos, built)
     parsed = parse(chain)
     steps = [op_text(op) for op in (*parsed.prefix, *parsed.on_images)]
     assert len({sample.key for sample in samples}) == 3
     for sample in samples:
-        assert [picture.step for picture in sample.pictures] == [*steps, *(f"epoch {1 + n}" for n in range(later))]
-        assert [place for place, picture in enumerate(sample.pictures) if picture.cached] == [parsed.cut - 1]
+        assert [picture.step for picture in sample.images] == [*steps, *(f"epoch {1 + n}" for n in range(later))]
+        assert [place for place, picture in enumerate(sample.images) if picture.cached] == [parsed.cut - 1]
         assert sample.class_name == sample.key.partition("/")[0]
         shown = Chain((*parsed.prefix, *parsed.on_images), parsed.cut)
-        for epoch, picture in enumerate(sample.pictures[len(steps) - 1 :]):
+        for epoch, picture in enumerate(sample.images[len(steps) - 1 :]):
             data = (photos / sample.key).read_bytes()
             whole = shown(data, key=sample.key, seed=5, n=epoch, variants=variants)
             height, width, _ = whole.shape

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from joulecache.pipelines import cli
-from joulecache.pipelines.auditing import audit
+from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.changes import compare_audits
 from joulecache.pipelines.experiment.statistics import unpaired_ratio
 from joulecache.pipelines.report import write_report

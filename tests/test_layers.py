@@ -50,7 +50,7 @@ ORDER = [
 FORWARD = {
     # Results are plain data; looked at in a notebook they show the report that is made of them.
     ("pipelines.auditing.results", "Audit._repr_html_"): {"pipelines.report"},
-    ("pipelines.planning", "Plan._repr_html_"): {"pipelines.report.plans"},
+    ("pipelines.planning.results", "Plan._repr_html_"): {"pipelines.report.plans"},
     ("pipelines.compressing", "Compression._repr_html_"): {"pipelines.report"},
 }
 

@@ -18,10 +18,13 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from joulecache.pipelines.auditing import ArmError, Audit, audit, own
+from joulecache.pipelines.auditing import own
+from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.changes import compare_audits
+from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
+from joulecache.pipelines.experiment.arms import ArmError
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.report import print_verdict, write_report
 
@@ -270,8 +273,8 @@ def test_an_epoch_is_as_many_batches_as_steps(good: ModuleType, tmp_path: Path) 
         datasets={"endless": good.endless}, out=tmp_path, steps=4, workloads=("input",), pairs=1, model="no such model"
     )
     assert {run["images"] for run in logged(tmp_path)} == {32}
-    assert (result.pipelines[0].batches, result.provenance["steps"]) == (4, 4)
-    assert (result.provenance["model"], result.provenance["train_epochs"]) == (None, None)
+    assert (result.pipelines[0].batches, result.provenance.steps) == (4, 4)
+    assert (result.provenance.model, result.provenance.train_epochs) == (None, None)
 
 
 def test_any_elements_can_be_fed(tmp_path: Path, good: ModuleType) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecache.pipelines import cli, planning
+from joulecache.pipelines import cli
 from joulecache.pipelines.building import precompute
 from joulecache.pipelines.cache.manifest import open_manifest
 from joulecache.pipelines.cli import planning as planning_command
@@ -25,15 +25,16 @@ from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.loading import load
-from joulecache.pipelines.planning import Plan, plan, sampling
-from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, Way, price, variants_for
-from joulecache.pipelines.planning.sampling import StepCost
+from joulecache.pipelines.planning import planner, sampling
+from joulecache.pipelines.planning.planner import plan
+from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, price, variants_for
+from joulecache.pipelines.planning.results import CacheLayout, Plan, StepCost
 from joulecache.pipelines.source import Record, Source, SourceError, Unit, open_source
 from joulecache.pipelines.source.synthetic import SyntheticPhoto
 from joulecache.transforms import Chain, parse
 
 CHAIN = "decode|resize(40)|random_crop(32)|flip_lr"
-RAW = Way(2, "arrow", "raw", None)
+RAW = CacheLayout(2, "arrow", "raw", None)
 JOB = Job(
     train_records=900,
     val_records=100,
@@ -96,10 +97,10 @@ def test_prices_are_what_a_training_adds_up_to(
     choices = price(costs, EpochCost(Line(online_j, 0.0), Line(0.0, 0.0)), job)
     assert [choice.total_j.value for choice in choices] == sorted(choice.total_j.value for choice in choices)
     for choice in choices:
-        if choice.way is None:
+        if choice.layout is None:
             spent = [online_j] * (epochs * runs)
         else:
-            fixed, built, fed, stored, _ = caches[choice.way.cut - 1]
+            fixed, built, fed, stored, _ = caches[choice.layout.cut - 1]
             kept_bytes = stored * (900 * choice.variants + 100)
             spent = [
                 fixed,
@@ -129,7 +130,7 @@ def test_no_draw_is_used_more_than_four_times(draws: bool, epochs: int, variants
 
 def test_what_memory_does_not_hold_is_waited_for() -> None:
     hot, cold = (
-        {choice.way: choice for choice in price([CHEAP], ONLINE, replace(JOB, memory_bytes=memory))}[RAW]
+        {choice.layout: choice for choice in price([CHEAP], ONLINE, replace(JOB, memory_bytes=memory))}[RAW]
         for memory in (1e9, 1e3)
     )
     # 900 images of 3,000 bytes at 1 MB/s, less the 0.09 s that the work takes, at 3 W
@@ -148,7 +149,7 @@ def test_ends_of_the_coefficients_are_carried_through() -> None:
 def test_over_few_epochs_nothing_is_cached() -> None:
     dear = replace(CHEAP, build_j=Line(1e6, 0.0))
     first, second = price([dear], ONLINE, JOB)
-    assert first.way is None
+    assert first.layout is None
     assert second.break_even_epochs == pytest.approx(1e6 / (900 - 91))
 
 
@@ -179,7 +180,11 @@ def made(photo_folder: Path) -> Plan:
 
 @pytest.mark.slow
 def test_every_cut_form_and_number_of_variants_is_priced(made: Plan) -> None:
-    forms = {(c.way.cut, c.way.format, c.way.encoding, c.way.quality, c.variants) for c in made.choices if c.way}
+    forms = {
+        (c.layout.cut, c.layout.format, c.layout.encoding, c.layout.quality, c.variants)
+        for c in made.choices
+        if c.layout
+    }
     kinds = {
         ("arrow", "raw", None),
         ("tfrecord", "raw", None),
@@ -207,7 +212,9 @@ def test_steps_say_what_they_hand_on(made: Plan, photos: Mapping[str, bytes]) ->
 @pytest.mark.slow
 def test_cache_bytes_are_those_of_the_built_cache(made: Plan, photo_folder: Path, tmp_path: Path) -> None:
     ways = {("raw", 1), ("raw", 4), ("png", 2)}
-    chosen = [c for c in made.choices if c.way and c.way.format == "arrow" and (c.way.encoding, c.variants) in ways]
+    chosen = [
+        c for c in made.choices if c.layout and c.layout.format == "arrow" and (c.layout.encoding, c.variants) in ways
+    ]
     assert len(chosen) == 3
     for number, choice in enumerate(chosen):
         built = precompute(
@@ -228,7 +235,9 @@ def test_the_best_five_are_shown_and_online_is_among_them(made: Plan) -> None:
 @pytest.mark.slow
 def test_the_command_builds_what_was_priced(made: Plan, photo_folder: Path, tmp_path: Path) -> None:
     choice = next(
-        c for c in made.choices if c.way and c.way.encoding == "jpeg" and c.way.quality == 85 and c.variants == 2
+        c
+        for c in made.choices
+        if c.layout and c.layout.encoding == "jpeg" and c.layout.quality == 85 and c.variants == 2
     )
     words = shlex.split(made.command(choice, tmp_path / "my cache") or "")
     assert words[:4] == ["joulecache", "precompute", str(photo_folder), str(tmp_path / "my cache")]
@@ -242,14 +251,14 @@ def test_a_plan_is_json(made: Plan) -> None:
     body = json.loads(json.dumps(made.to_json(), allow_nan=False))
     assert body["chain"] == "decode|resize(40)|random_crop(32)|flip_lr"
     assert body["choices"][0]["command"] == made.command(made.best)
-    assert body["why"] == planning.why_best(made)
+    assert body["why"] == made.why
     assert body["method"].startswith(("modelled:", "measured:"))
 
 
 @pytest.mark.slow
 def test_a_budget_leaves_out_what_is_larger(made: Plan) -> None:
     sizes = sorted(choice.cache_bytes for choice in made.choices)
-    fitting = planning._within(made.choices, sizes[3])
+    fitting = planner._within(made.choices, sizes[3])
     assert [choice.cache_bytes <= sizes[3] for choice in made.choices].count(True) == len(fitting) < len(made.choices)
 
 
@@ -299,7 +308,7 @@ def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_fold
     made = plan(photo_folder, "decode|resize(40)|gaussian_blur(3)|flip_lr", epochs=3, seconds=1, batch_size=8)
     assert made.online is None
     assert "gaussian_blur" in str(made.online_refused)
-    assert "could not be measured" in planning.why_best(made)
+    assert "could not be measured" in made.why
     assert all(choice.break_even_epochs is None for choice in made.choices)
 
 

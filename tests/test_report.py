@@ -23,10 +23,12 @@ from rich.console import Console
 from joulecache.pipelines.auditing import results
 from joulecache.pipelines.auditing.results import (
     Audit,
+    BuildFacts,
     DrawReuse,
-    Picture,
+    Example,
+    ExampleImage,
     PipelineFacts,
-    Sample,
+    RecordCounts,
     Stage,
     Stages,
     VariantPoint,
@@ -34,7 +36,19 @@ from joulecache.pipelines.auditing.results import (
 from joulecache.pipelines.compressing import Compression, Recipe, Variant
 from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
-from joulecache.pipelines.experiment.results import ArmResult, Comparison, Joules, PartResult, Waiting, WorkloadResult
+from joulecache.pipelines.experiment.provenance import meter_provenance
+from joulecache.pipelines.experiment.results import (
+    AccuracyRange,
+    ArmResult,
+    BackgroundLoad,
+    Comparison,
+    Joules,
+    PartResult,
+    RunProvenance,
+    Threads,
+    Waiting,
+    WorkloadResult,
+)
 from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Mean, Ratio
 from joulecache.pipelines.report import ReportFiles, figures, print_compression, print_verdict, verdict, write_report
 from joulecache.pipelines.report.markdown import escape
@@ -94,8 +108,8 @@ def arm(name: str, cpu_us: float, *, blocks: int, learned: bool, found: Finding 
         ratio=ratio(cpu_us / CPU_US["naive"], blocks, 0.0 if name == "naive" else 0.05),
         finding=found,
         why="the interval lies below 1, for every value of the coefficients",
-        accuracy=(0.5535, 0.4928, 0.6142) if learned else None,
-        contamination={"others": 0.004, "steal": 0.0, "cpu_stall": 0.31, "memory_stall": None, "io_stall": 0.0},
+        accuracy=AccuracyRange(0.5535, 0.4928, 0.6142) if learned else None,
+        contamination=BackgroundLoad(others=0.004, steal=0.0, cpu_stall=0.31, memory_stall=None, io_stall=0.0),
         flags=(),
         flagged_runs=0,
         parts=(),
@@ -177,40 +191,37 @@ def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
         pipelines=(),
         reference="naive",
         cached="optimized",
-        records={"train": 1259, "val": 140, "rejected": 3, "skipped": 1},
+        records=RecordCounts(train=1259, val=140, rejected=3, skipped=1),
         class_names=("cat", "dog"),
         horizon_epochs=30,
         pixel_difference={"naive": 0.0851, "optimized": 0.0},
-        build={
-            "energy": build.to_json(),
-            "active_j": build.active_j,
-            "cpu_s": build.cpu_s,
-            "duration_s": build.duration_s,
-            "source_bytes": 32_253_194,
-            "cache_bytes": 21_473_478,
-            "storage_per_day": dataclasses.asdict(storage_energy(21_473_478, 1)),
-            "format": "arrow",
-            "encoding": "raw",
-            "variants": 1,
-        },
+        build=BuildFacts(
+            energy=build,
+            source_bytes=32_253_194,
+            cache_bytes=21_473_478,
+            storage_per_day=storage_energy(21_473_478, 1),
+            format="arrow",
+            encoding="raw",
+            variants=1,
+        ),
         workloads=workloads or (workload(), workload("train")),
         left_out={},
         compression=compression().to_json(),
-        energy=build.to_json(),
+        energy=build,
         method=build.method,
-        provenance={
-            "command": ["/opt/bin/joulecache", "audit", "photos.tar", "--out", "my audit"],
-            "seed": 7,
-            "batch_size": 64,
-            "model": "cnn",
-            "train_epochs": 3,
-            "steps": None,
-            "threads": {"cpus": 2, "intra_op": 0, "inter_op": 4},
-            "platform": "Linux",
-            "python": "3.11.7",
-            "versions": {"joulecache": "0.1.0", "keras": None},
-            "meter": Meter().passport(),
-        },
+        provenance=RunProvenance(
+            command=("/opt/bin/joulecache", "audit", "photos.tar", "--out", "my audit"),
+            seed=7,
+            batch_size=64,
+            model="cnn",
+            train_epochs=3,
+            steps=None,
+            threads=Threads(cpus=2, intra_op=0, inter_op=4),
+            platform="Linux",
+            python="3.11.7",
+            versions={"joulecache": "0.1.0", "keras": None},
+            meter=meter_provenance(Meter().passport()),
+        ),
     )
     return dataclasses.replace(audit, **changes)
 
@@ -306,14 +317,18 @@ def test_json_is_the_body(report: ReportFiles) -> None:
     assert json.loads(report.json.read_text("utf-8")) == json.loads(json.dumps(make_body()))
 
 
+def name_in_json(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("alias", field.name))
+
+
 @pytest.mark.parametrize(
     ("name", "declared"),
     [
         ("arm", ArmResult),
         ("part", PartResult),
         ("pipeline", PipelineFacts),
-        ("picture", Picture),
-        ("sample", Sample),
+        ("picture", ExampleImage),
+        ("sample", Example),
         ("mean", Mean),
         ("reuse", DrawReuse),
         ("stage", Stage),
@@ -333,13 +348,13 @@ def test_json_is_the_body(report: ReportFiles) -> None:
 )
 def test_schema_describes_every_field(name: str, declared: Any) -> None:
     described = schema()["$defs"][name]
-    assert set(described["properties"]) == {field.name for field in dataclasses.fields(declared)}
+    assert set(described["properties"]) == {name_in_json(field) for field in dataclasses.fields(declared)}
     assert sorted(described["required"]) == sorted(described["properties"])
 
 
 def test_schema_describes_the_whole() -> None:
     described = schema()
-    assert set(described["properties"]) == {"report_version", *(field.name for field in dataclasses.fields(Audit))}
+    assert set(described["properties"]) == {"report_version", *map(name_in_json, dataclasses.fields(Audit))}
     assert described["properties"]["report_version"]["const"] == results.REPORT_VERSION
     assert set(described["$defs"]["meter"]["properties"]) == set(Meter().passport())
     for parts in (described["$defs"]["compression"]["properties"], described["$defs"]["compression"]["required"]):
@@ -689,8 +704,9 @@ def test_grams_where_a_country_was_given(write: Write) -> None:
     result = workload()
     arms = tuple(dataclasses.replace(each, carbon_g_per_1000=0.000528) for each in result.arms)
     provenance = make_audit().provenance
-    meter = {**provenance["meter"], "country": "DEU", "carbon_g_per_kwh": 381.2, "carbon_source": "a table"}
-    files = write(make_body(dataclasses.replace(result, arms=arms), provenance={**provenance, "meter": meter}))
+    meter = dataclasses.replace(provenance.meter, country="DEU", carbon_g_per_kwh=381.2, carbon_source="a table")
+    provenance = dataclasses.replace(provenance, meter=meter)
+    files = write(make_body(dataclasses.replace(result, arms=arms), provenance=provenance))
     (rows,) = with_head(render_html(files), "CO2 per 1,000 images")
     assert {row["CO2 per 1,000 images"] for row in rows} == {"528 µg"}
     assert "DEU, 381 g per kWh (a table)" in render_html(files).text
@@ -718,9 +734,9 @@ def test_flags_of_the_meter_stand_in_every_form_of_the_report(write: Write) -> N
     )
     few = tuple(dataclasses.replace(each, flagged_runs=1) if each.name == "naive" else each for each in arms)
     built = dataclasses.replace(energy(), contamination=SHAKEN)
-    body = make_body(
-        dataclasses.replace(result, arms=few), build={**(make_audit().build or {}), "energy": built.to_json()}
-    )
+    build = make_audit().build
+    assert build is not None
+    body = make_body(dataclasses.replace(result, arms=few), build=dataclasses.replace(build, energy=built))
     files = write(body)
     said = (
         "Flagged by the meter. The input alone: 5 of 20 runs, and all of tuned together. "
@@ -781,8 +797,8 @@ def test_nothing_is_flagged_where_nothing_was(report: ReportFiles) -> None:
 
 def test_watts_of_the_user_are_named_as_such(write: Write) -> None:
     provenance = make_audit().provenance
-    meter = Meter(idle_w=12, full_w=65).passport()
-    text = render_html(write(make_body(provenance={**provenance, "meter": meter}))).text
+    meter = meter_provenance(Meter(idle_w=12, full_w=65).passport())
+    text = render_html(write(make_body(provenance=dataclasses.replace(provenance, meter=meter)))).text
     assert "watts given by the user" in text
     assert "provider None" not in text
 
@@ -790,8 +806,9 @@ def test_watts_of_the_user_are_named_as_such(write: Write) -> None:
 def test_measured_and_modelled_are_told_apart_beside_the_figures(write: Write) -> None:
     rapl = energy(1.0, "measured:rapl", "modelled:rapl-share@1")
     audit = make_audit()
-    built = {**(audit.build or {}), "energy": rapl.to_json()}
-    files = write(make_body(build=built, energy=rapl.to_json(), method=rapl.method))
+    assert audit.build is not None
+    built = dataclasses.replace(audit.build, energy=rapl)
+    files = write(make_body(build=built, energy=rapl, method=rapl.method))
     for page in (render_html(files), render_markdown(files.markdown.read_text("utf-8"))):
         for rows in with_head(page, "Arm", "CPU per image"):
             for row in rows:
@@ -821,7 +838,7 @@ def test_kinds_of_methods(method: str, kind: str) -> None:
 
 def test_accuracies_that_do_not_meet_are_said(write: Write) -> None:
     result = workload("train")
-    worse = dataclasses.replace(result.arms[3], accuracy=(0.41, 0.4, 0.42))
+    worse = dataclasses.replace(result.arms[3], accuracy=AccuracyRange(0.41, 0.4, 0.42))
     page = render_html(write(make_body(dataclasses.replace(result, arms=(*result.arms[:3], worse)))))
     assert "The accuracies differ, 41.0% against 55.4%" in page.text
     assert "The accuracies differ" not in render_html(write(make_body())).text
@@ -1001,7 +1018,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     model["variants"][-1]["dense"] = everything
     model["widths"] = {everything: [4, 2]}
     provenance = make_audit().provenance
-    meter = {**provenance["meter"], "notes": [everything], "cpu": everything}
+    meter = dataclasses.replace(provenance.meter, notes=(everything,), cpu=everything)
     body = make_body(
         dataclasses.replace(result, arms=arms, comparisons=compared),
         source=everything,
@@ -1010,8 +1027,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
         left_out={everything: everything},
         pixel_difference={everything: 0.0},
         compression=model,
-        samples=(Sample(everything, everything, (Picture(everything, True, "/9j/2w=="),)),),
-        provenance={**provenance, "command": ["joulecache", everything], "model": everything, "meter": meter},
+        examples=(Example(everything, everything, (ExampleImage(everything, True, "/9j/2w=="),)),),
+        provenance=dataclasses.replace(provenance, command=("joulecache", everything), model=everything, meter=meter),
     )
     return write_report(body, tmp_path_factory.mktemp("hostile"))
 
@@ -1106,7 +1123,7 @@ def own_body(*names: str, found: Finding = "saves") -> Body:
         pixel_difference={},
         build=None,
         compression=None,
-        provenance={**provenance, "batch_size": None, "steps": 3},
+        provenance=dataclasses.replace(provenance, batch_size=None, steps=3),
     )
 
 
@@ -1328,10 +1345,10 @@ def test_that_no_stage_is_above_its_resolution_is_said(write: Write) -> None:
     assert "A cache takes away" not in page.text
 
 
-def with_gpu() -> Body:
+def with_gpu() -> Energy:
     whole = energy()
     gpu = Component(3.0, 3.0, 3.0, "measured:nvml", "NVML", "1 GPU", "1 mJ")
-    return dataclasses.replace(whole, components={**whole.components, "gpu": gpu}, active=whole.active + gpu).to_json()
+    return dataclasses.replace(whole, components={**whole.components, "gpu": gpu}, active=whole.active + gpu)
 
 
 def test_waiting_for_an_accelerator_is_the_most_that_it_can_be_and_in_the_active_energy_too(write: Write) -> None:
@@ -1384,8 +1401,12 @@ def test_the_chart_tells_any_number_of_stages_apart_in_the_colours_of_the_page(w
 
 
 def test_samples_are_shown_with_what_the_cache_holds(write: Write) -> None:
-    pictures = (Picture("decode", True, "AAAA"), Picture("flip_lr", False, "BBBB"), Picture("epoch 1", False, "CCCC"))
-    page = render_html(write(make_body(samples=(Sample("cat/1.jpg", "cat", pictures),))))
+    pictures = (
+        ExampleImage("decode", True, "AAAA"),
+        ExampleImage("flip_lr", False, "BBBB"),
+        ExampleImage("epoch 1", False, "CCCC"),
+    )
+    page = render_html(write(make_body(examples=(Example("cat/1.jpg", "cat", pictures),))))
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     assert [each["src"][-4:] for each in images] == ["AAAA", "BBBB", "CCCC"]
     assert [each["alt"] for each in images] == ["cat/1.jpg: decode", "cat/1.jpg: flip_lr", "cat/1.jpg: epoch 1"]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecache.pipelines.auditing import audit
+from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.experiment.runs import Run, RunLog
 from joulecache.pipelines.source import synthetic_photo

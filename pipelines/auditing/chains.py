@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from joulecache.pipelines.auditing.results import Audit
-from joulecache.pipelines.auditing.samples import draw_samples
+from joulecache.pipelines.auditing.examples import draw_examples
+from joulecache.pipelines.auditing.results import Audit, BuildFacts, RecordCounts
 from joulecache.pipelines.auditing.stages import measure_stages
 from joulecache.pipelines.auditing.variants import (
     check_variants,
@@ -38,7 +37,7 @@ from joulecache.pipelines.experiment.arms import (
 )
 from joulecache.pipelines.experiment.blocks import Bench, Progress, active_joules
 from joulecache.pipelines.experiment.folder import MODELS, RUNS, changed, check_folder, forget, work_folder
-from joulecache.pipelines.experiment.provenance import conditions, describe_run
+from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.summary import CachedArm
@@ -184,19 +183,19 @@ def audit_chain(
         naive = next(arm for arm in chosen if arm.name == _REFERENCE)
         stages = measure_stages(bench, naive, drawn, cache, batch_size, pairs, results, trainer)
         whole = log.energy()
-        samples = draw_samples(drawn, files, built)
+        examples = draw_examples(drawn, files, built)
     return Audit(
         source=str(source),
         chain=str(parsed),
         pipelines=(),
         reference=_REFERENCE,
         cached=_CACHED,
-        records={
-            "train": built.splits["train"].records,
-            "val": built.splits["val"].records,
-            "rejected": built.rejected.records,
-            "skipped": sum(listed.skipped.values()),
-        },
+        records=RecordCounts(
+            train=built.splits["train"].records,
+            val=built.splits["val"].records,
+            rejected=built.rejected.records,
+            skipped=sum(listed.skipped.values()),
+        ),
         class_names=built.class_names,
         horizon_epochs=epochs,
         pixel_difference=differences,
@@ -204,14 +203,14 @@ def audit_chain(
         workloads=tuple(results),
         left_out=left_out,
         compression=compression,
-        energy=whole.to_json(),
+        energy=whole,
         method=whole.method,
-        provenance=describe_run(
-            meter, seed=seed, batch_size=batch_size, model=model, train_epochs=train_epochs, steps=None
+        provenance=run_provenance(
+            meter, seed=seed, batch_size=batch_size, model=os.fspath(model), train_epochs=train_epochs
         ),
         reuse=reuse,
         stages=stages,
-        samples=samples,
+        examples=examples,
     )
 
 
@@ -245,19 +244,16 @@ def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
     return differences
 
 
-def _build_facts(built: Manifest, energy: Energy, meter: Meter) -> dict[str, Any]:
+def _build_facts(built: Manifest, energy: Energy, meter: Meter) -> BuildFacts:
     cached = sum(file.bytes for file in built.files())
     pue = meter.passport()["pue"]
     assert isinstance(pue, int | float)
-    return {
-        "energy": energy.to_json(),
-        "active_j": energy.active_j,
-        "cpu_s": energy.cpu_s,
-        "duration_s": energy.duration_s,
-        "source_bytes": built.source["bytes"],
-        "cache_bytes": cached,
-        "storage_per_day": dataclasses.asdict(storage_energy(cached, 1, pue)),
-        "format": built.format,
-        "encoding": built.encoding,
-        "variants": built.variants,
-    }
+    return BuildFacts(
+        energy=energy,
+        source_bytes=built.source["bytes"],
+        cache_bytes=cached,
+        storage_per_day=storage_energy(cached, 1, pue),
+        format=built.format,
+        encoding=built.encoding,
+        variants=built.variants,
+    )

@@ -22,7 +22,7 @@ from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import Arm, ArmError, naming_failures
 from joulecache.pipelines.experiment.blocks import Bench, Part, Progress
 from joulecache.pipelines.experiment.folder import RUNS, check_folder, work_folder
-from joulecache.pipelines.experiment.provenance import conditions, describe_run
+from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
 from joulecache.pipelines.experiment.runs import RunLog, again, alone
 from joulecache.pipelines.experiment.workloads import (
@@ -118,12 +118,11 @@ def audit_pipelines(
         workloads=tuple(results),
         left_out={},
         compression=None,
-        energy=whole.to_json(),
+        energy=whole,
         method=whole.method,
-        provenance=describe_run(
+        provenance=run_provenance(
             meter,
             seed=seed,
-            batch_size=None,
             model=model if trains else None,
             train_epochs=train_epochs if trains else None,
             steps=steps,

@@ -1,32 +1,96 @@
-"""The result of an audit: frozen, and the same figures in JSON."""
+"""Typed results of an audit; report.json holds the same figures."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from joulecache.pipelines.cache.shards import Encoding, Format
 from joulecache.pipelines.core.notebook import printed_html
-from joulecache.pipelines.experiment.results import Joules, WorkloadResult
+from joulecache.pipelines.energy import Component, Energy
+from joulecache.pipelines.experiment.results import Joules, RunProvenance, WorkloadResult, json_value
 from joulecache.pipelines.experiment.statistics import Inferiority, Mean
 
 REPORT_VERSION = 1
 
+COPY, TRAINING_STEP = "copy", "training step"
+"""Names of the stages that are part of the training, not of its input."""
+
+
+@dataclass(frozen=True)
+class RecordCounts:
+    """Records of a source.
+
+    Attributes:
+        train: Records of the training split.
+        val: Records of the validation split.
+        rejected: Images that could not be cached.
+        skipped: Files that are not images.
+    """
+
+    train: int
+    val: int
+    rejected: int
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFacts:
+    """What building the cache cost, and what it wrote.
+
+    Attributes:
+        energy: Energy of the build.
+        active_j: Its active joules.
+        cpu_s: Its CPU time in seconds.
+        duration_s: Its wall time in seconds.
+        source_bytes: Size of the encoded source images.
+        cache_bytes: Size of the cache.
+        format: Format of the shards.
+        encoding: Encoding of the images.
+        variants: Draws of the cached ops that the cache holds.
+        storage_per_day: Modelled energy of storing the cache for one day; part of no ratio and no break-even.
+    """
+
+    energy: Energy
+    active_j: float = field(init=False)
+    cpu_s: float = field(init=False)
+    duration_s: float = field(init=False)
+    source_bytes: int
+    cache_bytes: int
+    storage_per_day: Component
+    format: Format
+    encoding: Encoding
+    variants: int
+
+    def __post_init__(self) -> None:
+        for name in ("active_j", "cpu_s", "duration_s"):
+            object.__setattr__(self, name, getattr(self.energy, name))
+
 
 @dataclass(frozen=True)
 class VariantPoint:
-    """Training on a cache of so many variants, over several seeds: what it takes, and how well it learns beside fresh draws.
+    """Training on a cache of some number of variants, over several seeds, compared with fresh draws.
 
-    `build` is the energy of building that cache, `build_epochs` the epochs that it is spread over, `train_reuse` how often a training
-    sees a draw. `active_j_per_1000` is the training alone, with the ends of the coefficients; `with_build_j_per_1000` has its share of the
-    build, with the 95% interval of the seeds, and `accuracy` has that of the held-out records. `difference` is the accuracy less that of
-    fresh draws, seed by seed, `finding` what it shows; both are None for fresh draws themselves.
+    Attributes:
+        name: "2 variants", or "fresh".
+        variants: Draws that the cache holds.
+        build: Energy of building that cache.
+        build_epochs: Epochs over which the build is spread.
+        cache_bytes: Size of the cache.
+        train_reuse: How often one training sees each draw.
+        active_j_per_1000: Active joules per 1,000 images of the training alone.
+        with_build_j_per_1000: The same with its share of the build; the interval is over the seeds.
+        accuracies: Accuracy on the held-out records, one per seed.
+        accuracy: Their mean; the interval is over the seeds.
+        difference: Accuracy minus that of fresh draws, paired by seed; None for fresh draws.
+        finding: What the difference shows; None for fresh draws.
+        why: The reason for the finding; None for fresh draws.
     """
 
     name: str
     variants: int
-    build: Mapping[str, Any]
+    build: Energy
     build_epochs: int
     cache_bytes: int
     train_reuse: float
@@ -41,11 +105,16 @@ class VariantPoint:
 
 @dataclass(frozen=True)
 class DrawReuse:
-    """How often the draws of the cached ops are seen again in a cache of so many `variants`, and what that was measured to do.
+    """How often training sees the same draws of the cached ops, and what that was measured to do.
 
-    `horizon_reuse` is how often over the horizon, `train_reuse` in a training of `train_epochs`, which is what was measured.
-    `margin` is by how much an accuracy, a share of 1, may be lower and still be "not inferior". `points` are empty where nothing was
-    measured, and `not_measured` says why.
+    Attributes:
+        variants: Draws that the audited cache holds.
+        horizon_reuse: How often each is seen over the horizon.
+        train_epochs: Epochs of one measured training.
+        train_reuse: How often each is seen in one measured training.
+        margin: By how much an accuracy, a share of 1, may be lower and still be "not inferior".
+        points: What was measured, fresh draws last; empty if nothing was.
+        not_measured: Why nothing was measured; None if something was.
     """
 
     variants: int
@@ -59,10 +128,14 @@ class DrawReuse:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the reference arm: what a run that is cut off behind it takes more than one that is cut off before it.
+    """One step of the reference arm: the energy it adds to an arm that stops before it.
 
-    `active_j_per_1000` is active energy per 1,000 images, `low` and `high` its 95% interval over the blocks. It is None where that
-    interval holds 0 or lies below: then `high` says how much the step takes at most. `cached`: a cache does it once.
+    Attributes:
+        name: "tf.data", "read", an op's text, "batch", `COPY` or `TRAINING_STEP`.
+        active_j_per_1000: Active joules per 1,000 images; None if the interval reaches 0: below resolution.
+        low: Lower end of the 95% interval over the blocks, at least 0.
+        high: Upper end of the interval: the most that the step costs.
+        cached: Whether a cache does this step only once.
     """
 
     name: str
@@ -71,13 +144,23 @@ class Stage:
     high: float
     cached: bool
 
+    @property
+    def trains(self) -> bool:
+        """Whether the step is part of the training, not of its input."""
+        return self.name in (COPY, TRAINING_STEP)
+
 
 @dataclass(frozen=True)
 class Stages:
     """Where the active energy of the reference arm goes.
 
-    `whole_j_per_1000` is what the arm takes on `workload`, measured apart from the stages; what is not in those above their resolution is
-    `unattributed_j_per_1000`, below 0 where they add up to more. Each stage ran in `blocks` blocks over the same `images` files.
+    Attributes:
+        workload: "train" or "input": what the whole was measured on.
+        blocks: Number of interleaved blocks.
+        images: Files in each run.
+        stages: The steps, in order.
+        whole_j_per_1000: Active joules per 1,000 images of the whole arm, measured in separate runs.
+        unattributed_j_per_1000: The whole minus all stages above their resolution; negative if they add up to more.
     """
 
     workload: str
@@ -89,10 +172,13 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image after the op `step`, in epoch 0, or finished in the epoch that `step` names: a small JPEG in base64.
+class ExampleImage:
+    """An image after one op in epoch 0, or after all ops in a later epoch.
 
-    `cached`: whether it is what the cache holds.
+    Attributes:
+        step: Text of the op, or the epoch.
+        cached: Whether the cache holds this image.
+        jpeg: A small JPEG, base64-encoded.
     """
 
     step: str
@@ -101,20 +187,33 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A training record, by its key, as the chain changes it."""
+class Example:
+    """A training record, and the images that the chain makes of it.
+
+    Attributes:
+        key: Key of the record.
+        class_name: Its class.
+        images: Its images; "pictures" in report.json.
+    """
 
     key: str
     class_name: str
-    pictures: tuple[Picture, ...]
+    images: tuple[ExampleImage, ...] = field(metadata={"alias": "pictures"})
 
 
 @dataclass(frozen=True)
 class PipelineFacts:
-    """One of people's own pipelines: the function that made it, and what an epoch of it was.
+    """A custom pipeline: the function that returned it, and one epoch of it.
 
-    `file` and `sha256` are those of the source file where the function is defined, None where it has none. `elements` says what it
-    yields. `class_names` is empty where the dataset has none.
+    Attributes:
+        name: Name of the arm.
+        function: The function, as module:name.
+        file: Source file of the function; None if there is none.
+        sha256: SHA-256 of that file; None if there is none.
+        elements: Dtypes and shapes of a batch.
+        images: Images in an epoch.
+        batches: Batches in an epoch.
+        class_names: The dataset's classes; empty if it does not name them.
     """
 
     name: str
@@ -129,12 +228,28 @@ class PipelineFacts:
 
 @dataclass(frozen=True)
 class Audit:
-    """A finished audit: of one chain, or of people's own `pipelines`.
+    """A finished audit: of one chain, or of custom pipelines.
 
-    All arms are compared with the `reference`; `cached` is the one that reads a cache. Of own pipelines there is none, no source,
-    chain, records, horizon or build. `energy` is that of all runs together, `method` says how its joules were obtained; `provenance`
-    what is needed to repeat it. `reuse` is None where no cached op draws at random. `stages` is None where neither the input
-    nor the training of a chain was measured. `samples` are a few training records to look at, none of own pipelines.
+    Attributes:
+        source: The audited source; None for custom pipelines.
+        chain: The chain with its cut; None for custom pipelines.
+        pipelines: The custom pipelines; empty for a chain.
+        reference: The arm that all others are compared with.
+        cached: The arm that reads the cache; None for custom pipelines.
+        records: Records of the source; None for custom pipelines.
+        class_names: Names of the classes.
+        horizon_epochs: Epochs that the verdict covers; None for custom pipelines.
+        pixel_difference: By arm: mean absolute difference from the cached arm over the first batch, in levels of 0 to 255.
+        build: What the cache cost; None for custom pipelines.
+        workloads: What was measured.
+        left_out: Arms that could not run on this machine, with the reason.
+        compression: What compressing the model gave; None if the model was not compressed.
+        energy: Energy of all runs together.
+        method: How its joules were obtained.
+        provenance: What is needed to repeat the audit.
+        reuse: How often draws are reused; None if no cached op is random.
+        stages: Where the energy goes; None if neither the input nor the training of a chain was measured.
+        examples: A few training records to look at; empty for custom pipelines. "samples" in report.json.
     """
 
     source: str | None
@@ -142,24 +257,24 @@ class Audit:
     pipelines: tuple[PipelineFacts, ...]
     reference: str
     cached: str | None
-    records: Mapping[str, int] | None
+    records: RecordCounts | None
     class_names: tuple[str, ...]
     horizon_epochs: int | None
     pixel_difference: Mapping[str, float]
-    build: Mapping[str, Any] | None
+    build: BuildFacts | None
     workloads: tuple[WorkloadResult, ...]
     left_out: Mapping[str, str]
-    compression: Mapping[str, Any] | None
-    energy: Mapping[str, Any]
+    compression: Mapping[str, Any] | None  # becomes a Compression with compressing/results.py
+    energy: Energy
     method: str
-    provenance: Mapping[str, Any]
+    provenance: RunProvenance
     reuse: DrawReuse | None = None
     stages: Stages | None = None
-    samples: tuple[Sample, ...] = ()
+    examples: tuple[Example, ...] = field(default=(), metadata={"alias": "samples"})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the audit as JSON values; what was not measured, and never, are null."""
-        return {"report_version": REPORT_VERSION, **dataclasses.asdict(self)}
+        """Return the body of report.json; what was not measured, and never, are null."""
+        return {"report_version": REPORT_VERSION, **json_value(self)}
 
     def _repr_html_(self) -> str:
         from joulecache.pipelines.report import print_verdict

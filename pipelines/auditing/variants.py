@@ -176,7 +176,7 @@ def measure_variants(
             VariantPoint(
                 name=name,
                 variants=manifest.variants,
-                build=built.to_json(),
+                build=built,
                 build_epochs=spread,
                 cache_bytes=sum(file.bytes for file in manifest.files()),
                 train_reuse=training.epochs / manifest.variants,

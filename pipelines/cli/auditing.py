@@ -120,7 +120,7 @@ def audit(
         raise typer.BadParameter("--fail-above goes with --compare")
     meter = make_meter(country, provider, watts, pue, emissions)
     with no_greetings():
-        from joulecache.pipelines.auditing import audit as run_audit
+        from joulecache.pipelines.auditing.auditor import audit as run_audit
     from joulecache.pipelines.report import print_verdict, write_report
 
     with stdout_to_stderr(), progress() as tell:

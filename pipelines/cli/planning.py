@@ -73,7 +73,7 @@ def plan(
         )
     meter = make_meter(country, provider, watts, pue, emissions)
     with no_greetings():
-        from joulecache.pipelines.planning import plan as make_plan
+        from joulecache.pipelines.planning.planner import plan as make_plan
 
     with progress() as tell:
         found = make_plan(
@@ -98,7 +98,7 @@ def plan(
     if ops is not None:  # the command that is printed needs them too
         found = replace(found, options=(*found.options, "--ops", ops))
     built = None
-    if apply is not None and found.best.way is not None:
+    if apply is not None and found.best.layout is not None:
         from joulecache.pipelines.building import precompute
 
         with progress() as tell:

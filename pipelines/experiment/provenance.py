@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import thread_counts
+from joulecache.pipelines.experiment.results import Coefficient, MeterProvenance, RunProvenance, Threads
 
 _PACKAGES = (
     "joulecache",
@@ -33,17 +35,36 @@ def conditions(meter: Meter) -> dict[str, Any]:
     }
 
 
-def describe_run(meter: Meter, **arguments: Any) -> dict[str, Any]:
-    """Return what it takes to run an audit again: the command, its arguments, the machine, the versions and the meter."""
-    return {
-        "command": sys.argv,
-        **arguments,
-        "threads": thread_counts(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": _versions(),
-        "meter": meter.passport(),
-    }
+def run_provenance(
+    meter: Meter,
+    *,
+    seed: int,
+    batch_size: int | None = None,
+    model: str | None = None,
+    train_epochs: int | None = None,
+    steps: int | None = None,
+) -> RunProvenance:
+    """Return what is needed to repeat an audit: the command, its arguments, the machine, the versions and the meter."""
+    return RunProvenance(
+        command=tuple(sys.argv),
+        seed=seed,
+        batch_size=batch_size,
+        model=model,
+        train_epochs=train_epochs,
+        steps=steps,
+        threads=Threads(**thread_counts()),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        versions=_versions(),
+        meter=meter_provenance(meter.passport()),
+    )
+
+
+def meter_provenance(passport: Mapping[str, Any]) -> MeterProvenance:
+    """Return a meter's provenance, from its JSON values."""
+    coefficients = {name: Coefficient(**row) for name, row in passport["coefficients"].items()}
+    texts = {name: tuple(passport[name]) for name in ("rapl", "gpus", "notes")}
+    return MeterProvenance(**{**passport, "coefficients": coefficients, **texts})
 
 
 def _versions() -> dict[str, str | None]:

@@ -1,27 +1,72 @@
-"""What an experiment measured, arm by arm, and what may be claimed of it."""
+"""Typed results of an experiment: what every arm cost, what may be claimed of it, and how to repeat it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Ratio
 
 
 @dataclass(frozen=True)
 class Joules:
-    """An energy with the ends of its coefficients, in joules."""
+    """An energy and its bounds.
+
+    Attributes:
+        value: Joules at the central coefficients.
+        low: Joules at the lowest coefficients.
+        high: Joules at the highest coefficients.
+    """
 
     value: float
     low: float
     high: float
 
 
+class AccuracyRange(NamedTuple):
+    """Accuracies of several runs on the held-out records, as shares of 1.
+
+    Attributes:
+        mean: Arithmetic mean of the runs.
+        lowest: The lowest of them.
+        highest: The highest of them.
+    """
+
+    mean: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class BackgroundLoad:
+    """What else the machine did during some runs, as shares; None where the kernel does not say.
+
+    Attributes:
+        others: CPU time of other processes, as a share of all processors' time.
+        steal: CPU time that the hypervisor took, as a share of all processors' time.
+        cpu_stall: Time in which some task waited for a processor, as a share of the runs' time.
+        memory_stall: Time in which some task waited for memory, as a share of the runs' time.
+        io_stall: Time in which some task waited for a disk, as a share of the runs' time.
+    """
+
+    others: float | None
+    steal: float | None
+    cpu_stall: float | None
+    memory_stall: float | None
+    io_stall: float | None
+
+
 @dataclass(frozen=True)
 class PartResult:
-    """What a part of an arm cost by itself, in the same blocks: its "input", or the "training" on a batch that is kept in memory.
+    """What one part of an arm cost when it ran alone, in the same blocks as the whole.
 
-    `ratio` is that of its active energy to the whole's.
+    Attributes:
+        name: "input", or "training" on a batch that is kept in memory.
+        active_j_per_1000: Active joules per 1,000 images.
+        wall_us_per_image: Microseconds of wall time per image.
+        ratio: Its active energy over that of the whole arm.
     """
 
     name: str
@@ -32,12 +77,16 @@ class PartResult:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What the idle machine burnt while a training was blocked for its next batch: a part of the total energy.
+    """Energy that the idle machine used while training was blocked for its next batch: a part of the total energy.
 
-    Of it only a GPU's joules count as active, as all of a GPU's do.
-    `total_j_per_1000` is per 1,000 images, with the ends of the coefficients; it, `share_of_total` (of the runs' total energy) and
-    `method` are None where the watts of the idle machine are not known. `at_most`: an accelerator may still have computed while the
-    next batch was asked for; what overlaps is counted too, so that both shares are the most that waiting took.
+    All energy of a GPU counts as active, so only the GPU's part of this is in the active energy.
+
+    Attributes:
+        share_of_time: Waiting time over the time of the runs.
+        total_j_per_1000: Joules per 1,000 images; None if the idle power of the machine is unknown.
+        share_of_total: That energy over the total energy of the runs; None if the idle power is unknown.
+        method: How the joules were obtained; None if the idle power is unknown.
+        at_most: Whether the shares are upper bounds: an accelerator may still compute while the next batch is requested.
     """
 
     share_of_time: float
@@ -49,14 +98,31 @@ class Waiting:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What one arm cost on one workload; figures are means over the runs.
+    """What one arm cost on one workload. Figures are means over its runs.
 
-    `active_j_per_1000`: energy per 1,000 images without the idle share of the machine, and that of each block;
-    `total_j_per_1000` with it. `one_time`: active
-    energy spent once (the build, or what the epoch that fills `cache()` costs beyond a later one). `ratio` and `finding`
-    are against the reference. `accuracy`, on the held-out records: mean, lowest and highest of the runs. `contamination` are shares of what
-    else the machine did, over all runs; `flags` what makes their sum doubtful; `flagged_runs` how many of them are flagged.
-    `waiting` is None where no wait was timed.
+    Attributes:
+        name: Name of the arm.
+        runs: Number of measured runs.
+        images_per_run: Images in one run.
+        active_j_per_1000: Active joules per 1,000 images: without the machine's idle power.
+        active_j_per_1000_by_block: The same, block by block; of the reference the geometric mean of its two runs.
+        total_j_per_1000: Joules per 1,000 images, idle power included.
+        cpu_us_per_image: Microseconds of CPU time per image.
+        wall_us_per_image: Microseconds of wall time per image.
+        images_per_s: Throughput.
+        read_bytes_per_image: Bytes read per image; None if not measured.
+        peak_rss_bytes: Highest resident memory of any run; None if not measured.
+        carbon_g_per_1000: Grams of CO2 per 1,000 images; None without a country.
+        one_time: Active joules spent once: the build, or the cost of the epoch that fills `cache()` beyond a later one.
+        ratio: Active energy over that of the reference.
+        finding: What the ratio allows to claim.
+        why: The reason for the finding.
+        accuracy: Accuracy on the held-out records; None if nothing was trained or held out.
+        contamination: Background load during all runs.
+        flags: Why the sum of all runs is doubtful.
+        flagged_runs: How many runs are flagged.
+        parts: What its parts cost alone; empty if not measured.
+        waiting: What waiting for batches cost; None if not timed.
     """
 
     name: str
@@ -75,8 +141,8 @@ class ArmResult:
     ratio: Ratio
     finding: Finding
     why: str
-    accuracy: tuple[float, float, float] | None
-    contamination: Mapping[str, float | None]
+    accuracy: AccuracyRange | None
+    contamination: BackgroundLoad
     flags: tuple[str, ...]
     flagged_runs: int
     parts: tuple[PartResult, ...]
@@ -85,10 +151,18 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The cached arm against another: ratio of active energy per epoch, what it allows to claim, and the break-even.
+    """The cached arm against another arm.
 
-    `break_even` is for one run; `break_even_over_runs` says how many epochs each of `runs` runs on the same cache takes, which is
-    built once, while the other arm spends its one-time cost in every run.
+    Attributes:
+        other: Name of the other arm.
+        ratio: Active energy per epoch of the cached arm over the other's.
+        finding: What the ratio allows to claim.
+        why: The reason for the finding.
+        break_even: Epochs after which one training has paid back the build.
+        runs: Trainings that share the cache.
+        break_even_over_runs: Epochs of each of the `runs` trainings after which the build is paid back: it is paid once, the other
+            arm's one-time cost in every training.
+        horizon_ratio: Active energy over the horizon over the other's, one-time costs included.
     """
 
     other: str
@@ -103,7 +177,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class WorkloadResult:
-    """All arms on one workload. `control` is the reference against itself; `comparisons` are empty where no cache was built."""
+    """All arms on one workload.
+
+    Attributes:
+        workload: Name of the workload.
+        blocks: Number of interleaved blocks.
+        epochs_per_run: Epochs in one run.
+        control: A/A control: the reference against itself.
+        arms: The arms, in the order requested.
+        comparisons: The cached arm against each other arm; empty if no cache was built.
+    """
 
     workload: str
     blocks: int
@@ -111,3 +194,126 @@ class WorkloadResult:
     control: Ratio
     arms: tuple[ArmResult, ...]
     comparisons: tuple[Comparison, ...]
+
+    def arm(self, name: str) -> ArmResult:
+        """Return the result of the arm `name`."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Processors and threads that a measurement could use.
+
+    Attributes:
+        cpus: Processors that the process may run on.
+        intra_op: TensorFlow's threads within one op; 0: TensorFlow chooses.
+        inter_op: TensorFlow's threads across ops; 0: TensorFlow chooses.
+    """
+
+    cpus: int
+    intra_op: int
+    inter_op: int
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One coefficient of the power model.
+
+    Attributes:
+        central: The value that is used.
+        source: The publication.
+        low: Lower bound; None if the table has none.
+        high: Upper bound; None if the table has none.
+    """
+
+    central: float
+    source: str
+    low: float | None = field(default=None, metadata={"omit_none": True})
+    high: float | None = field(default=None, metadata={"omit_none": True})
+
+
+@dataclass(frozen=True)
+class MeterProvenance:
+    """What shapes the joules of a meter.
+
+    Attributes:
+        method: `measured:rapl`, `modelled:<id>` or `user`.
+        formula: Formula of the power model.
+        coefficients_version: Version of the table of coefficients.
+        coefficients: Coefficients by name.
+        provider: Column of the table; None if the user gave the watts.
+        pue: Power usage effectiveness of the building, at least 1.
+        country: ISO 3166 alpha-3 code of the grid; None if not given.
+        carbon_g_per_kwh: Grams of CO2 per kWh; None without a country.
+        carbon_source: Where that figure is from; None without a country.
+        rapl: RAPL counters that were read.
+        gpus: GPUs whose energy was read.
+        cpu: Model of the processor; None if unknown.
+        tdp_w: The processor's thermal design power in watts; None if unknown.
+        vcpus: Processors that the process may use.
+        memory_gb: Memory of the machine, in units of 2**30 bytes.
+        notes: What could not be measured, and why.
+    """
+
+    method: str
+    formula: str
+    coefficients_version: int
+    coefficients: Mapping[str, Coefficient]
+    provider: str | None
+    pue: float
+    country: str | None
+    carbon_g_per_kwh: float | None
+    carbon_source: str | None
+    rapl: tuple[str, ...]
+    gpus: tuple[str, ...]
+    cpu: str | None
+    tdp_w: float | None
+    vcpus: float
+    memory_gb: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunProvenance:
+    """What is needed to repeat an audit.
+
+    Attributes:
+        command: The command, word by word.
+        seed: Seed of the arms, the weights and the order of runs.
+        batch_size: Images in a batch; None if the audited pipelines make their own batches.
+        model: The model that was trained; None if none was.
+        train_epochs: Epochs of one training run; None if nothing was trained.
+        steps: Batches of an epoch; None: all.
+        threads: Processors and threads.
+        platform: Operating system.
+        python: Version of Python.
+        versions: Versions by package; None: not installed.
+        meter: What shapes the joules.
+    """
+
+    command: tuple[str, ...]
+    seed: int
+    batch_size: int | None
+    model: str | None
+    train_epochs: int | None
+    steps: int | None
+    threads: Threads
+    platform: str
+    python: str
+    versions: Mapping[str, str | None]
+    meter: MeterProvenance
+
+
+def json_value(value: Any) -> Any:
+    """Return a result as JSON values: fields by their alias, without those that are None and may be left out."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.metadata.get("alias", field.name): json_value(content)
+            for field in dataclasses.fields(value)
+            if (content := getattr(value, field.name)) is not None or not field.metadata.get("omit_none")
+        }
+    if isinstance(value, Mapping):
+        return {key: json_value(content) for key, content in value.items()}
+    if isinstance(value, tuple | list):
+        return [json_value(content) for content in value]
+    return value

@@ -10,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from joulecache.pipelines.experiment.results import ArmResult, Comparison, Joules, PartResult, Waiting, WorkloadResult
+from joulecache.pipelines.experiment.results import (
+    AccuracyRange,
+    ArmResult,
+    BackgroundLoad,
+    Comparison,
+    Joules,
+    PartResult,
+    Waiting,
+    WorkloadResult,
+)
 from joulecache.pipelines.experiment.runs import Run, again, alone
 from joulecache.pipelines.experiment.statistics import Ratio, break_even, finding, paired_ratio
 from joulecache.pipelines.experiment.waiting import inputs_of, price_waiting
@@ -134,8 +143,8 @@ def _arm_result(
         ratio=ratio,
         finding=found,
         why=why,
-        accuracy=(statistics.fmean(accuracies), min(accuracies), max(accuracies)) if accuracies else None,
-        contamination=whole.contamination_shares,
+        accuracy=AccuracyRange(statistics.fmean(accuracies), min(accuracies), max(accuracies)) if accuracies else None,
+        contamination=BackgroundLoad(**whole.contamination_shares),
         flags=whole.flags,
         flagged_runs=sum(bool(run.energy.flags) for run in runs),
         parts=parts,

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from joulecache.pipelines.cache.shards import Encoding, Format
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.results import Joules
+from joulecache.pipelines.planning.results import CacheLayout, Choice
 
 MOST_USES = 4
 """How often a draw of a cached random op is used at most: more would save energy in the build, at the price of accuracy."""
@@ -40,19 +40,6 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Way:
-    """How images are kept: the first `cut` ops are cached, in that form."""
-
-    cut: int
-    format: Format
-    encoding: Encoding
-    quality: int | None
-
-    def __str__(self) -> str:
-        return f"{self.format}, {self.encoding}" + (f" {self.quality}" if self.quality else "")
-
-
-@dataclass(frozen=True)
 class EpochCost:
     """What an epoch takes: active joules, and seconds while nothing has to come from a disk."""
 
@@ -67,7 +54,7 @@ class CacheCost:
     `random`: some cached op draws. `build_j` is of one variant, by the records; `variant_j_per_image` of each further one.
     """
 
-    way: Way
+    layout: CacheLayout
     random: bool
     build_j: Line
     variant_j_per_image: float
@@ -94,27 +81,6 @@ class Job:
     idle_w: Joules
     ends: tuple[float, float]
     pue: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to feed the training, priced. `way` None: nothing is cached. Energies with the ends of their coefficients.
-
-    `epoch_j` is active energy; `waiting_j`, per epoch too, what the machine burns while it waits for the disk; `storage_j` what the
-    drive takes for the cache. `reuse`: how many epochs of a run see the same draws of the cached ops, None where none of them draws.
-    `break_even_epochs`: after which the build has been paid back against feeding online; None: never, or not known.
-    """
-
-    way: Way | None
-    variants: int
-    reuse: float | None
-    cache_bytes: float
-    build_j: Joules
-    epoch_j: Joules
-    waiting_j: Joules
-    storage_j: Joules
-    total_j: Joules
-    break_even_epochs: float | None
 
 
 def price(caches: Iterable[CacheCost], online: EpochCost | None, job: Job) -> tuple[Choice, ...]:
@@ -153,7 +119,7 @@ def _priced(cost: CacheCost | None, epoch: EpochCost, variants: int, job: Job) -
     storage = Joules(drive.value_j, drive.low_j, drive.high_j)
     epochs = job.runs * job.epochs
     return Choice(
-        way=None if cost is None else cost.way,
+        layout=None if cost is None else cost.layout,
         variants=variants,
         reuse=job.epochs / variants if cost is not None and cost.random else None,
         cache_bytes=stored,

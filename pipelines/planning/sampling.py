@@ -26,7 +26,8 @@ from joulecache.pipelines.experiment.arms import Arm, ArmError, as_folder, check
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.experiment.workloads import InputOnly
 from joulecache.pipelines.loading import load
-from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line, Way
+from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
+from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.source import SYNTHETIC, Record, Source, Unit, open_source
 from joulecache.transforms import reference_kernels
 from joulecache.transforms.chain import Chain, fixed_size
@@ -66,20 +67,6 @@ _ENOUGH_S = 3 * _PASS_S  # of CPU time: what each arm is measured for, however s
 _MOST_ROUNDS = 10
 _BAD_SHARE = 0.5  # of the sample's records may be broken: few are no fair share
 _DISK_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """What one step of a chain costs when it is run once: CPU time, and the bytes that it hands on, of one image.
-
-    `fresh`: it is a random op that stays behind the cut.
-    """
-
-    name: str
-    random: bool
-    fresh: bool
-    cpu_us_per_image: float
-    bytes_per_image: float
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,7 @@ class _Builder:
         self._request, self._read, self._folder, self._meter = request, read, folder, meter
         self._count = 0
 
-    def build(self, way: Way, records: int, variants: int = 1) -> _Built:
+    def build(self, way: CacheLayout, records: int, variants: int = 1) -> _Built:
         """Build a cache and say what that took."""
         self._count += 1
         place = self._folder / f"cache-{self._count}"
@@ -208,7 +195,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
     few, part = min(_FEW, images), min(images, max(_FEWEST, round(_PART * images)))
     cold, *others = (builder.build(ways[0], few) for _ in range(1 + _WARM_BUILDS))
     warm = sorted(others, key=lambda built: built.spent_j)[_WARM_BUILDS // 2]
-    caches: list[tuple[Way, _Built, float]] = []
+    caches: list[tuple[CacheLayout, _Built, float]] = []
     unmeasured = []
     for number, way in enumerate(ways):
         if caches and time.monotonic() - started > _BUILDS_SHARE * request.seconds:
@@ -256,7 +243,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
         steps=steps,
         caches=tuple(
             CacheCost(
-                way=way,
+                layout=way,
                 random=_draws(chain, way),
                 build_j=_build_line(cold, warm, built),
                 variant_j_per_image=more_j,
@@ -376,7 +363,7 @@ def _fresh_steps(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] |
     )
 
 
-def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way], seconds: float) -> int:
+def _sample_size(steps: Sequence[StepCost], ways: Sequence[CacheLayout], seconds: float) -> int:
     """Return how many records are enough for figures that hold for many, and few enough for the time."""
     per_image_s = (_BESIDE_US + sum(step.cpu_us_per_image for step in steps)) / 1e6
     stored_bytes = min(steps[way.cut].bytes_per_image for way in ways)
@@ -387,17 +374,17 @@ def _sample_size(steps: Sequence[StepCost], ways: Sequence[Way], seconds: float)
 # The ways to cache ----------------------------------------------------------------------------------------------------
 
 
-def _ways(chain: Chain, steps: Sequence[StepCost]) -> Iterator[Way]:
+def _ways(chain: Chain, steps: Sequence[StepCost]) -> Iterator[CacheLayout]:
     """Yield the ways to cache before the first op that stays fresh: the later the cut, and the simpler the form, the sooner."""
     pinned = next((place for place, step in enumerate(steps[1:]) if step.fresh), len(chain.ops))
     latest = next((place for place, op in enumerate(chain.ops[:pinned]) if isinstance(op, BatchOp)), pinned)
     for form in _FORMS:
         for cut in range(latest, 0, -1):
             if fixed_size(chain.ops[:cut]):  # else the images cannot be batched
-                yield Way(cut, *form)
+                yield CacheLayout(cut, *form)
 
 
-def _draws(chain: Chain, way: Way) -> bool:
+def _draws(chain: Chain, way: CacheLayout) -> bool:
     return any(op.random for op in chain.ops[: way.cut])
 
 

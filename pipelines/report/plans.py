@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from joulecache.pipelines.planning import Choice, Plan, why_best
+from joulecache.pipelines.planning.results import Choice, Plan
 from joulecache.pipelines.report import figures
 from joulecache.transforms.chain import op_text
 
@@ -28,9 +28,15 @@ def print_plan(plan: Plan, cache: str | os.PathLike[str], console: Console) -> N
 
 def _step_table(plan: Plan, title: str) -> Table:
     table = _table(title, "step", "CPU us/image", "hands on", "where")
-    deepest = 0 if plan.best.way is None else plan.best.way.cut
+    deepest = 0 if plan.best.layout is None else plan.best.layout.cut
     for place, step in enumerate(plan.steps):
-        where = "cached" if place <= deepest and plan.best.way else "online" if plan.best.way is None else "every epoch"
+        where = (
+            "cached"
+            if place <= deepest and plan.best.layout
+            else "online"
+            if plan.best.layout is None
+            else "every epoch"
+        )
         drawn = ", random" if step.random else ""
         table.add_row(
             step.name, f"{step.cpu_us_per_image:,.1f}", figures.data_size(step.bytes_per_image), where + drawn
@@ -54,13 +60,13 @@ def _choice_table(plan: Plan) -> Table:
     for choice in plan.shown:
         total, _, ends = figures.joules_range(vars(choice.total_j)).removesuffix(")").partition(" (")
         table.add_row(
-            "nothing: online" if choice.way is None else op_text(plan.chain.ops[choice.way.cut - 1]),
-            "-" if choice.way is None else str(choice.way).replace(", ", "\n"),
+            "nothing: online" if choice.layout is None else op_text(plan.chain.ops[choice.layout.cut - 1]),
+            "-" if choice.layout is None else str(choice.layout).replace(", ", "\n"),
             "-" if choice.reuse is None else f"{choice.variants}\n({choice.reuse:.3g})",
             figures.joules(choice.build_j.value),
             figures.joules(choice.epoch_j.value + choice.waiting_j.value),
             f"{total}\n{ends.replace(' to ', '-')}",
-            "-" if choice.way is None or plan.online is None else _after(choice),
+            "-" if choice.layout is None or plan.online is None else _after(choice),
             figures.data_size(choice.cache_bytes),
         )
     return table
@@ -71,8 +77,8 @@ def _after(choice: Choice) -> str:
 
 
 def _remarks(plan: Plan) -> list[str]:
-    said = [why_best(plan)]
-    if plan.best.way is not None and plan.best.way.encoding == "jpeg":
+    said = [plan.why]
+    if plan.best.layout is not None and plan.best.layout.encoding == "jpeg":
         said.append("JPEG is lossy: its pixels are not those of an online epoch.")
     if plan.best.reuse is not None and plan.best.reuse > 1:
         said.append(

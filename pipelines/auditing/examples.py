@@ -1,4 +1,4 @@
-"""A few training records as pictures, after every step of the chain and in the epochs that follow."""
+"""Example images: a few training records after every op of the chain, and in later epochs."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.auditing.results import Picture, Sample
+from joulecache.pipelines.auditing.results import Example, ExampleImage
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.experiment.arms import Files
 from joulecache.transforms.chain import Chain, op_text
 from joulecache.transforms.reference_kernels import as_image
 
-_SAMPLES = 3
+_EXAMPLES = 3
 _LATER_EPOCHS = 3
 _SIDE = 112  # pixels of the longer side: some kilobytes each
 
 
-def draw_samples(files: Files, folder: Path, built: Manifest) -> tuple[Sample, ...]:
-    """Return some of the files in `folder`, evenly spread, as the cache's chain changes them.
+def draw_examples(files: Files, folder: Path, built: Manifest) -> tuple[Example, ...]:
+    """Return examples of the files in `folder`, evenly spread, as the cache's chain transforms them.
 
-    Pictures are JPEG, shrunk, or small ones enlarged without smoothing. Steps from to_float on are no pictures.
+    Large images are shrunk, small ones enlarged without smoothing. There are none after `to_float`.
     """
-    rows = np.unique(np.linspace(0, len(files.paths) - 1, _SAMPLES).astype(int))
-    samples = []
+    rows = np.unique(np.linspace(0, len(files.paths) - 1, _EXAMPLES).astype(int))
+    examples = []
     for path, label in ((Path(files.paths[row]), files.labels[row]) for row in rows):
         key = path.relative_to(folder).as_posix()
-        samples.append(Sample(key, built.class_names[label], tuple(_pictures(path, key, built))))
-    return tuple(samples)
+        examples.append(Example(key, built.class_names[label], tuple(_images(path, key, built))))
+    return tuple(examples)
 
 
-def _pictures(path: Path, key: str, built: Manifest) -> Iterator[Picture]:
+def _images(path: Path, key: str, built: Manifest) -> Iterator[ExampleImage]:
     chain = built.parsed_chain()
     ops, data = (*chain.prefix, *chain.on_images), path.read_bytes()
 
@@ -44,10 +44,10 @@ def _pictures(path: Path, key: str, built: Manifest) -> Iterator[Picture]:
         return _jpeg(part(data, key=key, seed=built.seed, n=epoch, variants=built.variants))
 
     for count, op in enumerate(ops, 1):
-        yield Picture(op_text(op), count == chain.cut, drawn(count, 0))
+        yield ExampleImage(op_text(op), count == chain.cut, drawn(count, 0))
     if any(op.random for op in chain.on_images) or (built.variants > 1 and any(op.random for op in chain.prefix)):
         for epoch in range(1, 1 + _LATER_EPOCHS):
-            yield Picture(f"epoch {epoch}", False, drawn(len(ops), epoch))
+            yield ExampleImage(f"epoch {epoch}", False, drawn(len(ops), epoch))
 
 
 def _jpeg(pixels: NDArray[np.generic]) -> str:
