@@ -1,1 +1,1 @@
-"""What the other packages share."""
+"""What the other packages share: files, argument checks, progress, JSON, quantities as text."""

@@ -1,0 +1,144 @@
+"""Argument checks. Each raises `ValueError` in one line: what must be what, and what it got."""
+
+from __future__ import annotations
+
+import reprlib
+import sys
+from collections.abc import Iterable, Sequence
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlong = 40
+
+
+def shown(value: object) -> str:
+    """Return a short `repr` of any value, however long, deep or large it is."""
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError):  # an integer of over 4,300 digits is one
+        return f"a {type(value).__name__} that is too large to show"
+
+
+def check_whole(name: str, value: object, low: int = 1, high: int | None = None) -> int:
+    """Check an integer argument.
+
+    Args:
+        name: What the message calls it.
+        value: The argument. A bool is not an integer here.
+        low: The smallest value allowed.
+        high: The largest value allowed; None for no limit.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: The value is not an integer, or outside the limits.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number {limits}, got {shown(value)}")
+    return value
+
+
+def check_number(
+    name: str,
+    value: object,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Check a finite number.
+
+    Args:
+        name: What the message calls it.
+        value: The argument, an int or a float. A bool is not a number here.
+        low: The smallest value allowed.
+        high: The largest value allowed.
+        above: The value must be greater than this.
+        below: The value must be less than this.
+
+    Returns:
+        The value as it is: an int stays an int.
+
+    Raises:
+        ValueError: The value is not a finite number, or outside the limits.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not -sys.float_info.max <= value <= sys.float_info.max
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    ):
+        raise ValueError(f"{name} must be {_number_limits(low, high, above, below)}, got {shown(value)}")
+    return value
+
+
+def _number_limits(low: float | None, high: float | None, above: float | None, below: float | None) -> str:
+    if low is not None and high is not None:
+        return f"a number from {low:g} to {high:g}"
+    limits = (
+        ("of at least", low),
+        ("above", above),
+        ("of at most", high),
+        ("below", below),
+    )
+    said = [f"{word} {limit:g}" for word, limit in limits if limit is not None]
+    return f"a finite number {' and '.join(said)}".rstrip()
+
+
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Check that an argument is one of the allowed words.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
+
+
+def check_choices(name: str, values: Sequence[str], allowed: Sequence[str], needed: Iterable[str] = ()) -> None:
+    """Check that an argument lists some of the allowed words, each once, and all that are needed.
+
+    Raises:
+        ValueError: It does not.
+    """
+    got = shown(values) if isinstance(values, str) else ", ".join(map(str, values)) or "none"
+    if (
+        isinstance(values, str)
+        or not values
+        or len(set(values)) != len(values)
+        or any(value not in allowed for value in values)
+    ):
+        raise ValueError(f"{name} must be some of {', '.join(allowed)}, each once, got {got}")
+    missing = [word for word in needed if word not in values]
+    if missing:
+        raise ValueError(f"{name} must include {', '.join(missing)}, got {got}")
+
+
+def check_text(name: str, value: object, *, allow_empty: bool = False) -> str:
+    """Check a string argument, and return it.
+
+    Raises:
+        ValueError: It is not a string, or empty where `allow_empty` is False.
+    """
+    if not isinstance(value, str) or not (value or allow_empty):
+        kind = "a string" if allow_empty else "a non-empty string"
+        raise ValueError(f"{name} must be {kind}, got {shown(value)}")
+    return value
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Check a boolean argument, and return it.
+
+    Raises:
+        ValueError: It is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return value
