@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from joulecache.pipelines.core.notebook import register_on_first_use
+
 if TYPE_CHECKING:
     from joulecache.pipelines.auditing.auditor import audit
     from joulecache.pipelines.building import precompute
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from joulecache.pipelines.loading.element_cache import cached
     from joulecache.pipelines.planning.planner import plan
     from joulecache.pipelines.training import EnergyCallback, train
+
+register_on_first_use(lambda: import_module(f"{__name__}.report.notebook"))
 
 _HOMES = {
     "Cache": "cache.cache",

@@ -72,9 +72,9 @@ def test_what_a_notebook_shows_is_escaped(tmp_path: Path, photo: bytes) -> None:
         (tmp_path / "photos" / folder).mkdir(parents=True)
         (tmp_path / "photos" / folder / "a.jpg").write_bytes(photo)
     built = precompute(tmp_path / "photos", tmp_path / "cache", "decode|resize(8)", val_fraction=0)
-    shown = built._repr_html_()
+    shown = built._repr_html_() or ""
     assert "<img" not in shown
     assert "&lt;img src=x onerror=alert(1)&gt;" in shown
     with Meter().window("work") as window:
         pass
-    assert "not measured" in window.energy._repr_html_()
+    assert "not measured" in (window.energy._repr_html_() or "")

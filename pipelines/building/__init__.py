@@ -62,7 +62,7 @@ class Built:
     copied: int = 0
     workers: tuple[str, ...] = ()
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         return self.manifest._repr_html_()
 
 

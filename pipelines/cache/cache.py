@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, staged
 from joulecache.pipelines.cache.manifest import Manifest, Split, find_problems, open_manifest, read_index
+from joulecache.pipelines.core.notebook import Displayed
 from joulecache.transforms.chain import Chain
 from joulecache.transforms.ops import Op
 
 
 @dataclass(frozen=True, eq=False)
-class Cache:
+class Cache(Displayed):
     """A cache on this machine, with its manifest checked; `open_cache` returns one.
 
     Files that an update deletes stay readable where they are mapped; open the cache again to see its new manifest.
@@ -70,9 +71,6 @@ class Cache:
 
     def __fspath__(self) -> str:
         return os.fspath(self.folder)
-
-    def _repr_html_(self) -> str:
-        return self.manifest._repr_html_()
 
 
 CacheLike: TypeAlias = Cache | str | os.PathLike[str]

@@ -28,14 +28,13 @@ from joulecache.pipelines.cache.shards import (
     sync_folder,
 )
 from joulecache.pipelines.cache.shards import CacheError as CacheError
-from joulecache.pipelines.core.notebook import table_html
+from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject, StoreError, is_remote, open_binary
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
 from joulecache.transforms.ops import Op
 
 MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 30
-_SHOWN_CLASSES = 10
 _LONGEST_MESSAGE = 500  # of what a hostile manifest can make long
 
 INDEX_SCHEMA = pa.schema(
@@ -78,7 +77,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Displayed):
     """What a cache holds.
 
     `shards` is the number of ranges of the partition, `val_fraction` None where the source said what is held out, `energy` that of all
@@ -117,20 +116,6 @@ class Manifest:
         """Return every data file that belongs to the cache."""
         listed = [file for split in self.splits.values() for file in split.files]
         return (*listed, self.index, self.rejected)
-
-    def _repr_html_(self) -> str:
-        rows = {
-            name: f"{split.records:,} records of {'x'.join('?' if side is None else str(side) for side in split.image_shape)}, "
-            f"variants: {split.variants}, {sum(file.bytes for file in split.files) / 1e6:,.1f} MB in files: {len(split.files)}"
-            for name, split in self.splits.items()
-            if split.records
-        }
-        rows["classes"] = ", ".join(self.class_names[:_SHOWN_CLASSES]) + ", ..." * (
-            len(self.class_names) > _SHOWN_CLASSES
-        )
-        rows["kept as"] = f"{self.format}, {self.encoding}"
-        rows["source"] = f"{self.source['location']}, {self.rejected.records} rejected"
-        return table_html(self.chain, rows)
 
     def parsed_chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
         """Return the chain of a split; `ops` are the ops of your own that it names.

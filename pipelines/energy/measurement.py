@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, SupportsIndex
 
-from joulecache.pipelines.core.notebook import table_html
+from joulecache.pipelines.core.notebook import Displayed
 
 COMPONENTS = ("cpu", "dram", "gpu", "idle")
 CONTAMINATION = ("others", "steal", "cpu_stall", "memory_stall", "io_stall")
@@ -142,7 +142,7 @@ class Contamination:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Energy:
+class Energy(Displayed):
     """Hold the energy of a window, or of a sum of windows, and what was seen beside it.
 
     `total_j`, `low_j`, `high_j`, `method` sum the `components` (cpu, dram, gpu, idle; None: not measured, not in the
@@ -265,20 +265,6 @@ class Energy:
         digits = max(1, 2 - math.floor(math.log10(self.total_j))) if self.total_j > 0 else 1
         bounds = f"{self.low_j:.{digits}f} to {self.high_j:.{digits}f}"
         return f"{self.total_j:.{digits}f} J ({bounds}, {self.method})"
-
-    def _repr_html_(self) -> str:
-        parts = {"active": self.active, **self.components}
-        rows = {
-            name: "not measured"
-            if part is None
-            else f"{part.value_j:.3g} J ({part.low_j:.3g} to {part.high_j:.3g}), {part.method}, {part.scope}"
-            for name, part in parts.items()
-        }
-        rows["time"] = f"{self.duration_s:.3g} s, {self.cpu_s:.3g} CPU-seconds"
-        rows["CO2"] = "not measured" if self.carbon_g is None else f"{self.carbon_g:.3g} g"
-        if self.flags:
-            rows["flagged"] = "; ".join(self.flags)
-        return table_html(str(self), rows)
 
     def to_json(self) -> dict[str, object]:
         """Return every field as JSON values; None where not measured."""

@@ -319,7 +319,7 @@ class TrainedModel:
         trained = table_html(
             str(self.path), {"accuracy": f"{self.training.accuracy:.1%}", "energy": str(self.training.energy)}
         )
-        return trained + (self.compression._repr_html_() if self.compression else "")
+        return trained + ((self.compression._repr_html_() or "") if self.compression else "")
 
 
 def train(
