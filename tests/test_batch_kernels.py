@@ -49,7 +49,7 @@ def floats(images: Array) -> Floats:
 
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_batch_is_the_golden_one(name: str) -> None:
-    """Where this fails, an epoch is no longer what it was: see that it is meant, then run scripts/make_golden."""
+    """Where this fails, an epoch is no longer what it was: see that it is meant, then run scripts/make_golden.py."""
     chain = parse(BATCHES[name])
     single = Chain(chain.prefix, chain.cut)
     images: Any = np.stack([single(GOLDEN / "photo.jpg", key="golden.jpg", seed=7, n=variant) for variant in range(3)])

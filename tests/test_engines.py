@@ -1,4 +1,4 @@
-"""Builds on other engines: workers that are other processes, runners that fail. `scripts/test_cluster` has the engines themselves."""
+"""Builds on other engines: workers that are other processes, runners that fail. `scripts/test_cluster.py` has the engines themselves."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def pixels(photo: bytes) -> Array:
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_pixels_are_the_golden_ones(name: str) -> None:
-    """Where this fails, caches built before hold other pixels: raise the op's version, then run scripts/make_golden."""
+    """Where this fails, caches built before hold other pixels: raise the op's version, then run scripts/make_golden.py."""
     golden = Image.open(GOLDEN / f"{name}.png")
     assert golden.mode in ("RGB", "L")
     got = parse(CHAINS[name])(GOLDEN / "photo.jpg", key="golden.jpg", seed=7, n=3)

@@ -74,7 +74,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         `steps_per_execution` above 1, what overlaps counts as waiting: `compute_s` is then the least that computing took.
 
         TensorFlow's graphs know only the wall clock, in microseconds: where that is set during a wait, the figure is off by
-        as much, yet never below 0 or above the epoch's duration. `scripts/bench_meter` prints what it costs. TensorFlow does not save
+        as much, yet never below 0 or above the epoch's duration. `scripts/bench_meter.py` prints what it costs. TensorFlow does not save
         the dataset's iterator in a checkpoint. In the scope of a distribution strategy, and with op determinism, which
         allows no clock, the dataset is returned as it is and nothing counted. Raises TypeError for what is no dataset.
         """

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print what the transforms cost in CPU time, as Markdown: every op, the chain's own machinery, and decoding at a smaller scale.
 
-    scripts/bench_transforms [SOURCE]
+    scripts/bench_transforms.py [SOURCE]
 
 SOURCE holds the photos for the last part: a folder, tar or Parquet file; 256 synthetic photos by default. Ratios are of measurements that
 took turns in this run; a plain copy of the same bytes is the baseline of the ops.
@@ -33,7 +33,9 @@ def main(source: str) -> None:
 
     names = ("joulecache", "pillow", "numpy")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    print(f"{Meter().passport()['cpu']}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, {versions}\n")
+    print(
+        f"{Meter().passport()['cpu']}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, {versions}\n"
+    )
     print_ops()
     print_machinery()
     print_scaled_decoding(source)
@@ -48,7 +50,9 @@ def print_ops() -> None:
     print("| op, on one image of 224x224x3 | CPU us/image | times a copy |\n|---|---:|---:|")
     print(f"| a plain copy | {copy:.1f} | 1 |")
     for cost in op_costs():
-        print(f"| `{op_text(cost.op)}` | {cost.cpu_us_per_image:,.1f} | {cost.cpu_us_per_image / copy:,.1f} |", flush=True)
+        print(
+            f"| `{op_text(cost.op)}` | {cost.cpu_us_per_image:,.1f} | {cost.cpu_us_per_image / copy:,.1f} |", flush=True
+        )
 
 
 def print_machinery() -> None:
@@ -60,7 +64,9 @@ def print_machinery() -> None:
 
     images = [np.zeros((SIDE, SIDE, 3), np.uint8)] * BATCH
     nothing = dict.fromkeys(reference_kernels._KERNELS, lambda op, image, drawn: image)
-    print(f"\n| ops, kernels left out | loader, batch of {BATCH}: us/image | build, one by one: us/image |\n|---|---:|---:|")
+    print(
+        f"\n| ops, kernels left out | loader, batch of {BATCH}: us/image | build, one by one: us/image |\n|---|---:|---:|"
+    )
     for text in SUFFIXES:
         ops = parse(f"decode || {text}").on_images
 
@@ -99,7 +105,9 @@ def print_scaled_decoding(source: str) -> None:
     print(f"\n| {len(photos)} photos of {Path(source).name} | images per CPU-second |\n|---|---:|")
     for chain, pair in zip(chains, zip(*rates[1:], strict=True), strict=True):
         print(f"| {code(str(chain))} | {statistics.median(pair):,.0f} |")
-    print(f"| ratio in turns of {ROUNDS}: median (least to most) | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
+    print(
+        f"| ratio in turns of {ROUNDS}: median (least to most) | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+    )
 
 
 def code(text: str) -> str:

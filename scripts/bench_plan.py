@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare what a plan predicts with what is then measured, as Markdown.
 
-    scripts/bench_plan DATA OUT [--pairs 12] [--repeats 3] [--only NAME]
+    scripts/bench_plan.py DATA OUT [--pairs 12] [--repeats 3] [--only NAME]
 
 DATA is a folder with dogs_cats.tar, photos, and cifar10/train.parquet; where one is missing its rows are. OUT keeps the plans and
 the audits. For each source and size: a plan, then an audit of the best chain as a raw Arrow cache, right after it, since machines that are
@@ -106,7 +106,11 @@ def planned(source: str, chain: str, limit: int | None, folder: Path) -> dict:
     file = folder / "plan.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(output("plan", source, "--chain", chain, "--fresh", FRESH, "--epochs", str(EPOCHS), *limited(limit), "--json"))
+        file.write_text(
+            output(
+                "plan", source, "--chain", chain, "--fresh", FRESH, "--epochs", str(EPOCHS), *limited(limit), "--json"
+            )
+        )
     return json.loads(file.read_text())
 
 

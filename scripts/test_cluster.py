@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Build the same caches on other engines, real processes on loopback, and compare them with the local build, byte for byte.
 
-    scripts/test_cluster [ENGINE ...] [--allow-missing] [--data DIR] [--keep DIR]
+    scripts/test_cluster.py [ENGINE ...] [--allow-missing] [--data DIR] [--keep DIR]
 
 ENGINE: prism, flink (embedded), session (a Flink cluster of a JobManager and two TaskManagers), spark, dask, faults (on such a cluster),
 scaling (2 workers against 1); without any, all of them. What an engine needs is fetched: Prism and Beam's boot program by Go, Flink and
@@ -40,8 +40,24 @@ BUILD = ("--chain", CHAIN, "--variants", "2", "--shards", "8")
 BROKEN = 5
 BUILD_LIMIT_S = 1200
 OPENED = (
-    *("java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text", "java.time"),
-    *("java.util", "java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch", "sun.nio.cs", "sun.security.action"),
+    *(
+        "java.lang",
+        "java.lang.invoke",
+        "java.lang.reflect",
+        "java.io",
+        "java.net",
+        "java.nio",
+        "java.text",
+        "java.time",
+    ),
+    *(
+        "java.util",
+        "java.util.concurrent",
+        "java.util.concurrent.atomic",
+        "sun.nio.ch",
+        "sun.nio.cs",
+        "sun.security.action",
+    ),
 )
 JAVA_OPTIONS = " ".join(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED)
 
@@ -98,7 +114,17 @@ def start_build(
     source: str, cache: Path, beam: Sequence[str] = (), extra: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen]:
     """Start a build; it is ended with the block."""
-    words = [ROOT / ".venv/bin/joulecache", "precompute", source, cache, *BUILD, "--max-reject-rate", "0.2", *extra, "--json"]
+    words = [
+        ROOT / ".venv/bin/joulecache",
+        "precompute",
+        source,
+        cache,
+        *BUILD,
+        "--max-reject-rate",
+        "0.2",
+        *extra,
+        "--json",
+    ]
     words += ["--", *beam] if beam else []
     process = subprocess.Popen(
         words,
@@ -133,13 +159,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(words: Sequence[object], folder: Path, port: int | None = None, **environment: str) -> Iterator[subprocess.Popen]:
+def running(
+    words: Sequence[object], folder: Path, port: int | None = None, **environment: str
+) -> Iterator[subprocess.Popen]:
     """Run a process, with what it says in a file of `folder`, until the block ends; wait until it listens on `port`."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{Path(str(words[0])).name}-{free_port()}.log"
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            list(map(str, words)), cwd=folder, stdout=out, stderr=out, env={**os.environ, **environment}, start_new_session=True
+            list(map(str, words)),
+            cwd=folder,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **environment},
+            start_new_session=True,
         )
     try:
         wait_until(lambda: port is None or listens(port), f"{words[0]} listens on port {port}", process, log)
@@ -157,7 +190,9 @@ def end(process: subprocess.Popen) -> None:
             process.wait(timeout=10)
 
 
-def wait_until(true: Callable[[], bool], what: str, process: subprocess.Popen | None = None, log: Path | None = None) -> None:
+def wait_until(
+    true: Callable[[], bool], what: str, process: subprocess.Popen | None = None, log: Path | None = None
+) -> None:
     """Wait, for two minutes at most; WrongError when it does not come true or the process ends."""
     deadline_s = time.monotonic() + 120
     while not true():
@@ -200,7 +235,9 @@ def wheel(work: Path) -> Path:
     """Build the wheel that is staged."""
     out = work / "dist"
     subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, ROOT], check=True, capture_output=True
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", out, ROOT],
+        check=True,
+        capture_output=True,
     )
     return next(out.glob("*.whl"))
 
@@ -212,7 +249,11 @@ def beam_version() -> str:
 
 def go_program(package: str, work: Path) -> Path:
     """Build one of Beam's programs by Go."""
-    fetched(["go", "install", f"github.com/apache/beam/sdks/v2/{package}@v{beam_version()}"], package, GOBIN=str(work / "bin"))
+    fetched(
+        ["go", "install", f"github.com/apache/beam/sdks/v2/{package}@v{beam_version()}"],
+        package,
+        GOBIN=str(work / "bin"),
+    )
     return work / "bin" / Path(package).name
 
 
@@ -242,7 +283,10 @@ def jar(work: Path, name: str, main: str, artifacts: tuple[str, ...]) -> Path:
         path = folder / "start.jar"
         names = " ".join(sorted(each.name for each in folder.glob("*.jar")))
         text = f"Manifest-Version: 1.0\nMain-Class: {main}\nClass-Path: {names}\n"
-        folded = "".join(line[:70] + "".join("\n " + line[at : at + 69] for at in range(70, len(line), 69)) + "\n" for line in text.splitlines())
+        folded = "".join(
+            line[:70] + "".join("\n " + line[at : at + 69] for at in range(70, len(line), 69)) + "\n"
+            for line in text.splitlines()
+        )
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("META-INF/MANIFEST.MF", folded)
         print(f"{name}: Beam's Java {version}", file=sys.stderr)
@@ -253,8 +297,16 @@ def jar(work: Path, name: str, main: str, artifacts: tuple[str, ...]) -> Path:
 def flink_jar(work: Path) -> Path:
     """Fetch Flink with Beam's runner on it."""
     flink = (f"org.apache.flink:{part}:{FLINK}" for part in ("flink-clients", "flink-streaming-java", "flink-runtime"))
-    beam = (f"org.apache.beam:{part}:{{beam}}" for part in (f"beam-runners-flink-{FLINK_LINE}", "beam-runners-java-job-service"))
-    return jar(work, "flink", "org.apache.beam.runners.flink.FlinkJobServerDriver", (*beam, *flink, "org.slf4j:slf4j-simple:1.7.36"))
+    beam = (
+        f"org.apache.beam:{part}:{{beam}}"
+        for part in (f"beam-runners-flink-{FLINK_LINE}", "beam-runners-java-job-service")
+    )
+    return jar(
+        work,
+        "flink",
+        "org.apache.beam.runners.flink.FlinkJobServerDriver",
+        (*beam, *flink, "org.slf4j:slf4j-simple:1.7.36"),
+    )
 
 
 @contextmanager
@@ -268,7 +320,7 @@ def worker_pool(work: Path) -> Iterator[list[str]]:
         "#!/bin/sh\nset -e\n"
         f'home=$(mktemp -d "{folder}/worker-XXXXXX")\n'
         f'"{sys.executable}" -m venv --without-pip "$home"\n'
-        f"\"$home/bin/python\" -c \"import site, pathlib; pathlib.Path(site.getsitepackages()[0], 'dependencies.pth')"
+        f'"$home/bin/python" -c "import site, pathlib; pathlib.Path(site.getsitepackages()[0], \'dependencies.pth\')'
         f".write_text('{folder}/dependencies')\"\n"
         'cd "$home"\nPATH="$home/bin:$PATH" RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1 '
         f'exec "{boot}" "$@" --semi_persist_dir="$home"\n'
@@ -400,12 +452,24 @@ def spark(work: Path) -> Iterator[list[str]]:
 def dask(work: Path) -> Iterator[list[str]]:
     """Run builds on a Dask cluster of two worker processes, with twice as many partitions."""
     place = work / "dask"
-    words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", place, "--constraint", ROOT / "constraints.txt"]
+    words = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        place,
+        "--constraint",
+        ROOT / "constraints.txt",
+    ]
     fetched([*words, "dask[distributed]"], "Dask")
     port = free_port()
     os.environ["PYTHONPATH"] = str(place)
     try:
-        with running([sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", port, "--no-dashboard"], place, port):
+        with running(
+            [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", port, "--no-dashboard"], place, port
+        ):
             words = [sys.executable, "-m", "distributed.cli.dask_worker", f"localhost:{port}", "--no-dashboard"]
             with running([*words, "--nworkers", 2, "--nthreads", 1], work / "dask-workers"):
                 runner = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner"
@@ -428,7 +492,11 @@ def compare(engine: str, work: Path, wanted: dict[str, str], local: dict[str, Bu
             found = build(source, work / f"{engine}-{number}", options)
             same = found.files == local[name].files
             cells = [engine, name, f"{len(found.files)} {'same' if same else 'OTHER'}", len(found.workers)]
-            cells += [f"{found.duration_s:.0f}", f"{local[name].duration_s:.0f}", f"{overhead_s:.0f}" if number == 0 else ""]
+            cells += [
+                f"{found.duration_s:.0f}",
+                f"{local[name].duration_s:.0f}",
+                f"{overhead_s:.0f}" if number == 0 else "",
+            ]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
             if not same:
                 raise WrongError(f"{engine} gave other files than the local build of {name}")
@@ -476,7 +544,9 @@ def scaling(work: Path) -> None:
     """Print how much faster two workers are than one: threads here, and worker processes of Flink."""
     source, times = "synthetic:4000", {}
     for count in (1, 2):
-        times["threads here", count] = build(source, work / f"threads-{count}", extra=("--workers", str(count))).duration_s
+        times["threads here", count] = build(
+            source, work / f"threads-{count}", extra=("--workers", str(count))
+        ).duration_s
     with worker_pool(work) as workers:
         for count in (1, 2):
             options = ["--runner=FlinkRunner", "--flink_master=[local]", f"--flink_job_server_jar={flink_jar(work)}"]
@@ -490,13 +560,17 @@ def scaling(work: Path) -> None:
 
 def main(chosen: Sequence[str], allow_missing: bool, data: Path | None, work: Path) -> int:
     """Run what is chosen; return the exit code."""
-    print(f"Beam {beam_version()}, Flink {FLINK}, Spark {SPARK}, {len(os.sched_getaffinity(0))} CPUs, chain `{CHAIN}`\n")
+    print(
+        f"Beam {beam_version()}, Flink {FLINK}, Spark {SPARK}, {len(os.sched_getaffinity(0))} CPUs, chain `{CHAIN}`\n"
+    )
     wanted, local = {}, {}
     if set(chosen) != {"scaling"}:
         wanted = sources(work, data)
         local = {name: build(source, work / f"local-{number}") for number, (name, source) in enumerate(wanted.items())}
     if not ENGINES.keys().isdisjoint(chosen):
-        print("| engine | source | files | worker processes | s | s here | s for 8 photos |\n|---|---|---|---:|---:|---:|---:|")
+        print(
+            "| engine | source | files | worker processes | s | s here | s for 8 photos |\n|---|---|---|---:|---:|---:|---:|"
+        )
     missing = wrong = 0
     for part in chosen:
         try:

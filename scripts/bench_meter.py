@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print what the meter itself costs, and how well it counts, as Markdown.
 
-    scripts/bench_meter
+    scripts/bench_meter.py
 
 Takes about 2 minutes; nothing else should run. Times are medians, with the worst of 20 beside them; what is counted is given
 as a ratio to what the kernel says of the same processes, or of the same work done in another way.
@@ -164,7 +164,9 @@ def print_counting(meter) -> None:
                 used_s += usage.ru_utime + usage.ru_stime
     ours, other = window.energy, theirs.result
     print(f"\n40 children of 0.2 s: {ours.cpu_s / used_s:.1%} of their CPU time is in the window: {ours}")
-    print(f"CodeCarbon beside it: {other.energy_j:.1f} J ({other.method}), ours is {ours.total_j / other.energy_j:.2f} times that")
+    print(
+        f"CodeCarbon beside it: {other.energy_j:.1f} J ({other.method}), ours is {ours.total_j / other.energy_j:.2f} times that"
+    )
     with meter.window("whole") as whole:
         parts = []
         for name in ("a", "b", "c"):
@@ -187,7 +189,10 @@ def print_shape(meter) -> None:
                     child.wait()
             found.setdefault(processes, []).append(window.energy)
     one, two = (statistics.median(energy.active_j for energy in found[count]) for count in (1, 2))
-    print(f"8 CPU-seconds, active energy: as 1x8 {one:.2f} J, as 2x4 {two:.2f} J, ratio {two / one:.3f} (median of 3)", flush=True)
+    print(
+        f"8 CPU-seconds, active energy: as 1x8 {one:.2f} J, as 2x4 {two:.2f} J, ratio {two / one:.3f} (median of 3)",
+        flush=True,
+    )
 
 
 def print_others(meter) -> None:
@@ -204,7 +209,9 @@ print(window.energy.contamination_shares["others"], *window.energy.flags, sep=";
     busy = output(code)
     burner.kill()
     burner.wait()
-    print(f"Others, as a process sees them that waits for 3 s: {quiet.strip()} when quiet, {busy.strip()} beside one that burns")
+    print(
+        f"Others, as a process sees them that waits for 3 s: {quiet.strip()} when quiet, {busy.strip()} beside one that burns"
+    )
 
 
 def print_timing(meter) -> None:
@@ -224,8 +231,15 @@ def print_timing(meter) -> None:
             at, cpu_s = time.perf_counter(), time.process_time()
             assert int(counts[name]()) == batches
             if turn:  # the first traces
-                found[name].append([(now - before) / batches * 1e6 for now, before in ((time.perf_counter(), at), (time.process_time(), cpu_s))])
-    wall, cpu = ({name: statistics.median(run[place] for run in runs) for name, runs in found.items()} for place in (0, 1))
+                found[name].append(
+                    [
+                        (now - before) / batches * 1e6
+                        for now, before in ((time.perf_counter(), at), (time.process_time(), cpu_s))
+                    ]
+                )
+    wall, cpu = (
+        {name: statistics.median(run[place] for run in runs) for name, runs in found.items()} for place in (0, 1)
+    )
     print(
         f"Timing the input: {wall['timed']:.1f} us a batch against {wall['bare']:.1f}, CPU {cpu['timed']:.1f} us against {cpu['bare']:.1f} "
         f"(in the graph, {batches:,} batches, median of 5)"

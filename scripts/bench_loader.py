@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print what it costs to load images, as Markdown.
 
-    scripts/bench_loader [FOLDER]
+    scripts/bench_loader.py [FOLDER]
 
 FOLDER is where files are written, by default a temporary one: 9 GB. Takes about 8 minutes.
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train every named model for a few epochs on CIFAR-10, quantize it, and print what that cost and gave, as Markdown.
 
-    scripts/bench_models CIFAR10 [--epochs 5]
+    scripts/bench_models.py CIFAR10 [--epochs 5]
 
 CIFAR10 is a folder with train*.parquet and test*.parquet, in the layout `image: struct<bytes, path>, label`. Models that come in
 several widths are taken at the narrowest. Takes about 20 minutes; nothing else should run.
@@ -43,7 +43,9 @@ def main(cifar10: Path, folder: Path, epochs: int) -> None:
     for name, architecture in MODELS.items():
         model = f"{name}:{architecture.widths[0]:g}" if architecture.widths else name
         out = folder / name
-        history = train(folder / "cache", out=out, epochs=epochs, model=model, batch_size=BATCH_SIZE, meter=meter).training
+        history = train(
+            folder / "cache", out=out, epochs=epochs, model=model, batch_size=BATCH_SIZE, meter=meter
+        ).training
         last = history.to_json()["epochs"][-1]
         images = history.images // epochs
         recipe = Recipe(quantize="int8", finetune_epochs=0)
@@ -73,7 +75,9 @@ def print_left_out(folder: Path) -> None:
     from joulecache.pipelines.models import load_model
 
     model = load_model(folder / "resnet8" / "model.keras")
-    images = np.concatenate([batch for batch, _ in load(folder / "cache", "train", BATCH_SIZE).take(4).as_numpy_iterator()])
+    images = np.concatenate(
+        [batch for batch, _ in load(folder / "cache", "train", BATCH_SIZE).take(4).as_numpy_iterator()]
+    )
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([image[None].astype(np.float32)] for image in images)
@@ -81,7 +85,11 @@ def print_left_out(folder: Path) -> None:
     with native_output_kept():
         mixed = converter.convert()
     spent = {}
-    for name, content in (("float32", to_tflite(model, "float32")), ("int8", to_tflite(model, "int8", images)), ("16x8", mixed)):
+    for name, content in (
+        ("float32", to_tflite(model, "float32")),
+        ("int8", to_tflite(model, "int8", images)),
+        ("16x8", mixed),
+    ):
         runner, times = TfliteModel(content), []
         for _ in range(6):
             start_s = time.thread_time()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Audit photos at two sizes and CIFAR-10 with three models, and print what paid and what did not, as Markdown.
 
-    scripts/audit_results DATA OUT > docs/results.md
+    scripts/audit_results.py DATA OUT > docs/results.md
 
 DATA is a folder with dogs_cats.tar, photos, and cifar10/train.parquet. OUT keeps the audits, each with its report; those that are there
 are not run again, and one that was stopped goes on. Takes about an hour on two cores; nothing else should run.
@@ -68,9 +68,7 @@ def audited(name: str, model: str, data: Path, out: Path) -> dict[str, Any]:
         arguments += ["--train-epochs", str(TRAINED_EPOCHS), "--epochs", str(HORIZON), "--out", str(folder)]
         arguments += [] if case.limit is None else ["--limit", str(case.limit)]
         arguments += [] if model == MODELS[0] else ["--pairs", str(TRAININGS)]
-        code = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from joulecache.pipelines.cli import main; main()"
-        )
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from joulecache.pipelines.cli import main; main()"
         print(f"joulecache {shlex.join(arguments)}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, check=True)
     return json.loads(file.read_text("utf-8"))
@@ -90,7 +88,7 @@ def head(audits: Mapping[str, list[dict[str, Any]]]) -> str:
         "# Results",
         "",
         f"Audits of one machine: {meter['cpu']}, {meter['vcpus']:g} vCPUs, {provenance['platform'].partition('-')[0]}, Python {provenance['python']}, "
-        f"{named}. Joules: {meter['method']}. Hot page cache. Made by `scripts/audit_results` from the reports of the audits; batches of "
+        f"{named}. Joules: {meter['method']}. Hot page cache. Made by `scripts/audit_results.py` from the reports of the audits; batches of "
         f"{provenance['batch_size']}, a training run is {TRAINED_EPOCHS} epoch, the horizon of the verdicts {HORIZON} epochs.",
         "",
         f"The machine is shared: the meter flagged {flagged:,} of {sum(arm['runs'] for arm in arms):,} runs, since other processes or the "

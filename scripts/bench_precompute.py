@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print how a build compares with the bare work, as Markdown: throughput, workers, Beam, writing, updates, memory, break-even.
 
-    scripts/bench_precompute [FOLDER]
+    scripts/bench_precompute.py [FOLDER]
 
 FOLDER is where files are written, by default a temporary one. Every ratio is of runs that took turns; the median and the range of the
 turns are printed. The bare work is a thread pool that reads the same files, runs the same kernels and writes the same bytes to plain files.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print what a build and a loader need that grows with the number of images, measured and extrapolated, as Markdown.
 
-    scripts/bench_scale [FOLDER] [--largest N]
+    scripts/bench_scale.py [FOLDER] [--largest N]
 
 Tars of small JPEGs in 1,000 classes, up to 1.28 million as ImageNet has, are listed, built and opened, each in a process of its own: the
 images are 8x8 pixels, so that what is left is what the number of records costs. FOLDER is where files are written, by default a temporary
@@ -49,7 +49,9 @@ def main(folder: Path, largest: int) -> None:
 
     names = ("joulecache", "apache-beam", "pyarrow", "tensorflow")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    print(f"{Meter().passport()['cpu']}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, {versions}\n")
+    print(
+        f"{Meter().passport()['cpu']}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, {versions}\n"
+    )
     sizes = [size for size in SIZES if size <= largest]
     found = []
     for size in sizes:
@@ -113,7 +115,9 @@ def listed(tar: Path, cache: Path) -> dict[str, float]:
     specs = _specs(source, str(cache), shards, Recipe(chain, chain.for_validation()), 1)
     units = cache.parent / "units.arrow"
     parts = store_units([spec.units for spec in specs], units, str(units))
-    travelling = sum(len(pickle.dumps(dataclasses.replace(spec, units=part))) for spec, part in zip(specs, parts, strict=True))
+    travelling = sum(
+        len(pickle.dumps(dataclasses.replace(spec, units=part))) for spec, part in zip(specs, parts, strict=True)
+    )
     return {
         "list_s": list_s,
         "launcher_mb": peak_mb() - before_mb,
@@ -171,7 +175,11 @@ if __name__ == "__main__":
     if given.largest < SIZES[1]:
         parser.error(f"--largest must be at least {SIZES[1]}: a line goes through two sizes")
     if given.part:
-        print(json.dumps({"listed": listed, "built": built, "opened": opened}[given.part](Path(given.tar), Path(given.cache))))
+        print(
+            json.dumps(
+                {"listed": listed, "built": built, "opened": opened}[given.part](Path(given.tar), Path(given.cache))
+            )
+        )
     else:
         with tempfile.TemporaryDirectory(prefix="joulecache-scale-") as temporary:
             main(given.folder or Path(temporary), given.largest)

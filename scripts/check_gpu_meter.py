@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check the energy counters of the GPUs against their power, polled 20 times a second and integrated, and print both as Markdown.
 
-    scripts/check_gpu_meter [--seconds 60]
+    scripts/check_gpu_meter.py [--seconds 60]
 
 First under load, matrix products in TensorFlow on every GPU, then idle. Exit code 1 where counter and integral differ by more than 5%, else
 0: also where there is no GPU to check, which is then said.
@@ -34,8 +34,12 @@ def main(seconds: float) -> int:
 
     names = ("joulecache", "nvidia-ml-py", "tensorflow")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    print(f"{', '.join(nvml.names)}, driver {pynvml.nvmlSystemGetDriverVersion()}, Python {platform.python_version()}, {versions}\n")
-    print(f"| GPU | {seconds:g} s of | counter, J | integrated power, J | ratio | within {TOLERANCE:.0%} |\n|---|---|---:|---:|---:|---|")
+    print(
+        f"{', '.join(nvml.names)}, driver {pynvml.nvmlSystemGetDriverVersion()}, Python {platform.python_version()}, {versions}\n"
+    )
+    print(
+        f"| GPU | {seconds:g} s of | counter, J | integrated power, J | ratio | within {TOLERANCE:.0%} |\n|---|---|---:|---:|---:|---|"
+    )
     right = []
     with Load(2 * SETTLE_S + seconds) as load:
         if not load.problem:
@@ -56,7 +60,9 @@ def compare(nvml, phase: str, seconds: float) -> list[bool]:
         print(f"| all | {phase} | cannot be read | | | no |", flush=True)
         return [False]
     right = []
-    for (_, is_polled), name, first, last, integral_j in zip(nvml._gpus, nvml.names, before, after, joules, strict=True):
+    for (_, is_polled), name, first, last, integral_j in zip(
+        nvml._gpus, nvml.names, before, after, joules, strict=True
+    ):
         if is_polled:
             print(f"| {name} | {phase} | has none | {integral_j:.1f} | | |", flush=True)
             continue
@@ -96,7 +102,9 @@ class Load:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
         self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment)
         said = self._process.stdout.readline().strip()
-        self.problem = "" if said == "running" else said or f"the process that makes it ended with {self._process.wait()}"
+        self.problem = (
+            "" if said == "running" else said or f"the process that makes it ended with {self._process.wait()}"
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +120,9 @@ def burn(seconds: float) -> None:
     gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]
     if not gpus:
         built = "with" if tf.test.is_built_with_cuda() else "without"
-        print(f"TensorFlow {tf.__version__}, built {built} CUDA, sees no GPU: `pip install tensorflow[and-cuda]` brings the libraries")
+        print(
+            f"TensorFlow {tf.__version__}, built {built} CUDA, sees no GPU: `pip install tensorflow[and-cuda]` brings the libraries"
+        )
         return
     matrices = []
     for gpu in gpus:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Print how sharp an audit is, on a quiet machine and beside a process that loads it in bursts, as Markdown.
 
-    scripts/bench_audit [--images 512] [--blocks 12] [--duty 0.5] [--period 2]
+    scripts/bench_audit.py [--images 512] [--blocks 12] [--duty 0.5] [--period 2]
 
 Audits the input alone, of synthetic photos in all four arms, twice: with nothing beside it, and beside a process that keeps all processors
 busy for the share `--duty` of every `--period` seconds, at times that it draws. Printed is half the width of the 95% interval of each arm's

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train ResNet-8 on CIFAR-10 from a cache, compress it in four ways, and print what that gave, as Markdown.
 
-    scripts/train_resnet8 CIFAR10 OUT [--epochs 40] [--seeds 1]
+    scripts/train_resnet8.py CIFAR10 OUT [--epochs 40] [--seeds 1]
 
 CIFAR10 is a folder with train*.parquet and test*.parquet, in the layout `image: struct<bytes, path>, label`; OUT a folder for the
 cache, the run and the compressed models; what is there already is not done again. All training images are trained on, with
@@ -110,7 +110,9 @@ def sgd(steps: int):
 
 def print_reach(done: dict) -> None:
     """Print the figures that the whole is judged by, asked and reached."""
-    int8, _, channels, weights, everything = ({each["name"]: each for each in found["variants"]} for found in done.values())
+    int8, _, channels, weights, everything = (
+        {each["name"]: each for each in found["variants"]} for found in done.values()
+    )
     baseline, quantized = int8["baseline"], int8["baseline-int8"]
     rows = [
         ("accuracy in float32, at least 84%", f"{baseline['accuracy']:.2%}", baseline["accuracy"] >= 0.84),
