@@ -9,7 +9,6 @@ are not run again, and one that was stopped goes on. Takes about an hour on two 
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from environment import ROOT, enter
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class Case:
     limit: int | None = None
 
 
-ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("cnn", "resnet8", "mobilenet:0.25")
 HORIZON = 30
 SOURCES = {
@@ -196,11 +196,7 @@ def job(result: dict[str, Any], body: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)

@@ -25,7 +25,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 CHAIN = "decode|resize(72) || random_crop(64)|flip_lr"
 TARGET = 0.06  # of the ratio, beside the load
 BURN = "import time\nend = time.monotonic() + {}\nwhile time.monotonic() < end: pass"
@@ -33,7 +34,6 @@ BURN = "import time\nend = time.monotonic() + {}\nwhile time.monotonic() < end: 
 
 def main(images: int, blocks: int, duty: float, period_s: float) -> None:
     """Print the table."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
     from joulecache.pipelines import Meter
     from joulecache.pipelines.source import synthetic_photo
@@ -119,9 +119,7 @@ def burst(duty: float, period_s: float) -> None:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
+    enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--blocks", type=int, default=12)

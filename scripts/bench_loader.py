@@ -27,7 +27,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 BATCH, ROUNDS, WINDOW = 64, 7, 512
 SIZES = {224: (3840, 2), 32: (51_200, 2)}  # side: images, epochs
 LARGER = 256  # of what is cropped to 224
@@ -445,10 +446,7 @@ def build(source: Path, cache: Path, chain: str, **options) -> Path:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
+    enter()
     match sys.argv[1:]:
         case ["cat" | "blocks" as how, cache, group]:
             read_once(how, Path(cache), group)

@@ -16,9 +16,9 @@ import sys
 import threading
 import time
 from importlib import metadata
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 BURN = "import time\nwhile time.process_time() < {}: pass"
 POLLED_S = 30
 
@@ -127,25 +127,25 @@ def made_nvml():
         def __getattr__(self, name):
             return getattr(pynvml, name)
 
-        def nvmlInit(self):  # noqa: N802
+        def nvmlInit(self):
             pass
 
-        def nvmlDeviceGetCount(self):  # noqa: N802
+        def nvmlDeviceGetCount(self):
             return 1
 
-        def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        def nvmlDeviceGetHandleByIndex(self, index):
             return index
 
-        def nvmlDeviceGetUUID(self, handle):  # noqa: N802
+        def nvmlDeviceGetUUID(self, handle):
             return "GPU-0"
 
-        def nvmlDeviceGetName(self, handle):  # noqa: N802
+        def nvmlDeviceGetName(self, handle):
             return "made"
 
-        def nvmlDeviceGetTotalEnergyConsumption(self, handle):  # noqa: N802
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle):
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-        def nvmlDeviceGetPowerUsage(self, handle):  # noqa: N802
+        def nvmlDeviceGetPowerUsage(self, handle):
             return random.randint(50_000, 60_000)
 
     return Made()
@@ -216,7 +216,6 @@ print(window.energy.contamination_shares["others"], *window.energy.flags, sep=";
 
 def print_timing(meter) -> None:
     """Measure what counting the waits for batches costs, in TensorFlow's graph, against the same batches untimed."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     from joulecache.pipelines import EnergyCallback
@@ -259,9 +258,7 @@ def output(code: str) -> str:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
+    enter()
     if sys.argv[1:]:
         sys.exit(__doc__)
     main()

@@ -10,13 +10,13 @@ several widths are taken at the narrowest. Takes about 20 minutes; nothing else 
 import argparse
 import os
 import platform
-import sys
 import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 CHAIN, BATCH_SIZE = "decode|resize(32)|pad(4) || random_crop(32)|flip_lr", 64
 
 
@@ -103,11 +103,7 @@ def print_left_out(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar10", type=Path)
     parser.add_argument("--epochs", type=int, default=5)

@@ -24,7 +24,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import ROOT, enter
+
 EPOCHS = 30
 FRESH = "random_crop,flip_lr"  # whatever the plan finds cheap: an audit measures caches of one variant
 ROUNDS = 7
@@ -209,11 +210,7 @@ def output(*arguments: str, first: str = "") -> str:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)

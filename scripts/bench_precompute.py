@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import ROOT, enter
+
 CHAIN, SIDE, PHOTOS, SHARDS, ROUNDS = "decode|resize(224)", 224, 7120, 16, 3  # shards of 64 MiB
 CUT = "decode|resize(72) || random_crop(64)|flip_lr"
 SMALL, LARGE, CHANGED = 10_000, 100_000, 0.01
@@ -266,9 +267,6 @@ def print_break_even(root: Path, photos: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
+    enter()
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if sys.argv[1:] else None) as temporary:
         main(temporary)

@@ -23,7 +23,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 SIZES = (20_000, 80_000, 320_000, 1_281_167)
 FAR = 100_000_000
 CLASSES = 1000
@@ -161,11 +162,7 @@ def opened(tar: Path, cache: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--largest", type=int, default=SIZES[-1])

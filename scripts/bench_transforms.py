@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 BATCH, SIDE, ROUNDS, PHOTOS = 64, 256, 7, 256
 SUFFIXES = (
     "random_crop(224)|flip_lr",
@@ -116,8 +117,5 @@ def code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
+    enter()
     main(*(sys.argv[1:] or [f"synthetic:{PHOTOS}"]))

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 POLL_S, TOLERANCE, SIDE = 0.05, 0.05, 4096
 SETTLE_S = 5  # before a phase: from Ampere on a power reading is the mean of the last second
 
@@ -150,10 +150,7 @@ def positive(text: str) -> float:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
+    enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=positive, default=60.0, help="of each phase")
     parser.add_argument("--load", type=positive, help=argparse.SUPPRESS)

@@ -13,7 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import ROOT
+
 VENV = ROOT / ".venv"
 GOLDEN = ROOT / "tests" / "golden"
 DRAW = {"key": "golden.jpg", "seed": 7, "n": 3}
@@ -102,5 +103,4 @@ if __name__ == "__main__":
     python = VENV / "bin" / "python"
     if python.exists() and Path(sys.prefix) != VENV:
         os.execv(python, [str(python), *sys.argv])
-    sys.path.insert(0, str(ROOT))
     main()

@@ -30,7 +30,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import ROOT, enter
+
 # The job servers speak one protocol from release to release: where their Java is not to be had at Python's version, this one does.
 OLDER_JAVA = "2.62.0"
 FLINK, FLINK_LINE = "1.19.2", "1.19"
@@ -592,9 +593,7 @@ def main(chosen: Sequence[str], allow_missing: bool, data: Path | None, work: Pa
 PARTS = (*ENGINES, "faults", "scaling")
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up dev && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
+    enter("dev")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="ENGINE", choices=[*PARTS, []])
     parser.add_argument("--allow-missing", action="store_true")

@@ -17,7 +17,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from environment import enter
+
 # The border makes room for the crop; both random ops stay fresh every epoch, as they cost less than reading one more variant.
 # It is mirrored: a black one, which the test images do not have, makes held-out accuracy fall below that of training.
 CHAIN = "decode|resize(32)|pad(4, padding_mode='reflect') || random_crop(32)|flip_lr"
@@ -167,11 +168,7 @@ def tell(what: str, done: int, total: int) -> None:
 
 
 if __name__ == "__main__":
-    if Path(sys.prefix) != ROOT / ".venv":
-        script = 'source "$0" && set_up && exec "$python" "$@"'
-        os.execvp("bash", ["bash", "-c", script, str(ROOT / "scripts" / "_setup"), __file__, *sys.argv[1:]])
-    sys.path.insert(0, str(ROOT))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    enter()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cifar10", type=Path)
     parser.add_argument("out", type=Path)
