@@ -87,9 +87,10 @@ def head(audits: Mapping[str, list[dict[str, Any]]]) -> str:
     lines = [
         "# Results",
         "",
-        f"Audits of one machine: {meter['cpu']}, {meter['vcpus']:g} vCPUs, {provenance['platform'].partition('-')[0]}, Python {provenance['python']}, "
-        f"{named}. Joules: {meter['method']}. Hot page cache. Made by `scripts/audit_results.py` from the reports of the audits; batches of "
-        f"{provenance['batch_size']}, a training run is {TRAINED_EPOCHS} epoch, the horizon of the verdicts {HORIZON} epochs.",
+        f"Audits of one machine: {meter['cpu']}, {meter['vcpus']:g} vCPUs, {provenance['platform'].partition('-')[0]}, "
+        f"Python {provenance['python']}, {named}. Joules: {meter['method']}. Hot page cache. Made by `scripts/audit_results.py` "
+        f"from the reports of the audits; batches of {provenance['batch_size']}, "
+        f"a training run is {TRAINED_EPOCHS} epoch, the horizon of the verdicts {HORIZON} epochs.",
         "",
         f"The machine is shared: the meter flagged {flagged:,} of {sum(arm['runs'] for arm in arms):,} runs, since other processes or the "
         "hypervisor took a part of the processors' time. All of them are counted.",

@@ -97,8 +97,8 @@ def print_left_out(folder: Path) -> None:
             times.append(time.thread_time() - start_s)
         spent[name] = min(times[1:])
     print(
-        f"\nLeft out: 16-bit activations with 8-bit weights, which take {spent['16x8'] / spent['float32']:.3g} times the CPU time of float32 and "
-        f"{spent['16x8'] / spent['int8']:.3g} times that of int8 (`resnet8`)."
+        f"\nLeft out: 16-bit activations with 8-bit weights, which take {spent['16x8'] / spent['float32']:.3g} times the CPU "
+        f"time of float32 and {spent['16x8'] / spent['int8']:.3g} times that of int8 (`resnet8`)."
     )
 
 

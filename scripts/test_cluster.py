@@ -423,9 +423,9 @@ def slots(port: int) -> int:
     """Return the slots of a Flink cluster."""
     import urllib.request
 
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        with urllib.request.urlopen(f"http://localhost:{port}/overview", timeout=5) as answer:
-            return int(json.load(answer)["slots-total"])
+    overview = f"http://localhost:{port}/overview"
+    with contextlib.suppress(OSError, ValueError, KeyError), urllib.request.urlopen(overview, timeout=5) as answer:
+        return int(json.load(answer)["slots-total"])
     return 0
 
 
@@ -508,6 +508,11 @@ def compare(engine: str, work: Path, wanted: dict[str, str], local: dict[str, Bu
 # Faults ----------------------------------------------------------------------------------------------------------------
 
 
+def two_finished(results: Path) -> bool:
+    """Return whether at least two shards are finished."""
+    return len(list(results.glob("*.json"))) >= 2
+
+
 def faults(work: Path, local: dict[str, Built]) -> None:
     """Kill a worker and a TaskManager in the midst of builds: a build ends whole, or in one line and goes on when it is run again."""
     source = "synthetic:2000"
@@ -515,7 +520,7 @@ def faults(work: Path, local: dict[str, Built]) -> None:
         cache = work / f"fault-{what}"
         with session_cluster(work) as cluster, start_build(source, cache, cluster.options) as process:
             results = cache / ".building"
-            wait_until(lambda: len(list(results.glob("*.json"))) >= 2, "two shards are finished", process)
+            wait_until(functools.partial(two_finished, results), "two shards are finished", process)
             if what == "worker":
                 [first, *_] = sorted(results.glob("*.json"))
                 os.kill(int(json.loads(first.read_text())["worker"].rpartition(":")[2]), signal.SIGKILL)

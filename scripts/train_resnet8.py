@@ -70,10 +70,10 @@ def main(cifar10: Path, out: Path, epochs: int, seeds: int) -> None:
     )
     print(
         f"Cache `{CHAIN}` of {built.splits['train'].records:,} training and {built.splits['test'].records:,} test images. "
-        f"Training: {len(run['epochs'])} epochs in batches of {run['batch_size']}, SGD with Nesterov's momentum of {MOMENTUM}, from {LEARNING_RATE} "
-        f"along half a cosine to 0, weights decaying by {WEIGHT_DECAY} times that: "
-        f"{spent}, {spent.cpu_s:,.0f} CPU seconds in {spent.duration_s:,.0f} s; {run['accuracy']:.1%} of the augmented training images right "
-        f"in the last.{''.join(f' Flagged: {flag}.' for flag in spent.flags)}\n"
+        f"Training: {len(run['epochs'])} epochs in batches of {run['batch_size']}, SGD with Nesterov's momentum of {MOMENTUM}, "
+        f"from {LEARNING_RATE} along half a cosine to 0, weights decaying by {WEIGHT_DECAY} times that: "
+        f"{spent}, {spent.cpu_s:,.0f} CPU seconds in {spent.duration_s:,.0f} s; {run['accuracy']:.1%} of the augmented training "
+        f"images right in the last.{''.join(f' Flagged: {flag}.' for flag in spent.flags)}\n"
     )
     done = {}
     for title, recipe in recipes.items():
