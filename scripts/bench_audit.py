@@ -73,7 +73,7 @@ def audited(photos: Path, out: Path, blocks: int, meter: Any) -> dict[str, Any]:
     at = time.monotonic()
     (result,) = audit(photos, CHAIN, out, workloads=("input",), pairs=blocks, meter=meter).workloads
     ratios = {arm.name: arm.ratio for arm in result.arms if arm.name != "naive"}
-    others = [share for arm in result.arms if (share := arm.contamination["others"]) is not None]
+    others = [share for arm in result.arms if (share := arm.contamination.others) is not None]
     return {
         "ratios": {**ratios, "naive again": result.control},
         "duration_s": time.monotonic() - at,

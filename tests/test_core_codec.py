@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jsonschema
 import pytest
@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulecache.pipelines.core.codec import (
+    OMITTED,
     UNCHECKED,
     Limits,
+    alias,
     dumps,
     from_json,
     json_schema,
@@ -374,3 +376,67 @@ def test_importing_the_codec_does_not_import_pydantic() -> None:
         check=True,
     )
     assert done.stdout == "False\n"
+
+
+@dataclass(frozen=True)
+class Album:
+    """Images by another name.
+
+    Attributes:
+        images: Their names.
+    """
+
+    images: tuple[str, ...] = field(metadata=alias("pictures"))
+    title: str | None = field(default=None, metadata=OMITTED)
+    size: int = field(init=False, metadata=alias("count"))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", len(self.images))
+
+
+def test_fields_may_have_another_name_in_json_and_be_left_out() -> None:
+    album = Album(("a", "b"))
+    body = {"pictures": ["a", "b"], "count": 2}
+    assert to_json(album) == body
+    assert to_json(Album((), "c")) == {"pictures": [], "title": "c", "count": 0}
+    assert from_json(Album, body) == album
+    for wrong, problem in (
+        ({"images": [], "count": 0}, "at pictures: missing"),
+        ({"pictures": [1], "count": 1}, "at pictures/0: must be a string"),
+        ({"pictures": [], "count": 1}, "count is 1, the other fields give 0"),
+        ({"pictures": [], "size": 0}, "unknown key"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            from_json(Album, wrong)
+    schema = json_schema(Album)
+    found: Any = schema["$defs"]
+    assert found["Album"]["properties"].keys() == {"pictures", "title", "count"}
+    assert found["Album"]["properties"]["pictures"]["description"] == "Their names."
+    assert found["Album"]["required"] == ["pictures", "count"]
+    jsonschema.validate(body, dict(schema))
+
+
+class Range(NamedTuple):
+    """Two numbers."""
+
+    low: Annotated[float, Limits(ge=0)]
+    high: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    ends: Range | None
+
+
+def test_named_tuples_are_arrays() -> None:
+    assert to_json(Measured(Range(0.5, 2))) == {"ends": [0.5, 2]}
+    assert from_json(Measured, {"ends": [0.5, 2.0]}).ends == Range(0.5, 2.0)
+    assert from_json(Measured, {"ends": None}).ends is None
+    for wrong in ([0.5], [0.5, 1.0, 2.0], [-1.0, 2.0], ["0", 1.0], 3):
+        with pytest.raises(ValueError, match="at ends"):
+            from_json(Measured, {"ends": wrong})
+    found: Any = json_schema(Measured)
+    validator = jsonschema.Draft202012Validator(found)
+    assert validator.is_valid({"ends": [0.5, 2.0]})
+    assert not validator.is_valid({"ends": [0.5]})
+    assert not validator.is_valid({"ends": [-0.5, 1.0]})

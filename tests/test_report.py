@@ -318,7 +318,7 @@ def test_json_is_the_body(report: ReportFiles) -> None:
 
 
 def name_in_json(field: dataclasses.Field[Any]) -> str:
-    return str(field.metadata.get("alias", field.name))
+    return str(field.metadata.get("joulecache.alias", field.name))
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from joulecache.pipelines.cache.shards import Encoding, Format
+from joulecache.pipelines.core import codec
+from joulecache.pipelines.core.codec import Limits, alias
 from joulecache.pipelines.core.notebook import printed_html
 from joulecache.pipelines.energy import Component, Energy
-from joulecache.pipelines.experiment.results import Joules, RunProvenance, WorkloadResult, json_value
+from joulecache.pipelines.experiment.results import (
+    Amount,
+    Count,
+    Joules,
+    Positive,
+    RunProvenance,
+    Share,
+    Whole,
+    WorkloadResult,
+)
 from joulecache.pipelines.experiment.statistics import Inferiority, Mean
 
 REPORT_VERSION = 1
@@ -29,10 +40,10 @@ class RecordCounts:
         skipped: Files that are not images.
     """
 
-    train: int
-    val: int
-    rejected: int
-    skipped: int
+    train: Count
+    val: Whole
+    rejected: Whole
+    skipped: Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +67,12 @@ class BuildFacts:
     active_j: float = field(init=False)
     cpu_s: float = field(init=False)
     duration_s: float = field(init=False)
-    source_bytes: int
-    cache_bytes: int
+    source_bytes: Whole
+    cache_bytes: Whole
     storage_per_day: Component
     format: Format
     encoding: Encoding
-    variants: int
+    variants: Count
 
     def __post_init__(self) -> None:
         for name in ("active_j", "cpu_s", "duration_s"):
@@ -89,14 +100,14 @@ class VariantPoint:
     """
 
     name: str
-    variants: int
+    variants: Count
     build: Energy
-    build_epochs: int
-    cache_bytes: int
-    train_reuse: float
+    build_epochs: Count
+    cache_bytes: Whole
+    train_reuse: Positive
     active_j_per_1000: Joules
     with_build_j_per_1000: Mean
-    accuracies: tuple[float, ...]
+    accuracies: tuple[Share, ...]
     accuracy: Mean
     difference: Mean | None
     finding: Inferiority | None
@@ -117,11 +128,11 @@ class DrawReuse:
         not_measured: Why nothing was measured; None if something was.
     """
 
-    variants: int
-    horizon_reuse: float
-    train_epochs: int
-    train_reuse: float
-    margin: float
+    variants: Count
+    horizon_reuse: Positive
+    train_epochs: Count
+    train_reuse: Positive
+    margin: Positive
     points: tuple[VariantPoint, ...]
     not_measured: str | None
 
@@ -139,9 +150,9 @@ class Stage:
     """
 
     name: str
-    active_j_per_1000: float | None
-    low: float
-    high: float
+    active_j_per_1000: Positive | None
+    low: Amount
+    high: Amount
     cached: bool
 
     @property
@@ -163,11 +174,11 @@ class Stages:
         unattributed_j_per_1000: The whole minus all stages above their resolution; negative if they add up to more.
     """
 
-    workload: str
-    blocks: int
-    images: int
-    stages: tuple[Stage, ...]
-    whole_j_per_1000: float
+    workload: Literal["input", "train"]
+    blocks: Annotated[int, Limits(ge=2)]
+    images: Count
+    stages: Annotated[tuple[Stage, ...], Limits(min_length=1)]
+    whole_j_per_1000: Positive
     unattributed_j_per_1000: float
 
 
@@ -183,7 +194,7 @@ class ExampleImage:
 
     step: str
     cached: bool
-    jpeg: str
+    jpeg: Annotated[str, Limits(pattern="[A-Za-z0-9+/]+={0,2}")]
 
 
 @dataclass(frozen=True)
@@ -198,7 +209,7 @@ class Example:
 
     key: str
     class_name: str
-    images: tuple[ExampleImage, ...] = field(metadata={"alias": "pictures"})
+    images: tuple[ExampleImage, ...] = field(metadata=alias("pictures"))
 
 
 @dataclass(frozen=True)
@@ -221,8 +232,8 @@ class PipelineFacts:
     file: str | None
     sha256: str | None
     elements: str
-    images: int
-    batches: int
+    images: Count
+    batches: Count
     class_names: tuple[str, ...]
 
 
@@ -259,8 +270,8 @@ class Audit:
     cached: str | None
     records: RecordCounts | None
     class_names: tuple[str, ...]
-    horizon_epochs: int | None
-    pixel_difference: Mapping[str, float]
+    horizon_epochs: Count | None
+    pixel_difference: Mapping[str, Amount]
     build: BuildFacts | None
     workloads: tuple[WorkloadResult, ...]
     left_out: Mapping[str, str]
@@ -270,11 +281,25 @@ class Audit:
     provenance: RunProvenance
     reuse: DrawReuse | None = None
     stages: Stages | None = None
-    examples: tuple[Example, ...] = field(default=(), metadata={"alias": "samples"})
+    examples: tuple[Example, ...] = field(default=(), metadata=alias("samples"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of report.json; what was not measured, and never, are null."""
-        return {"report_version": REPORT_VERSION, **json_value(self)}
+        return {"report_version": REPORT_VERSION, **codec.to_json(self)}
+
+    @classmethod
+    def from_json(cls, body: object) -> Audit:
+        """Return the audit that `to_json` wrote.
+
+        Keys that a later report of this version may have are ignored.
+
+        Raises:
+            ValueError: In one line: `body` is not a report of this version.
+        """
+        if not isinstance(body, dict) or body.get("report_version") != REPORT_VERSION:
+            raise ValueError(f"not an audit report of version {REPORT_VERSION}")
+        fields = {name: value for name, value in body.items() if name != "report_version"}
+        return codec.from_json(cls, fields, allow_unknown=True)
 
     def _repr_html_(self) -> str:
         from joulecache.pipelines.report import print_verdict

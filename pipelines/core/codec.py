@@ -1,7 +1,7 @@
 """Dataclasses to JSON and back, and their JSON schema.
 
 JSON is text between programs; inside, results stay dataclasses. Types that a field may have: bool, int, float, str, None, `Literal`,
-`Any` (plain JSON), tuples, lists, mappings with string keys, dataclasses, and unions of these, with `Limits` in `Annotated`.
+`Any` (plain JSON), tuples, named tuples, lists, mappings with string keys, dataclasses, and unions of these, with `Limits` in `Annotated`.
 Pydantic is imported on first use.
 """
 
@@ -32,9 +32,18 @@ JSON: TypeAlias = "dict[str, JSON] | list[JSON] | str | int | float | bool | Non
 _LONGEST_MESSAGE = 400
 _Node = dict[str, Any]  # of pydantic's core schema
 _NOT_NODES = ("cls", "config", "default", "expected", "metadata", "ref", "serialization")  # keys that hold no schema
+_ALIAS = "joulecache.alias"
+_OMITTED = "joulecache.omitted"
 _UNCHECKED = "joulecache.unchecked"
+OMITTED = {_OMITTED: True}
+"""Metadata of a field with the default None that JSON leaves out while it is None."""
 UNCHECKED = {_UNCHECKED: True}
 """Metadata of a derived field (`init=False`) that may differ in a file, or be missing, since its rule changes between versions."""
+
+
+def alias(key: str) -> dict[str, str]:
+    """Return the metadata of a field that JSON spells otherwise: ``images: int = field(metadata=alias("pictures"))``."""
+    return {_ALIAS: key}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +123,13 @@ def _plain(value: Any) -> Any:
         if math.isfinite(value):
             return float(value)
         raise _NoJsonError(f"must be a finite number, got {value}")
-    if found is tuple or found is list:
+    if isinstance(value, tuple | list):
         return _plain_list(value)
     if isinstance(value, Mapping):
         return _plain_items(value.items())
     if dataclasses.is_dataclass(found):
-        return _plain_items((name, getattr(value, name)) for name in _field_names(found))
+        items = ((key, getattr(value, name), omitted) for name, key, omitted in _spelled_fields(found))
+        return _plain_items((key, item) for key, item, omitted in items if item is not None or not omitted)
     raise _NoJsonError(f"must be a value that JSON has, got {shown(value)} of type {found.__name__}")
 
 
@@ -148,8 +158,13 @@ def _plain_items(items: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _field_names(kind: type[DataclassInstance]) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+def _spelled_fields(kind: type[DataclassInstance]) -> tuple[tuple[str, str, bool], ...]:
+    """Return each field's name, its key in JSON, and whether it is left out while it is None."""
+    return tuple((field.name, _key(field), _OMITTED in field.metadata) for field in dataclasses.fields(kind))
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get(_ALIAS, field.name))
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -283,13 +298,27 @@ def _strict(node: _Node) -> _Node:
         return cast("_Node", core_schema.no_info_wrap_validator_function(check_type, cast("CoreSchema", node)))
     if kind in ("tuple", "list"):
         return {**node, "fail_fast": True}  # only the first problem is told
-    if kind == "dataclass" and (derived := _derived_fields(node["cls"])):
-        reference = node.pop("ref", None)
-        check = functools.partial(_check_derived, derived)
-        return cast(
-            "_Node", core_schema.no_info_wrap_validator_function(check, cast("CoreSchema", node), ref=reference)
-        )
+    if kind == "dataclass":
+        node = _with_aliases(node)
+        if derived := _derived_fields(node["cls"]):
+            reference = node.pop("ref", None)
+            check = functools.partial(_check_derived, derived)
+            return cast(
+                "_Node", core_schema.no_info_wrap_validator_function(check, cast("CoreSchema", node), ref=reference)
+            )
     return node
+
+
+def _with_aliases(node: _Node) -> _Node:
+    """Return the schema of a dataclass that spells its fields as JSON does."""
+    keys = {name: key for name, key, _ in _spelled_fields(node["cls"]) if name != key}
+    if not keys:
+        return node
+    fields = [
+        {**field, "validation_alias": keys[field["name"]]} if field["name"] in keys else field
+        for field in node["schema"]["fields"]
+    ]
+    return {**node, "schema": {**node["schema"], "fields": fields}}
 
 
 def _as_written(value: Any, check: Callable[[Any], Any]) -> Any:
@@ -304,23 +333,24 @@ def _check_literal(expected: list[Any], value: Any, check: Callable[[Any], Any])
     return found
 
 
-def _derived_fields(cls: type[DataclassInstance]) -> dict[str, bool]:
-    """Return the derived fields of a dataclass, and whether each is checked."""
-    return {field.name: _UNCHECKED not in field.metadata for field in dataclasses.fields(cls) if not field.init}
+def _derived_fields(cls: type[DataclassInstance]) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(field for field in dataclasses.fields(cls) if not field.init)
 
 
-def _check_derived(derived: Mapping[str, bool], body: Any, make: Callable[[Any], Any]) -> Any:
+def _check_derived(derived: typing.Sequence[dataclasses.Field[Any]], body: Any, make: Callable[[Any], Any]) -> Any:
     if not isinstance(body, dict):
         return make(body)
-    made = make({key: value for key, value in body.items() if key not in derived})
-    for name, checked in derived.items():
-        if not checked:
+    keys = {_key(field) for field in derived}
+    made = make({key: value for key, value in body.items() if key not in keys})
+    for field in derived:
+        if _UNCHECKED in field.metadata:
             continue
-        if name not in body:
-            raise ValueError(f"{name} is missing")
-        told, computed = body[name], to_json(getattr(made, name))
+        key = _key(field)
+        if key not in body:
+            raise ValueError(f"{key} is missing")
+        told, computed = body[key], to_json(getattr(made, field.name))
         if told != computed or isinstance(told, bool) != isinstance(computed, bool):
-            raise ValueError(f"{name} is {shown(told)}, the other fields give {shown(computed)}")
+            raise ValueError(f"{key} is {shown(told)}, the other fields give {shown(computed)}")
     return made
 
 
@@ -388,7 +418,7 @@ def json_schema(cls: type, *, allow_unknown: bool = False) -> dict[str, JSON]:
     def complete(node: _Node) -> _Node:
         if node["type"] == "dataclass":
             dataclasses_by_name[node["cls"].__name__] = node["cls"]
-            return _with_derived(node, allow_unknown)
+            return _with_aliases(_with_derived(node, allow_unknown))
         return node
 
     schema = _rewritten(_core_schema(cls, allow_unknown), complete)
@@ -409,12 +439,13 @@ def _with_derived(node: _Node, allow_unknown: bool) -> _Node:
     if not derived:
         return node
     types = typing.get_type_hints(node["cls"], include_extras=True)
-    fields = [field for field in node["schema"]["fields"] if field["name"] not in derived]
-    for name, checked in derived.items():
-        schema = _core_schema(types[name], allow_unknown)["items_schema"][0]
-        if not checked:
+    names = {field.name for field in derived}
+    fields = [field for field in node["schema"]["fields"] if field["name"] not in names]
+    for field in derived:
+        schema = _core_schema(types[field.name], allow_unknown)["items_schema"][0]
+        if _UNCHECKED in field.metadata:
             schema = core_schema.with_default_schema(schema, default_factory=tuple)
-        fields.append(core_schema.dataclass_field(name, schema))
+        fields.append(core_schema.dataclass_field(field.name, schema))
     return {**node, "schema": {**node["schema"], "fields": fields}}
 
 
@@ -425,10 +456,11 @@ def _describe(definition: dict[str, Any], cls: type) -> None:
     definition.pop("description", None)
     if summary:
         definition["description"] = summary
-    for name, schema in definition.get("properties", {}).items():
+    names = {key: name for name, key, _ in _spelled_fields(cast("Any", cls))}
+    for key, schema in definition.get("properties", {}).items():
         schema.pop("title", None)
-        if name in attributes:
-            schema["description"] = attributes[name]
+        if names.get(key) in attributes:
+            schema["description"] = attributes[names[key]]
 
 
 def _documented(cls: type) -> tuple[str, dict[str, str]]:

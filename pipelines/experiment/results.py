@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
+from joulecache.pipelines.core.codec import OMITTED, Limits
 from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Ratio
+
+Amount = Annotated[float, Limits(ge=0)]
+Positive = Annotated[float, Limits(gt=0)]
+Share = Annotated[float, Limits(ge=0, le=1)]
+Whole = Annotated[int, Limits(ge=0)]
+Count = Annotated[int, Limits(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -20,9 +26,9 @@ class Joules:
         high: Joules at the highest coefficients.
     """
 
-    value: float
-    low: float
-    high: float
+    value: Amount
+    low: Amount
+    high: Amount
 
 
 class AccuracyRange(NamedTuple):
@@ -34,9 +40,9 @@ class AccuracyRange(NamedTuple):
         highest: The highest of them.
     """
 
-    mean: float
-    lowest: float
-    highest: float
+    mean: Share
+    lowest: Share
+    highest: Share
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,11 @@ class BackgroundLoad:
         io_stall: Time in which some task waited for a disk, as a share of the runs' time.
     """
 
-    others: float | None
-    steal: float | None
-    cpu_stall: float | None
-    memory_stall: float | None
-    io_stall: float | None
+    others: Amount | None
+    steal: Amount | None
+    cpu_stall: Amount | None
+    memory_stall: Amount | None
+    io_stall: Amount | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class PartResult:
 
     name: str
     active_j_per_1000: Joules
-    wall_us_per_image: float
+    wall_us_per_image: Amount
     ratio: Ratio
 
 
@@ -89,9 +95,9 @@ class Waiting:
         at_most: Whether the shares are upper bounds: an accelerator may still compute while the next batch is requested.
     """
 
-    share_of_time: float
+    share_of_time: Amount
     total_j_per_1000: Joules | None
-    share_of_total: float | None
+    share_of_total: Amount | None
     method: str | None
     at_most: bool
 
@@ -126,17 +132,17 @@ class ArmResult:
     """
 
     name: str
-    runs: int
-    images_per_run: int
+    runs: Count
+    images_per_run: Count
     active_j_per_1000: Joules
-    active_j_per_1000_by_block: tuple[float, ...]
+    active_j_per_1000_by_block: Annotated[tuple[Amount, ...], Limits(min_length=1)]
     total_j_per_1000: Joules
-    cpu_us_per_image: float
-    wall_us_per_image: float
-    images_per_s: float
-    read_bytes_per_image: float | None
-    peak_rss_bytes: float | None
-    carbon_g_per_1000: float | None
+    cpu_us_per_image: Amount
+    wall_us_per_image: Amount
+    images_per_s: Amount
+    read_bytes_per_image: Amount | None
+    peak_rss_bytes: Amount | None
+    carbon_g_per_1000: Amount | None
     one_time: Joules
     ratio: Ratio
     finding: Finding
@@ -144,7 +150,7 @@ class ArmResult:
     accuracy: AccuracyRange | None
     contamination: BackgroundLoad
     flags: tuple[str, ...]
-    flagged_runs: int
+    flagged_runs: Whole
     parts: tuple[PartResult, ...]
     waiting: Waiting | None = None
 
@@ -170,9 +176,9 @@ class Comparison:
     finding: Finding
     why: str
     break_even: BreakEven
-    runs: int
+    runs: Count
     break_even_over_runs: BreakEven
-    horizon_ratio: float
+    horizon_ratio: Amount
 
 
 @dataclass(frozen=True)
@@ -189,10 +195,10 @@ class WorkloadResult:
     """
 
     workload: str
-    blocks: int
-    epochs_per_run: int
+    blocks: Count
+    epochs_per_run: Count
     control: Ratio
-    arms: tuple[ArmResult, ...]
+    arms: Annotated[tuple[ArmResult, ...], Limits(min_length=1)]
     comparisons: tuple[Comparison, ...]
 
     def arm(self, name: str) -> ArmResult:
@@ -210,9 +216,9 @@ class Threads:
         inter_op: TensorFlow's threads across ops; 0: TensorFlow chooses.
     """
 
-    cpus: int
-    intra_op: int
-    inter_op: int
+    cpus: Whole
+    intra_op: Whole
+    inter_op: Whole
 
 
 @dataclass(frozen=True)
@@ -228,8 +234,8 @@ class Coefficient:
 
     central: float
     source: str
-    low: float | None = field(default=None, metadata={"omit_none": True})
-    high: float | None = field(default=None, metadata={"omit_none": True})
+    low: float | None = field(default=None, metadata=OMITTED)
+    high: float | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -257,19 +263,19 @@ class MeterProvenance:
 
     method: str
     formula: str
-    coefficients_version: int
+    coefficients_version: Whole
     coefficients: Mapping[str, Coefficient]
     provider: str | None
-    pue: float
+    pue: Annotated[float, Limits(ge=1)]
     country: str | None
-    carbon_g_per_kwh: float | None
+    carbon_g_per_kwh: Amount | None
     carbon_source: str | None
     rapl: tuple[str, ...]
     gpus: tuple[str, ...]
     cpu: str | None
-    tdp_w: float | None
-    vcpus: float
-    memory_gb: float
+    tdp_w: Amount | None
+    vcpus: Amount
+    memory_gb: Amount
     notes: tuple[str, ...]
 
 
@@ -293,27 +299,12 @@ class RunProvenance:
 
     command: tuple[str, ...]
     seed: int
-    batch_size: int | None
+    batch_size: Count | None
     model: str | None
-    train_epochs: int | None
-    steps: int | None
+    train_epochs: Count | None
+    steps: Count | None
     threads: Threads
     platform: str
     python: str
     versions: Mapping[str, str | None]
     meter: MeterProvenance
-
-
-def json_value(value: Any) -> Any:
-    """Return a result as JSON values: fields by their alias, without those that are None and may be left out."""
-    if dataclasses.is_dataclass(value):
-        return {
-            field.metadata.get("alias", field.name): json_value(content)
-            for field in dataclasses.fields(value)
-            if (content := getattr(value, field.name)) is not None or not field.metadata.get("omit_none")
-        }
-    if isinstance(value, Mapping):
-        return {key: json_value(content) for key, content in value.items()}
-    if isinstance(value, tuple | list):
-        return [json_value(content) for content in value]
-    return value

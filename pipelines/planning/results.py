@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from joulecache.pipelines.cache.shards import Encoding, Format
+from joulecache.pipelines.core import codec
+from joulecache.pipelines.core.codec import alias
 from joulecache.pipelines.core.notebook import printed_html
-from joulecache.pipelines.experiment.results import Joules, json_value
+from joulecache.pipelines.experiment.results import Joules
 from joulecache.transforms.chain import Chain
 
 _SHOWN = 5
@@ -72,7 +74,7 @@ class Choice:
         break_even_epochs: Epochs after which the build is paid back against feeding online; None: never, or unknown.
     """
 
-    layout: CacheLayout | None = field(metadata={"alias": "way"})
+    layout: CacheLayout | None = field(metadata=alias("way"))
     variants: int
     reuse: float | None
     cache_bytes: float
@@ -175,12 +177,18 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values; a break-even that is never reached is null."""
-        body = json_value(dataclasses.replace(self, choices=())) | {"chain": str(self.chain)}
-        body["choices"] = [
-            {**json_value(choice), "chain": str(self.chain_of(choice)), "command": self.command(choice)}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        choices = [
+            {**codec.to_json(choice), "chain": str(self.chain_of(choice)), "command": self.command(choice)}
             for choice in self.choices
         ]
-        return {**body, "why": self.why, "command": self.command(self.best)}
+        return {
+            **{name: codec.to_json(value) for name, value in fields.items() if name not in ("chain", "choices")},
+            "chain": str(self.chain),
+            "choices": choices,
+            "why": self.why,
+            "command": self.command(self.best),
+        }
 
     def _repr_html_(self) -> str:
         from joulecache.pipelines.report.plans import print_plan
