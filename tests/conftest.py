@@ -1,4 +1,4 @@
-"""Small real sources that several test modules need."""
+"""Fixtures for the whole suite: small sources, caches and models. Those of session scope are read-only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines import cli
@@ -60,6 +61,12 @@ def photo() -> bytes:
 
 
 @pytest.fixture(scope="session")
+def pixels(photo: bytes) -> NDArray[np.uint8]:
+    """The 48x64 RGB pixels of `photo`."""
+    return np.asarray(Image.open(io.BytesIO(photo)))
+
+
+@pytest.fixture(scope="session")
 def photos() -> dict[str, bytes]:
     """Thirty different photos of about 100x80 pixels in three classes, as {path inside a folder: JPEG}."""
     return {f"{('cat', 'dog', 'été')[n % 3]}/{n:02d}.jpg": small_photo(n) for n in range(30)}
@@ -73,28 +80,53 @@ def small_photo(number: int, kind: str = "JPEG") -> bytes:
     return stream.getvalue()
 
 
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files, given as {path inside the folder: bytes}; return the folder."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory, photos: Mapping[str, bytes]) -> Path:
-    """The photos on disk; only to be read."""
-    root = tmp_path_factory.mktemp("photos")
-    for name, data in photos.items():
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
+    """The folder of `photos`: `cat/00.jpg` and so on."""
+    return write_files(tmp_path_factory.mktemp("photos"), photos)
+
+
+@pytest.fixture(scope="session")
+def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 48 synthetic photos of about 500x375 pixels in two classes: `even/0.jpg`, `odd/1.jpg` and so on."""
+    from joulecache.pipelines.source import synthetic_photo
+
+    files = {f"{('even', 'odd')[number % 2]}/{number}.jpg": synthetic_photo(number) for number in range(48)}
+    return write_files(tmp_path_factory.mktemp("synthetic"), files)
+
+
+@pytest.fixture(scope="session")
+def small_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """A raw Arrow cache of `photos`, some of them held out: 24x24 pixels, cropped to 20x20 at load time."""
+    from joulecache.pipelines import precompute
+
+    folder = tmp_path_factory.mktemp("small") / "cache"
+    precompute(photo_folder, folder, "decode|resize(24) || random_crop(20)|flip_lr", val_fraction=0.3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, small_cache: Path) -> Path:
+    """The folder of a training run of one epoch on `small_cache`; its model is `model.keras`, a small MLP."""
+    from joulecache.pipelines import train
+
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(small_cache, out=folder, epochs=1, model="mlp", batch_size=8)
+    return folder
 
 
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeSource:
     """Write files, given as {path inside the folder: bytes}, to a new folder."""
-
-    def make(files: Mapping[str, bytes]) -> Path:
-        root = tmp_path / "folder"
-        for name, data in files.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(data)
-        return root
-
-    return make
+    return lambda files: write_files(tmp_path / "folder", files)
 
 
 @pytest.fixture
