@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 import sysconfig
@@ -14,7 +15,7 @@ _LONGEST = 300  # characters of an error's text
 _LIBRARIES = tuple(
     {
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        *(str(Path(__file__).parent.with_name(name)) for name in ("pipelines", "transforms")),
+        f"{Path(__file__).parents[2]}{os.sep}",  # joulecache itself
     }
 )
 _QUOTED = re.compile(r'File "([^"]+)", line (\d+)')  # in texts of TensorFlow that hold a traceback of Python
