@@ -10,7 +10,5 @@ recipe = Recipe(prune=0.25, quantize="int8", finetune_epochs=1)
 done = train("example-small-cache", out="example-run", epochs=2, model="cnn", recipe=recipe)
 print(f"training: {done.training.energy}")
 assert done.compression is not None
-for variant in done.compression.variants:
-    print(
-        f"{variant.name}: {variant.file_bytes:,} bytes, accuracy {variant.accuracy:.1%}, {variant.cpu_ms_per_image:.3f} ms"
-    )
+for file in done.compression.model_files:
+    print(f"{file.name}: {file.file_bytes:,} bytes, accuracy {file.accuracy:.1%}, {file.cpu_ms_per_image:.3f} ms")

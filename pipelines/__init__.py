@@ -15,34 +15,36 @@ if TYPE_CHECKING:
     from joulecache.pipelines.building import precompute
     from joulecache.pipelines.cache.cache import Cache, open_cache, verify
     from joulecache.pipelines.cache.manifest import open_manifest
-    from joulecache.pipelines.compressing import Recipe, compress
+    from joulecache.pipelines.compressing.compression import compress
+    from joulecache.pipelines.compressing.recipe import Recipe
     from joulecache.pipelines.energy import Energy, Meter
     from joulecache.pipelines.energy.replay import ReplayMeter
     from joulecache.pipelines.loading import load
     from joulecache.pipelines.loading.directory import image_dataset_from_directory
     from joulecache.pipelines.loading.element_cache import cached
     from joulecache.pipelines.planning.planner import plan
-    from joulecache.pipelines.training import EnergyCallback, train
+    from joulecache.pipelines.training.callback import EnergyCallback
+    from joulecache.pipelines.training.trainer import train
 
 register_on_first_use(lambda: import_module(f"{__name__}.report.notebook"))
 
 _HOMES = {
     "Cache": "cache.cache",
     "Energy": "energy",
-    "EnergyCallback": "training",
+    "EnergyCallback": "training.callback",
     "Meter": "energy",
-    "Recipe": "compressing",
+    "Recipe": "compressing.recipe",
     "ReplayMeter": "energy.replay",
     "audit": "auditing.auditor",
     "cached": "loading.element_cache",
-    "compress": "compressing",
+    "compress": "compressing.compression",
     "image_dataset_from_directory": "loading.directory",
     "load": "loading",
     "open_cache": "cache.cache",
     "open_manifest": "cache.manifest",
     "plan": "planning.planner",
     "precompute": "building",
-    "train": "training",
+    "train": "training.trainer",
     "verify": "cache.cache",
 }
 

@@ -49,7 +49,7 @@ def main(cifar10: Path, folder: Path, epochs: int) -> None:
         last = history.to_json()["epochs"][-1]
         images = history.images // epochs
         recipe = Recipe(quantize="int8", finetune_epochs=0)
-        forms = compress(out / "model.keras", folder / "cache", recipe, out=out / "small", meter=meter).variants
+        forms = compress(out / "model.keras", folder / "cache", recipe, out=out / "small", meter=meter).model_files
         cells = [
             model,
             f"{forms[0].parameters:,}",
@@ -70,8 +70,7 @@ def print_left_out(folder: Path) -> None:
     import tensorflow as tf
 
     from joulecache.pipelines import load
-    from joulecache.pipelines.compressing import TfliteModel, to_tflite
-    from joulecache.pipelines.compressing.tflite import native_output_kept
+    from joulecache.pipelines.compressing.tflite import TfliteModel, native_output_kept, to_tflite
     from joulecache.pipelines.models import load_model
 
     model = load_model(folder / "resnet8" / "model.keras")

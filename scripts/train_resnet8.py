@@ -32,7 +32,7 @@ PROTECTED = ("stem", "stack_2_conv_2", "stack_3_conv_1", "stack_3_conv_2")
 def main(cifar10: Path, out: Path, epochs: int, seeds: int) -> None:
     """Build, train, compress and print."""
     from joulecache.pipelines import Energy, Meter, Recipe, compress, precompute, train
-    from joulecache.pipelines.compressing.output import read_record
+    from joulecache.pipelines.compressing.results import read_compression
     from joulecache.transforms import parse
 
     tuned = {"quantize": "int8", "finetune_epochs": FINETUNE_EPOCHS}
@@ -78,8 +78,8 @@ def main(cifar10: Path, out: Path, epochs: int, seeds: int) -> None:
     done = {}
     for title, recipe in recipes.items():
         folder = out / title.lower().replace(" ", "-")
-        found = read_record(folder / "compression.json") if (folder / "compression.json").exists() else {}
-        if found.get("recipe") != recipe.to_json():
+        found = read_compression(folder / "compression.json") if (folder / "compression.json").exists() else None
+        if found is None or found.recipe != recipe:
             say(f"compressing: {title}")
             found = compress(
                 out / "run" / "model.keras",
@@ -90,13 +90,13 @@ def main(cifar10: Path, out: Path, epochs: int, seeds: int) -> None:
                 seeds=seeds if recipe.prunes_channels or recipe.sparsity else 1,
                 meter=meter,
                 progress=tell,
-            ).to_json()
+            )
         done[title] = found
     from joulecache.pipelines.report import compression_markdown
 
     print_reach(done)
     for title, compression in done.items():
-        print(f"\n## {title}\n\n{compression_markdown(compression)}")
+        print(f"\n## {title}\n\n{compression_markdown(compression.to_json())}")
 
 
 def sgd(steps: int):
@@ -112,28 +112,28 @@ def sgd(steps: int):
 def print_reach(done: dict) -> None:
     """Print the figures that the whole is judged by, asked and reached."""
     int8, _, channels, weights, everything = (
-        {each["name"]: each for each in found["variants"]} for found in done.values()
+        {each.name: each for each in found.model_files} for found in done.values()
     )
     baseline, quantized = int8["baseline"], int8["baseline-int8"]
     rows = [
-        ("accuracy in float32, at least 84%", f"{baseline['accuracy']:.2%}", baseline["accuracy"] >= 0.84),
-        compared("int8: bytes, at most 0.31x", quantized["file_bytes"] / baseline["file_bytes"], 0.31),
+        ("accuracy in float32, at least 84%", f"{baseline.accuracy:.2%}", baseline.accuracy >= 0.84),
+        compared("int8: bytes, at most 0.31x", quantized.file_bytes / baseline.file_bytes, 0.31),
         points("int8: at most 0.5 points below float32", baseline, quantized, 0.5),
-        compared("int8: CPU time, at most 0.45x", quantized["cpu_ms_per_image"] / baseline["cpu_ms_per_image"], 0.45),
+        compared("int8: CPU time, at most 0.45x", quantized.cpu_ms_per_image / baseline.cpu_ms_per_image, 0.45),
     ]
     small, control = last(channels), channels["control"]
     rows += [
-        compared("channels inside the blocks: MACs, at most 0.80x", small["macs"] / control["macs"], 0.80),
+        compared("channels inside the blocks: MACs, at most 0.80x", small.macs / control.macs, 0.80),
         points("channels inside the blocks, int8: at most 1.5 points below the control", control, small, 1.5),
     ]
     small, control = last(weights), weights["control"]
     rows += [
-        compared("half of the weights, int8: gzip, at most 62 kB", small["gzip_bytes"] / 1e3, 62),
+        compared("half of the weights, int8: gzip, at most 62 kB", small.gzip_bytes / 1e3, 62),
         points("half of the weights, int8: at most 2 points below the control", control, small, 2),
     ]
     small, control = last(everything), everything["control"]
     rows += [
-        compared("all together: gzip, at most 48 kB", small["gzip_bytes"] / 1e3, 48),
+        compared("all together: gzip, at most 48 kB", small.gzip_bytes / 1e3, 48),
         points("all together: at most 3 points below the control", control, small, 3),
     ]
     print("| asked | reached | |\n|---|---:|---|")
@@ -141,9 +141,9 @@ def print_reach(done: dict) -> None:
         print(f"| {asked} | {reached} | {'yes' if held else '**no**'} |")
 
 
-def last(variants: dict) -> dict:
-    """Return the variant that a recipe ends in."""
-    return list(variants.values())[-1]
+def last(files: dict):
+    """Return the last model file of a recipe."""
+    return list(files.values())[-1]
 
 
 def compared(asked: str, value: float, most: float) -> tuple[str, str, bool]:
@@ -151,10 +151,10 @@ def compared(asked: str, value: float, most: float) -> tuple[str, str, bool]:
     return asked, f"{value:.3g}", value <= most
 
 
-def points(asked: str, whole: dict, part: dict, most: float) -> tuple[str, str, bool]:
+def points(asked: str, whole, part, most: float) -> tuple[str, str, bool]:
     """Return a row of the accuracy lost, in points."""
-    lost = 100 * (whole["accuracy"] - part["accuracy"])
-    return asked, f"{lost:.2f} ({part['accuracy']:.2%} against {whole['accuracy']:.2%})", lost <= most
+    lost = 100 * (whole.accuracy - part.accuracy)
+    return asked, f"{lost:.2f} ({part.accuracy:.2%} against {whole.accuracy:.2%})", lost <= most
 
 
 def say(text: str) -> None:

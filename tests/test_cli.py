@@ -293,9 +293,9 @@ class Asked(ValueError):
 
 
 def test_every_option_reaches_the_recipe(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from joulecache.pipelines import compressing as compression
-    from joulecache.pipelines import training
-    from joulecache.pipelines.compressing import Recipe
+    from joulecache.pipelines.compressing import compression
+    from joulecache.pipelines.compressing.recipe import Recipe
+    from joulecache.pipelines.training import trainer
 
     asked: list[dict[str, Any]] = []
 
@@ -304,7 +304,7 @@ def test_every_option_reaches_the_recipe(run: Run, tmp_path: Path, monkeypatch: 
         raise Asked("asked")
 
     monkeypatch.setattr(compression, "compress", ask)
-    monkeypatch.setattr(training, "train", ask)
+    monkeypatch.setattr(trainer, "train", ask)
     stages = ("--sparsity", 0.5, "--cluster", 16, "--quantize", "float16")
     details = ("--macs", 0.4, "--criterion", "gamma", "--protect", "a", "--protect", "b", "--l1", "1e-5")
     more = ("--cluster-per", "channel", "--finetune-epochs", 5, "--seeds", 3, "--seed", 7)

@@ -15,20 +15,15 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines import compressing as package
-from joulecache.pipelines.compressing import (
-    Compression,
-    Quantization,
-    Recipe,
-    TfliteModel,
-    compress,
-    compress_on,
-    to_tflite,
-)
+from joulecache.pipelines.compressing import compression as package
 from joulecache.pipelines.compressing import steps as stages
+from joulecache.pipelines.compressing.compression import compress, compress_on
 from joulecache.pipelines.compressing.output import discard_folder, staged_folder, write_record
 from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels
+from joulecache.pipelines.compressing.recipe import Quantization, Recipe
+from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.compressing.steps import make_forms
+from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.models import build_model, compile_model, count_macs, load_model
 
@@ -487,19 +482,19 @@ def compressed(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.slow
 def test_compressing_prunes_tunes_quantizes_and_keeps_a_control(compressed: Compression, trained: keras.Model) -> None:
     names = ["baseline", "control", "pruned-float32", "control-int8", "pruned-int8"]
-    assert [variant.name for variant in compressed.variants] == names
-    baseline, control, pruned, control_int8, int8 = compressed.variants
+    assert [variant.name for variant in compressed.model_files] == names
+    baseline, control, pruned, control_int8, int8 = compressed.model_files
     assert compressed.widths == {"conv_1": (32, 16), "conv_2": (64, 32), "conv_3": (64, 32), "dense": (64, 32)}
     assert control_int8.macs == control.macs == baseline.macs == count_macs(trained)
     assert int8.macs == pruned.macs < 0.35 * baseline.macs
     assert pruned.parameters < 0.35 * baseline.parameters
     assert int8.file_bytes < 0.5 * pruned.file_bytes
     assert control_int8.file_bytes < 0.5 * control.file_bytes
-    for variant in compressed.variants:
+    for variant in compressed.model_files:
         assert variant.images == 150
         assert variant.accuracy >= 0.9
         assert compressed.accuracies[variant.name] == (variant.accuracy,)
-        assert compressed.lost(variant.name) is None
+        assert variant.name not in compressed.accuracy_lost
         assert variant.path.parent == compressed.folder
         assert variant.path.stat().st_size == variant.file_bytes
     for tuned in (control, pruned):
@@ -507,15 +502,17 @@ def test_compressing_prunes_tunes_quantizes_and_keeps_a_control(compressed: Comp
         assert tuned.finetune_energy.total_j > 0
     assert baseline.finetune_energy is None
     assert compressed.calibration_images == 200
-    assert compressed.variant("control") is control
-    with pytest.raises(ValueError, match="no variant 'int8': there are baseline, control, pruned-float32"):
-        compressed.variant("int8")
+    assert compressed.model_file("control") is control
+    with pytest.raises(ValueError, match="no model file 'int8': choose one of baseline, control"):
+        compressed.model_file("int8")
 
 
 @pytest.mark.slow
 def test_fine_tuning_changes_the_control_too(compressed: Compression, trained: keras.Model) -> None:
     images = blobs(10, seed=7)[0]
-    baseline, control = (TfliteModel(compressed.variant(name).path).predict(images) for name in ("baseline", "control"))
+    baseline, control = (
+        TfliteModel(compressed.model_file(name).path).predict(images) for name in ("baseline", "control")
+    )
     np.testing.assert_allclose(baseline, trained(images), atol=1e-4)
     assert np.abs(baseline - control).max() > 0.01
 
@@ -552,7 +549,7 @@ def test_the_folder_holds_what_was_compressed(compressed: Compression) -> None:
         TfliteModel(compressed.folder / "pruned-float32.tflite").predict(images),
         atol=1e-4,
     )
-    with_optimizer = 4 * 3 * compressed.variant("pruned-float32").parameters
+    with_optimizer = 4 * 3 * compressed.model_file("pruned-float32").parameters
     assert (compressed.folder / "pruned-int8.keras").stat().st_size < with_optimizer
 
 
@@ -561,13 +558,13 @@ def test_quantizing_alone_needs_no_tuning_and_replaces_what_was_there(trained: k
     out.mkdir()
     train, test = batches(90), batches(60, seed=5)
     first = compress_on(trained, train, test, Recipe(quantize="float16"), out=out)
-    assert [variant.name for variant in first.variants] == ["baseline", "baseline-float16"]
-    assert [variant.finetune_energy for variant in first.variants] == [None, None]
+    assert [variant.name for variant in first.model_files] == ["baseline", "baseline-float16"]
+    assert [variant.finetune_energy for variant in first.model_files] == [None, None]
     assert (first.calibration_images, first.widths) == (0, {})
     (out / "notes.txt").write_text("mine")
     second = compress_on(trained, train, test, Recipe(quantize="int8", finetune_epochs=0), out=out)
     assert second.calibration_images == 90  # all that there are
-    assert second.variant("baseline-int8").accuracy >= 0.9
+    assert second.model_file("baseline-int8").accuracy >= 0.9
     assert {path.name for path in out.iterdir()} == {
         *("baseline.tflite", "baseline-int8.tflite", "compression.json", "notes.txt"),
     }
@@ -767,14 +764,14 @@ def test_further_seeds_add_accuracies_and_change_no_file(tmp_path: Path, monkeyp
     assert [seed for seed, _ in made] == [4, 4, 5]
     for weight, same in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
-    names = [variant.name for variant in both.variants]
+    names = [variant.name for variant in both.model_files]
     assert names == ["baseline", "pruned-float32"]
     for name in names:
-        file = both.variant(name).path
+        file = both.model_file(name).path
         assert file == tmp_path / "both" / f"{name}.tflite"
-        assert file.read_bytes() == first.variant(name).path.read_bytes()
+        assert file.read_bytes() == first.model_file(name).path.read_bytes()
         assert both.accuracies[name] == (made[1][1][name], made[2][1][name])
-        assert both.variant(name).accuracy == both.accuracies[name][0] == first.variant(name).accuracy
+        assert both.model_file(name).accuracy == both.accuracies[name][0] == first.model_file(name).accuracy
     of_first, of_both = (load_model(tmp_path / out / "pruned-float32.keras") for out in ("first", "both"))
     for weight, same in zip(of_first.get_weights(), of_both.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
@@ -786,7 +783,7 @@ def test_further_seeds_add_accuracies_and_change_no_file(tmp_path: Path, monkeyp
 def with_accuracies(accuracies: dict[str, tuple[float, ...]]) -> Compression:
     return Compression(
         folder=Path("out"),
-        variants=(),
+        model_files=(),
         recipe=HALF,
         seed=0,
         widths={},
@@ -799,15 +796,17 @@ def test_what_is_lost_is_a_t_interval_over_the_seeds() -> None:
     done = with_accuracies({"control": (0.90, 0.92, 0.94), "small": (0.88, 0.91, 0.90), "same": (0.89, 0.91, 0.93)})
     # differences of 2, 1 and 4 points: mean 7/3, standard deviation sqrt(7/3); t of 2 degrees of freedom is 4.302653
     reach = 4.302653 * math.sqrt(7 / 3) / math.sqrt(3)
-    assert done.lost("small") == pytest.approx(((7 / 3) / 100, (7 / 3 - reach) / 100, (7 / 3 + reach) / 100), rel=1e-6)
-    assert done.lost("same") == pytest.approx((0.01, 0.01, 0.01))
+    assert done.accuracy_lost["small"] == pytest.approx(
+        ((7 / 3) / 100, (7 / 3 - reach) / 100, (7 / 3 + reach) / 100), rel=1e-6
+    )
+    assert done.accuracy_lost["same"] == pytest.approx((0.01, 0.01, 0.01))
     written: Any = json.loads(json.dumps(done.to_json()))
-    assert written["lost"] == {name: list(done.lost(name) or ()) for name in ("small", "same")}
-    assert with_accuracies({"control": (0.9, 0.9), "small": (0.8, 0.9)}).lost("small") == pytest.approx(
+    assert written["lost"] == {name: list(done.accuracy_lost[name]) for name in ("small", "same")}
+    assert with_accuracies({"control": (0.9, 0.9), "small": (0.8, 0.9)}).accuracy_lost["small"] == pytest.approx(
         (0.05, 0.05 - 12.7062047 * 0.05, 0.05 + 12.7062047 * 0.05)
     )
-    assert with_accuracies({"control": (0.9,), "small": (0.8,)}).lost("small") is None
-    assert with_accuracies({"baseline": (0.9, 0.9), "small": (0.8, 0.8)}).lost("small") is None
+    assert with_accuracies({"control": (0.9,), "small": (0.8,)}).accuracy_lost == {}
+    assert with_accuracies({"baseline": (0.9, 0.9), "small": (0.8, 0.8)}).accuracy_lost == {}
 
 
 # ----------------------------------------------------------------------------------------------- folders

@@ -51,7 +51,6 @@ FORWARD = {
     # Results are plain data; looked at in a notebook they show the report that is made of them.
     ("pipelines.auditing.results", "Audit._repr_html_"): {"pipelines.report"},
     ("pipelines.planning.results", "Plan._repr_html_"): {"pipelines.report.plans"},
-    ("pipelines.compressing", "Compression._repr_html_"): {"pipelines.report"},
 }
 
 FORWARD_TARGETS = {module: targets for (module, _), targets in FORWARD.items()}

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from joulecache.pipelines.compressing import TfliteModel, to_tflite
+from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
 from joulecache.pipelines.models import (
     MODELS,
     build_model,

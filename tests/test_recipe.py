@@ -16,6 +16,7 @@ from keras import layers
 
 from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels
 from joulecache.pipelines.compressing.recipe import Recipe
+from joulecache.pipelines.compressing.steps import check_recipe, prune_ratio
 from joulecache.pipelines.models import build_model, count_macs
 
 
@@ -125,14 +126,14 @@ def test_everything_else_is_a_recipe(
 @pytest.mark.parametrize(("share", "protected"), [(0.6, ()), (0.35, ()), (0.6, ("second",))])
 def test_the_share_of_macs_is_reached(share: float, protected: tuple[str, ...]) -> None:
     model = network()
-    ratio = Recipe(macs=share, protected=protected).ratio_for(model)
+    ratio = prune_ratio(Recipe(macs=share, protected=protected), model)
     pruned = prune_channels(model, ratio, protected=protected)
     assert share / 2 < count_macs(pruned) / count_macs(model) <= share
     assert (pruned.get_layer("second").kernel.shape[-1] == 24) == bool(protected)
 
 
 def test_the_ratio_is_the_one_that_was_given() -> None:
-    assert Recipe(prune=0.3).ratio_for(network()) == 0.3
+    assert prune_ratio(Recipe(prune=0.3), network()) == 0.3
 
 
 class OfMyOwn(layers.Layer):  # type: ignore[misc]
@@ -213,20 +214,22 @@ def test_models_that_it_cannot_be_done_to_are_refused(
     build: Callable[[], keras.Model], settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Recipe(**settings).check(build())
+        check_recipe(Recipe(**settings), build())
 
 
 def test_what_is_not_asked_for_is_not_needed() -> None:
-    Recipe(quantize="int8").check(linear())
-    Recipe(clusters=4).check(linear())
-    Recipe(quantize="int8").check(depthwise())
-    Recipe(prune=0.5, criterion="gamma", protected=("second",)).check(network())
-    Recipe(prune=0.5, sparsity=0.5, l1=1e-5, clusters=16, quantize="int8").check(build_model("cnn", (20, 20, 3), 3))
+    check_recipe(Recipe(quantize="int8"), linear())
+    check_recipe(Recipe(clusters=4), linear())
+    check_recipe(Recipe(quantize="int8"), depthwise())
+    check_recipe(Recipe(prune=0.5, criterion="gamma", protected=("second",)), network())
+    check_recipe(
+        Recipe(prune=0.5, sparsity=0.5, l1=1e-5, clusters=16, quantize="int8"), build_model("cnn", (20, 20, 3), 3)
+    )
 
 
 def test_checking_changes_nothing() -> None:
     model = network()
     before = [weight.tobytes() for weight in model.get_weights()]
-    Recipe(macs=0.5, sparsity=0.5, clusters=4, quantize="int8").check(model)
+    check_recipe(Recipe(macs=0.5, sparsity=0.5, clusters=4, quantize="int8"), model)
     assert [weight.tobytes() for weight in model.get_weights()] == before
     assert len(kept_channels(model, 0)["first"]) == 32

@@ -33,7 +33,8 @@ from joulecache.pipelines.auditing.results import (
     Stages,
     VariantPoint,
 )
-from joulecache.pipelines.compressing import Compression, Recipe, Variant
+from joulecache.pipelines.compressing.recipe import Recipe
+from joulecache.pipelines.compressing.results import Compression, ModelFile
 from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.provenance import meter_provenance
@@ -130,9 +131,11 @@ def workload(name: str = "input", blocks: int = 5, against_cache: Finding = "cos
     return WorkloadResult(name, blocks, 1, ratio(1.003, blocks, 0.02), arms, others)
 
 
-def variant(name: str, size: int, accuracy: float, cpu_ms: float, dense: str | None = None, **changes: Any) -> Variant:
+def variant(
+    name: str, size: int, accuracy: float, cpu_ms: float, dense: str | None = None, **changes: Any
+) -> ModelFile:
     return dataclasses.replace(
-        Variant(
+        ModelFile(
             name=name,
             path=Path("models") / f"{name}.tflite",
             parameters=size // 4,
@@ -161,7 +164,7 @@ def variant(name: str, size: int, accuracy: float, cpu_ms: float, dense: str | N
 BASELINE = variant("baseline", 2_589_844, 0.614, 0.4448)
 
 
-def compression(*variants: Variant, **changes: Any) -> Compression:
+def compression(*variants: ModelFile, **changes: Any) -> Compression:
     spent: Body = {"finetune_energy": energy(2.1)}
     less: Body = {"finetune_energy": energy(1.3)}
     measured = variants or (
@@ -173,7 +176,7 @@ def compression(*variants: Variant, **changes: Any) -> Compression:
     )
     made = Compression(
         folder=Path("models"),
-        variants=measured,
+        model_files=measured,
         recipe=Recipe(prune=0.5, protected=("conv_2",), quantize="int8"),
         seed=0,
         widths={"conv_1": (32, 16)},
@@ -342,7 +345,7 @@ def name_in_json(field: dataclasses.Field[Any]) -> str:
         ("break_even", BreakEven),
         ("energy", Energy),
         ("component", Component),
-        ("variant", Variant),
+        ("variant", ModelFile),
         ("recipe", Recipe),
     ],
 )
@@ -877,7 +880,7 @@ def test_provenance_says_what_it_takes_to_repeat(report: ReportFiles) -> None:
 # The compressed model -------------------------------------------------------------------------------------------------
 
 
-def said_of_models(write: Write, *variants: Variant, **changes: Any) -> str:
+def said_of_models(write: Write, *variants: ModelFile, **changes: Any) -> str:
     """Return what a report says of model files, which must be the same in all its forms; the table's remark comes last."""
     body = make_body(compression=compression(*variants, **changes).to_json())
     files = write(body)
@@ -891,8 +894,10 @@ def said_of_models(write: Write, *variants: Variant, **changes: Any) -> str:
     return f"{said[0]} {remarks[0][0]}"
 
 
-def changed(name: str, **changes: Any) -> tuple[Variant, ...]:
-    return tuple(dataclasses.replace(each, **changes) if each.name == name else each for each in compression().variants)
+def changed(name: str, **changes: Any) -> tuple[ModelFile, ...]:
+    return tuple(
+        dataclasses.replace(each, **changes) if each.name == name else each for each in compression().model_files
+    )
 
 
 def test_what_compression_gained_and_took(write: Write) -> None:
@@ -958,7 +963,7 @@ def test_nothing_is_spent_without_fine_tuning(write: Write) -> None:
     ],
 )
 def test_accuracy_over_several_seeds(write: Write, accuracies: tuple[float, ...], words: str) -> None:
-    names = [each.name for each in compression().variants]
+    names = [each.name for each in compression().model_files]
     said = said_of_models(write, accuracies={**dict.fromkeys(names, (0.621,) * 3), "pruned-int8": accuracies})
     assert f"Over 3 seeds, pruned-int8 {words}" in said
     assert said.count("seeds") == 1
@@ -1531,7 +1536,7 @@ def test_a_piped_terminal_gets_everything_in_80_columns(make: Callable[[], Body]
             )
             assert figures.number(each["cpu_us_per_image"]) in row
             assert figures.number(each["images_per_s"]) in row
-    for each in compression().variants:
+    for each in compression().model_files:
         assert any(line.startswith(each.name) for line in lines)
 
 

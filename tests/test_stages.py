@@ -18,13 +18,15 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines import compressing as package
-from joulecache.pipelines.compressing import Compression, Recipe, compress_on
+from joulecache.pipelines.compressing import compression as package
 from joulecache.pipelines.compressing import steps as stages
 from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
 from joulecache.pipelines.compressing.clustering import distinct_values
+from joulecache.pipelines.compressing.compression import compress_on
 from joulecache.pipelines.compressing.model_files import Form, Score
 from joulecache.pipelines.compressing.pruning import prune_channels
+from joulecache.pipelines.compressing.recipe import Recipe
+from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.compressing.sparsity import (
     copy_of,
     magnitude_masks,
@@ -150,7 +152,7 @@ def made(trained: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Made
 
 @pytest.mark.slow
 def test_each_stage_stands_beside_the_dense_one_of_its_precision(made: Made) -> None:
-    assert [(variant.name, variant.dense) for variant in made.compression.variants] == [
+    assert [(variant.name, variant.dense) for variant in made.compression.model_files] == [
         ("baseline", None),
         ("control", None),
         ("pruned-float32", "control"),
@@ -162,7 +164,7 @@ def test_each_stage_stands_beside_the_dense_one_of_its_precision(made: Made) -> 
         ("pruned-sparse-clustered-int8-aware", "control-int8-aware"),
     ]
     assert tuple(made.forms) == FLOATS + INT8 + AWARE
-    for variant in made.compression.variants:
+    for variant in made.compression.model_files:
         assert (variant.faster_than_dense is None) == (variant.dense is None)
         assert (variant.finetune_energy is None) == (variant.name == "baseline")
         assert variant.accuracy > 0.8
@@ -207,9 +209,9 @@ def test_each_form_has_the_energy_of_all_tuning_on_the_way_to_it(made: Made) -> 
     }
     for name, parts in expected.items():
         assert made.forms[name].finetune_energy == functools.reduce(operator.add, parts), name
-        assert made.compression.variant(name).finetune_energy == made.forms[name].finetune_energy
+        assert made.compression.model_file(name).finetune_energy == made.forms[name].finetune_energy
         if not name.startswith("pruned"):
-            assert made.compression.variant(name).inferences_to_pay_back is None
+            assert made.compression.model_file(name).inferences_to_pay_back is None
 
 
 @pytest.mark.slow
@@ -219,7 +221,7 @@ def test_channels_go_and_stay_away(made: Made, trained: keras.Model) -> None:
     for name, form in made.forms.items():
         widths = [form.model.get_layer(layer).kernel.shape[-1] for layer in ("first", "second", "logits")]
         assert widths == ([8, 16, CLASSES] if form.pruned else [16, 24, CLASSES]), name
-        assert (made.compression.variant(name).macs < whole) == form.pruned
+        assert (made.compression.model_file(name).macs < whole) == form.pruned
 
 
 @pytest.mark.slow
@@ -229,7 +231,7 @@ def test_every_later_stage_is_as_sparse(made: Made) -> None:
     for name in later:
         for layer, share in sparsity_by_layer(made.forms[name].model).items():
             assert share == pytest.approx(0.5, abs=0.005), (name, layer)
-        variant = made.compression.variant(name)
+        variant = made.compression.model_file(name)
         assert variant.nonzero_weights == sum(
             np.count_nonzero(weight) for weight in made.forms[name].model.get_weights()
         )
@@ -275,11 +277,11 @@ def test_l1_is_there_while_weights_are_pruned_and_in_no_saved_model(made: Made) 
 @pytest.mark.slow
 def test_gzip_finds_less_to_keep_after_each_stage(made: Made) -> None:
     stages_bytes = [
-        made.compression.variant(name).gzip_bytes
+        made.compression.model_file(name).gzip_bytes
         for name in ("control", "pruned-float32", "pruned-sparse-float32", "pruned-sparse-clustered-float32")
     ]
     assert all(less < more for more, less in itertools.pairwise(stages_bytes))
-    for variant in made.compression.variants:
+    for variant in made.compression.model_files:
         assert variant.gzip_bytes == len(gzip.compress(variant.path.read_bytes(), 9, mtime=0))
         assert variant.path.read_bytes() == made.forms[variant.name].content
 

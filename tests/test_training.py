@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.building import precompute
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest
-from joulecache.pipelines.compressing import Recipe, compress, held_out_split
+from joulecache.pipelines.compressing.compression import compress, held_out_split
+from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.energy import Meter, Window
 from joulecache.pipelines.models import build_model, compile_model, load_model, run_epochs
-from joulecache.pipelines.training import EnergyCallback, fit, train
+from joulecache.pipelines.training.callback import EnergyCallback
+from joulecache.pipelines.training.trainer import fit, train
 
 ENERGY_KEYS = {"energy_j", "energy_low_j", "energy_high_j", "energy_j_per_1000_images", "cpu_s"}
 TIME_KEYS = {"input_wait_s", "compute_s"}
@@ -621,10 +623,10 @@ def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
     assert told == ["training: epochs", "fine-tuning the control", "fine-tuning the pruned model"]
     assert done.compression is not None
     assert done.compression.folder == out / "compressed"
-    assert [variant.name for variant in done.compression.variants] == [
+    assert [variant.name for variant in done.compression.model_files] == [
         *("baseline", "control", "pruned-float32", "control-float16", "pruned-float16"),
     ]
-    val_records = done.compression.variants[0].images
+    val_records = done.compression.model_files[0].images
     assert done.training.images is not None
     assert val_records + done.training.images == 300
     (out / "notes.txt").write_text("mine")
@@ -638,11 +640,11 @@ def test_training_on_and_compressing(cache: Path, tmp_path: Path) -> None:
 
     int8 = Recipe(quantize="int8", finetune_epochs=0)
     compression, again = (compress(out / "model.keras", cache, int8, out=tmp_path / name) for name in ("a", "b"))
-    assert [variant.name for variant in compression.variants] == ["baseline", "baseline-int8"]
-    assert compression.variant("baseline").images == val_records
+    assert [variant.name for variant in compression.model_files] == ["baseline", "baseline-int8"]
+    assert compression.model_file("baseline").images == val_records
     assert compression.calibration_images == 200
-    for variant in compression.variants:
-        assert variant.path.read_bytes() == again.variant(variant.name).path.read_bytes()
+    for variant in compression.model_files:
+        assert variant.path.read_bytes() == again.model_file(variant.name).path.read_bytes()
     build_model("cnn", (20, 20, 3), 4).save(start)
     with pytest.raises(ValueError, match=r"the model tells 4 classes apart, but cache .* has 3"):
         compress(start, cache, int8, out=tmp_path / "other")
@@ -698,7 +700,7 @@ def test_compressed_models_are_measured_on_the_test_split(tmp_path: Path) -> Non
     assert held_out_split(tmp_path / "cache") == "test"
     small_model().save(tmp_path / "model.keras")
     done = compress(tmp_path / "model.keras", tmp_path / "cache", Recipe(quantize="dynamic"), out=tmp_path / "small")
-    assert {variant.images for variant in done.variants} == {11}
+    assert {variant.images for variant in done.model_files} == {11}
 
 
 def test_images_of_varying_size_are_refused(tmp_path: Path) -> None:
@@ -718,7 +720,7 @@ def test_a_cache_that_mixes_images_trains_on_soft_labels_and_compresses(tmp_path
     assert 0 <= trained.training.val_accuracy <= 1
     assert trained.compression is not None
     held_out = open_manifest(tmp_path / "cache").splits["val"].records
-    for variant in trained.compression.variants:
+    for variant in trained.compression.model_files:
         correct = variant.accuracy * held_out
         assert correct == pytest.approx(round(correct))  # whole images: soft labels were not compared with classes
 

@@ -14,13 +14,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing import TfliteModel, to_tflite
-from joulecache.pipelines.compressing.model_files import Form, Score, Variant, measure_variants, score, wilson_interval
+from joulecache.pipelines.compressing.model_files import Form, Score, measure_files, score
+from joulecache.pipelines.compressing.results import ModelFile
+from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
+from joulecache.pipelines.core.statistics import proportion_interval
 from joulecache.pipelines.energy import Component, Energy, Meter, Window
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.models import count_macs
@@ -55,24 +55,6 @@ def form() -> Form:
 # ---------------------------------------------------------------------------------------------- accuracy
 
 
-@given(st.integers(1, 10_000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
-def test_the_interval_inverts_the_score_test(counts: tuple[int, int]) -> None:
-    successes, trials = counts
-    low, high = wilson_interval(successes, trials)
-    share = successes / trials
-    assert 0 <= low <= share <= high <= 1
-    for bound in (low, high):
-        # the bounds are where the share lies 1.96 standard errors away
-        assert (share - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / trials, rel=1e-4, abs=1e-12)
-
-
-def test_an_interval_of_nothing_is_refused() -> None:
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # as published tables have it
-    for counts in ((0, 0), (3, 2), (-1, 2)):
-        with pytest.raises(ValueError, match="an interval needs at least one trial"):
-            wilson_interval(*counts)
-
-
 def test_a_variant_is_measured_on_every_held_out_image(form: Form, tmp_path: Path) -> None:
     images = noise(45, seed=9)
     labels = TfliteModel(form.content).predict(images).argmax(-1)
@@ -82,10 +64,10 @@ def test_a_variant_is_measured_on_every_held_out_image(form: Form, tmp_path: Pat
     assert scored == Score(36, 45)
     shares = tf.data.Dataset.from_tensor_slices((images, np.eye(CLASSES, dtype=np.float32)[labels])).batch(20)
     assert score(form, shares) == scored
-    (variant,) = measure_variants([form], [scored], data, folder=tmp_path, meter=Meter(country="FRA"), runs=6)
+    (variant,) = measure_files([form], [scored], data, folder=tmp_path, meter=Meter(country="FRA"), runs=6)
     assert (variant.name, variant.path) == ("small", tmp_path / "small.tflite")
     assert (variant.images, variant.accuracy) == (45, 36 / 45)
-    assert (variant.accuracy_low, variant.accuracy_high) == wilson_interval(36, 45)
+    assert (variant.accuracy_low, variant.accuracy_high) == proportion_interval(36, 45)
     assert (variant.parameters, variant.macs) == (form.model.count_params(), count_macs(form.model))
     assert (variant.file_bytes, variant.runs) == (len(form.content), 6)
     assert 0 < variant.cpu_ms_per_image <= variant.cpu_ms_per_image_median
@@ -99,7 +81,7 @@ def test_a_variant_is_measured_on_every_held_out_image(form: Form, tmp_path: Pat
 
 
 def test_weights_and_bytes_are_those_that_can_be_counted(form: Form, tmp_path: Path) -> None:
-    (variant,) = measure_variants([form], [Score(1, 2)], labelled(8), folder=tmp_path, runs=1)
+    (variant,) = measure_files([form], [Score(1, 2)], labelled(8), folder=tmp_path, runs=1)
     # kernels, biases and BatchNormalization's four, each with one 0
     assert variant.parameters == 3 * 3 * 3 * 8 + 8 + 4 * 8 + 8 * CLASSES + CLASSES
     assert variant.nonzero_weights == variant.parameters - 8
@@ -117,7 +99,7 @@ def test_measuring_needs_images_and_runs(form: Form, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"test data never ends: leave out \.repeat"):
         score(form, labelled(8).repeat())
     with pytest.raises(ValueError, match="0 runs: time at least 1"):
-        measure_variants([form], [Score(1, 2)], labelled(8), folder=tmp_path, runs=0)
+        measure_files([form], [Score(1, 2)], labelled(8), folder=tmp_path, runs=0)
 
 
 # -------------------------------------------------------------------------- against the dense one, by hand
@@ -142,7 +124,7 @@ def measured(
     runs: Sequence[Sequence[tuple[float, float]]],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> dict[str, Variant]:
+) -> dict[str, ModelFile]:
     """Measure forms whose runs took, by round and form, the given (CPU seconds, active joules)."""
     clock = [0.0]
     for one_round in runs:
@@ -158,7 +140,7 @@ def measured(
     recording.write_text("\n".join(['{"recording": 1, "passport": {}}', *windows]) + "\n")
     with monkeypatch.context() as patched:
         patched.setattr(time, "thread_time", lambda: next(ticks))
-        variants = measure_variants(
+        variants = measure_files(
             forms,
             [Score(1, 2)] * len(forms),
             labelled(8),
@@ -257,5 +239,5 @@ class Diary(Meter):
 
 def test_forms_take_turns(form: Form, tmp_path: Path) -> None:
     meter = Diary()
-    measure_variants(pair(form), [Score(1, 2)] * 2, labelled(8), folder=tmp_path, meter=meter, runs=3)
+    measure_files(pair(form), [Score(1, 2)] * 2, labelled(8), folder=tmp_path, meter=meter, runs=3)
     assert meter.opened == ["inference of dense", "inference of small"] * 3

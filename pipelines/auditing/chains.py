@@ -21,8 +21,10 @@ from joulecache.pipelines.auditing.variants import (
 )
 from joulecache.pipelines.building import precompute
 from joulecache.pipelines.cache.manifest import Manifest, open_manifest
-from joulecache.pipelines.compressing import COMPRESSION_RECORD, Recipe, compress_on
-from joulecache.pipelines.compressing.output import read_record
+from joulecache.pipelines.compressing.compression import compress_on
+from joulecache.pipelines.compressing.recipe import Recipe
+from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, read_compression
+from joulecache.pipelines.compressing.steps import check_recipe
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import (
@@ -151,7 +153,7 @@ def audit_chain(
                 build_model(model, tuple(shape), len(built.class_names)), val_data, train_epochs
             )
             if "finetune" in workloads or "infer" in workloads:
-                recipe.check(trainer.network)
+                check_recipe(recipe, trainer.network)
             if "train" in workloads:
                 results.append(bench.measure(trainer, chosen, pairs))
             if reuse is not None and unmeasured is None:
@@ -177,9 +179,9 @@ def audit_chain(
                         meter=meter,
                         progress=tell,
                     )
-                compression = read_record(record)
-                file = record.parent / compression["variants"][-1]["path"]
-                results.append(bench.measure(Infer(file), chosen, pairs))
+                compressed = read_compression(record)
+                compression = compressed.to_json()
+                results.append(bench.measure(Infer(compressed.model_files[-1].path), chosen, pairs))
         naive = next(arm for arm in chosen if arm.name == _REFERENCE)
         stages = measure_stages(bench, naive, drawn, cache, batch_size, pairs, results, trainer)
         whole = log.energy()

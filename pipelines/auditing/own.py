@@ -34,7 +34,7 @@ from joulecache.pipelines.experiment.workloads import (
     train_from_scratch,
 )
 from joulecache.pipelines.models import MODEL_SUFFIXES, build_model
-from joulecache.pipelines.training import read_ahead
+from joulecache.pipelines.training.input_waits import read_ahead
 
 OWN_WORKLOADS = ("input", "train")
 LONGEST_EPOCH_S = 600.0

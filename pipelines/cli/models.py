@@ -71,8 +71,8 @@ def train(
     """Train on a cache, compress on request, and measure all of it."""
     meter, own = make_meter(country, provider, watts, pue, emissions), own_ops(ops)
     with no_greetings():
-        from joulecache.pipelines.compressing import Recipe
-        from joulecache.pipelines.training import train as train_on
+        from joulecache.pipelines.compressing.recipe import Recipe
+        from joulecache.pipelines.training.trainer import train as train_on
 
     recipe = None
     if prune or sparsity or cluster is not None or quantize is not None:
@@ -163,8 +163,8 @@ def compress(
     """Prune, share weights and quantize a Keras model, and measure every form of it."""
     meter, own = make_meter(country, provider, watts, pue, emissions), own_ops(ops)
     with no_greetings():
-        from joulecache.pipelines.compressing import Recipe
-        from joulecache.pipelines.compressing import compress as compress_model
+        from joulecache.pipelines.compressing.compression import compress as compress_model
+        from joulecache.pipelines.compressing.recipe import Recipe
 
     recipe = Recipe(
         prune=prune,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.recipe import Per
 from joulecache.pipelines.compressing.sparsity import HeldKernels, Onto, copy_of, weighted_layers
-
-Per = Literal["layer", "channel"]
 
 _ITERATIONS = 300
 

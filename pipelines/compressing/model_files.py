@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
-import math
 import operator
 import time
 from collections.abc import Sequence
@@ -18,7 +16,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.results import ModelFile
 from joulecache.pipelines.compressing.tflite import PREDICT_BATCH, TfliteModel
+from joulecache.pipelines.core.statistics import proportion_interval
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.models import check_batches, count_macs
 
@@ -76,55 +76,7 @@ def score(form: Form, test_data: tf.data.Dataset) -> Score:
     return Score(correct, images)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One model file, measured on the held-out images.
-
-    `nonzero_weights` counts those of the `parameters` that are not exactly 0, before quantization, which rounds more to 0.
-    `gzip_bytes` is the size of the file compressed (gzip -9). `accuracy` is over all `images`, `accuracy_low` and
-    `accuracy_high` its 95% Wilson interval. `cpu_ms_per_image` is the fastest of `runs` runs, `cpu_ms_per_image_median`
-    their median, on one thread in batches of `batch_size`. `macs` are multiply-accumulates per image, those with zeros
-    among them. `energy_per_image` is that of the timed runs, divided.
-
-    `dense` names the variant to compare with (see `Form`). `faster_than_dense` says whether every run took less CPU time than
-    that one's run beside it. `finetune_energy` is that of all fine-tuning on the way to it. What a model that was pruned in any way
-    took of it is paid back after `inferences_to_pay_back` images, by active joules; None where there is nothing to pay, and
-    where not every run took less energy than the dense one's: then it is never.
-    """
-
-    name: str
-    path: Path
-    parameters: int
-    nonzero_weights: int
-    macs: int
-    file_bytes: int
-    gzip_bytes: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    images: int
-    cpu_ms_per_image: float
-    cpu_ms_per_image_median: float
-    runs: int
-    batch_size: int
-    energy_per_image: Energy
-    dense: str | None
-    faster_than_dense: bool | None
-    finetune_energy: Energy | None
-    inferences_to_pay_back: float | None
-
-    def to_json(self) -> dict[str, object]:
-        """Return a dict of JSON values; the path is the file's name."""
-        body = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            **body,
-            "path": self.path.name,
-            "energy_per_image": self.energy_per_image.to_json(),
-            "finetune_energy": self.finetune_energy and self.finetune_energy.to_json(),
-        }
-
-
-def measure_variants(
+def measure_files(
     forms: Sequence[Form],
     scores: Sequence[Score],
     test_data: tf.data.Dataset,
@@ -132,7 +84,7 @@ def measure_variants(
     folder: Path,
     meter: Meter | None = None,
     runs: int = RUNS,
-) -> tuple[Variant, ...]:
+) -> tuple[ModelFile, ...]:
     """Measure forms of a model whose files lie, by their names, in `folder`; their accuracies are `scores`.
 
     CPU time and energy are of passes over 512 test images (repeated where there are fewer) that lie in memory: the model
@@ -155,9 +107,9 @@ def measure_variants(
                 form.runner.predict(timed)
                 cpu_s[form.name].append(time.thread_time() - start_s)
             energies[form.name].append(window.energy)
-    variants = []
+    files = []
     for form, scored in zip(forms, scores, strict=True):
-        low, high = wilson_interval(scored.correct, scored.images)
+        low, high = proportion_interval(scored.correct, scored.images)
         mine, times = energies[form.name], cpu_s[form.name]
         faster = saved_j = None
         if form.dense is not None:
@@ -165,8 +117,8 @@ def measure_variants(
             savings_j = [b.active_j - a.active_j for a, b in zip(mine, energies[form.dense], strict=True)]
             saved_j = fmean(savings_j) / _TIMED_IMAGES if min(savings_j) > 0 else None
         spent = form.finetune_energy if form.pruned else None
-        variants.append(
-            Variant(
+        files.append(
+            ModelFile(
                 name=form.name,
                 path=folder / f"{form.name}.tflite",
                 parameters=form.model.count_params(),
@@ -189,21 +141,7 @@ def measure_variants(
                 inferences_to_pay_back=None if spent is None or saved_j is None else spent.active_j / saved_j,
             )
         )
-    return tuple(variants)
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95% score interval of a proportion (Wilson 1927); ValueError unless 0 <= successes <= trials, trials > 0."""
-    if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(
-            f"{successes} of {trials}: an interval needs at least one trial, and no more successes than trials"
-        )
-    z = 1.959963984540054  # the normal distribution's 97.5% point
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    # at both ends the formula is exact but for rounding, which must not leave the share outside
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    return tuple(files)
 
 
 def _timed_images(test_data: tf.data.Dataset) -> NDArray[np.uint8]:

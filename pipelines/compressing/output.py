@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 
 def check_output_folder(out: Path, record: str) -> None:
@@ -69,12 +68,6 @@ def write_record(path: Path, body: Mapping[str, object]) -> None:
         "files": sorted({path.name, *(file.name for file in path.parent.iterdir())}),
     }
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the body that `write_record` wrote into a file."""
-    body = json.loads(path.read_text("utf-8"))
-    return {name: value for name, value in body.items() if name not in ("format", "versions", "files")}
 
 
 def _recorded_files(record: Path) -> set[str] | None:

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -14,9 +14,8 @@ from keras import layers
 from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, Step, dependencies
+from joulecache.pipelines.compressing.recipe import Criterion
 from joulecache.pipelines.models import count_macs
-
-Criterion = Literal["l1", "gamma"]
 
 _ACROSS_CHANNELS = (
     keras.activations.softmax,

@@ -1,4 +1,4 @@
-"""What is to be done to a model: the declaration, checked before anything is done."""
+"""The compression recipe: what to do to a model, checked before anything is done. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-import keras
-
-from joulecache.pipelines.compressing.clustering import Per
-from joulecache.pipelines.compressing.pruning import Criterion, kept_channels, ratio_for_macs
-from joulecache.pipelines.compressing.sparsity import prunable_layers, weighted_layers
-from joulecache.pipelines.models import count_macs
-
+Criterion = Literal["l1", "gamma"]
+Per = Literal["layer", "channel"]
 Quantization = Literal["float16", "dynamic", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is done to a model, in the order of the fields: channels go, weights go, weights are shared, all is quantized.
+    """What to do to a model. Steps run in the order of the attributes, each followed by fine-tuning.
 
-    `prune` is the share of channels to drop (`prune_channels`); or `macs` the share of multiply-accumulates to leave at most
-    (`ratio_for_macs`). `criterion` says which channels are weak, `protected` names layers whose channels all stay.
-    `sparsity` is the share of weights that become zeros (`MagnitudePruning`), while `l1` times each weight's magnitude counts
-    in the loss. `clusters` is how many distinct values a kernel keeps, each or with `cluster_per` "channel" in each output
-    channel (`cluster_weights`). `quantize` is the precision of the TensorFlow Lite file. After each of the first three the
-    model is fine-tuned for `finetune_epochs`.
+    Attributes:
+        prune: Share of the channels to drop, in [0, 1).
+        macs: Share of the multiply-accumulates to keep at most, in (0, 1]; replaces `prune`.
+        criterion: Which channels are weak: `l1`, those whose weights have the smallest L1 norm, or `gamma`, those that
+            BatchNormalization scales least.
+        protected: Names of layers that keep all their channels.
+        sparsity: Share of the weights to set to zero, in [0, 1).
+        l1: Factor of the weights' magnitudes in the loss while weights are pruned.
+        clusters: Number of distinct values per kernel, at least 2.
+        cluster_per: Whether `clusters` counts per kernel (`layer`) or per output channel (`channel`).
+        quantize: Precision of the last TensorFlow Lite file.
+        finetune_epochs: Epochs of fine-tuning after each step but the last.
 
-    Raises ValueError for nothing to do, and for values that are out of range or do not go together.
+    Raises:
+        ValueError: There is nothing to do, a value is out of range, or values do not go together.
     """
 
     prune: float = 0.0
@@ -85,26 +87,8 @@ class Recipe:
 
     @property
     def prunes_channels(self) -> bool:
-        """Say whether channels are to go."""
+        """Whether channels are dropped."""
         return bool(self.prune) or self.macs is not None
-
-    def ratio_for(self, model: keras.Model) -> float:
-        """Return the share of channels to drop from a model. Raises as `ratio_for_macs`."""
-        return self.prune if self.macs is None else ratio_for_macs(model, self.macs, protected=self.protected)
-
-    def check(self, model: keras.Model) -> None:
-        """Raise ValueError, naming the layer, for a model that this cannot be done to, or that cannot be counted."""
-        count_macs(model)
-        if None in model.inputs[0].shape[1:]:
-            raise ValueError(f"model {model.name!r} takes images of any size: give keras.Input a fixed one")
-        if not model.count_params():
-            raise ValueError(f"model {model.name!r} has no weights: there is nothing to compress")
-        if self.prunes_channels:
-            kept_channels(model, self.ratio_for(model), criterion=self.criterion, protected=self.protected)
-        if self.sparsity:
-            prunable_layers(model)
-        if self.clusters:
-            weighted_layers(model)
 
 
 def _is_whole(value: object) -> bool:

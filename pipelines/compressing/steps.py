@@ -14,19 +14,21 @@ from numpy.typing import NDArray
 from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
 from joulecache.pipelines.compressing.clustering import WeightSharing, cluster_weights
 from joulecache.pipelines.compressing.model_files import Form, Score, score
-from joulecache.pipelines.compressing.pruning import prune_channels
+from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels, ratio_for_macs
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.sparsity import (
     MagnitudePruning,
     copy_of,
+    prunable_layers,
     prune_weights,
+    weighted_layers,
     with_l1,
     without_l1,
 )
 from joulecache.pipelines.compressing.tflite import to_tflite
 from joulecache.pipelines.energy import Energy, Meter
-from joulecache.pipelines.models import compile_model, ends_in_softmax, has_soft_labels, run_epochs
+from joulecache.pipelines.models import compile_model, count_macs, ends_in_softmax, has_soft_labels, run_epochs
 
 MOST_LOST = 0.005
 """Accuracy that int8 may lose after training before the model is trained again with its rounding in sight."""
@@ -65,6 +67,30 @@ class _Track:
 
     def spend(self, energy: Energy) -> None:
         self.energy = energy if self.energy is None else self.energy + energy
+
+
+def check_recipe(recipe: Recipe, model: keras.Model) -> None:
+    """Check that a recipe can be done to a model.
+
+    Raises:
+        ValueError: It cannot, or the model's multiply-accumulates cannot be counted; the message names the layer.
+    """
+    count_macs(model)
+    if None in model.inputs[0].shape[1:]:
+        raise ValueError(f"model {model.name!r} takes images of any size: give keras.Input a fixed one")
+    if not model.count_params():
+        raise ValueError(f"model {model.name!r} has no weights: there is nothing to compress")
+    if recipe.prunes_channels:
+        kept_channels(model, prune_ratio(recipe, model), criterion=recipe.criterion, protected=recipe.protected)
+    if recipe.sparsity:
+        prunable_layers(model)
+    if recipe.clusters:
+        weighted_layers(model)
+
+
+def prune_ratio(recipe: Recipe, model: keras.Model) -> float:
+    """Return the share of a model's channels that a recipe drops."""
+    return recipe.prune if recipe.macs is None else ratio_for_macs(model, recipe.macs, protected=recipe.protected)
 
 
 def count_batches(data: tf.data.Dataset) -> int:
@@ -163,7 +189,7 @@ def _stages(recipe: Recipe) -> list[tuple[str, Callable[[_Track, Recipe, Budget]
 
 
 def _prune(track: _Track, recipe: Recipe, budget: Budget) -> None:
-    ratio = recipe.ratio_for(track.model)
+    ratio = prune_ratio(recipe, track.model)
     track.model = prune_channels(track.model, ratio, criterion=recipe.criterion, protected=recipe.protected)
     _tune(track, budget, "the pruned model", recipe.finetune_epochs)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.compressing import COMPRESSION_RECORD
 from joulecache.pipelines.compressing.output import discard_folder
+from joulecache.pipelines.compressing.results import COMPRESSION_RECORD
 
 REPORT_JSON = "report.json"
 RUNS = "runs.jsonl"

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from joulecache.pipelines.compressing import TfliteModel
 from joulecache.pipelines.compressing.pruning import prune_channels
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
+from joulecache.pipelines.compressing.tflite import TfliteModel
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.models import compile_model, ends_in_softmax
-from joulecache.pipelines.training import InputWaits
+from joulecache.pipelines.training.input_waits import InputWaits
 
 WORKLOADS = ("input", "train", "finetune", "infer")
 DEFAULT_WORKLOADS = ("input", "train", "infer")

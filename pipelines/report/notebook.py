@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.core.notebook import register, table_html
+from joulecache.pipelines.compressing.results import Compression
+from joulecache.pipelines.core.notebook import printed_html, register, table_html
 from joulecache.pipelines.energy import Component, Energy
+from joulecache.pipelines.report.terminal import print_compression
+from joulecache.pipelines.training.results import TrainedModel
 
 _SHOWN_CLASSES = 10
 
@@ -40,6 +43,18 @@ def _manifest(manifest: Manifest) -> str:
     return table_html(manifest.chain, rows)
 
 
+def _compression(compression: Compression) -> str:
+    return printed_html(lambda console: print_compression(compression.to_json(), console))
+
+
+def _trained(trained: TrainedModel) -> str:
+    rows = {"accuracy": f"{trained.training.accuracy:.1%}", "energy": str(trained.training.energy)}
+    compressed = "" if trained.compression is None else _compression(trained.compression)
+    return table_html(str(trained.path), rows) + compressed
+
+
 register(Energy, _energy)
 register(Manifest, _manifest)
+register(Compression, _compression)
+register(TrainedModel, _trained)
 register(Cache, lambda cache: _manifest(cache.manifest))
