@@ -1,19 +1,32 @@
-"""What every script needs: the repository's own Python environment, and a line that names the machine and the versions."""
+"""Where the scripts run: the repository's Python environment, the checkout on the path, and child processes."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from joulecache.pipelines import Meter
 
 ROOT = Path(__file__).resolve().parent.parent
+JSON = dict[str, Any]
+"""A JSON object that a child process printed."""
+
+sys.path.insert(0, str(ROOT))
+
+_CLI = "from joulecache.pipelines.cli import main; main()"
 
 
 def enter(extra: str = "") -> None:
-    """Run the script again in .venv unless it is there already, and put the checkout on the path.
+    """Run the script again in .venv, which is made where it is missing, unless it runs there already.
 
     Args:
         extra: The extra of setup.cfg that .venv must have, as for `set_up` in scripts/_setup.
@@ -21,14 +34,48 @@ def enter(extra: str = "") -> None:
     if Path(sys.prefix) != ROOT / ".venv":
         command = f'source "$0" && set_up {extra} && exec "$python" "$@"'
         os.execvp("bash", ["bash", "-c", command, str(ROOT / "scripts" / "_setup"), *sys.argv])
-    sys.path.insert(0, str(ROOT))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def describe(packages: Sequence[str]) -> str:
-    """Return the processor, the CPUs in use, and the versions of Python, joulecache and other packages."""
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that prints a script's docstring as it is."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def describe(*packages: str, meter: Meter | None = None) -> str:
+    """Return the processor, the CPUs in use, the versions of Python, joulecache and other packages, and how joules are obtained.
+
+    Args:
+        packages: Names of further packages.
+        meter: The meter whose method is named; None: joules are not mentioned.
+    """
     from joulecache.pipelines import Meter
 
-    cpus = len(os.sched_getaffinity(0))
+    provenance = (meter or Meter()).passport()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("joulecache", *packages))
-    return f"{Meter().passport()['cpu']}, {cpus} CPUs, Python {platform.python_version()}, {versions}"
+    cpus = len(os.sched_getaffinity(0))
+    joules = f"; joules: {provenance['method']}" if meter else ""
+    return f"{provenance['cpu']}, {cpus} CPUs, Python {platform.python_version()}, {versions}{joules}"
+
+
+def run_python(code: str, *arguments: object) -> str:
+    """Run Python code in a child process that imports from the checkout; return what it prints."""
+    return _output([sys.executable, "-c", code, *arguments])
+
+
+def run_joulecache(*arguments: object) -> str:
+    """Run joulecache's command line in a child process; return what it prints."""
+    return run_python(_CLI, *arguments)
+
+
+def run_script(script: str, *arguments: object) -> JSON:
+    """Run a script in a child process; return the JSON object that it prints."""
+    found: JSON = json.loads(_output([sys.executable, script, *arguments]))
+    return found
+
+
+def _output(command: Sequence[object]) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
