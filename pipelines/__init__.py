@@ -12,7 +12,7 @@ from joulecache.pipelines.core.notebook import register_on_first_use
 
 if TYPE_CHECKING:
     from joulecache.pipelines.auditing.auditor import audit
-    from joulecache.pipelines.building import precompute
+    from joulecache.pipelines.building.precomputing import precompute
     from joulecache.pipelines.cache.cache import Cache, open_cache, verify
     from joulecache.pipelines.cache.manifest import open_manifest
     from joulecache.pipelines.compressing.compression import compress
@@ -43,7 +43,7 @@ _HOMES = {
     "open_cache": "cache.cache",
     "open_manifest": "cache.manifest",
     "plan": "planning.planner",
-    "precompute": "building",
+    "precompute": "building.precomputing",
     "train": "training.trainer",
     "verify": "cache.cache",
 }

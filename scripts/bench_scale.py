@@ -104,7 +104,8 @@ def listed(tar: Path, cache: Path) -> dict[str, float]:
     import dataclasses
     import pickle
 
-    from joulecache.pipelines.building import Recipe, _specs
+    from joulecache.pipelines.building.config import ShardConfig
+    from joulecache.pipelines.building.job import shard_specs
     from joulecache.pipelines.source import open_source, store_units
     from joulecache.transforms import parse
 
@@ -113,7 +114,7 @@ def listed(tar: Path, cache: Path) -> dict[str, float]:
     list_s = time.monotonic() - started
     chain = parse(CHAIN)
     shards = max(1, source.records // SHARD_RECORDS)
-    specs = _specs(source, str(cache), shards, Recipe(chain, chain.for_validation()), 1)
+    specs = shard_specs(source, str(cache), shards, ShardConfig(chain, chain.for_validation()), 1)
     units = cache.parent / "units.arrow"
     parts = store_units([spec.units for spec in specs], units, str(units))
     travelling = sum(

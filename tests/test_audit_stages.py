@@ -22,7 +22,7 @@ from joulecache.pipelines.auditing import stages
 from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.results import Audit, Stages
 from joulecache.pipelines.auditing.stages import split, unattributed_j
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.experiment.arms import Arm, Files, list_files, make_arms, make_prefixes, some_files

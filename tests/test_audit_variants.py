@@ -28,7 +28,7 @@ from joulecache.pipelines.auditing.variants import (
     measure_variants,
     why_unmeasured,
 )
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cli import main
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.storage import storage_energy

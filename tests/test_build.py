@@ -31,12 +31,15 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.building import BuildError, BuildProgress, Built, Recipe, ShardSpec, build_shard, precompute
 from joulecache.pipelines.building.beam_graph import run_specs
-from joulecache.pipelines.building.folder import work_folder
-from joulecache.pipelines.building.images import Draws, levels_of, make_pictures, mean_image_bytes
-from joulecache.pipelines.building.memory import MemoryBudget
-from joulecache.pipelines.building.shard import WORK
+from joulecache.pipelines.building.config import BuildError, ShardConfig
+from joulecache.pipelines.building.images import BatchedDraws, levels_of, make_images, mean_image_bytes
+from joulecache.pipelines.building.memory_budget import MemoryBudget
+from joulecache.pipelines.building.precomputing import BuildProgress, Built, precompute
+from joulecache.pipelines.building.shard import build_shard
+from joulecache.pipelines.building.specs import ShardSpec
+from joulecache.pipelines.building.work_folder import WORK, hold_work_folder
+from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.cache.manifest import (
     MANIFEST,
     CacheError,
@@ -44,7 +47,6 @@ from joulecache.pipelines.cache.manifest import (
     open_manifest,
     read_index,
     read_manifest,
-    verify,
 )
 from joulecache.pipelines.cache.shards import SPLITS, Encoding, Format, Levels, map_images, read_encoded
 from joulecache.pipelines.energy import Energy
@@ -182,7 +184,7 @@ def test_any_chain_gives_its_own_pixels_at_any_cut(
     chain = Chain((Decode(channels=data.draw(st.sampled_from([1, 3]))), *ops), data.draw(st.integers(1, 1 + len(ops))))
     seed, variant, epoch = data.draw(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 1), st.integers(0, 2**32 - 1)))
     try:
-        recipe = Recipe(chain, chain, 2, encoding="png", val_fraction=0, seed=seed)
+        recipe = ShardConfig(chain, chain, 2, encoding="png", val_fraction=0, seed=seed)
         expected = {key: online(chain, photos[key], key, seed, variant, epoch) for key in ("cat/00.jpg", "dog/01.jpg")}
     except ValueError:  # a crop larger than its image
         return
@@ -258,7 +260,7 @@ def test_a_record_stays_in_its_split_whatever_else_changes(tmp_path: Path, photo
 @given(st.floats(0, 0.9), st.floats(0, 0.9))
 def test_a_larger_held_out_share_holds_the_smaller_one(one: float, other: float) -> None:
     chain = parse("decode|resize(8)")
-    low, high = (Recipe(chain, chain, val_fraction=share) for share in sorted([one, other]))
+    low, high = (ShardConfig(chain, chain, val_fraction=share) for share in sorted([one, other]))
     keys = [f"{number}.jpg" for number in range(400)]
     held, more = ({key for key in keys if recipe.split_of(key, None) == "val"} for recipe in (low, high))
     assert held <= more
@@ -310,7 +312,7 @@ def test_a_plain_loop_without_beam_gives_the_same_bytes(
     tmp_path: Path, photo_folder: Path, undisturbed: dict[str, str]
 ) -> None:
     source, chain = open_source(photo_folder), parse(CHAIN)
-    recipe = Recipe(chain, chain.for_validation(), 2, val_fraction=0.2)
+    recipe = ShardConfig(chain, chain.for_validation(), 2, val_fraction=0.2)
     (tmp_path / WORK).mkdir()
     files = {}
     for shard in range(4):
@@ -367,7 +369,7 @@ def test_too_many_rejects_fail_and_show_nothing(
     tmp_path: Path, make_folder: MakeSource, photos: dict[str, bytes]
 ) -> None:
     source = make_folder({**photos, "cat/a.jpg": b"", "cat/b.jpg": b""})
-    with pytest.raises(BuildError, match=r"2 of 32 .* 0\.05 allows: cat/a\.jpg: .* give --max-reject-rate 0\.063"):
+    with pytest.raises(BuildError, match=r"2 of 32 .* 0\.05 allows: cat/a\.jpg: .* pass --max-reject-rate 0\.063"):
         build(source, tmp_path / "deep" / "cache")
     with pytest.raises(CacheError, match="no cache at"):
         open_manifest(tmp_path / "deep" / "cache")
@@ -406,7 +408,7 @@ def test_a_rebuild_that_fails_leaves_the_cache_as_it_was(
 def test_a_source_of_broken_images_only_is_never_built(tmp_path: Path, make_folder: MakeSource) -> None:
     with pytest.raises(BuildError, match=r"2 of 2 records rejected") as caught:
         build(make_folder({"a.jpg": b"", "b.jpg": b""}), tmp_path / "cache", max_reject_rate=1)
-    assert "give --max-reject-rate" not in str(caught.value)
+    assert "pass --max-reject-rate" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
 
 
@@ -476,7 +478,7 @@ def test_a_file_that_is_gone_when_it_is_read_is_a_reject(tmp_path: Path, photo_f
     units = (*open_source(photo_folder).units[:3], ImageFile("gone.jpg", str(tmp_path), 0, None, 5, 0))
     (tmp_path / WORK).mkdir()
     chain = parse("decode|resize(8)")
-    result = build_shard(ShardSpec(str(tmp_path), 0, 1, units, 3, Recipe(chain, chain, val_fraction=0), 2))
+    result = build_shard(ShardSpec(str(tmp_path), 0, 1, units, 3, ShardConfig(chain, chain, val_fraction=0), 2))
     (reject,) = result.rejects
     assert (reject.key, reject.mtime_ns) == ("gone.jpg", None)
     assert reject.reason.startswith("cannot be read: ")
@@ -605,19 +607,22 @@ def test_levels_of_a_large_white_image_are_exact() -> None:
         ({"workers": 1.5}, "workers"),
         ({"format": "csv"}, "format must be one of arrow, tfrecord, got 'csv'"),
         ({"encoding": "webp"}, "encoding must be one of raw, jpeg, png, got 'webp'"),
-        ({"quality": 90}, "quality goes with encoding jpeg, got quality 90 with raw"),
+        ({"quality": 90}, "quality needs encoding jpeg, got quality 90 with raw"),
         ({"encoding": "jpeg", "quality": 0}, "quality must be a whole number from 1 to 100, got 0"),
-        ({"val_fraction": 1}, "val_fraction must be from 0 to 0.9, got 1"),
+        ({"val_fraction": 1}, "val_fraction must be a number from 0 to 0.9, got 1"),
         ({"val_fraction": float("nan")}, "val_fraction"),
-        ({"max_reject_rate": -0.1}, "max_reject_rate must be from 0 to 1, got -0.1"),
+        ({"max_reject_rate": -0.1}, "max_reject_rate must be a number from 0 to 1, got -0.1"),
         ({"chain": "decode|resize(20)|random_crop(24)"}, "crop 24x24 is larger than the image 20x20"),
         ({"chain": "decode|resize(40) || random_crop(48)"}, "crop 48x48 is larger than the image 40x40"),
         ({"chain": "decode|resise(20)"}, "did you mean resize"),
-        ({"chain": "decode|resize_shorter(20)"}, "varying size, raw needs one size: .* choose encoding png or jpeg"),
+        (
+            {"chain": "decode|resize_shorter(20)"},
+            "varying size, but raw needs one size: .* choose encoding png or jpeg",
+        ),
         ({"val_chain": "decode"}, "val_chain 'decode' leaves images of varying size"),
-        ({"beam_options": ["--runer=X"]}, "Beam has no option '--runer=X': did you mean --runner?"),
-        ({"beam_options": ["--xyzzy"]}, "Beam has no option '--xyzzy'$"),
-        ({"beam_options": ["stray"]}, "Beam has no option 'stray'"),
+        ({"beam_options": ["--runer=X"]}, "unknown Beam option '--runer=X': did you mean --runner?"),
+        ({"beam_options": ["--xyzzy"]}, "unknown Beam option '--xyzzy'$"),
+        ({"beam_options": ["stray"]}, "unknown Beam option 'stray'"),
         ({"beam_options": ["--runner"]}, "--runner: expected one argument"),
         ({"beam_options": ["--direct_num_workers=many"]}, "invalid int value: 'many'"),
     ],
@@ -652,13 +657,13 @@ def test_more_than_the_disk_holds_is_refused_before_the_work(tmp_path: Path, pho
 def test_the_room_for_encoded_images_is_estimated_on_a_sample(photo_folder: Path, encoding: Encoding) -> None:
     chain = parse("decode|resize(64)|brightness(0.5)")
     quality = 95 if encoding == "jpeg" else None
-    recipe = Recipe(chain, chain, variants=3, encoding=encoding, quality=quality)
+    recipe = ShardConfig(chain, chain, variants=3, encoding=encoding, quality=quality)
     units = open_source(photo_folder).units
     sizes = []
     for unit in units:
         [record] = unit.read()
-        words = Draws([(record.key, "train")], recipe).of(record.key, "train")
-        sizes += [len(image) for image in make_pictures(record.data, words, recipe, "train")[0]]
+        words = BatchedDraws([(record.key, "train")], recipe).take(record.key, "train")
+        sizes += [len(image) for image in make_images(record.data, words, recipe, "train")[0]]
     assert mean_image_bytes(units, recipe) == pytest.approx(3 * np.mean(sizes), rel=0.05)
     broken = [ImageFile("broken.jpg", str(photo_folder), 0, None, 5, 0)]
     assert mean_image_bytes(broken, recipe) == 3 * (256 << 10)
@@ -667,7 +672,7 @@ def test_the_room_for_encoded_images_is_estimated_on_a_sample(photo_folder: Path
 
 def test_the_room_for_raw_images_is_known(photo_folder: Path) -> None:
     chain = parse("decode(1)|resize((8, 10))")
-    assert mean_image_bytes([], Recipe(chain, chain, variants=3)) == 3 * 80
+    assert mean_image_bytes([], ShardConfig(chain, chain, variants=3)) == 3 * 80
 
 
 def test_threads_hold_no_more_memory_than_there_is() -> None:
@@ -736,11 +741,11 @@ class FaultyUnit:
 def run_faulty(folder: Path, error: type[BaseException]) -> None:
     (folder / WORK).mkdir()
     chain = parse("decode|resize(8)")
-    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, Recipe(chain, chain), 1)], None)
+    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, ShardConfig(chain, chain), 1)], None)
 
 
 def test_beams_workers_that_would_be_waited_for_for_ever_are_refused(tmp_path: Path, photo_folder: Path) -> None:
-    with pytest.raises(ValueError, match="multi_processing waits for ever for a worker that has died: leave it out"):
+    with pytest.raises(ValueError, match="multi_processing hangs when a worker dies: leave it out"):
         build(photo_folder, tmp_path / "cache", beam_options=["--direct_running_mode=multi_processing"])
     assert list(tmp_path.iterdir()) == []
 
@@ -879,7 +884,7 @@ def test_another_recipe_is_refused_naming_both(
     source: Path, cache: Path, options: dict[str, Any], was: str, now: str
 ) -> None:
     before = contents(cache)
-    with pytest.raises(CacheError, match="give --replace to swap it, or another folder") as caught:
+    with pytest.raises(CacheError, match="pass --replace to replace it, or choose another folder") as caught:
         rebuild(source, cache, **options)
     was_at, now_at = str(caught.value).index(was), str(caught.value).rindex(now)
     assert was_at < now_at
@@ -954,7 +959,7 @@ def check_unchanged(source: Path, cache: Path, **options: Any) -> bool:
 def test_an_added_record_alone_is_transformed(updatable: tuple[Path, Path, dict[str, Any]]) -> None:
     source, cache, options = updatable
     shutil.copy(source / "cat" / "00.jpg", source / "cat" / "added.jpg")
-    train = Recipe(parse(CHAIN), parse(CHAIN), val_fraction=0.3).split_of("cat/added.jpg", None) == "train"
+    train = ShardConfig(parse(CHAIN), parse(CHAIN), val_fraction=0.3).split_of("cat/added.jpg", None) == "train"
     check_update(source, cache, 2 if train else 1, **options)
 
 
@@ -970,7 +975,7 @@ def test_a_class_that_is_added_gives_new_labels_and_the_old_pixels(
     source, cache, options = updatable
     (source / "ape").mkdir()
     shutil.copy(source / "cat" / "00.jpg", source / "ape" / "a.jpg")
-    train = Recipe(parse(CHAIN), parse(CHAIN), val_fraction=0.3).split_of("ape/a.jpg", None) == "train"
+    train = ShardConfig(parse(CHAIN), parse(CHAIN), val_fraction=0.3).split_of("ape/a.jpg", None) == "train"
     assert check_update(source, cache, 2 if train else 1, **options).manifest.class_names[0] == "ape"
 
 
@@ -1022,7 +1027,7 @@ def test_all_at_once(updatable: tuple[Path, Path, dict[str, Any]]) -> None:
 
 
 def images_of_train(key: str) -> bool:
-    return Recipe(parse(CHAIN), parse(CHAIN), val_fraction=0.3).split_of(key, None) == "train"
+    return ShardConfig(parse(CHAIN), parse(CHAIN), val_fraction=0.3).split_of(key, None) == "train"
 
 
 def test_a_record_in_a_tar_is_compared_by_content(
@@ -1137,14 +1142,14 @@ def test_source_and_cache_may_not_lie_inside_each_other(tmp_path: Path, source: 
         tmp_path / "link" / "cache",
         source / ".." / "source",
     ):
-        with pytest.raises(CacheError, match="lie inside each other: choose another cache folder"):
+        with pytest.raises(CacheError, match="overlap: choose another cache folder"):
             build(source, cache)
     assert contents(source) == before
 
 
 def test_a_tar_may_not_lie_in_its_cache(make_tar: MakeSource, photos: dict[str, bytes]) -> None:
     tar = make_tar(photos)
-    with pytest.raises(CacheError, match="lie inside each other"):
+    with pytest.raises(CacheError, match="overlap"):
         build(tar, tar.parent)
 
 
@@ -1173,7 +1178,7 @@ def test_a_full_folder_that_is_no_cache_is_refused_and_untouched(
 
 def test_a_file_is_no_folder_for_a_cache(tmp_path: Path, photo_folder: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CacheError, match="is a file: choose a folder"):
+    with pytest.raises(CacheError, match="is not a folder: choose a folder"):
         build(photo_folder, tmp_path / "file")
     with pytest.raises(BuildError, match="Not a directory"):
         build(photo_folder, tmp_path / "file" / "cache")
@@ -1198,7 +1203,7 @@ def test_a_file_that_someone_puts_there_meanwhile_is_kept(tmp_path: Path) -> Non
     cache = tmp_path / "deep" / "cache"
 
     def fail() -> None:
-        with work_folder(cache):
+        with hold_work_folder(cache):
             (cache / "mine.txt").write_text("precious")
             raise ZeroDivisionError
 
@@ -1303,7 +1308,8 @@ def test_a_folder_without_permission_is_told_in_one_line(tmp_path: Path, photo_f
 
 _SERVER = """
 import json, os, sys
-from joulecache.pipelines.building import beam_graph, precompute
+from joulecache.pipelines.building import beam_graph
+from joulecache.pipelines.building.precomputing import precompute
 from apache_beam.runners.portability import fn_api_runner
 for line in sys.stdin:
     child = os.fork()
@@ -1600,7 +1606,7 @@ def test_a_second_build_is_refused_naming_the_process_of_the_first(
 
 
 def test_a_suffix_is_not_changed_under_a_running_build(source: Path, cache: Path) -> None:
-    with work_folder(cache), pytest.raises(CacheError, match=f"being built by process {os.getpid()}"):
+    with hold_work_folder(cache), pytest.raises(CacheError, match=f"being built by process {os.getpid()}"):
         rebuild(source, cache, chain=CHAIN + "|brightness(0.1)")
 
 
@@ -1610,7 +1616,7 @@ def test_builds_in_turn_each_hold_the_folder_alone(tmp_path: Path) -> None:
     def work() -> None:
         for _ in range(200):
             try:
-                with work_folder(cache):
+                with hold_work_folder(cache):
                     inside.append(1)
                     most.append(len(inside))
                     inside.pop()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import joulecache as jc
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import CacheError
 
 

@@ -18,7 +18,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.building import BuildError, precompute
+from joulecache.pipelines.building.config import BuildError
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest
 from joulecache.pipelines.loading.directory import image_dataset_from_directory
 from joulecache.pipelines.source import SourceError
@@ -316,9 +317,9 @@ def test_a_cache_with_classes_is_not_made_one_without(tmp_path: Path) -> None:
 def test_folders_that_are_no_cache_are_refused(tmp_path: Path) -> None:
     root = small(tmp_path / "images")
     write(tmp_path / "mine", {"diary.txt": b""})
-    with pytest.raises(CacheError, match="is not empty and no cache of ours"):
+    with pytest.raises(CacheError, match="is not empty and not a joulecache cache"):
         ours(root, tmp_path / "mine")
-    with pytest.raises(CacheError, match="lie inside each other"):
+    with pytest.raises(CacheError, match="overlap"):
         ours(root, root / "cache")
 
 

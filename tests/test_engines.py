@@ -14,9 +14,12 @@ import grpc
 import pytest
 
 from joulecache.pipelines import precompute
-from joulecache.pipelines.building import Built, ShardSpec, beam_graph, build_shard
-from joulecache.pipelines.building.config import EngineError, Recipe
-from joulecache.pipelines.building.shard import WORK, TransformedShard, read_result, this_process, transform_shard
+from joulecache.pipelines.building import beam_graph
+from joulecache.pipelines.building.config import EngineError, ShardConfig
+from joulecache.pipelines.building.results import Built
+from joulecache.pipelines.building.shard import TransformedShard, build_shard, transform_shard
+from joulecache.pipelines.building.specs import ShardSpec, read_result, this_process
+from joulecache.pipelines.building.work_folder import WORK
 from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import parse
@@ -138,7 +141,7 @@ def test_a_shard_that_two_workers_build_at_once_is_whole(tmp_path: Path, photo_f
     (tmp_path / WORK).mkdir()
     chain = parse(CHAIN)
     listed = open_source(photo_folder)
-    spec = ShardSpec(str(tmp_path), 0, 1, tuple(listed.units), len(listed.class_names), Recipe(chain, chain), 2)
+    spec = ShardSpec(str(tmp_path), 0, 1, tuple(listed.units), len(listed.class_names), ShardConfig(chain, chain), 2)
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(build_shard, [spec] * 32))
     assert len({str(result.files) for result in results}) == 1

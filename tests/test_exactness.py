@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.cache.shards import read_encoded

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS
 from joulecache.pipelines.loading import CachedSplit, load

@@ -19,15 +19,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.building import precompute
-from joulecache.pipelines.building.folder import delete_unlisted
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import verify
+from joulecache.pipelines.cache.cleanup import delete_unlisted
 from joulecache.pipelines.cache.manifest import (
     FORMAT_VERSION,
     INDEX_SCHEMA,
     MANIFEST,
     CacheError,
     Manifest,
+    find_manifest,
     open_manifest,
     read_index,
     read_manifest,
@@ -363,7 +364,7 @@ def test_ten_thousand_lies_are_refused_or_harmless(
     before = sorted(others.iterdir())
     (others / MANIFEST).write_text(json.dumps(told))
     with suppress(CacheError):
-        delete_unlisted(others)
+        delete_unlisted(others, find_manifest(others))
     (others / MANIFEST).unlink()
     assert sorted(others.iterdir()) == before
 

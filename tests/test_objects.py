@@ -26,8 +26,12 @@ import tensorflow as tf
 from google_storage import google_storage
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
-from joulecache.pipelines.building import BuildError, BuildProgress, Built
-from joulecache.pipelines.building.shard import ShardResult, TransformedShard, Workplace
+from joulecache.pipelines.building import beam_graph
+from joulecache.pipelines.building.config import BuildError
+from joulecache.pipelines.building.results import BuildProgress, Built
+from joulecache.pipelines.building.shard import TransformedShard, finish_shard
+from joulecache.pipelines.building.specs import ShardResult
+from joulecache.pipelines.building.workplace import Workplace
 from joulecache.pipelines.cache.manifest import CacheError
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
 from joulecache.pipelines.source import SourceError, open_source
@@ -363,7 +367,7 @@ def test_of_two_builders_one_wins_whole(any_bucket: str, photo_folder: Path) -> 
         if not theirs:
             theirs.append(precompute(photo_folder, cache, CHAIN, seed=2, shards=2))
 
-    with pytest.raises(CacheError, match="was built by somebody else meanwhile, and is theirs now"):
+    with pytest.raises(CacheError, match="was modified concurrently"):
         precompute(photo_folder, cache, CHAIN, seed=1, shards=2, progress=meanwhile)
     assert open_manifest(cache) == theirs[0].manifest
     assert verify(cache) == []
@@ -375,7 +379,7 @@ def test_of_two_builders_one_wins_whole(any_bucket: str, photo_folder: Path) -> 
         if not later:
             later.append(precompute(photo_folder, cache, CHAIN, seed=5, replace=True))
 
-    with pytest.raises(CacheError, match="built by somebody else"):
+    with pytest.raises(CacheError, match="was modified concurrently"):
         precompute(photo_folder, cache, CHAIN, seed=4, replace=True, progress=replaced)
     assert open_manifest(cache) == later[0].manifest
 
@@ -408,11 +412,10 @@ def test_a_shard_that_could_not_be_written_is_built_by_the_next_build(
     def full(place: Workplace, shard: TransformedShard) -> ShardResult:
         if place.spec.shard == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return finish(place, shard)
+        return finish_shard(place, shard)
 
-    finish = Workplace.finish
     with monkeypatch.context() as patch:
-        patch.setattr(Workplace, "finish", full)
+        patch.setattr(beam_graph, "finish_shard", full)
         with pytest.raises(BuildError, match="1 of 4 shards could not be written: No space left on device"):
             precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=4)
     again = precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=4)
@@ -422,7 +425,7 @@ def test_a_shard_that_could_not_be_written_is_built_by_the_next_build(
 
 def test_a_folder_of_somebody_else_is_left_alone(bucket: str, photo_folder: Path) -> None:
     upload(f"{bucket}/cache", {"precious.txt": b"x"})
-    with pytest.raises(CacheError, match=r"is not empty and no cache of ours, it holds 'precious.txt'"):
+    with pytest.raises(CacheError, match=r"is not empty and not a joulecache cache, since it holds 'precious.txt'"):
         precompute(photo_folder, f"{bucket}/cache", CHAIN, replace=True)
     assert set(listed(f"{bucket}/cache")) == {"precious.txt"}
     upload(f"{bucket}/ours", {})
@@ -436,7 +439,7 @@ def test_a_folder_of_somebody_else_is_left_alone(bucket: str, photo_folder: Path
 def test_source_and_cache_do_not_lie_inside_each_other(
     bucket: str, photos: Mapping[str, bytes], source: str, cache: str
 ) -> None:
-    with pytest.raises(CacheError, match="lie inside each other"):
+    with pytest.raises(CacheError, match="overlap"):
         precompute(f"{bucket}{source}", f"{bucket}{cache}", CHAIN)
 
 

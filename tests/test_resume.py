@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulecache.pipelines import loading as loader
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest
 from joulecache.pipelines.cache.shards import map_file
 from joulecache.pipelines.loading import load

@@ -247,7 +247,7 @@ def test_a_held_out_share_that_the_source_gives_is_not_given_again(
     tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
 ) -> None:
     source = make_folder(split_photos(photos, "train", "val"))
-    with pytest.raises(SourceError, match=r"holds records out itself: leave val_fraction out, got 0\.1$"):
+    with pytest.raises(SourceError, match=r"has its own validation split: leave val_fraction out, got 0\.1$"):
         precompute(source, tmp_path / "cache", CHAIN, val_fraction=0.1)
 
 
@@ -297,6 +297,6 @@ def test_a_cache_lies_in_no_file_of_its_source(
     tmp_path: Path, make_tar: MakeSource, photos: Mapping[str, bytes]
 ) -> None:
     write_tar(tmp_path / "set" / "a" / "0.tar", photos, make_tar)
-    with pytest.raises(CacheError, match=r"^source '.*0\.tar' and cache '.*/a' lie inside each other"):
+    with pytest.raises(CacheError, match=r"^source '.*0\.tar' and cache '.*/a' overlap"):
         precompute(f"{tmp_path}/set/*/*.tar", tmp_path / "set" / "a", CHAIN, replace=True)
     assert precompute(f"{tmp_path}/set/*/*.tar", tmp_path / "set" / "cache", CHAIN).manifest.index.records == 30

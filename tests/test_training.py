@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest
 from joulecache.pipelines.compressing.compression import compress, held_out_split
 from joulecache.pipelines.compressing.recipe import Recipe

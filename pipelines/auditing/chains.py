@@ -19,7 +19,7 @@ from joulecache.pipelines.auditing.variants import (
     measure_variants,
     why_unmeasured,
 )
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import Manifest, open_manifest
 from joulecache.pipelines.compressing.compression import compress_on
 from joulecache.pipelines.compressing.recipe import Recipe

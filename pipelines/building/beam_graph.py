@@ -1,4 +1,4 @@
-"""The Beam graph of a build: specs, reshuffle, build, one combined result. Linear, so that any runner takes it."""
+"""The Beam graph of a build: specs, reshuffle, build, count. It is linear, so that any runner can run it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joulecache.pipelines.building.config import BuildError, EngineError
-from joulecache.pipelines.building.shard import ShardSpec, TransformedShard, Workplace, transform_shard
+from joulecache.pipelines.building.shard import TransformedShard, finish_shard, transform_shard
+from joulecache.pipelines.building.specs import ShardSpec
+from joulecache.pipelines.building.workplace import Workplace
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+log = logging.getLogger("apache_beam")
+"""Beam's logger. A build silences it, unless it has a level."""
+
+_LONGEST_CAUSE = 300
+
+# Building -------------------------------------------------------------------------------------------------------------
 
 
 def _finish(place: Workplace, transformed: TransformedShard) -> None:
-    """Run the second part of a build in a Beam worker. A disk that fails is a result, so that it can be told in one line."""
+    """Write a shard. A full disk becomes the shard's result, so that the build fails with one line."""
     try:
-        place.finish(transformed)
+        finish_shard(place, transformed)
     except OSError as error:
         reason = error.strerror or str(error)
         try:
@@ -25,13 +39,13 @@ def _finish(place: Workplace, transformed: TransformedShard) -> None:
         except OSError:
             raise BuildError(f"shard {place.spec.shard} could not be written: {reason}") from None
     finally:
-        place.leave()
+        place.close()
 
 
-def _shard_builder(beam: Any) -> Any:
-    """Return a DoFn that builds shards, and writes each while the next one is transformed: two of them lie in memory."""
+def _shard_builder(beam: ModuleType) -> Any:
+    """Return a DoFn that writes each shard while it transforms the next: two shards are in memory."""
 
-    class BuildShards(beam.DoFn):  # type: ignore[misc]
+    class BuildShards(beam.DoFn):  # type: ignore[name-defined, misc]
         def setup(self) -> None:
             self._writer = ThreadPoolExecutor(1, "write")
             self._writing: Future[None] | None = None
@@ -42,7 +56,7 @@ def _shard_builder(beam: Any) -> Any:
                 transformed = transform_shard(place.spec)
                 self._wait()
             except BaseException:
-                place.leave()
+                place.close()
                 raise
             self._writing = self._writer.submit(_finish, place, transformed)
             yield spec.shard
@@ -61,86 +75,109 @@ def _shard_builder(beam: Any) -> Any:
     return BuildShards()
 
 
-log = logging.getLogger("apache_beam")
-"""Where Beam speaks: quiet in a build, unless it was given a level."""
+def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None) -> None:
+    """Build shards on a Beam runner: the one that the options name, else `FnApiRunner`.
 
-
-def run_specs(specs: Sequence[ShardSpec], options: Any) -> None:
-    """Run the linear graph: specs, reshuffle, build, one combined result."""
+    Raises:
+        EngineError: The runner failed or could not be reached.
+        BuildError: A shard could not be written, and neither could its result.
+    """
     with _quiet_import():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     options = options or PipelineOptions([])
-    # By name: the default runner first tries to download another one.
     named = options.view_as(StandardOptions).runner
-    runner = None if named else FnApiRunner()
-    if log.level == logging.NOTSET:  # nobody has asked for more; what it says of a failure is in the exception
-        log.setLevel(logging.CRITICAL)
+    runner = None if named else FnApiRunner()  # Beam's default runner would first try to download another one
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)  # the exception has what it would say about a failure
     pipeline = beam.Pipeline(runner=runner, options=options)
     _ = (
         pipeline
         | "specs" >> beam.Create(specs)
-        | "spread" >> beam.Reshuffle()
+        | "reshuffle" >> beam.Reshuffle()
         | "build" >> beam.ParDo(_shard_builder(beam))
-        | "combine" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
+        | "count" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
     )
     try:
         pipeline.run().wait_until_finish()
     except BuildError:
         raise
-    except Exception as error:  # of any kind: runners pass on what a worker raised, or wrap its traceback in their own
+    except Exception as error:  # of any type: runners re-raise what a worker raised, or wrap its traceback
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
-        # An engine that cannot be reached is an error without a text.
-        silent = "no answer: is it running, and reached from here?" if named else "no reason given"
-        cause = str(error).strip().rpartition("\n")[2][:300] or silent
-        where = f" on {named}" if named else ""
-        raise EngineError(f"the Beam pipeline failed{where}: {type(error).__name__}: {cause}") from error
+        raise _engine_error(error, named) from error
 
 
-def parse_beam_options(flags: Sequence[str]) -> Any:
-    """Parse Beam's flags, None for none; ValueError for one that Beam does not know, which it would silently drop."""
+def _engine_error(error: Exception, runner: str | None) -> EngineError:
+    cause = str(error).strip().rpartition("\n")[2][:_LONGEST_CAUSE]
+    if not cause:  # so it is when a runner cannot be reached
+        cause = "no answer: check that it is running and reachable" if runner else "no reason given"
+    where = f" on {runner}" if runner else ""
+    return EngineError(f"the Beam pipeline failed{where}: {type(error).__name__}: {cause}")
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+def parse_beam_options(flags: Sequence[str]) -> PipelineOptions | None:
+    """Parse Beam's flags; return None if there are none.
+
+    Raises:
+        ValueError: Beam does not know a flag (it would ignore it silently), or a flag has no usable value.
+    """
     if not flags:
         return None
     with _quiet_import():
         from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-        from apache_beam.runners.runner import create_runner
 
-        parser = _options_parser(PipelineOptions)
-        try:
-            runner = parser.parse_known_args(list(flags))[0].runner
-        except argparse.ArgumentError as error:
-            raise ValueError(f"Beam cannot read {list(flags)}: {error}") from error
-        if runner:
-            try:
-                create_runner(runner)  # its module may bring options of its own, which Beam then knows
-            except (ImportError, AttributeError, ValueError) as error:
-                raise ValueError(f"Beam has no runner {runner!r} here: {error}") from error
-    parser = _options_parser(PipelineOptions)
+        _import_runner(_runner_of(flags))
+    parser = _options_parser()
     unknown = parser.parse_known_args(list(flags))[1]
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
-        raise ValueError(f"Beam has no option {unknown[0]!r}" + (f": did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"unknown Beam option {unknown[0]!r}" + (f": did you mean {near[0]}?" if near else ""))
     options = PipelineOptions(list(flags))
     if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
         raise ValueError(
-            "Beam's multi_processing waits for ever for a worker that has died: leave it out, and give --workers"
+            "Beam's direct_running_mode multi_processing hangs when a worker dies: leave it out and pass --workers"
         )
     return options
 
 
-def _options_parser(options: Any) -> Any:
-    """Return the parser of all options that Beam knows by now."""
-    parsers: list[Any] = []
-    options([]).get_all_options(add_extra_args_fn=parsers.append)
+def _runner_of(flags: Sequence[str]) -> str | None:
+    try:
+        runner: str | None = _options_parser().parse_known_args(list(flags))[0].runner
+    except argparse.ArgumentError as error:
+        raise ValueError(f"Beam cannot parse {list(flags)}: {error}") from error
+    return runner
+
+
+def _import_runner(name: str | None) -> None:
+    """Import a runner's module, which may define options of its own."""
+    from apache_beam.runners.runner import create_runner
+
+    if not name:
+        return
+    try:
+        create_runner(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"Beam has no runner {name!r} on this machine: {error}") from error
+
+
+def _options_parser() -> argparse.ArgumentParser:
+    """Return a parser of all options that Beam knows so far."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parsers: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
     parsers[0].exit_on_error = False
     return parsers[0]
 
 
 @contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Hide what Beam says when it is imported: it misses clients that this project never uses."""
+    """Hide the warnings of Beam's import about clients that joulecache does not use."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

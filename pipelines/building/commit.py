@@ -8,18 +8,19 @@ import json
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from PIL import features
 
-from joulecache.pipelines.building.config import BuildError, Recipe, RejectsError
+from joulecache.pipelines.building.config import BuildError, RejectsError, ShardConfig
+from joulecache.pipelines.building.job import Job
 from joulecache.pipelines.building.previous import Reject
-from joulecache.pipelines.building.shard import ShardResult
+from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.cache.manifest import INDEX_SCHEMA, Manifest, Split
 from joulecache.pipelines.cache.manifest import write_index as write_index_file
 from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels, write_named
@@ -27,16 +28,61 @@ from joulecache.pipelines.source import Source
 from joulecache.transforms.chain import fixed_size, output_channels
 
 
-def refuse_failures(results: Sequence[ShardResult]) -> None:
-    """Raise BuildError when a shard could not be written."""
+@dataclass(frozen=True)
+class Contents:
+    """Everything that a build has put into the cache folder.
+
+    Attributes:
+        results: The results of all shards, in order.
+        index: The index of the cache.
+        rejected: The list of rejected records.
+        class_counts: Records per class, by split.
+    """
+
+    results: Sequence[ShardResult]
+    index: DataFile
+    rejected: DataFile
+    class_counts: Mapping[str, tuple[int, ...]]
+
+
+def complete(job: Job, built: Sequence[ShardResult], folder: Path, work: Path) -> Contents:
+    """Check the results of a build, and write the index and the list of rejected records.
+
+    Args:
+        job: What the build had to do.
+        built: The results of its shards, those that were resumed included.
+        folder: Where to write.
+        work: The work folder, which holds the shards' parts of the index.
+
+    Raises:
+        BuildError: Shards could not be written, or all records were rejected.
+        RejectsError: Too many records were rejected.
+    """
+    results = sorted([*job.kept, *built], key=lambda result: result.shard)
+    _refuse_failures(results)
+    rejects = _all_rejects(results, job.source)
+    _refuse_rejects(rejects, job.source, job.max_reject_rate)
+    parts = [_read_part(work / result.index) for result in built]
+    if job.update:
+        parts.append(job.update.kept_rows(job.kept))
+    rows = _sorted_rows(parts)
+    counts = _class_counts(rows, len(job.source.class_names))
+    return Contents(results, _write_index(folder, rows), _write_rejects(folder, rejects), counts)
+
+
+def _refuse_failures(results: Sequence[ShardResult]) -> None:
     failed = [result for result in results if result.error]
     if failed:
         raise BuildError(f"{len(failed)} of {len(results)} shards could not be written: {failed[0].error}")
 
 
-def refuse_rejects(results: Sequence[ShardResult], source: Source, rate: float) -> None:
-    """Raise RejectsError when more than `rate` of the records were rejected, BuildError when all of them were."""
-    rejects = _rejects(results, source)
+def _all_rejects(results: Sequence[ShardResult], source: Source) -> list[Reject]:
+    rejects = [reject for result in results for reject in result.rejects]
+    rejects += [Reject(*refused) for refused in source.refused]
+    return sorted(rejects, key=lambda reject: reject.key)
+
+
+def _refuse_rejects(rejects: Sequence[Reject], source: Source, rate: float) -> None:
     total = source.records + len(source.refused)
     if len(rejects) <= rate * total and len(rejects) < total:
         return
@@ -45,103 +91,109 @@ def refuse_rejects(results: Sequence[ShardResult], source: Source, rate: float) 
     if len(rejects) == total:
         raise BuildError(message)
     enough = math.ceil(1000 * len(rejects) / total) / 1000
-    raise RejectsError(f"{message}; the others are kept: to finish without these give --max-reject-rate {enough:g}")
+    raise RejectsError(
+        f"{message}; the other records are kept: to finish without these, pass --max-reject-rate {enough:g}"
+    )
 
 
-def _rejects(results: Sequence[ShardResult], source: Source) -> list[Reject]:
-    rejects = [reject for result in results for reject in result.rejects]
-    rejects += [Reject(*refused) for refused in source.refused]
-    return sorted(rejects, key=lambda reject: reject.key)
+def _read_part(path: Path) -> pa.Table:
+    with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+        return reader.read_all()
 
 
-def write_index(folder: Path, parts: Sequence[Any]) -> DataFile:
-    """Merge the shards' parts of the index, in the order of the shards, into one file ordered by split, shard and row."""
+def _sorted_rows(parts: Sequence[pa.Table]) -> pa.RecordBatch:
+    """Merge the parts of the index, in the order of split, shard and row. Each part has its rows in order."""
     table = pa.concat_tables(parts).combine_chunks()
-    split = table["split"].to_numpy()
-    # Parts come by shard and hold the splits in their order: a stable sort by split gives split, shard, row.
-    batch = table.take(np.argsort(split, kind="stable")).combine_chunks().to_batches()
-    rows = batch[0] if batch else pa.RecordBatch.from_pylist([], INDEX_SCHEMA)
+    order = np.lexsort((table["shard"].to_numpy(), table["split"].to_numpy()))  # stable
+    batches = table.take(order).combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], INDEX_SCHEMA)
+
+
+def _class_counts(rows: pa.RecordBatch, classes: int) -> dict[str, tuple[int, ...]]:
+    labels, splits = rows["label"].to_numpy(), rows["split"].to_numpy()
+    return {
+        split: tuple(np.bincount(labels[splits == number], minlength=classes).tolist())
+        for number, split in enumerate(SPLITS)
+    }
+
+
+def _write_index(folder: Path, rows: pa.RecordBatch) -> DataFile:
     size, digest, name = write_named(
         folder, lambda file: write_index_file(file, rows), lambda hashed: f"index-{hashed}.arrow"
     )
     return DataFile(name, rows.num_rows, size, digest)
 
 
-def write_rejects(folder: Path, results: Sequence[ShardResult], source: Source) -> DataFile:
-    """Write the rejected records, one JSON object a line, ordered by key."""
-    lines = [json.dumps(dataclasses.asdict(reject)) + "\n" for reject in _rejects(results, source)]
+def _write_rejects(folder: Path, rejects: Sequence[Reject]) -> DataFile:
+    """Write one JSON object a line, ordered by key."""
+    lines = [json.dumps(dataclasses.asdict(reject)) + "\n" for reject in rejects]
     size, digest, name = write_named(
         folder, lambda file: file.writelines(line.encode() for line in lines), lambda hashed: f"rejected-{hashed}.jsonl"
     )
     return DataFile(name, len(lines), size, digest)
 
 
-def make_manifest(
-    recipe: Recipe,
-    source: Source,
-    shards: int,
-    results: Sequence[ShardResult],
-    index: DataFile,
-    rejected: DataFile,
-    energy: Mapping[str, Any] | None,
-    parts: Sequence[Any],
-) -> Manifest:
-    """Put the manifest together; BuildError when records in are not records cached plus records rejected."""
-    came = source.records + len(source.refused)
-    if came != index.records + rejected.records:
+def make_manifest(job: Job, contents: Contents, energy: Mapping[str, Any] | None) -> Manifest:
+    """Return the manifest of a build.
+
+    Args:
+        job: What the build had to do.
+        contents: What it has written.
+        energy: Energy of all builds that went into the cache; None if a part of it was not measured.
+
+    Raises:
+        BuildError: Records in are not records cached plus records rejected.
+    """
+    config, source = job.config, job.source
+    records = source.records + len(source.refused)
+    if records != contents.index.records + contents.rejected.records:
         raise BuildError(
-            f"{came} records came in, {index.records} were cached and {rejected.records} rejected: none may be lost"
+            f"{records} records went in, but {contents.index.records} were cached and {contents.rejected.records} rejected: "
+            "report this as a bug"
         )
-    classes = len(source.class_names)
-    counts = {split: np.zeros(classes, np.int64) for split in SPLITS}
-    for part in parts:
-        labels, of_split = part["label"].to_numpy(), part["split"].to_numpy()
-        for number, split in enumerate(SPLITS):
-            counts[split] += np.bincount(labels[of_split == number], minlength=classes)
     return Manifest(
-        chain=str(recipe.chain),
-        seed=recipe.seed,
-        variants=recipe.variants,
-        format=recipe.format,
-        encoding=recipe.encoding,
-        quality=recipe.quality,
-        val_fraction=recipe.val_fraction,
-        shards=shards,
+        chain=str(config.chain),
+        seed=config.seed,
+        variants=config.variants,
+        format=config.format,
+        encoding=config.encoding,
+        quality=config.quality,
+        val_fraction=config.val_fraction,
+        shards=job.shards,
         class_names=source.class_names,
         source={
             "location": source.location,
-            "records": came,
-            "bytes": sum(result.source_bytes for result in results),
+            "records": records,
+            "bytes": sum(result.source_bytes for result in contents.results),
             "skipped": dict(sorted(source.skipped.items())),
         },
-        splits={split: _split(split, recipe, results, counts[split]) for split in SPLITS},
-        index=index,
-        rejected=rejected,
+        splits={split: _make_split(split, config, contents) for split in SPLITS},
+        index=contents.index,
+        rejected=contents.rejected,
         versions=_versions(),
         energy=energy,
     )
 
 
-def _split(name: str, recipe: Recipe, results: Sequence[ShardResult], class_counts: NDArray[np.int64]) -> Split:
-    chain, variants = recipe.of(name)
-    written = [result.files[name] for result in results if name in result.files]
+def _make_split(name: str, config: ShardConfig, contents: Contents) -> Split:
+    chain, variants = config.chain_of(name), config.variants_of(name)
+    written = [result.files[name] for result in contents.results if name in result.files]
     files = tuple(files[variant] for variant in range(variants) for files in written)
-    mean, std = _level_statistics([file.levels for file in files if file.levels])
-    size = fixed_size(chain.prefix)
+    mean, std = _mean_and_std([file.levels for file in files if file.levels])
     return Split(
         chain=str(chain),
         fingerprint=chain.fingerprint,
         variants=variants,
-        records=int(class_counts.sum()),
-        image_shape=(*(size or (None, None)), output_channels(chain.prefix)),
-        class_counts=tuple(class_counts.tolist()),
+        records=sum(contents.class_counts[name]),
+        image_shape=(*(fixed_size(chain.prefix) or (None, None)), output_channels(chain.prefix)),
+        class_counts=contents.class_counts[name],
         mean=mean,
         std=std,
         files=files,
     )
 
 
-def _level_statistics(levels: Sequence[Levels]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_and_std(levels: Sequence[Levels]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel, from exact integer sums."""
     if not levels:
         return (), ()
@@ -151,19 +203,12 @@ def _level_statistics(levels: Sequence[Levels]) -> tuple[tuple[float, ...], tupl
     return mean, tuple(math.sqrt(spread) / total.pixels for spread in spreads)
 
 
-def read_part(work: Path, result: ShardResult) -> Any:
-    """Return a shard's part of the index."""
-    with pa.ipc.open_file(pa.memory_map(str(work / result.index))) as reader:
-        return reader.read_all()
-
-
 def _versions() -> dict[str, str]:
-    """Return the versions of what shapes pixels."""
-    names = ("joulecache", "numpy", "pillow", "pyarrow")
-    found = {}
-    for name in names:
+    """Return the versions of the packages that determine pixels."""
+    versions: dict[str, str] = {}
+    for name in ("joulecache", "numpy", "pillow", "pyarrow"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return {**found, "libjpeg_turbo": features.version_feature("libjpeg_turbo") or "unknown"}
+            versions[name] = "unknown"
+    return versions | {"libjpeg_turbo": features.version_feature("libjpeg_turbo") or "unknown"}

@@ -1,34 +1,50 @@
-"""What shapes the bytes of a cache beside its source."""
+"""The arguments of a build, and the errors it raises."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 
 from joulecache.pipelines.cache.shards import ENCODINGS, FORMATS, Encoding, Format
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
 
 DEFAULT_JPEG_QUALITY = 95
 DEFAULT_VAL_FRACTION = 0.1
+MAX_SHARDS = 99_999
 SHARD_TARGET_BYTES = 64 << 20
 
 
 class BuildError(RuntimeError):
-    """A build that could not be finished; nothing of it is visible."""
+    """A build failed. Nothing of it is visible."""
 
 
 class EngineError(BuildError):
-    """The Beam runner failed, or could not be reached. The finished shards are kept, for a build that goes on."""
+    """The Beam runner failed or could not be reached. Finished shards are kept, and the next build resumes."""
 
 
 class RejectsError(BuildError):
-    """Too many records were rejected. The finished shards are kept, for a build that accepts them."""
+    """Too many records were rejected. Finished shards are kept, for a build that accepts more rejects."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that shapes the bytes of a cache beside its source. `val_fraction` is None where the source says what is held out."""
+class ShardConfig:
+    """What determines the bytes of a cache, besides its source. Workers receive it with every shard.
+
+    Attributes:
+        chain: The chain of training records.
+        val_chain: The chain of held-out records.
+        variants: Draws of the cached ops to keep of each training record. Held-out records have one.
+        format: Shard format.
+        encoding: How images are stored.
+        quality: JPEG quality, 1 to 100; None for other encodings.
+        val_fraction: Share of records to hold out; None if the source itself says which.
+        seed: Seed of every draw, 0 to 2**64 - 1.
+
+    Raises:
+        ValueError: A field is out of range, or fields contradict each other.
+    """
 
     chain: Chain
     val_chain: Chain
@@ -40,54 +56,128 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_whole("variants", self.variants, 1, 999_999)
-        require_whole("seed", self.seed, 0, 2**64 - 1)
+        check_whole("variants", self.variants, 1, 999_999)
+        check_whole("seed", self.seed, 0, 2**64 - 1)
         if self.format not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
         if self.encoding not in ENCODINGS:
             raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, got {self.encoding!r}")
         if self.encoding == "jpeg":
-            require_whole("quality", self.quality, 1, 100)
+            check_whole("quality", self.quality, 1, 100)
         elif self.quality is not None:
-            raise ValueError(f"quality goes with encoding jpeg, got quality {self.quality} with {self.encoding}")
+            raise ValueError(f"quality needs encoding jpeg, got quality {self.quality} with {self.encoding}")
         if isinstance(self.val_fraction, bool) or not 0 <= (self.val_fraction or 0) <= 0.9:
-            raise ValueError(f"val_fraction must be from 0 to 0.9, got {self.val_fraction!r}")
+            raise ValueError(f"val_fraction must be a number from 0 to 0.9, got {self.val_fraction!r}")
         for name, chain in (("chain", self.chain), ("val_chain", self.val_chain)):
             if fixed_size(chain.prefix) is None and self.encoding == "raw":
                 raise ValueError(
-                    f"the cached part of the {name} {str(chain)!r} leaves images of varying size, raw needs one size: add a "
-                    f"resize or crop before the cut, or choose encoding png or jpeg"
+                    f"the cached part of the {name} {str(chain)!r} leaves images of varying size, but raw needs one size: "
+                    f"add a resize or crop before the cut, or choose encoding png or jpeg"
                 )
-            fixed_size(chain.ops)
+            fixed_size(chain.ops)  # refuses a crop that is larger than its image
         if self.val_chain.mixes:
-            raise ValueError(
-                f"held-out records are not mixed: leave mixup and cutmix out of the val_chain {str(self.val_chain)!r}"
-            )
+            raise ValueError(f"val_chain must not contain mixup or cutmix, got {str(self.val_chain)!r}")
 
-    def of(self, split: str) -> tuple[Chain, int]:
-        """Return a split's chain and number of variants; held-out records have one."""
-        return (self.chain, self.variants) if split == "train" else (self.val_chain, 1)
+    def chain_of(self, split: str) -> Chain:
+        """Return the chain of a split."""
+        return self.chain if split == "train" else self.val_chain
 
-    def split_of(self, key: str, given: str | None) -> str:
-        """Return the split that a record belongs to: the one that its source gives, else by a hash of its key that draws do not use."""
-        if given is not None:
-            return given
+    def variants_of(self, split: str) -> int:
+        """Return the number of variants of a split."""
+        return self.variants if split == "train" else 1
+
+    def split_of(self, key: str, source_split: str | None) -> str:
+        """Return the split of a record.
+
+        Args:
+            key: The record's key. Its hash decides, with a hash function that draws do not use.
+            source_split: The split that the source assigns, which wins; None if it assigns none.
+        """
+        if source_split is not None:
+            return source_split
         if not self.val_fraction:
             return "train"
         digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"split").digest()
-        share = int.from_bytes(digest, "little") / 2**64
-        return "val" if share < self.val_fraction else "train"
+        return "val" if int.from_bytes(digest, "little") / 2**64 < self.val_fraction else "train"
 
     @property
-    def raw_bytes(self) -> int | None:
-        """The bytes of one training image in a raw cache; None where images are encoded."""
+    def raw_image_bytes(self) -> int | None:
+        """Bytes of one training image in a raw cache; None for encoded images."""
         size = fixed_size(self.chain.prefix)
         if self.encoding != "raw" or size is None:
             return None
         return math.prod(size) * output_channels(self.chain.prefix)
 
 
-def require_whole(name: str, value: object, low: int, high: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """The arguments of `precompute`, checked. Each field has its help text in its metadata, under ``help``.
+
+    Raises:
+        ValueError: A field is out of range, or fields contradict each other.
+    """
+
+    chain: Chain = field(metadata={"help": 'Ops and the cut: "decode|resize(72) || flip_lr".'})
+    val_chain: Chain | None = field(
+        default=None, metadata={"help": "Chain of held-out records. Default: the chain without its random ops."}
+    )
+    variants: int = field(default=1, metadata={"help": "Draws of the cached ops to keep of each record."})
+    format: Format = field(default="arrow", metadata={"help": "Shard format."})
+    encoding: Encoding = field(default="raw", metadata={"help": "How images are stored."})
+    quality: int | None = field(default=None, metadata={"help": f"JPEG quality. Default: {DEFAULT_JPEG_QUALITY}."})
+    val_fraction: float | None = field(
+        default=None,
+        metadata={"help": f"Share of records to hold out. Default: {DEFAULT_VAL_FRACTION}, or the source's own split."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of every draw."})
+    shards: int | None = field(
+        default=None, metadata={"help": "Files per split and variant. Default: about 64 MiB each."}
+    )
+    workers: int | None = field(default=None, metadata={"help": "Threads per shard. Default: all cores."})
+    limit: int | None = field(default=None, metadata={"help": "Read at most this many records."})
+    labels: str | os.PathLike[str] | None = field(
+        default=None, metadata={"help": "CSV file with the name and class of each image, and a header line."}
+    )
+    max_reject_rate: float = field(default=0.05, metadata={"help": "Share of records that may be rejected."})
+    replace: bool = field(default=False, metadata={"help": "Replace a cache that was built with other options."})
+    rehash: bool = field(default=False, metadata={"help": "Compare file contents, not only sizes and times."})
+    beam_options: tuple[str, ...] = field(default=(), metadata={"help": "Options of Apache Beam, after --."})
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            check_whole("workers", self.workers, 1, 4096)
+        if self.shards is not None:
+            check_whole("shards", self.shards, 1, MAX_SHARDS)
+        if isinstance(self.max_reject_rate, bool) or not 0 <= self.max_reject_rate <= 1:
+            raise ValueError(f"max_reject_rate must be a number from 0 to 1, got {self.max_reject_rate!r}")
+        self.shard_config(holds_out=False)  # checks the other fields
+
+    def shard_config(self, *, holds_out: bool) -> ShardConfig:
+        """Return what workers need, with defaults filled in.
+
+        Args:
+            holds_out: The source itself says which records are held out.
+        """
+        quality, val_fraction = self.quality, self.val_fraction
+        if quality is None and self.encoding == "jpeg":
+            quality = DEFAULT_JPEG_QUALITY
+        if holds_out:
+            val_fraction = None
+        elif val_fraction is None:
+            val_fraction = DEFAULT_VAL_FRACTION
+        return ShardConfig(
+            chain=self.chain,
+            val_chain=self.chain.for_validation() if self.val_chain is None else self.val_chain,
+            variants=self.variants,
+            format=self.format,
+            encoding=self.encoding,
+            quality=quality,
+            val_fraction=val_fraction,
+            seed=self.seed,
+        )
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> None:
     """Raise ValueError unless `value` is a whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")

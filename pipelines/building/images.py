@@ -1,17 +1,17 @@
-"""From an encoded record to the images that are cached of it."""
+"""From an encoded record to its images in the cache."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.building.config import Recipe
+from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.cache.shards import Levels
 from joulecache.pipelines.source import Unit
 from joulecache.transforms import reference_kernels
@@ -19,103 +19,120 @@ from joulecache.transforms.chain import output_size
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import key_hash, random_words
 
-_SAMPLE_UNITS = 32
+_SAMPLED_UNITS = 32
 _UNKNOWN_IMAGE_BYTES = 256 << 10
-_DRAWN_AT_ONCE = 256  # draws that are made in one go: enough to hide the cost of a go
+_BATCHED_DRAWS = 256  # enough to hide the cost of a call
+
+Pixels: TypeAlias = NDArray[np.uint8]
+CachedImage: TypeAlias = Pixels | bytes
+"""An image as a cache holds it: ``[H, W, C]`` uint8 in a raw cache, else encoded."""
 
 
-class Draws:
-    """The random words of records, drawn for many records at once, in the order in which they are asked for."""
+class BatchedDraws:
+    """The random words of records, drawn in batches, in the order in which records are asked for."""
 
-    def __init__(self, records: Sequence[tuple[str, str]], recipe: Recipe) -> None:
+    def __init__(self, records: Sequence[tuple[str, str]], config: ShardConfig) -> None:
         """`records` are their keys and splits."""
-        self._records, self._recipe = records, recipe
+        self._records, self._config = records, config
         self._places = {key: place for place, (key, _) in enumerate(records)}
         self._drawn: dict[str, list[list[int]]] = {}
 
-    def of(self, key: str, split: str) -> list[list[int]]:
-        """Return the words of a record's random ops, one list per variant."""
+    def take(self, key: str, split: str) -> list[list[int]]:
+        """Return the words of a record's random ops, one list per variant. Each record can be taken once."""
         if key not in self._drawn:
-            chain, variants = self._recipe.of(split)
-            place, records = self._places[key], max(1, _DRAWN_AT_ONCE // variants)
-            keys = [other for other, its in self._records[place : place + records] if its == split]
-            _, tail = _head_and_tail(chain.prefix)
-            hashes = np.array([key_hash(other) for other in keys], np.uint64)
-            words = random_words(
-                tail,
-                len(chain.prefix) - len(tail),
-                self._recipe.seed,
-                np.repeat(hashes, variants),
-                np.tile(np.arange(variants), len(keys)),
-            )
-            for number, other in enumerate(keys):
-                self._drawn[other] = words[number * variants : (number + 1) * variants]
+            self._draw_from(self._places[key], split)
         return self._drawn.pop(key)
+
+    def _draw_from(self, place: int, split: str) -> None:
+        prefix, variants = self._config.chain_of(split).prefix, self._config.variants_of(split)
+        records = max(1, _BATCHED_DRAWS // variants)
+        keys = [key for key, its_split in self._records[place : place + records] if its_split == split]
+        _, tail = _head_and_tail(prefix)
+        hashes = np.array([key_hash(key) for key in keys], np.uint64)
+        words = random_words(
+            tail,
+            len(prefix) - len(tail),
+            self._config.seed,
+            np.repeat(hashes, variants),
+            np.tile(np.arange(variants), len(keys)),
+        )
+        for number, key in enumerate(keys):
+            self._drawn[key] = words[number * variants : (number + 1) * variants]
 
 
 def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-    """Cut the cached ops at the first that draws: what precedes it is the same in every variant."""
-    steady = next((i for i, op in enumerate(prefix) if op.words), len(prefix))
-    return prefix[:steady], prefix[steady:]
+    """Split the cached ops before the first random one: the head gives the same image for every variant."""
+    fixed = next((place for place, op in enumerate(prefix) if op.words), len(prefix))
+    return prefix[:fixed], prefix[fixed:]
 
 
-def make_pictures(
-    encoded: bytes | Image.Image, words: Sequence[Sequence[int]], recipe: Recipe, split: str
-) -> tuple[list[Any], list[Levels]]:
-    """Return a record's cached images, one for each variant's words, and their levels.
+def make_images(
+    encoded: bytes | Image.Image, words: Sequence[Sequence[int]], config: ShardConfig, split: str
+) -> tuple[list[CachedImage], list[Levels]]:
+    """Compute the cached images of a record. The ops before the first random one run once.
 
-    `encoded` is the record, or what `read_header` gave for it. What precedes the first random op is computed once. Raises ValueError for
-    an image that does not decode, or that an op cannot take.
+    Args:
+        encoded: The encoded image, or what `read_header` returned for it.
+        words: The random words of each variant.
+        config: What determines the images.
+        split: The split of the record.
+
+    Returns:
+        The images and their pixel sums, one per variant.
+
+    Raises:
+        ValueError: The image does not decode, or an op of the chain cannot take it.
     """
-    chain, _ = recipe.of(split)
+    chain = config.chain_of(split)
     head, tail = _head_and_tail(chain.prefix)
     base = reference_kernels.run(head, encoded, [])
-    finished = [reference_kernels.apply(tail, base, drawn) for drawn in words]
-    output_size(chain.suffix, *finished[0].shape[:2])  # reject here what the loader could not take
-    if recipe.encoding == "raw":
-        return finished, list(map(levels_of, finished))
-    stored = [_encode(pixels, recipe) for pixels in finished]
-    if recipe.encoding == "jpeg":  # what was lost shows only when it is decoded
-        finished = [decoded(one, finished[0].shape[2]) for one in stored]
-    return stored, list(map(levels_of, finished))
+    pixels = [reference_kernels.apply(tail, base, drawn) for drawn in words]
+    output_size(chain.suffix, *pixels[0].shape[:2])  # refuses here what the loader could not take
+    if config.encoding == "raw":
+        return list(pixels), list(map(levels_of, pixels))
+    stored = [_encode(image, config) for image in pixels]
+    if config.encoding == "jpeg":  # lossy: the statistics are those of what the loader will decode
+        pixels = [decode_cached(image, pixels[0].shape[2]) for image in stored]
+    return list(stored), list(map(levels_of, pixels))
 
 
 def working_bytes(header: Image.Image, channels: int) -> int:
-    """Estimate the memory that `make_pictures` takes for a record: the decoded image, and what the first op makes of it."""
+    """Estimate the memory that `make_images` needs for a record: the decoded image, and what the first op makes of it."""
     return 2 * header.width * header.height * channels
 
 
-def sample(units: Sequence[Unit]) -> list[Unit]:
+def sample_units(units: Sequence[Unit]) -> list[Unit]:
     """Return a few units, evenly spread."""
-    return list(units[:: max(1, len(units) // _SAMPLE_UNITS)][:_SAMPLE_UNITS])
+    return list(units[:: max(1, len(units) // _SAMPLED_UNITS)][:_SAMPLED_UNITS])
 
 
-def mean_image_bytes(units: Sequence[Unit], recipe: Recipe) -> float:
-    """Return the bytes that the cached images of a training record take, all variants: known for raw, else the mean of some units.
+def mean_image_bytes(units: Sequence[Unit], config: ShardConfig) -> float:
+    """Return the bytes of a training record in the cache, all variants.
 
-    Records that cannot be used are left out; where none can, photos of 256 kB are assumed.
+    Exact for raw images, else the mean over the first record of each unit. Records that cannot be used are skipped; if none can be
+    used, photos of 256 kB are assumed.
     """
-    if recipe.raw_bytes is not None:
-        return recipe.raw_bytes * recipe.variants
+    if config.raw_image_bytes is not None:
+        return config.raw_image_bytes * config.variants
     sizes = []
     for unit in units:
         with suppress(OSError, ValueError):
             record = next(iter(unit.read()))
-            words = Draws([(record.key, "train")], recipe).of(record.key, "train")
-            [stored], _ = make_pictures(record.data, words[:1], recipe, "train")
-            sizes.append(len(stored))
-    return recipe.variants * (sum(sizes) / len(sizes) if sizes else _UNKNOWN_IMAGE_BYTES)
+            words = BatchedDraws([(record.key, "train")], config).take(record.key, "train")
+            [image], _ = make_images(record.data, words[:1], config, "train")
+            sizes.append(len(image))
+    return config.variants * (sum(sizes) / len(sizes) if sizes else _UNKNOWN_IMAGE_BYTES)
 
 
-def decoded(data: bytes, channels: int) -> NDArray[np.uint8]:
-    """Return the pixels of a cached image, ``[H, W, C]``."""
+def decode_cached(data: bytes, channels: int) -> Pixels:
+    """Return the pixels of an encoded image of a cache, ``[H, W, C]``."""
     return reference_kernels.as_array(reference_kernels.decode(Decode(channels=channels), data))
 
 
-def levels_of(image: NDArray[np.uint8]) -> Levels:
-    """Return the exact sums over one image ``[H, W, C]``.
+def levels_of(image: Pixels) -> Levels:
+    """Return the exact sums over the pixels of an image ``[H, W, C]``.
 
-    In float32, where whole numbers below 2**24 are exact: 256 squares of levels stay below it. Twice as fast as integers.
+    Computed in float32, which is exact for whole numbers below 2**24, so for 256 squares of levels, and twice as fast as integers.
     """
     height, width, channels = image.shape
     sums, squares = np.zeros(channels), np.zeros(channels)
@@ -126,15 +143,15 @@ def levels_of(image: NDArray[np.uint8]) -> Levels:
     return Levels(height * width, tuple(map(int, sums)), tuple(map(int, squares)))
 
 
-def _encode(pixels: NDArray[np.uint8], recipe: Recipe) -> bytes:
+def _encode(pixels: Pixels, config: ShardConfig) -> bytes:
     stream = io.BytesIO()
     image = reference_kernels.as_image(np.ascontiguousarray(pixels))
     try:
-        if recipe.encoding == "jpeg":
-            image.save(stream, "JPEG", quality=recipe.quality)
+        if config.encoding == "jpeg":
+            image.save(stream, "JPEG", quality=config.quality)
         else:
             image.save(stream, "PNG")
-    except OSError as error:  # such as a side that JPEG cannot hold
+    except OSError as error:  # a side longer than JPEG can hold, for example
         height, width = pixels.shape[:2]
-        raise ValueError(f"its {height}x{width} pixels cannot be saved as {recipe.encoding}: {error}") from error
+        raise ValueError(f"its {height}x{width} pixels cannot be saved as {config.encoding}: {error}") from error
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""What a cache holds already: the rows and images that an update can copy instead of computing them again."""
+"""What a cache already holds of a shard: the rows and images that an update copies instead of computing them again."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from joulecache.pipelines.building.config import Recipe
+from joulecache.pipelines.building.config import ShardConfig
+from joulecache.pipelines.building.images import CachedImage
 from joulecache.pipelines.cache.manifest import Manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS, DataFile, map_images, parse_shard_name, read_encoded
 from joulecache.pipelines.source import Unit
@@ -19,7 +21,14 @@ from joulecache.pipelines.source import Unit
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that is not in the cache, and why. Size and time are None where it could not be read."""
+    """A record that is not in the cache.
+
+    Attributes:
+        key: The record's key.
+        reason: Why it was rejected.
+        source_bytes: Its encoded size; None if it could not be read.
+        mtime_ns: Modification time of the file that holds it; None if it could not be read.
+    """
 
     key: str
     reason: str
@@ -29,9 +38,12 @@ class Reject:
 
 @dataclass(frozen=True)
 class Previous:
-    """What a cache holds of one range: enough to find it again in the cache's folder.
+    """What a cache holds of one shard, as far as a worker needs it to find the rest in the cache's folder.
 
-    `manifest` lists the files of this range alone. `relabelled`: the classes have changed since, so that labels must be read anew.
+    Attributes:
+        manifest: The cache's manifest, reduced to the files of this shard.
+        rejects: The records of the shard that were rejected.
+        relabelled: The classes have changed since, so that all labels must be read again.
     """
 
     manifest: Manifest
@@ -43,64 +55,65 @@ class Previous:
 
 
 @dataclass(frozen=True, slots=True)
-class OldRow:
-    """A row of the index."""
+class IndexRow:
+    """A row of the index; see `INDEX_SCHEMA`."""
 
     key: str
     hash: int
     label: int
     split: str
-    size: int
+    source_bytes: int
     mtime_ns: int
     digest: bytes
     row: int
 
 
-def old_rows(index: Any) -> Iterator[OldRow]:
-    """Yield the rows of an index, or of a part of it, that was validated."""
+def index_rows(index: pa.RecordBatch) -> Iterator[IndexRow]:
+    """Yield the rows of a validated index, or of a part of it."""
     names = ("key", "key_hash", "label", "split", "source_bytes", "mtime_ns", "digest", "row")
     for key, hashed, label, split, *others in zip(*(index[name].to_pylist() for name in names), strict=True):
-        yield OldRow(key, hashed, label, SPLITS[split], *others)
+        yield IndexRow(key, hashed, label, SPLITS[split], *others)
 
 
-def of_shard(index: Any, shard: int) -> Any:
-    """Return one shard's part of an index."""
-    return index.filter(pc.equal(index["shard"], shard))
+def shard_files(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, ...]:
+    """Return a shard's files in a split, one per variant."""
+    names = ((file, parse_shard_name(file.name)) for file in manifest.splits[split].files)
+    return tuple(file for file, name in names if name and name.shard == shard)
 
 
-def is_unchanged(unit: Unit, known: Mapping[str, OldRow | Reject]) -> bool:
-    """Say whether all records of a unit are known with its time, and with its size where that is known without reading."""
+def is_unchanged(unit: Unit, known: Mapping[str, IndexRow | Reject]) -> bool:
+    """Return whether the cache knows all records of a unit with its time, and its size if that is known without reading."""
     size = unit.size_bytes
     for key in unit.record_keys():
         row = known.get(key)
         if row is None or row.mtime_ns != unit.mtime_ns:
             return False
-        # Where the source gives no split the hash still says what it said.
-        if isinstance(row, OldRow) and row.split != unit.split and (unit.split or row.split == "test"):
+        # Without a split from the source, the hash of the key still gives the split it gave.
+        if isinstance(row, IndexRow) and row.split != unit.split and (unit.split or row.split == "test"):
             return False
-        if size is not None and size != (row.size if isinstance(row, OldRow) else row.source_bytes):
+        if size is not None and size != row.source_bytes:
             return False
     return True
 
 
-class OldShard:
-    """One shard of a cache, opened to copy from. A file of it whose bytes have changed makes it empty."""
+class PreviousShard:
+    """One shard of a cache, opened to copy from. It is empty if the bytes of one of its files have changed."""
 
     def __init__(self, folder: Path, previous: Previous, shard: int, encoding: str) -> None:
         self._relabelled = previous.relabelled
         self._shapes = {name: split.image_shape for name, split in previous.manifest.splits.items()}
         self._files = {name: split.files for name, split in previous.manifest.splits.items()}
-        self._known: dict[str, OldRow | Reject] = {}
+        self._known: dict[str, IndexRow | Reject] = {}
         self._images: dict[str, list[Any]] = {}
-        if not all(_is_whole(folder / file.name, file) for files in self._files.values() for file in files):
+        if not all(_is_intact(folder / file.name, file) for files in self._files.values() for file in files):
             return
         index = read_index(folder, previous.manifest)
         index.validate(full=True)
-        rows = list(old_rows(of_shard(index, shard)))
+        rows = list(index_rows(index.filter(pc.equal(index["shard"], shard))))
         self._known = {row.key: row for row in rows} | {reject.key: reject for reject in previous.rejects}
         self._order = {name: [(row.key, row.label, row.row) for row in rows if row.split == name] for name in SPLITS}
         for name, files in self._files.items():
-            shape: Any = self._shapes[name]
+            shape = cast("tuple[int, int, int]", self._shapes[name])
             self._images[name] = [
                 map_images(folder / file.name, file, shape)
                 if encoding == "raw"
@@ -112,36 +125,33 @@ class OldShard:
         """Return the channels of a split's images."""
         return self._shapes[split][2]
 
-    def pictures(self, split: str, row: int) -> list[Any]:
-        """Return the images of a row as they are cached, of every variant: arrays, or encoded bytes."""
+    def images(self, split: str, row: int) -> list[CachedImage]:
+        """Return the cached images of a row, one per variant."""
         return [images[row] if isinstance(images, np.ndarray) else bytes(images[row]) for images in self._images[split]]
 
-    def same(self, key: str, split: str, digest: bytes) -> int | None:
-        """Return the row of a record that has the same content, None where there is none."""
+    def find_row(self, key: str, split: str, digest: bytes) -> int | None:
+        """Return the row of a record with the same split and content; None if there is none."""
         row = self._known.get(key)
-        return row.row if isinstance(row, OldRow) and (row.split, row.digest) == (split, digest) else None
+        return row.row if isinstance(row, IndexRow) and (row.split, row.digest) == (split, digest) else None
 
-    def unread(self, unit: Unit, recipe: Recipe) -> tuple[list[OldRow], list[Reject]] | None:
-        """Return what is known of a unit that need not be read: unchanged, with labels and all variants that are wanted."""
+    def unchanged_records(self, unit: Unit, config: ShardConfig) -> tuple[list[IndexRow], list[Reject]] | None:
+        """Return the records of a unit that need not be read; None if it must be.
+
+        A unit need not be read if it is unchanged, and its labels and all variants that `config` asks for are here.
+        """
         if self._relabelled or not self._known or not is_unchanged(unit, self._known):
             return None
-        found = [self._known[key] for key in unit.record_keys()]
-        rows = [row for row in found if isinstance(row, OldRow)]
-        if any(len(self._files[row.split]) < recipe.of(row.split)[1] for row in rows):
+        records = [self._known[key] for key in unit.record_keys()]
+        rows = [record for record in records if isinstance(record, IndexRow)]
+        if any(len(self._files[row.split]) < config.variants_of(row.split) for row in rows):
             return None
-        return rows, [row for row in found if isinstance(row, Reject)]
+        return rows, [record for record in records if isinstance(record, Reject)]
 
-    def files_of(self, split: str, rows: Sequence[tuple[str, int, int | None]]) -> tuple[DataFile, ...]:
-        """Return the files of a split's variants that hold exactly these rows, as (key, label, old row); () where none does."""
+    def matching_files(self, split: str, rows: Sequence[tuple[str, int, int | None]]) -> tuple[DataFile, ...]:
+        """Return the files of a split's variants if they hold exactly these rows, given as (key, label, previous row), else ()."""
         return self._files[split] if self._known and self._order[split] == list(rows) else ()
 
 
-def files_of(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, ...]:
-    """Return a shard's files, one per variant."""
-    names = ((file, parse_shard_name(file.name)) for file in manifest.splits[split].files)
-    return tuple(file for file, name in names if name and name.shard == shard)
-
-
-def _is_whole(path: Path, file: DataFile) -> bool:
+def _is_intact(path: Path, file: DataFile) -> bool:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256

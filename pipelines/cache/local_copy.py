@@ -10,8 +10,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from joulecache.pipelines.cache.cleanup import delete_unlisted
 from joulecache.pipelines.cache.manifest import CacheError, read_stored_manifest, write_manifest
-from joulecache.pipelines.cache.shards import DataFile, is_data_file
+from joulecache.pipelines.cache.shards import DataFile
 from joulecache.pipelines.core.object_store import ObjectFolder, StoreError, is_remote
 
 STAGE_LIMIT_BYTES = 100_000_000_000
@@ -65,10 +66,7 @@ def _bring(objects: ObjectFolder, folder: Path, limit_bytes: int) -> None:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         list(pool.map(lambda file: _fetch(objects, folder, file), missing))
     write_manifest(folder, manifest)
-    listed = {file.name for file in manifest.files()}
-    for path in folder.iterdir():
-        if path.name not in listed and (is_data_file(path.name) or path.suffix == ".tmp"):
-            path.unlink()
+    delete_unlisted(folder, manifest)
 
 
 def _is_here(path: Path, size: int) -> bool:

@@ -188,6 +188,11 @@ def read_manifest(folder: Path) -> Manifest:
     return parse_manifest(data, path)
 
 
+def find_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest of a folder as `read_manifest` does; return None if it has none."""
+    return read_manifest(folder) if (folder / MANIFEST).exists() else None
+
+
 def read_stored_manifest(
     objects: ObjectFolder, there: Mapping[str, StoredObject], *, damaged: bool = False
 ) -> tuple[Manifest, StoredObject]:

@@ -45,7 +45,7 @@ from joulecache.pipelines.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.building import BuildProgress
+    from joulecache.pipelines.building.results import BuildProgress
     from joulecache.transforms import Op
 
 app = typer.Typer(
@@ -114,7 +114,7 @@ def precompute(
     as_json: AsJson = False,
 ) -> None:
     """Build a cache with Apache Beam, or find it up to date."""
-    from joulecache.pipelines.building import precompute as build
+    from joulecache.pipelines.building.precomputing import precompute as build
     from joulecache.transforms import parse
 
     own = own_ops(ops)

@@ -99,7 +99,7 @@ def plan(
         found = replace(found, options=(*found.options, "--ops", ops))
     built = None
     if apply is not None and found.best.layout is not None:
-        from joulecache.pipelines.building import precompute
+        from joulecache.pipelines.building.precomputing import precompute
 
         with progress() as tell:
             built = precompute(

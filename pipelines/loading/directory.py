@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from joulecache.pipelines.building import BuildProgress, precompute
-from joulecache.pipelines.building.folder import existing_cache
+from joulecache.pipelines.building.local_destination import existing_cache
+from joulecache.pipelines.building.precomputing import BuildProgress, precompute
 from joulecache.pipelines.cache.manifest import CacheError, Manifest
 from joulecache.pipelines.cache.shards import SPLITS
 from joulecache.pipelines.loading.split import CachedSplit

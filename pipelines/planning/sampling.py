@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from joulecache.pipelines.building import precompute
+from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.shards import SPLITS, Encoding, Format
 from joulecache.pipelines.energy import Energy, Meter

@@ -1,0 +1,37 @@
+"""The energy of a build, saved while it runs."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from joulecache.pipelines.core.files import write_text
+from joulecache.pipelines.energy import Energy, Meter
+
+
+class EnergyLog:
+    """Meters a build, and saves the energy so far: a build that is killed loses only what it used after the last save."""
+
+    def __init__(self, meter: Meter, path: Path) -> None:
+        """Start to meter; add what earlier runs of the same build have saved in `path`."""
+        self._path = path
+        self._earlier: Energy | None = None
+        with suppress(OSError, ValueError):  # there is none, or its run was killed while it saved
+            self._earlier = Energy.from_json(json.loads(path.read_text("utf-8")))
+        self._stack = ExitStack()
+        self._window = self._stack.enter_context(meter.window("build"))
+
+    def save(self) -> Energy:
+        """Save and return the energy so far, including that of earlier runs."""
+        energy = self._window.so_far()
+        if self._earlier is not None:
+            energy += self._earlier
+        with suppress(OSError):  # on a full disk the build itself fails, with a better message
+            write_text(self._path, json.dumps(energy.to_json()), durable=False)
+        return energy
+
+    def close(self) -> Energy:
+        """Stop to meter, and save once more."""
+        self._stack.close()
+        return self.save()

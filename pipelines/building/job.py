@@ -1,0 +1,128 @@
+"""Decide what a build has to do: how the source is divided into shards, and which of them are built."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from joulecache.pipelines.building.config import MAX_SHARDS, SHARD_TARGET_BYTES, BuildConfig, ShardConfig
+from joulecache.pipelines.building.destination import Destination
+from joulecache.pipelines.building.images import mean_image_bytes, sample_units
+from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_process
+from joulecache.pipelines.building.update import Update
+from joulecache.pipelines.cache.manifest import CacheError, Manifest
+from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.source import Source, SourceError, take
+from joulecache.transforms.randomness import key_hash
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a build has to do.
+
+    Attributes:
+        config: What determines the bytes of the cache, besides the source.
+        max_reject_rate: Share of records that may be rejected.
+        source: The source, without its units: the specs hold them.
+        shards: Number of shards per split and variant.
+        image_bytes: Returns the expected bytes of one record in the cache; computed on first use.
+        update: The cache that is brought up to date; None if nothing of it is used.
+        kept: Shards that stay as they are.
+        specs: Shards to build.
+    """
+
+    config: ShardConfig
+    max_reject_rate: float
+    source: Source
+    shards: int
+    image_bytes: Callable[[], float]
+    update: Update | None
+    kept: list[ShardResult]
+    specs: list[ShardSpec]
+
+    @property
+    def unchanged_manifest(self) -> Manifest | None:
+        """The manifest of a cache that is up to date, but for its suffix; None if shards must be built or dropped."""
+        if self.specs or self.update is None or self.config.variants != self.update.manifest.variants:
+            return None
+        return self.update.manifest
+
+
+def make_job(config: BuildConfig, source: Source, destination: Destination, existing: Manifest | None) -> Job:
+    """Decide what to build.
+
+    Args:
+        config: The arguments of the build.
+        source: The listed source.
+        destination: Where the cache is built.
+        existing: The manifest of the cache that is there.
+
+    Raises:
+        SourceError: The source itself holds records out, and `val_fraction` was given.
+        CacheError: The existing cache was built with other options.
+    """
+    if source.holds_out and config.val_fraction is not None:
+        raise SourceError(
+            f"{source.location!r} has its own validation split: leave val_fraction out, got {config.val_fraction}"
+        )
+    shard_config = config.shard_config(holds_out=source.holds_out)
+    shards, update = config.shards, None
+    if existing is not None and not config.replace:
+        _refuse_other_options(existing, shard_config, shards, destination.location)
+        shards = existing.shards
+        update = Update.open(destination, existing, source)
+    image_bytes = functools.cache(functools.partial(mean_image_bytes, sample_units(source.units), shard_config))
+    if shards is None:
+        shards = max(1, min(MAX_SHARDS, math.ceil(image_bytes() * source.records / SHARD_TARGET_BYTES)))
+    specs = shard_specs(source, destination.location, shards, shard_config, config.workers)
+    kept: list[ShardResult] = []
+    if update is not None:
+        kept, specs = update.divide(specs, rehash=config.rehash)
+    without_units = dataclasses.replace(source, units=())
+    return Job(shard_config, config.max_reject_rate, without_units, shards, image_bytes, update, kept, specs)
+
+
+def shard_specs(
+    source: Source, location: str, shards: int, config: ShardConfig, workers: int | None
+) -> list[ShardSpec]:
+    """Divide the units of a source into shards, by the hash of their names."""
+    rows_of_shard: list[array[int]] = [array("q") for _ in range(shards)]
+    for row, unit in enumerate(source.units):
+        rows_of_shard[key_hash(unit.name) * shards >> 64].append(row)
+    return [
+        ShardSpec(
+            cache=location,
+            shard=shard,
+            shards=shards,
+            units=take(source.units, rows),
+            classes=len(source.class_names),
+            config=config,
+            workers=workers or len(os.sched_getaffinity(0)),
+            launcher=this_process(),
+        )
+        for shard, rows in enumerate(rows_of_shard)
+    ]
+
+
+def _refuse_other_options(existing: Manifest, config: ShardConfig, shards: int | None, cache: str) -> None:
+    """Raise CacheError if a cache was built with options that determine other bytes."""
+    there: dict[str, object] = {name: split.fingerprint for name, split in existing.splits.items()}
+    wanted: dict[str, object] = {name: config.chain_of(name).fingerprint for name in SPLITS}
+    for name in ("seed", "format", "encoding", "quality", "val_fraction"):
+        there[name], wanted[name] = getattr(existing, name), getattr(config, name)
+    there["shards"], wanted["shards"] = existing.shards, shards or existing.shards
+    other = [name for name in wanted if wanted[name] != there[name]]
+    if not other:
+        return
+    name = option = other[0]
+    was, now = there[name], wanted[name]
+    if name in SPLITS:
+        option, was, now = f"{name} chain", existing.splits[name].chain, str(config.chain_of(name))
+    raise CacheError(
+        f"{cache!r} was built with {option} {was!r}, not {now!r}: pass --replace to replace it, or choose another folder"
+    )

@@ -1,0 +1,88 @@
+"""Watch a running build: save the energy so far and report progress whenever shards are finished."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from joulecache.pipelines.building.destination import Destination
+from joulecache.pipelines.building.energy_log import EnergyLog
+from joulecache.pipelines.building.results import BuildProgress, Progress
+from joulecache.pipelines.building.specs import ShardResult, read_result
+from joulecache.pipelines.building.work_folder import ENERGY_LOG, finished_shards
+from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.core.object_store import StoreError
+
+
+class Monitor:
+    """Looks for finished shards while a build runs."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        work: Path,
+        log: EnergyLog,
+        records: int,
+        finished: Sequence[ShardResult],
+        progress: Progress | None,
+    ) -> None:
+        """Start with the shards that are already finished.
+
+        Args:
+            destination: Where the cache is built.
+            work: The work folder of this machine.
+            log: Where to save the energy.
+            records: Records in the source.
+            finished: The shards that are kept or resumed.
+            progress: Receives a `BuildProgress` whenever shards are finished.
+        """
+        self._destination, self._work, self._log, self._progress = destination, work, log, progress
+        self._records = records
+        self._results = {result.shard: result for result in finished}
+        self._resumed_records = sum(result.records for result in finished)
+        self._started = time.monotonic()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Look from time to time while the block runs, and once more at its end."""
+        ended = threading.Event()
+
+        def run() -> None:
+            while not ended.wait(self._destination.poll_s):
+                with suppress(StoreError, CacheError):  # the last look raises it
+                    self._look()
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self._look()
+
+    def _look(self) -> None:
+        self._destination.fetch_finished()
+        new = finished_shards(self._work) - self._results.keys()
+        if not new:
+            return
+        self._results |= {shard: read_result(self._work, shard) for shard in new}
+        energy_j = self._log.save().total_j
+        self._destination.publish(ENERGY_LOG)
+        if self._progress:
+            self._progress(self._current(energy_j))
+
+    def _current(self, energy_j: float) -> BuildProgress:
+        results = self._results.values()
+        return BuildProgress(
+            done=sum(result.records for result in results),
+            records=self._records,
+            resumed_records=self._resumed_records,
+            rejects=sum(len(result.rejects) for result in results),
+            written_bytes=sum(file.bytes for result in results for file in result.data_files),
+            energy_j=energy_j if all(result.metered for result in results) else None,
+            duration_s=time.monotonic() - self._started,
+        )

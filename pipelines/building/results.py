@@ -1,0 +1,65 @@
+"""What a build returns, and what it reports while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from joulecache.pipelines.cache.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Built:
+    """The outcome of `precompute`.
+
+    Attributes:
+        manifest: The manifest of the cache.
+        unchanged: The cache was up to date; no image was computed or copied.
+        resumed_shards: Shards that an interrupted build had finished.
+        transformed: Images that were computed, of all variants.
+        copied: Images that were copied from the previous cache into shards that changed. Images of unchanged shards are not counted.
+        workers: The processes that built shards, each as ``host:pid``.
+    """
+
+    manifest: Manifest
+    unchanged: bool
+    resumed_shards: int = 0
+    transformed: int = 0
+    copied: int = 0
+    workers: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str | None:
+        return self.manifest._repr_html_()
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build is, in finished shards.
+
+    Attributes:
+        done: Records in finished shards.
+        records: Records in the source.
+        resumed_records: Of `done`: records that were finished when the build started.
+        rejects: Rejected records so far.
+        written_bytes: Bytes of the shards so far.
+        energy_j: Joules so far; None if other processes than the metered one build.
+        duration_s: Seconds since the build started.
+    """
+
+    done: int
+    records: int
+    resumed_records: int
+    rejects: int
+    written_bytes: int
+    energy_j: float | None
+    duration_s: float
+
+    @property
+    def records_per_s(self) -> float:
+        """Records finished per second of this build."""
+        return (self.done - self.resumed_records) / max(self.duration_s, 1e-9)
+
+
+Progress: TypeAlias = Callable[[BuildProgress], None]
+"""Called while a build runs, when shards are finished."""

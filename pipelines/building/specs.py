@@ -1,0 +1,134 @@
+"""What travels to a worker and what comes back: the specification of a shard, and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from joulecache.pipelines.building.config import BuildError, ShardConfig
+from joulecache.pipelines.building.previous import Previous, Reject
+from joulecache.pipelines.building.work_folder import WORK, result_name
+from joulecache.pipelines.cache.shards import DataFile, write_named
+from joulecache.pipelines.source import Unit
+
+
+@dataclass(frozen=True)
+class ShardSpec:
+    """One shard to build: a range of the hash of units.
+
+    Attributes:
+        cache: The cache's folder, or its URL in an object store.
+        shard: Number of the shard.
+        shards: Number of shards per split and variant.
+        units: The units whose hash falls into the range.
+        classes: Number of classes.
+        config: What determines the bytes of the cache, besides the source.
+        workers: Threads to use.
+        previous: What the cache already holds of the range, for an update.
+        rehash: Read every unit, whatever its size and time.
+        launcher: The process that meters the build, as `this_process` names it; "" for the worker itself.
+        work: The build's work folder inside the cache.
+    """
+
+    cache: str
+    shard: int
+    shards: int
+    units: Sequence[Unit]
+    classes: int
+    config: ShardConfig
+    workers: int
+    previous: Previous | None = None
+    rehash: bool = False
+    launcher: str = ""
+    work: str = WORK
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that determines the shard: specs with equal digests give equal bytes."""
+        relevant = dataclasses.replace(self, units=tuple(self.units), cache="", workers=1, launcher="", work="")
+        versions = [op.version for chain in (self.config.chain, self.config.val_chain) for op in chain.ops]
+        return hashlib.sha256(repr((versions, relevant)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard.
+
+    Attributes:
+        shard: Number of the shard.
+        files: By split, one file per variant. Splits without records are missing.
+        rejects: The records that are not in the cache.
+        source_bytes: Encoded bytes of the records.
+        index: Name of the shard's part of the index in the work folder; "" for a shard that an update keeps.
+        spec: Digest of the `ShardSpec`.
+        transformed: Images that were computed, of all variants.
+        copied: Images that were copied from the previous cache, of all variants.
+        error: Why the shard could not be written.
+        worker: The process that built it, as `this_process` names it.
+        metered: The worker was the process that meters the build.
+    """
+
+    shard: int
+    files: Mapping[str, tuple[DataFile, ...]]
+    rejects: tuple[Reject, ...]
+    source_bytes: int
+    index: str
+    spec: str
+    transformed: int = 0
+    copied: int = 0
+    error: str | None = None
+    worker: str = ""
+    metered: bool = True
+
+    @property
+    def cached_records(self) -> int:
+        """Records in the cache, of all splits."""
+        return sum(files[0].records for files in self.files.values())
+
+    @property
+    def records(self) -> int:
+        """Records of the shard, cached and rejected."""
+        return self.cached_records + len(self.rejects)
+
+    @property
+    def data_files(self) -> list[DataFile]:
+        """The files of all splits and variants."""
+        return [file for files in self.files.values() for file in files]
+
+
+def this_process() -> str:
+    """Return a name of this process that no other process has, on any host of a cluster."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def write_result(work: Path, result: ShardResult) -> None:
+    """Write a shard's result to the work folder."""
+    body = json.dumps(dataclasses.asdict(result)).encode()
+
+    def write(file: BinaryIO) -> None:
+        file.write(body)
+
+    write_named(work, write, lambda _: result_name(result.shard))
+
+
+def read_result(work: Path, shard: int) -> ShardResult:
+    """Read a shard's result from the work folder.
+
+    Raises:
+        BuildError: There is none.
+        ValueError, LookupError, TypeError: It was damaged.
+    """
+    try:
+        body = json.loads((work / result_name(shard)).read_text())
+    except OSError as error:
+        raise BuildError(f"shard {shard} has no result: its worker stopped early; run the command again") from error
+    body["files"] = {split: tuple(map(DataFile.from_json, files)) for split, files in body["files"].items()}
+    body["rejects"] = tuple(Reject(**reject) for reject in body["rejects"])
+    return ShardResult(**body)

@@ -1,0 +1,150 @@
+"""Build into a folder of an object store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from joulecache.pipelines.building.specs import ShardResult, ShardSpec
+from joulecache.pipelines.building.work_folder import (
+    UNITS,
+    WORK,
+    finished_shards,
+    hold_work_folder,
+    index_name,
+    is_work_file,
+    result_name,
+)
+from joulecache.pipelines.cache.cleanup import unlisted
+from joulecache.pipelines.cache.manifest import (
+    MANIFEST,
+    CacheError,
+    Manifest,
+    read_stored_manifest,
+    write_manifest,
+    write_stored_manifest,
+)
+from joulecache.pipelines.cache.shards import DataFile, is_data_file
+from joulecache.pipelines.core.files import temporary_path
+from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoredObject
+
+
+class StoreDestination:
+    """A folder in an object store, with a local mirror of everything but images. See `Destination`.
+
+    There is no lock. Concurrent builds of the same source with the same options share their finished shards; other builds do not
+    interfere, since data files are named by their content and each build has its own work folder. The first build to write its
+    manifest wins: the write succeeds only if the manifest is still the one that the build started with.
+    """
+
+    poll_s = 5.0  # each look costs requests
+
+    def __init__(self, url: str, mirror: Path) -> None:
+        self._objects, self.folder = ObjectFolder(url), mirror
+        self.location, self.work = self._objects.url, WORK
+        self._before: StoredObject | None = None
+        self._listed: dict[str, StoredObject] = {}
+
+    def refuse_overlap(self, source: str | os.PathLike[str]) -> None:
+        """Compare URLs."""
+        ours, theirs = (f"{url.rstrip('/')}/" for url in (self.location, os.fspath(source)))
+        if ours.startswith(theirs) or theirs.startswith(ours):
+            raise CacheError(f"source {theirs!r} and cache {self.location!r} overlap: choose another cache folder")
+
+    def existing_manifest(self) -> Manifest | None:
+        """List the folder, and read the manifest into the mirror."""
+        self._listed = {stored.name: stored for stored in self._objects.list()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if MANIFEST in self._listed:
+            manifest, self._before = read_stored_manifest(self._objects, self._listed, damaged=True)
+            write_manifest(self.folder, manifest)
+            return manifest
+        foreign = next((name for name in self._listed if not (is_data_file(name) or _is_work_object(name))), None)
+        if foreign:
+            raise CacheError(
+                f"{self.location!r} is not empty and not a joulecache cache, since it holds {foreign!r}: "
+                "choose a folder that is empty or does not exist"
+            )
+        return None
+
+    def prepare_update(self, manifest: Manifest) -> None:
+        """Check the sizes of all files, and fetch index and rejects into the mirror."""
+        read_stored_manifest(self._objects, self._listed)
+        for file in (manifest.index, manifest.rejected):
+            if self._objects.fetch(file.name, self.folder / file.name) != file.sha256:
+                raise CacheError(f"{self.location}/{file.name} is damaged: its bytes changed")
+
+    def was_interrupted(self) -> bool:
+        """Return False: what killed builds left disturbs nobody, and the next commit deletes it."""
+        return False
+
+    @contextmanager
+    def hold(self, specs: Sequence[ShardSpec]) -> Iterator[Path]:
+        """Fetch what an interrupted build of the same specifications has finished."""
+        digest = hashlib.sha256("".join(spec.digest for spec in specs).encode())
+        self.work = f"{WORK}/{digest.hexdigest()[:16]}"
+        with hold_work_folder(self.folder) as work:
+            self.fetch_finished()
+            yield work
+
+    def is_intact(self, file: DataFile) -> bool:
+        """Compare the size: an object is written completely or not at all."""
+        return file.name in self._listed and self._listed[file.name].size_bytes == file.bytes
+
+    def keep_only(self, results: Sequence[ShardResult]) -> None:
+        """Delete the results of other shards, which `fetch_finished` would take for new ones; no data files."""
+        useless = finished_shards(self.folder / WORK) - {result.shard for result in results}
+        names = [name for shard in useless for name in (result_name(shard), index_name(shard))]
+        self._objects.delete([f"{self.work}/{name}" for name in names])
+        for name in names:
+            (self.folder / WORK / name).unlink(missing_ok=True)
+
+    def refuse_full(self, needed: int) -> None:
+        """Do nothing: object stores do not fill up. Workers need space for two shards each."""
+
+    def work_location(self, name: str) -> str:
+        """Return a URL."""
+        return f"{self.location}/{self.work}/{name}"
+
+    def publish(self, name: str) -> None:
+        """Upload the file."""
+        self._objects.write(f"{self.work}/{name}", self.folder / WORK / name)
+
+    def fetch_finished(self) -> None:
+        """Fetch new files of the work folder; a shard's result last, after the files it names."""
+        now = self._objects.find(MANIFEST)
+        if (now and now.version) != (self._before and self._before.version):
+            raise self._conflict()
+        work = self.folder / WORK
+        names = [stored.name.rpartition("/")[2] for stored in self._objects.list(self.work)]
+        new = [name for name in names if is_work_file(name) and name != UNITS and not (work / name).exists()]
+        for name in sorted(new, key=lambda name: name.endswith(".json")):
+            with temporary_path(work) as temporary:
+                self._objects.fetch(f"{self.work}/{name}", temporary)
+                temporary.rename(work / name)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Upload index and rejects, check that all files are there, and write the manifest if no other build has."""
+        for file in (manifest.index, manifest.rejected):
+            if file.name not in self._listed:
+                self._objects.write(file.name, self.folder / file.name)
+        names = {stored.name for stored in self._objects.list()}
+        if not {file.name for file in manifest.files()} <= names:  # the build that won has deleted some
+            raise self._conflict()
+        try:
+            write_stored_manifest(self._objects, manifest, self._before)
+        except ConflictError:
+            raise self._conflict() from None
+        # A build that started before this commit can no longer win, and one that starts after it has written nothing in `names`.
+        self._objects.delete([*unlisted(names, manifest), *filter(_is_work_object, names)])
+
+    def _conflict(self) -> CacheError:
+        return CacheError(f"{self.location!r} was modified concurrently: run the command again to build on top of it")
+
+
+def _is_work_object(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    return folder.startswith(f"{WORK}/") and is_work_file(file)

@@ -1,0 +1,90 @@
+"""Where a worker builds a shard: in the cache's folder, or for a remote cache in a temporary folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+from joulecache.pipelines.building.specs import ShardResult, ShardSpec, write_result
+from joulecache.pipelines.building.work_folder import WORK, result_name
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
+
+
+class Workplace:
+    """The folder in which one shard is built. It may be closed by another thread than the one that opened it.
+
+    Attributes:
+        spec: The shard's specification, with that folder as its cache.
+    """
+
+    def __init__(self, spec: ShardSpec) -> None:
+        """Fetch what a remote cache already holds of the shard. Raises StoreError."""
+        self.spec = spec
+        self._objects: ObjectFolder | None = None
+        if not is_remote(spec.cache):
+            return
+        self._objects, self._remote_work = ObjectFolder(spec.cache), spec.work
+        self._scratch = tempfile.TemporaryDirectory(prefix="joulecache-")
+        folder = Path(self._scratch.name)
+        (folder / WORK).mkdir()
+        self.spec = dataclasses.replace(spec, cache=str(folder), work=WORK)
+        if spec.previous:
+            _fetch(self._objects, spec.previous.manifest, folder)
+
+    def __enter__(self) -> Workplace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def upload(self, result: ShardResult) -> None:
+        """Upload a finished shard to a remote cache, its result last."""
+        if not self._objects:
+            return
+        previous = self.spec.previous.manifest.files() if self.spec.previous else ()
+        new = {file.name for file in result.data_files} - {file.name for file in previous}
+        for name in sorted(new):
+            self._objects.write(name, Path(self.spec.cache, name))
+        self._upload_work(self._objects, result.index, result_name(result.shard))
+
+    def fail(self, reason: str) -> None:
+        """Record that the shard could not be written. Raises OSError if that fails too."""
+        failed = ShardResult(self.spec.shard, {}, (), 0, "", self.spec.digest, error=reason)
+        write_result(Path(self.spec.cache, WORK), failed)
+        if self._objects:
+            self._upload_work(self._objects, result_name(self.spec.shard))
+
+    def close(self) -> None:
+        """Delete the temporary folder."""
+        if self._objects:
+            self._scratch.cleanup()
+
+    def _upload_work(self, objects: ObjectFolder, *names: str) -> None:
+        for name in names:
+            objects.write(f"{self._remote_work}/{name}", Path(self.spec.cache, WORK, name))
+
+
+def _fetch(objects: ObjectFolder, manifest: Manifest, folder: Path) -> None:
+    for split in manifest.splits.values():
+        for file in split.files:
+            objects.fetch(file.name, folder / file.name)
+    index = manifest.index.name
+    (folder / index).symlink_to(_fetched_index(objects, index).path)
+
+
+class _FetchedIndex:
+    """The index of a remote cache, in a temporary folder that is deleted with this object."""
+
+    def __init__(self, objects: ObjectFolder, name: str) -> None:
+        folder = tempfile.mkdtemp(prefix="joulecache-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.path = Path(folder, name)
+        objects.fetch(name, self.path)
+
+
+_fetched_index = functools.lru_cache(maxsize=1)(_FetchedIndex)  # fetched once for all shards of this process
