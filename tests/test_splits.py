@@ -287,7 +287,7 @@ def test_a_source_that_begins_to_hold_out_is_another_recipe(
     precompute(source, tmp_path / "cache", CHAIN)
     (source / "val" / "cat").mkdir(parents=True)
     (source / "val" / "cat" / "1.jpg").write_bytes(next(iter(photos.values())))
-    with pytest.raises(CacheError, match=r"is a cache with val_fraction 0\.1, not None: give --replace"):
+    with pytest.raises(CacheError, match=r"was built with val_fraction 0\.1, not None: pass --replace"):
         precompute(source, tmp_path / "cache", CHAIN)
     manifest = precompute(source, tmp_path / "cache", CHAIN, replace=True).manifest
     assert {name: split.records for name, split in manifest.splits.items()} == {"train": 30, "val": 1, "test": 0}
