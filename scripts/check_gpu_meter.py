@@ -50,19 +50,17 @@ def main(seconds: float) -> int:
     return 0 if all(right) else 1
 
 
-def compare(nvml, phase: str, seconds: float) -> list[bool]:
+def compare(nvml, phase: str, seconds: float, settle_s: float = SETTLE_S) -> list[bool]:
     """Measure all GPUs in both ways, print a row for each, and return which agree."""
-    time.sleep(SETTLE_S)
+    time.sleep(settle_s)
     with nvml.watching():
-        before, joules = nvml.read(), integrate([handle for handle, _ in nvml._gpus], seconds)
+        before, joules = nvml.read(), integrate([handle for handle, _ in nvml.gpus], seconds)
         after = nvml.read()
     if before is None or after is None:
         print(f"| all | {phase} | cannot be read | | | no |", flush=True)
         return [False]
     right = []
-    for (_, is_polled), name, first, last, integral_j in zip(
-        nvml._gpus, nvml.names, before, after, joules, strict=True
-    ):
+    for (_, is_polled), name, first, last, integral_j in zip(nvml.gpus, nvml.names, before, after, joules, strict=True):
         if is_polled:
             print(f"| {name} | {phase} | has none | {integral_j:.1f} | | |", flush=True)
             continue

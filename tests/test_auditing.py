@@ -36,7 +36,6 @@ from joulecache.pipelines.experiment.arms import (
     refused_arms,
 )
 from joulecache.pipelines.experiment.blocks import Bench
-from joulecache.pipelines.experiment.provenance import meter_provenance
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.workloads import Ended, InputOnly
 from joulecache.pipelines.source import synthetic_photo
@@ -256,7 +255,7 @@ def test_a_recorded_audit_replays_to_the_last_bit(
     assert again.build is not None
     assert found.build is not None
     assert again.build.energy == found.build.energy
-    assert again.provenance.meter == meter_provenance(json.loads(file.read_text().splitlines()[0])["passport"])
+    assert again.provenance.meter == ReplayMeter(file).provenance()
 
 
 def counted(active_j: float, gpu_j: float = 0.0) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_a_configuration_that_cannot_be_read_is_an_error_before_the_block(
     (tmp_path / ".codecarbon.config").write_text("no section\n")
     monkeypatch.chdir(tmp_path)
     ran = False
-    with pytest.raises(RuntimeError, match="cannot be started: MissingSectionHeaderError: "), cross_checked(None, 1.0):
+    with pytest.raises(RuntimeError, match=r"cannot start .*: MissingSectionHeaderError: "), cross_checked(None, 1.0):
         ran = True
     assert not ran
 
@@ -130,7 +130,7 @@ def test_a_first_look_that_fails_is_an_error_before_the_block_and_leaves_no_thre
 
     monkeypatch.setattr(OfflineEmissionsTracker, "_do_measurements", fail)
     before = set(threading.enumerate())
-    with pytest.raises(RuntimeError, match="cannot be started: OSError: no such thing"), cross_checked(None, 1.0):
+    with pytest.raises(RuntimeError, match=r"cannot start .*: OSError: no such thing"), cross_checked(None, 1.0):
         pass
     for thread in set(threading.enumerate()) - before:
         thread.join(0.5)  # a timer that was stopped ends at once, one that was not in a second

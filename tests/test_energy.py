@@ -136,9 +136,9 @@ def test_energy_prints_value_bounds_and_method() -> None:
 
 @pytest.mark.parametrize("count", [0, -3, True, 2.0, "2", None])
 def test_division_refuses_what_is_not_a_count(count: Any) -> None:
-    with pytest.raises(ValueError, match="whole count of at least 1"):
+    with pytest.raises(ValueError, match="whole number of at least 1"):
         energy() / count
-    with pytest.raises(ValueError, match="whole count of at least 1"):
+    with pytest.raises(ValueError, match="whole number of at least 1"):
         component() / count
 
 
@@ -147,16 +147,16 @@ def test_division_refuses_what_is_not_a_count(count: Any) -> None:
     [
         ({"low_j": 13.0}, "low_j <= value_j"),
         ({"high_j": 12.0}, "low_j <= value_j"),
-        ({"low_j": -1.0}, "low_j is -1"),
-        ({"value_j": math.nan}, "value_j is nan"),
-        ({"high_j": math.inf}, "high_j is inf"),
-        ({"high_j": 10**400}, "high_j is 1000"),
-        ({"value_j": True}, "value_j is True"),
-        ({"value_j": "12"}, "value_j is '12'"),
-        ({"method": "guessed"}, "allowed are measured:rapl"),
-        ({"method": "measured:rapl+guessed"}, "allowed are measured:rapl"),
-        ({"source": ""}, "source is ''"),
-        ({"scope": None}, "scope is None"),
+        ({"low_j": -1.0}, "low_j must be .* at least 0, got -1"),
+        ({"value_j": math.nan}, "value_j must be .*, got nan"),
+        ({"high_j": math.inf}, "high_j must be .*, got inf"),
+        ({"high_j": 10**400}, "high_j must be .*, got 1000"),
+        ({"value_j": True}, "value_j must be .*, got True"),
+        ({"value_j": "12"}, "value_j must be .*, got '12'"),
+        ({"method": "guessed"}, "must be measured:rapl"),
+        ({"method": "measured:rapl+guessed"}, "must be measured:rapl"),
+        ({"source": ""}, "source must be .*, got ''"),
+        ({"scope": None}, "scope must be .*, got None"),
     ],
 )
 def test_component_refuses(changes: dict[str, Any], message: str) -> None:
@@ -170,13 +170,13 @@ NOTHING: dict[str, None] = dict.fromkeys(COMPONENTS)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"components": NOTHING}, "components are all None"),
-        ({"components": {"cpu": component()}}, "exactly the keys"),
-        ({"duration_s": None}, "duration_s is None"),
-        ({"cpu_s": -1.0}, "cpu_s is -1"),
-        ({"carbon_g": math.nan}, "carbon_g is nan"),
-        ({"peak_rss_bytes": "5"}, "peak_rss_bytes is '5'"),
-        ({"active": component(99, 99, 99)}, "give a part of the total"),
+        ({"components": NOTHING}, "at least one component"),
+        ({"components": {"cpu": component()}}, "components must have the keys cpu, dram"),
+        ({"duration_s": None}, "duration_s must be .*, got None"),
+        ({"cpu_s": -1.0}, "cpu_s must be .*, got -1"),
+        ({"carbon_g": math.nan}, "carbon_g must be .*, got nan"),
+        ({"peak_rss_bytes": "5"}, "peak_rss_bytes must be .*, got '5'"),
+        ({"active": component(99, 99, 99)}, "active must be part of the total"),
     ],
 )
 def test_energy_refuses(changes: dict[str, Any], message: str) -> None:
@@ -191,17 +191,17 @@ def spoil(**changes: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("spoiled", "message"),
     [
-        (spoil(total_j=99.0), "total_j is 99.0: the components give 12.3"),
+        (spoil(total_j=99.0), "total_j is 99.0, the other fields give 12.3"),
         (spoil(method="measured:rapl"), "method is 'measured:rapl'"),
-        (spoil(watts=1), "exactly the keys"),
-        (lambda obj: {key: obj[key] for key in obj if key != "cpu_s"}, "exactly the keys"),
-        (lambda obj: [obj], "exactly the keys"),
-        (spoil(components=None), "components is None"),
-        (spoil(active=None), "active is None"),
-        (spoil(active={}), "active is"),
-        (lambda obj: obj | {"components": obj["components"] | {"cpu": 3}}, "cpu is 3"),
+        (spoil(watts=1), "at watts: unknown key"),
+        (lambda obj: {key: obj[key] for key in obj if key != "cpu_s"}, "at cpu_s: missing"),
+        (lambda obj: [obj], "at the top: must be an object"),
+        (spoil(components=None), "at components: must be an object, got None"),
+        (spoil(active=None), "at active: must be an object"),
+        (spoil(active={}), "at active/value_j: missing"),
+        (lambda obj: obj | {"components": obj["components"] | {"cpu": 3}}, "at components/cpu.*: must be"),
         (lambda obj: obj | {"components": obj["components"] | {"cpu": {**obj["active"], "low_j": -1}}}, "low_j"),
-        (spoil(duration_s=True), "duration_s is True"),
+        (spoil(duration_s=True), "at duration_s: must be a number, got True"),
     ],
 )
 def test_from_json_refuses(spoiled: Callable[[dict[str, Any]], object], message: str) -> None:
@@ -221,7 +221,7 @@ def quiet(**changes: float | None) -> Contamination:
     [
         (None, None, ()),
         (quiet(), 0.2, ()),
-        (quiet(), 0.21, ("too short: 9.5 updates of the slowest counter a window, 10 are needed",)),
+        (quiet(), 0.21, ("too short: 9.5 updates of the slowest counter per window, at least 10 are needed",)),
         (quiet(machine_cpu_s=1.21), None, ()),  # a twentieth, and what the ticks may hide
         (quiet(machine_cpu_s=1.6), None, ("other processes used 15% of the processors",)),
         (quiet(machine_cpu_s=0.9), None, ()),
@@ -258,9 +258,9 @@ def test_shares_of_what_the_machine_did() -> None:
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, True, "1"])
 def test_contamination_refuses_what_is_no_time(value: Any) -> None:
-    with pytest.raises(ValueError, match="steal_s is"):
+    with pytest.raises(ValueError, match="steal_s must be"):
         quiet(steal_s=value)
-    with pytest.raises(ValueError, match="capacity_s is"):
+    with pytest.raises(ValueError, match="capacity_s must be"):
         quiet(capacity_s=value)
 
 

@@ -135,17 +135,19 @@ def test_meter_measures_with_rapl_and_models_only_the_split(tmp_path: Path) -> N
     assert (cpu.scope, seen.method) == ("machine", "measured:rapl")
     assert seen.components["idle"] is None
     assert seen.active.method == "modelled:rapl-share@1"
-    rows = coefficients()["providers"]["generic"]
+    rows = coefficients().providers["generic"]
 
     def share(active: str, idle: str) -> float:
-        active_j = rows["active_j_per_cpu_s"][active] * seen.cpu_s
-        return float(active_j / (active_j + rows["idle_w_per_vcpu"][idle] * (os.cpu_count() or 1) * seen.duration_s))
+        active_j = getattr(rows["active_j_per_cpu_s"], active) * seen.cpu_s
+        return float(
+            active_j / (active_j + getattr(rows["idle_w_per_vcpu"], idle) * (os.cpu_count() or 1) * seen.duration_s)
+        )
 
     assert seen.active_j == pytest.approx(37 * share("central", "central"))
     assert seen.active_low_j == pytest.approx(seen.low_j * share("low", "high"))
     assert seen.active_high_j == pytest.approx(seen.high_j * share("high", "low"))
     assert 0 < seen.active_low_j < seen.active_j < seen.active_high_j < seen.high_j
-    assert meter.passport()["method"] == "measured:rapl"
+    assert meter.provenance().method == "measured:rapl"
     assert meter.notes == ()
 
 
@@ -221,7 +223,7 @@ def test_dies_that_mirror_their_sockets_counter_are_counted_once(tmp_path: Path)
     with meter.window("work") as window:
         tree.add(d0=10, d1=20, d2=20.1)  # read one after the other: what is used in between
     assert window.energy.total_j == pytest.approx(30)
-    assert meter.notes[-1] == "RAPL: intel-rapl:2 shows intel-rapl:1 again, and is not counted"
+    assert meter.notes[-1] == "RAPL: intel-rapl:2 repeats intel-rapl:1, and is not counted"
     # the same gain alone makes no mirror: two equal sockets may well use the same
     tree.add(d2=5)
     with meter.window("work") as window:
@@ -275,4 +277,4 @@ def test_own_watts_replace_the_counters(tmp_path: Path) -> None:
         tree.add(d0=1000)
     assert window.energy.method == "user"
     assert window.energy.total_j < 1000
-    assert meter.passport()["rapl"] == []
+    assert meter.provenance().rapl == ()

@@ -29,8 +29,9 @@ def test_windows_are_given_again_to_the_last_bit(tmp_path: Path) -> None:
             seen.append(part.energy)
     assert seen == energies
     assert again.energy == whole.energy
-    passport = replay.passport()
-    assert (passport["pue"], passport["method"]) == (1.25, meter.passport()["method"])
+    assert replay.provenance().pue == 1.25
+    assert replay.provenance().method == meter.provenance().method
+    assert replay.passport() == json.loads(file.read_text().splitlines()[0])["passport"]
     assert replay.notes == meter.notes
     with (
         pytest.raises(RuntimeError, match="has no more windows named 'part': those left are none"),
@@ -81,18 +82,20 @@ def test_windows_of_many_threads_are_recorded_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1, is not of a recording"),
-        ("{}", "line 1, is not of a recording of windows: it has no 'recording'"),
+        ("", "line 1, is not from a recording"),
+        ("{}", "line 1, is not from a recording of windows: 'recording' is missing"),
         ('{"recording": 2, "passport": {}}', "format 2 is unknown: this version reads 1"),
-        ('{"recording": 1, "passport": {}}\n{"window": "a"}', "line 2, .* it has no 'energy'"),
-        ('{"recording": 1, "passport": {}}\n{"window": "a", "energy": {}}', "line 2, .* energy is"),
-        ('{"recording": 1, "passport": {}}\n{"win', "line 2"),
+        ('{"recording": 1, "passport": {}}', "line 1, .* at method: missing"),
+        ('HEADER\n{"window": "a"}', "line 2, .* 'energy' is missing"),
+        ('HEADER\n{"window": "a", "energy": {}}', "line 2, .* at components: missing"),
+        ('HEADER\n{"win', "line 2"),
         ("[]", "line 1"),
     ],
 )
 def test_what_is_no_recording_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "windows.jsonl"
-    file.write_text(text)
+    Meter(record=file)
+    file.write_text(text.replace("HEADER", file.read_text().strip()))
     with pytest.raises(ValueError, match=message):
         ReplayMeter(file)
     with pytest.raises(FileNotFoundError):

@@ -37,7 +37,6 @@ from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import Compression, ModelFile
 from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
-from joulecache.pipelines.experiment.provenance import meter_provenance
 from joulecache.pipelines.experiment.results import (
     AccuracyRange,
     ArmResult,
@@ -223,7 +222,7 @@ def make_audit(*workloads: WorkloadResult, **changes: Any) -> Audit:
             platform="Linux",
             python="3.11.7",
             versions={"joulecache": "0.1.0", "keras": None},
-            meter=meter_provenance(Meter().passport()),
+            meter=Meter().provenance(),
         ),
     )
     return dataclasses.replace(audit, **changes)
@@ -800,7 +799,7 @@ def test_nothing_is_flagged_where_nothing_was(report: ReportFiles) -> None:
 
 def test_watts_of_the_user_are_named_as_such(write: Write) -> None:
     provenance = make_audit().provenance
-    meter = meter_provenance(Meter(idle_w=12, full_w=65).passport())
+    meter = Meter(idle_w=12, full_w=65).provenance()
     text = render_html(write(make_body(provenance=dataclasses.replace(provenance, meter=meter)))).text
     assert "watts given by the user" in text
     assert "provider None" not in text

@@ -1,13 +1,12 @@
-"""What comes from CodeCarbon: grams of CO2, what it knows of the processor, its file format.
+"""What comes from CodeCarbon: grams of CO2, processor data, its file format.
 
-Importing it brings pandas (0.5 s), so every function imports what it needs. Nothing here sends anything.
+CodeCarbon imports pandas (0.5 s), so each function imports what it needs. Nothing here sends anything.
 """
 
 from __future__ import annotations
 
 import csv
 import difflib
-import fcntl
 import functools
 import importlib.util
 import json
@@ -26,6 +25,8 @@ from typing import Any
 
 import psutil
 
+from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.core.files import lock_path
 from joulecache.pipelines.energy.measurement import Component, Energy
 
 J_PER_KWH = 3.6e6
@@ -33,7 +34,7 @@ J_PER_KWH = 3.6e6
 
 @contextmanager
 def quiet() -> Iterator[list[BaseException]]:
-    """Keep CodeCarbon's log to itself, and leave it as it was; yield the errors that CodeCarbon swallows and only logs."""
+    """Silence CodeCarbon's log for a block; yield the errors that CodeCarbon swallows and only logs."""
     swallowed: list[BaseException] = []
 
     def refuse(record: logging.LogRecord) -> bool:
@@ -41,7 +42,7 @@ def quiet() -> Iterator[list[BaseException]]:
             swallowed.append(record.exc_info[1])
         return False
 
-    # a filter of our own, not `disabled`: blocks of several threads may end in any order
+    # a separate filter, not `disabled`: blocks of several threads may end in any order
     logger = logging.getLogger("codecarbon")
     logger.addFilter(refuse)
     try:
@@ -51,27 +52,32 @@ def quiet() -> Iterator[list[BaseException]]:
 
 
 def grid_intensity(country: object) -> tuple[str | None, float | None]:
-    """Return a country's ISO code and grams of CO2 per kWh, from CodeCarbon's offline table.
+    """Return a country's ISO code and its grams of CO2 per kWh, from CodeCarbon's offline table.
 
-    None gives (None, None). Raises ValueError, naming close ones, for a country that the table does not have.
+    Args:
+        country: ISO 3166 alpha-3 code; None returns (None, None).
+
+    Raises:
+        ValueError: The table does not have the country; the message suggests similar ones.
     """
     if country is None:
         return None, None
     if not isinstance(country, str):
-        raise ValueError(f"country is {country!r}: give an ISO 3166 alpha-3 code such as 'FRA', or None")
-    table = _countries()
+        raise ValueError(f"country must be an ISO 3166 alpha-3 code such as 'FRA' or None, got {shown(country)}")
+    table = countries()
     code = country.strip().upper()
     if code not in table:
         names = {row["country_name"].upper(): iso for iso, row in table.items()} | {iso: iso for iso in table}
         close = dict.fromkeys(names[name] for name in difflib.get_close_matches(code, names, n=3))
-        listed = ", ".join(f"{iso} ({table[iso]['country_name']})" for iso in close) or "none"
-        raise ValueError(f"unknown country {country!r}: give an ISO 3166 alpha-3 code; close to it: {listed}")
+        listed = ", ".join(f"{iso} ({table[iso]['country_name']})" for iso in close)
+        hint = f"did you mean {listed}?" if listed else "expected an ISO 3166 alpha-3 code such as 'FRA'"
+        raise ValueError(f"unknown country {shown(country)}: {hint}")
     return code, float(table[code]["carbon_intensity"])
 
 
 @functools.cache
-def _countries() -> dict[str, Any]:
-    """Return CodeCarbon's table of countries; from its file, since asking CodeCarbon loads pandas: 0.3 s of each meter."""
+def countries() -> dict[str, Any]:
+    """Return CodeCarbon's table of countries; read from its file, since CodeCarbon's function imports pandas (0.3 s)."""
     found = importlib.util.find_spec("codecarbon")
     assert found is not None
     assert found.origin is not None
@@ -81,7 +87,12 @@ def _countries() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CpuHardware:
-    """The processor's name and thermal design power in watts; None: not known."""
+    """The processor.
+
+    Attributes:
+        name: Its name; None where not known.
+        tdp_w: Thermal design power in watts; None where not known.
+    """
 
     name: str | None
     tdp_w: float | None
@@ -89,27 +100,35 @@ class CpuHardware:
 
 @functools.cache
 def cpu_name() -> str | None:
-    """Return the processor's name as Linux has it; None where it has none, as on ARM."""
+    """Return the processor's name as Linux reports it; None where it reports none, as on ARM."""
     found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     return found[1] if found else None
 
 
-@functools.cache
 def cpu_hardware() -> CpuHardware:
+    """Return this machine's processor as `hardware_of` finds it."""
+    return hardware_of(cpu_name())
+
+
+@functools.cache
+def hardware_of(name: str | None) -> CpuHardware:
     """Return the processor's name, and its power where CodeCarbon's table has it.
 
-    CodeCarbon takes 4 W for each thread of a processor that it does not know; that is a guess, and not given on.
+    CodeCarbon guesses 4 W per thread for a processor that it does not know; that guess is not used.
+
+    Args:
+        name: The processor's name; None leaves finding it to CodeCarbon.
     """
     from codecarbon.core.cpu import TDP
 
     class Known(TDP):  # type: ignore[misc]
-        """CodeCarbon's look into its table, without its guess and, where Linux knows the name, its search for that (1.5 s)."""
+        """CodeCarbon's table, without its guess and, where the name is known, without its search for it (1.5 s)."""
 
         def _main(self) -> tuple[str | None, float | None]:
             from codecarbon.core.util import detect_cpu_model
 
-            name = cpu_name() or detect_cpu_model() or None
-            return name, self._get_cpu_power_from_registry(name) if name else None
+            model = name or detect_cpu_model() or None
+            return model, self._get_cpu_power_from_registry(model) if model else None
 
     with quiet():
         found = Known()
@@ -117,29 +136,34 @@ def cpu_hardware() -> CpuHardware:
 
 
 class EmissionsFile:
-    """Append windows to the emissions.csv of a folder in CodeCarbon's format, so that its own dashboards read them.
+    """Appends windows to the emissions.csv of a folder, in CodeCarbon's format, so that its dashboards read them.
 
-    A row's project is its window's name, its run this object. What was not measured is an empty cell. Without a country that is
-    the grams: CodeCarbon's board (carbonboard 3.3.2) then shows `nan kg` for the whole file and draws neither the bars nor
-    the equivalents of that project. Raises ValueError where the folder is missing. A file of another format is set aside by
-    CodeCarbon, as `emissions.csv.bak`.
+    A row's project is the window's name, its run this object. What was not measured is an empty cell; without a country that is the
+    grams, and CodeCarbon's board (carbonboard 3.3.2) then shows `nan kg` for the whole file and no bars for that project. CodeCarbon
+    renames a file of another format to `emissions.csv.bak`.
+
+    Args:
+        folder: A folder that exists.
+        country: ISO code for the rows.
+        pue: Power usage effectiveness for the rows.
+
+    Raises:
+        ValueError: The folder does not exist.
     """
 
     def __init__(self, folder: str | os.PathLike[str], country: str | None, pue: float) -> None:
         if not isinstance(folder, str | os.PathLike) or not Path(folder).is_dir():
-            raise ValueError(f"emissions is {str(folder)!r}: give a folder that exists")
+            raise ValueError(f"emissions must be a folder that exists, got {shown(str(folder))}")
         self._folder, self._country, self._pue = Path(folder).absolute(), country, pue
         self._run = str(uuid.uuid4())
 
     def append(self, name: str, energy: Energy) -> None:
-        """Append a row, or nothing of it; OSError where it cannot be written, or what is there cannot be read."""
+        """Append a whole row or nothing; OSError where it cannot be written, or the file cannot be read."""
         from codecarbon.output_methods.file import FileOutput
 
         row = self._row(name, energy)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)  # header and rows of several processes
-            path = self._folder / "emissions.csv"
+        path = self._folder / "emissions.csv"
+        with lock_path(self._folder):  # header and rows of several processes
             before = path.stat() if path.exists() else None
             try:
                 with quiet():
@@ -151,9 +175,7 @@ class EmissionsFile:
                     os.truncate(path, before.st_size if before is not None and same else 0)
                 raise
             except (ValueError, csv.Error) as error:
-                raise OSError(f"{path} is no CSV file: {error}") from error
-        finally:
-            os.close(folder)
+                raise OSError(f"{path} is not a CSV file: {error}") from error
 
     def _row(self, name: str, energy: Energy) -> Any:
         from codecarbon.output_methods.emissions_data import EmissionsData
@@ -171,7 +193,7 @@ class EmissionsFile:
         cpu, gpu, ram = kwh(parts["cpu"], parts["idle"]), kwh(parts["gpu"]), kwh(parts["dram"])
         emissions_kg = None if energy.carbon_g is None else energy.carbon_g / 1000
         unknown_rate = emissions_kg is None or not energy.duration_s
-        # by scope: a counter times a PUE is a model by its method, and of the whole machine still
+        # by scope: a counter times a PUE is modelled by its method, but still covers the machine
         whole = any(part is not None and "machine" in part.scope.split("; ") for part in parts.values())
         return EmissionsData(
             timestamp=datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S"),
@@ -189,7 +211,7 @@ class EmissionsFile:
             ram_energy=ram,
             energy_consumed=energy.total_j / J_PER_KWH,
             water_consumed=None,
-            country_name=self._country and _countries()[self._country]["country_name"],
+            country_name=self._country and countries()[self._country]["country_name"],
             country_iso_code=self._country,
             region=None,
             cloud_provider="",
@@ -198,7 +220,7 @@ class EmissionsFile:
             python_version=platform.python_version(),
             codecarbon_version=version("codecarbon"),
             cpu_count=os.cpu_count(),
-            cpu_model=cpu_name() or cpu_hardware().name,  # without CodeCarbon's search where Linux knows it
+            cpu_model=cpu_name() or cpu_hardware().name,  # CodeCarbon's search only where Linux has no name
             gpu_count=None,
             gpu_model=None,
             longitude=None,

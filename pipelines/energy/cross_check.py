@@ -1,4 +1,4 @@
-"""CodeCarbon's own tracker beside our meter, to compare the two."""
+"""Run CodeCarbon's tracker alongside the meter, to compare the two."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ from typing import Any
 from joulecache.pipelines.energy.carbon import J_PER_KWH, cpu_hardware, grid_intensity, quiet
 
 _SOME_COUNTRY = "FRA"  # the tracker needs one, even where its grams are not wanted
-_EVERY_S = 1.0  # between two of its looks
+_EVERY_S = 1.0  # between two of its measurements
 
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """What CodeCarbon's tracker says: joules, with those of each part, and how it came by those of the processor."""
+    """What CodeCarbon's tracker measured.
+
+    Attributes:
+        energy_j: Joules.
+        cpu_j: Joules of the processor.
+        gpu_j: Joules of the GPUs.
+        ram_j: Joules of the memory.
+        duration_s: Seconds.
+        carbon_g: Grams of CO2 equivalent; None without a country.
+        method: How CodeCarbon obtained the processor's energy.
+    """
 
     energy_j: float
     cpu_j: float
@@ -29,22 +39,33 @@ class CrossCheck:
 
 
 class CrossChecked:
-    """Hold the `result` of a cross-check after its block; None before, and where CodeCarbon could not tell one."""
+    """A cross-checked block.
+
+    Attributes:
+        result: What the tracker measured; None before the block ends, and where CodeCarbon failed.
+    """
 
     result: CrossCheck | None = None
 
 
 @contextmanager
 def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
-    """Run CodeCarbon's offline tracker during a `with` block, beside our own meter.
+    """Run CodeCarbon's offline tracker during a `with` block.
 
-    It is told to look at the whole machine. Its other mode is of the process and its descendants, as our model is, but loses
-    each that it does not see at two of its looks, one a second (of ten that lived 0.3 s, nearly all). It writes no file and sends
-    nothing, whatever its configuration files say; watts and GPUs that they choose are kept, and `method` says so of the
-    processor's. Its log is silent in the block, others' too. RuntimeError, before the block, where it cannot be started; ValueError
-    for a country that CodeCarbon does not know.
+    The tracker measures the whole machine. Its other mode covers the process and its descendants, as the meter's model does, but misses
+    each process that lives between two of its measurements, one a second (of ten that lived 0.3 s, nearly all). It writes no file and
+    sends nothing, whatever its configuration files say. Watts and GPUs that they set are kept, and `method` names the source of the
+    watts. CodeCarbon's log is silent in the block, also for other code.
+
+    Args:
+        country: ISO 3166 alpha-3 code, or None.
+        pue: Power usage effectiveness of the building.
+
+    Raises:
+        RuntimeError: The tracker cannot be started; the block does not run.
+        ValueError: CodeCarbon does not know the country.
     """
-    code, _ = grid_intensity(country)  # as it is written in the table: the tracker does not find "fra"
+    code, _ = grid_intensity(country)  # as the table spells it: the tracker does not find "fra"
     with quiet() as swallowed, _log_kept():
         import codecarbon
 
@@ -54,9 +75,9 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
             tracking_mode="machine",
             output_methods=[],
             output_handlers=[],
-            output_dir=".",  # it must exist, although nothing is written there
+            output_dir=".",  # it must exist, but nothing is written there
             emissions_endpoint=None,
-            electricitymaps_api_token="",  # none, and no look into the configuration for its old name
+            electricitymaps_api_token="",  # none, and not the one that the configuration may name
             force_carbon_intensity_g_co2e_kwh=None,
             region=None,
             cloud_provider=None,
@@ -66,17 +87,17 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
             pue=pue,
         )
         tracker.start()
-        # constructor and start swallow their errors; a first measurement is the last thing that start does
+        # constructor and start swallow their errors; start ends with a first measurement
         if not getattr(tracker, "_measure_occurrence", 0):
             tracker.stop()
-            why = f"{type(swallowed[0]).__name__}: {swallowed[0]}" if swallowed else "it does not say why"
-            raise RuntimeError(f"CodeCarbon's tracker cannot be started: {why}")
+            why = f"{type(swallowed[0]).__name__}: {swallowed[0]}" if swallowed else "it gives no reason"
+            raise RuntimeError(f"cannot start CodeCarbon's tracker: {why}")
         held = CrossChecked()
         try:
             yield held
         finally:
             tracker.stop()
-    # stop swallows its errors too, and the block is worth more than they are
+    # stop swallows its errors too: then there is no result, but the block's own outcome stands
     seen = getattr(tracker, "final_emissions_data", None)
     if seen is not None:
         held.result = CrossCheck(
@@ -92,11 +113,11 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
 
 @contextmanager
 def _log_kept() -> Iterator[None]:
-    """Put back the level and the handlers of CodeCarbon's log, which its tracker replaces."""
-    from codecarbon.external.logger import logger  # its import sets both: that comes first
+    """Restore the level and the handlers of CodeCarbon's log, which its tracker replaces."""
+    from codecarbon.external.logger import logger  # importing it sets both
 
     level, handlers = logger.level, logger.handlers
-    logger.setLevel(logging.WARNING)  # so that what is swallowed comes by
+    logger.setLevel(logging.WARNING)  # so that swallowed errors pass the filter
     try:
         yield
     finally:
@@ -105,7 +126,7 @@ def _log_kept() -> Iterator[None]:
 
 
 def _method(tracker: Any) -> str:
-    """Say how a tracker came by its figures: it says nowhere else what it read, and what it took for its watts."""
+    """Return how a tracker obtained its values; only its private attributes tell what it read."""
     words = [part.description() for part in tracker._hardware]
     watts = [part._tdp for part in tracker._hardware if getattr(part, "_tdp", None)]
     if watts:

@@ -1,48 +1,39 @@
-"""Energy with a passport: components with their bounds, method, source, scope and resolution."""
+"""Energy and its components: joules with bounds, and where each of them comes from."""
 
 from __future__ import annotations
 
 import math
 import operator
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, SupportsIndex
 
+from joulecache.pipelines.core.checks import check_number, check_text, shown
+from joulecache.pipelines.core.codec import JSON, UNCHECKED, from_json, to_json
 from joulecache.pipelines.core.notebook import Displayed
 
 COMPONENTS = ("cpu", "dram", "gpu", "idle")
 CONTAMINATION = ("others", "steal", "cpu_stall", "memory_stall", "io_stall")
+"""Names of `Energy.contamination_shares`."""
+
 _BOUNDS = ("value_j", "low_j", "high_j")
 _TOTALS = ("total_j", "low_j", "high_j")
 _ACTIVES = ("active_j", "active_low_j", "active_high_j")
 _TEXTS = ("method", "source", "scope", "resolution")
 _SUMMED = ("duration_s", "cpu_s", "read_bytes", "written_bytes", "carbon_g", "update_s")
-_FEWEST_UPDATES = 10  # of a counter in a window: below, what one update hides is over a tenth of it
-# Shares worth a flag: stolen time and swapping stretch whatever runs, a twentieth is what a quiet machine's own services take.
-_MOST_STOLEN = 0.01
-_MOST_BY_OTHERS = 0.05
-_MOST_MEMORY_STALL = 0.01
 _METHOD = re.compile(r"measured:(rapl|nvml)|modelled:[\w.@-]+|user")
 
-
-def check_number(name: str, value: object, at_least: float = 0.0) -> None:
-    """Raise ValueError unless `value` is a finite number of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not at_least <= value <= sys.float_info.max:
-        raise ValueError(f"{name} is {value!r}: give a finite number of at least {at_least:g}")
-
-
-def _check_keys(what: str, obj: object, keys: Iterable[str]) -> dict[str, Any]:
-    if not isinstance(obj, dict) or set(obj) != set(keys):
-        got = list(obj) if isinstance(obj, dict) else repr(obj)
-        raise ValueError(f"{what} is {got}: give an object with exactly the keys {sorted(keys)}")
-    return obj
+_FEWEST_UPDATES = 10  # of a counter in a window: with fewer, one update is over a tenth of the value
+# Stolen time and swapping stretch everything that runs; the services of a quiet machine use up to 5% of the processors.
+_STEAL_LIMIT = 0.01
+_OTHERS_LIMIT = 0.05
+_MEMORY_STALL_LIMIT = 0.01
 
 
-def _count(count: SupportsIndex) -> int:
+def _divisor(count: SupportsIndex) -> int:
     if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 1:
-        raise ValueError(f"energy divided by {count!r}: divide by a whole count of at least 1")
+        raise ValueError(f"energy can be divided by a whole number of at least 1, got {shown(count)}")
     return operator.index(count)
 
 
@@ -51,18 +42,29 @@ def _plus(left: Any, right: Any) -> Any:
 
 
 def _union(separator: str, texts: Iterable[str]) -> str:
-    """Join the distinct parts of joined texts, modelled ones first: a sum of many windows stays short."""
+    """Join the distinct parts of joined texts, modelled ones first, so that the sum of many windows stays short."""
     parts = {part for text in texts for part in text.split(separator)}
     return separator.join(sorted(parts, key=lambda part: (not part.startswith("modelled"), part)))
 
 
 @dataclass(frozen=True)
 class Component:
-    """Hold one part of an energy with its passport.
+    """One part of an energy, with its provenance.
 
-    `value_j`, `low_j`, `high_j`: joules, 0 <= low <= value <= high. `method`: `measured:rapl`, `measured:nvml`,
-    `modelled:<id>` or `user`, in a sum joined by `+`, modelled ones first. `source` names the counter or the
-    publication, `scope` what is covered, `resolution` how fine it is. Raises ValueError where this is not so.
+    `+` adds two components, `* factor` scales one, `/ n` divides one by a count.
+
+    Attributes:
+        value_j: Joules.
+        low_j: Lower bound, at most `value_j`.
+        high_j: Upper bound, at least `value_j`.
+        method: ``measured:rapl``, ``measured:nvml``, ``modelled:<id>`` or ``user``; in a sum several of them, joined by ``+``,
+            modelled ones first.
+        source: The counter or the publication.
+        scope: What the value covers: the machine, the process tree.
+        resolution: The smallest difference in energy and in time that it shows.
+
+    Raises:
+        ValueError: A number is negative or not finite, the bounds do not enclose the value, or a text is empty.
     """
 
     value_j: float
@@ -75,16 +77,18 @@ class Component:
 
     def __post_init__(self) -> None:
         for name in _BOUNDS:
-            check_number(name, getattr(self, name))
+            check_number(name, getattr(self, name), 0)
         if not self.low_j <= self.value_j <= self.high_j:
-            got = f"low_j {self.low_j}, value_j {self.value_j}, high_j {self.high_j}"
-            raise ValueError(f"{got}: give low_j <= value_j <= high_j")
+            raise ValueError(
+                f"a component needs low_j <= value_j <= high_j, got {self.low_j}, {self.value_j} and {self.high_j}"
+            )
         for name in _TEXTS:
-            if not isinstance(text := getattr(self, name), str) or not text:
-                raise ValueError(f"{name} is {text!r}: give a non-empty text")
+            check_text(name, getattr(self, name))
         if not all(_METHOD.fullmatch(part) for part in self.method.split("+")):
-            allowed = "measured:rapl, measured:nvml, modelled:<id>, user, or several joined by +"
-            raise ValueError(f"method is {self.method!r}: allowed are {allowed}")
+            raise ValueError(
+                "method must be measured:rapl, measured:nvml, modelled:<id>, user, or several joined by +, "
+                f"got {shown(self.method)}"
+            )
 
     def __add__(self, other: Component) -> Component:
         if not isinstance(other, Component):
@@ -99,18 +103,27 @@ class Component:
         return replace(self, **{name: getattr(self, name) * factor for name in _BOUNDS})
 
     def __truediv__(self, count: SupportsIndex) -> Component:
-        return self * (1 / _count(count))
+        return self * (1 / _divisor(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contamination:
-    """Hold what the whole machine did in a window, in seconds; None: this kernel does not say.
+    """What the whole machine did during a window, in seconds; None where the kernel does not say.
 
-    `capacity_s` is what all processors had to give, `machine_cpu_s` what they spent on anybody's work, `steal_s` what
-    a hypervisor gave to others instead (/proc/stat). `cpu_stall_s`, `memory_stall_s` and `io_stall_s` are the time in
-    which some task waited for a processor, for memory, for a disk (/proc/pressure): a program's own threads and reads
-    count there too. `resolution_s` is how fine the first three are: a tick of the kernel's clock for each processor.
-    `+` adds, `/ n` divides. Raises ValueError for numbers that are not finite or are negative.
+    `+` adds two windows, `/ n` divides by a count.
+
+    Attributes:
+        capacity_s: Processor time that the machine had: processors times duration.
+        resolution_s: Resolution of `machine_cpu_s` and `steal_s`: one tick of the kernel's clock per processor.
+        machine_cpu_s: Processor time that all processes used (/proc/stat).
+        steal_s: Processor time that the hypervisor gave to other virtual machines (/proc/stat).
+        cpu_stall_s: Time during which some task waited for a processor (/proc/pressure). In this and the next two, waits inside
+            the metered process tree count too.
+        memory_stall_s: Time during which some task waited for memory.
+        io_stall_s: Time during which some task waited for a disk.
+
+    Raises:
+        ValueError: A number is negative or not finite.
     """
 
     capacity_s: float
@@ -125,7 +138,7 @@ class Contamination:
         for one in fields(self):
             value = getattr(self, one.name)
             if value is not None or one.name in ("capacity_s", "resolution_s"):
-                check_number(one.name, value)
+                check_number(one.name, value, 0)
 
     def __add__(self, other: Contamination) -> Contamination:
         if not isinstance(other, Contamination):
@@ -135,7 +148,7 @@ class Contamination:
         )
 
     def __truediv__(self, count: SupportsIndex) -> Contamination:
-        n = _count(count)
+        n = _divisor(count)
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         shares: dict[str, Any] = {name: None if value is None else value / n for name, value in values.items()}
         return Contamination(**shares)
@@ -143,23 +156,35 @@ class Contamination:
 
 @dataclass(frozen=True, kw_only=True)
 class Energy(Displayed):
-    """Hold the energy of a window, or of a sum of windows, and what was seen beside it.
+    """The energy of a window, or of a sum of windows. What was not measured is None, never 0.
 
-    `total_j`, `low_j`, `high_j`, `method` sum the `components` (cpu, dram, gpu, idle; None: not measured, not in the
-    total); `method` begins with `modelled` as soon as one of them does. `active` is the total without the idle
-    share, with a method of its own, since no counter tells active from idle; `active_j`, `active_low_j`,
-    `active_high_j` are its joules. `duration_s` is monotonic time, `cpu_s` user and system seconds of the process
-    tree. `read_bytes` and `written_bytes` are what the tree passed through read() and write(): page cache, pipes
-    and /proc included, mapped files not (rchar and wchar of /proc/PID/io). `peak_rss_bytes` is the most resident
-    memory seen: the peak itself in a process without children whose high-water mark rose in the window, else a
-    lower bound, the larger of the window's edges. `carbon_g` is grams of CO2. `contamination` is what the machine did
-    beside it. `update_s` is the period of the slowest counter that was read, once for each window. None: not measured.
-    `flags` says in words what makes the figure doubtful: a window too short for its counters, a machine that was not
-    the window's alone. Nothing is dropped for it.
+    `+` adds every value, except that it keeps the larger peak. A component that only one side has is kept, and its source says so; any
+    other value that only one side has becomes None. `/ n` divides everything except the peak by a count.
 
-    `+` adds, but keeps the larger peak. A component known on one side only is kept, and its source says so; any
-    other figure known on one side only becomes None. `/ n` divides by a count, but for the peak.
-    Raises ValueError for numbers that are not finite or are negative, and for a count below 1.
+    Attributes:
+        components: Parts by name: ``cpu``, ``dram``, ``gpu``, ``idle``. One that is None is not in the total.
+        active: The total without the idle share. It has its own method, since no counter separates active from idle.
+        duration_s: Elapsed (monotonic) time.
+        cpu_s: User and system time of the process tree.
+        read_bytes: Bytes that the process tree passed through read() (rchar of /proc/PID/io): page cache, pipes and /proc
+            included, mapped files not.
+        written_bytes: The same for write() (wchar).
+        peak_rss_bytes: The most resident memory seen: the true peak for a process without children whose high-water mark rose
+            during the window, else the larger value of the window's two edges, a lower bound.
+        carbon_g: Grams of CO2 equivalent.
+        contamination: What the whole machine did meanwhile.
+        update_s: Update period of the slowest counter that was read, summed over windows.
+        total_j: Joules of all components.
+        low_j: Lower bound of `total_j`.
+        high_j: Upper bound of `total_j`.
+        method: Methods of all components; starts with ``modelled`` as soon as one of them is modelled.
+        active_j: Joules of `active`.
+        active_low_j: Lower bound of `active_j`.
+        active_high_j: Upper bound of `active_j`.
+        flags: Reasons to doubt the value: a window too short for its counters, a machine that did other work. The value is kept.
+
+    Raises:
+        ValueError: A number is negative or not finite, no component is known, or `active` exceeds the total.
     """
 
     components: Mapping[str, Component | None]
@@ -179,31 +204,32 @@ class Energy(Displayed):
     active_j: float = field(init=False)
     active_low_j: float = field(init=False)
     active_high_j: float = field(init=False)
-    flags: tuple[str, ...] = field(init=False)
+    flags: tuple[str, ...] = field(init=False, metadata=UNCHECKED)
 
     def __post_init__(self) -> None:
-        _check_keys("components", self.components, COMPONENTS)
+        if set(self.components) != set(COMPONENTS):
+            raise ValueError(f"components must have the keys {', '.join(COMPONENTS)}, got {shown([*self.components])}")
         known = [part for name in COMPONENTS if (part := self.components[name]) is not None]
         if not known:
-            raise ValueError("components are all None: what was not measured is None instead of an Energy")
+            raise ValueError("an energy needs at least one component, got None for all: use None instead of an Energy")
         for name in (*_SUMMED, "peak_rss_bytes"):
             value = getattr(self, name)
             if value is not None or name in ("duration_s", "cpu_s"):
-                check_number(name, value)
+                check_number(name, value, 0)
         for bound, total, active in zip(_BOUNDS, _TOTALS, _ACTIVES, strict=True):
             object.__setattr__(self, total, sum(getattr(part, bound) for part in known))
             object.__setattr__(self, active, getattr(self.active, bound))
         object.__setattr__(self, "method", _union("+", (part.method for part in known)))
         if self.active_j > self.total_j * (1 + 1e-9):
-            raise ValueError(f"active is {self.active_j} J: give a part of the total, {self.total_j} J")
+            raise ValueError(f"active must be part of the total, {self.total_j} J, got {self.active_j} J")
         object.__setattr__(self, "flags", tuple(self._flags()))
 
     @property
     def contamination_shares(self) -> dict[str, float | None]:
-        """What the machine did beside the window, as shares.
+        """What else the machine did during the window, as shares by the names in `CONTAMINATION`; None where it is not known.
 
-        `others` and `steal` are shares of the processors' time, used by processes that are not of the tree and taken by a
-        hypervisor; `cpu_stall`, `memory_stall` and `io_stall` shares of the window's. None: not known.
+        ``others`` is the share of all processors' time that processes outside the tree used, ``steal`` the share that the hypervisor
+        gave to other virtual machines. ``cpu_stall``, ``memory_stall`` and ``io_stall`` are shares of the window's duration.
         """
         seen = self.contamination
 
@@ -224,17 +250,17 @@ class Energy(Displayed):
     def _flags(self) -> Iterator[str]:
         if self.update_s is not None and self.update_s * _FEWEST_UPDATES > self.duration_s:
             updates = self.duration_s / self.update_s
-            yield f"too short: {updates:.1f} updates of the slowest counter a window, {_FEWEST_UPDATES} are needed"
+            yield f"too short: {updates:.1f} updates of the slowest counter per window, at least {_FEWEST_UPDATES} are needed"
         seen = self.contamination
         if seen is not None and seen.capacity_s:
             coarse, shares = seen.resolution_s / seen.capacity_s, self.contamination_shares
-            for name, most, slack, text in (
-                ("others", _MOST_BY_OTHERS, coarse, "other processes used {:.0%} of the processors"),
-                ("steal", _MOST_STOLEN, coarse, "the hypervisor took {:.0%} of the processors' time"),
-                ("memory_stall", _MOST_MEMORY_STALL, 0.0, "memory was short for {:.0%} of the time"),
+            for name, limit, slack, text in (
+                ("others", _OTHERS_LIMIT, coarse, "other processes used {:.0%} of the processors"),
+                ("steal", _STEAL_LIMIT, coarse, "the hypervisor took {:.0%} of the processors' time"),
+                ("memory_stall", _MEMORY_STALL_LIMIT, 0.0, "memory was short for {:.0%} of the time"),
             ):
                 share = shares[name]
-                if share is not None and share > most + slack:
+                if share is not None and share > limit + slack:
                     yield text.format(share)
 
     def __add__(self, other: Energy) -> Energy:
@@ -253,7 +279,7 @@ class Energy(Displayed):
         )
 
     def __truediv__(self, count: SupportsIndex) -> Energy:
-        n = _count(count)
+        n = _divisor(count)
         shares: dict[str, Any] = {name: getattr(self, name) for name in _SUMMED}
         shares = {name: None if value is None else value / n for name, value in shares.items()}
         components = {name: part and part / n for name, part in self.components.items()}
@@ -266,33 +292,18 @@ class Energy(Displayed):
         bounds = f"{self.low_j:.{digits}f} to {self.high_j:.{digits}f}"
         return f"{self.total_j:.{digits}f} J ({bounds}, {self.method})"
 
-    def to_json(self) -> dict[str, object]:
-        """Return every field as JSON values; None where not measured."""
-        return asdict(self) | {"flags": list(self.flags)}
+    def to_json(self) -> dict[str, JSON]:
+        """Return every field as JSON values; null where not measured."""
+        return to_json(self)
 
     @classmethod
-    def from_json(cls, obj: object) -> Energy:
-        """Return the Energy that `to_json` wrote, equal to the last bit.
+    def from_json(cls, body: object) -> Energy:
+        """Return the energy that `to_json` gave, equal to the last bit.
 
-        `contamination`, `update_s` and `flags` may be missing: earlier versions did not record them. Raises ValueError,
-        naming the field, for other missing or unknown keys, bad values, and sums that disagree.
+        Args:
+            body: Parsed JSON. `contamination`, `update_s` and `flags` may be missing, as in files of earlier versions.
+
+        Raises:
+            ValueError: A key is missing or unknown, a value is not allowed, or a total is not the sum of its components.
         """
-        if isinstance(obj, dict):
-            obj = {"contamination": None, "update_s": None, "flags": None, **obj}
-        data = dict(_check_keys("energy", obj, [field.name for field in fields(cls)]))
-        derived = {field.name: data.pop(field.name) for field in fields(cls) if not field.init}
-        del derived["flags"]  # of figures that are checked; what is worth a flag may change
-        keys = [field.name for field in fields(Component)]
-        parts = _check_keys("components", data["components"], COMPONENTS)
-        data["components"] = {
-            name: None if part is None else Component(**_check_keys(name, part, keys)) for name, part in parts.items()
-        }
-        data["active"] = Component(**_check_keys("active", data["active"], keys))
-        if (seen := data["contamination"]) is not None:
-            names = [field.name for field in fields(Contamination)]
-            data["contamination"] = Contamination(**_check_keys("contamination", seen, names))
-        energy = cls(**data)
-        for name, value in derived.items():
-            if value != getattr(energy, name):
-                raise ValueError(f"{name} is {value!r}: the components give {getattr(energy, name)!r}")
-        return energy
+        return from_json(cls, body)

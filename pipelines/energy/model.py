@@ -1,88 +1,122 @@
-"""The model of power: joules of a CPU-second, of a processor's idle second, of a gigabyte-second, with their bounds."""
+"""The power model: joules of a CPU-second, of a processor's idle second and of a gigabyte-second, with bounds."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.energy.measurement import Component, check_number
+from joulecache.pipelines.core.checks import check_choice, check_number
+from joulecache.pipelines.energy.measurement import Component
+from joulecache.pipelines.energy.provenance import Coefficient
+
+_CPU_RESOLUTION = f"1 us, and {1000 / os.sysconf('SC_CLK_TCK'):g} ms for each descendant alive at an edge"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coefficients:
+    """The content of coefficients.json.
+
+    Attributes:
+        version: Version of the table.
+        formula: The model.
+        providers: By provider, then by name.
+        memory_w_per_gb: Watts of memory.
+        storage_w_per_tb: Watts of drives.
+        rapl_update_s: Update period of RAPL counters.
+        rapl_domain_limit_w: The most that one RAPL counter can gain.
+    """
+
+    version: int
+    formula: str
+    providers: Mapping[str, Mapping[str, Coefficient]]
+    memory_w_per_gb: Coefficient
+    storage_w_per_tb: Coefficient
+    rapl_update_s: Coefficient
+    rapl_domain_limit_w: Coefficient
 
 
 @functools.cache
-def coefficients() -> dict[str, Any]:
-    """Return the published coefficients of coefficients.json, each with its source."""
-    return dict(json.loads(Path(__file__).with_name("coefficients.json").read_text("utf-8")))
+def coefficients() -> Coefficients:
+    """Return the published coefficients."""
+
+    def parse(row: dict[str, Any]) -> Any:
+        return Coefficient(**row) if "central" in row else row
+
+    path = Path(__file__).with_name("coefficients.json")
+    return Coefficients(**json.loads(path.read_text("utf-8"), object_hook=parse))
 
 
 @dataclass(frozen=True)
 class PowerModel:
-    """Hold what `PUE * (a * CPU_s + w_idle * vCPU * T + m * GB * T)` multiplies.
+    """The coefficients of ``PUE * (a * CPU_s + w_idle * vCPU * T + m * GB * T)``.
 
-    `cpu` is a: the joules of one CPU-second above idle; `idle` w_idle: those of one processor's second; `dram` m: those of one
-    gigabyte (2**30 bytes) for a second, None where `idle` holds the memory's. `method` is that of all three. `rows`
-    are the figures as JSON values, for a passport.
+    Attributes:
+        cpu: a: joules of one CPU-second above idle.
+        idle: w_idle: joules of one processor in one second.
+        dram: m: joules of one gigabyte (2**30 bytes) in one second; None where `idle` includes the memory.
+        method: The method of all three.
+        rows: The coefficients by name.
     """
 
     cpu: Component
     idle: Component
     dram: Component | None
     method: str
-    rows: dict[str, Any]
+    rows: Mapping[str, Coefficient]
 
 
-def published_model(provider: object, cpus: float) -> PowerModel:
-    """Return the model with the published coefficients of a provider; ValueError for one that the table lacks."""
+def component(row: Coefficient, method: str, scope: str, resolution: str) -> Component:
+    """Return a coefficient with bounds as the component of one unit: one second, one gigabyte-second."""
+    assert row.low is not None
+    assert row.high is not None
+    return Component(row.central, row.low, row.high, method, row.source, scope, resolution)
+
+
+def published_model(provider: str, cpus: float) -> PowerModel:
+    """Return the model with the published coefficients of a provider; ValueError for an unknown one."""
     table = coefficients()
-    if not isinstance(provider, str) or provider not in table["providers"]:
-        raise ValueError(f"unknown provider {provider!r}: allowed are {', '.join(table['providers'])}")
-    rows = {**table["providers"][provider], "memory_w_per_gb": table["memory_w_per_gb"]}
-    method = f"modelled:cpu-seconds@{table['version']}"
-
-    def of(name: str, scope: str, resolution: str) -> Component:
-        row = rows[name]
-        return Component(row["central"], row["low"], row["high"], method, row["source"], scope, resolution)
-
+    check_choice("provider", provider, tuple(table.providers))
+    rows = {**table.providers[provider], "memory_w_per_gb": table.memory_w_per_gb}
+    method = f"modelled:cpu-seconds@{table.version}"
     return PowerModel(
-        cpu=of("active_j_per_cpu_s", "process tree", _CPU_RESOLUTION),
-        idle=of("idle_w_per_vcpu", f"{cpus:g} vCPUs", "1 us"),
-        dram=of("memory_w_per_gb", "process tree", "resident memory at both edges"),
+        cpu=component(rows["active_j_per_cpu_s"], method, "process tree", _CPU_RESOLUTION),
+        idle=component(rows["idle_w_per_vcpu"], method, f"{cpus:g} vCPUs", "1 us"),
+        dram=component(rows["memory_w_per_gb"], method, "process tree", "resident memory at both edges"),
         method=method,
         rows=rows,
     )
 
 
 def given_model(idle_w: object, full_w: object, cpus: float) -> PowerModel:
-    """Return the model with the user's own watts of the whole machine, idle and with every processor busy.
+    """Return the model with the user's watts of the whole machine, idle and with all processors busy.
 
-    Power is taken to be linear in between. Their error is not stated, so the bounds are the value itself. Raises ValueError unless
-    both are finite numbers with 0 <= idle_w <= full_w.
+    Power is taken to be linear in between. The error of these watts is not known, so the bounds are the value itself.
+
+    Raises:
+        ValueError: The watts are not finite numbers with 0 <= idle_w <= full_w.
     """
-    check_number("idle_w", idle_w)
-    check_number("full_w", full_w)
-    assert isinstance(idle_w, int | float)
-    assert isinstance(full_w, int | float)
-    if full_w < idle_w:
-        raise ValueError(f"full_w is {full_w!r}: give at least idle_w, {idle_w!r}")
+    idle, full = check_number("idle_w", idle_w, 0), check_number("full_w", full_w, 0)
+    if full < idle:
+        raise ValueError(f"full_w must be at least idle_w, {idle}, got {full}")
     processors = os.cpu_count() or 1
 
-    def of(watts: float, scope: str, resolution: str) -> Component:
-        source = f"watts of the machine as given: {idle_w:g} idle and {full_w:g} with all processors busy"
+    source = f"watts of the machine as given: {idle:g} idle and {full:g} with all processors busy"
+
+    def given(watts: float, scope: str, resolution: str) -> Component:
         return Component(watts, watts, watts, "user", source, scope, resolution)
 
     return PowerModel(
-        cpu=of((full_w - idle_w) / processors, "process tree", _CPU_RESOLUTION),
-        idle=of(idle_w / processors, f"{cpus:g} of {processors} processors", "1 us"),
+        cpu=given((full - idle) / processors, "process tree", _CPU_RESOLUTION),
+        idle=given(idle / processors, f"{cpus:g} of {processors} processors", "1 us"),
         dram=None,
         method="user",
         rows={
-            name: {"low": watts, "central": watts, "high": watts, "source": "given"}
-            for name, watts in (("idle_w", idle_w), ("full_w", full_w))
+            name: Coefficient(low=watts, central=watts, high=watts, source="given")
+            for name, watts in (("idle_w", idle), ("full_w", full))
         },
     )
-
-
-_CPU_RESOLUTION = f"1 us, and {1000 / os.sysconf('SC_CLK_TCK'):g} ms for each descendant alive at an edge"

@@ -1,8 +1,8 @@
-"""Measure the energy of NVIDIA GPUs through NVML: all that a GPU draws, whichever process it works for.
+"""Energy of NVIDIA GPUs through NVML: all that a GPU draws, whichever process it works for.
 
-GPUs from Volta on count their energy themselves. Of earlier ones the power is polled and integrated by trapezoids,
-while someone is watching. Both come from one sensor, which on some models looks at a part of the time only (25% on A100
-and H100: Yang, Adamek and Armour, "Part-time Power Measurements", arXiv 2312.02741).
+GPUs from Volta on count their energy themselves. The power of older ones is polled while something watches it, and integrated by
+trapezoids. Both come from one sensor, which on some models samples only part of the time (25% on A100 and H100: Yang, Adamek and Armour,
+"Part-time Power Measurements", arXiv 2312.02741).
 """
 
 from __future__ import annotations
@@ -17,33 +17,40 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from joulecache.pipelines.energy.measurement import Component, check_number
+from joulecache.pipelines.core.checks import check_number
+from joulecache.pipelines.energy.measurement import Component
 
-# The longest published: "updated every 20-100ms" (PETSc's manual, PetscLogGpuEnergyMeter), "approximately every 100 ms"
-# (ml.energy, Thermally Stable Profiling). Power readings are renewed no less often (Yang, Adamek and Armour).
+# The longest period published: "updated every 20-100ms" (PETSc's manual, PetscLogGpuEnergyMeter), "approximately every 100 ms"
+# (ml.energy, Thermally Stable Profiling). Power readings are updated at least as often (Yang, Adamek and Armour).
 _UPDATE_S = 0.1
 # "On Fermi and Kepler GPUs the reading is accurate to within +/- 5% of current power draw" (NVIDIA's manual on
-# nvmlDeviceGetPowerUsage, which is silent on Maxwell and Pascal: they are taken to be no worse).
+# nvmlDeviceGetPowerUsage, which says nothing of Maxwell and Pascal: they are taken to be no worse).
 _POWER_ERROR = 0.05
 
 
 @dataclass(frozen=True)
 class GpuReading:
-    """Hold the joules of one GPU since some fixed moment, with the bounds of what was integrated."""
+    """Joules of one GPU since some fixed moment; the bounds are those of the integration."""
 
     value_j: float
     low_j: float
     high_j: float
 
 
-class _Integral:
-    """Integrate the power of one GPU; between two samples it is taken to lie between them."""
+class PowerIntegral:
+    """The integral of a GPU's power, which between two samples is taken to lie between them.
+
+    Attributes:
+        reading: The integral so far.
+        last: Time and watts of the last sample. None leaves out the time until the next one.
+    """
 
     def __init__(self) -> None:
         self.reading = GpuReading(0.0, 0.0, 0.0)
-        self.last: tuple[float, float] | None = None  # None: the time until the next sample is left out
+        self.last: tuple[float, float] | None = None
 
     def add(self, time_s: float, power_w: float) -> None:
+        """Add a sample."""
         if self.last:
             span_s, so_far = time_s - self.last[0], self.reading
             low_w, high_w = sorted((self.last[1], power_w))
@@ -56,15 +63,15 @@ class _Integral:
 
 
 class _Poller:
-    """Poll the power of GPUs in one process, while it is watched."""
+    """Polls the power of GPUs in one process, while something watches it."""
 
     def __init__(self, library: Any, handles: Sequence[Any], poll_s: float) -> None:
         self._library, self._poll_s, self._pid = library, poll_s, os.getpid()
         self._lock, self._stop, self._watchers = threading.Lock(), threading.Event(), 0
-        self._integrals = [(handle, _Integral()) for handle in handles]
+        self._integrals = [(handle, PowerIntegral()) for handle in handles]
 
     def sample(self) -> list[GpuReading] | None:
-        """Sample all GPUs and return their integrals; None where one fails, or nobody watches."""
+        """Sample all GPUs and return their integrals; None where one fails, or nothing watches."""
         with self._lock:
             whole = self._watchers > 0
             for handle, integral in self._integrals if whole else ():
@@ -80,6 +87,7 @@ class _Poller:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
+        """Poll during a `with` block."""
         with self._lock:
             if not self._watchers:
                 self._stop = threading.Event()
@@ -88,7 +96,7 @@ class _Poller:
         try:
             yield
         finally:
-            # a child forked inside has no such thread, and its copy of the lock may be held for ever
+            # a child forked inside has no such thread, and its copy of the lock may stay held for ever
             if os.getpid() == self._pid:
                 with self._lock:
                     self._watchers -= 1
@@ -99,7 +107,7 @@ class _Poller:
 
 
 def _is_polled(library: Any, handle: Any) -> bool:
-    """Return whether a GPU has a power reading only; NVMLError where it has neither."""
+    """Return whether a GPU has only a power reading; NVMLError where it has no counter either."""
     try:
         library.nvmlDeviceGetTotalEnergyConsumption(handle)
     except (library.NVMLError_NotSupported, library.NVMLError_FunctionNotFound):
@@ -109,7 +117,7 @@ def _is_polled(library: Any, handle: Any) -> bool:
 
 
 def _visible(library: Any) -> tuple[list[Any], bool]:
-    """Return the handles of the GPUs that CUDA_VISIBLE_DEVICES leaves, and whether it names MIG instances."""
+    """Return the handles of the GPUs that CUDA_VISIBLE_DEVICES allows, and whether it names MIG instances."""
     handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
@@ -127,39 +135,48 @@ def _visible(library: Any) -> tuple[list[Any], bool]:
                 break
         by_uuid = name.startswith("GPU-")
         found = [i for i, uuid in enumerate(uuids) if (uuid.startswith(name) if by_uuid else name == str(i))]
-        if len(found) != 1:  # unknown or ambiguous: CUDA ignores it and all after it (its guide, environment variables)
+        # unknown or ambiguous: CUDA ignores it and all entries after it (its guide, environment variables)
+        if len(found) != 1:
             break
         chosen[found[0]] = entry.startswith("MIG-")
     return [handles[index] for index in chosen], any(chosen.values())
 
 
 class Nvml:
-    """Read the energy of the GPUs that CUDA_VISIBLE_DEVICES leaves to this process when this is made.
+    """Reads the energy of the GPUs that CUDA_VISIBLE_DEVICES allows when this object is made.
 
-    `library` is pynvml or a stand-in, `poll_s` the seconds between polls of GPUs without a counter; ValueError unless
-    it is above 0. `names` are of the GPUs read: none unless all of them can be. `problem` says what is missing and
-    what to do. `update_s` is the seconds between updates of the slowest counter: a shorter window may gain nothing.
+    All the energy of a GPU counts, idle power and other processes included; that of a MIG instance too, since only the whole GPU has a
+    sensor. Indices in CUDA_VISIBLE_DEVICES are read as NVML's, which follow the PCI bus: they are CUDA's with
+    CUDA_DEVICE_ORDER=PCI_BUS_ID, or where all GPUs are alike.
 
-    A GPU's whole energy counts, idle power and others' processes included; of a MIG instance too, since only the whole
-    GPU has a sensor. Indices in CUDA_VISIBLE_DEVICES are taken as NVML's, which follow the PCI bus: they are CUDA's
-    with CUDA_DEVICE_ORDER=PCI_BUS_ID, or where all GPUs are alike.
+    Args:
+        library: pynvml, or an object with its functions; None imports it.
+        poll_s: Seconds between polls of GPUs without an energy counter.
+
+    Attributes:
+        names: Names of the GPUs that are read: empty unless all of them can be.
+        gpus: NVML's handle of each, and whether its power is polled.
+        problem: What is missing and what to do about it; "" where nothing is.
+        update_s: Update period of the slowest counter: a shorter window may gain nothing.
+
+    Raises:
+        ValueError: `poll_s` is not above 0.
     """
 
     def __init__(self, library: Any = None, poll_s: float = 1.0) -> None:
-        check_number("poll_s", poll_s)
-        if not 0 < poll_s <= threading.TIMEOUT_MAX:
-            raise ValueError(f"poll_s is {poll_s!r}: give seconds above 0, at most {threading.TIMEOUT_MAX:g}")
+        check_number("poll_s", poll_s, high=threading.TIMEOUT_MAX, above=0)
         self._library, self._poll_s = library, poll_s
         self.names: tuple[str, ...] = ()
-        self._gpus: list[tuple[Any, bool]] = []  # the handle of each, and whether it is polled
+        self.gpus: list[tuple[Any, bool]] = []
         self._mig = False
         self.problem = self._find()
-        self._polled = [handle for handle, is_polled in self._gpus if is_polled]
+        self._polled = [handle for handle, is_polled in self.gpus if is_polled]
         self.update_s = max(_UPDATE_S, poll_s) if self._polled else _UPDATE_S
-        self._pollers: dict[int, _Poller] = {}  # by process: a forked child has no thread, and a lock that may be held
+        # by process: a forked child has no polling thread, and its copy of a lock may be held
+        self._pollers: dict[int, _Poller] = {}
 
     def _find(self) -> str:
-        """Find the GPUs; return what is wrong."""
+        """Find the GPUs; return the problem."""
         if self._library is None:
             try:
                 import pynvml  # 22 ms, and most machines have no GPU
@@ -168,41 +185,41 @@ class Nvml:
             self._library = pynvml
         library = self._library
         try:
-            library.nvmlInit()  # never shut down: others in the process may use it
+            library.nvmlInit()  # never shut down: other code in the process may use it
             handles, self._mig = _visible(library)
             gpus = [(handle, _is_polled(library, handle)) for handle in handles]
-            self.names, self._gpus = tuple(library.nvmlDeviceGetName(handle) for handle in handles), gpus
+            self.names, self.gpus = tuple(library.nvmlDeviceGetName(handle) for handle in handles), gpus
         except (library.NVMLError_LibraryNotFound, library.NVMLError_DriverNotLoaded) as error:
             remedy = "install and load its driver; in a container, NVIDIA_DRIVER_CAPABILITIES must name utility"
             return f"no NVIDIA GPU: {error}; if there is one, {remedy}"
         except library.NVMLError as error:
             remedies = {
                 library.NVMLError_NoPermission: "give this user access to /dev/nvidia*",
-                library.NVMLError_NotSupported: "it has no power sensor, as many virtual GPUs; use a whole GPU",
+                library.NVMLError_NotSupported: "it has no power sensor, like many virtual GPUs: use a whole GPU",
             }
-            remedy = remedies.get(type(error), "see that `nvidia-smi` works; after an update of the driver, reboot")
-            return f"an NVIDIA GPU is there but cannot be read: {error}; {remedy}"
+            remedy = remedies.get(type(error), "check that `nvidia-smi` works; after a driver update, reboot")
+            return f"the NVIDIA GPU cannot be read: {error}; {remedy}"
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-        left = "" if listed is None else f" that CUDA_VISIBLE_DEVICES={listed!r} leaves; if there is one, unset it"
-        return "" if self._gpus else f"no NVIDIA GPU: NVML lists none{left}"
+        left = "" if listed is None else f" that CUDA_VISIBLE_DEVICES={listed!r} allows; if there is one, unset it"
+        return "" if self.gpus else f"no NVIDIA GPU: NVML lists none{left}"
 
     def _poller(self) -> _Poller:
-        # one step under the interpreter's own lock, which a fork leaves whole
+        # one step under the interpreter's lock, which a fork leaves intact
         return self._pollers.setdefault(os.getpid(), _Poller(self._library, self._polled, self._poll_s))
 
     def read(self) -> tuple[GpuReading, ...] | None:
         """Return the joules of each GPU so far; None where there is none, or one cannot be read now.
 
-        One that is polled can be read only while it is watched.
+        A polled GPU can be read only inside `watching`.
         """
         polled = self._poller().sample() if self._polled else []
-        if polled is None or not self._gpus:
+        if polled is None or not self.gpus:
             return None
         integrals, count_mj = iter(polled), self._library.nvmlDeviceGetTotalEnergyConsumption
         try:
             return tuple(
                 next(integrals) if is_polled else GpuReading(*[count_mj(handle) / 1e3] * 3)
-                for handle, is_polled in self._gpus
+                for handle, is_polled in self.gpus
             )
         except self._library.NVMLError:
             return None
@@ -212,11 +229,16 @@ class Nvml:
     ) -> Component | None:
         """Return the sum over the GPUs between two readings, times `pue`; None where a counter went backwards.
 
-        It does when the driver is reloaded. None too where readings and GPUs differ in number. Both readings belong to
-        one process and, if polled, to one time of watching. The bounds hold one update at the edges, and of polled
-        power NVIDIA's 5% and what may lie between samples; a counter's own error is not published and in neither.
+        Counters do that when the driver is reloaded. The bounds include one counter update at the edges and, of polled power, NVIDIA's 5%
+        and what may happen between samples. A counter's own error is not published, and in neither bound.
+
+        Args:
+            before: Readings at the beginning.
+            after: Readings at the end, by the same process and, of polled GPUs, inside the same `watching`.
+            duration_s: Time between the two.
+            pue: Power usage effectiveness of the building.
         """
-        if not self._gpus or not len(self._gpus) == len(before) == len(after):
+        if not self.gpus or not len(self.gpus) == len(before) == len(after):
             return None
         method, times = ("measured:nvml", "") if pue == 1 else ("modelled:nvml-pue@1", " times PUE")
         scope = "1 GPU, all its processes" if len(before) == 1 else f"{len(before)} GPUs, all their processes"
@@ -224,17 +246,17 @@ class Nvml:
         counted = "NVML energy counter", f"1 mJ, {_UPDATE_S:g} s"
         integrated = f"NVML power polled every {self._poll_s:g} s, accurate to 5%", f"1 mW, {self._poll_s:g} s"
         parts = []
-        for (_, is_polled), first, last in zip(self._gpus, before, after, strict=True):
+        for (_, is_polled), first, last in zip(self.gpus, before, after, strict=True):
             gain_j = last.value_j - first.value_j
             if gain_j < 0:
                 return None
             lag_j = gain_j * _UPDATE_S / max(duration_s, _UPDATE_S)
-            low_j = min(gain_j, max(0.0, last.low_j - first.low_j - lag_j))  # min and max for what is rounded
+            low_j = min(gain_j, max(0.0, last.low_j - first.low_j - lag_j))  # min and max because of rounding
             high_j = max(gain_j, last.high_j - first.high_j + lag_j)
             source, resolution = integrated if is_polled else counted
             parts.append(Component(gain_j, low_j, high_j, method, source + times, scope, resolution) * pue)
         return functools.reduce(operator.add, parts)
 
     def watching(self) -> AbstractContextManager[None]:
-        """Poll the GPUs without a counter during a `with` block; blocks nest and overlap, also across threads."""
+        """Poll the GPUs that have no counter during a `with` block; blocks nest and overlap, also across threads."""
         return self._poller().watching() if self._polled else nullcontext()

@@ -1,11 +1,11 @@
-"""What a process and its descendants have used so far: CPU seconds, memory, bytes read and written (Linux)."""
+"""What a process and its descendants have used so far: CPU time, memory, bytes read and written (Linux)."""
 
 from __future__ import annotations
 
 import os
 import re
 import resource
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,29 @@ import psutil
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_KERNEL_LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
+_MOST_LOOKS = 5
 
 Identity = tuple[int, int]
-"""A process: its number, which is used again, and the tick in which it was started."""
+"""A process: its id, which is reused, and the tick in which it started."""
 
 
 @dataclass(frozen=True)
-class _Stat:
+class ProcessUse:
+    """What one process has used.
+
+    Attributes:
+        identity: The process.
+        cpu_s: CPU time, that of the children it has waited for included.
+        rss_bytes: Resident memory.
+    """
+
     identity: Identity
-    cpu_s: float  # with the children that it has waited for
+    cpu_s: float
     rss_bytes: int
 
 
 def _read(path: str) -> bytes:
-    # open() and decoding cost three times as much, and there are several files for each process
+    # open() and decoding cost three times as much, and each process has several files
     file = os.open(path, os.O_RDONLY)
     try:
         return os.read(file, 1 << 16)
@@ -36,25 +44,20 @@ def _read(path: str) -> bytes:
         os.close(file)
 
 
-def _stat(pid: int) -> _Stat | None:
-    """Return what /proc says of a process, also of one that has ended but was not waited for; None when it is gone."""
+def process_use(pid: int) -> ProcessUse | None:
+    """Return what a process has used, also one that has ended but was not waited for; None where there is none."""
     try:
-        # the name stands in brackets and may hold anything: fields are counted from its end
+        # the name is in brackets and may hold anything: fields are counted from its end
         words = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     ticks = sum(map(int, words[11:15]))  # utime, stime, cutime, cstime
-    return _Stat((pid, int(words[19])), ticks * TICK_S, int(words[21]) * _PAGE_BYTES)
+    return ProcessUse((pid, int(words[19])), ticks * TICK_S, int(words[21]) * _PAGE_BYTES)
 
 
-def _children(pid: int) -> list[int]:
-    """Return the children of a process, one level."""
+def listed_children(pid: int) -> list[int]:
+    """Return the children of a process as the kernel lists them."""
     found: list[int] = []
-    if not _KERNEL_LISTS_CHILDREN:
-        # every process of the machine is looked at: several ms where there are hundreds
-        with suppress(psutil.NoSuchProcess):
-            found += (child.pid for child in psutil.Process(pid).children())
-        return found
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in os.scandir(f"/proc/{pid}/task"):
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -62,50 +65,77 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def searched_children(pid: int) -> list[int]:
+    """Return the children of a process by looking at every process: several ms where there are hundreds."""
+    with suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []
+
+
+find_children = listed_children if Path("/proc/thread-self/children").exists() else searched_children
+
+
 @dataclass(frozen=True)
 class Descendants:
-    """All descendants so far: CPU seconds, those of the ended included, and memory and identity of the living."""
+    """What all descendants of this process have used so far.
+
+    Attributes:
+        cpu_s: CPU time, that of ended descendants included.
+        rss_bytes: Resident memory of the living.
+        living: The living.
+    """
 
     cpu_s: float
     rss_bytes: int
     living: frozenset[Identity]
 
 
-def descendants(also: Iterable[Identity] = ()) -> Descendants:
+def descendants(
+    also: Iterable[Identity] = (),
+    *,
+    use_of: Callable[[int], ProcessUse | None] = process_use,
+    children_of: Callable[[int], list[int]] = find_children,
+) -> Descendants:
     """Return what the descendants of this process have used so far.
 
-    One that ends moves from the living to the waited for, with all that it used, when its parent waits for it: the sum
-    neither loses nor repeats it. `also` are those of a window's beginning, which may be orphans by now.
+    When a parent waits for an ended child, all that the child used moves from the living to the waited for: the sum neither loses nor
+    repeats it.
+
+    Args:
+        also: Descendants that were alive at the beginning of a window, which may be orphans by now.
+        use_of: Reads one process.
+        children_of: Lists the children of a process.
     """
-    for _ in range(5):
+    also = tuple(also)
+    for _ in range(_MOST_LOOKS):
         waited = resource.getrusage(resource.RUSAGE_CHILDREN)
-        stats = {stat.identity: stat for pid, start in also if (stat := _stat(pid)) and stat.identity == (pid, start)}
-        queue = [pid for pid, _ in stats]
+        found = {use.identity: use for pid, start in also if (use := use_of(pid)) and use.identity == (pid, start)}
+        queue = [pid for pid, _ in found]
         with suppress(ChildProcessError):
-            # asks for any child without waiting for it: 2 us, where listing the children takes that for every thread
+            # asks for any child without waiting for it: 2 us, where listing children takes that for every thread
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             queue.append(os.getpid())
         while queue:
-            for pid in _children(queue.pop()):
-                if (stat := _stat(pid)) and stat.identity not in stats:
-                    stats[stat.identity] = stat
+            for pid in children_of(queue.pop()):
+                if (use := use_of(pid)) and use.identity not in found:
+                    found[use.identity] = use
                     queue.append(pid)
-        # no one instant: a child that was waited for meanwhile may be in both or in neither
+        # not atomic: a child that was waited for meanwhile may be in both or in neither
         if resource.getrusage(resource.RUSAGE_CHILDREN) == waited:
             break
-    cpu_s = waited.ru_utime + waited.ru_stime + sum(stat.cpu_s for stat in stats.values())
-    return Descendants(cpu_s, sum(stat.rss_bytes for stat in stats.values()), frozenset(stats))
+    cpu_s = waited.ru_utime + waited.ru_stime + sum(use.cpu_s for use in found.values())
+    return Descendants(cpu_s, sum(use.rss_bytes for use in found.values()), frozenset(found))
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Return this process's resident bytes, and the most that it ever had."""
-    # not ru_maxrss: that begins with the high-water mark of the process that started this one
+    """Return the resident bytes of this process, and the most that it ever had."""
+    # not ru_maxrss: it starts with the high-water mark of the process that started this one
     kib = dict(re.findall(r"(VmHWM|VmRSS):\s*(\d+)", _read("/proc/self/status").decode()))
     return int(kib["VmRSS"]) * 1024, int(kib["VmHWM"]) * 1024
 
 
 def io_bytes(pids: Iterable[int | str]) -> tuple[int, int] | None:
-    """Return bytes read and written by processes and the children they waited for; None where one hides them."""
+    """Return the bytes read and written by processes and the children they waited for; None where one hides them."""
     read_bytes = written_bytes = 0
     try:
         for pid in pids:
@@ -117,7 +147,7 @@ def io_bytes(pids: Iterable[int | str]) -> tuple[int, int] | None:
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many processors this process may use: its affinity, or its container's quota where less."""
+    """Return how many processors this process may use: its affinity, or the quota of its container where that is less."""
     affinity = len(os.sched_getaffinity(0))
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         with suppress(OSError, ValueError):  # absent, or "max": no quota

@@ -8,6 +8,8 @@ from pathlib import Path
 from joulecache.pipelines.energy.measurement import Component
 from joulecache.pipelines.energy.model import coefficients
 
+_UJ_PER_J = 1e6
+
 
 def counter_gain(before: int, after: int, span: int) -> int:
     """Return what a counter gained between two readings, if it wrapped at `span` at most once."""
@@ -15,28 +17,32 @@ def counter_gain(before: int, after: int, span: int) -> int:
 
 
 class Rapl:
-    """Read the package and DRAM energy counters in a Linux powercap folder; they are of the whole machine.
+    """Reads the package and DRAM energy counters of a Linux powercap folder, which cover the whole machine.
 
-    `domains` maps the folder of a counter to its component (cpu or dram) and its span in microjoules. It is
-    empty unless every package and DRAM counter there can be read. `problem` says what is missing and what to do.
+    Attributes:
+        domains: The component (``cpu`` or ``dram``) and span, in microjoules, of each counter by its folder. Empty unless every package
+            and DRAM counter can be read.
+        problem: What is missing and what to do about it; "" where nothing is.
+        update_s: Update period of the counters.
     """
 
     def __init__(self, root: Path) -> None:
-        self.update_s: float = coefficients()["rapl_update_s"]["central"]
+        self.update_s = coefficients().rapl_update_s.central
+        self._limit_w = coefficients().rapl_domain_limit_w.central
         self.domains: dict[Path, tuple[str, int]] = {}
         self.problem = f"no RAPL package counter in {root}: virtual machines and containers often have none"
         domains = {}
         try:
-            # intel-rapl-mmio:* would be the same counters a second time
+            # intel-rapl-mmio:* are the same counters again
             for folder in sorted(root.glob("intel-rapl:*")):
                 name = (folder / "name").read_text("utf-8").strip()
-                # core and uncore are inside the package, psys is around it: they would count joules twice
+                # a package includes core and uncore, psys includes the packages: they would count joules twice
                 if name == "dram" or name.startswith("package-"):
                     int((folder / "energy_uj").read_text("utf-8"))
                     span_uj = int((folder / "max_energy_range_uj").read_text("utf-8"))
                     domains[folder] = ("dram" if name == "dram" else "cpu", span_uj)
         except (OSError, ValueError) as error:
-            self.problem = f"RAPL is there but cannot be read: {error}"
+            self.problem = f"RAPL counters cannot be read: {error}"
             if isinstance(error, PermissionError):
                 self.problem += f"; run `sudo chmod a+r {root}/intel-rapl:*/energy_uj` (until the next boot)"
         else:
@@ -53,12 +59,12 @@ class Rapl:
             return None
 
     def mirrors(self, before_uj: Mapping[Path, int], after_uj: Mapping[Path, int]) -> dict[Path, Path]:
-        """Return the counters that show another one's energy again, as the dies of some processors do, and that other.
+        """Return the counters that repeat another counter, as the dies of some processors do, and that other counter.
 
-        They hold the same joules at both edges, but for what is used between two reads; two counters of their own
-        never do (in a span of 262 kJ, one in 100,000).
+        A mirror has the same joules at both edges, except for what is used between the two reads. Independent counters never do: in a
+        span of 262 kJ, one in 100,000.
         """
-        slack_uj = 2 * self.update_s * coefficients()["rapl_domain_limit_w"]["central"] * 1e6
+        slack_uj = 2 * self.update_s * self._limit_w * _UJ_PER_J
         found: dict[Path, Path] = {}
         for place, folder in enumerate(self.domains):
             for other in list(self.domains)[:place]:
@@ -75,24 +81,23 @@ class Rapl:
     ) -> dict[str, Component] | None:
         """Return the components between two readings, times `pue`; None where a counter went backwards.
 
-        The bounds hold one update of the counter at the edges, and high also turns of the counter that a long
-        window may hide. The counter's own calibration is in neither: its error is not published.
+        The bounds include one counter update at the edges; the upper one also the wraps that a long window may hide. The counter's own
+        calibration error is not published, and in neither bound.
         """
-        update_s, limit_w = self.update_s, coefficients()["rapl_domain_limit_w"]["central"]
         method, source = ("measured:rapl", "powercap") if pue == 1 else ("modelled:rapl-pue@1", "powercap times PUE")
-        most_j = limit_w * (duration_s + update_s)
+        most_j = self._limit_w * (duration_s + self.update_s)
         repeated = self.mirrors(before_uj, after_uj)
         parts: dict[str, Component] = {}
         for folder, (name, span_uj) in self.domains.items():
             if folder in repeated:
                 continue
             before, after = before_uj[folder], after_uj[folder]
-            gain_j = counter_gain(before, after, span_uj) / 1e6
+            gain_j = counter_gain(before, after, span_uj) / _UJ_PER_J
             if gain_j < 0 or (after < before and gain_j > most_j):
                 return None
-            lag_j = gain_j * update_s / max(duration_s, update_s)
-            hidden_j = max(0, (most_j - gain_j) * 1e6 // span_uj) * span_uj / 1e6
+            lag_j = gain_j * self.update_s / max(duration_s, self.update_s)
+            hidden_j = max(0, (most_j - gain_j) * _UJ_PER_J // span_uj) * span_uj / _UJ_PER_J
             low_j, high_j = gain_j - lag_j, gain_j + lag_j + hidden_j
-            part = Component(gain_j, low_j, high_j, method, source, "machine", f"1 uJ, {update_s:g} s") * pue
+            part = Component(gain_j, low_j, high_j, method, source, "machine", f"1 uJ, {self.update_s:g} s") * pue
             parts[name] = parts[name] + part if name in parts else part
         return parts

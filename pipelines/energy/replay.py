@@ -1,4 +1,4 @@
-"""A meter that measures nothing and gives recorded energies again: audits are tested by it, on any machine."""
+"""A meter that replays recorded energies: audits are tested with it, on any machine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from joulecache.pipelines.energy import Energy, Meter, Window
+from joulecache.pipelines.energy.measurement import Energy
+from joulecache.pipelines.energy.meter import Meter
+from joulecache.pipelines.energy.provenance import Provenance
 from joulecache.pipelines.energy.recording import read_recording
-from joulecache.pipelines.energy.windows import OpenWindows
+from joulecache.pipelines.energy.windows import OpenWindows, Window
 
 
 class ReplayMeter(Meter):
-    """Give the windows of a recording (`Meter(record=...)`) again: those of one name in the order of the recording.
+    """Replay the windows of a recording, those of one name in the order of the recording.
 
-    `passport` and `notes` are those of the recording. Raises what `read_recording` raises; a window that the recording does not
-    have, or not so often, raises RuntimeError when it is opened. `so_far` gives the energy of the whole window.
+    `provenance` and `notes` are those of the recording. `Window.so_far` returns the energy of the whole window.
+
+    Args:
+        path: The file that a ``Meter(record=...)`` wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not a recording.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
-        self._passport, windows = read_recording(path)
-        self._notes = dict.fromkeys(self._passport.get("notes", ()))
+        self._provenance, windows = read_recording(path)
+        self._notes = dict.fromkeys(self._provenance.notes)
         self._windows = OpenWindows()
         self._left: defaultdict[str, deque[Energy]] = defaultdict(deque)
         for name, energy in windows:
@@ -30,7 +38,7 @@ class ReplayMeter(Meter):
 
     @contextmanager
     def window(self, name: str) -> Iterator[Window]:
-        """Open the next recorded window of a name."""
+        """Open the next recorded window of a name; RuntimeError where the recording has no more of them."""
         with self._windows.named(name) as window:
             if not self._left[name]:
                 known = ", ".join(sorted(repr(other) for other, left in self._left.items() if left)) or "none"
@@ -42,6 +50,6 @@ class ReplayMeter(Meter):
             finally:
                 window.end()
 
-    def passport(self) -> dict[str, object]:
-        """Return what shaped the recorded figures."""
-        return dict(self._passport)
+    def provenance(self) -> Provenance:
+        """Return the provenance of the recorded values."""
+        return self._provenance

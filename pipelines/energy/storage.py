@@ -1,33 +1,36 @@
-"""The model of storage: the joules of the drive that keeps a file, by the bytes and the days."""
+"""The storage model: joules of the drive that keeps a file, by bytes and days."""
 
 from __future__ import annotations
 
-from joulecache.pipelines.energy.measurement import Component, check_number
-from joulecache.pipelines.energy.model import coefficients
+from joulecache.pipelines.core.checks import check_number
+from joulecache.pipelines.energy.measurement import Component
+from joulecache.pipelines.energy.model import coefficients, component
 
 _TB_BYTES = 10**12  # drives are sold, and their watts published, in decimal terabytes
 _S_PER_DAY = 86_400
 
 
 def storage_energy(stored_bytes: float, days: float, pue: float = 1.0) -> Component:
-    """Return what keeping bytes on a drive takes: ``pue * watts per terabyte * terabytes * seconds``, modelled.
+    """Return the energy of keeping bytes on a drive: ``pue * watts per terabyte * terabytes * seconds``, modelled.
 
-    The value is for an SSD, low for a hard disk, high for an SSD of 2015: Cloud Carbon Footprint's coefficients, with their sources in
-    coefficients.json. A drive takes its watts whatever it does, so reads and writes add nothing, and a file has the share of them
-    that it has of the drive. One copy is counted: a cloud keeps several, and its replication factor is not applied. ValueError for
-    numbers that are negative or not finite, and for a `pue` below 1.
+    The value is for an SSD, the lower bound for a hard disk, the upper bound for an SSD of 2015: coefficients of Cloud Carbon Footprint,
+    with their sources in coefficients.json. A drive draws about the same power whatever it does, so reads and writes add nothing, and a
+    file has the share of the drive's watts that it has of its bytes. One copy is counted: the replication of a cloud is not.
+
+    Args:
+        stored_bytes: Size of the data.
+        days: How long it is kept.
+        pue: Power usage effectiveness of the building, at least 1.
+
+    Raises:
+        ValueError: A number is negative or not finite, or `pue` is below 1.
     """
-    check_number("stored_bytes", stored_bytes)
-    check_number("days", days)
-    check_number("pue", pue, at_least=1.0)
-    table = coefficients()
-    row = table["storage_w_per_tb"]
-    watts = Component(
-        row["central"],
-        row["low"],
-        row["high"],
-        f"modelled:storage@{table['version']}",
-        row["source"],
+    check_number("stored_bytes", stored_bytes, 0)
+    check_number("days", days, 0)
+    check_number("pue", pue, 1)
+    watts = component(
+        coefficients().storage_w_per_tb,
+        f"modelled:storage@{coefficients().version}",
         "one copy on a local drive, replication not counted",
         "the drive's average watts, shared by bytes",
     )

@@ -1,4 +1,4 @@
-"""Named windows: which are open in this process, and the energy that each has after its end."""
+"""Named windows: which are open in this process, and the energy of each after its end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from joulecache.pipelines.core.checks import check_text
 from joulecache.pipelines.energy.measurement import Energy
 
 
 class Window:
-    """Name a metered `with` block, and hold its `energy` after it."""
+    """A metered `with` block.
+
+    Attributes:
+        name: Its name.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -22,11 +27,11 @@ class Window:
     def energy(self) -> Energy:
         """The block's energy; RuntimeError before its end, and in a child forked inside it."""
         if self._energy is None:
-            raise RuntimeError(f"window {self.name!r} is open: read its energy after its block, where it was opened")
+            raise RuntimeError(f"window {self.name!r} is open: read its energy after its block, in the same process")
         return self._energy
 
     def so_far(self) -> Energy:
-        """Return the energy from the block's beginning until now, or until its end; RuntimeError in a forked child."""
+        """Return the energy since the block began, until now or its end; RuntimeError in a child forked inside it."""
         if self._energy is not None:
             return self._energy
         if self._measure is None or os.getpid() != self._pid:
@@ -34,19 +39,19 @@ class Window:
         return self._measure()
 
     def begin(self, measure: Callable[[], Energy]) -> None:
-        """Give the window what tells its energy until now."""
+        """Set the function that returns the energy so far."""
         self._measure = measure
 
     def end(self) -> bool:
-        """Hold the energy until now; return False, and hold none, in a child forked inside the block."""
-        if os.getpid() != self._pid:  # its counters are its own: it would report nonsense
+        """Keep the energy so far; return False, and keep none, in a child forked inside the block."""
+        if os.getpid() != self._pid:  # the child's counters are not those of the window
             return False
         self._energy, self._measure = self.so_far(), None
         return True
 
 
 class OpenWindows:
-    """Know the windows that are open, by name, in each process: a forked child has none of its parent's."""
+    """The open windows of each process by name; a forked child has none of its parent's."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[int, str], Window] = {}
@@ -54,12 +59,11 @@ class OpenWindows:
     @contextmanager
     def named(self, name: str) -> Iterator[Window]:
         """Open a window for a `with` block; ValueError for an empty name and for one that is open already."""
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"window name is {name!r}: give a non-empty text")
+        check_text("window name", name)
         window, key = Window(name), (os.getpid(), name)
-        # one step under the interpreter's own lock: a lock of ours could stay held for ever in a forked child
+        # one step under the interpreter's lock: a lock of this class could stay held for ever in a forked child
         if self._open.setdefault(key, window) is not window:
-            raise ValueError(f"window {name!r} is open already: close it first, or name this one differently")
+            raise ValueError(f"window {name!r} is open already: close it first, or choose another name")
         try:
             yield window
         finally:

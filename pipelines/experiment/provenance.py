@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import thread_counts
-from joulecache.pipelines.experiment.results import Coefficient, MeterProvenance, RunProvenance, Threads
+from joulecache.pipelines.experiment.results import RunProvenance, Threads
 
 _PACKAGES = (
     "joulecache",
@@ -56,15 +55,8 @@ def run_provenance(
         platform=platform.platform(),
         python=platform.python_version(),
         versions=_versions(),
-        meter=meter_provenance(meter.passport()),
+        meter=meter.provenance(),
     )
-
-
-def meter_provenance(passport: Mapping[str, Any]) -> MeterProvenance:
-    """Return a meter's provenance, from its JSON values."""
-    coefficients = {name: Coefficient(**row) for name, row in passport["coefficients"].items()}
-    texts = {name: tuple(passport[name]) for name in ("rapl", "gpus", "notes")}
-    return MeterProvenance(**{**passport, "coefficients": coefficients, **texts})
 
 
 def _versions() -> dict[str, str | None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from joulecache.pipelines.core.codec import OMITTED, Limits
+from joulecache.pipelines.core.codec import Limits
+from joulecache.pipelines.energy.provenance import Provenance
 from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Ratio
 
 Amount = Annotated[float, Limits(ge=0)]
@@ -222,64 +223,6 @@ class Threads:
 
 
 @dataclass(frozen=True)
-class Coefficient:
-    """One coefficient of the power model.
-
-    Attributes:
-        central: The value that is used.
-        source: The publication.
-        low: Lower bound; None if the table has none.
-        high: Upper bound; None if the table has none.
-    """
-
-    central: float
-    source: str
-    low: float | None = field(default=None, metadata=OMITTED)
-    high: float | None = field(default=None, metadata=OMITTED)
-
-
-@dataclass(frozen=True)
-class MeterProvenance:
-    """What shapes the joules of a meter.
-
-    Attributes:
-        method: `measured:rapl`, `modelled:<id>` or `user`.
-        formula: Formula of the power model.
-        coefficients_version: Version of the table of coefficients.
-        coefficients: Coefficients by name.
-        provider: Column of the table; None if the user gave the watts.
-        pue: Power usage effectiveness of the building, at least 1.
-        country: ISO 3166 alpha-3 code of the grid; None if not given.
-        carbon_g_per_kwh: Grams of CO2 per kWh; None without a country.
-        carbon_source: Where that figure is from; None without a country.
-        rapl: RAPL counters that were read.
-        gpus: GPUs whose energy was read.
-        cpu: Model of the processor; None if unknown.
-        tdp_w: The processor's thermal design power in watts; None if unknown.
-        vcpus: Processors that the process may use.
-        memory_gb: Memory of the machine, in units of 2**30 bytes.
-        notes: What could not be measured, and why.
-    """
-
-    method: str
-    formula: str
-    coefficients_version: Whole
-    coefficients: Mapping[str, Coefficient]
-    provider: str | None
-    pue: Annotated[float, Limits(ge=1)]
-    country: str | None
-    carbon_g_per_kwh: Amount | None
-    carbon_source: str | None
-    rapl: tuple[str, ...]
-    gpus: tuple[str, ...]
-    cpu: str | None
-    tdp_w: Amount | None
-    vcpus: Amount
-    memory_gb: Amount
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class RunProvenance:
     """What is needed to repeat an audit.
 
@@ -307,4 +250,4 @@ class RunProvenance:
     platform: str
     python: str
     versions: Mapping[str, str | None]
-    meter: MeterProvenance
+    meter: Provenance
