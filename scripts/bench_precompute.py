@@ -81,7 +81,8 @@ def bare(paths: list[Path], folder: Path, workers: int) -> float:
     """Do the same work without Beam, index, hashes and manifest."""
     import numpy as np
 
-    from joulecache.transforms import parse, reference_kernels
+    from joulecache.transforms import parse
+    from joulecache.transforms.chain import apply
 
     ops = parse(CHAIN).ops
     shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +94,7 @@ def bare(paths: list[Path], folder: Path, workers: int) -> float:
             images = np.empty((len(chosen), SIDE, SIDE, 3), np.uint8)
 
             def transform(place: int, chosen=chosen, images=images) -> None:
-                images[place] = reference_kernels.apply(ops, chosen[place].read_bytes(), [])
+                images[place] = apply(ops, chosen[place].read_bytes(), [])
 
             list(pool.map(transform, range(len(chosen)), chunksize=16))
             with open(folder / f"{shard}", "wb") as file:

@@ -39,7 +39,7 @@ def _write_images(photo: Path, chains: dict[str, str]) -> int:
     from PIL import Image
 
     from joulecache.transforms import parse
-    from joulecache.transforms.reference_kernels import as_image
+    from joulecache.transforms.images import as_image
 
     changed = 0
     for name, text in chains.items():
@@ -70,8 +70,8 @@ def _batch(photo: Path, text: str) -> tuple:
     import numpy as np
 
     from joulecache.transforms import Chain, parse
+    from joulecache.transforms.chain import apply_batch_ops, mix_labels
     from joulecache.transforms.randomness import random_words
-    from joulecache.transforms.reference_kernels import apply_to_batch, mix_labels
 
     chain = parse(text)
     single = Chain(chain.prefix, chain.cut)
@@ -79,7 +79,7 @@ def _batch(photo: Path, text: str) -> tuple:
     ops = chain.on_batches
     [words] = random_words(ops, len(chain.ops) - len(ops), DRAW["seed"], [0], DRAW["n"])
     size = images.shape[1:3]
-    return apply_to_batch(ops, images, words), mix_labels(ops, np.arange(BATCH), BATCH, words, size)
+    return apply_batch_ops(ops, images, words), mix_labels(ops, np.arange(BATCH), BATCH, words, size)
 
 
 def _same(one, other) -> bool:

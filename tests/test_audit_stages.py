@@ -31,7 +31,7 @@ from joulecache.pipelines.experiment.results import Waiting
 from joulecache.pipelines.experiment.runs import Run, RunLog
 from joulecache.pipelines.experiment.waiting import inputs_of, price_waiting
 from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
-from joulecache.transforms import graph_kernels
+from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import parse
 
 pytestmark = pytest.mark.usefixtures("single_epochs")
@@ -93,7 +93,7 @@ def test_each_prefix_knows_what_its_last_step_made_and_no_step_after_it(
         made = []
         for row, path in enumerate(files.paths):
             drawn = tf.constant(files.drawn[1, row])
-            made.append(int(graph_kernels.apply(steps[:count], tf.io.read_file(path), drawn)[0, 0, 0]))
+            made.append(int(graphs.apply(steps[:count], tf.io.read_file(path), drawn)[0, 0, 0]))
         assert numbers(arm, epoch=1) == sorted(made), arm.name
     assert {arm.dataset.element_spec[0].dtype for arm in (first, read, *ops)} == {tf.int32}
     (naive,) = make_arms(["naive"], files, cache, 3)

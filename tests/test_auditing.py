@@ -417,7 +417,7 @@ def test_floats_are_refused_where_a_model_would_scale_them_again(
 def test_a_chain_that_tensorflow_cannot_run_is_refused_before_anything_is_built(
     photos: Path, tmp_path: Path, chain: str, culprit: str
 ) -> None:
-    with pytest.raises(ArmError, match=f"no TensorFlow kernel for {culprit}: this chain runs on the reference"):
+    with pytest.raises(ArmError, match=f"no TensorFlow kernel for {culprit}: "):
         audit(photos, chain, tmp_path / "out", workloads=("input",))
     assert not (tmp_path / "out").exists()
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from joulecache.transforms import Chain, Cutmix, Mixup, Normalize, Op, ToFloat, parse
+from joulecache.transforms.chain import apply_batch_ops, mix_labels
 from joulecache.transforms.ops import OPS, BatchOp, op_name
-from joulecache.transforms.randomness import parameters, random_words
-from joulecache.transforms.reference_kernels import apply_to_batch, mix_labels
+from joulecache.transforms.randomness import random_words
 
 Array = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -57,7 +57,7 @@ def test_a_batch_is_the_golden_one(name: str) -> None:
     [drawn] = random_words(ops, len(chain.ops) - len(ops), 7, [0], 3)
     labels = mix_labels(ops, np.arange(3), 3, drawn, images.shape[1:3])
     with np.load(GOLDEN / f"{name}.npz") as golden:
-        for got, expected in ((apply_to_batch(ops, images, drawn), golden["images"]), (labels, golden["labels"])):
+        for got, expected in ((apply_batch_ops(ops, images, drawn), golden["images"]), (labels, golden["labels"])):
             assert got.dtype == expected.dtype
             np.testing.assert_array_equal(got, expected)
 
@@ -72,7 +72,7 @@ def test_every_op_on_batches_has_a_golden_one() -> None:
 
 def test_floats_are_levels_times_the_float32_nearest_to_a_255th() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(2, 8, 16, 1)
-    got = apply_to_batch([ToFloat()], levels, [])
+    got = apply_batch_ops([ToFloat()], levels, [])
     assert got.dtype == np.float32
     expected = [np.float32(level) * np.float32(1 / 255) for level in range(256)]
     np.testing.assert_array_equal(got.ravel(), expected)
@@ -93,7 +93,7 @@ def test_normalize_subtracts_then_divides_in_float32(
     channels = images.shape[3]
     per_channel = channels == 3 and data.draw(st.booleans())
     op = Normalize(mean, std) if per_channel else Normalize(mean[0], std[1])
-    got = apply_to_batch([ToFloat(), op], images, [])
+    got = apply_batch_ops([ToFloat(), op], images, [])
     assert got.dtype == np.float32
     for place in np.ndindex(*images.shape):
         channel = place[3]
@@ -106,9 +106,9 @@ def test_normalize_subtracts_then_divides_in_float32(
 def test_one_image_gets_the_floats_that_it_gets_in_a_batch(op: Op) -> None:
     images = noise(3, 5, 7, 3)
     ops = [op] if op == ToFloat() else [ToFloat(), op]
-    together = apply_to_batch(ops, images, [])
+    together = apply_batch_ops(ops, images, [])
     for image, expected in zip(images, together, strict=True):
-        np.testing.assert_array_equal(apply_to_batch(ops, image, []), expected)
+        np.testing.assert_array_equal(apply_batch_ops(ops, image, []), expected)
         chain = Chain((*parse("decode").ops, *ops), 1)
         np.testing.assert_array_equal(chain(image), expected)
 
@@ -125,7 +125,7 @@ def shifted(images: NDArray[Any]) -> NDArray[Any]:
 @given(images=batches, word=words)
 def test_mixup_blends_levels_with_those_of_the_image_before_rounded_down(images: Array, word: int) -> None:
     share = Fraction(word + 2**15 >> 16, UNIT)
-    got = apply_to_batch([Mixup()], images, [word])
+    got = apply_batch_ops([Mixup()], images, [word])
     assert got.dtype == np.uint8
     expected = [
         math.floor(share * own + (1 - share) * other)
@@ -139,7 +139,7 @@ def test_mixup_blends_levels_with_those_of_the_image_before_rounded_down(images:
 def test_mixup_blends_floats_with_those_of_the_image_before(images: Array, word: int) -> None:
     share = (word + 2**15 >> 16) / UNIT
     levels = floats(images)
-    got = apply_to_batch([Mixup()], levels, [word])
+    got = apply_batch_ops([Mixup()], levels, [word])
     assert got.dtype == np.float32
     expected = share * levels.astype(float) + (1 - share) * shifted(levels).astype(float)
     np.testing.assert_allclose(got, expected, atol=2e-7)
@@ -148,13 +148,13 @@ def test_mixup_blends_floats_with_those_of_the_image_before(images: Array, word:
 def test_mixup_of_the_largest_levels_does_not_overflow() -> None:
     white = np.full((2, 4, 4, 3), 255, np.uint8)
     for word in (0, 2**31, LARGEST - 2**15, LARGEST):
-        np.testing.assert_array_equal(apply_to_batch([Mixup()], white, [word]), white)
+        np.testing.assert_array_equal(apply_batch_ops([Mixup()], white, [word]), white)
 
 
 def test_all_or_nothing_of_an_image_is_its_own() -> None:
     images = noise(3, 4, 5, 3)
-    np.testing.assert_array_equal(apply_to_batch([Mixup()], images, [LARGEST]), images)
-    np.testing.assert_array_equal(apply_to_batch([Mixup()], images, [0]), shifted(images))
+    np.testing.assert_array_equal(apply_batch_ops([Mixup()], images, [LARGEST]), images)
+    np.testing.assert_array_equal(apply_batch_ops([Mixup()], images, [0]), shifted(images))
 
 
 @relaxed
@@ -171,7 +171,7 @@ def test_cutmix_puts_in_a_window_of_the_image_before(
     for row in range(max(0, y - down), min(height, y + down)):
         for column in range(max(0, x - across), min(width, x + across)):
             expected[:, row, column] = shifted(batch)[:, row, column]
-    got = apply_to_batch([Cutmix()], batch.copy(), drawn)
+    got = apply_batch_ops([Cutmix()], batch.copy(), drawn)
     assert got.dtype == batch.dtype
     np.testing.assert_array_equal(got, expected)
 
@@ -182,7 +182,7 @@ def test_a_batch_of_one_is_mixed_with_itself(op: Op, as_floats: bool) -> None:
     images: NDArray[Any] = floats(noise(1, 6, 7, 3)) if as_floats else noise(1, 6, 7, 3)
     for number in range(20):
         [drawn] = random_words([op], 1, 0, [number], 0)
-        np.testing.assert_allclose(apply_to_batch([op], images.copy(), drawn), images, rtol=2e-7)
+        np.testing.assert_allclose(apply_batch_ops([op], images.copy(), drawn), images, rtol=2e-7)
         np.testing.assert_array_equal(mix_labels([op], np.array([2]), 4, drawn, (6, 7)), [[0, 0, 1, 0]])
 
 
@@ -210,7 +210,7 @@ def test_cutmix_mixes_labels_by_the_pixels_that_are_left(size: tuple[int, int], 
     # White puts its window into black: the label says how white the black one has become.
     images = np.zeros((2, *size, 1), np.uint8)
     images[0] = 255
-    mixed = apply_to_batch([Cutmix()], images, drawn)
+    mixed = apply_batch_ops([Cutmix()], images, drawn)
     got = mix_labels([Cutmix()], np.array([0, 1]), 2, drawn, size)
     white = (mixed[1] == 255).mean()
     np.testing.assert_allclose(got, [[1 - white, white], [white, 1 - white]], atol=1e-6)
@@ -231,7 +231,7 @@ def test_labels_follow_their_images_through_several_mixtures(ops: list[Op], seed
         images[place, :, :, place] = 255
     [drawn] = random_words(ops, 1, seed, [0], 0)
     labels = mix_labels(ops, np.arange(3), 3, drawn, (8, 8))
-    mixed = apply_to_batch(ops, images, drawn)
+    mixed = apply_batch_ops(ops, images, drawn)
     np.testing.assert_allclose(mixed.mean(axis=(1, 2)), labels, atol=3.01 / 255)  # up to 3 blends are rounded down
     np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
 
@@ -246,12 +246,12 @@ def test_labels_without_a_mixture_are_one_hot() -> None:
 def test_the_share_of_an_image_is_drawn_from_a_beta_distribution(alpha: float) -> None:
     hashes = list(range(2000))
     mixup, cutmix = Mixup(alpha), Cutmix(alpha)
-    shares = [parameters(mixup, drawn, 8, 8)[0] / UNIT for drawn in random_words([mixup], 1, 0, hashes, 0)]
+    shares = [mixup.draw(drawn, 8, 8)[0] / UNIT for drawn in random_words([mixup], 1, 0, hashes, 0)]
     for place in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99):
         assert np.mean(np.array(shares) <= place) == pytest.approx(stats.beta(alpha, alpha).cdf(place), abs=0.035)
     # The whole window has the area 1 - share, to within what whole pixels allow; many reach over the edge.
     for share, drawn in zip(shares, random_words([cutmix], 1, 0, hashes, 0), strict=True):
-        top, left, bottom, right = parameters(cutmix, drawn, 1000, 1000)
+        top, left, bottom, right = cutmix.draw(drawn, 1000, 1000)
         assert (bottom - top) * (right - left) / 1e6 <= 1 - share + 1e-4
         if 0 < top < bottom < 1000 and 0 < left < right < 1000:
             assert (bottom - top) * (right - left) / 1e6 == pytest.approx(1 - share, abs=0.005)
@@ -279,7 +279,7 @@ def test_a_batch_is_left_as_it_was_where_the_first_op_makes_a_new_one(text: str)
     images = noise(4, 8, 8, 3)
     before = images.copy()
     images.flags.writeable = False
-    got = apply_to_batch(ops, images, random_words(ops, 1, 0, [0], 0)[0])
+    got = apply_batch_ops(ops, images, random_words(ops, 1, 0, [0], 0)[0])
     assert not np.shares_memory(got, images)
     np.testing.assert_array_equal(images, before)
 
@@ -303,12 +303,12 @@ def test_a_new_batch_lies_where_its_caller_wants_it(text: str) -> None:
 
     images = noise(4, 8, 8, 3)
     [drawn] = random_words(ops, 1, 0, [0], 0)
-    expected = apply_to_batch(ops, images.copy(), drawn)
-    got = apply_to_batch(ops, images, drawn, empty)
+    expected = apply_batch_ops(ops, images.copy(), drawn)
+    got = apply_batch_ops(ops, images, drawn, empty)
     assert got is made[-1]
     np.testing.assert_array_equal(got, expected)
 
 
 def test_without_ops_a_batch_is_itself() -> None:
     images = noise(2, 3, 4, 3)
-    assert apply_to_batch([], images, []) is images
+    assert apply_batch_ops([], images, []) is images

@@ -65,8 +65,9 @@ from joulecache.transforms import (
     Resize,
     ResizeShorter,
     parse,
-    reference_kernels,
 )
+from joulecache.transforms.chain import apply
+from joulecache.transforms.images import as_array
 from joulecache.transforms.randomness import key_hash, random_words
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]
@@ -109,7 +110,7 @@ def online(chain: Chain, data: bytes, key: str, seed: int, variant: int, epoch: 
     hashed = [key_hash(key)]
     head = random_words(chain.prefix, 0, seed, hashed, variant)[0]
     tail = random_words(chain.suffix, chain.cut, seed, hashed, epoch)[0]
-    return reference_kernels.apply(chain.suffix, reference_kernels.apply(chain.prefix, data, head), tail)
+    return apply(chain.suffix, apply(chain.prefix, data, head), tail)
 
 
 def cached_images(cache: Path, split: str, variant: int) -> list[Pixels]:
@@ -126,7 +127,7 @@ def cached_images(cache: Path, split: str, variant: int) -> list[Pixels]:
         else:
             decode = Decode(channels=listed.image_shape[2])
             for image in read_encoded(cache / file.name, file):
-                found.append(reference_kernels.as_array(reference_kernels.decode(decode, bytes(image))))
+                found.append(as_array(decode.pixels(bytes(image))))
     return found
 
 
@@ -154,9 +155,7 @@ def test_cached_prefix_and_loaded_suffix_are_the_chain_run_online(
         if cut in (1, 2) and encoding == "png":  # of varying size: no batches
             words = random_words(chain.suffix, cut, seed, [key_hash(key) for key in keys], epoch)
             cached = cached_images(tmp_path / "cache", "train", epoch % 3)
-            got = [
-                reference_kernels.apply(chain.suffix, image, drawn) for image, drawn in zip(cached, words, strict=True)
-            ]
+            got = [apply(chain.suffix, image, drawn) for image, drawn in zip(cached, words, strict=True)]
         else:
             got = list(CachedSplit(tmp_path / "cache", "train").images(np.arange(FEW), epoch))
         for one, other in zip(got, expected, strict=True):
@@ -196,9 +195,9 @@ def test_any_chain_gives_its_own_pixels_at_any_cut(
         file = result.files["train"][variant]
         images = [bytes(image) for image in read_encoded(Path(folder, file.name), file)]
     for (key, pixels), image in zip(expected.items(), images, strict=True):
-        cached = reference_kernels.decode(Decode(channels=chain.decode.channels), image)
+        cached = Decode(channels=chain.decode.channels).pixels(image)
         words = random_words(chain.suffix, chain.cut, seed, [key_hash(key)], epoch)[0]
-        np.testing.assert_array_equal(reference_kernels.apply(chain.suffix, cached, words), pixels)
+        np.testing.assert_array_equal(apply(chain.suffix, cached, words), pixels)
 
 
 def test_with_a_variant_for_each_epoch_the_cached_stream_is_the_online_stream(
@@ -614,7 +613,7 @@ def test_levels_of_a_large_white_image_are_exact() -> None:
         ({"max_reject_rate": -0.1}, "max_reject_rate must be a number from 0 to 1, got -0.1"),
         ({"chain": "decode|resize(20)|random_crop(24)"}, "crop 24x24 is larger than the image 20x20"),
         ({"chain": "decode|resize(40) || random_crop(48)"}, "crop 48x48 is larger than the image 40x40"),
-        ({"chain": "decode|resise(20)"}, "did you mean resize"),
+        ({"chain": "decode|resise(20)"}, "did you mean 'resize'"),
         (
             {"chain": "decode|resize_shorter(20)"},
             "varying size, but raw needs one size: .* choose encoding png or jpeg",

@@ -59,10 +59,10 @@ def test_missing_source(run: Run, tmp_path: Path) -> None:
 
 
 BAD = {
-    "unknown op": (["--chain", "decode|flip_rl"], "unknown op 'flip_rl' in 'decode|flip_rl': did you mean flip_lr?"),
+    "unknown op": (["--chain", "decode|flip_rl"], "unknown op 'flip_rl'"),
     "wrong argument type": (
         ["--chain", "decode|resize('big')"],
-        "size must be a whole number from 1 to 65535, got 'big'",
+        "size must be an integer from 1 to 65535, got 'big'",
     ),
     "crop larger than the image": (["--chain", "decode|resize(8)|random_crop(9)"], "9x9 is larger than the image 8x8"),
     "no chain": ([], "Missing option '--chain'"),
@@ -653,7 +653,7 @@ def test_a_preview_overwrites_only_what_is_named(
         (["--preview", "nowhere.jpg", "--chain", "decode"], 1, "nowhere.jpg"),
         (["--preview", "{broken}", "--chain", "decode"], 2, "not an image"),
         (["--preview", "{photo}", "--chain", "decode|random_crop(9999)"], 2, "is larger than the image"),
-        (["--preview", "{photo}", "--chain", "decode|to_float"], 2, "to_float stands only after the cut"),
+        (["--preview", "{photo}", "--chain", "decode|to_float"], 2, "to_float must come after the cut"),
         (["--ops", "no_such_module"], 2, "cannot import --ops 'no_such_module': ModuleNotFoundError"),
         (["--ops", "json"], 2, "module json defines no op"),
     ],

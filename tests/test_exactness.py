@@ -23,8 +23,9 @@ from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.cache.shards import read_encoded
 from joulecache.pipelines.loading import CachedSplit, load
-from joulecache.transforms import Chain, Op, parse, reference_kernels
-from joulecache.transforms.chain import fixed_size
+from joulecache.transforms import Chain, Op, parse
+from joulecache.transforms.chain import apply, apply_to_each, fixed_size
+from joulecache.transforms.images import as_array, as_image
 from joulecache.transforms.ops import OPS, BatchOp, op_name
 from joulecache.transforms.randomness import key_hash, random_words, word_table
 
@@ -94,7 +95,7 @@ def finished(cache: Path, chain: Chain, epoch: int) -> list[NDArray[np.uint8]]:
     files = open_manifest(cache).splits["train"].variant_files(epoch)
     stored = [Image.open(io.BytesIO(bytes(one))) for file in files for one in read_encoded(cache / file.name, file)]
     words = random_words(chain.on_images, chain.cut, SEED, [key_hash(key) for key in keys_of(cache)], epoch)
-    return [reference_kernels.apply(chain.on_images, one, row) for one, row in zip(stored, words, strict=True)]
+    return [apply(chain.on_images, one, row) for one, row in zip(stored, words, strict=True)]
 
 
 names = st.sampled_from(
@@ -154,22 +155,22 @@ def test_any_chain_cut_anywhere_gives_its_pixels(
             fixed_size(chain.ops)
         return
     words = random_words(chain.prefix, 0, seed, hashes, n)
-    cached = [reference_kernels.apply(chain.prefix, one, row) for one, row in zip(data, words, strict=True)]
+    cached = [apply(chain.prefix, one, row) for one, row in zip(data, words, strict=True)]
     cached = [through_png(image) if png else np.ascontiguousarray(image) for image in cached]
     if len({image.shape for image in cached}) == 1:
         suffix = word_table(chain.on_images, chain.cut, seed, hashes, n)
-        loaded = reference_kernels.apply_batch(chain.on_images, cached, suffix)
+        loaded = apply_to_each(chain.on_images, cached, suffix)
     else:
         rows = random_words(chain.on_images, chain.cut, seed, hashes, n)
-        loaded = [reference_kernels.apply(chain.on_images, image, row) for image, row in zip(cached, rows, strict=True)]
+        loaded = [apply(chain.on_images, image, row) for image, row in zip(cached, rows, strict=True)]
     for one, other in zip(loaded, whole, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def through_png(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     stream = io.BytesIO()
-    reference_kernels.as_image(np.ascontiguousarray(image)).save(stream, "PNG")
-    return reference_kernels.as_array(Image.open(stream))
+    as_image(np.ascontiguousarray(image)).save(stream, "PNG")
+    return as_array(Image.open(stream))
 
 
 def test_every_op_is_among_the_random_chains() -> None:
@@ -334,7 +335,7 @@ def test_held_out_records_are_not_mixed(tmp_path: Path, photo_folder: Path) -> N
 class Invert(Op):
     """Turn every second image round."""
 
-    words: ClassVar[int] = 1
+    random_words: ClassVar[int] = 1
     level: int = 255
 
     def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:

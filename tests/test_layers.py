@@ -58,7 +58,7 @@ FORWARD_TARGETS = {module: targets for (module, _), targets in FORWARD.items()}
 TENSORFLOW = {"tensorflow", "keras"}
 # They cannot be used without TensorFlow, so they import it at their top.
 WITH_TENSORFLOW = (
-    "transforms.graph_kernels",
+    "transforms.tensorflow",
     "pipelines.loading",
     "pipelines.models",
     "pipelines.compressing",

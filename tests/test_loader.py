@@ -25,7 +25,7 @@ from joulecache.pipelines.cache.shards import SPLITS
 from joulecache.pipelines.loading import CachedSplit, load
 from joulecache.pipelines.loading.memory import BatchMemory
 from joulecache.pipelines.loading.order import Order
-from joulecache.transforms import reference_kernels
+from joulecache.transforms.chain import apply
 from joulecache.transforms.randomness import key_hash, random_words
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -61,13 +61,13 @@ class Photos:
         for row in self.rows(split):
             hashed = [key_hash(row["key"])]
             words = random_words(chain.prefix, 0, SEED, hashed, epoch % variants)[0]
-            image = reference_kernels.apply(chain.prefix, self.photos[row["key"]], words)
+            image = apply(chain.prefix, self.photos[row["key"]], words)
             if manifest.encoding == "jpeg":
                 stream = io.BytesIO()
                 Image.fromarray(image).save(stream, "JPEG", quality=QUALITY)
                 image = np.asarray(Image.open(stream))
             words = random_words(chain.suffix, chain.cut, seed, hashed, epoch)[0]
-            images.append(reference_kernels.apply(chain.suffix, image, words).tobytes())
+            images.append(apply(chain.suffix, image, words).tobytes())
         return images
 
 

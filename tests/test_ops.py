@@ -48,9 +48,8 @@ from joulecache.transforms import (
     TrivialAugment,
     ops_of,
     parse,
-    randomness,
-    reference_kernels,
 )
+from joulecache.transforms.chain import apply
 from joulecache.transforms.ops import LARGEST_PIXELS, LARGEST_SIDE, OPS, BatchOp, describe, op_name
 
 relaxed = settings(deadline=None)
@@ -59,21 +58,21 @@ sides = st.integers(1, LARGEST_SIDE)
 Refused = tuple[Callable[[Any], Op], Any, str]
 
 REFUSED: list[Refused] = [
-    (Resize, 0, "resize: size must be a whole number from 1 to 65535, got 0"),
-    (Resize, 65_536, "resize: size must be a whole number from 1 to 65535, got 65536"),
-    (Resize, True, "resize: size must be a whole number from 1 to 65535, got True"),
-    (Resize, 72.0, "resize: size must be a whole number from 1 to 65535, got 72.0"),
-    (Resize, "72", "resize: size must be a whole number from 1 to 65535, got '72'"),
-    (Resize, None, "resize: size must be a whole number from 1 to 65535, got None"),
-    (Resize, (72, False), "resize: size must be a whole number from 1 to 65535, got False"),
-    (Resize, (72, 0), "resize: size must be a whole number from 1 to 65535, got 0"),
-    (Resize, (1, 2, 3), "resize: size must be a whole number or (height, width), got (1, 2, 3)"),
-    (Resize, (), "resize: size must be a whole number or (height, width), got ()"),
-    (CentralCrop, -1, "central_crop: size must be a whole number from 1 to 65535, got -1"),
-    (RandomCrop, 1.5, "random_crop: size must be a whole number from 1 to 65535, got 1.5"),
-    (RandomResizedCrop, 0, "random_resized_crop: size must be a whole number from 1 to 65535, got 0"),
-    (ResizeShorter, (72, 72), "resize_shorter: size must be a whole number from 1 to 65535, got (72, 72)"),
-    (ResizeShorter, True, "resize_shorter: size must be a whole number from 1 to 65535, got True"),
+    (Resize, 0, "resize: size must be an integer from 1 to 65535, got 0"),
+    (Resize, 65_536, "resize: size must be an integer from 1 to 65535, got 65536"),
+    (Resize, True, "resize: size must be an integer from 1 to 65535, got True"),
+    (Resize, 72.0, "resize: size must be an integer from 1 to 65535, got 72.0"),
+    (Resize, "72", "resize: size must be an integer from 1 to 65535, got '72'"),
+    (Resize, None, "resize: size must be an integer from 1 to 65535, got None"),
+    (Resize, (72, False), "resize: size must be an integer from 1 to 65535, got False"),
+    (Resize, (72, 0), "resize: size must be an integer from 1 to 65535, got 0"),
+    (Resize, (1, 2, 3), "resize: size must be an integer or (height, width), got (1, 2, 3)"),
+    (Resize, (), "resize: size must be an integer or (height, width), got ()"),
+    (CentralCrop, -1, "central_crop: size must be an integer from 1 to 65535, got -1"),
+    (RandomCrop, 1.5, "random_crop: size must be an integer from 1 to 65535, got 1.5"),
+    (RandomResizedCrop, 0, "random_resized_crop: size must be an integer from 1 to 65535, got 0"),
+    (ResizeShorter, (72, 72), "resize_shorter: size must be an integer from 1 to 65535, got (72, 72)"),
+    (ResizeShorter, True, "resize_shorter: size must be an integer from 1 to 65535, got True"),
     (FlipLr, 1.01, "flip_lr: probability must be a number from 0 to 1, got 1.01"),
     (FlipLr, True, "flip_lr: probability must be a number from 0 to 1, got True"),
     (FlipLr, float("nan"), "flip_lr: probability must be a number from 0 to 1, got nan"),
@@ -84,14 +83,14 @@ REFUSED: list[Refused] = [
     (lambda c: Decode(channels=c), 2, "decode: channels must be 1 or 3, got 2"),
     (lambda c: Decode(channels=c), True, "decode: channels must be 1 or 3, got True"),
     (lambda c: Decode(channels=c), 3.0, "decode: channels must be 1 or 3, got 3.0"),
-    (lambda s: Decode(shorter=s), 0, "decode: shorter must be a whole number from 1 to 65535, got 0"),
-    (lambda s: Decode(shorter=s), False, "decode: shorter must be a whole number from 1 to 65535, got False"),
+    (lambda s: Decode(shorter=s), 0, "decode: shorter must be an integer from 1 to 65535, got 0"),
+    (lambda s: Decode(shorter=s), False, "decode: shorter must be an integer from 1 to 65535, got False"),
     (lambda t: Decode(truncated=t), 1, "decode: truncated must be True or False, got 1"),
-    (lambda m: Decode(max_pixels=m), 0, f"decode: max_pixels must be a whole number from 1 to {LARGEST_PIXELS}, got 0"),
+    (lambda m: Decode(max_pixels=m), 0, f"decode: max_pixels must be an integer from 1 to {LARGEST_PIXELS}, got 0"),
     (
         lambda m: Decode(max_pixels=m),
         LARGEST_PIXELS + 1,
-        f"decode: max_pixels must be a whole number from 1 to {LARGEST_PIXELS}, got {LARGEST_PIXELS + 1}",
+        f"decode: max_pixels must be an integer from 1 to {LARGEST_PIXELS}, got {LARGEST_PIXELS + 1}",
     ),
     (
         lambda s: RandomResizedCrop(64, scale=s),
@@ -121,12 +120,12 @@ REFUSED: list[Refused] = [
     (
         lambda s: RandomResizedCrop(64, scale=s),
         (0.5, 0.4),
-        "random_resized_crop: scale must not fall, got (0.5, 0.4)",
+        "random_resized_crop: scale must be (low, high) with low <= high, got (0.5, 0.4)",
     ),
     (
         lambda r: RandomResizedCrop(64, ratio=r),
         (2, 1),
-        "random_resized_crop: ratio must not fall, got (2, 1)",
+        "random_resized_crop: ratio must be (low, high) with low <= high, got (2, 1)",
     ),
     (
         lambda r: RandomResizedCrop(64, ratio=r),
@@ -146,7 +145,7 @@ class Whole(NamedTuple):
     high: int
 
     def refused(self) -> list[Refused]:
-        allowed = f"{self.op}: {self.name} must be a whole number from {self.low} to {self.high}"
+        allowed = f"{self.op}: {self.name} must be an integer from {self.low} to {self.high}"
         wrong = (self.low - 1, self.high + 1, True, False, float(self.low), str(self.low), float("nan"), [self.low])
         return [(self.make, value, f"{allowed}, got {value!r}") for value in wrong]
 
@@ -284,7 +283,7 @@ SHAPES = [
         "pad",
         "padding",
         lambda v: Pad(v),
-        "a whole number, (left and right, top and bottom) or (left, top, right, bottom)",
+        "an integer, (left and right, top and bottom) or (left, top, right, bottom)",
         (),
         (1, 2, 3),
         (1, 2, 3, 4, 5),
@@ -310,7 +309,7 @@ SHAPES = [
         (1, 2, 3),
         (1, 2, 3, 4, 5),
     ),
-    *shapes("cutout", "size", lambda v: Cutout(v), "a whole number or (height, width)", (), (1,), (1, 2, 3)),
+    *shapes("cutout", "size", lambda v: Cutout(v), "an integer or (height, width)", (), (1,), (1, 2, 3)),
     *shapes("cutout", "fill", lambda v: Cutout(1, v), COLOUR, (0, 0)),
     *shapes("color_jitter", "brightness", lambda v: ColorJitter(v), PAIR, (), (1,), (1, 1, 1)),
     *shapes("color_jitter", "contrast", lambda v: ColorJitter(contrast=v), PAIR, (1,)),
@@ -329,7 +328,7 @@ SHAPES = [
 
 
 def falling(op: str, name: str, make: Callable[[Any], Op], value: tuple[float, ...]) -> Refused:
-    return make, value, f"{op}: {name} must not fall, got {value[-2:]!r}"
+    return make, value, f"{op}: {name} must be (low, high) with low <= high, got {value[-2:]!r}"
 
 
 FALLING = [
@@ -602,7 +601,9 @@ def test_a_central_crop_rounds_half_to_even_as_python_does(height: int, width: i
 @pytest.mark.parametrize("kind", [CentralCrop, RandomCrop])
 @pytest.mark.parametrize("size", [(101, 200), (100, 201)])
 def test_a_crop_larger_than_its_image_is_refused(kind: type[CentralCrop | RandomCrop], size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=rf"the crop {size[0]}x{size[1]} is larger than the image 100x200: resize"):
+    with pytest.raises(
+        ValueError, match=rf"the crop {size[0]}x{size[1]} is larger than the image 100x200: resize first"
+    ):
         kind(size).output_size(100, 200)
 
 
@@ -631,10 +632,7 @@ def test_a_border_mirrors_at_most_what_there_is(padding: Any, mode: str, fits: b
     if fits:
         assert op.output_size(8, 12) == (top + 8 + bottom, left + 12 + right)
     else:
-        message = (
-            f"pad: a border of {padding} mirrors more than there is of the image 8x12: pad less, or "
-            "choose padding_mode 'edge'"
-        )
+        message = f"pad: a border of {padding} cannot {mode} an image of 8x12: pad less, or choose padding_mode 'edge'"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             op.output_size(8, 12)
 
@@ -650,8 +648,7 @@ def test_a_blur_reaches_at_most_over_what_there_is(kernel: Any, fits: bool) -> N
     else:
         x, y = op.kernel
         message = (
-            f"gaussian_blur: a kernel of {x}x{y} mirrors more than there is of the image 8x12: blur less, or "
-            "before the resize"
+            f"gaussian_blur: a kernel of {x}x{y} is too large for an image of 8x12: blur less, or before the resize"
         )
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             op.output_size(8, 12)
@@ -746,15 +743,15 @@ def test_output_size_and_channels_are_those_that_the_kernel_gives(kind: type[Op]
     op = data.draw(PICTURES[kind])
     height, width, channels = data.draw(st.tuples(st.integers(8, 40), st.integers(8, 40), st.sampled_from([1, 3])))
     image = np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
-    words = data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=op.words, max_size=op.words))
+    words = data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=op.random_words, max_size=op.random_words))
     assume(channels == 3 or not isinstance(getattr(op, "fill", 0), tuple))  # refused: see above
     try:
         promised = (*op.output_size(height, width), op.output_channels(channels))
     except ValueError as refusal:
         with pytest.raises(ValueError, match=f"^{re.escape(str(refusal))}$"):
-            reference_kernels.apply([op], image, words)
+            apply([op], image, words)
         return
-    result = reference_kernels.apply([op], image, words)
+    result = apply([op], image, words)
     assert result.shape == promised
     assert result.dtype == np.uint8
 
@@ -782,9 +779,9 @@ def test_only_resizes_and_crops_have_a_target(kind: type[Op]) -> None:
     ],
 )
 def test_an_op_that_is_the_same_every_time_takes_no_random_words(op: Op) -> None:
-    assert op.words == 0
+    assert op.random_words == 0
     assert not op.random
-    assert randomness.parameters(op, [], 16, 16) == ()
+    assert op.draw([], 16, 16) == ()
 
 
 @pytest.mark.parametrize(
@@ -810,7 +807,7 @@ def test_an_op_that_is_the_same_every_time_takes_no_random_words(op: Op) -> None
     ],
 )
 def test_an_op_that_differs_from_draw_to_draw_is_random(op: Op) -> None:
-    assert op.words > 0
+    assert op.random_words > 0
     assert op.random
 
 
@@ -828,13 +825,13 @@ def test_an_op_that_differs_from_draw_to_draw_is_random(op: Op) -> None:
 )
 def test_an_op_that_is_done_always_or_never_is_not_random(made: Callable[[float], Op]) -> None:
     assert [made(p).random for p in (0, 1e-9, 0.5, 1 - 1e-9, 1)] == [False, True, True, True, False]
-    assert {made(p).words for p in (0, 0.5, 1)} == {1}  # or those of the ops behind it would change with it
+    assert {made(p).random_words for p in (0, 0.5, 1)} == {1}  # or those of the ops behind it would change with it
 
 
 @pytest.mark.parametrize("sigma", [1.5, (1.5, 1.5)])
 def test_a_blur_of_one_width_is_not_random(sigma: Any) -> None:
     assert not GaussianBlur(3, sigma).random
-    assert GaussianBlur(3, sigma).words == 1
+    assert GaussianBlur(3, sigma).random_words == 1
 
 
 @pytest.mark.parametrize(("name", "kind"), OPS.items())
@@ -891,19 +888,19 @@ FAULTY = [
     (f"@dataclass(frozen=True)\nclass _Base(Op):\n{PIXELS}class Invert(_Base):\n    pass\n", FROZEN),
     (
         "@dataclass(frozen=True)\nclass Invert(Op):\n    pass\n",
-        "invert: class Invert has no method pixels(image, draw), which computes the op",
+        "invert: class Invert must define pixels(image, drawn), which computes the op",
     ),
     *(
         (
             f"@dataclass(frozen=True)\nclass Invert(Op):\n    words = {value}\n{PIXELS}",
-            f"invert: words must be a whole number from 0 to 1024, got {value}",
+            f"invert: random_words must be an integer from 0 to 1024, got {value}",
         )
         for value in ("-1", "1025", "True", "1.0", "'1'", "None")
     ),
     *(
         (
             f"@dataclass(frozen=True)\nclass Invert(Op):\n    version = {value}\n{PIXELS}",
-            f"invert: version must be a whole number from 1 to 2147483648, got {value}",
+            f"invert: version must be an integer from 1 to 2147483648, got {value}",
         )
         for value in ("0", "-1", "2147483649", "True", "1.0", "'2'", "None")
     ),
@@ -925,12 +922,12 @@ def test_an_op_of_ones_own_that_is_not_made_as_it_should_be_is_refused_wherever_
 def test_the_ends_of_words_and_version_are_accepted(words: int, version: int) -> None:
     source = f"@dataclass(frozen=True)\nclass Invert(Op):\n    words = {words}\n    version = {version}\n{PIXELS}"
     [op] = parse("decode|invert", ops_of(module(source))).ops[1:]
-    assert (op.words, op.version, op.random) == (words, version, words > 0)
+    assert (op.random_words, op.version, op.random) == (words, version, words > 0)
 
 
 def test_an_op_of_ones_own_stands_under_the_name_of_its_class() -> None:
     made = module(INVERT)
-    with pytest.raises(ValueError, match=r"^op 'negative' must be called 'invert', the name of its class Invert$"):
+    with pytest.raises(ValueError, match=r"^op 'negative' must be listed as 'invert', the name of its class Invert$"):
         parse("decode|negative", {"negative": made.Invert})
 
 

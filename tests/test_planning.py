@@ -400,7 +400,7 @@ def test_a_sample_is_larger_than_caches_and_smaller_than_the_time(
         ),
         ({"fresh": ["resize"]}, "can be cached: before resize its images have no fixed size"),
         ({"chain": "decode|flip_lr"}, "vary in size and cannot be batched"),
-        ({"chain": "decode|flip_rl"}, "did you mean flip_lr"),
+        ({"chain": "decode|flip_rl"}, "did you mean 'flip_lr'"),
     ],
 )
 def test_bad_arguments(photo_folder: Path, arguments: Mapping[str, Any], message: str) -> None:

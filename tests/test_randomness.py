@@ -54,10 +54,8 @@ from joulecache.transforms import (
 )
 from joulecache.transforms.ops import AUGMENTATIONS, LARGEST_SIDE, OPS, SIGNED, BatchOp
 from joulecache.transforms.randomness import (
-    _log_uniform,
-    batch_parameters,
     key_hash,
-    parameters,
+    log_uniform,
     philox,
     random_words,
     word_table,
@@ -77,7 +75,7 @@ LARGEST = 2**32 - 1
 class Own(Op):
     """An op of somebody else's."""
 
-    words: ClassVar[int] = 3
+    random_words: ClassVar[int] = 3
 
     def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
         return image
@@ -87,7 +85,7 @@ class Own(Op):
 class Greedy(Own):
     """An op that takes as many words as there are at one position."""
 
-    words: ClassVar[int] = 1024
+    random_words: ClassVar[int] = 1024
 
     def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
         return image
@@ -171,7 +169,7 @@ def test_another_seed_record_n_or_position_draws_other_words() -> None:
 
 def test_an_op_takes_as_many_words_as_it_declares() -> None:
     [words] = random_words(TRAIN, 0, 0, [1], 0)
-    assert len(words) == sum(op.words for op in TRAIN)
+    assert len(words) == sum(op.random_words for op in TRAIN)
     assert len(set(words)) == len(words)
 
 
@@ -184,11 +182,11 @@ def test_the_words_of_a_batch_are_a_table_of_those_of_its_records() -> None:
     hashes = [key_hash(str(record)) for record in range(7)]
     table = word_table(TRAIN, 0, 3, hashes, range(7))
     assert table.dtype == np.int64
-    assert table.shape == (7, sum(op.words for op in TRAIN))
+    assert table.shape == (7, sum(op.random_words for op in TRAIN))
     assert table.tolist() == random_words(TRAIN, 0, 3, hashes, range(7))
     assert 0 <= table.min() <= table.max() <= LARGEST
     assert word_table([Resize(8)], 1, 0, hashes, 0).shape == (7, 0)
-    assert word_table(TRAIN, 0, 3, [], 0).shape == (0, sum(op.words for op in TRAIN))
+    assert word_table(TRAIN, 0, 3, [], 0).shape == (0, sum(op.random_words for op in TRAIN))
 
 
 def test_the_words_of_an_op_do_not_depend_on_the_ops_around_it() -> None:
@@ -218,7 +216,7 @@ def chi_square(values: Sequence[object], cells: Sequence[object]) -> float:
 
 def draws(op: Op, height: int = 100, width: int = 100, records: int = 20_000) -> list[tuple[int, ...]]:
     hashes = [key_hash(f"photo-{record}.jpg") for record in range(records)]
-    return [parameters(op, words, height, width) for words in random_words([op], 3, 11, hashes, 4)]
+    return [op.draw(words, height, width) for words in random_words([op], 3, 11, hashes, 4)]
 
 
 def test_random_crop_is_uniform_over_every_window() -> None:
@@ -267,7 +265,7 @@ def test_the_place_of_random_resized_crop_is_uniform() -> None:
 def test_the_log_uniform_number_is_that_of_exp(low: float, spread: float, word: int) -> None:
     high = low * spread
     expected = math.exp(math.log(low) + math.log(high / low) * (word / 2**32))
-    assert _log_uniform(low, high, word) == pytest.approx(expected, rel=1e-9)
+    assert log_uniform(word, low, high) == pytest.approx(expected, rel=1e-9)
 
 
 @relaxed
@@ -284,7 +282,7 @@ def test_a_resized_window_lies_inside_and_has_the_area_and_aspect_that_were_aske
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], words: list[int]
 ) -> None:
     scale, ratio = (min(scale), max(scale)), (min(ratio), max(ratio))
-    top, left, tall, wide = parameters(RandomResizedCrop(8, scale, ratio), words, height, width)
+    top, left, tall, wide = RandomResizedCrop(8, scale, ratio).draw(words, height, width)
     assert 0 <= top <= top + tall <= height
     assert 0 <= left <= left + wide <= width
     assert tall >= 1
@@ -307,44 +305,44 @@ def test_after_ten_misses_the_window_is_central_with_the_nearest_aspect(
     # The whole area in an aspect of 3/4 or 4/3 fits into none of these images.
     op = RandomResizedCrop(8, scale=(1, 1))
     for word in (0, LARGEST):
-        assert parameters(op, [word] * 20 + [5, 5], height, width) == window
+        assert op.draw([word] * 20 + [5, 5], height, width) == window
 
 
 def test_a_try_that_misses_is_followed_by_the_next() -> None:
     op = RandomResizedCrop(8, scale=(0.01, 1), ratio=(1, 1))
     for misses in range(10):
         words = [LARGEST, 0] * misses + [0, 0] * (10 - misses) + [0, LARGEST]
-        assert parameters(op, words, 100, 400) == (0, 380, 20, 20)
+        assert op.draw(words, 100, 400) == (0, 380, 20, 20)
 
 
 @relaxed
 @given(height=st.integers(8, 4000), width=st.integers(8, 4000), words=st.tuples(WORDS, WORDS))
 def test_a_random_window_lies_inside(height: int, width: int, words: tuple[int, int]) -> None:
-    top, left = parameters(RandomCrop((8, 5)), words, height, width)
+    top, left = RandomCrop((8, 5)).draw(words, height, width)
     assert 0 <= top <= height - 8
     assert 0 <= left <= width - 5
 
 
 def test_the_first_and_the_last_window_can_be_drawn() -> None:
-    assert parameters(RandomCrop(8), (0, 0), 100, 200) == (0, 0)
-    assert parameters(RandomCrop(8), (LARGEST, LARGEST), 100, 200) == (92, 192)
+    assert RandomCrop(8).draw((0, 0), 100, 200) == (0, 0)
+    assert RandomCrop(8).draw((LARGEST, LARGEST), 100, 200) == (92, 192)
 
 
 def test_a_crop_larger_than_its_image_is_refused() -> None:
     with pytest.raises(ValueError, match="random_crop: the crop 8x8 is larger than the image 7x9"):
-        parameters(RandomCrop(8), (0, 0), 7, 9)
+        RandomCrop(8).draw((0, 0), 7, 9)
 
 
 @pytest.mark.parametrize("op", [Brightness(0.25), Contrast(0.25)])
 def test_factors_span_the_whole_range_both_ends_included(op: Op) -> None:
-    assert parameters(op, (0,), 1, 1) == (49152,)
-    assert parameters(op, (2**31,), 1, 1) == (65536,)
-    assert parameters(op, (LARGEST,), 1, 1) == (81920,)
+    assert op.draw((0,), 1, 1) == (49152,)
+    assert op.draw((2**31,), 1, 1) == (65536,)
+    assert op.draw((LARGEST,), 1, 1) == (81920,)
 
 
 @pytest.mark.parametrize(("probability", "flips"), [(0.0, (0, 0)), (0.5, (1, 0)), (1.0, (1, 1))])
 def test_probability_0_never_mirrors_and_1_always(probability: float, flips: tuple[int, int]) -> None:
-    smallest, largest = (parameters(FlipLr(probability), (word,), 1, 1)[0] for word in (0, LARGEST))
+    smallest, largest = (FlipLr(probability).draw((word,), 1, 1)[0] for word in (0, LARGEST))
     assert (smallest, largest) == flips
 
 
@@ -393,7 +391,7 @@ def spans(op: Op, height: int, width: int) -> list[tuple[int, int]]:
         case GaussianBlur(_, sigma):
             return [units(*sigma) if isinstance(sigma, tuple) else units(sigma, sigma)]
         case GaussianNoise() | Own():
-            return [(0, LARGEST)] * op.words
+            return [(0, LARGEST)] * op.random_words
     raise AssertionError(op)
 
 
@@ -486,15 +484,15 @@ def test_every_word_is_multiplied_into_its_range_and_rounded_down(
     kind: type[Op], height: int, width: int, data: st.DataObject
 ) -> None:
     op = data.draw(SPANNED[kind])
-    words = data.draw(st.lists(corners, min_size=op.words, max_size=op.words))
+    words = data.draw(st.lists(corners, min_size=op.random_words, max_size=op.random_words))
     ends = spans(op, height, width)
-    assert len(ends) == op.words
-    drawn = parameters(op, words, height, width)
+    assert len(ends) == op.random_words
+    drawn = op.draw(words, height, width)
     assert drawn == tuple(
         first + word * (last - first + 1) // 2**32 for word, (first, last) in zip(words, ends, strict=True)
     )
-    assert parameters(op, [0] * op.words, height, width) == tuple(first for first, _ in ends)
-    assert parameters(op, [LARGEST] * op.words, height, width) == tuple(last for _, last in ends)
+    assert op.draw([0] * op.random_words, height, width) == tuple(first for first, _ in ends)
+    assert op.draw([LARGEST] * op.random_words, height, width) == tuple(last for _, last in ends)
 
 
 @pytest.mark.parametrize(
@@ -527,8 +525,8 @@ def test_every_word_is_multiplied_into_its_range_and_rounded_down(
     ids=repr,
 )
 def test_both_ends_can_be_drawn(op: Op, smallest: tuple[int, ...], largest: tuple[int, ...]) -> None:
-    assert parameters(op, [0] * op.words, 100, 200) == smallest
-    assert parameters(op, [LARGEST] * op.words, 100, 200) == largest
+    assert op.draw([0] * op.random_words, 100, 200) == smallest
+    assert op.draw([LARGEST] * op.random_words, 100, 200) == largest
 
 
 @pytest.mark.parametrize("made", SOMETIMES)
@@ -538,7 +536,7 @@ def test_an_op_with_a_probability_is_applied_to_that_share_of_the_words(
 ) -> None:
     applied = round(probability * 2**32)
     for word in {0, 1, 2**31 - 1, 2**31, max(applied - 1, 0), min(applied, LARGEST), LARGEST}:
-        assert parameters(made(probability), [word], 5, 7) == (int(word < applied),)
+        assert made(probability).draw([word], 5, 7) == (int(word < applied),)
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -549,9 +547,9 @@ def test_the_parameters_of_a_batch_are_those_of_its_records(
 ) -> None:
     op = data.draw(EVERY[kind])
     assume(kind is not RandomCrop or min(height, width) >= 8)
-    records = data.draw(st.lists(st.lists(corners, min_size=op.words, max_size=op.words), max_size=6))
-    batch = batch_parameters(op, np.array(records, np.int64).reshape(len(records), op.words), height, width)
-    assert batch == [parameters(op, words, height, width) for words in records]
+    records = data.draw(st.lists(st.lists(corners, min_size=op.random_words, max_size=op.random_words), max_size=6))
+    batch = op.draw_batch(np.array(records, np.int64).reshape(len(records), op.random_words), height, width)
+    assert batch == [op.draw(words, height, width) for words in records]
     assert all(type(drawn) is tuple and all(type(number) is int for number in drawn) for drawn in batch)
 
 
@@ -577,34 +575,34 @@ def sample(kind: type[Op]) -> Op:
     return made.get(kind) or kind()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind.words])
+@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind.random_words])
 def test_a_large_batch_is_drawn_as_its_records_are(kind: type[Op]) -> None:
     op = sample(kind)
     table = word_table([op], 1, 5, range(500), 2)
-    batch = batch_parameters(op, table, 300, 180)
-    assert batch == [parameters(op, words, 300, 180) for words in table.tolist()]
+    batch = op.draw_batch(table, 300, 180)
+    assert batch == [op.draw(words, 300, 180) for words in table.tolist()]
     assert len(set(batch)) > 1
 
 
-OF_IMAGES = [kind for kind in OPS.values() if kind.words and not issubclass(kind, BatchOp)]
+OF_IMAGES = [kind for kind in OPS.values() if kind.random_words and not issubclass(kind, BatchOp)]
 
 
 def derived(kind: type[Op]) -> Op:
-    """Return an op of somebody else's that derives from a built-in one."""
-    op: Op = type("Derived", (kind,), {})(**vars(sample(kind)))
+    """Return a custom op that overrides the pixels of a built-in one."""
+    op: Op = type("Derived", (kind,), {"pixels": Own.pixels})(**vars(sample(kind)))
     return op
 
 
 @pytest.mark.parametrize("kind", OF_IMAGES)
 def test_an_op_that_derives_from_a_built_in_one_gets_its_words_as_they_are(kind: type[Op]) -> None:
     for words in random_words([derived(kind)], 1, 5, range(20), 2):
-        assert parameters(derived(kind), words, 300, 180) == tuple(words)
+        assert derived(kind).draw(words, 300, 180) == tuple(words)
 
 
 @pytest.mark.parametrize("kind", OF_IMAGES)
 def test_so_does_one_in_a_batch(kind: type[Op]) -> None:
     table = word_table([derived(kind)], 1, 5, range(20), 2)
-    assert batch_parameters(derived(kind), table, 300, 180) == [tuple(words) for words in table.tolist()]
+    assert derived(kind).draw_batch(table, 300, 180) == [tuple(words) for words in table.tolist()]
 
 
 @relaxed
@@ -625,8 +623,8 @@ def test_resized_windows_of_a_batch_are_those_of_its_records(
 ) -> None:
     op = RandomResizedCrop(8, scale, ratio)
     table = word_table([op], 1, seed, range(40), 0)
-    batch = batch_parameters(op, table, height, width)
-    assert batch == [parameters(op, words, height, width) for words in table.tolist()]
+    batch = op.draw_batch(table, height, width)
+    assert batch == [op.draw(words, height, width) for words in table.tolist()]
 
 
 @pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (0.3, 0.31), (1.0, 7.0)])
@@ -636,20 +634,20 @@ def test_resized_windows_of_a_batch_are_those_of_its_records_where_a_pixel_is_th
     # In images as large as can be, a number that is off by one in a hundred million moves some side of these windows.
     op = RandomResizedCrop(8, (0.08, 1), ratio)
     table = word_table([op], 1, 5, range(4000), 2)
-    batch = batch_parameters(op, table, LARGEST_SIDE, LARGEST_SIDE)
-    assert batch == [parameters(op, words, LARGEST_SIDE, LARGEST_SIDE) for words in table.tolist()]
+    batch = op.draw_batch(table, LARGEST_SIDE, LARGEST_SIDE)
+    assert batch == [op.draw(words, LARGEST_SIDE, LARGEST_SIDE) for words in table.tolist()]
 
 
 def test_the_records_of_a_batch_miss_as_often_as_they_do_alone() -> None:
     op = RandomResizedCrop(8, scale=(0.01, 1), ratio=(1, 1))
     table = np.array([[LARGEST, 0] * misses + [0, 0] * (10 - misses) + [0, LARGEST] for misses in range(11)], np.int64)
-    assert batch_parameters(op, table, 100, 400) == [(0, 380, 20, 20)] * 10 + [(0, 150, 100, 100)]
-    assert batch_parameters(op, table[::-1], 100, 400) == [(0, 150, 100, 100)] + [(0, 380, 20, 20)] * 10
+    assert op.draw_batch(table, 100, 400) == [(0, 380, 20, 20)] * 10 + [(0, 150, 100, 100)]
+    assert op.draw_batch(table[::-1], 100, 400) == [(0, 150, 100, 100)] + [(0, 380, 20, 20)] * 10
 
 
 def test_a_crop_larger_than_the_images_of_a_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="random_crop: the crop 8x8 is larger than the image 7x9"):
-        batch_parameters(RandomCrop(8), np.zeros((2, 2), np.int64), 7, 9)
+        RandomCrop(8).draw_batch(np.zeros((2, 2), np.int64), 7, 9)
 
 
 # Distributions --------------------------------------------------------------------------------------------------------
@@ -704,17 +702,17 @@ def test_a_share_of_the_images_is_changed(made: Callable[[float], Op]) -> None:
 @pytest.mark.parametrize("alpha", [0.01, 0.2, 0.4, 1, 2, 30, 1000])
 @pytest.mark.parametrize("word", [0, 1, 12345, 2**30, 2**31 - 1, 2**31, 3 * 2**30 + 7, LARGEST - 1, LARGEST])
 def test_the_share_of_an_image_is_the_quantile_of_beta_at_its_word(alpha: float, word: int) -> None:
-    [share] = parameters(Mixup(alpha), [word], 1, 1)
+    [share] = Mixup(alpha).draw([word], 1, 1)
     assert share / 65536 == pytest.approx(stats.beta.ppf((word + 0.5) / 2**32, alpha, alpha), abs=0.500001 / 65536)
 
 
 @relaxed
 @given(alpha=st.just(1.0) | st.floats(0.05, 100), one=WORDS, other=WORDS)
 def test_the_share_of_an_image_rises_with_its_word_and_is_symmetric(alpha: float, one: int, other: int) -> None:
-    low, high = (parameters(Mixup(alpha), [word], 1, 1)[0] for word in sorted((one, other)))
+    low, high = (Mixup(alpha).draw([word], 1, 1)[0] for word in sorted((one, other)))
     assert 0 <= low <= high <= 65536
-    assert parameters(Mixup(alpha), [LARGEST - one], 1, 1)[0] == pytest.approx(
-        65536 - parameters(Mixup(alpha), [one], 1, 1)[0], abs=1
+    assert Mixup(alpha).draw([LARGEST - one], 1, 1)[0] == pytest.approx(
+        65536 - Mixup(alpha).draw([one], 1, 1)[0], abs=1
     )
 
 
@@ -735,10 +733,10 @@ def test_shares_have_the_mean_and_the_variance_of_beta(alpha: float) -> None:
 def test_the_window_of_cutmix_is_torchvisions_and_lies_inside(
     height: int, width: int, alpha: float, words: tuple[int, int, int]
 ) -> None:
-    top, left, bottom, right = parameters(Cutmix(alpha), words, height, width)
+    top, left, bottom, right = Cutmix(alpha).draw(words, height, width)
     assert 0 <= top <= bottom <= height
     assert 0 <= left <= right <= width
-    share = parameters(Mixup(alpha), words[:1], height, width)[0] / 65536
+    share = Mixup(alpha).draw(words[:1], height, width)[0] / 65536
     down, across = (math.floor(math.sqrt(1 - share) / 2 * side) for side in (height, width))
     middle_y, middle_x = words[1] * height // 2**32, words[2] * width // 2**32
     rows = [y for y in range(height) if middle_y - down <= y < middle_y + down]
@@ -757,15 +755,15 @@ def test_the_window_of_cutmix_is_torchvisions_and_lies_inside(
     ],
 )
 def test_a_window_of_cutmix_is_cut_off_at_the_edge(words: tuple[int, ...], window: tuple[int, ...]) -> None:
-    assert parameters(Cutmix(), words, 100, 200) == window
+    assert Cutmix().draw(words, 100, 200) == window
 
 
 def test_cutmix_is_around_every_pixel_alike() -> None:
     middles = []
     for words in random_words([Cutmix(1000)], 3, 11, range(20_000), 4):  # a share of about a half
-        [share] = parameters(Mixup(1000), words[:1], 1000, 1000)
+        [share] = Mixup(1000).draw(words[:1], 1000, 1000)
         radius = math.floor(math.sqrt(1 - share / 65536) * 500)
-        top, left, bottom, right = parameters(Cutmix(1000), words, 1000, 1000)
+        top, left, bottom, right = Cutmix(1000).draw(words, 1000, 1000)
         middle = (top + radius if top else bottom - radius), (left + radius if left else right - radius)
         middles.append((middle[0] // 250, middle[1] // 250))
     assert chi_square(middles, [(y, x) for y in range(4) for x in range(4)]) < CRITICAL[15]
@@ -839,16 +837,16 @@ def test_strengths_are_torchvisions(which: int, height: int, width: int, bins: i
             turned = strength if name in WITHOUT_A_SIGN else -strength
             for sign_word, signed in [(0, turned), (2**31 - 1, turned), (2**31, strength), (LARGEST, strength)]:
                 words = choosing(which, sign_word) + rest
-                assert parameters(op, words, height, width) == (which, signed)
+                assert op.draw(words, height, width) == (which, signed)
 
 
 def test_the_first_and_the_last_word_choose_the_first_and_the_last_augmentation() -> None:
     for op in (RandAugment(1), TrivialAugment()):
-        assert parameters(op, [0, LARGEST, 0, *[0] * 9][: op.words], 9, 9)[0] == 0
-        assert parameters(op, [LARGEST, LARGEST, 0, *[0] * 9][: op.words], 9, 9)[0] == 13
+        assert op.draw([0, LARGEST, 0, *[0] * 9][: op.random_words], 9, 9)[0] == 0
+        assert op.draw([LARGEST, LARGEST, 0, *[0] * 9][: op.random_words], 9, 9)[0] == 13
     for which in range(1, 14):
         word = choosing(which, 0)[0]
-        assert [parameters(TrivialAugment(), [w, 0, 0], 9, 9)[0] for w in (word - 1, word)] == [which - 1, which]
+        assert [TrivialAugment().draw([w, 0, 0], 9, 9)[0] for w in (word - 1, word)] == [which - 1, which]
 
 
 def test_trivial_augment_draws_every_strength_alike() -> None:
@@ -860,13 +858,13 @@ def test_trivial_augment_draws_every_strength_alike() -> None:
 
 def test_the_augmentations_in_a_row_are_drawn_each_from_its_own_words() -> None:
     [words] = random_words([RandAugment(6)], 1, 0, [3], 0)
-    row = parameters(RandAugment(6), words, 50, 60)
+    row = RandAugment(6).draw(words, 50, 60)
     assert len(row) == 12
     for count in range(1, 7):
-        assert parameters(RandAugment(count), words, 50, 60) == row[: 2 * count]
+        assert RandAugment(count).draw(words, 50, 60) == row[: 2 * count]
     for step in range(6):
         pair = words[2 * step : 2 * step + 2]
-        assert parameters(RandAugment(1), pair + [0] * 10, 50, 60) == row[2 * step : 2 * step + 2]
+        assert RandAugment(1).draw(pair + [0] * 10, 50, 60) == row[2 * step : 2 * step + 2]
 
 
 @pytest.mark.parametrize("step", [0, 1, 5])

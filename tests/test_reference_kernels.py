@@ -49,9 +49,10 @@ from joulecache.transforms import (
     TrivialAugment,
     parse,
 )
+from joulecache.transforms.chain import apply, apply_to_each
+from joulecache.transforms.images import Pixels, as_array, as_image
 from joulecache.transforms.ops import AUGMENTATIONS, OPS, BatchOp, Decode, op_name
-from joulecache.transforms.randomness import UNIT, parameters, random_words, word_table
-from joulecache.transforms.reference_kernels import Pixels, apply, apply_batch, as_array, as_image
+from joulecache.transforms.randomness import UNIT, random_words, word_table
 
 Array = NDArray[np.uint8]
 
@@ -178,7 +179,7 @@ def test_a_border_is_numpys(pixels: Array, mode: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["reflect", "symmetric"])
 def test_a_border_that_mirrors_more_than_there_is_is_refused(mode: str) -> None:
-    with pytest.raises(ValueError, match="mirrors more than there is of the image 3x9"):
+    with pytest.raises(ValueError, match=r"cannot (reflect|symmetric) an image of 3x9"):
         apply([Pad((0, 4), padding_mode=mode)], np.zeros((3, 9, 1), np.uint8), [])
 
 
@@ -316,7 +317,7 @@ def test_affine_is_torchvisions_composition_of_matrices(
 ) -> None:
     op = Affine(180, (0.3, 0.2), (0.6, 1.7), (-30, 30, -20, 40), interpolation, 99, center)
     image = np.ascontiguousarray(pixels[:, :, :channels])
-    forward = composed(center or (32, 24), parameters(op, drawn, 48, 64))
+    forward = composed(center or (32, 24), op.draw(drawn, 48, 64))
     assert_fetched(apply([op], image, drawn), image, forward, interpolation, 99)
 
 
@@ -324,7 +325,7 @@ def test_affine_is_torchvisions_composition_of_matrices(
 @given(drawn=st.tuples(*[words] * 6), interpolation=st.sampled_from(["nearest", "bilinear"]))
 def test_affine_is_pillows_transform_by_that_matrix(pixels: Array, drawn: tuple[int, ...], interpolation: str) -> None:
     op = Affine(180, (0.3, 0.2), (0.6, 1.7), (-30, 30, -20, 40), interpolation, (9, 8, 7))
-    backward = np.linalg.inv(composed((32, 24), parameters(op, drawn, 48, 64)))
+    backward = np.linalg.inv(composed((32, 24), op.draw(drawn, 48, 64)))
     theirs = as_image(pixels).transform(
         (64, 48),
         Image.Transform.AFFINE,
@@ -340,7 +341,7 @@ def test_affine_is_pillows_transform_by_that_matrix(pixels: Array, drawn: tuple[
 @given(word=words, interpolation=st.sampled_from(["nearest", "bilinear"]))
 def test_rotate_is_affine_the_other_way_round(pixels: Array, word: int, interpolation: str) -> None:
     op = Rotate((-170, 200), interpolation, (9, 8, 7))
-    [degrees] = parameters(op, [word], 48, 64)
+    [degrees] = op.draw([word], 48, 64)
     forward = composed((32, 24), (-degrees, 0, 0, UNIT, 0, 0))
     assert_fetched(apply([op], pixels, [word]), pixels, forward, interpolation, (9, 8, 7))
 
@@ -538,7 +539,7 @@ def test_every_op_on_images_is_among_these() -> None:
 
 def draws_of(op: Op) -> list[list[int]]:
     """Return the words of one draw, or for a policy of enough to meet every augmentation."""
-    count = 40 if isinstance(op, RandAugment | TrivialAugment) else 2 if op.words else 1
+    count = 40 if isinstance(op, RandAugment | TrivialAugment) else 2 if op.random_words else 1
     return random_words([op], 1, 0, list(range(1, count + 1)), 0)
 
 
@@ -589,7 +590,7 @@ def test_an_op_gives_the_size_and_the_channels_that_it_promises(pixels: Array, o
 def test_a_batch_is_its_images_one_by_one(pixels: Array, op: Op) -> None:
     batch: list[Pixels] = [pixels, pixels[::-1], pixels // 2, as_image(pixels)]
     table = word_table([op, FlipLr()], 1, 0, [5, 6, 7, 8], 0)
-    together = apply_batch([op, FlipLr()], batch, table)
+    together = apply_to_each([op, FlipLr()], batch, table)
     for image, drawn, got in zip(batch, table.tolist(), together, strict=True):
         np.testing.assert_array_equal(got, apply([op, FlipLr()], image, drawn))
 
@@ -662,7 +663,7 @@ DOES: dict[str, Callable[[Array, tuple[int, ...]], Any]] = {
 def test_an_op_of_ones_own_gets_a_read_only_array_and_whole_numbers(pixels: Array) -> None:
     for image in (pixels, as_image(pixels)):
         np.testing.assert_array_equal(apply([Own("check")], image, [1, 2, 3]), np.full_like(pixels, 6))
-    [got] = apply_batch([Own("check")], [pixels], np.array([[1, 2, 3]], np.int64))
+    [got] = apply_to_each([Own("check")], [pixels], np.array([[1, 2, 3]], np.int64))
     np.testing.assert_array_equal(got, np.full_like(pixels, 6))
 
 

@@ -1,4 +1,4 @@
-"""Chains of ops: text to ops and back, the cut, the canonical form and its fingerprint."""
+"""Chains of ops: text to ops and back, the cut, the fingerprint, and running a chain."""
 
 from __future__ import annotations
 
@@ -7,31 +7,19 @@ import dataclasses
 import difflib
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
-from joulecache.transforms.ops import (
-    OPS,
-    BatchOp,
-    CentralCrop,
-    Decode,
-    Mixture,
-    Normalize,
-    Op,
-    RandomCrop,
-    RandomResizedCrop,
-    ResizeShorter,
-    ToFloat,
-    op_name,
-)
-from joulecache.transforms.ops.base import check_own_op, check_own_ops
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
+from joulecache.transforms import randomness
+from joulecache.transforms.images import Array, Pixels, as_array, size_of
+from joulecache.transforms.ops import BUILT_IN, OPS, BatchOp, Decode, Mixture, Normalize, Op, ToFloat, op_name
+from joulecache.transforms.ops.base import check_custom_op, check_custom_ops
+from joulecache.transforms.ops.batch import Batch, Empty
 
 
 class UnknownOpError(ValueError):
@@ -40,10 +28,15 @@ class UnknownOpError(ValueError):
 
 @dataclass(frozen=True)
 class Chain:
-    """An ordered list of ops, the first `cut` of which are cached and the rest run at load time.
+    """An ordered list of ops: the first `cut` are computed once and cached, the others run at load time.
 
+    >>> from joulecache.transforms import RandomCrop
     >>> str(Chain((Decode(), RandomCrop(64)), cut=1))
     'decode || random_crop(64)'
+
+    Attributes:
+        ops: The ops. The first is `Decode`; those that run on batches are the last.
+        cut: How many ops are cached, from 1 to ``len(ops)``.
     """
 
     ops: tuple[Op, ...]
@@ -51,17 +44,17 @@ class Chain:
 
     def __post_init__(self) -> None:
         if not self.ops or not isinstance(self.ops[0], Decode):
-            raise ValueError(f"a chain starts with decode, got {_text(self.ops) or 'no op'!r}")
+            raise ValueError(f"a chain must start with decode, got {_text(self.ops) or 'no op'!r}")
         if any(isinstance(op, Decode) for op in self.ops[1:]):
-            raise ValueError(f"decode stands once, at the start, got {_text(self.ops)!r}")
+            raise ValueError(f"decode must be the first op only, got {_text(self.ops)!r}")
         if not 1 <= self.cut <= len(self.ops):
-            raise ValueError(f"the cut stands after decode, at 1 to {len(self.ops)}, got {self.cut}")
+            raise ValueError(f"the cut must be after decode, from 1 to {len(self.ops)}, got {self.cut}")
         for op in self.ops:
-            if type(op) not in _BUILT_IN:
-                check_own_op(type(op))
-                if isinstance(op, BatchOp):
-                    raise ValueError(f"{op_name(type(op))} runs on batches: an op of your own runs on single images")
-                op_text(op)  # refuses arguments that no text holds
+            if type(op) not in BUILT_IN:
+                check_custom_op(type(op))
+                if isinstance(op, Decode | BatchOp):
+                    raise ValueError(f"{op_name(type(op))}: a custom op must run on single decoded images")
+                op_text(op)  # refuses arguments that cannot be written as text
         self._check_batch_ops()
         output_channels(self.ops)
 
@@ -70,21 +63,21 @@ class Chain:
         late = self.ops[first:]
         if first < self.cut:
             raise ValueError(
-                f"{op_name(type(late[0]))} stands only after the cut, since caches hold uint8 images one by one: write '||' "
-                f"before it, got {str(self)!r}"
+                f"{op_name(type(late[0]))} must come after the cut, since caches hold single uint8 images: write '||' before it, "
+                f"got {str(self)!r}"
             )
         for op in late:
             if not isinstance(op, BatchOp):
                 raise ValueError(
-                    f"{op_name(type(op))} cannot stand behind {op_name(type(late[0]))}: ops on uint8 images come before "
-                    f"those on batches, got {str(self)!r}"
+                    f"{op_name(type(op))} cannot follow {op_name(type(late[0]))}: ops on single uint8 images come before ops "
+                    f"on batches, got {str(self)!r}"
                 )
         kinds = [type(op) for op in late]
         if kinds.count(ToFloat) > 1:
-            raise ValueError(f"to_float stands once, got {str(self)!r}")
+            raise ValueError(f"to_float must appear only once, got {str(self)!r}")
         if Normalize in kinds and ToFloat not in kinds[: kinds.index(Normalize)]:
             raise ValueError(
-                f"normalize stands only after to_float, whose units its mean and std are in, got {str(self)!r}"
+                f"normalize must come after to_float, whose scale its mean and std are on, got {str(self)!r}"
             )
 
     @property
@@ -116,19 +109,20 @@ class Chain:
 
     @property
     def mixes(self) -> bool:
-        """Whether the images of a batch are mixed, and so are their labels."""
+        """Whether the chain mixes the images of a batch, and so their labels."""
         return any(isinstance(op, Mixture) for op in self.ops)
 
     @property
     def is_float(self) -> bool:
-        """Whether images come out as float32 rather than as uint8."""
+        """Whether the result is float32 rather than uint8."""
         return any(isinstance(op, ToFloat) for op in self.ops)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the prefix in its canonical text with every op's version: two caches with one fingerprint hold the same pixels.
+        """SHA-256 of the prefix's canonical text with every op's version. Caches with equal fingerprints hold the same pixels.
 
-        Arguments at their defaults are not spelled, so that a new argument leaves old caches valid; a changed default is a new version.
+        Arguments at their defaults are not spelled out, so a new argument leaves old caches valid; a changed default requires
+        a new version.
         """
         spelled = "|".join(f"{op_text(op)}@{op.version}" for op in self.prefix)
         return hashlib.sha256(spelled.encode()).hexdigest()
@@ -138,72 +132,86 @@ class Chain:
         return f"{head} || {tail}" if tail else head
 
     def for_validation(self) -> Chain:
-        """Return the chain for held-out records: crops become central, other random ops go, all that caches can hold is cached."""
-        ops: list[Op] = []
-        for op in self.ops:
-            if type(op) is RandomCrop:
-                ops.append(CentralCrop(op.size))
-            elif type(op) is RandomResizedCrop:
-                ops += [ResizeShorter(max(op.target)), CentralCrop(op.size)]
-            elif not op.random:
-                ops.append(op)
-        return Chain(tuple(ops), sum(not isinstance(op, BatchOp) for op in ops))
+        """Return the chain for held-out records.
+
+        Random crops become central, other random ops are dropped, and everything that a cache can hold is cached.
+        """
+        ops = tuple(kept for op in self.ops for kept in op.for_validation())
+        return Chain(ops, sum(not isinstance(op, BatchOp) for op in ops))
 
     def __call__(
         self,
-        image: bytes | str | Path | NDArray[np.uint8] | Image.Image,
+        image: bytes | str | Path | Pixels,
         *,
         key: str = "",
         seed: int = 0,
         n: int = 0,
         variants: int | None = None,
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
-        """Run the whole chain on one image; ``[H, W, C]`` uint8, or float32 behind to_float.
+        """Run the whole chain on one image.
 
-        The image is encoded bytes, a path, a Pillow image or a decoded array ``[H, W, C]`` uint8. With a record's key, the cache's seed,
-        its number of variants and the epoch n this gives the pixels that the loader gives; without, those of one more draw.
-        For a trained model, take the chain of the held-out records: ``open_manifest(cache).parsed_chain("val")``.
+        With a record's key, the cache's seed and number of variants, and the epoch `n`, return the pixels that the loader
+        yields. For a trained model, use the chain of the held-out records: ``open_manifest(cache).parsed_chain("val")``.
 
-        Raises DecodeError, ValueError for an image that an op cannot take, and for a chain that mixes the images of a batch.
+        Args:
+            image: Encoded bytes, a path, a Pillow image or a decoded array ``[H, W, C]`` uint8.
+            key: The record's key.
+            seed: The cache's seed.
+            n: The epoch, at least 0.
+            variants: How many variants the cache holds; None for as many as there are epochs.
+
+        Returns:
+            ``[H, W, C]`` uint8, or float32 after to_float.
+
+        Raises:
+            DecodeError: The image cannot be decoded.
+            ValueError: An op does not support the image, or the chain mixes the images of a batch.
         """
-        from joulecache.transforms import randomness, reference_kernels
-
         if self.mixes:
             raise ValueError(
-                f"{str(self)!r} mixes the images of a batch, and cannot run on one: call its for_validation(), or leave the mixture out"
+                f"{str(self)!r} mixes the images of a batch and cannot run on one: call its for_validation(), or drop the mixture"
             )
         if n < 0 or (variants is not None and variants < 1):
             raise ValueError(f"n must be at least 0 and variants at least 1, got n={n}, variants={variants}")
-        pixels = reference_kernels.decode_any(self.decode, image)
+        pixels = self.decode.load(image)
         hashes = [randomness.key_hash(key)]
         variant = n if variants is None else n % variants
         for first, ops, draw in ((1, self.prefix[1:], variant), (self.cut, self.on_images, n)):
-            pixels = reference_kernels.run(ops, pixels, randomness.random_words(ops, first, seed, hashes, draw)[0])
-        return reference_kernels.apply_to_batch(self.on_batches, reference_kernels.as_array(pixels), ())
+            pixels = run(ops, pixels, randomness.random_words(ops, first, seed, hashes, draw)[0])
+        return apply_batch_ops(self.on_batches, as_array(pixels), ())
 
 
-_BUILT_IN = frozenset(OPS.values())
+# Sizes ----------------------------------------------------------------------------------------------------------------
 
 
-def output_size(ops: tuple[Op, ...], height: int, width: int) -> tuple[int, int]:
-    """Return the (height, width) that the ops after decode make of an image of that size."""
+def output_size(ops: Sequence[Op], height: int, width: int) -> tuple[int, int]:
+    """Return the (height, width) to which the ops after decode turn an image of this size.
+
+    Raises:
+        ValueError: An op does not support the size that it would receive.
+    """
     for op in ops:
         height, width = op.output_size(height, width)
     return height, width
 
 
-def output_channels(ops: tuple[Op, ...]) -> int:
-    """Return the channels that ops from decode on give; ValueError when an op cannot take what the ones before it give."""
+def output_channels(ops: Sequence[Op]) -> int:
+    """Return the channels of the result of ops from decode on.
+
+    Raises:
+        ValueError: An op does not support the channels that it would receive.
+    """
     channels = 0
     for op in ops:
         channels = op.output_channels(channels)
     return channels
 
 
-def fixed_size(ops: tuple[Op, ...]) -> tuple[int, int] | None:
-    """Return the (height, width) that the ops give to every image, or None when it varies with the image.
+def fixed_size(ops: Sequence[Op]) -> tuple[int, int] | None:
+    """Return the (height, width) that every image has after the ops, or None where it depends on the image.
 
-    Raises ValueError when an op cannot take what the ones before it give, like a crop larger than its image.
+    Raises:
+        ValueError: An op cannot run on any image that it would receive, like a crop larger than its input.
     """
     size: tuple[int, int] | None = None
     for op in ops:
@@ -211,60 +219,202 @@ def fixed_size(ops: tuple[Op, ...]) -> tuple[int, int] | None:
     return size
 
 
-def parse(text: str, ops: Mapping[str, type[Op]] | None = None) -> Chain:
-    """Read a chain such as ``decode|resize(72) || random_crop(64)|flip_lr``.
+# Running --------------------------------------------------------------------------------------------------------------
 
-    Arguments are Python literals, or fractions of two numbers. `ops` are ops of your own beside the built-in ones, by their names (see `Op`
-    and `ops_of`). ValueError says which op or argument is wrong and what is allowed.
+
+def run(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Pixels:
+    """Run ops on one image, and leave the result in the form that the last op returned.
+
+    Args:
+        ops: Ops on single images.
+        image: What the first op takes: for decode, encoded bytes or what `Decode.read_header` returned.
+        words: The random words of all `ops` (see `random_words`).
+
+    Raises:
+        DecodeError: The image cannot be decoded.
+        ValueError: An op does not support the image, or a custom op failed.
+    """
+    taken = 0
+    for op in ops:
+        own, taken = words[taken : taken + op.random_words], taken + op.random_words
+        if type(op) in BUILT_IN:
+            # Built-in ops also take Pillow images, and decode takes bytes.
+            array = cast("Array", image)
+            image = op.pixels(array, op.draw(own, *size_of(array)) if op.random_words else ())
+        else:
+            image = _run_custom(op, cast("Pixels", image), own)
+    return cast("Pixels", image)
+
+
+def apply(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Array:
+    """Run ops on one image as `run` does; return an array ``[H, W, C]`` uint8, possibly a view of the input."""
+    return as_array(run(ops, image, words))
+
+
+def apply_to_each(ops: Sequence[Op], images: Sequence[Pixels], words: NDArray[np.int64]) -> list[Array]:
+    """Run ops on images of one size: the same as `apply` on each, with one vectorized draw per op.
+
+    Args:
+        ops: Ops on single decoded images.
+        images: Images of one size.
+        words: Their `word_table`, int64 ``[B, W]``.
+
+    Returns:
+        Arrays ``[H, W, C]`` uint8, possibly views of the input.
+    """
+    taken = 0
+    for op in ops:
+        own, taken = words[:, taken : taken + op.random_words], taken + op.random_words
+        if type(op) not in BUILT_IN:
+            images = [_run_custom(op, image, row) for image, row in zip(images, own.tolist(), strict=True)]
+        elif op.random_words:
+            pairs = zip(cast("list[Array]", images), op.draw_batch(own, *size_of(images[0])), strict=True)
+            images = [op.pixels(image, drawn) for image, drawn in pairs]
+        else:
+            images = [op.pixels(image, ()) for image in cast("list[Array]", images)]
+    return [as_array(image) for image in images]
+
+
+def _run_custom(op: Op, image: Pixels, words: Sequence[int]) -> Array:
+    """Run a custom op on a read-only array, and check its result; ValueError where it fails."""
+    name, array = op_name(type(op)), as_array(image).view()
+    array.flags.writeable = False  # it may be a cache's file
+    height, width, channels = array.shape
+    expected = (*op.output_size(height, width), op.output_channels(channels))
+    try:
+        result = op.pixels(array, op.draw(words, height, width))
+    except Exception as error:  # foreign code may raise anything
+        raise ValueError(f"{name} failed: {type(error).__name__}: {error}".splitlines()[0]) from error
+    if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape != expected:
+        got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else repr(type(result))
+        raise ValueError(f"{name} must return a uint8 array of shape {expected}, got {got}")
+    return result
+
+
+def apply_batch_ops(ops: Sequence[Op], images: Batch, words: Sequence[int], empty: Empty = np.empty) -> Batch:
+    """Run the ops that follow those on single images.
+
+    Args:
+        ops: `BatchOp`s.
+        images: uint8 ``[B, H, W, C]``, or ``[H, W, C]`` where no op is a mixture.
+        words: The batch's random words for all `ops`.
+        empty: Allocates an array of a shape and dtype.
+
+    Returns:
+        uint8 or float32, in a new array from `empty`, or in `images` itself.
+    """
+    taken = 0
+    for op in ops:
+        assert isinstance(op, BatchOp)
+        drawn = op.draw(words[taken : taken + op.random_words], *images.shape[-3:-1])
+        taken += op.random_words
+        images = op.apply(images, drawn, empty)
+    return images
+
+
+def mix_labels(
+    ops: Sequence[Op], labels: NDArray[np.int64], classes: int, words: Sequence[int], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the labels that belong to the images that `apply_batch_ops` mixes.
+
+    Args:
+        ops: `BatchOp`s.
+        labels: Class numbers ``[B]``.
+        classes: The number of classes K.
+        words: The batch's random words for all `ops`.
+        size: (height, width) of the images.
+
+    Returns:
+        One-hot labels, mixed by the shares of their images, float32 ``[B, K]``.
+    """
+    soft = np.zeros((len(labels), classes), np.float32)
+    soft[np.arange(len(labels)), labels] = 1
+    taken = 0
+    for op in ops:
+        if isinstance(op, Mixture):
+            drawn = op.draw(words[taken : taken + op.random_words], *size)
+            share = np.float32(op.kept_share(drawn, *size))
+            soft = share * soft + (np.float32(1) - share) * np.roll(soft, 1, axis=0)
+        taken += op.random_words
+    return soft
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+_ARGUMENTS = "a number, a string, a tuple of them, True, False or None"
+
+Literal = int | float | str | bool | tuple[object, ...] | None
+
+
+def parse(text: str, ops: Mapping[str, type[Op]] | None = None) -> Chain:
+    """Parse a chain such as ``decode|resize(72) || random_crop(64)|flip_lr``.
+
+    Arguments are Python literals, or fractions of two numbers.
+
+    Args:
+        text: Ops separated by ``|``, and at most one cut ``||``.
+        ops: Custom ops by name, in addition to the built-in ones (see `Op` and `ops_of`).
+
+    Raises:
+        UnknownOpError: The text names an op that does not exist.
+        ValueError: An op or argument is wrong; the message says what is allowed.
     """
     halves = text.split("||")
     if len(halves) > 2:
-        raise ValueError(f"a chain has one cut '||' at most, got {len(halves) - 1} in {text!r}")
+        raise ValueError(f"a chain has at most one cut '||', got {len(halves) - 1} in {_quoted(text)}")
     table = _table(ops or {})
     parsed = [[_parse_op(piece, text, table) for piece in half.split("|")] for half in halves]
     return Chain(tuple(op for half in parsed for op in half), len(parsed[0]))
 
 
-def _table(own: Mapping[str, type[Op]]) -> Mapping[str, type[Op]]:
-    taken = [name for name, kind in own.items() if OPS.get(name, kind) is not kind]
+def _quoted(text: str) -> str:
+    return f'"{text}"' if text.isprintable() and '"' not in text else repr(text)
+
+
+def _table(custom: Mapping[str, type[Op]]) -> Mapping[str, type[Op]]:
+    taken = [name for name, kind in custom.items() if OPS.get(name, kind) is not kind]
     if taken:
         raise ValueError(f"op {taken[0]!r} is built in: give yours another name")
-    check_own_ops({name: kind for name, kind in own.items() if name not in OPS})
-    return {**OPS, **own}
+    check_custom_ops({name: kind for name, kind in custom.items() if name not in OPS})
+    return {**OPS, **custom}
 
 
 def _parse_op(piece: str, text: str, ops: Mapping[str, type[Op]]) -> Op:
     source = piece.strip()
     if not source:
-        raise ValueError(f"an op is missing in {text!r}: write ops between '|', like decode|resize(72)")
+        raise ValueError(f"missing op in {_quoted(text)}: write ops between '|', like decode|resize(72)")
+    unreadable = f"cannot parse {_quoted(source)} in {_quoted(text)}: an op is name or name(arguments)"
     try:
         tree = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise ValueError(f"cannot read {source!r} in {text!r}: an op is name or name(arguments)") from error
+        raise ValueError(unreadable) from error
     call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
     if not isinstance(call.func, ast.Name):
-        raise ValueError(f"cannot read {source!r} in {text!r}: an op is name or name(arguments)")
+        raise ValueError(unreadable)
     kind = ops.get(call.func.id)
     if kind is None:
         near = difflib.get_close_matches(call.func.id, ops, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ops)}"
-        raise UnknownOpError(f"unknown op {call.func.id!r} in {text!r}: {hint}")
-    try:
-        args = [_value(arg) for arg in call.args]
-        kwargs: dict[str, Any] = {}
-        for keyword in call.keywords:
-            if keyword.arg is None or keyword.arg in kwargs:
-                raise ValueError("not a name, or one given twice")
-            kwargs[keyword.arg] = _value(keyword.value)
-    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
-        raise ValueError(
-            f"cannot read the arguments of {source!r}: each is given once, and is a number, a text, a tuple of them, True, False or None"
-        ) from error
-    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        hint = f"did you mean {near[0]!r}?" if near else f"the ops are {', '.join(ops)}"
+        raise UnknownOpError(f"unknown op {call.func.id!r} in {_quoted(text)}: {hint}")
+    args, kwargs = _arguments(call, source)
     try:
         return kind(*args, **kwargs)
     except TypeError as error:
-        raise ValueError(f"{source!r} does not fit {call.func.id}({', '.join(fields)})") from error
+        fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        raise ValueError(f"{_quoted(source)} does not match {call.func.id}({', '.join(fields)})") from error
+
+
+def _arguments(call: ast.Call, source: str) -> tuple[list[Literal], dict[str, Literal]]:
+    try:
+        args = [_value(arg) for arg in call.args]
+        kwargs: dict[str, Literal] = {}
+        for keyword in call.keywords:
+            if keyword.arg is None or keyword.arg in kwargs:
+                raise ValueError("not a name, or given twice")
+            kwargs[keyword.arg] = _value(keyword.value)
+    except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError) as error:
+        raise ValueError(f"cannot parse the arguments of {_quoted(source)}: give each once, as {_ARGUMENTS}") from error
+    return args, kwargs
 
 
 class _Fractions(ast.NodeTransformer):
@@ -278,28 +428,13 @@ class _Fractions(ast.NodeTransformer):
         return node
 
 
-def _value(node: ast.expr) -> Any:
-    return ast.literal_eval(_Fractions().visit(node))
-
-
-def _is_plain(part: object) -> bool:
-    """Return whether Python reads back what it writes for `part`: not so for infinity, and NumPy's floats."""
-    return part is None or type(part) in (bool, int, str) or (type(part) is float and math.isfinite(part))
-
-
-def _literal(op: Op, name: str, value: object) -> str:
-    parts = value if type(value) is tuple else (value,)
-    if not all(map(_is_plain, parts)):
-        raise ValueError(
-            f"{op_name(type(op))}: {name} must be a number, a text, a tuple of them, True, False or None to be written down, got {value!r}"
-        )
-    if name == "size" and type(op) in _BUILT_IN and len(parts) == 2 and parts[0] == parts[1]:
-        return repr(parts[0])
-    return repr(value).replace("|", r"\x7c")  # in a text: a bar ends an op
+def _value(node: ast.expr) -> Literal:
+    value: Literal = ast.literal_eval(_Fractions().visit(node))
+    return value
 
 
 def op_text(op: Op) -> str:
-    """Spell an op with the arguments that differ from their defaults."""
+    """Return an op as text, with the arguments that differ from their defaults."""
     given, leading = [], True
     for field in dataclasses.fields(op):  # type: ignore[arg-type]
         if not field.init:
@@ -314,5 +449,19 @@ def op_text(op: Op) -> str:
     return op_name(type(op)) + (f"({', '.join(given)})" if given else "")
 
 
-def _text(ops: tuple[Op, ...]) -> str:
+def _literal(op: Op, name: str, value: object) -> str:
+    parts = value if type(value) is tuple else (value,)
+    if not all(map(_is_plain, parts)):
+        raise ValueError(f"{op_name(type(op))}: {name} must be {_ARGUMENTS} to be written as text, got {value!r}")
+    if name == "size" and type(op) in BUILT_IN and len(parts) == 2 and parts[0] == parts[1]:
+        return repr(parts[0])
+    return repr(value).replace("|", r"\x7c")  # in a string: a bar ends an op
+
+
+def _is_plain(part: object) -> bool:
+    """Return whether Python reads back what it writes for `part`: it does not for infinity and NumPy's floats."""
+    return part is None or type(part) in (bool, int, str) or (type(part) is float and math.isfinite(part))
+
+
+def _text(ops: Sequence[Op]) -> str:
     return "|".join(op_text(op) for op in ops)

@@ -15,7 +15,7 @@ from joulecache.pipelines.auditing.results import Example, ExampleImage
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.experiment.arms import Files
 from joulecache.transforms.chain import Chain, op_text
-from joulecache.transforms.reference_kernels import as_image
+from joulecache.transforms.images import as_image
 
 _EXAMPLES = 3
 _LATER_EPOCHS = 3

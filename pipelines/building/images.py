@@ -14,8 +14,8 @@ from PIL import Image
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.cache.shards import Levels
 from joulecache.pipelines.source import Unit
-from joulecache.transforms import reference_kernels
-from joulecache.transforms.chain import output_size
+from joulecache.transforms.chain import apply, output_size, run
+from joulecache.transforms.images import as_array, as_image
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import key_hash, random_words
 
@@ -62,7 +62,7 @@ class BatchedDraws:
 
 def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
     """Split the cached ops before the first random one: the head gives the same image for every variant."""
-    fixed = next((place for place, op in enumerate(prefix) if op.words), len(prefix))
+    fixed = next((place for place, op in enumerate(prefix) if op.random_words), len(prefix))
     return prefix[:fixed], prefix[fixed:]
 
 
@@ -85,8 +85,8 @@ def make_images(
     """
     chain = config.chain_of(split)
     head, tail = _head_and_tail(chain.prefix)
-    base = reference_kernels.run(head, encoded, [])
-    pixels = [reference_kernels.apply(tail, base, drawn) for drawn in words]
+    base = run(head, encoded, [])
+    pixels = [apply(tail, base, drawn) for drawn in words]
     output_size(chain.suffix, *pixels[0].shape[:2])  # refuses here what the loader could not take
     if config.encoding == "raw":
         return list(pixels), list(map(levels_of, pixels))
@@ -126,7 +126,7 @@ def mean_image_bytes(units: Sequence[Unit], config: ShardConfig) -> float:
 
 def decode_cached(data: bytes, channels: int) -> Pixels:
     """Return the pixels of an encoded image of a cache, ``[H, W, C]``."""
-    return reference_kernels.as_array(reference_kernels.decode(Decode(channels=channels), data))
+    return as_array(Decode(channels=channels).pixels(data))
 
 
 def levels_of(image: Pixels) -> Levels:
@@ -145,7 +145,7 @@ def levels_of(image: Pixels) -> Levels:
 
 def _encode(pixels: Pixels, config: ShardConfig) -> bytes:
     stream = io.BytesIO()
-    image = reference_kernels.as_image(np.ascontiguousarray(pixels))
+    image = as_image(np.ascontiguousarray(pixels))
     try:
         if config.encoding == "jpeg":
             image.save(stream, "JPEG", quality=config.quality)

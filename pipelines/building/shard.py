@@ -33,7 +33,6 @@ from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.source import Record, Unit
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
-from joulecache.transforms.reference_kernels import read_header
 
 _DECODED = MemoryBudget()  # of this process, whose threads may work on several shards
 _TASK_RECORDS = 16  # records per task of a thread: enough to hide the cost of a task
@@ -176,7 +175,7 @@ class _Transformer:
         words = draws.take(record.key, split)[len(levels) :]
         if words:
             decode = self._config.chain_of(split).decode
-            header = read_header(decode, record.data)
+            header = decode.read_header(record.data)
             with _DECODED.hold(working_bytes(header, decode.channels)):
                 images, new_levels = make_images(header, words, self._config, split)
             for variant, image in enumerate(images, len(levels)):

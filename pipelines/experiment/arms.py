@@ -20,11 +20,11 @@ from joulecache.pipelines.cache.shards import SPLITS
 from joulecache.pipelines.core.user_code import describe_failure
 from joulecache.pipelines.loading import load
 from joulecache.pipelines.source import Source
-from joulecache.transforms import graph_kernels
+from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import Chain, fixed_size, op_text, output_channels, output_size
 from joulecache.transforms.ops import BatchOp, Brightness, Decode, FlipLr, Op, RandomCrop
-from joulecache.transforms.randomness import parameters, random_words
-from joulecache.transforms.reference_kernels import EXIF_ORIENTATION
+from joulecache.transforms.ops.decode import EXIF_ORIENTATION
+from joulecache.transforms.randomness import random_words
 
 ARMS = ("naive", "tuned", "tf_cache", "optimized")
 TF_DATA, READ, BATCH = "tf.data", "read", "batch"  # the steps of the naive arm beside its ops
@@ -81,7 +81,7 @@ class Arm:
 
 def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
     """Raise ArmError for a chain that the online arms cannot run, or whose images the workloads cannot take."""
-    why = graph_kernels.refused(chain.ops)
+    why = graphs.refused(chain.ops)
     if why:
         raise ArmError(f"{why}; an audit runs it in TensorFlow too")
     if chain.is_float and set(workloads) != {"input"}:
@@ -121,7 +121,7 @@ def list_files(folder: Path, cache: Path, epochs: int) -> Files:
     paths = tuple(str(folder / key) for key in keys)
     headers = np.array([_header(chain.decode, path) for path in paths], np.int64).reshape(-1, 3)
     sizes, orientations = headers[:, :2], headers[:, 2].astype(np.int32)
-    count = sum(graph_kernels.DRAWN.get(type(op), 0) for op in chain.ops)
+    count = graphs.drawn_count(chain.ops)
     drawn = np.empty((epochs, len(keys), count), np.int32)
     for epoch in range(epochs):
         # Before the cut the draws are the variant's: an epoch of K variants sees what the cache holds.
@@ -184,8 +184,8 @@ def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> 
     drawn: list[int] = []
     taken = 0
     for op in chain.ops[1:]:
-        drawn += parameters(op, words[taken : taken + op.words], height, width)
-        taken += op.words
+        drawn += op.draw(words[taken : taken + op.random_words], height, width)
+        taken += op.random_words
         height, width = op.output_size(height, width)
     return drawn
 
@@ -283,7 +283,7 @@ class _Online:
 
     def drawn_of(self, rows: Any, first: int, last: int) -> Any:
         """Return the parameters that those ops take for those rows in the present epoch, int32 ``[..., P]``."""
-        start, end = _drawn_count(self.ops[:first]), _drawn_count(self.ops[:last])
+        start, end = graphs.drawn_count(self.ops[:first]), graphs.drawn_count(self.ops[:last])
         return tf.gather(self._drawn, self._epoch_now * self.records + rows)[..., start:end]
 
     def read(self, last: int) -> Callable[..., Any]:
@@ -292,7 +292,7 @@ class _Online:
         def function(path: Any, label: Any, row: Any) -> Any:
             orientation = None if self._orientations is None else self._orientations[row]
             drawn = self.drawn_of(row, 0, last)
-            return graph_kernels.apply(self.ops[:last], tf.io.read_file(path), drawn, orientation), label, row
+            return graphs.apply(self.ops[:last], tf.io.read_file(path), drawn, orientation), label, row
 
         return function
 
@@ -314,7 +314,7 @@ class _Online:
         """Run ops on one image."""
 
         def function(image: Any, label: Any, row: Any) -> Any:
-            return graph_kernels.apply(self.ops[first:last], image, self.drawn_of(row, first, last)), label, row
+            return graphs.apply(self.ops[first:last], image, self.drawn_of(row, first, last)), label, row
 
         return function
 
@@ -323,7 +323,7 @@ class _Online:
 
         def function(images: Any, labels: Any, rows: Any) -> Any:
             ops = self.ops[first:]
-            return graph_kernels.apply_batch(ops, images, self.drawn_of(rows, first, len(self.ops))), labels
+            return graphs.apply_batch(ops, images, self.drawn_of(rows, first, len(self.ops))), labels
 
         return function
 
@@ -374,16 +374,12 @@ def batched_from(ops: tuple[Op, ...], first: int) -> int:
     memory that they go through: a batch of them fits no processor's cache, and is gathered column by column.
     """
     start = len(ops)
-    while start > first and isinstance(ops[start - 1], graph_kernels.BATCHED) and fixed_size(ops[: start - 1]):
+    while start > first and graphs.runs_on_batches(ops[start - 1]) and fixed_size(ops[: start - 1]):
         height, width = fixed_size(ops[:start]) or (0, 0)
         if height * width >= _LARGE and isinstance(ops[start - 1], _BY_IMAGE):
             break
         start -= 1
     return start
-
-
-def _drawn_count(ops: Sequence[Op]) -> int:
-    return sum(graph_kernels.DRAWN.get(type(op), 0) for op in ops)
 
 
 def thread_counts() -> dict[str, int]:

@@ -15,8 +15,15 @@ from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_
 from joulecache.pipelines.cache.shards import SPLITS, DataFile
 from joulecache.pipelines.loading.mapped_images import open_stored
 from joulecache.pipelines.loading.memory import BatchMemory
-from joulecache.transforms import reference_kernels
-from joulecache.transforms.chain import output_channels, output_size, parse
+from joulecache.transforms.chain import (
+    apply_batch_ops,
+    apply_to_each,
+    mix_labels,
+    output_channels,
+    output_size,
+    parse,
+)
+from joulecache.transforms.images import as_array, put
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import word_table
 
@@ -56,7 +63,7 @@ class CachedSplit:
         self._decode: Callable[[Any], Any] | None = None
         if self.manifest.encoding != "raw":
             decode = Decode(channels=channels)
-            self._decode = lambda data: reference_kernels.decode(decode, bytes(data))
+            self._decode = lambda data: decode.pixels(bytes(data))
             self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
         self._memory = BatchMemory()
         shape = None if self._decode else (height, width, channels)
@@ -125,9 +132,9 @@ class CachedSplit:
             images = list(self._decoders.map(self._decode, images))
         if suffix:
             words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
-            images = reference_kernels.apply_batch(suffix, images, words)
-        for place, image in zip(batch, map(reference_kernels.as_array, images), strict=True):
-            reference_kernels.put(place, image)
+            images = apply_to_each(suffix, images, words)
+        for place, image in zip(batch, map(as_array, images), strict=True):
+            put(place, image)
         return batch
 
     def batch(
@@ -139,9 +146,9 @@ class CachedSplit:
         """
         ops = self.chain.on_batches
         words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
-        images = reference_kernels.apply_to_batch(ops, self.images(rows, epoch), words, self._memory.array)
+        images = apply_batch_ops(ops, self.images(rows, epoch), words, self._memory.array)
         labels = self.labels[rows]
         if not self.soft_labels:
             return images, labels
         classes = len(self.manifest.class_names)
-        return images, reference_kernels.mix_labels(ops, labels, classes, words, self.image_shape[:2])
+        return images, mix_labels(ops, labels, classes, words, self.image_shape[:2])

@@ -29,8 +29,9 @@ from joulecache.pipelines.loading import load
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
 from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.source import SYNTHETIC, Record, Source, Unit, open_source
-from joulecache.transforms import reference_kernels
+from joulecache.transforms import chain as chains
 from joulecache.transforms.chain import Chain, fixed_size
+from joulecache.transforms.images import as_array
 from joulecache.transforms.ops import OPS, BatchOp, Op, op_name
 from joulecache.transforms.randomness import key_hash, random_words
 
@@ -278,18 +279,18 @@ def _step_costs(chain: Chain, source: Source, units: Sequence[Unit]) -> Sequence
         raise ValueError(f"no record of {len(records)} in the sample runs through {str(chain)!r}: look at the images")
 
     def images_after(count: int) -> list[Any]:
-        return [reference_kernels.run(on_images[:count], record.data, words) for record, words in usable]
+        return [chains.run(on_images[:count], record.data, words) for record, words in usable]
 
     after = [functools.partial(images_after, count + 1) for count in range(len(on_images))]
     spent_us = _increments(_medians(after), len(usable))
-    sizes = [statistics.fmean(reference_kernels.as_array(image).nbytes for image in work()) for work in after]
+    sizes = [statistics.fmean(as_array(image).nbytes for image in work()) for work in after]
     on_batches = chain.ops[len(on_images) :]
     if on_batches:
-        batch = np.stack([reference_kernels.as_array(image) for image in after[-1]()])
+        batch = np.stack([as_array(image) for image in after[-1]()])
         words = random_words(on_batches, len(on_images), 0, [0], 0)[0]
 
         def batch_after(count: int) -> Any:
-            return reference_kernels.apply_to_batch(on_batches[:count], batch, words)
+            return chains.apply_batch_ops(on_batches[:count], batch, words)
 
         late = [functools.partial(batch_after, count + 1) for count in range(len(on_batches))]
         spent_us += _increments(_medians(late), len(usable))
@@ -320,7 +321,7 @@ def _readable(unit: Unit) -> list[Record]:
 
 def _runs(ops: Sequence[Op], record: Record, words: Sequence[int]) -> bool:
     try:
-        reference_kernels.run(ops, record.data, words)
+        chains.run(ops, record.data, words)
     except ValueError:  # a broken image, or one that an op cannot take
         return False
     return True

@@ -45,8 +45,9 @@ from joulecache.transforms import (
     Solarize,
     ToFloat,
     TrivialAugment,
-    reference_kernels,
 )
+from joulecache.transforms.chain import apply, apply_batch_ops
+from joulecache.transforms.images import put
 from joulecache.transforms.ops import BatchOp
 from joulecache.transforms.randomness import random_words
 
@@ -118,7 +119,7 @@ def copy_cost() -> float:
 
     def copy() -> None:
         for place in batch:
-            reference_kernels.put(place, image)
+            put(place, image)
 
     return cpu_us(copy) / _DRAWS
 
@@ -142,12 +143,12 @@ def _work(op: Op) -> Callable[[], object]:
         return _batch_work(op)
     words = random_words([op], 1, 0, range(_DRAWS), 0)
     image = synthetic_photo(0) if isinstance(op, Decode) else _image(op)
-    shape = reference_kernels.apply([op], image, words[0]).shape
+    shape = apply([op], image, words[0]).shape
     batch = np.empty((_DRAWS, *shape), np.uint8)
 
     def run() -> None:
         for place, drawn in zip(batch, words, strict=True):
-            reference_kernels.put(place, reference_kernels.apply([op], image, drawn))
+            put(place, apply([op], image, drawn))
 
     return run
 
@@ -156,7 +157,7 @@ def _batch_work(op: Op) -> Callable[[], object]:
     images = np.stack([_image(op)] * _DRAWS)
     words = random_words([op], 1, 0, [0], 0)[0]
     ops = [ToFloat(), op] if isinstance(op, Normalize) else [op]
-    return lambda: reference_kernels.apply_to_batch(ops, images, words)
+    return lambda: apply_batch_ops(ops, images, words)
 
 
 def _image(op: Op) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from joulecache.pipelines.cache.local_copy import staged
 from joulecache.pipelines.cache.manifest import Manifest, open_manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS, map_images, read_encoded
 from joulecache.transforms import Chain
-from joulecache.transforms.reference_kernels import as_image
+from joulecache.transforms.images import as_image
 
 _COLUMNS, _ROWS = 8, 4
 _TILE = 128  # pixels; larger images are shrunk, smaller ones enlarged without smoothing

@@ -1,45 +1,27 @@
-"""Declare the ops: what can be done to one image, its arguments, and how large the result is.
+"""The ops: one class each, with its arguments, its random draw and its pixels.
 
-Images are uint8 arrays ``[H, W, C]``. Nothing here computes pixels: `reference_kernels` does, and `graph_kernels` in TensorFlow.
+Images are uint8 arrays ``[H, W, C]``, or Pillow images between two ops. A new op needs its class, a line in `OPS`, golden
+pixels (scripts/make_golden.py) and a row in docs/transforms.md.
 """
 
 from __future__ import annotations
 
-from joulecache.transforms.ops.base import LARGEST_SIDE, Fill, Op, Size, Sometimes, describe, op_name, ops_of
+from joulecache.transforms.images import Fill
+from joulecache.transforms.ops.arguments import LARGEST_SIDE, Size, op_name
+from joulecache.transforms.ops.base import Op, RandomApply, describe, ops_of
 from joulecache.transforms.ops.batch import BatchOp, Cutmix, Mixture, Mixup, Normalize, ToFloat
-from joulecache.transforms.ops.colour import (
-    Autocontrast,
-    Brightness,
-    ColorJitter,
-    Contrast,
-    Equalize,
-    GaussianBlur,
-    GaussianNoise,
-    Grayscale,
-    Hue,
-    Posterize,
-    Saturation,
-    Sharpness,
-    Solarize,
-)
-from joulecache.transforms.ops.decode import LARGEST_PIXELS, Decode
-from joulecache.transforms.ops.geometry import (
-    Affine,
-    CentralCrop,
-    Cutout,
-    FlipLr,
-    FlipUd,
-    Pad,
-    RandomCrop,
-    RandomResizedCrop,
-    Resize,
-    ResizeShorter,
-    Rotate,
-)
+from joulecache.transforms.ops.colour import Brightness, ColorJitter, Contrast, Grayscale, Hue, Saturation
+from joulecache.transforms.ops.crops import CentralCrop, RandomCrop, RandomResizedCrop
+from joulecache.transforms.ops.decode import LARGEST_PIXELS, Decode, DecodeError
+from joulecache.transforms.ops.filters import GaussianBlur, GaussianNoise, Sharpness
+from joulecache.transforms.ops.geometry import Cutout, FlipLr, FlipUd, Pad, Resize, ResizeShorter
+from joulecache.transforms.ops.levels import Autocontrast, Equalize, Posterize, Solarize
 from joulecache.transforms.ops.policies import AUGMENTATIONS, SIGNED, RandAugment, TrivialAugment
+from joulecache.transforms.ops.warps import Affine, Rotate
 
 __all__ = [
     "AUGMENTATIONS",
+    "BUILT_IN",
     "LARGEST_PIXELS",
     "LARGEST_SIDE",
     "OPS",
@@ -54,6 +36,7 @@ __all__ = [
     "Cutmix",
     "Cutout",
     "Decode",
+    "DecodeError",
     "Equalize",
     "Fill",
     "FlipLr",
@@ -69,6 +52,7 @@ __all__ = [
     "Pad",
     "Posterize",
     "RandAugment",
+    "RandomApply",
     "RandomCrop",
     "RandomResizedCrop",
     "Resize",
@@ -78,7 +62,6 @@ __all__ = [
     "Sharpness",
     "Size",
     "Solarize",
-    "Sometimes",
     "ToFloat",
     "TrivialAugment",
     "describe",
@@ -122,3 +105,5 @@ OPS: dict[str, type[Op]] = {
         Cutmix,
     )
 }
+
+BUILT_IN = frozenset(OPS.values())

@@ -1,98 +1,168 @@
-"""What every op is, and the checks of the arguments that ops have in common."""
+"""The base classes of ops, and what a custom op must satisfy."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar, cast
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-Size = int | tuple[int, int]
-Fill = int | tuple[int, int, int]
+from joulecache.transforms.images import Array, Pixels
+from joulecache.transforms.ops.arguments import number, op_name
+from joulecache.transforms.randomness import MOST_WORDS
 
-LARGEST_SIDE = 65_535  # the largest side that JPEG can hold
-MOST_WORDS = 1024  # what `randomness` has room for at one position
+Drawn = tuple[int, ...]
+"""An op's random parameters for one image."""
+
+_BUILT_IN_MODULES = __name__.removesuffix("base")
+
+
+def _is_built_in(thing: object) -> bool:
+    """Return whether a class or method is defined in this package."""
+    return str(getattr(thing, "__module__", "")).startswith(_BUILT_IN_MODULES)
 
 
 class Op:
-    """One transform. A subclass is a frozen dataclass whose fields are the arguments.
+    """One transform of an image: a frozen dataclass whose fields are the op's arguments.
 
-    `version` changes when the pixels change. `words` is how many random 32-bit words one draw takes: 0 for an op that is
-    the same every time.
+    Built-in and custom ops are written alike. `draw` turns random words into parameters, `pixels` computes the result from an
+    image and these parameters. An op that changes the image's size overrides `output_size`, and `target` if every result has
+    the same size; one that changes the channels overrides `output_channels`.
 
-    An op of your own also has a method ``pixels(image, draw)``, which gets a read-only uint8 array ``[H, W, C]`` and its words
-    as a tuple of ints in [0, 2**32), and returns another such array; where the size changes, `output_size` says to what, and
-    `target` too where it is the same for every image.
+    Custom ops receive read-only arrays and return arrays. Built-in ops also accept and return Pillow images. A custom op that
+    derives from a built-in one and overrides `pixels` receives the random words themselves, unless it overrides `draw` too.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Invert(Op):
-    ...     words = 1
-    ...     def pixels(self, image, draw):
-    ...         return 255 - image if draw[0] < 2**31 else image
+    ...     random_words = 1
+    ...     def draw(self, words, height, width):
+    ...         return (words[0] % 2,)
+    ...     def pixels(self, image, drawn):
+    ...         return 255 - image if drawn[0] else image
     >>> from joulecache.transforms import parse
     >>> str(parse("decode|invert", ops={"invert": Invert}))
     'decode|invert'
+
+    Attributes:
+        version: Raise it when the op's pixels change: caches built with another version are then rebuilt.
+        random_words: How many random 32-bit words one draw uses, at most 1024; 0 for a deterministic op.
     """
 
     version: ClassVar[int] = 1
-    words: ClassVar[int] = 0
+    random_words: ClassVar[int] = 0
+
+    def __init_subclass__(cls) -> None:
+        """Reset inherited methods that no longer match what the class overrides."""
+        super().__init_subclass__()
+        defined = vars(cls)
+        if "words" in defined:  # what `random_words` was called in version 0.1
+            cls.random_words = defined["words"]
+        stale = {"draw_batch"} if "draw" in defined else set()
+        if "pixels" in defined and not _is_built_in(cls):
+            stale |= {name for name in ("draw", "draw_batch", "for_validation") if _is_built_in(getattr(cls, name))}
+        for name in stale - defined.keys():
+            setattr(cls, name, getattr(Op, name))
 
     @property
     def random(self) -> bool:
         """Whether two draws of the op can differ."""
-        return self.words > 0
+        return self.random_words > 0
 
     @property
     def target(self) -> tuple[int, int] | None:
-        """The (height, width) of every result, None where that depends on the image."""
+        """The (height, width) of every result, or None where it depends on the image."""
         return None
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return (height, width) of the result for an input of that size; ValueError if the op cannot take it."""
+        """Return (height, width) of the result for an input of this size; raise ValueError for an unsupported size."""
         return height, width
 
     def output_channels(self, channels: int) -> int:
-        """Return the channels of the result for an input of that many; ValueError if the op cannot take it."""
+        """Return the channels of the result for an input with this many; raise ValueError for an unsupported number."""
         return channels
 
-    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Compute the op: only asked of ops of your own, since the built-in ones have kernels."""
+    def for_validation(self) -> tuple[Op, ...]:
+        """Return the ops that replace this one in the chain of held-out records."""
+        return () if self.random else (self,)
+
+    def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
+        """Turn random words into the parameters that `pixels` receives: by default, the words themselves.
+
+        Args:
+            words: `random_words` integers in [0, 2**32).
+            height: Height of the input, in pixels.
+            width: Width of the input, in pixels.
+        """
+        return tuple(words)
+
+    def draw_batch(self, words: NDArray[np.int64], height: int, width: int, /) -> list[Drawn]:
+        """Return `draw` for every row of `words`, int64 ``[B, random_words]``, for images of one size."""
+        return [self.draw(row, height, width) for row in words.tolist()]
+
+    def pixels(self, image: Array, drawn: Drawn, /) -> Pixels:
+        """Compute the result.
+
+        Args:
+            image: uint8 ``[H, W, C]``, not to be written to.
+            drawn: What `draw` returned.
+
+        Returns:
+            uint8, of the shape that `output_size` and `output_channels` promise; a view of the input is fine.
+        """
         raise NotImplementedError
 
 
-class Sometimes(Op):
-    """An op that is applied with a `probability`, and else leaves the image as it is."""
+def draw_columns(op: Op, words: NDArray[np.int64], height: int, width: int, /) -> list[Drawn]:
+    """Draw a batch by calling `draw` once on whole columns of words: `draw_batch` of ops whose `draw` is plain arithmetic."""
+    columns = op.draw(cast("Sequence[int]", words.T), height, width)
+    return list(zip(*(column.tolist() for column in cast("tuple[NDArray[np.int64], ...]", columns)), strict=True))
 
-    words: ClassVar[int] = 1
+
+class RandomApply(Op):
+    """An op that is applied with a probability, and otherwise leaves the image unchanged.
+
+    Attributes:
+        probability: From 0 to 1.
+    """
+
+    random_words: ClassVar[int] = 1
     probability: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "probability", number(self, "probability", self.probability, 0.0, 1.0))
 
     @property
     def random(self) -> bool:
         """Whether two draws of the op can differ: not at a probability of 0 or 1."""
         return 0 < self.probability < 1
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "probability", number(self, "probability", self.probability, 0.0, 1.0))
+    def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
+        """Return (0 or 1,): whether to apply the op."""
+        return ((words[0] < round(self.probability * 2**32)) * 1,)
 
+    draw_batch = draw_columns
 
-def op_name(kind: type[Op]) -> str:
-    """Return an op's name in chain text: ``RandomCrop`` is ``random_crop``."""
-    return "".join("_" + c.lower() if c.isupper() else c for c in kind.__name__).lstrip("_")
+    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+        """Apply the op if the draw says so."""
+        return self.apply(image) if drawn[0] else image
+
+    def apply(self, image: Pixels) -> Pixels:
+        """Compute the result of the op where it is applied."""
+        raise NotImplementedError
 
 
 def describe(kind: type[Op]) -> tuple[str, str]:
-    """Return how an op is written, with its defaults, and the first line of its docstring."""
+    """Return an op's call with its defaults, and the summary line of its docstring."""
     arguments = [
         field.name if field.default is dataclasses.MISSING else f"{field.name}={_short(field.default)}"
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
     ]
-    does = (kind.__doc__ or "").strip().partition("\n")[0]
-    return f"{op_name(kind)}({', '.join(arguments)})" if arguments else op_name(kind), does
+    summary = (kind.__doc__ or "").strip().partition("\n")[0]
+    return f"{op_name(kind)}({', '.join(arguments)})" if arguments else op_name(kind), summary
 
 
 def _short(value: object) -> str:
@@ -101,8 +171,17 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
+# Custom ops -----------------------------------------------------------------------------------------------------------
+
+
 def ops_of(module: ModuleType) -> dict[str, type[Op]]:
-    """Return the ops that a module defines, by their names; ValueError when there is none, or one is not made as it should be."""
+    """Return the ops that a module defines, by name.
+
+    Classes whose names begin with an underscore are skipped, as are imported ones.
+
+    Raises:
+        ValueError: The module defines no op, or one that `Op` does not allow.
+    """
     found = {
         op_name(kind): kind
         for kind in vars(module).values()
@@ -111,114 +190,31 @@ def ops_of(module: ModuleType) -> dict[str, type[Op]]:
     }
     if not found:
         raise ValueError(f"module {module.__name__} defines no op: write a frozen dataclass that derives from Op")
-    check_own_ops(found)
+    check_custom_ops(found)
     return found
 
 
-def check_own_ops(ops: Mapping[str, type[Op]]) -> None:
-    """Raise ValueError unless every op that somebody else wrote is made as `Op` says, and stands under its own name."""
+def check_custom_ops(ops: Mapping[str, type[Op]]) -> None:
+    """Raise ValueError unless every class is a valid op and is listed under its own name."""
     for name, kind in ops.items():
         if not isinstance(kind, type) or not issubclass(kind, Op):
             raise ValueError(f"op {name!r} must be a class that derives from Op, got {kind!r}")
         if op_name(kind) != name:
-            raise ValueError(f"op {name!r} must be called {op_name(kind)!r}, the name of its class {kind.__name__}")
-        check_own_op(kind)
+            raise ValueError(f"op {name!r} must be listed as {op_name(kind)!r}, the name of its class {kind.__name__}")
+        check_custom_op(kind)
 
 
-def check_own_op(kind: type[Op]) -> None:
-    """Raise ValueError unless an op that somebody else wrote is made as `Op` says."""
+def check_custom_op(kind: type[Op]) -> None:
+    """Raise ValueError unless a class is a valid op: a frozen dataclass with `pixels`, and integers in range."""
     name = op_name(kind)
     made = vars(kind).get("__dataclass_params__")
     if made is None or not made.frozen:
         raise ValueError(
             f"{name}: an op is a frozen dataclass: put @dataclass(frozen=True) before class {kind.__name__}"
         )
-    for attribute, low, high in (("version", 1, 2**31), ("words", 0, MOST_WORDS)):
+    for attribute, low, high in (("version", 1, 2**31), ("random_words", 0, MOST_WORDS)):
         value = getattr(kind, attribute)
         if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"{name}: {attribute} must be a whole number from {low} to {high}, got {value!r}")
+            raise ValueError(f"{name}: {attribute} must be an integer from {low} to {high}, got {value!r}")
     if kind.pixels is Op.pixels:
-        raise ValueError(f"{name}: class {kind.__name__} has no method pixels(image, draw), which computes the op")
-
-
-# Arguments ------------------------------------------------------------------------------------------------------------
-
-
-def _name(op: Op | str) -> str:
-    return op if isinstance(op, str) else op_name(type(op))
-
-
-def whole(op: Op | str, name: str, value: object, low: int, high: int) -> int:
-    """Return `value`; ValueError unless it is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{_name(op)}: {name} must be a whole number from {low} to {high}, got {value!r}")
-    return value
-
-
-def number(op: Op | str, name: str, value: object, low: float, high: float) -> float:
-    """Return `value` as a float, since 1 and 1.0 are one argument, and 0.0 and -0.0; ValueError unless it is from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{_name(op)}: {name} must be a number from {low:g} to {high:g}, got {value!r}")
-    return float(value) + 0.0
-
-
-def size_pair(op: Op | str, value: object) -> tuple[int, int]:
-    """Return a size as (height, width)."""
-    pair = value if isinstance(value, tuple) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"{_name(op)}: size must be a whole number or (height, width), got {value!r}")
-    for side in pair:
-        whole(op, "size", side, 1, LARGEST_SIDE)
-    return pair
-
-
-def interval(op: Op | str, name: str, value: object, low: float, high: float) -> tuple[float, float]:
-    """Return a pair (low, high) as floats."""
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise ValueError(f"{_name(op)}: {name} must be a pair (low, high), got {value!r}")
-    first, last = (number(op, name, end, low, high) for end in value)
-    if first > last:
-        raise ValueError(f"{_name(op)}: {name} must not fall, got {value!r}")
-    return first, last
-
-
-def symmetric(op: Op | str, name: str, value: object, most: float) -> float | tuple[float, float]:
-    """Return a number d that means [-d, d], or a pair (low, high), in one spelling: d where the pair is (-d, d)."""
-    if not isinstance(value, tuple):
-        return number(op, name, value, 0.0, most)
-    low, high = interval(op, name, value, -most, most)
-    return high if low == -high else (low, high)
-
-
-def ends(value: float | tuple[float, float]) -> tuple[float, float]:
-    """Return the interval that `symmetric` spells."""
-    return value if isinstance(value, tuple) else (-value, value)
-
-
-def number_or_interval(op: Op | str, name: str, value: object, low: float, high: float) -> float | tuple[float, float]:
-    """Return a number, or a pair (low, high), as floats."""
-    return interval(op, name, value, low, high) if isinstance(value, tuple) else number(op, name, value, low, high)
-
-
-def chosen(op: Op | str, name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of the `allowed` words."""
-    if value not in allowed:
-        raise ValueError(f"{_name(op)}: {name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def level_or_colour(op: Op | str, name: str, value: object) -> Fill:
-    """Return a level, or (red, green, blue), as it is; ValueError for another thing."""
-    if isinstance(value, tuple):
-        if len(value) != 3:
-            raise ValueError(f"{_name(op)}: {name} must be a level or (red, green, blue), got {value!r}")
-        red, green, blue = (whole(op, name, level, 0, 255) for level in value)
-        return red, green, blue
-    return whole(op, name, value, 0, 255)
-
-
-def refuse_colour_on_grey(op: Op, name: str, value: Any, channels: int) -> None:
-    """Raise ValueError when `value` has a number per colour, and the image has one channel."""
-    if isinstance(value, tuple) and len(value) != channels:
-        raise ValueError(
-            f"{op_name(type(op))}: {name} {value!r} has {len(value)} numbers, the image {channels} channel(s)"
-        )
+        raise ValueError(f"{name}: class {kind.__name__} must define pixels(image, drawn), which computes the op")

@@ -1,36 +1,58 @@
-"""Ops that change levels and leave every pixel where it is."""
+"""Ops that change colours, in integers: the same on every machine."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from joulecache.transforms.ops.base import Op, Sometimes, ends, number, number_or_interval, symmetric, whole
+import numpy as np
+from numpy.typing import NDArray
+
+from joulecache.transforms.images import LEVELS, Array, Pixels, as_array, as_image, blend, clipped, look_up
+from joulecache.transforms.ops.arguments import Range, ends, number, number_or_interval, symmetric
+from joulecache.transforms.ops.base import Drawn, Op, draw_columns
+from joulecache.transforms.randomness import UNIT, below, between
 
 LARGEST_FACTOR = 100.0
-LARGEST_KERNEL = 255
+
+GREY_WEIGHTS = (19589, 38470, 7471)  # 0.2989, 0.587 and 0.114 in units of 1/65536
 
 
 class _ByFactor(Op):
-    """An op with a factor uniform in [1 - delta, 1 + delta]."""
+    """An op with a factor drawn uniformly from [1 - delta, 1 + delta]."""
 
-    words: ClassVar[int] = 1
+    random_words: ClassVar[int] = 1
     delta: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "delta", number(self, "delta", self.delta, 0.0, 1.0))
+
+    def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
+        """Return (factor,), in units of 1/65536."""
+        spread = round(self.delta * UNIT)
+        return (UNIT - spread + below(words[0], 2 * spread + 1),)
+
+    draw_batch = draw_columns
 
 
 @dataclass(frozen=True)
 class Brightness(_ByFactor):
     """Multiply all levels by a random factor in [1 - delta, 1 + delta].
 
-    ``[H, W, C]`` uint8 to the same shape, rounded down and clipped to 0..255. torchvision's `adjust_brightness`, the factor a
-    multiple of 1/65536 so that every kernel computes in integers.
+    ``[H, W, C]`` uint8 to the same shape, rounded down and clipped to 0..255. torchvision's `adjust_brightness`; the factor is a
+    multiple of 1/65536, so that every kernel computes in integers.
+
+    Attributes:
+        delta: Half-width of the factor's range, from 0 to 1.
     """
 
     delta: float
+
+    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+        return adjust_brightness(image, drawn[0])
 
 
 @dataclass(frozen=True)
@@ -38,10 +60,16 @@ class Contrast(_ByFactor):
     """Blend with the mean grey by a random factor in [1 - delta, 1 + delta].
 
     ``[H, W, C]`` uint8 to the same shape, rounded down and clipped to 0..255. torchvision's `adjust_contrast` (grey = 0.2989 R
-    + 0.587 G + 0.114 B, rounded down), in integers: the factor and the weights are multiples of 1/65536.
+    + 0.587 G + 0.114 B, rounded down), in integers: factor and weights are multiples of 1/65536.
+
+    Attributes:
+        delta: Half-width of the factor's range, from 0 to 1.
     """
 
     delta: float
+
+    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+        return adjust_contrast(image, drawn[0])
 
 
 @dataclass(frozen=True)
@@ -50,44 +78,63 @@ class Saturation(_ByFactor):
 
     ``[H, W, C]`` uint8 to the same shape; grey images stay as they are. torchvision's `adjust_saturation`, with the grey and
     the integers of `Contrast`.
+
+    Attributes:
+        delta: Half-width of the factor's range, from 0 to 1.
     """
 
     delta: float
 
+    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+        return adjust_saturation(image, drawn[0])
+
 
 @dataclass(frozen=True)
 class Hue(Op):
-    """Turn the hues by a random share of the colour circle in [-delta, delta].
+    """Rotate the hues by a random share of the colour circle in [-delta, delta].
 
-    ``[H, W, C]`` uint8 to the same shape; delta is at most 0.5. torchvision's `adjust_hue`: hue, saturation and value of Smith,
-    "Color gamut transform pairs" (SIGGRAPH 1978), in integers, the share a multiple of 1/65536, levels rounded to the nearest.
-    Grey images stay as they are.
+    ``[H, W, C]`` uint8 to the same shape. torchvision's `adjust_hue`: hue, saturation and value of Smith, "Color gamut transform
+    pairs" (SIGGRAPH 1978), in integers, the share a multiple of 1/65536, levels rounded to the nearest. Grey images stay as
+    they are.
+
+    Attributes:
+        delta: The largest share, from 0 to 0.5.
     """
 
-    words: ClassVar[int] = 1
+    random_words: ClassVar[int] = 1
     delta: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "delta", number(self, "delta", self.delta, 0.0, 0.5))
 
+    def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
+        """Return (share of the colour circle,), in units of 1/65536."""
+        return (between(words[0], -self.delta, self.delta),)
 
-Spread = float | tuple[float, float]
+    draw_batch = draw_columns
+
+    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+        return adjust_hue(image, drawn[0])
 
 
 @dataclass(frozen=True)
 class ColorJitter(Op):
     """Change brightness, contrast, saturation and hue, in a random order.
 
-    ``[H, W, C]`` uint8 to the same shape: torchvision's `ColorJitter`. Each is a number d for a factor in [max(0, 1 - d), 1 +
-    d], or (low, high); `hue` for a share of the colour circle in [-d, d], or (low, high), at most 0.5. 0 leaves one out. The
-    formulas are those of the ops of these names.
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `ColorJitter`, with the formulas of the ops of these names.
+
+    Attributes:
+        brightness: d for a factor in [max(0, 1 - d), 1 + d], or (low, high); 0 leaves it unchanged.
+        contrast: As `brightness`.
+        saturation: As `brightness`.
+        hue: d for a share of the colour circle in [-d, d], or (low, high), at most 0.5; 0 leaves it unchanged.
     """
 
-    words: ClassVar[int] = 5
-    brightness: Spread = 0.0
-    contrast: Spread = 0.0
-    saturation: Spread = 0.0
-    hue: Spread = 0.0
+    random_words: ClassVar[int] = 5
+    brightness: Range = 0.0
+    contrast: Range = 0.0
+    saturation: Range = 0.0
+    hue: Range = 0.0
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
@@ -105,13 +152,30 @@ class ColorJitter(Op):
         """The range of the share of the colour circle."""
         return ends(self.hue)
 
+    def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
+        """Return (which of the 24 orders, brightness, contrast, saturation, hue), the last four in units of 1/65536."""
+        ranges = (*self.factors, self.hues)
+        return below(words[0], 24), *(between(words[i], *bounds) for i, bounds in enumerate(ranges, 1))
+
+    draw_batch = draw_columns
+
+    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+        array = as_array(image)
+        for step in _ORDERS[drawn[0]]:
+            if drawn[1 + step] != _UNCHANGED[step]:
+                array = _ADJUSTS[step](array, drawn[1 + step])
+        return array
+
 
 @dataclass(frozen=True)
 class Grayscale(Op):
-    """Make grey.
+    """Convert to grey.
 
-    ``[H, W, C]`` uint8 to ``[H, W, num_output_channels]``: 1, or 3 equal ones. torchvision's `Grayscale`. The luma of ITU-R
-    601, (19595 R + 38470 G + 7471 B + 32768) / 65536 rounded down, as Pillow and ``decode(1)`` have it.
+    ``[H, W, C]`` uint8 to ``[H, W, num_output_channels]``: torchvision's `Grayscale`. The luma of ITU-R 601, (19595 R + 38470 G +
+    7471 B + 32768) / 65536 rounded down, as in Pillow and ``decode(1)``.
+
+    Attributes:
+        num_output_channels: 1, or 3 equal channels.
     """
 
     num_output_channels: int = 1
@@ -121,142 +185,82 @@ class Grayscale(Op):
             raise ValueError(f"grayscale: num_output_channels must be 1 or 3, got {self.num_output_channels!r}")
 
     def output_channels(self, channels: int) -> int:
-        """Return the channels that were asked for."""
         return self.num_output_channels
 
+    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+        picture = as_image(image)
+        grey = picture if picture.mode == "L" else picture.convert("L")
+        return grey if self.num_output_channels == 1 else grey.convert("RGB")
 
-@dataclass(frozen=True)
-class GaussianBlur(Op):
-    """Blur with a Gaussian of a random width.
 
-    ``[H, W, C]`` uint8 to the same shape: torchvision's `GaussianBlur`. `kernel_size` in pixels, odd, or (x, y). `sigma`: the
-    standard deviation in pixels, uniform in (low, high), or a number. The weights exp(-x**2 / (2 sigma**2)) are rounded to
-    multiples of 1/65536 that add up to 1; beyond the edge the image is mirrored without its last pixel; levels are rounded to
-    the nearest.
+# The formulas, which the policies use too -----------------------------------------------------------------------------
+
+
+def adjust_brightness(image: Pixels, factor: int) -> Array:
+    """Multiply by a factor in units of 1/65536, rounded down."""
+    return look_up(clipped(LEVELS * factor >> 16), image)
+
+
+def adjust_contrast(image: Pixels, factor: int) -> Array:
+    """Blend with the mean of the grey image by a factor in units of 1/65536, rounded down."""
+    array = as_array(image)
+    pixels, grey_sum = array.shape[0] * array.shape[1], grey_total(array)
+    blended = LEVELS * (factor * pixels) + (UNIT - factor) * grey_sum
+    return look_up(clipped(blended // (UNIT * pixels)), array)
+
+
+def adjust_saturation(image: Pixels, factor: int) -> Array:
+    """Blend with the grey image by a factor in units of 1/65536, rounded down."""
+    array = as_array(image)
+    if array.shape[2] == 1:
+        return array
+    return blend(np.broadcast_to(_grey(array)[:, :, None], array.shape), array, factor)
+
+
+def adjust_hue(image: Pixels, share: int) -> Array:
+    """Rotate the hues by a share of the colour circle in units of 1/65536, rounded to the nearest level.
+
+    With V the largest level, C the largest less the smallest and h the hue in sixths of the circle, a channel is
+    V - C * max(0, min(k, 4 - k, 1)), k = (h + 5, 3 or 1 for red, green or blue) mod 6. All but V is computed times 65536 C,
+    which cancels the division by C.
     """
-
-    words: ClassVar[int] = 1
-    kernel_size: int | tuple[int, int]
-    sigma: Spread = (0.1, 2.0)
-
-    def __post_init__(self) -> None:
-        x, y = self.kernel
-        for side in (x, y):
-            if whole(self, "kernel_size", side, 1, LARGEST_KERNEL) % 2 == 0:
-                raise ValueError(f"gaussian_blur: kernel_size must be odd, got {self.kernel_size!r}")
-        object.__setattr__(self, "kernel_size", x if x == y else (x, y))
-        object.__setattr__(self, "sigma", number_or_interval(self, "sigma", self.sigma, _LEAST_SIGMA, LARGEST_KERNEL))
-
-    @property
-    def random(self) -> bool:
-        """Whether two draws of the op can differ."""
-        return isinstance(self.sigma, tuple) and self.sigma[0] < self.sigma[1]
-
-    @property
-    def kernel(self) -> tuple[int, int]:
-        """The size of the kernel as (x, y)."""
-        if not isinstance(self.kernel_size, tuple):
-            return self.kernel_size, self.kernel_size
-        if len(self.kernel_size) != 2:
-            raise ValueError(f"gaussian_blur: kernel_size must be an odd number or (x, y), got {self.kernel_size!r}")
-        return self.kernel_size
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size as it is; ValueError for an image that the kernel reaches beyond."""
-        x, y = self.kernel
-        if x // 2 >= width or y // 2 >= height:
-            raise ValueError(
-                f"gaussian_blur: a kernel of {x}x{y} mirrors more than there is of the image {height}x{width}: blur less, or "
-                "before the resize"
-            )
-        return height, width
+    array = as_array(image)
+    if array.shape[2] == 1 or share % UNIT == 0:
+        return array
+    red, green, blue = (array[:, :, channel].astype(np.int32) for channel in range(3))
+    most = np.maximum(np.maximum(red, green), blue)
+    chroma = most - np.minimum(np.minimum(red, green), blue)
+    # Products with masks: np.where takes ten times as long on masks that look random.
+    is_red = most == red
+    is_green = (most == green) & ~is_red
+    is_blue = ~(is_red | is_green)
+    sector = (green - blue) * is_red + (2 * chroma + blue - red) * is_green + (4 * chroma + red - green) * is_blue
+    sixth = chroma * UNIT
+    circle = (6 * sixth).view(np.uint32)
+    turned = sector * UNIT + chroma * (6 * (share % UNIT))
+    nothing = np.zeros_like(chroma)
+    result = np.empty(array.shape, np.uint8)
+    for channel, offset in enumerate((5, 3, 1)):
+        k = (turned + offset * sixth).view(np.uint32)  # below 16 sixths: at most two circles too many
+        np.minimum(k, k - circle, out=k)  # what is less than a circle wraps to a large number
+        np.minimum(k, k - circle, out=k)
+        below_one = np.minimum(k.view(np.int32), 4 * sixth - k.view(np.int32))
+        np.minimum(np.maximum(below_one, nothing, out=below_one), sixth, out=below_one)
+        result[:, :, channel] = most - (below_one + UNIT // 2 >> 16)
+    return result
 
 
-_LEAST_SIGMA = 0.01  # pixels: nothing is left of the neighbours long before
+def grey_total(image: Array) -> int:
+    """Return the sum of an image's grey levels, each rounded down."""
+    return int((image if image.shape[2] == 1 else _grey(image)).sum(dtype=np.int64))
 
 
-@dataclass(frozen=True)
-class GaussianNoise(Op):
-    """Add Gaussian noise to every level.
-
-    ``[H, W, C]`` uint8 to the same shape, rounded to the nearest and clipped to 0..255. `mean` and `sigma` are shares of the
-    full scale of 255 levels. torchvision's `GaussianNoise` on uint8, always clipped. The noise is the normal quantile of 16-bit
-    words of Philox4x64-10, so it ends at 4.3 sigma.
-    """
-
-    words: ClassVar[int] = 2
-    mean: float = 0.0
-    sigma: float = 0.1
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", number(self, "mean", self.mean, -1.0, 1.0))
-        object.__setattr__(self, "sigma", number(self, "sigma", self.sigma, 0.0, 1.0))
+def _grey(image: Array) -> NDArray[np.int32]:
+    red, green, blue = (image[:, :, channel].astype(np.int32) * GREY_WEIGHTS[channel] for channel in range(3))
+    grey: NDArray[np.int32] = red + green + blue >> 16
+    return grey
 
 
-@dataclass(frozen=True)
-class Autocontrast(Sometimes):
-    """Stretch each channel from 0 to 255, with a probability.
-
-    ``[H, W, C]`` uint8 to the same shape: (level - darkest) * 255 / (lightest - darkest), rounded down; a channel of one level
-    stays. torchvision's `RandomAutocontrast`.
-    """
-
-    probability: float = 0.5
-
-
-@dataclass(frozen=True)
-class Equalize(Sometimes):
-    """Make all levels of a channel about as frequent, with a probability.
-
-    ``[H, W, C]`` uint8 to the same shape. Pillow's `ImageOps.equalize`, which is torchvision's `RandomEqualize`.
-    """
-
-    probability: float = 0.5
-
-
-@dataclass(frozen=True)
-class Posterize(Sometimes):
-    """Keep the high bits of every level, with a probability.
-
-    ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomPosterize`.
-    """
-
-    bits: int
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        whole(self, "bits", self.bits, 0, 8)
-
-
-@dataclass(frozen=True)
-class Solarize(Sometimes):
-    """Turn levels from a threshold upwards into 255 - level, with a probability.
-
-    ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomSolarize`.
-    """
-
-    threshold: float
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "threshold", number(self, "threshold", self.threshold, 0.0, 256.0))
-
-
-@dataclass(frozen=True)
-class Sharpness(Sometimes):
-    """Sharpen or smooth, with a probability.
-
-    ``[H, W, C]`` uint8 to the same shape, blended with its smoothed image: torchvision's `RandomAdjustSharpness`.
-    `sharpness_factor`: 0 smooths, 1 changes nothing, 2 sharpens. Smoothed is the mean of 3x3 pixels in which the middle one
-    counts 5 times, rounded to the nearest, the edge as it is; the blend is rounded down and clipped.
-    """
-
-    sharpness_factor: float
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        factor = number(self, "sharpness_factor", self.sharpness_factor, 0.0, LARGEST_FACTOR)
-        object.__setattr__(self, "sharpness_factor", factor)
+_ORDERS = tuple(itertools.permutations(range(4)))
+_ADJUSTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+_UNCHANGED = (UNIT, UNIT, UNIT, 0)

@@ -1,24 +1,60 @@
-"""Decoding: the op that every chain begins with."""
+"""Decode encoded images with Pillow, or say why a file is rejected."""
 
 from __future__ import annotations
 
+import io
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
-from joulecache.transforms.ops.base import LARGEST_SIDE, Fill, Op, level_or_colour, whole
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-LARGEST_PIXELS = 178_956_970  # Pillow refuses to open more, twice its `MAX_IMAGE_PIXELS`
+from joulecache.transforms.images import Fill, Pixels
+from joulecache.transforms.ops.arguments import LARGEST_SIDE, fill_value, integer
+from joulecache.transforms.ops.base import Drawn, Op
+
+LARGEST_PIXELS = 178_956_970  # twice Pillow's `MAX_IMAGE_PIXELS`: it refuses to open more
+
+# What Pillow may open. It guesses the format from the content, and would hand PostScript to Ghostscript.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "JPEG2000", "PPM", "TIFF", "TGA")
+
+EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class DecodeError(ValueError):
+    """An image cannot be decoded; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
 class Decode(Op):
-    """Decode an encoded image, upright as EXIF says.
+    """Decode an encoded image and rotate it upright as EXIF says.
 
-    Bytes to ``[H, W, channels]`` uint8. `channels`: 3 (RGB) or 1 (grey). `shorter`: decode a JPEG at the smallest DCT scale (1,
-    1/2, 1/4, 1/8) whose shorter side is at least that many pixels before it is rounded up; other formats are not scaled.
-    `truncated`: accept a file that ends early. Images of more than `max_pixels` are refused before they are decompressed.
-    `background`: what transparent pixels are laid over, a level or (red, green, blue); None drops the transparency and shows
-    the colours under it, as torchvision and TensorFlow do. Of an animation the first frame is taken, of 16-bit levels the high
-    byte. Always the first op of a chain.
+    Bytes to ``[H, W, channels]`` uint8. Always the first op of a chain. Animations are decoded to their first frame, 16-bit
+    levels to their high byte.
+
+    Attributes:
+        channels: 3 (RGB) or 1 (grey).
+        shorter: Decode a JPEG at the smallest DCT scale (1, 1/2, 1/4, 1/8) whose shorter side, before rounding up, has at least
+            this many pixels. Other formats are not scaled.
+        truncated: Accept files that end early.
+        max_pixels: Larger images are refused before they are decompressed.
+        background: Colour to put behind transparent pixels: a level, or (red, green, blue). None drops the transparency and
+            shows the colours under it, as torchvision and TensorFlow do.
     """
 
     channels: int = 3
@@ -31,20 +67,160 @@ class Decode(Op):
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise ValueError(f"decode: channels must be 1 or 3, got {self.channels!r}")
         if self.shorter is not None:
-            whole(self, "shorter", self.shorter, 1, LARGEST_SIDE)
+            integer(self, "shorter", self.shorter, 1, LARGEST_SIDE)
         if not isinstance(self.truncated, bool):
             raise ValueError(f"decode: truncated must be True or False, got {self.truncated!r}")
-        whole(self, "max_pixels", self.max_pixels, 1, LARGEST_PIXELS)
+        integer(self, "max_pixels", self.max_pixels, 1, LARGEST_PIXELS)
         if self.background is not None:
-            level_or_colour(self, "background", self.background)
+            fill_value(self, "background", self.background)
 
     def output_channels(self, channels: int) -> int:
-        """Return the channels that were asked for, whatever the file has."""
+        """Return `channels`, whatever the file has."""
         return self.channels
 
     def jpeg_scale(self, height: int, width: int) -> int:
-        """Return the denominator of the DCT scale for a JPEG of that size: 1, 2, 4 or 8."""
+        """Return the denominator of the DCT scale for a JPEG of this size: 1, 2, 4 or 8."""
         if self.shorter is None:
             return 1
         fitting = min(height, width) // self.shorter
         return next(scale for scale in (8, 4, 2, 1) if scale <= max(fitting, 1))
+
+    def read_header(self, data: bytes) -> Image.Image:
+        """Open an encoded image at the scale at which `pixels` decodes it, without decoding it.
+
+        Raises:
+            DecodeError: The bytes are not a supported image, or it has more than `max_pixels`.
+        """
+        with _decode_errors():
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = opened.size
+            if height * width > self.max_pixels:
+                raise DecodeError(f"{height}x{width} is more than max_pixels={self.max_pixels}")
+            # Only JPEG heeds it: the scale, and for grey the stored luma instead of a conversion from colours.
+            opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
+            return opened
+
+    def pixels(self, image: bytes | Pixels, drawn: Drawn = (), /) -> Image.Image:
+        """Decode one image.
+
+        Args:
+            image: Encoded bytes, or the header that `read_header` returned for them.
+            drawn: Nothing.
+
+        Returns:
+            A Pillow image, RGB or L.
+
+        Raises:
+            DecodeError: The image cannot be decoded.
+        """
+        assert not isinstance(image, np.ndarray)
+        opened = self.read_header(image) if isinstance(image, bytes) else image
+        with _decode_errors():
+            with _truncation(self.truncated):
+                opened.load()
+            return self._upright(opened)
+
+    def load(self, image: bytes | str | Path | Pixels) -> Pixels:
+        """Decode bytes or the file at a path, or convert an image that is decoded already, at its own size.
+
+        Args:
+            image: Encoded bytes, a path, a Pillow image, or an array ``[H, W, channels]`` uint8, which is returned as it is.
+
+        Raises:
+            DecodeError: The image cannot be decoded.
+            OSError: The file cannot be read.
+            ValueError: The array has another shape or dtype.
+        """
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.channels or not image.size:
+                raise ValueError(
+                    f"an image must be a uint8 array [H, W, {self.channels}], got {image.dtype} {list(image.shape)}"
+                )
+            return image
+        if isinstance(image, Image.Image):
+            with _decode_errors(), _truncation(self.truncated):
+                copied = image.copy()
+                copied.format = image.format  # which decides what 32-bit levels mean, and is not copied
+                return self._upright(copied)
+        return self.pixels(image if isinstance(image, bytes) else Path(image).read_bytes())
+
+    @property
+    def _mode(self) -> str:
+        return "RGB" if self.channels == 3 else "L"
+
+    def _upright(self, image: Image.Image) -> Image.Image:
+        """Convert an image to the op's channels and rotate it as its EXIF says."""
+        turn = None
+        with suppress(Exception):  # unreadable tags are no reason to reject the pixels
+            turn = _UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
+        plain = self._converted(image)
+        return plain if turn is None else plain.transpose(turn)
+
+    def _converted(self, image: Image.Image) -> Image.Image:
+        """Convert a Pillow image of any mode to RGB or grey."""
+        if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+            # 16-bit grey: take the high byte. Pillow's own conversion clips all but the darkest levels to white.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise DecodeError("levels of 32 bits have no agreed range: save it with 8 or 16 bits")
+        if self.background is not None and image.has_transparency_data:
+            color = self.background if isinstance(self.background, tuple) else (self.background,) * 3
+            beneath = Image.new("RGBA", image.size, (*color, 255))
+            image = Image.alpha_composite(beneath, image.convert("RGBA"))
+        image.info.pop("transparency", None)  # dropped from here on; Pillow would warn about it
+        return image if image.mode == self._mode else image.convert(self._mode)
+
+
+_IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+@contextmanager
+def _decode_errors() -> Iterator[None]:
+    """Turn whatever is raised into a DecodeError with a one-line reason, and ignore Pillow's warnings.
+
+    Pillow warns of large images and damaged tags, which are handled here; where warnings are errors, they would reject images.
+    """
+    # By hand: `catch_warnings` is not thread-safe, and forgets which warnings were already shown.
+    filters = cast("list[Any]", warnings.filters)
+    filters.insert(0, _IGNORE_PILLOW)
+    try:
+        yield
+    except DecodeError:
+        raise
+    except UnidentifiedImageError as error:  # its own message holds a memory address, different in every run
+        raise DecodeError(f"not an image in one of the formats {', '.join(_FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise anything on hostile bytes
+        raise DecodeError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    finally:
+        with suppress(ValueError):
+            filters.remove(_IGNORE_PILLOW)
+
+
+class _TruncationSwitch:
+    """Pillow's global switch for truncated files: decodes that agree on it run together, the others take turns."""
+
+    def __init__(self) -> None:
+        # Whoever waits for a turn holds the door, so that a steady stream of the others cannot starve it.
+        self._door = threading.Lock()
+        self._turn = threading.Condition()
+        self._inside = 0
+        self._before = False
+
+    @contextmanager
+    def __call__(self, truncated: bool) -> Iterator[None]:
+        with self._door, self._turn:
+            self._turn.wait_for(lambda: not self._inside or truncated == ImageFile.LOAD_TRUNCATED_IMAGES)
+            if not self._inside:
+                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, truncated
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._inside -= 1
+                if not self._inside:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+                    self._turn.notify_all()
+
+
+_truncation = _TruncationSwitch()
