@@ -22,7 +22,7 @@ JSON = dict[str, Any]
 
 sys.path.insert(0, str(ROOT))
 
-_CLI = "from joulecache.pipelines.cli import main; main()"
+CLI = "from joulecache.pipelines.cli import main; main()"
 
 
 def enter(extra: str = "") -> None:
@@ -65,7 +65,7 @@ def run_python(code: str, *arguments: object) -> str:
 
 def run_joulecache(*arguments: object) -> str:
     """Run joulecache's command line in a child process; return what it prints."""
-    return run_python(_CLI, *arguments)
+    return run_python(CLI, *arguments)
 
 
 def run_script(script: str, *arguments: object) -> JSON:
