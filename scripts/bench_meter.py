@@ -148,7 +148,7 @@ def print_polling() -> None:
 
 def is_polled(nvml: Nvml) -> bool:
     """Return whether some GPU has no energy counter."""
-    return any(polled for _, polled in nvml._gpus)
+    return any(polled for _, polled in nvml.gpus)
 
 
 def stand_in_for_nvml() -> Any:

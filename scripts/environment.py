@@ -51,11 +51,11 @@ def describe(*packages: str, meter: Meter | None = None) -> str:
     """
     from joulecache.pipelines import Meter
 
-    provenance = (meter or Meter()).passport()
+    provenance = (meter or Meter()).provenance()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("joulecache", *packages))
     cpus = len(os.sched_getaffinity(0))
-    joules = f"; joules: {provenance['method']}" if meter else ""
-    return f"{provenance['cpu']}, {cpus} CPUs, Python {platform.python_version()}, {versions}{joules}"
+    joules = f"; joules: {provenance.method}" if meter else ""
+    return f"{provenance.cpu}, {cpus} CPUs, Python {platform.python_version()}, {versions}{joules}"
 
 
 def run_python(code: str, *arguments: object) -> str:
