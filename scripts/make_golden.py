@@ -1,96 +1,63 @@
 #!/usr/bin/env python3
-"""Write the golden pixels in tests/golden anew: one PNG for each chain in its chains.json, one .npz for each in its batches.json.
+"""Write the golden pixels in tests/golden: a PNG for each chain in chains.json, and a .npz for each in batches.json.
 
-A .npz holds the images of a batch of three, and the labels that are mixed with them.
+    scripts/make_golden.py
 
-Look at the difference before you commit it: changed pixels mean that every cache built before holds others, and that the op's
-`version` must be raised. The photo itself is drawn only where it is missing.
+A .npz holds the images of a batch of three, and the labels that are mixed with them. Look at the difference before you commit it:
+changed pixels mean that caches built before differ from new ones, and that the op's `version` must be raised. The photo itself
+is only made where it is missing.
 """
+
+from __future__ import annotations
 
 import io
 import json
-import os
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
-from environment import ROOT
+from environment import ROOT, argument_parser, enter
 
-VENV = ROOT / ".venv"
+import joulecache as jc
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    Batch = dict[str, NDArray[np.uint8] | NDArray[np.float32]]
+
 GOLDEN = ROOT / "tests" / "golden"
-DRAW = {"key": "golden.jpg", "seed": 7, "n": 3}
 BATCH = 3
 
 
+class Draw(TypedDict):
+    """What decides the random parameters of an image."""
+
+    key: str
+    seed: int
+    n: int
+
+
+DRAW: Draw = {"key": "golden.jpg", "seed": 7, "n": 3}
+
+
 def main() -> None:
-    """Write every file, and say how many changed."""
+    """Write all files, and print how many changed."""
     photo = GOLDEN / "photo.jpg"
     if not photo.exists():
-        _draw(photo)
+        make_photo(photo)
     chains, batches = (json.loads((GOLDEN / f"{kind}.json").read_text("utf-8")) for kind in ("chains", "batches"))
     kept = {f"{name}.png" for name in chains} | {f"{name}.npz" for name in batches}
     for found in (*GOLDEN.glob("*.png"), *GOLDEN.glob("*.npz")):
         if found.name not in kept:
             found.unlink()
-    changed = _write_images(photo, chains) + _write_batches(photo, batches)
+    changed = sum(write_image(GOLDEN / f"{name}.png", photo, text) for name, text in chains.items())
+    changed += sum(write_batch(GOLDEN / f"{name}.npz", photo, text) for name, text in batches.items())
     print(f"{changed} of {len(kept)} files changed")
 
 
-def _write_images(photo: Path, chains: dict[str, str]) -> int:
-    from PIL import Image
-
-    from joulecache.transforms import parse
-    from joulecache.transforms.images import as_image
-
-    changed = 0
-    for name, text in chains.items():
-        image = as_image(parse(text)(photo, **DRAW))
-        path = GOLDEN / f"{name}.png"
-        if not path.exists() or _levels(Image.open(path)) != _levels(image):
-            image.save(path, optimize=True)
-            changed += 1
-    return changed
-
-
-def _write_batches(photo: Path, batches: dict[str, str]) -> int:
-    import numpy as np
-
-    changed = 0
-    for name, text in batches.items():
-        made = dict(zip(("images", "labels"), _batch(photo, text), strict=True))
-        path = GOLDEN / f"{name}.npz"
-        before = np.load(path) if path.exists() else {}
-        if any(part not in before or not _same(before[part], array) for part, array in made.items()):
-            np.savez_compressed(path, **made)
-            changed += 1
-    return changed
-
-
-def _batch(photo: Path, text: str) -> tuple:
-    """Run a chain on the first variants of the photo, as the first batch of epoch n, each variant of a class of its own."""
-    import numpy as np
-
-    from joulecache.transforms import Chain, parse
-    from joulecache.transforms.chain import apply_batch_ops, mix_labels
-    from joulecache.transforms.randomness import random_words
-
-    chain = parse(text)
-    single = Chain(chain.prefix, chain.cut)
-    images = np.stack([single(photo, **{**DRAW, "n": variant}) for variant in range(BATCH)])
-    ops = chain.on_batches
-    [words] = random_words(ops, len(chain.ops) - len(ops), DRAW["seed"], [0], DRAW["n"])
-    size = images.shape[1:3]
-    return apply_batch_ops(ops, images, words), mix_labels(ops, np.arange(BATCH), BATCH, words, size)
-
-
-def _same(one, other) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-def _levels(image) -> tuple:
-    return image.mode, image.size, image.tobytes()
-
-
-def _draw(path: Path) -> None:
+def make_photo(path: Path) -> None:
+    """Draw the photo that all chains run on."""
     from PIL import Image
 
     from joulecache.pipelines.source import synthetic_photo
@@ -99,8 +66,60 @@ def _draw(path: Path) -> None:
         large.resize((64, 48), Image.Resampling.LANCZOS).save(path, "JPEG", quality=85)
 
 
+def write_image(path: Path, photo: Path, text: str) -> bool:
+    """Write the result of a chain if its pixels changed; return whether they did."""
+    import numpy as np
+    from PIL import Image
+
+    from joulecache.transforms.images import as_image
+
+    image = as_image(jc.parse(text)(photo, **DRAW).astype(np.uint8, casting="no"))
+    if path.exists() and pixels(Image.open(path)) == pixels(image):
+        return False
+    image.save(path, optimize=True)
+    return True
+
+
+def write_batch(path: Path, photo: Path, text: str) -> bool:
+    """Write a batch if it changed; return whether it did."""
+    import numpy as np
+
+    batch = make_batch(photo, text)
+    before: dict[str, NDArray[np.generic]] = dict(np.load(path)) if path.exists() else {}
+    if all(name in before and same(before[name], array) for name, array in batch.items()):
+        return False
+    np.savez_compressed(path, images=batch["images"], labels=batch["labels"])
+    return True
+
+
+def make_batch(photo: Path, text: str) -> Batch:
+    """Run a chain on the first variants of the photo as one batch, each variant in its own class."""
+    import numpy as np
+
+    from joulecache.transforms.chain import apply_batch_ops, mix_labels
+    from joulecache.transforms.randomness import random_words
+
+    chain = jc.parse(text)
+    single = jc.Chain(chain.prefix, chain.cut)
+    variants = [single(photo, key=DRAW["key"], seed=DRAW["seed"], n=variant) for variant in range(BATCH)]
+    images = np.stack([variant.astype(np.uint8, casting="no") for variant in variants])
+    ops = chain.on_batches
+    [words] = random_words(ops, len(chain.ops) - len(ops), DRAW["seed"], [0], DRAW["n"])
+    labels = mix_labels(ops, np.arange(BATCH), BATCH, words, (images.shape[1], images.shape[2]))
+    return {"images": apply_batch_ops(ops, images, words), "labels": labels}
+
+
+def same(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
+    """Return whether two arrays are equal byte for byte."""
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def pixels(image: Image.Image) -> tuple[str, tuple[int, int], bytes]:
+    """Return what makes two images equal."""
+    return image.mode, image.size, image.tobytes()
+
+
 if __name__ == "__main__":
-    python = VENV / "bin" / "python"
-    if python.exists() and Path(sys.prefix) != VENV:
-        os.execv(python, [str(python), *sys.argv])
+    enter()
+    argument_parser(__doc__).parse_args()
     main()
