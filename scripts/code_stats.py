@@ -57,6 +57,20 @@ def read(root: Path) -> list[Module]:
     return found
 
 
+def code_lines(modules: Sequence[Module]) -> int:
+    """Count the lines that hold code: no blank lines, comments or docstrings."""
+    count = 0
+    for module in modules:
+        docstrings: set[int] = set()
+        for node in ast.walk(module.tree or ast.Module([], [])):
+            match node:
+                case ast.Expr(value=ast.Constant(value=str())):
+                    docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        numbered = enumerate(module.lines, 1)
+        count += sum(bool(text.strip()) and text.lstrip()[0] != "#" and n not in docstrings for n, text in numbered)
+    return count
+
+
 def functions(modules: Sequence[Module]) -> Iterator[tuple[int, str]]:
     """Yield the length and the place of every function."""
     for module in modules:
@@ -114,8 +128,10 @@ def measure(root: Path) -> dict[str, str]:
     largest = max((len(module.lines), module.path) for module in python)
     return {
         "lines of Python in the product": lines(python),
+        "of them code: no blank lines, comments, docstrings": f"{code_lines(python):,}",
         "lines of templates, schemas and data in the product": lines([m for m in product if not m.tree]),
         "lines of tests": lines(in_folder("tests")),
+        "of them code ": f"{code_lines(in_folder('tests')):,}",
         "lines of scripts": lines(in_folder("scripts")),
         "modules": f"{len(python)}",
         "longest function": f"{longest[0]} ({longest[1]})",
