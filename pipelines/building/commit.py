@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -21,9 +19,10 @@ from joulecache.pipelines.building.config import BuildError, RejectsError, Shard
 from joulecache.pipelines.building.job import Job
 from joulecache.pipelines.building.previous import Reject
 from joulecache.pipelines.building.specs import ShardResult
-from joulecache.pipelines.cache.manifest import INDEX_SCHEMA, Manifest, Split
-from joulecache.pipelines.cache.manifest import write_index as write_index_file
-from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels, write_named
+from joulecache.pipelines.cache.manifest import INDEX_SCHEMA, Manifest, Split, write_index
+from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels
+from joulecache.pipelines.core import codec
+from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.source import Source
 from joulecache.transforms.chain import fixed_size, output_channels
 
@@ -118,19 +117,15 @@ def _class_counts(rows: pa.RecordBatch, classes: int) -> dict[str, tuple[int, ..
 
 
 def _write_index(folder: Path, rows: pa.RecordBatch) -> DataFile:
-    size, digest, name = write_named(
-        folder, lambda file: write_index_file(file, rows), lambda hashed: f"index-{hashed}.arrow"
-    )
-    return DataFile(name, rows.num_rows, size, digest)
+    file = write_named(folder, lambda file: write_index(file, rows), lambda digits: f"index-{digits}.arrow")
+    return DataFile(file.name, rows.num_rows, file.bytes, file.sha256)
 
 
 def _write_rejects(folder: Path, rejects: Sequence[Reject]) -> DataFile:
     """Write one JSON object a line, ordered by key."""
-    lines = [json.dumps(dataclasses.asdict(reject)) + "\n" for reject in rejects]
-    size, digest, name = write_named(
-        folder, lambda file: file.writelines(line.encode() for line in lines), lambda hashed: f"rejected-{hashed}.jsonl"
-    )
-    return DataFile(name, len(lines), size, digest)
+    data = "".join(codec.dumps(reject) + "\n" for reject in rejects).encode()
+    file = write_named(folder, lambda file: file.write(data), lambda digits: f"rejected-{digits}.jsonl")
+    return DataFile(file.name, len(rejects), file.bytes, file.sha256)
 
 
 def make_manifest(job: Job, contents: Contents, energy: Mapping[str, Any] | None) -> Manifest:

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field
 
 from joulecache.pipelines.cache.shards import ENCODINGS, FORMATS, Encoding, Format
+from joulecache.pipelines.core.checks import check_choice, check_flag, check_number, check_whole
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
 
 DEFAULT_JPEG_QUALITY = 95
@@ -58,16 +59,14 @@ class ShardConfig:
     def __post_init__(self) -> None:
         check_whole("variants", self.variants, 1, 999_999)
         check_whole("seed", self.seed, 0, 2**64 - 1)
-        if self.format not in FORMATS:
-            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, got {self.encoding!r}")
+        check_choice("format", self.format, FORMATS)
+        check_choice("encoding", self.encoding, ENCODINGS)
         if self.encoding == "jpeg":
             check_whole("quality", self.quality, 1, 100)
         elif self.quality is not None:
             raise ValueError(f"quality needs encoding jpeg, got quality {self.quality} with {self.encoding}")
-        if isinstance(self.val_fraction, bool) or not 0 <= (self.val_fraction or 0) <= 0.9:
-            raise ValueError(f"val_fraction must be a number from 0 to 0.9, got {self.val_fraction!r}")
+        if self.val_fraction is not None:
+            check_number("val_fraction", self.val_fraction, 0, 0.9)
         for name, chain in (("chain", self.chain), ("val_chain", self.val_chain)):
             if fixed_size(chain.prefix) is None and self.encoding == "raw":
                 raise ValueError(
@@ -148,8 +147,9 @@ class BuildConfig:
             check_whole("workers", self.workers, 1, 4096)
         if self.shards is not None:
             check_whole("shards", self.shards, 1, MAX_SHARDS)
-        if isinstance(self.max_reject_rate, bool) or not 0 <= self.max_reject_rate <= 1:
-            raise ValueError(f"max_reject_rate must be a number from 0 to 1, got {self.max_reject_rate!r}")
+        check_number("max_reject_rate", self.max_reject_rate, 0, 1)
+        check_flag("replace", self.replace)
+        check_flag("rehash", self.rehash)
         self.shard_config(holds_out=False)  # checks the other fields
 
     def shard_config(self, *, holds_out: bool) -> ShardConfig:
@@ -175,9 +175,3 @@ class BuildConfig:
             val_fraction=val_fraction,
             seed=self.seed,
         )
-
-
-def check_whole(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError unless `value` is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.images import CachedImage
 from joulecache.pipelines.cache.manifest import Manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS, DataFile, map_images, parse_shard_name, read_encoded
+from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.source import Unit
 
 
@@ -105,7 +105,7 @@ class PreviousShard:
         self._files = {name: split.files for name, split in previous.manifest.splits.items()}
         self._known: dict[str, IndexRow | Reject] = {}
         self._images: dict[str, list[Any]] = {}
-        if not all(_is_intact(folder / file.name, file) for files in self._files.values() for file in files):
+        if any(sha256_of(folder / file.name) != file.sha256 for files in self._files.values() for file in files):
             return
         index = read_index(folder, previous.manifest)
         index.validate(full=True)
@@ -150,8 +150,3 @@ class PreviousShard:
     def matching_files(self, split: str, rows: Sequence[tuple[str, int, int | None]]) -> tuple[DataFile, ...]:
         """Return the files of a split's variants if they hold exactly these rows, given as (key, label, previous row), else ()."""
         return self._files[split] if self._known and self._order[split] == list(rows) else ()
-
-
-def _is_intact(path: Path, file: DataFile) -> bool:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256

@@ -33,6 +33,6 @@ def finished_result(work: Path, spec: ShardSpec, is_intact: Callable[[DataFile],
         with pa.ipc.open_file(pa.memory_map(str(work / result.index))) as reader:
             rows = reader.read_all()
         rows.validate(full=True)
-    except (BuildError, OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged
+    except (BuildError, OSError, ValueError):  # there is none, or it is damaged
         return None
     return result if rows.schema == INDEX_SCHEMA and rows.num_rows == result.cached_records else None

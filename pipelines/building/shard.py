@@ -28,7 +28,8 @@ from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_pro
 from joulecache.pipelines.building.work_folder import WORK, index_name
 from joulecache.pipelines.building.workplace import Workplace
 from joulecache.pipelines.cache.manifest import INDEX_SCHEMA, write_index
-from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_named, write_shard
+from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_shard
+from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.source import Record, Unit
 from joulecache.transforms.chain import fixed_size, output_channels

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from joulecache.pipelines.building.config import BuildError, ShardConfig
 from joulecache.pipelines.building.previous import Previous, Reject
 from joulecache.pipelines.building.work_folder import WORK, result_name
-from joulecache.pipelines.cache.shards import DataFile, write_named
+from joulecache.pipelines.cache.shards import DataFile
+from joulecache.pipelines.core import codec, files
 from joulecache.pipelines.source import Unit
 
 
@@ -110,12 +109,7 @@ def this_process() -> str:
 
 def write_result(work: Path, result: ShardResult) -> None:
     """Write a shard's result to the work folder."""
-    body = json.dumps(dataclasses.asdict(result)).encode()
-
-    def write(file: BinaryIO) -> None:
-        file.write(body)
-
-    write_named(work, write, lambda _: result_name(result.shard))
+    files.write_text(work / result_name(result.shard), codec.dumps(result))
 
 
 def read_result(work: Path, shard: int) -> ShardResult:
@@ -123,12 +117,10 @@ def read_result(work: Path, shard: int) -> ShardResult:
 
     Raises:
         BuildError: There is none.
-        ValueError, LookupError, TypeError: It was damaged.
+        ValueError: It is damaged.
     """
     try:
-        body = json.loads((work / result_name(shard)).read_text())
+        text = (work / result_name(shard)).read_bytes()
     except OSError as error:
         raise BuildError(f"shard {shard} has no result: its worker stopped early; run the command again") from error
-    body["files"] = {split: tuple(map(DataFile.from_json, files)) for split, files in body["files"].items()}
-    body["rejects"] = tuple(Reject(**reject) for reject in body["rejects"])
-    return ShardResult(**body)
+    return codec.loads(ShardResult, text)

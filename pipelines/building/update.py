@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from joulecache.pipelines.building.previous import IndexRow, Previous, Reject, i
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.cache.manifest import Manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.source import Source
 
@@ -34,7 +34,7 @@ class Update:
         for shard, row in zip(self._index["shard"].to_pylist(), index_rows(self._index), strict=True):
             self._rows.setdefault(shard, []).append(row)
         with open(folder / manifest.rejected.name, encoding="utf-8") as lines:
-            rejects = [Reject(**json.loads(line)) for line in lines]
+            rejects = [codec.loads(Reject, line) for line in lines]
         # Records that could not be read are tried again.
         self._rejects = {reject.key: reject for reject in rejects if reject.mtime_ns is not None}
         self._relabelled = manifest.class_names != source.class_names
