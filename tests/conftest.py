@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from caches import OPTIONS, build
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -110,6 +111,14 @@ def small_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) ->
 
     folder = tmp_path_factory.mktemp("small") / "cache"
     precompute(photo_folder, folder, "decode|resize(24) || random_crop(20)|flip_lr", val_fraction=0.3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """A cache of `photos`, built by one thread with `caches.OPTIONS`: two variants of 32x32 pixels in 4 shards."""
+    folder = tmp_path_factory.mktemp("photo") / "cache"
+    build(photo_folder, folder, workers=1, **OPTIONS)
     return folder
 
 

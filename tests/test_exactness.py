@@ -324,7 +324,7 @@ def test_both_splits_of_a_mixing_cache_fit_one_loss(tmp_path: Path, photo_folder
 
 
 def test_held_out_records_are_not_mixed(tmp_path: Path, photo_folder: Path) -> None:
-    with pytest.raises(ValueError, match="held-out records are not mixed"):
+    with pytest.raises(ValueError, match="val_chain must not contain mixup"):
         mixed(tmp_path / "cache", photo_folder, "mixup", val_chain="decode|resize(16) || mixup")
 
 

@@ -1,4 +1,4 @@
-"""The Beam graph of a build: specs, reshuffle, build, count. It is linear, so that any runner can run it."""
+"""The Beam graph of a build. It is linear, so that any runner can run it."""
 
 from __future__ import annotations
 
@@ -86,19 +86,17 @@ def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    is_local = options is None
     options = options or PipelineOptions([])
     named = options.view_as(StandardOptions).runner
     runner = None if named else FnApiRunner()  # Beam's default runner would first try to download another one
     if log.level == logging.NOTSET:
         log.setLevel(logging.CRITICAL)  # the exception has what it would say about a failure
     pipeline = beam.Pipeline(runner=runner, options=options)
-    _ = (
-        pipeline
-        | "specs" >> beam.Create(specs)
-        | "reshuffle" >> beam.Reshuffle()
-        | "build" >> beam.ParDo(_shard_builder(beam))
-        | "count" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
-    )
+    shards = pipeline | "specs" >> beam.Create(specs)
+    if not is_local:
+        shards |= "spread over workers" >> beam.Reshuffle()
+    _ = shards | "build" >> beam.ParDo(_shard_builder(beam))
     try:
         pipeline.run().wait_until_finish()
     except BuildError:

@@ -1,0 +1,238 @@
+"""The arguments of a build, the estimate of its size, and its limit on memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from caches import CHAIN, build
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from numpy.typing import NDArray
+
+from joulecache.pipelines.building.beam_graph import run_specs
+from joulecache.pipelines.building.config import BuildConfig, BuildError, ShardConfig
+from joulecache.pipelines.building.images import BatchedDraws, levels_of, make_images, mean_image_bytes
+from joulecache.pipelines.building.memory_budget import MemoryBudget
+from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.building.specs import ShardSpec
+from joulecache.pipelines.building.work_folder import WORK
+from joulecache.pipelines.cache.shards import Encoding, Levels
+from joulecache.pipelines.source import ImageFile, Record, open_source
+from joulecache.transforms import parse
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variants": 0}, "variants must be a whole number from 1 to 999999, got 0"),
+        ({"variants": True}, "variants"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"shards": 0}, "shards"),
+        ({"shards": 100_000}, "shards"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 1.5}, "workers"),
+        ({"format": "csv"}, "format must be one of arrow, tfrecord, got 'csv'"),
+        ({"encoding": "webp"}, "encoding must be one of raw, jpeg, png, got 'webp'"),
+        ({"quality": 90}, "quality needs encoding jpeg, got quality 90 with raw"),
+        ({"encoding": "jpeg", "quality": 0}, "quality must be a whole number from 1 to 100, got 0"),
+        ({"val_fraction": 1}, "val_fraction must be a number from 0 to 0.9, got 1"),
+        ({"val_fraction": float("nan")}, "val_fraction"),
+        ({"max_reject_rate": -0.1}, "max_reject_rate must be a number from 0 to 1, got -0.1"),
+        ({"replace": 1}, "replace must be True or False, got 1"),
+        ({"chain": "decode|resize(20)|random_crop(24)"}, "crop 24x24 is larger than the image 20x20"),
+        ({"chain": "decode|resize(40) || random_crop(48)"}, "crop 48x48 is larger than the image 40x40"),
+        ({"chain": "decode|resise(20)"}, "did you mean 'resize'"),
+        ({"chain": "decode|resize_shorter(20)"}, "varying size, but raw needs one size: .* choose encoding png"),
+        ({"val_chain": "decode"}, "val_chain 'decode' leaves images of varying size"),
+        ({"beam_options": ["--runer=X"]}, "unknown Beam option '--runer=X': did you mean --runner?"),
+        ({"beam_options": ["--xyzzy"]}, "unknown Beam option '--xyzzy'$"),
+        ({"beam_options": ["stray"]}, "unknown Beam option 'stray'"),
+        ({"beam_options": ["--runner"]}, "--runner: expected one argument"),
+        ({"beam_options": ["--runner=Nonsense"]}, "no runner 'Nonsense'"),
+        ({"beam_options": ["--direct_num_workers=many"]}, "invalid int value: 'many'"),
+        ({"beam_options": ["--direct_running_mode=multi_processing"]}, "multi_processing hangs when a worker dies"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_written(
+    tmp_path: Path, photo_folder: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(photo_folder, tmp_path / "cache", **{"chain": CHAIN, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_argument_is_declared_in_the_config_with_its_default_and_help() -> None:
+    parameters = dict(inspect.signature(precompute).parameters)
+    for name in ("source", "cache", "meter", "progress"):
+        del parameters[name]
+    fields = {field.name: field for field in dataclasses.fields(BuildConfig)}
+    assert list(fields) == list(parameters)
+    for name, field in fields.items():
+        assert field.metadata["help"]
+        if name != "chain":
+            assert field.default == parameters[name].default
+
+
+def test_defaults_are_filled_in() -> None:
+    chain = parse(CHAIN)
+    plain = BuildConfig(chain=chain).shard_config(holds_out=False)
+    assert (plain.val_chain, plain.quality, plain.val_fraction) == (chain.for_validation(), None, 0.1)
+    jpeg = BuildConfig(chain=chain, encoding="jpeg").shard_config(holds_out=True)
+    assert (jpeg.quality, jpeg.val_fraction) == (95, None)
+
+
+@given(st.floats(0, 0.9), st.floats(0, 0.9))
+def test_a_larger_held_out_share_contains_the_smaller_one(one: float, other: float) -> None:
+    chain = parse("decode|resize(8)")
+    low, high = (ShardConfig(chain, chain, val_fraction=share) for share in sorted([one, other]))
+    keys = [f"{number}.jpg" for number in range(400)]
+    held, more = ({key for key in keys if config.split_of(key, None) == "val"} for config in (low, high))
+    assert held <= more
+    assert abs(len(more) / 400 - max(one, other)) < 0.1
+
+
+# Size and statistics --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_the_size_of_encoded_images_is_estimated_from_a_sample(photo_folder: Path, encoding: Encoding) -> None:
+    chain = parse("decode|resize(64)|brightness(0.5)")
+    quality = 95 if encoding == "jpeg" else None
+    config = ShardConfig(chain, chain, variants=3, encoding=encoding, quality=quality)
+    units = open_source(photo_folder).units
+    sizes = []
+    for unit in units:
+        [record] = unit.read()
+        words = BatchedDraws([(record.key, "train")], config).take(record.key, "train")
+        sizes += [len(image) for image in make_images(record.data, words, config, "train")[0]]
+    assert mean_image_bytes(units, config) == pytest.approx(3 * np.mean(sizes), rel=0.05)
+    broken = [ImageFile("broken.jpg", str(photo_folder), 0, None, 5, 0)]
+    assert mean_image_bytes(broken, config) == 3 * (256 << 10)
+    assert mean_image_bytes([*units, *broken], config) == pytest.approx(3 * np.mean(sizes), rel=0.05)
+
+
+def test_the_size_of_raw_images_is_known() -> None:
+    chain = parse("decode(1)|resize((8, 10))")
+    assert mean_image_bytes([], ShardConfig(chain, chain, variants=3)) == 3 * 80
+
+
+@given(
+    image=st_numpy.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))),
+    times=st.sampled_from([1, 60, 300]),
+)
+@settings(deadline=None, max_examples=50)
+def test_pixel_sums_are_exact(image: NDArray[np.uint8], times: int) -> None:
+    tall = np.concatenate([image] * times)
+    wide = tall.astype(np.int64).reshape(-1, image.shape[2])
+    expected = Levels(len(wide), tuple(wide.sum(axis=0).tolist()), tuple((wide**2).sum(axis=0).tolist()))
+    assert levels_of(tall) == expected
+
+
+def test_pixel_sums_of_a_large_white_image_are_exact() -> None:
+    assert levels_of(np.full((1025, 700, 3), 255, np.uint8)) == Levels(
+        1025 * 700, (255 * 1025 * 700,) * 3, (255 * 255 * 1025 * 700,) * 3
+    )
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def test_threads_hold_no_more_memory_than_there_is() -> None:
+    budget, lock, held = MemoryBudget(100), threading.Lock(), [0]
+
+    def change(size: int) -> None:
+        with lock:
+            held.append(held[-1] + size)
+
+    def work(size: int) -> None:
+        with budget.hold(size):
+            change(min(size, 100))
+            time.sleep(0.0005)
+            change(-min(size, 100))
+
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(work, [1, 40, 70, 99, 100, 5000] * 20):
+            pass
+    assert max(held) == 100
+    assert held[-1] == 0
+
+
+def test_small_images_do_not_starve_a_large_one() -> None:
+    budget, stop = MemoryBudget(100), threading.Event()
+
+    def stream() -> None:
+        while not stop.is_set():
+            with budget.hold(40):
+                time.sleep(0.0005)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(8):
+            pool.submit(stream)
+        try:
+            with budget.hold(100):
+                pass
+        finally:
+            stop.set()
+
+
+def test_memory_is_released_after_a_failure() -> None:
+    budget = MemoryBudget(100)
+    for _ in range(3):
+        with pytest.raises(KeyError), budget.hold(80):
+            raise KeyError
+
+
+# Workers that break ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultyUnit:
+    """A unit that raises what no unit should."""
+
+    error: type[BaseException]
+    name: str = "faulty"
+    count: int = 1
+    split: None = None
+    mtime_ns: int = 0
+    size_bytes: int | None = None
+
+    def record_keys(self) -> Iterator[str]:
+        yield "faulty"
+
+    def read(self) -> Iterator[Record]:
+        raise self.error
+
+
+def run_faulty(folder: Path, error: type[BaseException]) -> None:
+    (folder / WORK).mkdir()
+    chain = parse("decode|resize(8)")
+    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, ShardConfig(chain, chain), 1)])
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
+def test_a_worker_that_breaks_fails_the_build_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], error: type[BaseException]
+) -> None:
+    with pytest.raises(BuildError, match=f"the Beam pipeline failed: .*{error.__name__}") as caught:
+        run_faulty(tmp_path, error)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_is_not_taken_for_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_faulty(tmp_path, KeyboardInterrupt)
