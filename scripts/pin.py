@@ -41,7 +41,7 @@ def main(upgrades: Sequence[str]) -> None:
 def resolve(requirements: str, versions: Sequence[str], upgrades: Sequence[str], folder: Path) -> dict[str, list[str]]:
     """Return the pins for each Python, from the oldest to the newest; each keeps the pins of the one before that fit."""
     venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
+    python = str(folder / "venv" / "bin" / "python")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"], check=True)
     wanted, before = folder / "requirements.in", CONSTRAINTS
     wanted.write_text(requirements)
@@ -52,7 +52,7 @@ def resolve(requirements: str, versions: Sequence[str], upgrades: Sequence[str],
             output.write_text(before.read_text())
         options = ["--quiet", "--no-header", "--no-annotate", *(upgrades if version == versions[0] else [])]
         target = ["--python-version", version, "--python-platform", "x86_64-manylinux_2_28"]
-        uv = [python, "-m", "uv", "pip", "compile", wanted, *options, "--python", sys.executable, *target]
+        uv = [python, "-m", "uv", "pip", "compile", str(wanted), *options, "--python", sys.executable, *target]
         subprocess.run([*uv, "--output-file", output], stdout=subprocess.DEVNULL, check=True)
         pins[version] = output.read_text().splitlines()
         before = output
