@@ -324,11 +324,11 @@ def test_both_splits_of_a_mixing_cache_fit_one_loss(tmp_path: Path, photo_folder
 
 
 def test_held_out_records_are_not_mixed(tmp_path: Path, photo_folder: Path) -> None:
-    with pytest.raises(ValueError, match="val_chain must not contain mixup"):
+    with pytest.raises(ValueError, match="val_chain must not contain mixup or cutmix"):
         mixed(tmp_path / "cache", photo_folder, "mixup", val_chain="decode|resize(16) || mixup")
 
 
-# Ops of one's own
+# Custom ops
 
 
 @dataclass(frozen=True)
@@ -338,8 +338,8 @@ class Invert(Op):
     random_words: ClassVar[int] = 1
     level: int = 255
 
-    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
-        return self.level - image if draw[0] < 2**31 else image
+    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
+        return self.level - image if drawn[0] < 2**31 else image
 
 
 @dataclass(frozen=True)
@@ -349,16 +349,16 @@ class Halve(Op):
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // 2), -(-width // 2)
 
-    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
-        assert draw == ()
+    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
+        assert drawn == ()
         return image[::2, ::2]
 
 
 OWN: dict[str, type[Op]] = {"invert": Invert, "halve": Halve}
 
 
-@pytest.mark.parametrize("cut", [2, 3, 4, 5])
-def test_ops_of_ones_own_work_before_and_after_the_cut(
+@pytest.mark.parametrize("cut", [2, 4])
+def test_custom_ops_work_before_and_after_the_cut(
     tmp_path: Path, photo_folder: Path, photos: dict[str, bytes], cut: int
 ) -> None:
     chain = replace(parse("decode|resize(21)|invert|halve|flip_lr", OWN), cut=cut)
@@ -381,7 +381,7 @@ def test_ops_of_ones_own_work_before_and_after_the_cut(
         load(cache, "train", 6)
 
 
-def test_another_version_of_ones_own_op_is_another_cache(
+def test_another_version_of_a_custom_op_is_another_cache(
     tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     precompute(photo_folder, tmp_path / "cache", parse("decode|resize(9)|invert", OWN), seed=SEED)
@@ -394,13 +394,13 @@ def test_another_version_of_ones_own_op_is_another_cache(
 class Picky(Op):
     """Fail on every image whose first level is odd."""
 
-    def pixels(self, image: NDArray[np.uint8], draw: tuple[int, ...]) -> NDArray[np.uint8]:
+    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
         if image[0, 0, 0] % 2:
             raise KeyError("odd")
         return image
 
 
-def test_an_image_on_which_ones_own_op_fails_is_rejected_with_the_reason(
+def test_an_image_on_which_a_custom_op_fails_is_rejected_with_the_reason(
     tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]
 ) -> None:
     chain = parse("decode|picky|resize(9)", {"picky": Picky})

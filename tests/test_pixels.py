@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
+from op_strategies import ON_IMAGES
 from PIL import Image
 from scipy import ndimage
 
@@ -51,7 +52,9 @@ from joulecache.transforms import (
 )
 from joulecache.transforms.chain import apply, apply_to_each
 from joulecache.transforms.images import Pixels, as_array, as_image
-from joulecache.transforms.ops import AUGMENTATIONS, OPS, BatchOp, Decode, op_name
+from joulecache.transforms.ops import AUGMENTATIONS, OPS, BatchOp, op_name
+from joulecache.transforms.ops.arguments import INTERPOLATIONS
+from joulecache.transforms.ops.geometry import PADDING_MODES
 from joulecache.transforms.randomness import UNIT, random_words, word_table
 
 Array = NDArray[np.uint8]
@@ -59,7 +62,6 @@ Array = NDArray[np.uint8]
 GOLDEN = Path(__file__).parent / "golden"
 CHAINS: dict[str, str] = json.loads((GOLDEN / "chains.json").read_text("utf-8"))
 LARGEST = 2**32 - 1
-SIGN = {"-": 0, "+": LARGEST}
 
 relaxed = settings(deadline=None)
 images: st.SearchStrategy[Array] = st_numpy.arrays(
@@ -71,12 +73,6 @@ words = st.integers(0, LARGEST)
 def word_of(number: int, count: int) -> int:
     """Return the smallest word that draws that number of [0, count)."""
     return -(-(number << 32) // count)
-
-
-@pytest.fixture(scope="session")
-def pixels(photo: bytes) -> Array:
-    """The photo's 48x64 RGB pixels."""
-    return np.asarray(Image.open(io.BytesIO(photo)))
 
 
 # Golden
@@ -92,7 +88,7 @@ def test_the_pixels_are_the_golden_ones(name: str) -> None:
 
 
 def test_every_op_has_golden_pixels() -> None:
-    """Those that run on batches have theirs in golden/batches.json, see test_batch_kernels."""
+    """Those that run on batches have theirs in golden/batches.json, see test_batch_ops."""
     named = {op_name(type(op)) for text in CHAINS.values() for op in parse(text).ops}
     assert named == {name for name, kind in OPS.items() if not issubclass(kind, BatchOp)}
 
@@ -114,29 +110,16 @@ def test_a_random_crop_is_the_slice_that_was_drawn(pixels: Array, data: st.DataO
     np.testing.assert_array_equal(apply([RandomCrop((height, width))], pixels, drawn), expected)
 
 
-def test_a_mirrored_image_runs_right_to_left(pixels: Array) -> None:
-    np.testing.assert_array_equal(apply([FlipLr()], pixels, [0]), pixels[:, ::-1])
-    np.testing.assert_array_equal(apply([FlipLr()], pixels, [LARGEST]), pixels)
+@pytest.mark.parametrize(("flip", "expected"), [(FlipLr(), np.s_[:, ::-1]), (FlipUd(), np.s_[::-1])], ids=repr)
+def test_a_flip_reverses_columns_or_rows(pixels: Array, flip: Op, expected: Any) -> None:
+    np.testing.assert_array_equal(apply([flip], pixels, [0]), pixels[expected])
+    np.testing.assert_array_equal(apply([flip], pixels, [LARGEST]), pixels)
 
 
-def test_an_image_upside_down_runs_bottom_to_top(pixels: Array) -> None:
-    np.testing.assert_array_equal(apply([FlipUd()], pixels, [0]), pixels[::-1])
-    np.testing.assert_array_equal(apply([FlipUd()], pixels, [LARGEST]), pixels)
-
-
-@pytest.mark.parametrize(
-    ("op", "drawn"),
-    [
-        (CentralCrop(20), []),
-        (RandomCrop(20), [5, 5]),
-        (FlipLr(), [0]),
-        (FlipLr(), [LARGEST]),
-        (FlipUd(), [0]),
-        (FlipUd(), [LARGEST]),
-    ],
-)
-def test_moving_pixels_copies_nothing(pixels: Array, op: Op, drawn: list[int]) -> None:
-    assert np.shares_memory(apply([op], pixels, drawn), pixels)
+def test_moving_pixels_copies_nothing(pixels: Array) -> None:
+    for op in (CentralCrop(20), RandomCrop(20), FlipLr(), FlipUd()):
+        for word in (0, LARGEST):
+            assert np.shares_memory(apply([op], pixels, [word] * op.random_words), pixels)
 
 
 # Borders and holes
@@ -156,7 +139,7 @@ def source(place: int, size: int, mode: str) -> int | None:
 
 
 @relaxed
-@given(image=images, mode=st.sampled_from(["constant", "edge", "reflect", "symmetric"]), data=st.data())
+@given(image=images, mode=st.sampled_from(PADDING_MODES), data=st.data())
 def test_a_border_shows_what_its_mode_says(image: Array, mode: str, data: st.DataObject) -> None:
     height, width, channels = image.shape
     least = {"reflect": 1, "symmetric": 0}.get(mode, -5)
@@ -171,16 +154,10 @@ def test_a_border_shows_what_its_mode_says(image: Array, mode: str, data: st.Dat
         assert got[y, x].tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "symmetric"])
+@pytest.mark.parametrize("mode", PADDING_MODES)
 def test_a_border_is_numpys(pixels: Array, mode: Any) -> None:
     theirs = np.pad(pixels, ((3, 3), (7, 7), (0, 0)), mode=mode)
     np.testing.assert_array_equal(apply([Pad((7, 3), padding_mode=mode)], pixels, []), theirs)
-
-
-@pytest.mark.parametrize("mode", ["reflect", "symmetric"])
-def test_a_border_that_mirrors_more_than_there_is_is_refused(mode: str) -> None:
-    with pytest.raises(ValueError, match=r"cannot (reflect|symmetric) an image of 3x9"):
-        apply([Pad((0, 4), padding_mode=mode)], np.zeros((3, 9, 1), np.uint8), [])
 
 
 @relaxed
@@ -195,34 +172,30 @@ def test_a_cutout_fills_the_window_around_a_pixel(image: Array, size: tuple[int,
         assert got[y, x].tolist() == (np.broadcast_to(fill, channels) if inside else image[y, x]).tolist()
 
 
-@pytest.mark.parametrize("down", [0, LARGEST])
-@pytest.mark.parametrize("across", [0, LARGEST])
-def test_a_cutout_in_a_corner_is_a_quarter_of_its_window(pixels: Array, down: int, across: int) -> None:
-    expected = pixels.copy()
-    expected[slice(0, 5) if down == 0 else slice(42, 48), slice(0, 5) if across == 0 else slice(58, 64)] = 9
-    np.testing.assert_array_equal(apply([Cutout(10, 9)], expected, [down, across]), expected)
-    changed = apply([Cutout(10, 9)], pixels, [down, across])
-    corner = (5 if down == 0 else 6) * (5 if across == 0 else 6)
-    assert (changed == 9).all(axis=2).sum() == corner
-    np.testing.assert_array_equal(changed, expected)
+def test_a_cutout_in_a_corner_is_a_quarter_of_its_window(pixels: Array) -> None:
+    for down, rows in ((0, slice(0, 5)), (LARGEST, slice(42, 48))):
+        for across, columns in ((0, slice(0, 5)), (LARGEST, slice(58, 64))):
+            expected = pixels.copy()
+            expected[rows, columns] = 9
+            np.testing.assert_array_equal(apply([Cutout(10, 9)], pixels, [down, across]), expected)
 
 
 # Ops that turn and lean
 
 
 @pytest.mark.parametrize("side", [20, 21])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
-@pytest.mark.parametrize("quarters", range(-4, 5))
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_rotation_by_a_right_angle_moves_pixels_counter_clockwise(
-    pixels: Array, side: int, channels: int, interpolation: str, quarters: int
+    pixels: Array, side: int, interpolation: str
 ) -> None:
-    square = pixels[:side, :side, :channels]
-    got = apply([Rotate((90 * quarters, 90 * quarters), interpolation)], square, [5])
-    np.testing.assert_array_equal(got, np.rot90(square, quarters))
+    for channels in (1, 3):
+        square = pixels[:side, :side, :channels]
+        for quarters in range(-4, 5):
+            got = apply([Rotate((90 * quarters, 90 * quarters), interpolation)], square, [5])
+            np.testing.assert_array_equal(got, np.rot90(square, quarters))
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_rotation_by_half_a_turn_is_about_its_center(pixels: Array, interpolation: str) -> None:
     np.testing.assert_array_equal(apply([Rotate((180, 180), interpolation)], pixels, [0]), pixels[::-1, ::-1])
     got = apply([Rotate((180, 180), interpolation, (1, 2, 3), center=(20, 15.5))], pixels, [0])
@@ -232,27 +205,25 @@ def test_a_rotation_by_half_a_turn_is_about_its_center(pixels: Array, interpolat
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize(("channels", "fill"), [(1, 0), (1, 77), (3, 77), (3, (250, 10, 30))])
 @pytest.mark.parametrize("op", [Rotate, Affine])
-def test_what_comes_in_from_outside_is_the_fill(
-    channels: int, fill: int | tuple[int, int, int], op: type[Rotate | Affine]
-) -> None:
-    image = np.full((21, 21, channels), 128, np.uint8)
-    for interpolation in ("nearest", "bilinear"):
-        got = apply([op((45, 45), interpolation=interpolation, fill=fill)], image, [0] * 6)
-        for corner in (got[0, 0], got[0, -1], got[-1, 0], got[-1, -1]):
-            assert corner.tolist() == np.broadcast_to(fill, channels).tolist()
-        assert (got[10] == 128).all()
+def test_what_comes_in_from_outside_is_the_fill(op: type[Rotate | Affine]) -> None:
+    fills: list[tuple[int, int | tuple[int, int, int]]] = [(1, 0), (1, 77), (3, 77), (3, (250, 10, 30))]
+    for channels, fill in fills:
+        image = np.full((21, 21, channels), 128, np.uint8)
+        for interpolation in INTERPOLATIONS:
+            got = apply([op((45, 45), interpolation=interpolation, fill=fill)], image, [0] * 6)
+            for corner in (got[0, 0], got[0, -1], got[-1, 0], got[-1, -1]):
+                assert corner.tolist() == np.broadcast_to(fill, channels).tolist()
+            assert (got[10] == 128).all()
 
 
-@pytest.mark.parametrize(("word", "right"), [(0, -16), (LARGEST, 16), (2**31, 0)])
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
-def test_a_translation_moves_whole_pixels(pixels: Array, word: int, right: int, interpolation: str) -> None:
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_a_translation_moves_whole_pixels(pixels: Array, interpolation: str) -> None:
     op = Affine(0, translate=(0.25, 0.125), fill=9, interpolation=interpolation)
-    down = {-16: -6, 16: 6, 0: 0}[right]
     framed = np.pad(pixels, ((6, 6), (16, 16), (0, 0)), constant_values=9)
-    expected = framed[6 - down : 54 - down, 16 - right : 80 - right]
-    np.testing.assert_array_equal(apply([op], pixels, [0, word, word, 0, 0, 0]), expected)
+    for word, right, down in ((0, -16, -6), (2**31, 0, 0), (LARGEST, 16, 6)):
+        expected = framed[6 - down : 54 - down, 16 - right : 80 - right]
+        np.testing.assert_array_equal(apply([op], pixels, [0, word, word, 0, 0, 0]), expected)
 
 
 Transform = NDArray[np.float64]
@@ -308,7 +279,7 @@ def assert_fetched(got: Array, image: Array, forward: Transform, interpolation: 
 @settings(deadline=None, max_examples=60)
 @given(
     drawn=st.tuples(*[words] * 6),
-    interpolation=st.sampled_from(["nearest", "bilinear"]),
+    interpolation=st.sampled_from(INTERPOLATIONS),
     center=st.sampled_from([None, (3.25, 40.75)]),
     channels=st.sampled_from([1, 3]),
 )
@@ -322,7 +293,7 @@ def test_affine_is_torchvisions_composition_of_matrices(
 
 
 @settings(deadline=None, max_examples=30)
-@given(drawn=st.tuples(*[words] * 6), interpolation=st.sampled_from(["nearest", "bilinear"]))
+@given(drawn=st.tuples(*[words] * 6), interpolation=st.sampled_from(INTERPOLATIONS))
 def test_affine_is_pillows_transform_by_that_matrix(pixels: Array, drawn: tuple[int, ...], interpolation: str) -> None:
     op = Affine(180, (0.3, 0.2), (0.6, 1.7), (-30, 30, -20, 40), interpolation, (9, 8, 7))
     backward = np.linalg.inv(composed((32, 24), op.draw(drawn, 48, 64)))
@@ -338,7 +309,7 @@ def test_affine_is_pillows_transform_by_that_matrix(pixels: Array, drawn: tuple[
 
 
 @settings(deadline=None, max_examples=30)
-@given(word=words, interpolation=st.sampled_from(["nearest", "bilinear"]))
+@given(word=words, interpolation=st.sampled_from(INTERPOLATIONS))
 def test_rotate_is_affine_the_other_way_round(pixels: Array, word: int, interpolation: str) -> None:
     op = Rotate((-170, 200), interpolation, (9, 8, 7))
     [degrees] = op.draw([word], 48, 64)
@@ -358,17 +329,16 @@ def triangle(before: int, after: int) -> NDArray[np.float64]:
     return normalised
 
 
-@pytest.mark.parametrize("size", [(48, 64), (7, 9), (20, 100), (100, 20), (1, 1), (111, 130)])
+@pytest.mark.parametrize("size", [(7, 9), (20, 100), (1, 1), (111, 130)])
 def test_resize_is_a_triangle_filter_to_within_a_level(pixels: Array, size: tuple[int, int]) -> None:
     exact = np.einsum("yh,hwc,xw->yxc", triangle(48, size[0]), pixels, triangle(64, size[1]))
     assert np.abs(apply([Resize(size)], pixels, []) - exact).max() <= 1
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_resize_is_pillows(pixels: Array, channels: int) -> None:
-    image = pixels[:, :, :channels]
-    theirs = as_image(image).resize((31, 17), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(apply([Resize((17, 31))], image, []), as_array(theirs))
+def test_resize_is_pillows(pixels: Array) -> None:
+    for image in (pixels, pixels[:, :, :1]):
+        theirs = as_image(image).resize((31, 17), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(apply([Resize((17, 31))], image, []), as_array(theirs))
 
 
 def test_resize_shorter_resizes_to_its_output_size(pixels: Array) -> None:
@@ -449,25 +419,20 @@ TRIVIAL = {
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("sign", SIGN)
-@pytest.mark.parametrize("policy", [RandAugment, TrivialAugment])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_augmentation_is_the_op_of_its_meaning(
-    pixels: Array, name: str, sign: str, policy: type[RandAugment | TrivialAugment], channels: int
-) -> None:
-    image = pixels[:, :, :channels]
+def test_an_augmentation_is_the_op_of_its_meaning(pixels: Array, name: str) -> None:
     which = word_of(AUGMENTATIONS.index(name), len(AUGMENTATIONS))
-    for bin_number, interpolation in ((0, "nearest"), (7, "nearest"), (19, "bilinear"), (30, "nearest")):
-        share = bin_number / 30
-        if policy is RandAugment:
-            op: Op = RandAugment(1, bin_number, interpolation=interpolation, fill=9)
-            drawn, last = [which, SIGN[sign], *[0] * 10], RAND.get(name, 0.0)
+    cases = itertools.product((RAND, TRIVIAL), (-1, 1), (1, 3), ((0, "nearest"), (7, "nearest"), (19, "bilinear")))
+    for table, sign, channels, (step, interpolation) in cases:
+        image, share, sign_word = pixels[:, :, :channels], step / 30, LARGEST if sign > 0 else 0
+        if table is RAND:
+            op: Op = RandAugment(1, step, interpolation=interpolation, fill=9)
+            drawn = [which, sign_word, *[0] * 10]
         else:
             op = TrivialAugment(interpolation=interpolation, fill=9)
-            drawn, last = [which, SIGN[sign], word_of(bin_number, 31)], TRIVIAL.get(name, 0.0)
-        strength = last * share * (1 if sign == "+" else -1)
+            drawn = [which, sign_word, word_of(step, 31)]
+        strength = table.get(name, 0.0) * share * sign
         if name == "posterize":
-            strength = 8 - (4 if policy is RandAugment else 6) * share
+            strength = 8 - (4 if table is RAND else 6) * share
         if name == "solarize":
             strength = 255 - 255 * share
         got, same = apply([op], image, drawn), meant(name, strength)
@@ -484,19 +449,15 @@ def test_an_augmentation_is_the_op_of_its_meaning(
 
 def assert_moved(got: Array, image: Array, name: str, distance: int) -> None:
     axis = 1 if name == "translate_x" else 0
-    expected = np.full_like(image, 9)
-    size = image.shape[axis]
-    for place in range(size):
-        if 0 <= place - distance < size:
-            if axis == 1:
-                expected[:, place] = image[:, place - distance]
-            else:
-                expected[place] = image[place - distance]
-    np.testing.assert_array_equal(got, expected)
+    border = [(0, 0)] * 3
+    border[axis] = (abs(distance), abs(distance))
+    framed = np.pad(image, border, constant_values=9)
+    start = abs(distance) - distance
+    np.testing.assert_array_equal(got, framed.take(range(start, start + image.shape[axis]), axis))
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 6])
-def test_augmentations_are_applied_one_after_the_other(pixels: Array, count: int) -> None:
+def test_augmentations_are_applied_one_after_the_other(pixels: Array) -> None:
+    count = 6
     drawn = np.random.default_rng(count).integers(0, 2**32, 12).tolist()
     expected = pixels
     for step in range(count):
@@ -532,9 +493,7 @@ PICTURE_OPS: list[Op] = [
 
 
 def test_every_op_on_images_is_among_these() -> None:
-    assert {type(op) for op in PICTURE_OPS} == {
-        kind for kind in OPS.values() if kind is not Decode and not issubclass(kind, BatchOp)
-    }
+    assert {type(op) for op in PICTURE_OPS} == set(ON_IMAGES)
 
 
 def draws_of(op: Op) -> list[list[int]]:
@@ -545,45 +504,27 @@ def draws_of(op: Op) -> list[list[int]]:
 
 @pytest.mark.parametrize("op", PICTURE_OPS, ids=repr)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_op_treats_pillow_images_and_arrays_alike(pixels: Array, op: Op, channels: int) -> None:
-    array = np.ascontiguousarray(pixels[:, :, :channels])
-    for drawn in draws_of(op):
-        np.testing.assert_array_equal(apply([op], as_image(array), drawn), apply([op], array, drawn))
-
-
-@pytest.mark.parametrize("op", PICTURE_OPS, ids=repr)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_op_leaves_its_input_as_it_was_and_takes_one_that_is_read_only(pixels: Array, op: Op, channels: int) -> None:
+def test_an_op_takes_any_form_of_an_image_and_leaves_it_as_it_was(pixels: Array, op: Op, channels: int) -> None:
     before = pixels[:, :, :channels].copy()
-    writable, locked = before.copy(), before.copy()
+    writable, locked, picture = before.copy(), before.copy(), as_image(before)
     locked.flags.writeable = False
-    picture = as_image(before)
     for drawn in draws_of(op):
         got = apply([op], writable, drawn)
+        assert got.dtype == np.uint8
+        assert got.shape == (*op.output_size(48, 64), op.output_channels(channels))
         np.testing.assert_array_equal(apply([op], locked, drawn), got)
-        apply([op], picture, drawn)
+        np.testing.assert_array_equal(apply([op], picture, drawn), got)
         np.testing.assert_array_equal(writable, before)
         np.testing.assert_array_equal(as_array(picture), before)
 
 
 @pytest.mark.parametrize("op", PICTURE_OPS, ids=repr)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_op_takes_the_view_that_another_leaves(pixels: Array, op: Op, channels: int) -> None:
-    # Mirrored, turned, every other pixel, transposed, one channel of three: no dependence on how memory is laid out.
+def test_an_op_takes_the_view_that_another_leaves(pixels: Array, op: Op) -> None:
+    # Mirrored, upside down, every other pixel, transposed, one channel of three: no dependence on the memory layout.
     views = (pixels[4:44, ::-1], pixels[::-1], pixels[::2, ::2], pixels.swapaxes(0, 1), np.asfortranarray(pixels))
-    for view in (view[:, :, 1:2] if channels == 1 else view for view in views):
-        for drawn in draws_of(op):
+    for view in (*views, pixels[:, ::-1, 1:2]):
+        for drawn in draws_of(op)[:20]:
             np.testing.assert_array_equal(apply([op], view, drawn), apply([op], view.copy("C"), drawn))
-
-
-@pytest.mark.parametrize("op", PICTURE_OPS, ids=repr)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_op_gives_the_size_and_the_channels_that_it_promises(pixels: Array, op: Op, channels: int) -> None:
-    for image in (pixels[:, :, :channels], pixels[:20, :17, :channels]):
-        for drawn in draws_of(op):
-            got = apply([op], image, drawn)
-            assert got.dtype == np.uint8
-            assert got.shape == (*op.output_size(*image.shape[:2]), op.output_channels(channels))
 
 
 @pytest.mark.parametrize("op", PICTURE_OPS, ids=repr)
@@ -601,12 +542,12 @@ def test_each_op_takes_its_own_words(pixels: Array) -> None:
     np.testing.assert_array_equal(both, apply([crop], pixels[:, ::-1], [3 << 28, 5 << 28]))
 
 
-# Ops of one's own
+# Custom ops
 
 
 @dataclass(frozen=True)
 class Own(Op):
-    """Does what it is told to."""
+    """A custom op as version 0.1 had them: its words are called `words`, and it draws nothing but them."""
 
     does: str = "nothing"
     words = 3
@@ -660,14 +601,14 @@ DOES: dict[str, Callable[[Array, tuple[int, ...]], Any]] = {
 }
 
 
-def test_an_op_of_ones_own_gets_a_read_only_array_and_whole_numbers(pixels: Array) -> None:
+def test_a_custom_op_gets_a_read_only_array_and_whole_numbers(pixels: Array) -> None:
     for image in (pixels, as_image(pixels)):
         np.testing.assert_array_equal(apply([Own("check")], image, [1, 2, 3]), np.full_like(pixels, 6))
     [got] = apply_to_each([Own("check")], [pixels], np.array([[1, 2, 3]], np.int64))
     np.testing.assert_array_equal(got, np.full_like(pixels, 6))
 
 
-def test_an_op_of_ones_own_stands_between_others_and_takes_its_own_words(pixels: Array) -> None:
+def test_a_custom_op_stands_between_others_and_takes_its_own_words(pixels: Array) -> None:
     got = apply([FlipLr(), Own("cut"), RandomCrop(3)], pixels, [0, 9, 9, 9, LARGEST, LARGEST])
     np.testing.assert_array_equal(got, pixels[45:, ::-1][:, 2:5])
     np.testing.assert_array_equal(apply([Own("first")], pixels, [0, 0, 0]), pixels[:, :, :1])
@@ -675,7 +616,7 @@ def test_an_op_of_ones_own_stands_between_others_and_takes_its_own_words(pixels:
     np.testing.assert_array_equal(flipped[2:], pixels[2:, ::-1])
 
 
-def test_an_op_of_ones_own_leaves_its_callers_array_writable() -> None:
+def test_a_custom_op_leaves_its_callers_array_writable() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     apply([Own()], image, [0, 0, 0])
     image[0] = 1
@@ -700,6 +641,6 @@ def test_an_op_of_ones_own_leaves_its_callers_array_writable() -> None:
         ("picture", r"^own must return .*, got .*Image"),
     ],
 )
-def test_an_op_of_ones_own_that_fails_its_promise_is_named(pixels: Array, does: str, message: str) -> None:
+def test_a_custom_op_that_fails_its_promise_is_named(pixels: Array, does: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         apply([Own(does)], pixels, [0, 0, 0])

@@ -1,4 +1,4 @@
-"""TensorFlow's pixels against the reference: equal where nothing is interpolated, within a level where something is."""
+"""TensorFlow's kernels against the ops' own pixels: equal where nothing is interpolated, within a level where something is."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def photo(index: int) -> Image.Image:
 
 
 def pixels(index: int, channels: int = 3) -> Array:
-    return np.asarray(photo(index))[:, :, :channels]
+    return np.asarray(photo(index))[:130, :170, :channels]
 
 
 def drawn_integers(ops: Sequence[Op], words: Sequence[int], height: int, width: int) -> list[int]:
-    """Return what the ops' kernels take, one after the other, for an image of that size."""
+    """Return what the ops draw, one after the other, for an image of this size."""
     drawn: list[int] = []
     for op in ops:
         drawn += op.draw(words[: op.random_words], height, width)
@@ -102,7 +102,7 @@ def with_channels(ops: Sequence[Op]) -> list[Any]:
 
 
 def pairs(ops: Sequence[Op], images: Sequence[bytes | Array]) -> Iterator[tuple[Levels, Levels]]:
-    """Yield each image's pixels by the graph kernels, alike eagerly and inside `Dataset.map`, and by the reference."""
+    """Yield each image's pixels by TensorFlow, alike eagerly and inside `Dataset.map`, and by the ops themselves."""
     words = random_words(ops, 0, 0, range(len(images)), 0)
     drawn = []
     for image, row in zip(images, words, strict=True):
@@ -165,8 +165,7 @@ def jpegs() -> list[bytes]:
     return [encoded(image.convert("L"), "JPEG"), *(encoded(image, "JPEG", **kind) for kind in kinds)]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("shorter", [None, 72, 20])
+@pytest.mark.parametrize(("channels", "shorter"), [(3, None), (1, None), (3, 72), (1, 20)])
 def test_a_jpeg_decodes_to_the_same_pixels(jpegs: list[bytes], channels: int, shorter: int | None) -> None:
     assert_equal([Decode(channels, shorter=shorter)], jpegs)
 
@@ -183,8 +182,7 @@ def test_other_formats_that_tensorflow_knows_decode_to_the_same_pixels(channels:
     assert_equal([Decode(channels)], [encoded(photo(2), kind) for kind in ("GIF", "BMP", "WEBP")])
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("shorter", [None, 72])
+@pytest.mark.parametrize(("channels", "shorter"), [(3, None), (1, 72)])
 def test_an_mpo_decodes_to_its_first_picture(channels: int, shorter: int | None) -> None:
     mpo = encoded(photo(1), "MPO", save_all=True, append_images=[photo(2)])
     assert Image.open(io.BytesIO(mpo)).format == "MPO"
@@ -226,9 +224,9 @@ def test_what_tensorflow_cannot_decode_is_refused_rather_than_guessed() -> None:
 TURNS = (*range(10), 65535)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("shorter", [None, 72])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("kind", "channels", "shorter"), [("JPEG", 3, None), ("JPEG", 1, 72), ("PNG", 1, None), ("WEBP", 3, 72)]
+)
 def test_an_image_is_turned_as_its_orientation_says(kind: str, channels: int, shorter: int | None) -> None:
     files = []
     for turn in TURNS:
@@ -258,7 +256,7 @@ def test_what_follows_decoding_sees_the_upright_image() -> None:
     np.testing.assert_array_equal(got, apply(ops, data, words))
 
 
-@pytest.mark.parametrize("shorter", [1, 72, 145])
+@pytest.mark.parametrize("shorter", [1, 72])
 def test_a_jpeg_is_scaled_as_the_reference_scales_it(shorter: int) -> None:
     sides = [(2 * shorter + margin, 4 * shorter + margin + 1) for margin in (-1, 0, 1)]
     assert_equal([Decode(shorter=shorter)], [encoded(photo(1).resize(side), "JPEG") for side in sides])
@@ -275,28 +273,10 @@ def test_a_truncated_jpeg_is_refused_unless_accepted() -> None:
 # Ops that move pixels or change levels: equal
 
 EXACT: list[Op] = [
-    CentralCrop(64),
-    CentralCrop((101, 64)),
-    CentralCrop((64, 101)),
-    RandomCrop((72, 61)),
-    FlipLr(),
-    FlipLr(1.0),
-    FlipUd(),
-    FlipUd(1.0),
-    Pad(0),
-    Pad(5),
-    Pad(5, 255),
-    Pad((7, 0), (1, 2, 3)),
-    Pad((1, 2, 3, 4), 9),
-    Pad((1, 2, 3, 4), (9, 8, 7)),
-    *(Pad(border, padding_mode=mode) for mode in PADDING_MODES[1:] for border in (0, 11, (7, 0), (0, 1, 2, 3), 101)),
-    Cutout(31),
-    Cutout((300, 9), 200),
-    Cutout((8, 600), (9, 8, 7)),
-    Brightness(0.4),
-    Brightness(1.0),
-    Contrast(0.4),
-    Contrast(1.0),
+    *(CentralCrop((101, 64)), CentralCrop((64, 101)), RandomCrop((72, 61)), FlipLr(), FlipUd()),
+    *(Pad(0), Pad((1, 2, 3, 4), 9), Pad((1, 2, 3, 4), (9, 8, 7))),
+    *(Pad((0, 1, 2, 3), padding_mode=mode) for mode in PADDING_MODES[1:]),
+    *(Cutout((300, 9), 200), Cutout((8, 600), (9, 8, 7)), Brightness(1.0), Contrast(1.0)),
 ]
 
 
@@ -351,7 +331,6 @@ def test_a_window_around_any_pixel_is_cut_out_over_every_edge(data: st.DataObjec
 FLOATS: list[list[Op]] = [
     [ToFloat()],
     [ToFloat(), IMAGENET],
-    [ToFloat(), Normalize(0.5, 0.5)],
     [ToFloat(), Normalize(0, 0.3)],
     [ToFloat(), Normalize(0.1, (0.3, 0.7, 1.1))],
     [ToFloat(), Normalize(0.3, 1), Normalize(0.1, 0.7)],
@@ -403,10 +382,8 @@ def test_a_central_crop_has_the_corner_of_the_reference(height: int, width: int)
     "text",
     [
         "decode(shorter=100)|central_crop(90)|random_crop(72)|flip_lr|brightness(0.4)|contrast(0.4)",
-        "decode|pad((3, 5))|random_crop(301)|flip_ud|flip_lr|cutout(150, fill=128)",
         "decode(1)|flip_ud|pad(9, padding_mode='reflect')|central_crop(200)|cutout((90, 300))|contrast(0.4)",
         "decode|random_crop(64)|pad((1, 2, 3, 4), (9, 8, 7))|flip_ud|pad(20, padding_mode='symmetric')|random_crop(99)",
-        "decode|random_crop(64)|pad(70, padding_mode='edge')|flip_lr || to_float",
         "decode|central_crop(90)|flip_ud|cutout(40, fill=(1, 2, 3))|brightness(0.4) || to_float|normalize(0.5, 0.25)",
         "decode(1)|random_crop(90)|pad(1)|flip_lr || to_float|normalize(0.5, 0.25)",
     ],
@@ -418,17 +395,14 @@ def test_a_chain_without_resizing_is_exact_from_bytes_to_pixels(text: str) -> No
 @pytest.mark.parametrize(
     ("text", "shape"),
     [
-        ("decode|flip_lr|contrast(0.1)", (None, None, 3)),
         ("decode(1)|resize_shorter(72)", (None, None, 1)),
         ("decode|resize(72)|random_crop(64)|flip_lr|brightness(0.1)|contrast(0.1)", (64, 64, 3)),
         ("decode|random_resized_crop(64)|contrast(0.1)", (64, 64, 3)),
         ("decode(1)|central_crop((64, 65))|contrast(0.1)", (64, 65, 1)),
         ("decode|pad(1)|flip_ud|cutout(9)", (None, None, 3)),
         ("decode(1)|pad(1, padding_mode='reflect') || to_float|normalize(0.5, 0.5)", (None, None, 1)),
-        ("decode|central_crop(64)|pad((1, 2, 3, 4), (9, 8, 7))|flip_ud|cutout(9)", (70, 68, 3)),
         ("decode|random_crop(64)|flip_ud|pad((1, 2, 3, 4), padding_mode='edge')|flip_lr|contrast(0.1)", (70, 68, 3)),
         ("decode|resize(64)|pad((1, 2, 3, 4), padding_mode='symmetric')|cutout(9) || to_float", (70, 68, 3)),
-        ("decode|resize(64)|pad((1, 2, 3, 4), padding_mode='reflect') || to_float|normalize(0.5, 0.5)", (70, 68, 3)),
     ],
 )
 def test_the_shape_of_the_result_is_known_before_any_image(text: str, shape: tuple[int | None, ...]) -> None:
@@ -464,13 +438,7 @@ def test_the_shape_of_a_batch_is_known_before_any_image(mode: str, fill: Any) ->
 
 
 INTERPOLATED: list[Op] = [
-    Resize(72),
-    Resize((300, 64)),
-    Resize(600),
-    ResizeShorter(100),
-    ResizeShorter(500),
-    RandomResizedCrop(64),
-    RandomResizedCrop((224, 160), scale=(0.5, 1)),
+    *(Resize((300, 64)), Resize(600), ResizeShorter(100), ResizeShorter(500), RandomResizedCrop((224, 160), (0.5, 1))),
 ]
 
 
@@ -505,17 +473,12 @@ REAL_EXACT = [
     "decode|central_crop(64)|flip_lr || to_float|normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))",
 ]
 REAL_ALIKE = [
-    "decode|resize(72)",
-    "decode|resize((500, 224))",
-    "decode(1)|resize(224)",
+    "decode|resize(72)|brightness(0.4)",
+    "decode(1)|resize((500, 224))",
     "decode(shorter=72)|resize_shorter(72)|central_crop(64)",
     "decode|resize_shorter(256)|random_crop(224)|flip_ud",
-    "decode|random_resized_crop(64)",
-    "decode|random_resized_crop(224)|flip_lr",
-    "decode|resize(72)|brightness(0.4)",
-    "decode|resize(72)|contrast(0.4)",
+    "decode|random_resized_crop(64)|flip_lr",
     "decode|resize(72)|pad(4)|cutout(16)|brightness(0.2)|contrast(0.2)",
-    "decode|resize(72) || to_float",
     "decode|resize(72) || to_float|normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))",
 ]
 
@@ -546,16 +509,23 @@ def test_ops_that_interpolate_go_with_those_that_do_not() -> None:
 
 
 BATCHES: list[list[Op]] = [
-    [RandomCrop((90, 80)), FlipLr()],
     [RandomCrop((90, 80)), Brightness(0.4)],
     [RandomCrop((90, 80)), FlipLr(), FlipLr(), RandomCrop(64)],
     [FlipLr(), RandomCrop((90, 80)), CentralCrop((71, 72)), FlipLr(), Contrast(0.4), Brightness(0.4)],
     [],
-    [FlipUd()],
     [RandomCrop((90, 80)), FlipUd(), FlipLr(), FlipUd()],
-    *([Pad((1, 2, 3, 4), 9, mode), RandomCrop(100), FlipLr(), CentralCrop(99)] for mode in PADDING_MODES),
-    *([FlipUd(), Pad(30, padding_mode=mode), Cutout((50, 300), 7), FlipLr()] for mode in PADDING_MODES),
-    [Cutout(60), Cutout((9, 240), 255), Pad(0)],
+    *(
+        [
+            FlipUd(),
+            Pad((1, 2, 3, 4), 9, mode),
+            RandomCrop(100),
+            FlipLr(),
+            CentralCrop(99),
+            Cutout((50, 300), 7),
+            FlipLr(),
+        ]
+        for mode in PADDING_MODES
+    ),
     [RandomCrop((90, 80)), FlipUd(), Brightness(0.4), ToFloat(), Normalize(0.5, 0.25)],
     [Pad(1), Cutout(60), ToFloat()],
 ]
@@ -653,7 +623,7 @@ def test_a_background_under_transparent_pixels_is_refused() -> None:
     assert "decode with a background" in str(graphs.refused([Decode(background=255)]))
 
 
-def test_an_own_op_does_not_run_as_the_built_in_one_that_it_derives_from() -> None:
+def test_a_custom_op_does_not_run_as_the_built_in_one_that_it_derives_from() -> None:
     @dataclass(frozen=True)
     class FlipTwice(FlipLr):
         def pixels(self, image: Array, draw: tuple[int, ...]) -> Array:  # type: ignore[override]

@@ -1,9 +1,8 @@
-"""The kernels that change levels: against whole numbers and fractions written out, and against Pillow and SciPy."""
+"""The ops that change levels: against whole numbers and fractions written out, and against Pillow and SciPy."""
 
 from __future__ import annotations
 
 import colorsys
-import io
 import itertools
 import math
 from collections.abc import Callable
@@ -25,8 +24,6 @@ from joulecache.transforms import (
     ColorJitter,
     Contrast,
     Equalize,
-    FlipLr,
-    FlipUd,
     GaussianBlur,
     GaussianNoise,
     Grayscale,
@@ -39,7 +36,7 @@ from joulecache.transforms import (
 )
 from joulecache.transforms.chain import apply
 from joulecache.transforms.images import Pixels, as_array, as_image
-from joulecache.transforms.ops import OPS, colour, filters
+from joulecache.transforms.ops import colour, filters
 from joulecache.transforms.ops.colour import grey_total
 from joulecache.transforms.randomness import UNIT
 
@@ -47,7 +44,7 @@ Array = NDArray[np.uint8]
 
 LARGEST = 2**32 - 1
 
-relaxed = settings(deadline=None)
+relaxed = settings(deadline=None, max_examples=60)
 images: st.SearchStrategy[Array] = st_numpy.arrays(
     np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 3]))
 )
@@ -63,12 +60,6 @@ def apart(one: Array, other: ArrayLike) -> float:
     """Return the largest difference of two levels."""
     assert one.shape == np.shape(other)
     return float(np.abs(one - np.asarray(other, float)).max())
-
-
-@pytest.fixture(scope="session")
-def pixels(photo: bytes) -> Array:
-    """The photo's 48x64 RGB pixels."""
-    return np.asarray(Image.open(io.BytesIO(photo)))
 
 
 # Ops that change levels
@@ -127,7 +118,7 @@ def test_brightness_contrast_and_saturation_are_within_a_level_or_two_of_pillows
 
 
 @pytest.mark.parametrize(
-    "op", [Brightness(0.0), Contrast(0.0), Saturation(0.0), Hue(0.0), ColorJitter(), Sharpness(1.0, 1.0)]
+    "op", [Brightness(0.0), Contrast(0.0), Saturation(0.0), Hue(0.0), ColorJitter(), Sharpness(1.0, 1.0)], ids=repr
 )
 def test_a_factor_of_1_changes_nothing(pixels: Array, op: Op) -> None:
     for word in (0, LARGEST):
@@ -136,7 +127,8 @@ def test_a_factor_of_1_changes_nothing(pixels: Array, op: Op) -> None:
 
 
 def test_the_grey_of_a_large_white_image_does_not_overflow() -> None:
-    assert grey_total(np.full((4096, 4096, 3), 255, np.uint8)) == 255 * 2**24 - 2**24  # weights sum to just below 1
+    large = np.broadcast_to(np.uint8(255), (3000, 3000, 3))
+    assert grey_total(large) == 254 * 3000**2 > 2**31  # the weights add up to just below 1
 
 
 @pytest.mark.parametrize("adjust", [colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation])
@@ -175,7 +167,7 @@ def test_a_turned_hue_is_the_nearest_level_to_colorsys(image: Array, delta: floa
     assert apart(apply([Hue(delta)], image, [word]).reshape(-1, 3), expected) <= 0.5 + 1e-9
 
 
-@pytest.mark.parametrize("share", range(-UNIT // 2, UNIT // 2 + 1, UNIT // 24))
+@pytest.mark.parametrize("share", range(-UNIT // 2, UNIT // 2 + 1, UNIT // 8))
 def test_a_turned_hue_is_the_nearest_level_to_colorsys_all_around_the_circle(share: int) -> None:
     near = [[min(max(level + step, 0), 255) for level, step in zip(corner, steps, strict=True)]
             for corner in CORNERS for steps in itertools.product((-1, 0, 1), repeat=3)]  # fmt: skip
@@ -202,27 +194,26 @@ def test_greys_have_no_hue_to_turn(pixels: Array) -> None:
         np.testing.assert_array_equal(apply([Saturation(1)], pixels[:, :, :1], [word]), pixels[:, :, :1])
 
 
-@pytest.mark.parametrize("order", range(24))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_color_jitter_is_its_four_ops_in_the_order_that_was_drawn(pixels: Array, order: int, channels: int) -> None:
-    drawn = [word_of(order, 24), *np.random.default_rng(order).integers(0, 2**32, 4).tolist()]
-    op, image = ColorJitter(0.4, (0.3, 2.0), 3.0, (-0.1, 0.3)), pixels[:, :, :channels]
-    which, *numbers = op.draw(drawn, 48, 64)
-    assert which == order
+def test_color_jitter_is_its_four_ops_in_the_order_that_was_drawn(pixels: Array, channels: int) -> None:
+    op, image = ColorJitter(0.4, (0.3, 2.0), 3.0, (-0.1, 0.3)), pixels[:20, :20, :channels]
     adjusts = (colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation, colour.adjust_hue)
-    expected = image
-    for step in list(itertools.permutations(range(4)))[order]:
-        expected = adjusts[step](expected, numbers[step])
-    np.testing.assert_array_equal(apply([op], image, drawn), expected)
+    for order, steps in enumerate(itertools.permutations(range(4))):
+        drawn = [word_of(order, 24), *np.random.default_rng(order).integers(0, 2**32, 4).tolist()]
+        which, *numbers = op.draw(drawn, 20, 20)
+        assert which == order
+        expected = image
+        for step in steps:
+            expected = adjusts[step](expected, numbers[step])
+        np.testing.assert_array_equal(apply([op], image, drawn), expected)
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_color_jitter_of_one_kind_is_the_op_of_that_name(pixels: Array, name: str) -> None:
-    for order in range(24):
-        got = apply([ColorJitter(**{name: 0.3})], pixels, [word_of(order, 24), *[3 << 30] * 4])
-        np.testing.assert_array_equal(got, apply([OPS[name](0.3)], pixels, [3 << 30]))  # type: ignore[call-arg]
-    got = apply([ColorJitter(hue=0.3)], pixels, [0, 5, 5, 5, 3 << 30])
-    np.testing.assert_array_equal(got, apply([Hue(0.3)], pixels, [3 << 30]))
+def test_color_jitter_of_one_kind_is_the_op_of_that_name(pixels: Array) -> None:
+    drawn = [word_of(7, 24), *[3 << 30] * 4]
+    singles = [("brightness", Brightness), ("contrast", Contrast), ("saturation", Saturation), ("hue", Hue)]
+    for name, single in singles:
+        got = apply([ColorJitter(**{name: 0.3})], pixels, drawn)
+        np.testing.assert_array_equal(got, apply([single(0.3)], pixels, [3 << 30]))
 
 
 @relaxed
@@ -245,17 +236,13 @@ def gaussian(size: int, sigma: float) -> NDArray[np.float64]:
     return normalised
 
 
-@pytest.mark.parametrize("kernel", [1, 3, (5, 1), (1, 7), (3, 9), 23])
-@pytest.mark.parametrize("sigma", [0.01, 0.1, 0.7, 2.0, 50.0])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_blur_is_a_convolution_to_within_a_level(
-    pixels: Array, kernel: int | tuple[int, int], sigma: float, channels: int
-) -> None:
-    across, down = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    image = pixels[:, :, :channels]
-    exact = ndimage.correlate1d(image.astype(float), gaussian(across, sigma), axis=1, mode="mirror")
-    exact = ndimage.correlate1d(exact, gaussian(down, sigma), axis=0, mode="mirror")
-    assert apart(apply([GaussianBlur(kernel, sigma)], image, [0]), exact) <= 0.6
+@pytest.mark.parametrize("kernel", [(1, 1), (5, 1), (3, 9), (23, 23)])
+def test_a_blur_is_a_convolution_to_within_a_level(pixels: Array, kernel: tuple[int, int]) -> None:
+    for sigma in (0.01, 0.7, 50.0):
+        for image in (pixels, pixels[:, :, :1]):
+            exact = ndimage.correlate1d(image.astype(float), gaussian(kernel[0], sigma), axis=1, mode="mirror")
+            exact = ndimage.correlate1d(exact, gaussian(kernel[1], sigma), axis=0, mode="mirror")
+            assert apart(apply([GaussianBlur(kernel, sigma)], image, [0]), exact) <= 0.6
 
 
 noisy: st.SearchStrategy[Array] = st.builds(
@@ -289,28 +276,21 @@ def mirrored(place: int, size: int) -> int:
     return abs(place) if place < size else 2 * (size - 1) - place
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 25, 255])
-@pytest.mark.parametrize("sigma", [0.01, 0.1, 0.5, 1.0, 8.0, 255.0])
-def test_the_weights_of_a_blur_add_up_to_1_and_are_those_of_the_gaussian(size: int, sigma: float) -> None:
-    weights = filters.gaussian_weights(size, round(sigma * UNIT))
-    assert sum(weights) == 65536
-    assert weights == weights[::-1]
-    assert min(weights) >= 0
-    others = np.delete(np.array(weights) / UNIT - gaussian(size, round(sigma * UNIT) / UNIT), size // 2)
-    assert np.abs(others).max(initial=0) <= 0.5001 / UNIT
+@pytest.mark.parametrize("size", [1, 3, 25, 255])
+def test_the_weights_of_a_blur_add_up_to_1_and_are_those_of_the_gaussian(size: int) -> None:
+    for sigma in (0.01, 0.5, 8.0, 255.0):
+        weights = filters.gaussian_weights(size, round(sigma * UNIT))
+        assert sum(weights) == 65536
+        assert weights == weights[::-1]
+        assert min(weights) >= 0
+        others = np.delete(np.array(weights) / UNIT - gaussian(size, round(sigma * UNIT) / UNIT), size // 2)
+        assert np.abs(others).max(initial=0) <= 0.5001 / UNIT
 
 
 def test_a_blur_leaves_one_level_as_it_is_and_does_not_overflow() -> None:
-    for level in (0, 1, 254, 255):
-        image = np.full((130, 130, 1), level, np.uint8)
-        for sigma in (0.1, 2.0, 255.0):
-            np.testing.assert_array_equal(apply([GaussianBlur(255, sigma)], image, [0]), image)
-
-
-@pytest.mark.parametrize("shape", [(2, 9), (9, 2)])
-def test_a_blur_beyond_the_image_is_refused(shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="a kernel of 5x5 is too large for an image of"):
-        apply([GaussianBlur(5)], np.zeros((*shape, 3), np.uint8), [0])
+    image = np.full((130, 130, 1), 255, np.uint8)
+    for sigma in (0.1, 2.0, 255.0):
+        np.testing.assert_array_equal(apply([GaussianBlur(255, sigma)], image, [0]), image)
 
 
 @pytest.mark.parametrize(("mean", "sigma"), [(0.0, 0.1), (0.1, 0.05), (-0.2, 0.02), (0.0, 0.0)])
@@ -427,21 +407,7 @@ def test_sharpness_is_a_blend_with_the_smoothed_rounded_down_and_clipped(image: 
         assert got[y, x, c] == min(max(math.floor(exact * level + (1 - exact) * smooth), 0), 255)
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.7, 2.0, 9.0])
+@pytest.mark.parametrize("factor", [0.0, 1.7, 9.0])
 def test_sharpness_is_within_a_level_of_pillows(pixels: Array, factor: float) -> None:
     theirs = ImageEnhance.Sharpness(as_image(pixels)).enhance(factor)
     assert apart(apply([Sharpness(factor, 1.0)], pixels, [0]), np.asarray(theirs)) <= 1
-
-
-SOMETIMES = [
-    *(FlipLr(0.25), FlipUd(0.25), Autocontrast(0.25), Equalize(0.25), Posterize(2, 0.25), Solarize(99, 0.25)),
-    Sharpness(9.0, 0.25),
-]
-
-
-@pytest.mark.parametrize("op", SOMETIMES, ids=repr)
-def test_an_op_with_a_probability_is_applied_to_the_words_below_it(pixels: Array, op: Op) -> None:
-    applied = apply([op], pixels, [0])
-    assert not np.array_equal(applied, pixels)
-    np.testing.assert_array_equal(apply([op], pixels, [2**30 - 1]), applied)
-    np.testing.assert_array_equal(apply([op], pixels, [2**30]), pixels)

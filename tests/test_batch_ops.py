@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
-from scipy import stats
 
 from joulecache.transforms import Chain, Cutmix, Mixup, Normalize, Op, ToFloat, parse
 from joulecache.transforms.chain import apply_batch_ops, mix_labels
@@ -29,7 +28,7 @@ BATCHES: dict[str, str] = json.loads((GOLDEN / "batches.json").read_text("utf-8"
 LARGEST = 2**32 - 1
 UNIT = 65536
 
-relaxed = settings(deadline=None)
+relaxed = settings(deadline=None, max_examples=60)
 words = st.integers(0, LARGEST)
 batches: st.SearchStrategy[Array] = st_numpy.arrays(
     np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
@@ -242,30 +241,11 @@ def test_labels_without_a_mixture_are_one_hot() -> None:
     assert got.tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
-@pytest.mark.parametrize("alpha", [0.2, 0.4, 1.0, 3.0])
-def test_the_share_of_an_image_is_drawn_from_a_beta_distribution(alpha: float) -> None:
-    hashes = list(range(2000))
-    mixup, cutmix = Mixup(alpha), Cutmix(alpha)
-    shares = [mixup.draw(drawn, 8, 8)[0] / UNIT for drawn in random_words([mixup], 1, 0, hashes, 0)]
-    for place in (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99):
-        assert np.mean(np.array(shares) <= place) == pytest.approx(stats.beta(alpha, alpha).cdf(place), abs=0.035)
-    # The whole window has the area 1 - share, to within what whole pixels allow; many reach over the edge.
-    for share, drawn in zip(shares, random_words([cutmix], 1, 0, hashes, 0), strict=True):
-        top, left, bottom, right = cutmix.draw(drawn, 1000, 1000)
-        assert (bottom - top) * (right - left) / 1e6 <= 1 - share + 1e-4
-        if 0 < top < bottom < 1000 and 0 < left < right < 1000:
-            assert (bottom - top) * (right - left) / 1e6 == pytest.approx(1 - share, abs=0.005)
-
-
 # Memory
 
 
-MIXTURES = ["mixup", "cutmix", "mixup|cutmix", "to_float|cutmix|mixup|normalize(0.5, 0.25)", "cutmix|to_float"]
-
-
-@pytest.mark.parametrize("text", MIXTURES)
-def test_labels_are_left_as_they_were(text: str) -> None:
-    ops = parse(f"decode || {text}").on_batches
+def test_labels_are_left_as_they_were() -> None:
+    ops = parse("decode || mixup|cutmix").on_batches
     labels = np.array([0, 1, 2, 1])
     labels.flags.writeable = False
     [drawn] = random_words(ops, 1, 0, [0], 0)
@@ -284,15 +264,7 @@ def test_a_batch_is_left_as_it_was_where_the_first_op_makes_a_new_one(text: str)
     np.testing.assert_array_equal(images, before)
 
 
-@pytest.mark.parametrize("text", ["to_float", "to_float|normalize((0.1, 0.2, 0.3), 0.5)"])
-def test_a_chain_leaves_its_callers_array_as_it_was(text: str) -> None:
-    image = noise(8, 9, 3)
-    before = image.copy()
-    assert parse(f"decode || {text}")(image).dtype == np.float32
-    np.testing.assert_array_equal(image, before)
-
-
-@pytest.mark.parametrize("text", ["to_float", "mixup", *MIXTURES[2:4]])
+@pytest.mark.parametrize("text", ["to_float", "mixup|cutmix", "to_float|cutmix|mixup|normalize(0.5, 0.25)"])
 def test_a_new_batch_lies_where_its_caller_wants_it(text: str) -> None:
     ops = parse(f"decode || {text}").on_batches
     made: list[NDArray[Any]] = []
