@@ -34,6 +34,7 @@ class Stored:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet: two would wait 40 ms for an acknowledgement
     objects: dict[str, Stored]
     lock: threading.Lock
     written = 0
