@@ -17,7 +17,7 @@ from PIL import features
 
 from joulecache.pipelines.building.config import BuildError, RejectsError, ShardConfig
 from joulecache.pipelines.building.job import Job
-from joulecache.pipelines.building.previous import Reject
+from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.cache.manifest import INDEX_SCHEMA, Manifest, Split, write_index
 from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.images import CachedImage
+from joulecache.pipelines.building.rows import IndexRow, Reject, index_rows
 from joulecache.pipelines.cache.manifest import Manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS, DataFile, map_images, parse_shard_name, read_encoded
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.source import Unit
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A record that is not in the cache.
-
-    Attributes:
-        key: The record's key.
-        reason: Why it was rejected.
-        source_bytes: Its encoded size; None if it could not be read.
-        mtime_ns: Modification time of the file that holds it; None if it could not be read.
-    """
-
-    key: str
-    reason: str
-    source_bytes: int | None = None
-    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,27 +35,6 @@ class Previous:
 
     def __repr__(self) -> str:  # part of a spec's digest
         return f"Previous({self.manifest.index.sha256}, {self.manifest.files()}, {self.rejects}, {self.relabelled})"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexRow:
-    """A row of the index; see `INDEX_SCHEMA`."""
-
-    key: str
-    hash: int
-    label: int
-    split: str
-    source_bytes: int
-    mtime_ns: int
-    digest: bytes
-    row: int
-
-
-def index_rows(index: pa.RecordBatch) -> Iterator[IndexRow]:
-    """Yield the rows of a validated index, or of a part of it."""
-    names = ("key", "key_hash", "label", "split", "source_bytes", "mtime_ns", "digest", "row")
-    for key, hashed, label, split, *others in zip(*(index[name].to_pylist() for name in names), strict=True):
-        yield IndexRow(key, hashed, label, SPLITS[split], *others)
 
 
 def shard_files(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, ...]:

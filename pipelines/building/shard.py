@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import operator
@@ -23,11 +24,12 @@ from joulecache.pipelines.building.images import (
     working_bytes,
 )
 from joulecache.pipelines.building.memory_budget import MemoryBudget
-from joulecache.pipelines.building.previous import IndexRow, PreviousShard, Reject
+from joulecache.pipelines.building.previous import PreviousShard
+from joulecache.pipelines.building.rows import IndexRow, Reject, index_batch
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_process, write_result
 from joulecache.pipelines.building.work_folder import WORK, index_name
 from joulecache.pipelines.building.workplace import Workplace
-from joulecache.pipelines.cache.manifest import INDEX_SCHEMA, write_index
+from joulecache.pipelines.cache.manifest import write_index
 from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_shard
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.object_store import StoreError
@@ -58,17 +60,10 @@ def build_shard(spec: ShardSpec) -> ShardResult:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Record:
     """A record of the new shard."""
 
-    key: str
-    hash: int
-    label: int
-    split: str
-    slot: int  # its place among the split's images, in which rejected records leave gaps
-    source_bytes: int
-    mtime_ns: int
-    digest: bytes
+    row: IndexRow  # its `row` is a slot among the split's images, in which rejected records leave gaps
     levels: list[Levels]  # of each variant
     previous_row: int | None  # where its first variants were copied from
     transformed: int  # variants that were computed
@@ -83,7 +78,7 @@ class TransformedShard:
     """A shard whose images are in memory, ready to be written."""
 
     spec: ShardSpec
-    rows: list[_Row]
+    records: list[_Record]
     rejects: list[Reject]
     images: Mapping[str, Images]
     previous: PreviousShard | None
@@ -95,13 +90,13 @@ class TransformedShard:
 def transform_shard(spec: ShardSpec) -> TransformedShard:
     """Do the first half of `build_shard`, in threads: read, decode and transform."""
     transformer = _Transformer(spec)
-    rows: list[_Row] = []
+    records: list[_Record] = []
     rejects: list[Reject] = []
     with ThreadPoolExecutor(spec.workers) as pool:
-        for some_rows, some_rejects in pool.map(transformer.transform, _tasks(spec.units)):
-            rows += some_rows
+        for some_records, some_rejects in pool.map(transformer.transform, _tasks(spec.units)):
+            records += some_records
             rejects += some_rejects
-    return TransformedShard(spec, rows, rejects, transformer.images, transformer.previous)
+    return TransformedShard(spec, records, rejects, transformer.images, transformer.previous)
 
 
 def _tasks(units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -132,9 +127,9 @@ class _Transformer:
         if spec.previous:
             self.previous = PreviousShard(Path(spec.cache), spec.previous, spec.shard, self._config.encoding)
 
-    def transform(self, units: Sequence[Unit]) -> tuple[list[_Row], list[Reject]]:
-        """Fill the slots of some units' records; return rows and rejects."""
-        rows: list[_Row] = []
+    def transform(self, units: Sequence[Unit]) -> tuple[list[_Record], list[Reject]]:
+        """Fill the slots of some units' records; return them and the rejects."""
+        records: list[_Record] = []
         rejects: list[Reject] = []
         keys = [(key, self._slots[key][0]) for unit in units for key in unit.record_keys()]
         draws = BatchedDraws(keys, self._config)
@@ -143,19 +138,19 @@ class _Transformer:
             if self.previous and not self._spec.rehash:
                 known = self.previous.unchanged_records(unit, self._config)
             if known is None:
-                self._read(unit, draws, rows, rejects)
+                self._read(unit, draws, records, rejects)
             else:
-                rows += map(self._copy_row, known[0])
+                records += map(self._copy_record, known[0])
                 rejects += known[1]
-        return rows, rejects
+        return records, rejects
 
-    def _read(self, unit: Unit, draws: BatchedDraws, rows: list[_Row], rejects: list[Reject]) -> None:
+    def _read(self, unit: Unit, draws: BatchedDraws, records: list[_Record], rejects: list[Reject]) -> None:
         unread = dict.fromkeys(unit.record_keys())
         try:
             for record in unit.read():
                 del unread[record.key]
                 try:
-                    rows.append(self._transform_record(record, draws))
+                    records.append(self._transform_record(record, draws))
                 except ValueError as error:  # a broken image, or one that an op cannot take
                     rejects.append(Reject(record.key, str(error), len(record.data), record.mtime_ns))
         except StoreError:  # says nothing about the records: the store may answer the next time
@@ -164,12 +159,12 @@ class _Transformer:
             reason = f"cannot be read: {error}".splitlines()[0]
             rejects += [Reject(key, reason) for key in unread]
 
-    def _transform_record(self, record: Record, draws: BatchedDraws) -> _Row:
-        split, slot = self._slots[record.key]
+    def _transform_record(self, record: Record, draws: BatchedDraws) -> _Record:
         if record.problem:
             raise ValueError(record.problem)
         if not 0 <= record.label < self._spec.classes:
             raise ValueError(f"label {record.label} is none of the {self._spec.classes} classes")
+        split, slot = self._slots[record.key]
         digest = hashlib.sha256(record.data).digest()[:16]
         previous_row = self.previous.find_row(record.key, split, digest) if self.previous else None
         levels = [] if previous_row is None else self._copy_images(split, previous_row, slot)
@@ -182,35 +177,14 @@ class _Transformer:
             for variant, image in enumerate(images, len(levels)):
                 self.images[split][variant][slot] = image
             levels += new_levels
-        return _Row(
-            key=record.key,
-            hash=key_hash(record.key),
-            label=record.label,
-            split=split,
-            slot=slot,
-            source_bytes=len(record.data),
-            mtime_ns=record.mtime_ns,
-            digest=digest,
-            levels=levels,
-            previous_row=previous_row,
-            transformed=len(words),
-        )
+        size, hashed = len(record.data), key_hash(record.key)
+        row = IndexRow(record.key, hashed, record.label, split, size, record.mtime_ns, digest, slot)
+        return _Record(row, levels, previous_row, transformed=len(words))
 
-    def _copy_row(self, row: IndexRow) -> _Row:
+    def _copy_record(self, row: IndexRow) -> _Record:
         split, slot = self._slots[row.key]
-        return _Row(
-            key=row.key,
-            hash=row.hash,
-            label=row.label,
-            split=split,
-            slot=slot,
-            source_bytes=row.source_bytes,
-            mtime_ns=row.mtime_ns,
-            digest=row.digest,
-            levels=self._copy_images(split, row.row, slot),
-            previous_row=row.row,
-            transformed=0,
-        )
+        levels = self._copy_images(split, row.row, slot)
+        return _Record(dataclasses.replace(row, row=slot), levels, previous_row=row.row, transformed=0)
 
     def _copy_images(self, split: str, row: int, slot: int) -> list[Levels]:
         """Copy a record's images of the previous cache, as many variants as are needed; return their pixel sums."""
@@ -240,24 +214,26 @@ def finish_shard(place: Workplace, shard: TransformedShard) -> ShardResult:
     """Do the second half of `build_shard`: write the files and the result, and upload them to a remote cache."""
     spec, work = shard.spec, Path(shard.spec.cache, WORK)
     files: dict[str, tuple[DataFile, ...]] = {}
-    index: list[tuple[_Row, int]] = []
+    index: list[IndexRow] = []
     for split in SPLITS:
-        rows = sorted((row for row in shard.rows if row.split == split), key=lambda row: row.slot)
-        index += [(row, position) for position, row in enumerate(rows)]
-        if rows:
-            files[split] = _write_split(shard, split, rows)
-    batch = _index_batch(index, spec.shard)
+        records = sorted(
+            (record for record in shard.records if record.row.split == split), key=lambda each: each.row.row
+        )
+        index += [dataclasses.replace(record.row, row=position) for position, record in enumerate(records)]
+        if records:
+            files[split] = _write_split(shard, split, records)
+    batch = index_batch(index, spec.shard)
     # Under a temporary name first: a runner that takes a worker for lost may build a shard twice at the same time.
     write_named(work, lambda file: write_index(file, batch), lambda _: index_name(spec.shard))
     result = ShardResult(
         shard=spec.shard,
         files=files,
         rejects=tuple(shard.rejects),
-        source_bytes=sum(row.source_bytes for row in shard.rows),
+        source_bytes=sum(row.source_bytes for row in index),
         index=index_name(spec.shard),
         spec=spec.digest,
-        transformed=sum(row.transformed for row in shard.rows),
-        copied=sum(row.copied for row in shard.rows),
+        transformed=sum(record.transformed for record in shard.records),
+        copied=sum(record.copied for record in shard.records),
         worker=this_process(),
         metered=spec.launcher in ("", this_process()),
     )
@@ -266,25 +242,22 @@ def finish_shard(place: Workplace, shard: TransformedShard) -> ShardResult:
     return result
 
 
-def _write_split(shard: TransformedShard, split: str, rows: Sequence[_Row]) -> tuple[DataFile, ...]:
+def _write_split(shard: TransformedShard, split: str, records: Sequence[_Record]) -> tuple[DataFile, ...]:
     """Return the split's files, one per variant; write those that the previous cache does not have."""
-    spec = shard.spec
+    spec, rows = shard.spec, [record.row for record in records]
     unchanged: tuple[DataFile, ...] = ()
     if shard.previous:
-        unchanged = shard.previous.matching_files(split, [(row.key, row.label, row.previous_row) for row in rows])
-    slots = [row.slot for row in rows]
-    files = []
-    for variant, images in enumerate(shard.images[split]):
-        if variant < len(unchanged):
-            files.append(unchanged[variant])
-            continue
+        wanted = [(record.row.key, record.row.label, record.previous_row) for record in records]
+        unchanged = shard.previous.matching_files(split, wanted)
+    files = list(unchanged[: len(shard.images[split])])
+    for variant, images in enumerate(shard.images[split][len(files) :], len(files)):
         name = ShardName(split, variant, spec.shard, spec.shards, "", spec.config.format)
         content = Rows(
-            images=_select(images, slots),
+            images=_select(images, [row.row for row in rows]),
             labels=np.array([row.label for row in rows], np.int64),
             keys=[row.key for row in rows],
             key_hashes=np.array([row.hash for row in rows], np.uint64),
-            levels=functools.reduce(operator.add, (row.levels[variant] for row in rows)),
+            levels=functools.reduce(operator.add, (record.levels[variant] for record in records)),
         )
         files.append(write_shard(Path(spec.cache), name, content))
     return tuple(files)
@@ -294,18 +267,3 @@ def _select(images: Any, slots: list[int]) -> Any:
     if len(slots) == len(images):
         return images
     return images[slots] if isinstance(images, np.ndarray) else [images[slot] for slot in slots]
-
-
-def _index_batch(rows: Sequence[tuple[_Row, int]], shard: int) -> pa.RecordBatch:
-    columns = {
-        "key": [row.key for row, _ in rows],
-        "key_hash": [row.hash for row, _ in rows],
-        "label": [row.label for row, _ in rows],
-        "split": [SPLITS.index(row.split) for row, _ in rows],
-        "source_bytes": [row.source_bytes for row, _ in rows],
-        "mtime_ns": [row.mtime_ns for row, _ in rows],
-        "digest": [row.digest for row, _ in rows],
-        "shard": [shard] * len(rows),
-        "row": [position for _, position in rows],
-    }
-    return pa.RecordBatch.from_pydict(columns, INDEX_SCHEMA)

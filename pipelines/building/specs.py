@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulecache.pipelines.building.config import BuildError, ShardConfig
-from joulecache.pipelines.building.previous import Previous, Reject
+from joulecache.pipelines.building.previous import Previous
+from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.work_folder import WORK, result_name
 from joulecache.pipelines.cache.shards import DataFile
 from joulecache.pipelines.core import codec, files

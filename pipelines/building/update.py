@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from joulecache.pipelines.building.destination import Destination
-from joulecache.pipelines.building.previous import IndexRow, Previous, Reject, index_rows, is_unchanged, shard_files
+from joulecache.pipelines.building.previous import Previous, is_unchanged, shard_files
+from joulecache.pipelines.building.rows import IndexRow, Reject, index_rows
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.cache.manifest import Manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS
