@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from joulecache.pipelines.compressing.recipe import Recipe
     from joulecache.pipelines.energy import Energy, Meter
     from joulecache.pipelines.energy.replay import ReplayMeter
-    from joulecache.pipelines.loading import load
     from joulecache.pipelines.loading.directory import image_dataset_from_directory
     from joulecache.pipelines.loading.element_cache import cached
+    from joulecache.pipelines.loading.loader import load
     from joulecache.pipelines.planning.planner import plan
     from joulecache.pipelines.training.callback import EnergyCallback
     from joulecache.pipelines.training.trainer import train
@@ -39,7 +39,7 @@ _HOMES = {
     "cached": "loading.element_cache",
     "compress": "compressing.compression",
     "image_dataset_from_directory": "loading.directory",
-    "load": "loading",
+    "load": "loading.loader",
     "open_cache": "cache.cache",
     "open_manifest": "cache.manifest",
     "plan": "planning.planner",

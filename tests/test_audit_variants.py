@@ -38,7 +38,7 @@ from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.statistics import Mean, inferiority, mean_of
 from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.models import build_model
 from joulecache.pipelines.report import check_body, print_verdict, write_report
@@ -87,7 +87,7 @@ def watched() -> Iterator[Seen]:
 
     def watching(self: CachedSplit, rows: Any, epoch: int) -> Any:
         if self.name == "train":
-            seen.append((self.folder.name, epoch % self.listed.variants, epoch, tuple(rows.tolist())))
+            seen.append((self.cache.folder.name, epoch % self.listed.variants, epoch, tuple(rows.tolist())))
         return images(self, rows, epoch)
 
     with pytest.MonkeyPatch.context() as patch:

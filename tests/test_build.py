@@ -24,10 +24,11 @@ from joulecache.pipelines.building.precomputing import BuildProgress
 from joulecache.pipelines.building.shard import build_shard
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import WORK
+from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.manifest import open_manifest, read_manifest
 from joulecache.pipelines.cache.shards import SPLITS, read_encoded
 from joulecache.pipelines.energy import Energy
-from joulecache.pipelines.loading import CachedSplit
+from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import (
     Brightness,
@@ -72,7 +73,7 @@ def test_cached_prefix_and_loaded_suffix_equal_the_chain_run_online(
     chain, seed = Chain(LONG.ops, cut), 2**64 - 1
     options = {"encoding": encoding, "format": kind, "val_fraction": 0, "limit": FEW, "seed": seed}
     build(photo_folder, tmp_path / "cache", chain, variants=3, **options)
-    split, keys = CachedSplit(tmp_path / "cache", "train"), keys_of(tmp_path / "cache", "train")
+    split, keys = CachedSplit(open_cache(tmp_path / "cache"), "train"), keys_of(tmp_path / "cache", "train")
     assert len(keys) == FEW
     for epoch in (0, 1, 2, 3, 2**31):
         for key, image in zip(keys, split.images(np.arange(FEW), epoch), strict=True):
@@ -122,7 +123,7 @@ def test_with_a_variant_per_epoch_the_cached_stream_equals_the_online_stream(
 ) -> None:
     chain = parse("decode|random_resized_crop(24)|brightness(0.3) || flip_lr")
     build(photo_folder, tmp_path / "cache", chain, variants=3, seed=5, limit=FEW)
-    split, keys = CachedSplit(tmp_path / "cache", "train"), keys_of(tmp_path / "cache", "train")
+    split, keys = CachedSplit(open_cache(tmp_path / "cache"), "train"), keys_of(tmp_path / "cache", "train")
     streams = [split.images(np.arange(len(keys)), epoch).copy() for epoch in range(3)]
     for epoch, images in enumerate(streams):
         for key, image in zip(keys, images, strict=True):
@@ -155,7 +156,7 @@ def test_held_out_records_get_the_chain_that_is_given(
 ) -> None:
     val = parse("decode(1)|resize((20, 30)) || central_crop(16)")
     build(photo_folder, tmp_path / "cache", "decode|resize(8)", val_chain=str(val), val_fraction=0.3, shards=3)
-    split, keys = CachedSplit(tmp_path / "cache", "val"), keys_of(tmp_path / "cache", "val")
+    split, keys = CachedSplit(open_cache(tmp_path / "cache"), "val"), keys_of(tmp_path / "cache", "val")
     assert split.image_shape == (16, 16, 1)
     for key, image in zip(keys, split.images(np.arange(len(keys)), 0), strict=True):
         np.testing.assert_array_equal(image, val(photos[key]))
@@ -273,7 +274,7 @@ def test_a_limit_and_shards_without_records(tmp_path: Path, photo_folder: Path) 
     assert manifest.shards == 20
     assert 1 <= len(manifest.splits["train"].files) <= 3
     assert manifest.splits["val"].files == ()
-    assert len(CachedSplit(tmp_path / "cache", "train")) == 3
+    assert len(CachedSplit(open_cache(tmp_path / "cache"), "train")) == 3
 
 
 # Progress and resources -----------------------------------------------------------------------------------------------

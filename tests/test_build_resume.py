@@ -26,11 +26,11 @@ from joulecache.pipelines.building.resume import finished_result
 from joulecache.pipelines.building.shard import build_shard
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import ENERGY_LOG, WORK
-from joulecache.pipelines.cache.cache import verify
+from joulecache.pipelines.cache.cache import open_cache, verify
 from joulecache.pipelines.cache.manifest import MANIFEST, CacheError, open_manifest
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.energy import Energy
-from joulecache.pipelines.loading import CachedSplit
+from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import parse
 
@@ -263,7 +263,7 @@ def check_killed_update(
 ) -> None:
     """Kill an update, and check that the old cache is whole, readers keep their pixels, and the next build finishes it."""
     old = open_manifest(cache)
-    reader = CachedSplit(cache, "train")
+    reader = CachedSplit(open_cache(cache), "train")
     pixels = reader.images(np.arange(len(reader)), 0).copy()
     builder.kill(moment, source, cache)
     found = open_manifest(cache)

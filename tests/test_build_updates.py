@@ -14,9 +14,9 @@ from conftest import MakeSource
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.precomputing import Built, precompute
-from joulecache.pipelines.cache.cache import verify
+from joulecache.pipelines.cache.cache import open_cache, verify
 from joulecache.pipelines.cache.manifest import MANIFEST, CacheError, open_manifest
-from joulecache.pipelines.loading import CachedSplit
+from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.transforms import Brightness, FlipLr, parse
 
 ENCODINGS = {
@@ -203,7 +203,7 @@ def test_another_suffix_rewrites_the_manifest_only(source: Path, cache: Path) ->
     after = times(cache)
     assert before.pop(MANIFEST) != after.pop(MANIFEST)
     assert after == before
-    assert [type(op) for op in CachedSplit(cache, "train").chain.suffix] == [FlipLr, Brightness]
+    assert [type(op) for op in CachedSplit(open_cache(cache), "train").chain.suffix] == [FlipLr, Brightness]
     assert verify(cache) == []
 
 
@@ -266,13 +266,13 @@ def test_another_jpeg_quality_is_refused_naming_both(tmp_path: Path, photo_folde
 
 
 def test_replace_swaps_and_a_reader_keeps_its_old_pixels(tmp_path: Path, source: Path, cache: Path) -> None:
-    reader = CachedSplit(cache, "train")
+    reader = CachedSplit(open_cache(cache), "train")
     rows = np.arange(len(reader))
     before = reader.images(rows, 4).copy()
     other: dict[str, Any] = {"chain": "decode|resize(16)", "shards": 3, "seed": 9}
     replaced = build(source, cache, **other, replace=True)
     np.testing.assert_array_equal(reader.images(rows, 4), before)
-    assert CachedSplit(cache, "train").image_shape == (16, 16, 3)
+    assert CachedSplit(open_cache(cache), "train").image_shape == (16, 16, 3)
     assert hashes(replaced) == hashes(build(source, tmp_path / "fresh", **other))
     assert is_clean(cache)
     assert not precompute(source, cache, **other, replace=True).unchanged  # even what is up to date

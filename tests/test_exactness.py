@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.cache import verify
+from joulecache.pipelines.cache.cache import open_cache, verify
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.cache.shards import read_encoded
-from joulecache.pipelines.loading import CachedSplit, load
+from joulecache.pipelines.loading.loader import load
+from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.transforms import Chain, Op, parse
 from joulecache.transforms.chain import apply, apply_to_each, fixed_size
 from joulecache.transforms.images import as_array, as_image
@@ -231,7 +232,7 @@ def test_a_thousand_pairs_are_the_same_by_any_number_of_workers_and_by_a_plain_l
             workers=workers,
         )
         digests.append([file.sha256 for file in open_manifest(cache).splits["train"].files])
-        split = CachedSplit(cache, "train")
+        split = CachedSplit(open_cache(cache), "train")
         for variant in range(VARIANTS):
             images = split.images(np.arange(RECORDS), variant)
             for key, image in zip(keys_of(cache), images, strict=True):
@@ -293,7 +294,7 @@ def mixed(folder: Path, source: Path, op: str, **options: Any) -> Path:
 @pytest.mark.parametrize("op", ["mixup", "cutmix(0.5)", "mixup(0.2)|cutmix", "to_float|mixup", "mixup|to_float"])
 def test_mixtures_mix_images_and_labels_alike(tmp_path: Path, photo_folder: Path, op: str) -> None:
     cache = mixed(tmp_path / "cache", photo_folder, op)
-    split = CachedSplit(cache, "train")
+    split = CachedSplit(open_cache(cache), "train")
     rows = np.argsort(split.labels, kind="stable")[:: len(split) // 8][:8]  # of every class
     before = split.images(rows, 3)
     images, labels = split.batch(rows, 3, 5)
@@ -315,7 +316,7 @@ def test_both_splits_of_a_mixing_cache_fit_one_loss(tmp_path: Path, photo_folder
     for _, labels in val:
         assert set(np.unique(labels)) == {0, 1}
     hard = np.concatenate([labels for _, labels in val.as_numpy_iterator()]).argmax(axis=1)
-    np.testing.assert_array_equal(hard, CachedSplit(cache, "val").labels)
+    np.testing.assert_array_equal(hard, CachedSplit(open_cache(cache), "val").labels)
     rescaled = keras.layers.Rescaling(1 / 255)
     model = keras.Sequential([keras.Input((16, 16, 3)), rescaled, keras.layers.Flatten(), keras.layers.Dense(3)])
     model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])

@@ -59,7 +59,7 @@ TENSORFLOW = {"tensorflow", "keras"}
 # They cannot be used without TensorFlow, so they import it at their top.
 WITH_TENSORFLOW = (
     "transforms.tensorflow",
-    "pipelines.loading",
+    *(f"pipelines.loading.{module}" for module in ("loader", "dataset", "directory", "element_cache")),
     "pipelines.models",
     "pipelines.compressing",
     "pipelines.training",

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS
-from joulecache.pipelines.loading import CachedSplit, load
-from joulecache.pipelines.loading.memory import BatchMemory
+from joulecache.pipelines.loading.array_pool import ArrayPool
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.order import Order
+from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.transforms.chain import apply
 from joulecache.transforms.randomness import key_hash, random_words
 
@@ -127,7 +129,7 @@ def test_validation_of_each_kind_comes_in_the_order_of_the_index(of_each_kind: P
 
 
 def test_rows_come_as_they_are_asked_for(of_each_kind: Photos) -> None:
-    split = CachedSplit(of_each_kind.folder, "train")
+    split = CachedSplit(open_cache(of_each_kind.folder), "train")
     rows = np.array([3, 0, len(split) - 1, 3, 7])
     expected = of_each_kind.expected("train", 4)
     assert [image.tobytes() for image in split.images(rows, 4)] == [expected[row] for row in rows]
@@ -279,7 +281,7 @@ def test_drop_remainder_leaves_out_other_records_each_epoch(numbered: Path) -> N
 
 
 def test_arrays_that_are_handed_out_are_not_used_again(raw: Photos) -> None:
-    split = CachedSplit(raw.folder, "train")
+    split = CachedSplit(open_cache(raw.folder), "train")
     first = split.images(np.arange(5), 0)
     before = first.copy()
     second = split.images(np.arange(5, 10), 1)
@@ -296,17 +298,17 @@ def test_batches_that_are_kept_keep_their_pixels(raw: Photos) -> None:
 def test_batches_begin_where_tensorflow_needs_them() -> None:
     for size in (1, 1000, 100_000):
         for dtype in (np.uint8, np.float32):
-            array = BatchMemory().array((size, 3), dtype)
+            array = ArrayPool().empty((size, 3), dtype)
             assert array.ctypes.data % 64 == 0
             assert array.shape == (size, 3)
             assert array.dtype == np.dtype(dtype)
 
 
 def test_memory_is_used_again_when_nobody_holds_it_any_more() -> None:
-    memory = BatchMemory()
+    memory = ArrayPool()
 
     def array() -> NDArray[np.float32]:
-        taken: NDArray[np.float32] = memory.array((1000, 3), np.float32)
+        taken: NDArray[np.float32] = memory.empty((1000, 3), np.float32)
         return taken
 
     first = array()
@@ -317,14 +319,14 @@ def test_memory_is_used_again_when_nobody_holds_it_any_more() -> None:
     assert second.ctypes.data != place
     del part
     assert array().ctypes.data == place
-    assert memory.array((3, 1000), np.uint8).ctypes.data not in (place, second.ctypes.data)
+    assert memory.empty((3, 1000), np.uint8).ctypes.data not in (place, second.ctypes.data)
 
 
 def test_memory_that_a_tensor_holds_is_not_used_again() -> None:
-    memory, places = BatchMemory(), []
+    memory, places = ArrayPool(), []
 
     def fill(number: int) -> NDArray[np.int64]:
-        array: NDArray[np.int64] = memory.array((1000,), np.int64)
+        array: NDArray[np.int64] = memory.empty((1000,), np.int64)
         places.append(array.ctypes.data)
         array[:] = number
         return array

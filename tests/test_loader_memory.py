@@ -7,16 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import open_manifest
-from joulecache.pipelines.loading import memory
+from joulecache.pipelines.core.memory import memory_limit
 
 MEGABYTE = 1 << 20
 GROWTH = 50 * MEGABYTE
@@ -78,35 +78,31 @@ def test_anonymous_memory_does_not_grow_with_the_cache(large: Path, small: Path,
 # ------------------------------------------------------------------------------------------ how much there is
 
 
-@pytest.fixture
-def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Control groups that are made up, as this machine may have none."""
-    root = tmp_path / "groups"
-
-    def make(line: str, files: dict[str, str]) -> None:
-        for name, text in files.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text)
-        (tmp_path / "cgroup").write_text(line)
-        monkeypatch.setattr(memory, "_GROUPS", tmp_path / "cgroup")
-        limits = {"": (str(root), "memory.max"), "memory": (str(root / "memory"), "memory.limit_in_bytes")}
-        monkeypatch.setattr(memory, "_LIMIT_FILES", limits)
-
-    return make
+def machine(root: Path, cgroup: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """Write a /proc and a /sys/fs/cgroup; return both."""
+    proc, groups = root / "proc", root / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text(cgroup)
+    for name, text in files.items():
+        (groups / name).parent.mkdir(parents=True, exist_ok=True)
+        (groups / name).write_text(text)
+    return proc, groups
 
 
-def test_the_limit_is_that_of_the_smallest_group_around(groups: Any) -> None:
-    total = memory.memory_limit()
-    assert total > GROWTH
-    groups("0::/a/b\n", {"a/memory.max": "5000\n", "a/b/memory.max": "7000\n", "memory.max": "max\n"})
-    assert memory.memory_limit() == 5000
-    groups("3:cpu:/x\n2:memory:/c\n", {"memory/c/memory.limit_in_bytes": "4000\n", "x/memory.max": "1\n"})
-    assert memory.memory_limit() == 4000
+@pytest.mark.parametrize(
+    ("cgroup", "files"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "5000\n", "a/b/memory.max": "7000\n", "memory.max": "max\n"}),
+        ("3:cpu:/x\n2:memory:/c\n", {"memory/c/memory.limit_in_bytes": "5000\n", "x/memory.max": "1\n"}),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_the_limit_is_that_of_the_tightest_control_group(tmp_path: Path, cgroup: str, files: dict[str, str]) -> None:
+    assert memory_limit(*machine(tmp_path, cgroup, files)) == 5000
 
 
-def test_without_groups_the_limit_is_the_machine(groups: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    total = memory.memory_limit()
-    groups("0::/gone\n", {"memory.max": "max\n"})
-    assert memory.memory_limit() >= total
-    monkeypatch.setattr(memory, "_GROUPS", Path("/nowhere"))
-    assert memory.memory_limit() >= total
+def test_without_control_groups_the_limit_is_the_machine(tmp_path: Path) -> None:
+    total = psutil.virtual_memory().total
+    assert memory_limit(*machine(tmp_path, "0::/gone\n", {"memory.max": "max\n"})) == total
+    assert memory_limit(tmp_path / "nowhere") == total
+    assert GROWTH < memory_limit() <= total

@@ -6,19 +6,38 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.loading.order import CHUNK, Order
+from joulecache.pipelines.loading.order import Order
+from joulecache.pipelines.loading.permutation import permute
 
 orders = st.builds(
     Order,
-    records=st.integers(1, 3 * CHUNK),
+    records=st.integers(1, 20_000),
     seed=st.integers(0, 2**64 - 1),
     shuffle=st.sampled_from(["all", "blocks", None]),
     block=st.integers(1, 700),
     window=st.integers(1, 9),
 )
+
+
+@pytest.mark.parametrize(
+    "count", [1, 2, 30, 50_000, 65_536, 65_538, 100_003, 262_144, 1_000_000, 300_000_000, 6_000_000_000]
+)
+def test_permutations_are_those_of_tensorflow(count: int) -> None:
+    places = np.unique(np.linspace(0, count - 1, 300).astype(np.int64))
+    for key in [(0, 0, 0), (7, 3, 1), (2**64 - 1, 2**32 + 5, 99)]:
+        words, last = np.array(key, np.uint64), np.int64(count - 1)
+        expected = tf.raw_ops.RandomIndexShuffle(index=places, seed=words, max_index=last, rounds=16).numpy()
+        assert permute(places, count, key).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("count", [3, 65_537, 262_145])
+def test_a_permutation_reaches_every_value(count: int) -> None:
+    """TensorFlow's has two equal values where the largest is a power of 4 from 2**16 on."""
+    assert np.array_equal(np.sort(permute(np.arange(count), count, (1, 2, 3))), np.arange(count))
 
 
 @given(orders, st.integers(0, 2**40))
@@ -62,7 +81,7 @@ def test_blocks_come_whole_inside_their_window() -> None:
     seen: set[int] = set()
     place = 0
     while place < len(rows):
-        blocks = order.ahead(1, place, place + 1, begins=True)[:50]  # all of the window that the place is in
+        blocks = order.read_ahead(1, place, place + 1, first=True)[:50]  # all of the window that the place is in
         size = sum(stop - start for start, stop in blocks)
         assert sorted(rows[place : place + size]) == sorted(row for block in blocks for row in range(*block))
         assert not seen & {start for start, _ in blocks}
@@ -96,7 +115,7 @@ def test_all_is_asked_for_before_it_is_fed_and_once(order: Order, step: int, dat
     rows = 0
     for start in range(begin, order.records, step):
         stop = min(start + step, order.records)
-        ranges = order.ahead(5, start, stop, start == begin)
+        ranges = order.read_ahead(5, start, stop, first=start == begin)
         assert all(0 <= first < last <= order.records for first, last in ranges)
         for first, last in ranges:
             asked.update(range(first, last))
@@ -109,4 +128,4 @@ def test_all_is_asked_for_before_it_is_fed_and_once(order: Order, step: int, dat
 
 @pytest.mark.parametrize("shuffle", ["all", None])
 def test_nothing_is_read_ahead_unless_in_blocks(shuffle: Literal["all"] | None) -> None:
-    assert Order(100, 1, shuffle, 10, 2).ahead(0, 0, 10, begins=True) == []
+    assert Order(100, 1, shuffle, 10, 2).read_ahead(0, 0, 10, first=True) == []

@@ -24,7 +24,7 @@ from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.results import Joules
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.planning import planner, sampling
 from joulecache.pipelines.planning.planner import plan
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, price, variants_for

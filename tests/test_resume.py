@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,22 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines import loading as loader
 from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest
 from joulecache.pipelines.cache.shards import map_file
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.config import Budget, LoadConfig
+from joulecache.pipelines.loading.dataset import make_dataset
+from joulecache.pipelines.loading.loader import load
+from joulecache.pipelines.loading.order import Order
+from joulecache.pipelines.loading.reader import open_reader, warn_of_slow_shuffle
+from joulecache.pipelines.loading.steps import Batches
 
 CHAIN = "decode|resize(20)|random_crop(16) || random_crop(14)|flip_lr"
 EPOCHS, BATCH = 4, 4
 SAVED_BYTES = 1024
-Batches = list[tuple[bytes, bytes]]
+Load = Callable[..., Any]
+Listed = list[tuple[bytes, bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -41,39 +49,44 @@ def plain(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     return folder
 
 
-def listed(dataset: Any) -> Batches:
+def listed(dataset: Any) -> Listed:
     return [(images.tobytes(), labels.tobytes()) for images, labels in dataset.as_numpy_iterator()]
 
 
-@pytest.fixture(params=["one batch a step", "two", "all"])
-def per_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many batches are read at once, they are the same."""
-    size = {"one batch a step": 1, "two": 2 * BATCH * 14 * 14 * 3, "all": 1 << 30}[request.param]
-    monkeypatch.setattr(loader, "_STEP_BYTES", size)
-    monkeypatch.setattr(loader, "_WORKED_STEP_BYTES", size)
+@pytest.fixture(params=[1, 2 * BATCH * 14 * 14 * 3, 1 << 30], ids=["one batch a step", "two", "all"])
+def load_by_steps(request: pytest.FixtureRequest) -> Load:
+    """`load`, with another number of batches read at once: these are the same."""
+
+    def load_by_steps(cache: Path, split: str, batch_size: int, **options: Any) -> Any:
+        budget = Budget(step_bytes=request.param, processed_step_bytes=request.param)
+        config = LoadConfig(split, batch_size, budget=budget, **options)
+        return make_dataset(open_reader(open_cache(cache), config), config)
+
+    return load_by_steps
 
 
 @pytest.fixture(scope="module")
-def expected(cache: Path) -> list[Batches]:
+def expected(cache: Path) -> list[Listed]:
     dataset = load(cache, "train", BATCH)
     return [listed(dataset) for _ in range(EPOCHS)]
 
 
-def after(expected: list[Batches], epoch: int, batch: int) -> Batches:
+def after(expected: list[Listed], epoch: int, batch: int) -> Listed:
     return [one for batches in expected[epoch:] for one in batches][batch:]
 
 
 # ------------------------------------------------------------------------------------------ epochs and start
 
 
-@pytest.mark.usefixtures("per_step")
-def test_a_dataset_over_epochs_is_them_in_a_row_each_time(cache: Path, expected: list[Batches]) -> None:
-    dataset = load(cache, "train", BATCH, epochs=EPOCHS)
+def test_a_dataset_over_epochs_is_them_in_a_row_each_time(
+    load_by_steps: Load, cache: Path, expected: list[Listed]
+) -> None:
+    dataset = load_by_steps(cache, "train", BATCH, epochs=EPOCHS)
     assert listed(dataset) == listed(dataset) == after(expected, 0, 0)
     assert len(dataset) == EPOCHS * len(expected[0])
 
 
-def test_looking_at_a_batch_does_not_shift_the_epochs(cache: Path, expected: list[Batches]) -> None:
+def test_looking_at_a_batch_does_not_shift_the_epochs(cache: Path, expected: list[Listed]) -> None:
     dataset = load(cache, "train", BATCH, epochs=EPOCHS)
     iterator = dataset.as_numpy_iterator()
     came = []
@@ -83,26 +96,26 @@ def test_looking_at_a_batch_does_not_shift_the_epochs(cache: Path, expected: lis
     assert came == after(expected, 0, 0)
 
 
-@pytest.mark.usefixtures("per_step")
-def test_it_begins_anywhere(cache: Path, expected: list[Batches]) -> None:
+def test_it_begins_anywhere(load_by_steps: Load, cache: Path, expected: list[Listed]) -> None:
     batches = len(expected[0])
     for epoch, batch in [(0, 0), (0, 1), (1, 0), (1, 2), (2, batches - 1), (2, batches), (3, batches - 1)]:
-        dataset = load(cache, "train", BATCH, epochs=EPOCHS, start=(epoch, batch))
+        dataset = load_by_steps(cache, "train", BATCH, epochs=EPOCHS, start=(epoch, batch))
         assert listed(dataset) == after(expected, epoch, batch)
         assert int(dataset.cardinality()) == len(after(expected, epoch, batch))
 
 
-@pytest.mark.usefixtures("per_step")
-def test_without_epochs_the_first_iteration_is_the_rest_of_one(cache: Path, expected: list[Batches]) -> None:
+def test_without_epochs_the_first_iteration_is_the_rest_of_one(
+    load_by_steps: Load, cache: Path, expected: list[Listed]
+) -> None:
     for batch in range(len(expected[0])):
-        dataset = load(cache, "train", BATCH, start=(1, batch))
+        dataset = load_by_steps(cache, "train", BATCH, start=(1, batch))
         assert listed(dataset) == expected[1][batch:]
         assert listed(dataset) == expected[2]
         assert listed(dataset) == expected[3]
         assert int(dataset.cardinality()) == (len(expected[1]) if not batch else tf.data.UNKNOWN_CARDINALITY)
 
 
-def test_the_end_of_all_epochs_leaves_nothing(cache: Path, expected: list[Batches]) -> None:
+def test_the_end_of_all_epochs_leaves_nothing(cache: Path, expected: list[Listed]) -> None:
     for start in [(EPOCHS, 0), (EPOCHS - 1, len(expected[0]))]:
         dataset = load(cache, "train", BATCH, epochs=EPOCHS, start=start)
         assert int(dataset.cardinality()) == 0
@@ -119,7 +132,7 @@ def test_bad_starts_are_refused(cache: Path, start: Any) -> None:
 
 @pytest.mark.parametrize("start", [(3, 1), (4, 0), (9, 2)])
 def test_a_start_behind_the_last_epoch_is_refused(cache: Path, start: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="lies behind the last of 3 epochs"):
+    with pytest.raises(ValueError, match="lies after the last of 3 epochs"):
         load(cache, "train", BATCH, epochs=3, start=start)
 
 
@@ -143,28 +156,28 @@ def restored(dataset: Any, path: str) -> Any:
     return iterator
 
 
-def rest(iterator: Any) -> Batches:
+def rest(iterator: Any) -> Listed:
     return [(images.numpy().tobytes(), labels.numpy().tobytes()) for images, labels in iterator]
 
 
-@pytest.mark.usefixtures("per_step")
 @pytest.mark.parametrize("shuffle", [True, False, "blocks"])
-def test_a_restored_iterator_goes_on_with_the_same_bytes(cache: Path, tmp_path: Path, shuffle: Any) -> None:
-    dataset = load(cache, "train", BATCH, epochs=EPOCHS, shuffle=shuffle)
+def test_a_restored_iterator_goes_on_with_the_same_bytes(
+    load_by_steps: Load, cache: Path, tmp_path: Path, shuffle: Any
+) -> None:
+    dataset = load_by_steps(cache, "train", BATCH, epochs=EPOCHS, shuffle=shuffle)
     whole = listed(dataset)
     iterator = iter(dataset)
     for taken in range(len(whole)):
         if taken % 5 in (0, 3):
             path = save(iterator, tmp_path / str(taken))
-            again = restored(load(cache, "train", BATCH, epochs=EPOCHS, shuffle=shuffle), path)
+            again = restored(load_by_steps(cache, "train", BATCH, epochs=EPOCHS, shuffle=shuffle), path)
             assert rest(again) == whole[taken:]
         next(iterator)
 
 
-@pytest.mark.usefixtures("per_step")
-def test_the_state_is_small(cache: Path, plain: Path, tmp_path: Path) -> None:
+def test_the_state_is_small(load_by_steps: Load, cache: Path, plain: Path, tmp_path: Path) -> None:
     for name, folder in (("suffix", cache), ("plain", plain)):
-        iterator = iter(load(folder, "train", BATCH, epochs=EPOCHS))
+        iterator = iter(load_by_steps(folder, "train", BATCH, epochs=EPOCHS))
         for _ in range(9):
             next(iterator)
         path = save(iterator, tmp_path / name)
@@ -188,11 +201,15 @@ def test_a_state_of_another_dataset_is_refused(cache: Path, plain: Path, tmp_pat
         load(cache, "train", BATCH, epochs=EPOCHS, drop_remainder=True),
     ]
     for other in others:
-        with pytest.raises(
-            tf.errors.OpError, match="this iterator was saved from a dataset over other images, or with"
-        ):
+        with pytest.raises(tf.errors.OpError, match="saved from a dataset over other images"):
             rest(restored(other, path))
     assert rest(restored(load(cache, "train", BATCH, epochs=EPOCHS), path)) == rest(iterator)
+
+
+def test_what_saved_iterators_are_checked_by_is_spelled_as_ever() -> None:
+    order, batches = Order(9, 1, "blocks", 2, 3), Batches(3, 6, 4, False, 2)
+    assert repr(order) == "Order(records=9, seed=1, shuffle='blocks', block=2, window=3)"
+    assert repr(batches) == "Batches(first=3, records=6, batch_size=4, drop_remainder=False, per_step=2)"
 
 
 def test_a_checkpoint_of_more_epochs_goes_on(cache: Path, tmp_path: Path) -> None:
@@ -344,16 +361,25 @@ def test_full_verification_reads_every_byte(tmp_path: Path, photo_folder: Path) 
         load(folder, "train", 4, verify="full")
 
 
-def test_a_cache_larger_than_memory_is_warned_of(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("shuffle", "spare", "warned"),
+    [
+        (None, -1, True),
+        (None, 0, False),
+        ("blocks", -1, False),
+        (False, -1, False),
+    ],
+)
+def test_a_full_shuffle_of_more_than_the_memory_is_warned_of(
+    plain: Path, shuffle: Any, spare: int, warned: bool
+) -> None:
     size = sum(file.bytes for file in open_manifest(plain).splits["train"].files)
-    monkeypatch.setattr(loader, "memory_limit", lambda: size - 1)
-    with pytest.warns(UserWarning, match='there are .* GB of memory: .*; give shuffle="blocks"') as caught:
-        load(plain, "train", 4)
-    assert caught[0].filename == __file__
-    load(plain, "train", 4, shuffle="blocks")
-    load(plain, "train", 4, shuffle=False)
-    monkeypatch.setattr(loader, "memory_limit", lambda: size)
-    load(plain, "train", 4)
+    config = LoadConfig("train", 4, shuffle, budget=Budget(memory_bytes=size + spare))
+    reader = open_reader(open_cache(plain), config)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_slow_shuffle(reader, config, stacklevel=1)
+    assert [(each.filename, "GB of memory" in str(each.message)) for each in caught] == [(__file__, True)] * warned
 
 
 # ------------------------------------------------------------------------------------------ files that change while they are read
@@ -369,7 +395,7 @@ def test_a_file_that_is_cut_between_epochs_is_seen(tmp_path: Path, photo_folder:
     path = folder / open_manifest(folder).splits["train"].files[0].name
     size = path.stat().st_size
     os.truncate(path, 100)
-    with pytest.raises(tf.errors.OpError, match=f"has 100 bytes, its manifest says {size}: it was changed while"):
+    with pytest.raises(tf.errors.OpError, match=f"has 100 bytes, its manifest says {size}: it changed while"):
         listed(dataset)
     os.truncate(path, size)
     assert len(map_file(path, size)) == size

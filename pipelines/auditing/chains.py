@@ -55,7 +55,7 @@ from joulecache.pipelines.experiment.workloads import (
     finetune_pruned,
     train_from_scratch,
 )
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models import build_model
 from joulecache.pipelines.source import SYNTHETIC, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse

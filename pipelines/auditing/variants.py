@@ -16,7 +16,7 @@ from joulecache.pipelines.experiment.runs import Run
 from joulecache.pipelines.experiment.statistics import FEWEST_SEEDS, MARGIN, inferiority, mean_of
 from joulecache.pipelines.experiment.summary import ACTIVE, per_1000
 from joulecache.pipelines.experiment.workloads import Training, check_whole
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.transforms.chain import Chain
 
 FRESH = "fresh"

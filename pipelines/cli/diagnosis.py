@@ -140,7 +140,7 @@ def _tensorflow(broken: str) -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    from joulecache.pipelines.loading.memory import memory_limit
+    from joulecache.pipelines.core.memory import memory_limit
 
     limit = memory_limit()
     remedy = (

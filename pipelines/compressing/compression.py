@@ -22,7 +22,7 @@ from joulecache.pipelines.compressing.sparsity import copy_of
 from joulecache.pipelines.compressing.steps import AWARE, Budget, Tell, check_recipe, count_batches, make_forms
 from joulecache.pipelines.compressing.tflite import CALIBRATION_IMAGES
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models import check_batches, load_model
 from joulecache.transforms.ops import Op
 

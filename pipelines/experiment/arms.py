@@ -18,7 +18,7 @@ from PIL import Image
 from joulecache.pipelines.cache.manifest import open_manifest, read_index
 from joulecache.pipelines.cache.shards import SPLITS
 from joulecache.pipelines.core.user_code import describe_failure
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.source import Source
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import Chain, fixed_size, op_text, output_channels, output_size

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from joulecache.pipelines.building.local_destination import existing_cache
 from joulecache.pipelines.building.precomputing import BuildProgress, precompute
+from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.manifest import CacheError, Manifest
 from joulecache.pipelines.cache.shards import SPLITS
 from joulecache.pipelines.loading.split import CachedSplit
@@ -155,7 +156,8 @@ class _CachedImages:
         _refuse_other(existing_cache(cache), directory, cache, chain)
         manifest = _build(directory, cache, chain, verbose)
         # Folders called train, val and test are splits to a cache, where Keras may take them for classes.
-        self._splits = [CachedSplit(cache, name) for name in SPLITS if manifest.splits[name].records]
+        opened = open_cache(cache)
+        self._splits = [CachedSplit(opened, name) for name in SPLITS if manifest.splits[name].records]
         self._ends = np.cumsum([len(split) for split in self._splits])
         self._directory, self._rejected = directory, cache / manifest.rejected.name
         self.shape = self._splits[0].image_shape

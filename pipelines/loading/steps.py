@@ -1,21 +1,26 @@
-"""The steps in which an epoch is read: several batches at once, where they are small."""
+"""How an epoch is divided: one host's share into batches, and batches into the steps that are read at once."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
-
-from joulecache.pipelines.loading.order import Order
+from joulecache.pipelines.loading.config import PIXEL_BYTES, LoadConfig
 from joulecache.pipelines.loading.split import CachedSplit
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one host in an epoch: places `first` up to `first` + `records` of its order, read `per_step` batches a step.
+    """The batches of one host in an epoch. A smaller last batch, the remainder, has a step of its own.
 
-    Those of `batch_size` come first, and one that is smaller, the rest, has a step of its own.
+    Saved iterators depend on the names, order and values of these fields.
+
+    Attributes:
+        first: The host's first place in the order of an epoch.
+        records: How many places the host has.
+        batch_size: Images per batch.
+        drop_remainder: Whether the remainder is left out.
+        per_step: Batches that are read at once.
     """
 
     first: int
@@ -26,23 +31,23 @@ class Batches:
 
     @property
     def full(self) -> int:
-        """How many batches are whole."""
+        """Number of full batches."""
         return self.records // self.batch_size
 
     @property
-    def rest(self) -> int:
-        """How many records the last batch has that is not whole, 0 where there is none."""
+    def remainder(self) -> int:
+        """Size of the last batch where it is smaller, else 0."""
         return 0 if self.drop_remainder else self.records % self.batch_size
 
     @property
     def count(self) -> int:
-        """How many batches an epoch has."""
-        return self.full + (self.rest > 0)
+        """Number of batches in an epoch."""
+        return self.full + (self.remainder > 0)
 
     @property
     def steps(self) -> int:
-        """How many steps an epoch has."""
-        return -(-self.full // self.per_step) + (self.rest > 0)
+        """Number of steps in an epoch."""
+        return -(-self.full // self.per_step) + (self.remainder > 0)
 
     def step_of(self, batch: int) -> int:
         """Return the step that a batch is read in."""
@@ -54,39 +59,50 @@ class Batches:
         return (start, self.count) if start == self.full else (start, min(start + self.per_step, self.full))
 
     def size(self, batch: int) -> int:
-        """Return how many records a batch has."""
-        return self.rest if batch == self.full else self.batch_size
+        """Return the number of images in a batch."""
+        return self.remainder if batch == self.full else self.batch_size
 
 
-@dataclass(frozen=True)
-class StepReader:
-    """Reads the steps of one host; of epoch `start[0]` nothing before batch `start[1]`."""
+def divide(split: CachedSplit, config: LoadConfig) -> Batches:
+    """Return the batches of a host; raises ValueError where they would be none."""
+    index, hosts = config.hosts
+    if hosts > len(split):
+        raise ValueError(
+            f"{hosts} hosts are more than the {len(split)} records in {split.name!r}: each needs at least one"
+        )
+    first, end = (len(split) * number // hosts for number in (index, index + 1))
+    records = len(split) // hosts if config.drop_remainder else end - first
+    if config.drop_remainder and config.batch_size > records:
+        each = "" if hosts == 1 else f", {records} for each of {hosts} hosts,"
+        raise ValueError(
+            f"batch_size {config.batch_size} with drop_remainder leaves nothing of the {len(split)} records{each} in {split.name!r}"
+        )
+    return Batches(first, records, config.batch_size, config.drop_remainder, _batches_per_step(split, config))
 
-    opened: CachedSplit
-    order: Order
-    host: int
-    batches: Batches
-    start: tuple[int, int]
 
-    def read(self, epoch: int, step: int, goes_on: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the images ``[K, B, H, W, C]`` and labels ``[K, B]``, or soft ``[K, B, C]``, of the K batches of a step.
+def _batches_per_step(split: CachedSplit, config: LoadConfig) -> int:
+    if split.chain.mixes:  # by draws for each batch
+        return 1
+    pixel_bytes = PIXEL_BYTES["float32" if split.chain.is_float and config.dtype == "uint8" else config.dtype]
+    processed = split.chain.on_images or split.cache.manifest.encoding != "raw"
+    step_bytes = config.budget.processed_step_bytes if processed else config.budget.step_bytes
+    return max(1, step_bytes // (config.batch_size * math.prod(split.image_shape) * pixel_bytes))
 
-        `goes_on` says that the step before was read just now, and had this one read ahead. Raises CacheError for files that changed, which
-        is looked for in the first step of an epoch.
-        """
-        batches = self.batches
-        if step == 0:
-            self.opened.check()
-        first, last = batches.of_step(step)
-        if epoch == self.start[0]:
-            first = min(max(first, self.start[1]), last)
-        size = batches.size(first)
-        place = batches.first + first * batches.batch_size
-        stop = place + (last - first) * size
-        for ahead in self.order.ahead(epoch, place, stop, begins=step == 0 or not goes_on):
-            self.opened.will_need(epoch, *ahead)
-        rows = self.order.rows(epoch, place, stop)
-        # Other hosts have batches of the same number, and mix them by other draws.
-        images, labels = self.opened.batch(rows, epoch, (self.host << 32) + first)
-        shape = last - first, size
-        return images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *labels.shape[1:])
+
+def first_batch(config: LoadConfig, batches: int) -> tuple[int, int]:
+    """Return the epoch and the batch to start with, where an epoch has so many batches.
+
+    The end of an epoch is the start of the next. Raises ValueError for a `start` that is out of range.
+    """
+    match config.start:
+        case (int(epoch), int(batch)) if epoch >= 0 and 0 <= batch <= batches:
+            epoch, batch = epoch + batch // batches, batch % batches
+        case _:
+            raise ValueError(
+                f"start must be (epoch, batch) with epoch >= 0 and batch from 0 to {batches}, got {config.start!r}"
+            )
+    if config.epochs is not None and (epoch, batch) > (config.epochs, 0):
+        raise ValueError(
+            f"start {config.start!r} lies after the last of {config.epochs} epochs: raise epochs or start earlier"
+        )
+    return epoch, batch

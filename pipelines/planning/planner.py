@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.loading.memory import memory_limit
 from joulecache.pipelines.planning.pricing import Job, price
 from joulecache.pipelines.planning.results import Choice, Plan
 from joulecache.pipelines.planning.sampling import Request, Tell, measure

@@ -25,7 +25,7 @@ from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.experiment.arms import Arm, ArmError, as_folder, check_chain, list_files, make_arms
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.experiment.workloads import InputOnly
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
 from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.source import SYNTHETIC, Record, Source, Unit, open_source

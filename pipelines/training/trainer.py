@@ -19,7 +19,7 @@ from joulecache.pipelines.compressing.results import COMPRESSION_RECORD
 from joulecache.pipelines.compressing.sparsity import copy_of
 from joulecache.pipelines.compressing.steps import Tell, check_recipe
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.loading import load
+from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models import build_model, check_batches, compile_model, has_soft_labels, run_epochs
 from joulecache.pipelines.training.callback import EnergyCallback
 from joulecache.pipelines.training.results import TrainedModel, TrainingRun

@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
 from joulecache.pipelines.cache.shards import CacheError, DataFile, Format, Levels, Rows, ShardName, write_shard
-from joulecache.pipelines.loading import mapped_images as stored
-from joulecache.pipelines.loading.mapped_images import StoredImages, open_stored
 
 SIZES = [(32, 32, 3), (7, 5, 1), (1, 1, 3), (64, 64, 1)]
 
@@ -39,7 +38,7 @@ def write(
     return files, images
 
 
-def taken(images: StoredImages, rows: list[int], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def taken(images: MappedImages, rows: list[int], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     out = np.empty((len(rows), *shape), np.uint8)
     images.take(np.array(rows, np.int64), out)
     return out
@@ -52,7 +51,7 @@ def test_rows_of_all_files_are_found(
     tmp_path: Path, kind: Format, shape: tuple[int, int, int], counts: list[int]
 ) -> None:
     files, images = write(tmp_path, counts, shape, kind)
-    opened = open_stored(tmp_path, files, shape)
+    opened = map_variant(tmp_path, files, shape)
     rows = [*range(len(images)), len(images) - 1, 0, 0]
     np.testing.assert_array_equal(taken(opened, rows, shape), images[rows])
     for view, row in zip(opened.views(np.array(rows)), rows, strict=True):
@@ -62,7 +61,7 @@ def test_rows_of_all_files_are_found(
 FEW_LEFT = """
 import mmap, pickle, sys
 from pathlib import Path
-from joulecache.pipelines.loading.mapped_images import open_stored
+from joulecache.pipelines.cache.mapped_images import map_variant
 
 folder, left, files = Path(sys.argv[1]), int(sys.argv[2]), pickle.load(sys.stdin.buffer)
 held = []
@@ -72,7 +71,7 @@ try:
 except OSError:
     del held[-left:]
 try:
-    open_stored(folder, files, (1, 1, 3))
+    map_variant(folder, files, (1, 1, 3))
 except Exception as error:
     held.clear()
     print(type(error).__name__, error)
@@ -93,7 +92,7 @@ def test_more_files_than_a_process_may_map_are_refused_with_what_to_do(tmp_path:
 
     refused = said(left=200)
     assert refused.startswith("CacheError cannot map 300 files of ")
-    assert f"may map {most:,} pieces (sysctl vm.max_map_count)" in refused
+    assert f"may map {most:,} areas (sysctl vm.max_map_count)" in refused
     assert "with fewer --shards" in refused
     assert said(left=5000) == ""
 
@@ -106,20 +105,21 @@ def test_any_rows_of_any_files(
     shape, folder = data.draw(st.sampled_from(SIZES)), tmp_path_factory.mktemp("any")
     files, images = write(folder, counts, shape, "arrow")
     rows = data.draw(st.lists(st.integers(0, len(images) - 1), max_size=50))
-    np.testing.assert_array_equal(taken(open_stored(folder, files, shape), rows, shape), images[rows])
+    np.testing.assert_array_equal(taken(map_variant(folder, files, shape), rows, shape), images[rows])
 
 
 def test_arrow_files_are_one_array_and_the_others_are_not(tmp_path: Path) -> None:
     shape = (32, 32, 3)
     files, _ = write(tmp_path, [3, 4], shape, "arrow")
-    one = open_stored(tmp_path, files, shape)
+    one = map_variant(tmp_path, files, shape)
     first, last = one.views(np.array([0, 6]))
     assert first.base is last.base
     assert last.ctypes.data - first.ctypes.data == (4 + 3) * 3072  # the second file begins at a row that begins a page
     assert first.ctypes.data % 4096 == 0
     assert not first.flags.writeable
     files, _ = write(tmp_path, [3, 4], shape, "tfrecord")
-    assert isinstance(open_stored(tmp_path, files, shape), stored._Shards)
+    first, last = map_variant(tmp_path, files, shape).views(np.array([0, 6]))
+    assert first.base is not last.base
 
 
 def test_images_that_begin_on_no_page_are_read_all_the_same(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_images_that_begin_on_no_page_are_read_all_the_same(tmp_path: Path) -> N
     [file], images = write(tmp_path, [5], shape, "arrow")
     assert file.image_offset is not None
     later = dataclasses.replace(file, image_offset=file.image_offset + 3072, records=4)
-    np.testing.assert_array_equal(taken(open_stored(tmp_path, [later], shape), [0, 3], shape), images[[1, 4]])
+    np.testing.assert_array_equal(taken(map_variant(tmp_path, [later], shape), [0, 3], shape), images[[1, 4]])
 
 
 def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
@@ -137,13 +137,13 @@ def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path / files[1].name
     os.truncate(path, files[1].bytes - 1)
     with pytest.raises(CacheError, match=re.escape(f"{path} has {files[1].bytes - 1} bytes, its manifest says")):
-        open_stored(tmp_path, files, shape)
+        map_variant(tmp_path, files, shape)
 
 
 def test_a_map_outlives_its_files_and_goes_with_its_last_view(tmp_path: Path) -> None:
     shape = (64, 64, 1)
     files, images = write(tmp_path, [3, 4], shape, "arrow")
-    opened = open_stored(tmp_path, files, shape)
+    opened = map_variant(tmp_path, files, shape)
     for file in files:
         (tmp_path / file.name).unlink()
     view = opened.views(np.array([6]))[0]
@@ -164,10 +164,10 @@ def mapped(folder: Path) -> int:
 def test_reading_ahead_asks_for_the_rows_and_no_others(tmp_path: Path, kind: Format, start: int, stop: int) -> None:
     shape = (64, 64, 1)
     files, images = write(tmp_path, [3, 4, 5], shape, kind)
-    opened = open_stored(tmp_path, files, shape)
-    opened.expect_random()
-    opened.will_need(start, stop)
-    places = [range(first, last) for first, last in opened._addresses(start, stop)]
+    opened = map_variant(tmp_path, files, shape)
+    opened.disable_readahead()
+    opened.read_ahead(start, stop)
+    places = [range(first, last) for first, last in opened.addresses(start, stop)]
     for row, view in enumerate(opened.views(np.arange(len(images)))):
         inside = [place for place in places if view.ctypes.data in place]
         assert len(inside) == (start <= row < stop)
@@ -182,10 +182,10 @@ def test_reading_ahead_reads(tmp_path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    opened = open_stored(tmp_path, files, shape)
-    opened.expect_random()
+    opened = map_variant(tmp_path, files, shape)
+    opened.disable_readahead()
     before = read_bytes()
-    opened.will_need(100, 200)
+    opened.read_ahead(100, 200)
     asked = read_bytes() - before
     if asked == 0:
         pytest.skip("this file system does not count what is read, or keeps it in memory")

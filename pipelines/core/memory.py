@@ -1,0 +1,32 @@
+"""How much memory this process may use."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_PROC = Path("/proc")
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+# By the controllers that a line of /proc/self/cgroup names; those of version 2 name none.
+_LIMIT_FILES = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
+
+
+def memory_limit(proc: Path = _PROC, control_groups: Path = _CONTROL_GROUPS) -> int:
+    """Return the bytes of memory that this process may use: those of the machine or of the tightest control group around it."""
+    limits = [int(psutil.virtual_memory().total)]
+    try:
+        lines = (proc / "self" / "cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers not in _LIMIT_FILES:
+            continue
+        hierarchy, name = _LIMIT_FILES[controllers]
+        folder = control_groups / hierarchy / group.lstrip("/")
+        for around in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # no such group, or "max"
+                limits.append(int((around / name).read_text("utf-8")))
+    return min(limits)

@@ -1,0 +1,46 @@
+"""Memory for batches that is used again as soon as nothing refers to it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+_TENSOR_ALIGNMENT = 64  # bytes: TensorFlow takes over arrays that start at a multiple of it, and copies all others
+
+
+class ArrayPool:
+    """Allocates arrays that TensorFlow takes over without a copy, and reuses their memory when the last tensor is gone.
+
+    Fresh memory costs as much as filling it.
+    """
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an array with arbitrary values."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        free = self._free[size]
+        try:
+            block = free.pop()
+        except IndexError:
+            block = np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
+        return np.asarray(_Loan(block, free, shape, np.dtype(dtype).str))
+
+
+class _Loan:
+    """A block of memory while it is an array: the array and all its views keep this object, whose end returns the block."""
+
+    def __init__(
+        self, block: NDArray[np.uint8], free: list[NDArray[np.uint8]], shape: tuple[int, ...], typestr: str
+    ) -> None:
+        self._block, self._free = block, free
+        address = block.ctypes.data + -block.ctypes.data % _TENSOR_ALIGNMENT
+        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": shape, "typestr": typestr}
+
+    def __del__(self) -> None:
+        self._free.append(self._block)

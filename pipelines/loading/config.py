@@ -1,0 +1,107 @@
+"""How a cache is loaded: the arguments of `load` as one checked value. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from joulecache.pipelines.cache.shards import SPLITS
+
+Shuffle: TypeAlias = bool | Literal["blocks"]
+Verify: TypeAlias = Literal["open", "full"]
+
+PIXEL_BYTES = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
+"""Bytes of one pixel value, by the `dtype` of images."""
+VERIFY: tuple[Verify, ...] = ("open", "full")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many bytes the loader reads, shuffles and expects to fit in memory; only tests set these.
+
+    Attributes:
+        step_bytes: Images read by one call. Small images are read several batches at a time, because a call of Python per
+            batch would cost more than the batch. Three to four steps lie in memory: 16 MiB would save a tenth of the CPU
+            time and cost 64 MB.
+        processed_step_bytes: The same where ops or decoding take longer than any call.
+        block_bytes: What ``shuffle="blocks"`` reads in one piece: at most two pages of it in vain.
+        window_bytes: What ``shuffle="blocks"`` shuffles together. This window and the next lie in the page cache.
+        memory_bytes: The memory that a full shuffle may count on; None means that of this machine or control group.
+    """
+
+    step_bytes: int = 8 << 20
+    processed_step_bytes: int = 1 << 20
+    block_bytes: int = 1 << 20
+    window_bytes: int = 128 << 20
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """How a split is loaded; the arguments of `load` of the same names.
+
+    Attributes:
+        split: ``train``, ``val`` or ``test``.
+        batch_size: Images per batch, on each host.
+        shuffle: True for a uniform permutation of the split, ``"blocks"`` for one that reads large pieces in sequence, False for
+            the order of the cache. None shuffles ``train`` only.
+        seed: Seed of the order and of the ops after the cut, from 0 to 2**64 - 1; None takes the cache's.
+        drop_remainder: Drop the last batch of an epoch where it is smaller than `batch_size`.
+        hosts: (index, count): which of how many equal parts of every epoch to load.
+        dtype: Type of the images: ``uint8``, or a float type for the values 0 to 255 as floats.
+        epochs: How many epochs one iteration runs through; None for one, the next one at each iteration.
+        start: (epoch, batch) of the first batch.
+        budget: Sizes of what is read at once.
+    """
+
+    split: str
+    batch_size: int
+    shuffle: Shuffle | None = None
+    seed: int | None = None
+    drop_remainder: bool = False
+    hosts: tuple[int, int] = (0, 1)
+    dtype: str = "uint8"
+    epochs: int | None = None
+    start: tuple[int, int] = (0, 0)
+    budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
+
+    def __post_init__(self) -> None:
+        require_choice("split", self.split, SPLITS)
+        require_whole("batch_size", self.batch_size, 1)
+        require_choice("dtype", self.dtype, tuple(PIXEL_BYTES))
+        if self.shuffle is not None and not isinstance(self.shuffle, bool) and self.shuffle != "blocks":
+            raise ValueError(f'shuffle must be True, False or "blocks", got {self.shuffle!r}')
+        require_seed(self.seed)
+        match self.hosts:
+            case (int(index), int(count)) if 0 <= index < count:
+                pass
+            case _:
+                raise ValueError(
+                    f"hosts must be an InputContext or (index, count) with 0 <= index < count, got {self.hosts!r}"
+                )
+        if self.epochs is not None:
+            require_whole("epochs", self.epochs, 1)
+
+    @property
+    def shuffled(self) -> Shuffle:
+        """The shuffle, with its default for the split."""
+        return self.split == SPLITS[0] if self.shuffle is None else self.shuffle
+
+
+def require_whole(name: str, value: object, least: int) -> None:
+    """Raise ValueError unless a value is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def require_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless a value is one of the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def require_seed(seed: object) -> None:
+    """Raise ValueError unless a seed is None or an integer of 64 bits."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
+        raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")

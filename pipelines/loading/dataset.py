@@ -1,0 +1,117 @@
+"""tf.data over a `StepReader`."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.loading.config import LoadConfig
+from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
+
+_STEPS_AHEAD = 1
+_POSITION = 1 << FINGERPRINT_BITS  # positions are multiples of it, plus the fingerprint
+
+
+def make_dataset(reader: StepReader, config: LoadConfig) -> Any:
+    """Return a `tf.data.Dataset` over the batches of a reader, as `load` describes it."""
+    batches, (epoch, batch) = reader.batches, reader.start
+    steps = _Steps(reader, config)
+    if config.epochs is None:
+        dataset = _in_one_thread(tf.data.Dataset.range(batches.steps).scan(np.int64(-1), steps.scan))
+    else:
+        first = epoch * batches.steps + (batches.step_of(batch) if batch else 0)
+        bounds = (number * _POSITION + reader.fingerprint for number in (first, config.epochs * batches.steps))
+        dataset = tf.data.Dataset.range(*bounds, _POSITION).map(steps.at_position)
+    dataset = dataset.prefetch(_STEPS_AHEAD)
+    if steps.stacked:
+        dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
+    if config.epochs is not None or not batch:
+        count = batches.count if config.epochs is None else (config.epochs - epoch) * batches.count - batch
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+    options = tf.data.Options()
+    # Steps are read ahead: to do it again with batches costs a fifth of a small one.
+    options.experimental_optimization.inject_prefetch = False
+    # Save positions, not the batches that were read ahead.
+    options.experimental_symbolic_checkpoint = config.epochs is not None
+    dataset = dataset.with_options(options)
+    dataset.class_names = list(reader.split.cache.manifest.class_names)
+    dataset.num_classes = len(dataset.class_names)
+    return dataset
+
+
+class _Steps:
+    """The steps of a reader as functions for tf.data.
+
+    These have few TensorFlow ops: each costs milliseconds whenever an epoch starts.
+
+    Attributes:
+        stacked: Whether a step has a leading axis of batches. One that starts inside an epoch has it in any case, because the
+            steps before the start have no batches.
+    """
+
+    def __init__(self, reader: StepReader, config: LoadConfig) -> None:
+        self._reader = reader
+        self._fingerprint = reader.fingerprint
+        self._epochs = itertools.count(reader.start[0])
+        self._previous = -1
+        split, batches = reader.split, reader.batches
+        self.stacked = batches.per_step > 1 or (config.epochs is None and reader.start[1] > 0)
+        self._image_type = tf.float32 if split.chain.is_float else tf.uint8
+        self._dtype = self._image_type if config.dtype == "uint8" else tf.as_dtype(config.dtype)
+        self._label_type = tf.float32 if split.soft_labels else tf.int64
+        batch_shape = [None] * self.stacked + [None if batches.remainder else batches.batch_size]
+        self._image_shape = [*batch_shape, *split.image_shape]
+        self._label_shape = [*batch_shape, *[len(split.cache.manifest.class_names)] * split.soft_labels]
+
+    def scan(self, epoch: Any, step: Any) -> tuple[Any, tuple[Any, Any]]:
+        """Return the epoch of this iterator and its step; `epoch` is -1 in the first step, which takes the next one."""
+        types = [tf.int64, self._image_type, self._label_type]
+        epoch, *arrays = tf.numpy_function(self._read_next, [epoch, step], types, stateful=False)
+        return tf.ensure_shape(epoch, []), self._shaped(*arrays)
+
+    def at_position(self, position: Any) -> tuple[Any, Any]:
+        """Return the step at a position: the number of steps since epoch 0, above the reader's fingerprint."""
+        types = [self._image_type, self._label_type]
+        return self._shaped(*tf.numpy_function(self._read_at, [position], types, stateful=False))
+
+    def _read_next(self, epoch: Any, step: Any) -> tuple[Any, ...]:
+        epoch = np.int64(next(self._epochs)) if epoch < 0 else epoch
+        return epoch, *self._read(int(epoch), int(step))
+
+    def _read_at(self, position: Any) -> tuple[Any, Any]:
+        number, fingerprint = divmod(int(position), _POSITION)
+        if fingerprint != self._fingerprint:
+            raise CacheError(
+                "this iterator was saved from a dataset over other images or with other arguments of load: restore it with the "
+                "same, or start again"
+            )
+        return self._read(*divmod(number, self._reader.batches.steps))
+
+    def _read(self, epoch: int, step: int) -> tuple[Any, Any]:
+        number = epoch * self._reader.batches.steps + step
+        sequential, self._previous = number == self._previous + 1, number
+        images, labels = self._reader.read(epoch, step, sequential=sequential)
+        return (images, labels) if self.stacked else (images[0], labels[0])
+
+    def _shaped(self, images: Any, labels: Any) -> tuple[Any, Any]:
+        if self._dtype != self._image_type:
+            images = tf.cast(images, self._dtype)
+        return tf.ensure_shape(images, self._image_shape), tf.ensure_shape(labels, self._label_shape)
+
+
+def _in_one_thread(dataset: Any) -> Any:
+    """Run a dataset in one thread: to pass large batches between the threads of TensorFlow's pool costs a tenth more.
+
+    Such a dataset has no symbolic checkpoints.
+    """
+    variant = tf.raw_ops.PrivateThreadPoolDataset(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        num_threads=1,
+        output_types=tf.nest.map_structure(lambda spec: spec.dtype, list(dataset.element_spec)),
+        output_shapes=tf.nest.map_structure(lambda spec: spec.shape, list(dataset.element_spec)),
+    )
+    return tf.data.experimental.from_variant(variant, dataset.element_spec)

@@ -1,0 +1,90 @@
+"""`load`: a split of a cache as a `tf.data.Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from joulecache.pipelines.cache.cache import CacheLike, open_cache
+from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
+from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify, require_choice, require_whole
+from joulecache.pipelines.loading.dataset import make_dataset
+from joulecache.pipelines.loading.reader import open_reader, warn_of_slow_shuffle
+from joulecache.transforms.ops import Op
+
+_SHOWN_PROBLEMS = 5
+
+
+def load(
+    cache: CacheLike,
+    split: str,
+    batch_size: int,
+    *,
+    shuffle: Shuffle | None = None,
+    seed: int | None = None,
+    drop_remainder: bool = False,
+    hosts: tuple[int, int] | tf.distribute.InputContext | None = None,
+    dtype: str = "uint8",
+    epochs: int | None = None,
+    start: tuple[int, int] = (0, 0),
+    verify: Verify = "open",
+    ops: Mapping[str, type[Op]] | None = None,
+    stage_limit_bytes: int = STAGE_LIMIT_BYTES,
+) -> Any:
+    """Load a split of a cache as a `tf.data.Dataset`.
+
+    Each iteration yields the next epoch, with its own order, variant and draws of the ops after the cut. All of it follows from
+    the seed. If you append work that takes time, end with `prefetch`.
+
+    Args:
+        cache: A folder, the URL of a cache in an object store, or an opened `Cache`.
+        split: ``train``, ``val`` or ``test``.
+        batch_size: Images per batch, on each host.
+        shuffle: True for a uniform permutation of the split; False for the order of the cache; ``"blocks"`` for caches that do not
+            fit in memory: blocks of 1 MiB in random order, shuffled inside windows of 128 MiB, read once and ahead of their use. By
+            default only ``train`` is shuffled.
+        seed: Seed of the order and of the draws; the cache's by default.
+        drop_remainder: Drop the last batch of an epoch where it is smaller, so that all hosts make the same number of steps.
+        hosts: (index, count) or an `InputContext`: load one host's share of every epoch. Shares differ by at most one record.
+        dtype: ``uint8`` leaves images as the chain makes them: uint8, or float32 where it has to_float. ``float32``, ``float16``
+            and ``bfloat16`` yield the same values, 0 to 255, as floats.
+        epochs: Run through so many epochs in each iteration, the same ones every time. A `tf.train.Checkpoint` of an iterator then
+            has less than 1 KB and resumes with the same images; a dataset over other images or with other arguments refuses it.
+        start: (epoch, batch) to start with. Without `epochs` the first iteration is then shorter, and the cardinality unknown.
+        verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
+        ops: The custom ops that the chain names, by name.
+        stage_limit_bytes: The largest cache to copy from an object store to ``$JOULECACHE_STAGE``, by default
+            ``~/.cache/joulecache``. Files that are already there are not copied again.
+
+    Returns:
+        A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``. Labels are float32 ``[B, K]`` for every split where
+        the training chain has mixup or cutmix, so that all splits fit one loss. The dataset has a known cardinality, reads ahead,
+        and has the attributes `class_names` and `num_classes`.
+
+    Raises:
+        CacheError: The cache cannot be read.
+        ValueError: An argument is invalid.
+
+    Warns:
+        UserWarning: The images do not fit in memory and are shuffled as a whole.
+    """
+    require_choice("verify", verify, VERIFY)
+    require_whole("stage_limit_bytes", stage_limit_bytes, 1)
+    config = LoadConfig(
+        split, batch_size, shuffle, seed, drop_remainder, _as_pair(hosts), dtype=dtype, epochs=epochs, start=start
+    )
+    opened = open_cache(cache, stage_limit_bytes=stage_limit_bytes)
+    if verify == "full" and (problems := opened.verify()):
+        raise CacheError(f"{opened.location} is damaged ({'; '.join(problems[:_SHOWN_PROBLEMS])}): build it again")
+    reader = open_reader(opened, config, ops)
+    warn_of_slow_shuffle(reader, config, stacklevel=2)
+    return make_dataset(reader, config)
+
+
+def _as_pair(hosts: tuple[int, int] | tf.distribute.InputContext | None) -> tuple[int, int]:
+    if isinstance(hosts, tf.distribute.InputContext):
+        return hosts.input_pipeline_id, hosts.num_input_pipelines
+    return (0, 1) if hosts is None else hosts

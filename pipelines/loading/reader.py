@@ -1,0 +1,127 @@
+"""Reading the steps of epochs as NumPy arrays: what every form of the loader is made of. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from joulecache.pipelines.cache.cache import Cache
+from joulecache.pipelines.core.memory import memory_limit
+from joulecache.pipelines.loading.config import LoadConfig
+from joulecache.pipelines.loading.order import Order
+from joulecache.pipelines.loading.split import CachedSplit
+from joulecache.pipelines.loading.steps import Batches, divide, first_batch
+from joulecache.transforms.ops import Op
+
+FINGERPRINT_BITS = 31
+
+
+@dataclass(frozen=True)
+class StepReader:
+    """Reads the steps of one host.
+
+    Attributes:
+        split: The split that is read.
+        order: The order of its epochs.
+        host: Number of the host.
+        batches: The batches of the host in an epoch.
+        start: (epoch, batch) of the first batch.
+    """
+
+    split: CachedSplit
+    order: Order
+    host: int
+    batches: Batches
+    start: tuple[int, int]
+
+    def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the K batches of a step; in the first epoch only those from the start on.
+
+        Args:
+            epoch: The epoch.
+            step: The step; the files are checked in the first one of each epoch.
+            sequential: Whether the step before was read just now, and had this one read ahead.
+
+        Returns:
+            Images ``[K, B, H, W, C]`` and labels ``[K, B]``, or ``[K, B, C]`` where they are soft.
+
+        Raises:
+            CacheError: A file was cut or grew.
+        """
+        batches = self.batches
+        if step == 0:
+            self.split.check()
+        first, end = batches.of_step(step)
+        if epoch == self.start[0]:
+            first = min(max(first, self.start[1]), end)
+        size = batches.size(first)
+        place = batches.first + first * batches.batch_size
+        stop = place + (end - first) * size
+        for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
+            self.split.read_ahead(epoch, *ahead)
+        rows = self.order.rows(epoch, place, stop)
+        # Hosts have batches of the same numbers, and mix them by different draws.
+        images, labels = self.split.batch(rows, epoch, (self.host << 32) + first)
+        shape = end - first, size
+        return images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *labels.shape[1:])
+
+    @property
+    def fingerprint(self) -> int:
+        """A number of `FINGERPRINT_BITS` bits for everything that the meaning of a step's number depends on."""
+        parts = [
+            str(self.split.chain),
+            [file.sha256 for file in self.split.listed.files],
+            repr(self.order),
+            repr(self.batches),
+            self.host,
+            self.start,
+        ]
+        digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+        return int.from_bytes(digest, "big") % (1 << FINGERPRINT_BITS)
+
+
+def open_reader(cache: Cache, config: LoadConfig, ops: Mapping[str, type[Op]] | None = None) -> StepReader:
+    """Open a split for reading step by step.
+
+    Args:
+        cache: The opened cache.
+        config: What to read, in which order and in which batches.
+        ops: The custom ops that the chain names, by name.
+
+    Raises:
+        CacheError: The split cannot be read.
+        ValueError: Hosts, batch size or start do not fit the split.
+    """
+    split = CachedSplit(cache, config.split, config.seed, ops)
+    order = _order(split, config)
+    batches = divide(split, config)
+    return StepReader(split, order, config.hosts[0], batches, first_batch(config, batches.count))
+
+
+def _order(split: CachedSplit, config: LoadConfig) -> Order:
+    if config.shuffled != "blocks":
+        return Order(len(split), split.seed, "all" if config.shuffled else None)
+    split.disable_readahead()
+    image_bytes = split.stored_bytes / (len(split) * split.listed.variants)
+    block = max(1, round(config.budget.block_bytes / image_bytes))
+    window = max(1, round(config.budget.window_bytes / image_bytes / block))
+    return Order(len(split), split.seed, "blocks", block, window)
+
+
+def warn_of_slow_shuffle(reader: StepReader, config: LoadConfig, stacklevel: int) -> None:
+    """Warn of a full shuffle of images that do not fit in memory; `stacklevel` 1 is the caller."""
+    stored_bytes = reader.split.stored_bytes
+    limit = memory_limit() if config.budget.memory_bytes is None else config.budget.memory_bytes
+    if reader.order.shuffle == "all" and stored_bytes > limit:
+        warnings.warn(
+            f"the images in {str(reader.split.cache.folder)!r} have {stored_bytes / 1e9:.1f} GB, this process may use "
+            f"{limit / 1e9:.1f} GB of memory: a full shuffle causes small random reads from disk in every epoch; "
+            'use shuffle="blocks"',
+            stacklevel=stacklevel + 1,
+        )
