@@ -36,7 +36,7 @@ def test_examples_in_docstrings_run(module: str) -> None:
 
 
 def test_every_op_is_documented_with_its_arguments() -> None:
-    listed = TRANSFORMS.partition("## Ops\n")[2].partition("## What is the same")[0]
+    listed = TRANSFORMS.partition("## Ops\n")[2].partition("## Reproducibility")[0]
     cells = [line.split(" | ")[0] for line in listed.splitlines() if line.startswith("| `")]
     shown = {}
     for span in re.findall(r"`([^`]+)`", " ".join(cells)):
