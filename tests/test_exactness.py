@@ -48,9 +48,9 @@ CHAINS = {"geometry": GEOMETRY, "colour": COLOUR, "levels": LEVELS}
 
 
 def cuts(text: str) -> Iterator[Chain]:
-    """Yield a chain at every place where it can be cut, the end included."""
+    """Yield a chain cut after decode, after some of its ops, and at its end."""
     ops = parse(text).ops
-    for cut in range(1, len(ops) + 1):
+    for cut in (1, len(ops) // 2, len(ops) - 1, len(ops)):
         yield Chain(ops, cut)
 
 
