@@ -18,6 +18,7 @@ from conftest import MakeSource
 from PIL import Image
 
 from joulecache.pipelines.building.config import BuildError
+from joulecache.pipelines.building.local_destination import LocalDestination
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.building.work_folder import WORK, hold_work_folder
 from joulecache.pipelines.cache.manifest import CacheError, open_manifest
@@ -135,6 +136,17 @@ def test_the_manifest_is_not_rewritten_during_a_build(tmp_path: Path, photo_fold
     cache = Path(shutil.copytree(photo_cache, tmp_path / "cache"))
     with hold_work_folder(cache), pytest.raises(CacheError, match=f"being built by process {os.getpid()}"):
         build(photo_folder, cache, **{**OPTIONS, "chain": CHAIN + "|brightness(0.1)"})
+
+
+def test_a_cache_that_another_build_has_changed_is_not_built_on(
+    tmp_path: Path, photo_folder: Path, photo_cache: Path
+) -> None:
+    cache = Path(shutil.copytree(photo_cache, tmp_path / "cache"))
+    destination = LocalDestination(cache)
+    assert destination.existing_manifest() == open_manifest(photo_cache)
+    build(photo_folder, cache, **{**OPTIONS, "variants": 1})
+    with pytest.raises(CacheError, match="modified concurrently: run the command again"), destination.hold(()):
+        pass
 
 
 def test_concurrent_builds_hold_the_folder_one_at_a_time(tmp_path: Path) -> None:

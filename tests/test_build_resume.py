@@ -211,7 +211,9 @@ def test_a_damaged_shard_is_built_again(interrupted: Path, photo_folder: Path, e
     assert verify(interrupted) == []
 
 
-@pytest.mark.parametrize("damage", ["none", "flip", "cut", "missing", "index", "result", "other name", "files", "spec"])
+@pytest.mark.parametrize(
+    "damage", ["none", "flip", "cut", "missing", "index", "result", "other index", "other file", "files", "spec"]
+)
 def test_a_damaged_shard_is_not_taken_for_finished(tmp_path: Path, photo_folder: Path, damage: str) -> None:
     (work := tmp_path / WORK).mkdir()
     chain = parse("decode|resize(8)")
@@ -232,7 +234,9 @@ def test_a_damaged_shard_is_not_taken_for_finished(tmp_path: Path, photo_folder:
             (work / result.index).write_bytes(b"")
         case "result":
             kept.write_text(kept.read_text()[:-3])
-        case "other name":
+        case "other file":
+            kept.write_text(kept.read_text().replace(shard.name, "../secret"))
+        case "other index":
             kept.write_text(json.dumps({**body, "index": "../../secret"}))
         case "files":
             kept.write_text(json.dumps({**body, "files": {"train": 3}}))

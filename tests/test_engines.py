@@ -1,4 +1,4 @@
-"""Builds on other engines: workers that are other processes, runners that fail. `scripts/test_cluster.py` has the engines themselves."""
+"""Builds on other runners: workers in other processes, and runners that fail. `scripts/test_cluster.py` tests Flink and Prism."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from processes import environment
 
 from joulecache.pipelines import precompute
 from joulecache.pipelines.building import beam_graph
@@ -29,19 +30,15 @@ CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"
 
 @pytest.fixture(scope="module")
 def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A process of Beam's that starts workers, each a process of its own, in a folder that is not ours; its address."""
+    """The address of a Beam process that starts each worker as another process, in another folder."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
     folder = tmp_path_factory.mktemp("elsewhere")
     with open(folder / "log", "wb") as log:
-        pool = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+        pool = subprocess.Popen(command, env=environment(PATH=path), cwd=folder, stdout=log, stderr=log)
     try:
         with grpc.insecure_channel(f"localhost:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=60)
@@ -64,34 +61,29 @@ def names(built: Built) -> list[str]:
     return [file.name for file in built.manifest.files()]
 
 
-def test_another_process_builds_the_same_files(
-    tmp_path: Path, photo_folder: Path, worker_pool: str, monkeypatch: pytest.MonkeyPatch
+def test_another_process_builds_the_same_files_and_its_energy_is_not_measured(
+    tmp_path: Path,
+    photo_folder: Path,
+    worker_pool: str,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., tuple[int, str, str]],
 ) -> None:
-    here = precompute(photo_folder, tmp_path / "here", CHAIN, shards=4, variants=2)
+    here = precompute(photo_folder, tmp_path / "here", CHAIN, shards=4)
+    assert here.workers == (this_process(),)
+    assert here.manifest.energy is not None
     monkeypatch.chdir(photo_folder.parent)
     relative = os.path.relpath(tmp_path / "there")
-    there = precompute(photo_folder.name, relative, CHAIN, shards=4, variants=2, beam_options=elsewhere(worker_pool))
+    there = precompute(photo_folder.name, relative, CHAIN, shards=4, beam_options=elsewhere(worker_pool))
     assert names(there) == names(here)
     assert verify(tmp_path / "there") == []
-    assert here.workers == (this_process(),)
     assert there.workers
     assert this_process() not in there.workers
-
-
-def test_what_other_processes_spent_is_not_measured(
-    tmp_path: Path, photo_folder: Path, worker_pool: str, run: Callable[..., tuple[int, str, str]]
-) -> None:
-    cache = tmp_path / "cache"
-    options = ["--chain", CHAIN, "--shards", "2", "--", *elsewhere(worker_pool)]
-    code, out, _ = run("precompute", photo_folder, cache, *options)
-    assert code == 0
-    assert "build: energy not measured" in out
-    # Nor is it known when the rest is built here: a part of it would stand for all.
-    again = precompute(photo_folder, cache, CHAIN, variants=2)
-    assert again.workers == (this_process(),)
-    assert again.manifest.energy is None
-    anew = precompute(photo_folder, tmp_path / "anew", CHAIN, shards=2, variants=2)
-    assert anew.manifest.energy is not None
+    assert there.manifest.energy is None
+    assert "build: energy not measured" in run("inspect", tmp_path / "there")[1]
+    # Nor is it when the rest is built here: a part would be mistaken for the whole.
+    more = precompute(photo_folder, tmp_path / "there", CHAIN, variants=2)
+    assert more.workers == (this_process(),)
+    assert more.manifest.energy is None
 
 
 @pytest.mark.parametrize(
