@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.auditing.auditor import audit
     from joulecache.pipelines.building.precomputing import precompute
     from joulecache.pipelines.cache.cache import Cache, open_cache, verify
-    from joulecache.pipelines.cache.manifest import open_manifest
+    from joulecache.pipelines.cache.manifest_io import open_manifest
     from joulecache.pipelines.compressing.compression import compress
     from joulecache.pipelines.compressing.recipe import Recipe
     from joulecache.pipelines.energy import Energy, Meter
@@ -41,7 +41,7 @@ _HOMES = {
     "image_dataset_from_directory": "loading.directory",
     "load": "loading.loader",
     "open_cache": "cache.cache",
-    "open_manifest": "cache.manifest",
+    "open_manifest": "cache.manifest_io",
     "plan": "planning.planner",
     "precompute": "building.precomputing",
     "train": "training.trainer",

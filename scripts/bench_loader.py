@@ -389,7 +389,7 @@ def print_starting() -> None:
 
 def make_sparse(folder: Path, shards: int, records: int) -> Path:
     """Make a cache of which only the manifest is real: its files have the right sizes, and use no disk blocks."""
-    from joulecache.pipelines.cache.manifest import write_manifest
+    from joulecache.pipelines.cache.manifest_io import write_manifest
 
     cache = build("synthetic:2", folder, "decode|resize(32)", shards=1)
     manifest = jc.open_manifest(cache)
@@ -418,7 +418,7 @@ def make_index(cache: Path, manifest: Manifest, records: int) -> Manifest:
     import numpy as np
     import pyarrow as pa
 
-    from joulecache.pipelines.cache.manifest import INDEX_SCHEMA
+    from joulecache.pipelines.cache.index import INDEX_SCHEMA
 
     index, columns = cache / "index-00000000.arrow", []
     for field in INDEX_SCHEMA:

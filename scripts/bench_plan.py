@@ -45,11 +45,11 @@ def main(data: Path, out: Path, pairs: int, repeats: int, only: str | None) -> N
     """Print both tables."""
     from joulecache.pipelines import Meter
 
-    passport = Meter().passport()
+    provenance = Meter().provenance()
     names = ("joulecache", "tensorflow", "apache-beam", "pyarrow", "pillow")
     print(
-        f"{passport['cpu']}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, "
-        f"{', '.join(f'{name} {metadata.version(name)}' for name in names)}; joules: {passport['method']}. "
+        f"{provenance.cpu}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}, "
+        f"{', '.join(f'{name} {metadata.version(name)}' for name in names)}; joules: {provenance.method}. "
         f"{repeats} times a plan, and an audit of {pairs} blocks. Predicted / measured: geometric mean (lowest to highest).\n"
     )
     print(

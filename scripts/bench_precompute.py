@@ -159,12 +159,15 @@ def print_writing(root: Path) -> None:
     """Print the CPU time of writing a raw Arrow shard of 64 MiB, relative to the same bytes in a plain file."""
     import numpy as np
 
-    from joulecache.pipelines.cache.shards import Levels, Rows, ShardName, write_shard
+    from joulecache.pipelines.cache.data_file import PixelStats
+    from joulecache.pipelines.cache.names import ShardName
+    from joulecache.pipelines.cache.rows import Rows
+    from joulecache.pipelines.cache.shards import write_shard
 
     count = (64 << 20) // (SIDE * SIDE * 3)
     images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
     keys = [f"{number:06d}.jpg" for number in range(count)]
-    rows = Rows(images, np.zeros(count, np.int64), keys, np.zeros(count, np.uint64), Levels(1, (0,), (0,)))
+    rows = Rows(images, np.zeros(count, np.int64), keys, np.zeros(count, np.uint64), PixelStats(1, (0,), (0,)))
     ratios, hashes = [], []
     for _ in range(ROUNDS + 1):
         started = time.process_time()
@@ -245,9 +248,7 @@ def print_break_even(root: Path, photos: Sequence[Path]) -> None:
     ratios, epochs = [], []
     for turn in range(ROUNDS + 1):
         build(root / "photos", cache, CUT)
-        energy = jc.open_manifest(cache).energy
-        assert energy is not None
-        built_j = jc.Energy.from_json(energy["energy"]).active_j
+        built_j = jc.open_manifest(cache).build_energy.active_j
         spent_j = {}
         for arm in make_arms(["naive", "optimized"], list_files(root / "photos", cache, 1), cache, 64):
             arm.start_epoch(0)

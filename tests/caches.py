@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import MANIFEST, Manifest, open_manifest, read_index
-from joulecache.pipelines.cache.shards import SPLITS, map_images, read_encoded
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.manifest import MANIFEST, Manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.cache.shards import map_images, read_encoded
 from joulecache.transforms import Decode
 from joulecache.transforms.images import as_array
 

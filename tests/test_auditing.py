@@ -22,7 +22,7 @@ from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.examples import draw_examples
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.experiment.arms import (

@@ -25,9 +25,9 @@ from joulecache.pipelines.building.shard import build_shard
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import WORK
 from joulecache.pipelines.cache.cache import open_cache
-from joulecache.pipelines.cache.manifest import open_manifest, read_manifest
-from joulecache.pipelines.cache.shards import SPLITS, read_encoded
-from joulecache.pipelines.energy import Energy
+from joulecache.pipelines.cache.manifest_io import open_manifest, read_manifest
+from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.cache.shards import read_encoded
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import (
@@ -256,10 +256,10 @@ def test_the_index_is_in_the_order_of_the_shards_of_every_variant(photo_cache: P
 def test_the_energy_of_the_build_has_provenance(photo_cache: Path) -> None:
     energy = open_manifest(photo_cache).energy
     assert energy is not None
-    measured = Energy.from_json(energy["energy"])
+    measured = energy.energy
     assert measured.total_j > 0
     assert measured.written_bytes is None or measured.written_bytes > 0
-    assert energy["passport"]["method"] == measured.method
+    assert energy.provenance.method == measured.method
 
 
 def test_the_versions_of_what_determines_pixels_are_kept(photo_cache: Path) -> None:
@@ -270,7 +270,7 @@ def test_the_versions_of_what_determines_pixels_are_kept(photo_cache: Path) -> N
 
 def test_a_limit_and_shards_without_records(tmp_path: Path, photo_folder: Path) -> None:
     manifest = build(photo_folder, tmp_path / "cache", limit=3, shards=20, val_fraction=0)
-    assert manifest.source["records"] == manifest.index.records == 3
+    assert manifest.source.records == manifest.index.records == 3
     assert manifest.shards == 20
     assert 1 <= len(manifest.splits["train"].files) <= 3
     assert manifest.splits["val"].files == ()
@@ -288,7 +288,7 @@ def test_progress_grows_to_the_number_of_records(tmp_path: Path, photo_folder: P
     assert (last.done, last.records, last.resumed_records, last.rejects) == (30, 30, 0, 0)
     assert last.written_bytes == sum(file.bytes for split in manifest.splits.values() for file in split.files)
     assert last.energy_j is not None
-    assert 0 < last.energy_j <= Energy.from_json((manifest.energy or {})["energy"]).total_j
+    assert 0 < last.energy_j <= manifest.build_energy.total_j
     assert last.records_per_s > 0
 
 

@@ -26,7 +26,8 @@ from joulecache.pipelines.building.memory_budget import MemoryBudget
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import WORK
-from joulecache.pipelines.cache.shards import Encoding, Levels
+from joulecache.pipelines.cache.data_file import PixelStats
+from joulecache.pipelines.cache.names import Encoding
 from joulecache.pipelines.source import ImageFile, Record, open_source
 from joulecache.transforms import parse
 
@@ -137,12 +138,12 @@ def test_the_size_of_raw_images_is_known() -> None:
 def test_pixel_sums_are_exact(image: NDArray[np.uint8], times: int) -> None:
     tall = np.concatenate([image] * times)
     wide = tall.astype(np.int64).reshape(-1, image.shape[2])
-    expected = Levels(len(wide), tuple(wide.sum(axis=0).tolist()), tuple((wide**2).sum(axis=0).tolist()))
+    expected = PixelStats(len(wide), tuple(wide.sum(axis=0).tolist()), tuple((wide**2).sum(axis=0).tolist()))
     assert levels_of(tall) == expected
 
 
 def test_pixel_sums_of_a_large_white_image_are_exact() -> None:
-    assert levels_of(np.full((1025, 700, 3), 255, np.uint8)) == Levels(
+    assert levels_of(np.full((1025, 700, 3), 255, np.uint8)) == PixelStats(
         1025 * 700, (255 * 1025 * 700,) * 3, (255 * 255 * 1025 * 700,) * 3
     )
 

@@ -21,7 +21,8 @@ from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.local_destination import LocalDestination
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.building.work_folder import WORK, hold_work_folder
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest_io import open_manifest
 
 STRANGERS = [
     "notes.txt",

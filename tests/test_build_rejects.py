@@ -22,7 +22,8 @@ from joulecache.pipelines.building.shard import build_shard
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import WORK
 from joulecache.pipelines.cache.cache import verify
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.source import ImageFile, Unit, open_source
 from joulecache.transforms import Chain, parse
 
@@ -52,8 +53,8 @@ def test_broken_images_are_listed_and_the_others_keep_their_pixels(
     assert all(reject["reason"] for reject in rejects)
     assert [reject["source_bytes"] for reject in rejects] == [0, 12, 500]
     assert manifest.rejected.records == 3
-    assert manifest.source["records"] == 33
-    assert manifest.source["skipped"] == {".DS_Store": 1, ".db": 1, ".md": 2}
+    assert manifest.source.records == 33
+    assert manifest.source.skipped == {".DS_Store": 1, ".db": 1, ".md": 2}
     for split in manifest.splits.values():
         for variant in range(split.variants):
             assert sum(file.records for file in split.variant_files(variant)) == split.records

@@ -27,9 +27,11 @@ from joulecache.pipelines.building.shard import build_shard
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import ENERGY_LOG, WORK
 from joulecache.pipelines.cache.cache import open_cache, verify
-from joulecache.pipelines.cache.manifest import MANIFEST, CacheError, open_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import MANIFEST
+from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.core.codec import dumps
 from joulecache.pipelines.core.files import sha256_of
-from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import parse
@@ -171,8 +173,8 @@ def test_a_killed_build_resumes_with_the_missing_shards(
     interrupted: Path, photo_folder: Path, photo_cache: Path, expected: dict[str, str]
 ) -> None:
     finished = {path.name: path.stat().st_mtime_ns for path in interrupted.glob("*.arrow")}
-    earlier = (open_manifest(photo_cache).energy or {})["energy"]
-    (interrupted / WORK / ENERGY_LOG).write_text(json.dumps(earlier))
+    earlier = open_manifest(photo_cache).build_energy
+    (interrupted / WORK / ENERGY_LOG).write_text(dumps(earlier))
     reports: list[BuildProgress] = []
     built = precompute(photo_folder, interrupted, **OPTIONS, progress=reports.append)
     assert 1 < built.resumed_shards < 4
@@ -181,15 +183,15 @@ def test_a_killed_build_resumes_with_the_missing_shards(
     assert kept.items() <= times(interrupted).items()
     assert reports[-1].done == 30
     assert reports[-1].resumed_records > 0
-    spent = Energy.from_json((built.manifest.energy or {})["energy"])
-    assert spent.cpu_s > Energy.from_json(earlier).cpu_s  # what was used before it was killed counts
+    spent = built.manifest.build_energy
+    assert spent.cpu_s > earlier.cpu_s  # what was used before it was killed counts
 
 
 @pytest.mark.parametrize("text", ['{"cut short', "[]"])
 def test_a_damaged_energy_log_is_not_counted(interrupted: Path, photo_folder: Path, text: str) -> None:
     (interrupted / WORK / ENERGY_LOG).write_text(text)
     built = precompute(photo_folder, interrupted, **OPTIONS)
-    assert Energy.from_json((built.manifest.energy or {})["energy"]).cpu_s > 0
+    assert built.manifest.build_energy.cpu_s > 0
 
 
 def test_a_build_with_other_options_uses_nothing_of_a_killed_one(

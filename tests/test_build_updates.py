@@ -15,7 +15,9 @@ from conftest import MakeSource
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.precomputing import Built, precompute
 from joulecache.pipelines.cache.cache import open_cache, verify
-from joulecache.pipelines.cache.manifest import MANIFEST, CacheError, open_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import MANIFEST
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.transforms import Brightness, FlipLr, parse
 

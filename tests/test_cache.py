@@ -10,7 +10,7 @@ import pytest
 
 import joulecache as jc
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.cache.errors import CacheError
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_damage_is_found_by_object_and_by_path(folder: Path, tmp_path: Path) -> 
     whole = path.read_bytes()
     path.write_bytes(whole + b"\n")
     try:
-        with pytest.raises(CacheError, match="it was cut or changed"):
+        with pytest.raises(CacheError, match="truncated or changed"):
             jc.open_cache(folder)
         with pytest.raises(CacheError, match="no cache at"):
             jc.open_cache(tmp_path)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cli.terminal import print_ops
 from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.source import synthetic_photo

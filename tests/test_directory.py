@@ -20,7 +20,8 @@ from PIL import Image
 
 from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.loading.directory import image_dataset_from_directory
 from joulecache.pipelines.source import SourceError
 from joulecache.transforms.chain import parse

@@ -23,7 +23,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.cache.shards import CacheError
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading import element_cache
 from joulecache.pipelines.loading.element_cache import cached
 

@@ -20,7 +20,9 @@ from PIL import Image
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import open_cache, verify
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cache.shards import read_encoded
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.split import CachedSplit

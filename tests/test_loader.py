@@ -21,8 +21,10 @@ from PIL import Image
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import open_cache
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest, read_index
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.loading.array_pool import ArrayPool
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.order import Order
@@ -385,7 +387,7 @@ def test_a_shard_that_is_cut_or_missing_is_refused(
     cache = build(tmp_path / "cache", photo_folder, photos, limit=6, **KINDS[kind])
     path = first_shard(cache)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CacheError, match="cut or changed"):
+    with pytest.raises(CacheError, match="truncated or changed"):
         load(cache.folder, "train", 4)
     path.unlink()
     with pytest.raises(CacheError, match="cannot be read"):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.core.memory import memory_limit
 
 MEGABYTE = 1 << 20

@@ -22,20 +22,12 @@ from hypothesis import strategies as st
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.cache.cleanup import delete_unlisted
-from joulecache.pipelines.cache.manifest import (
-    FORMAT_VERSION,
-    INDEX_SCHEMA,
-    MANIFEST,
-    CacheError,
-    Manifest,
-    find_manifest,
-    open_manifest,
-    read_index,
-    read_manifest,
-    write_index,
-    write_manifest,
-)
-from joulecache.pipelines.cache.shards import DataFile, map_images, read_encoded
+from joulecache.pipelines.cache.data_file import DataFile
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.index import INDEX_SCHEMA, read_index, write_index
+from joulecache.pipelines.cache.manifest import FORMAT_VERSION, MANIFEST, Manifest
+from joulecache.pipelines.cache.manifest_io import find_manifest, open_manifest, read_manifest, write_manifest
+from joulecache.pipelines.cache.shards import map_images, read_encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,32 +145,41 @@ def test_a_split_without_records_is_refused_by_name(raw: Built) -> None:
 
 def test_a_folder_without_a_manifest_is_no_cache(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(CacheError, match=r"no cache at .* make one with `joulecache precompute`"):
+        with pytest.raises(CacheError, match=r"no cache at .* build one with `joulecache precompute`"):
             open_manifest(folder)
 
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"format_version": ' + b"9" * 5000 + b"}", b"\x00" * 100],
-    ids=["empty", "cut", "binary", "deep", "long number", "zeros"],
+    [
+        b"",
+        b"{",
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
+        b'{"format_version": ' + b"9" * 5000 + b"}",
+        b"\x00" * 100,
+        b"1e999",
+        b'{"a": 1, "a": 1}',
+    ],
+    ids=["empty", "cut", "binary", "deep", "long number", "zeros", "large number", "same key twice"],
 )
 def test_what_is_no_json_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / MANIFEST).write_bytes(text)
-    with pytest.raises(CacheError, match="not readable as JSON"):
+    with pytest.raises(CacheError, match="not JSON"):
         open_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "1e999"])
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"'])
 def test_json_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(CacheError, match="not an object"):
+    with pytest.raises(CacheError, match="expected a JSON object"):
         open_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 0, None, "1", [1]])
 def test_another_format_version_is_refused_by_number(cache: Built, version: object) -> None:
     cache.write(sealed({**cache.body, "format_version": version}))
-    with pytest.raises(CacheError, match=r"format version .*, this joulecache reads 3: upgrade"):
+    with pytest.raises(CacheError, match=r"reads manifests of format version 3, got .*: upgrade"):
         open_manifest(cache.folder)
 
 
@@ -203,7 +204,7 @@ def test_a_missing_file_is_named(cache: Built) -> None:
     for file in cache.manifest.files():
         data = (cache.folder / file.name).read_bytes()
         (cache.folder / file.name).unlink()
-        with pytest.raises(CacheError, match=f"{file.name} cannot be read .*build the cache again"):
+        with pytest.raises(CacheError, match=f"{file.name} cannot be read .*rebuild the cache"):
             open_manifest(cache.folder)
         (cache.folder / file.name).write_bytes(data)
     open_manifest(cache.folder)
@@ -227,7 +228,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(cache: Built) -> None:
     place.mkdir()
     body["rejected"]["bytes"] = place.stat().st_size
     cache.write(sealed(body))
-    with pytest.raises(CacheError, match="cut or changed"):
+    with pytest.raises(CacheError, match="truncated or changed"):
         open_manifest(cache.folder)
 
 
@@ -398,7 +399,17 @@ HASH = "0123456789abcdef" * 4
         (("encoding",), "png "),
         (("val_fraction",), float("nan")),
         (("class_names",), ["cat", "dog"]),
+        (("energy",), {}),
         (("energy", "energy", "total_j"), float("inf")),
+        (("energy", "energy", "cpu_s"), -1.0),
+        (("energy", "energy", "components", "cpu", "method"), "guessed"),
+        (("energy", "passport", "method"), 3),
+        (("energy", "passport", "pue"), 0.5),
+        (("energy", "passport", "coefficients"), []),
+        (("source", "records"), -1),
+        (("source", "skipped"), {".md": "4"}),
+        (("splits",), {}),
+        (("versions", "numpy"), 2),
         (("splits", "train", "mean", 0), float("nan")),
         (("splits", "train", "std"), []),
         (("splits", "train", "records"), 1),
@@ -497,10 +508,10 @@ def test_verify_names_every_damaged_file(cache: Built) -> None:
 # ------------------------------------------------------------------------------------------ commit
 
 
-def test_a_manifest_that_cannot_be_spelled_leaves_the_old_one(cache: Built) -> None:
+def test_a_manifest_without_a_json_form_leaves_the_old_one(cache: Built) -> None:
     before = {path.name: path.read_bytes() for path in cache.folder.iterdir()}
-    with pytest.raises(ValueError, match="JSON"):
-        write_manifest(cache.folder, dataclasses.replace(cache.manifest, energy={"total_j": float("nan")}))
+    with pytest.raises(ValueError, match="val_fraction: must be a finite number"):
+        write_manifest(cache.folder, dataclasses.replace(cache.manifest, val_fraction=float("nan")))
     assert {path.name: path.read_bytes() for path in cache.folder.iterdir()} == before
 
 
@@ -528,7 +539,9 @@ def test_a_reader_sees_the_old_manifest_or_the_new_one(cache: Built) -> None:
 
 def relisted(built: Built, path: Path) -> Manifest:
     """The manifest with another file as its index."""
-    return dataclasses.replace(built.manifest, index=DataFile(path.name, 0, path.stat().st_size, HASH))
+    return dataclasses.replace(
+        built.manifest, index=DataFile(path.name, 0, path.stat().st_size, HASH, None, None, None)
+    )
 
 
 def test_an_index_with_other_columns_is_refused(raw: Built, tmp_path: Path) -> None:
@@ -536,7 +549,7 @@ def test_an_index_with_other_columns_is_refused(raw: Built, tmp_path: Path) -> N
     batch = pa.RecordBatch.from_pydict({"key": ["a"]})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
-    with pytest.raises(CacheError, match="not an index of ours"):
+    with pytest.raises(CacheError, match="not the index of a cache"):
         read_index(tmp_path, relisted(raw, path))
 
 
@@ -563,7 +576,7 @@ def test_a_damaged_index_is_refused_or_gives_numbers(
         index = read_index(path.parent, relisted(raw, path))
     except CacheError:
         return
-    records = sum(split.records for split in raw.manifest.splits.values())
+    records = raw.manifest.records
     assert len(index["label"].to_numpy().copy()) == len(index["key_hash"].to_numpy().copy()) == records
     try:
         index.validate(full=True)

@@ -16,8 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from joulecache.pipelines.cache.data_file import DataFile, PixelStats
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
-from joulecache.pipelines.cache.shards import CacheError, DataFile, Format, Levels, Rows, ShardName, write_shard
+from joulecache.pipelines.cache.names import Format, ShardName
+from joulecache.pipelines.cache.rows import Rows
+from joulecache.pipelines.cache.shards import write_shard
 
 SIZES = [(32, 32, 3), (7, 5, 1), (1, 1, 3), (64, 64, 1)]
 
@@ -29,7 +33,7 @@ def write(
     images = np.random.default_rng(sum(counts)).integers(0, 256, (sum(counts), *shape), np.uint8)
     files, start = [], 0
     for shard, count in enumerate(counts):
-        levels = Levels(1, (0,) * shape[2], (0,) * shape[2])
+        levels = PixelStats(1, (0,) * shape[2], (0,) * shape[2])
         keys = [f"{'k' * (shard + 1)}{row}" for row in range(count)]  # records of TFRecord shards differ in size
         numbers = np.arange(count)
         rows = Rows(images[start : start + count], numbers, keys, numbers.astype(np.uint64), levels)

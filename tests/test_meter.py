@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from joulecache.pipelines.core.codec import from_json, to_json
+from joulecache.pipelines.core.codec import dumps, from_json, to_json
 from joulecache.pipelines.energy import Component, Meter, Provenance, Window, available_cpus
 from joulecache.pipelines.energy.machine import contamination, machine_use
 from joulecache.pipelines.energy.model import coefficients
@@ -715,7 +715,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 with Meter(country="DEU").window("a") as window:
     pass
 assert window.energy.carbon_g > 0
-meter.passport()
+meter.provenance()
 assert "codecarbon" in sys.modules
 """)
     assert done.returncode == 0, done.stderr
@@ -780,5 +780,5 @@ def test_the_provenance_names_all_that_determines_the_values(tmp_path: Path) -> 
     assert found.memory_gb == pytest.approx(psutil.virtual_memory().total / 2**30)
     assert found.rapl == ()
     assert str(tmp_path) in found.notes[0]
-    assert from_json(Provenance, json.loads(json.dumps(meter.passport(), allow_nan=False))) == found
+    assert from_json(Provenance, json.loads(dumps(found))) == found
     assert list(to_json(TABLE.memory_w_per_gb)) == ["low", "central", "high", "source"]

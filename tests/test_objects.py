@@ -32,7 +32,7 @@ from joulecache.pipelines.building.results import BuildProgress, Built
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard
 from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.building.workplace import Workplace
-from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
 from joulecache.pipelines.source import SourceError, open_source
 
@@ -276,7 +276,7 @@ def test_a_cache_in_a_store_has_the_bytes_of_one_on_disk(
     ]
     assert there.manifest.rejected == here.manifest.rejected
     assert there.manifest.energy is not None
-    assert there.manifest.source["location"] == f"{any_bucket}/photos"
+    assert there.manifest.source.location == f"{any_bucket}/photos"
     assert listed(f"{any_bucket}/cache") == {
         "manifest.json": len(ObjectFolder(f"{any_bucket}/cache").read("manifest.json")[0]),
         **{file.name: file.bytes for file in there.manifest.files()},
@@ -321,13 +321,13 @@ def test_copies_have_a_limit_and_checksums(bucket: str, photo_folder: Path, run:
     data = bytearray(folder.read(file.name)[0])
     data[-1000] ^= 1
     folder.write(file.name, bytes(data))
-    with pytest.raises(CacheError, match=f"{file.name} came with SHA-256"):
+    with pytest.raises(CacheError, match=f"{file.name} arrived with SHA-256"):
         load(f"{bucket}/cache", "train", 8)
     code, _, err = run("verify", f"{bucket}/cache")
     assert code == 1
     assert f"{file.name}: its bytes changed" in err
     folder.write(file.name, bytes(data[:-1]))
-    with pytest.raises(CacheError, match=f"has {len(data) - 1} bytes, the manifest says {len(data)}"):
+    with pytest.raises(CacheError, match=f"has {len(data) - 1} bytes, its manifest says {len(data)}"):
         load(f"{bucket}/cache", "train", 8)
     folder.delete([file.name])
     with pytest.raises(CacheError, match="has no bytes"):

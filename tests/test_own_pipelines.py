@@ -22,6 +22,7 @@ from joulecache.pipelines.auditing import own
 from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.changes import compare_audits
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.core.codec import dumps
 from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.experiment.arms import ArmError
@@ -347,7 +348,7 @@ def counted(active_j: float, duration_s: float) -> dict[str, Any]:
 
 def replayed(folder: Path, runs: list[dict[str, Any]], joules: Callable[[str], float]) -> ReplayMeter:
     """A meter that gives each run the joules of its arm, a little more and less in turns."""
-    made = [json.dumps({"recording": 1, "passport": Meter().passport()})]
+    made = [dumps({"recording": 1, "passport": Meter().provenance()})]
     for run in runs:
         noise = 1.0 if run["arm"] == "mine" else 1.02 if run["block"] % 2 else 1 / 1.02
         window_j = joules(run["arm"]) * noise * run["images"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from joulecache.pipelines import cli
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cli import planning as planning_command
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.storage import storage_energy

@@ -35,7 +35,7 @@ from joulecache.pipelines.auditing.results import (
 )
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import Compression, ModelFile
-from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy, Meter
+from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy, Meter, Provenance
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.results import (
     AccuracyRange,
@@ -358,7 +358,7 @@ def test_schema_describes_the_whole() -> None:
     described = schema()
     assert set(described["properties"]) == {"report_version", *map(name_in_json, dataclasses.fields(Audit))}
     assert described["properties"]["report_version"]["const"] == results.REPORT_VERSION
-    assert set(described["$defs"]["meter"]["properties"]) == set(Meter().passport())
+    assert set(described["$defs"]["meter"]["properties"]) == {field.name for field in dataclasses.fields(Provenance)}
     for parts in (described["$defs"]["compression"]["properties"], described["$defs"]["compression"]["required"]):
         assert set(parts) == set(compression().to_json())
 

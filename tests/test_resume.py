@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import open_cache
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cache.shards import map_file
 from joulecache.pipelines.loading.config import Budget, LoadConfig
 from joulecache.pipelines.loading.dataset import make_dataset

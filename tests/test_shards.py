@@ -19,23 +19,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from joulecache.pipelines.cache.shards import (
-    FORMATS,
-    PAGE,
-    SPLITS,
-    CacheError,
-    DataFile,
-    Format,
-    Levels,
-    Rows,
-    ShardName,
-    is_data_file,
-    map_images,
-    parse_shard_name,
-    read_encoded,
-    write_named,
-    write_shard,
-)
+from joulecache.pipelines.cache.arrow_shards import PAGE
+from joulecache.pipelines.cache.data_file import DataFile, PixelStats
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.names import FORMATS, SPLITS, Format, ShardName, is_data_file, parse_shard_name
+from joulecache.pipelines.cache.rows import Rows
+from joulecache.pipelines.cache.shards import map_images, read_encoded, write_shard
+from joulecache.pipelines.core.files import write_named
 
 COLOUR, GREY = (5, 7, 3), (6, 4, 1)
 
@@ -56,7 +46,7 @@ def pixels(count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     return np.random.default_rng(count).integers(0, 256, (count, *shape), np.uint8)
 
 
-NO_LEVELS = Levels(0, (0,), (0,))  # written down as they come
+NO_LEVELS = PixelStats(0, (0,), (0,))  # written down as they come
 
 
 def raw_rows(count: int, shape: tuple[int, int, int] = COLOUR) -> Rows:
@@ -359,7 +349,7 @@ def test_a_file_is_named_by_the_hash_of_what_was_written(pieces: list[bytes]) ->
 
 
 def test_levels_add_up() -> None:
-    assert Levels(2, (3, 4), (5, 6)) + Levels(20, (30, 40), (50, 60)) == Levels(22, (33, 44), (55, 66))
+    assert PixelStats(2, (3, 4), (5, 6)) + PixelStats(20, (30, 40), (50, 60)) == PixelStats(22, (33, 44), (55, 66))
 
 
 small = st.integers(-3, 40)
@@ -372,7 +362,7 @@ small = st.integers(-3, 40)
 def test_images_are_mapped_only_where_all_of_them_lie_in_the_file(
     offset: int, stride: int, records: int, size: int
 ) -> None:
-    file = DataFile("shard", records, size, "", offset, stride)
+    file = DataFile("shard", records, size, "", offset, stride, None)
     starts = [offset + row * stride for row in range(records)]
     fit = bool(starts) and stride >= 6 and all(0 <= start <= size - 6 for start in starts)
     with TemporaryDirectory() as folder:

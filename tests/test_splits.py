@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
-from joulecache.pipelines.cache.manifest import CacheError, Manifest, read_index
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.source import Source, SourceError, open_source
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]

@@ -19,7 +19,8 @@ from keras import layers
 from numpy.typing import NDArray
 
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import CacheError, open_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.compressing.compression import compress, held_out_split
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.energy import Meter, Window

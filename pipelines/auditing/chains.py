@@ -20,7 +20,8 @@ from joulecache.pipelines.auditing.variants import (
     why_unmeasured,
 )
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import Manifest, open_manifest
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.compressing.compression import compress_on
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, read_compression
@@ -136,7 +137,7 @@ def audit_chain(
         if "infer" in workloads and val_data is None:
             raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
         unmeasured = why_unmeasured(variants, workloads, train_epochs, built.splits["val"].records)
-        build_j = Energy.from_json((built.energy or {})["energy"])
+        build_j = built.build_energy
         log = RunLog(folder / RUNS)
         cached = CachedArm(_CACHED, built.splits["train"].records, epochs, runs)
         bench = Bench(log, meter, seed, tell, _REFERENCE, cached, {_CACHED: active_joules(build_j)})
@@ -248,13 +249,11 @@ def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
 
 def _build_facts(built: Manifest, energy: Energy, meter: Meter) -> BuildFacts:
     cached = sum(file.bytes for file in built.files())
-    pue = meter.passport()["pue"]
-    assert isinstance(pue, int | float)
     return BuildFacts(
         energy=energy,
-        source_bytes=built.source["bytes"],
+        source_bytes=built.source.bytes,
         cache_bytes=cached,
-        storage_per_day=storage_energy(cached, 1, pue),
+        storage_per_day=storage_energy(cached, 1, meter.provenance().pue),
         format=built.format,
         encoding=built.encoding,
         variants=built.variants,

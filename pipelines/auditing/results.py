@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from joulecache.pipelines.cache.shards import Encoding, Format
+from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import Limits, alias
 from joulecache.pipelines.core.notebook import printed_html

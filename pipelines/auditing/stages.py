@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from joulecache.pipelines.auditing.results import Stage, Stages
-from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.experiment.arms import BATCH, TF_DATA, Arm, Files, make_prefixes, some_files
 from joulecache.pipelines.experiment.blocks import Bench, Entry
 from joulecache.pipelines.experiment.results import WorkloadResult

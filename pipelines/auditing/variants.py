@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
-from joulecache.pipelines.cache.manifest import open_manifest
-from joulecache.pipelines.cache.shards import SPLITS
-from joulecache.pipelines.energy import Energy
+from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.experiment.arms import Arm, ArmError
 from joulecache.pipelines.experiment.blocks import Bench
 from joulecache.pipelines.experiment.runs import Run
@@ -165,7 +164,7 @@ def measure_variants(
     points = []
     for name, runs in by_name.items():
         manifest = manifests[name]
-        built = Energy.from_json((manifest.energy or {})["energy"])
+        built = manifest.build_energy
         spread = training.epochs if name == FRESH else horizon
         share_j = built.active_j / (spread * records[name])
         compared = None

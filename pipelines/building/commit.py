@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,10 @@ from joulecache.pipelines.building.config import BuildError, RejectsError, Shard
 from joulecache.pipelines.building.job import Job
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.specs import ShardResult
-from joulecache.pipelines.cache.manifest import INDEX_SCHEMA, Manifest, Split, write_index
-from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels
+from joulecache.pipelines.cache.data_file import DataFile, PixelStats
+from joulecache.pipelines.cache.index import INDEX_SCHEMA, write_index
+from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest, SourceSummary, Split
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.source import Source
@@ -118,17 +119,17 @@ def _class_counts(rows: pa.RecordBatch, classes: int) -> dict[str, tuple[int, ..
 
 def _write_index(folder: Path, rows: pa.RecordBatch) -> DataFile:
     file = write_named(folder, lambda file: write_index(file, rows), lambda digits: f"index-{digits}.arrow")
-    return DataFile(file.name, rows.num_rows, file.bytes, file.sha256)
+    return DataFile(file.name, rows.num_rows, file.bytes, file.sha256, None, None, None)
 
 
 def _write_rejects(folder: Path, rejects: Sequence[Reject]) -> DataFile:
     """Write one JSON object a line, ordered by key."""
     data = "".join(codec.dumps(reject) + "\n" for reject in rejects).encode()
     file = write_named(folder, lambda file: file.write(data), lambda digits: f"rejected-{digits}.jsonl")
-    return DataFile(file.name, len(rejects), file.bytes, file.sha256)
+    return DataFile(file.name, len(rejects), file.bytes, file.sha256, None, None, None)
 
 
-def make_manifest(job: Job, contents: Contents, energy: Mapping[str, Any] | None) -> Manifest:
+def make_manifest(job: Job, contents: Contents, energy: BuildEnergy | None) -> Manifest:
     """Return the manifest of a build.
 
     Args:
@@ -156,12 +157,12 @@ def make_manifest(job: Job, contents: Contents, energy: Mapping[str, Any] | None
         val_fraction=config.val_fraction,
         shards=job.shards,
         class_names=source.class_names,
-        source={
-            "location": source.location,
-            "records": records,
-            "bytes": sum(result.source_bytes for result in contents.results),
-            "skipped": dict(sorted(source.skipped.items())),
-        },
+        source=SourceSummary(
+            location=source.location,
+            records=records,
+            bytes=sum(result.source_bytes for result in contents.results),
+            skipped=dict(sorted(source.skipped.items())),
+        ),
         splits={split: _make_split(split, config, contents) for split in SPLITS},
         index=contents.index,
         rejected=contents.rejected,
@@ -174,7 +175,7 @@ def _make_split(name: str, config: ShardConfig, contents: Contents) -> Split:
     chain, variants = config.chain_of(name), config.variants_of(name)
     written = [result.files[name] for result in contents.results if name in result.files]
     files = tuple(files[variant] for variant in range(variants) for files in written)
-    mean, std = _mean_and_std([file.levels for file in files if file.levels])
+    mean, std = _mean_and_std([file.pixel_stats for file in files if file.pixel_stats])
     return Split(
         chain=str(chain),
         fingerprint=chain.fingerprint,
@@ -188,7 +189,7 @@ def _make_split(name: str, config: ShardConfig, contents: Contents) -> Split:
     )
 
 
-def _mean_and_std(levels: Sequence[Levels]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_and_std(levels: Sequence[PixelStats]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel, from exact integer sums."""
     if not levels:
         return (), ()

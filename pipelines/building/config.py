@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from joulecache.pipelines.cache.shards import ENCODINGS, FORMATS, Encoding, Format
+from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, Encoding, Format
 from joulecache.pipelines.core.checks import check_choice, check_flag, check_number, check_whole
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
 

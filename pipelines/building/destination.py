@@ -12,8 +12,8 @@ from typing import Protocol
 from joulecache.pipelines.building.local_destination import LocalDestination
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.building.store_destination import StoreDestination
+from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.cache.shards import DataFile
 from joulecache.pipelines.core.object_store import is_remote
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines.building.config import ShardConfig
-from joulecache.pipelines.cache.shards import Levels
+from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.source import Unit
 from joulecache.transforms.chain import apply, output_size, run
 from joulecache.transforms.images import as_array, as_image
@@ -68,7 +68,7 @@ def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ..
 
 def make_images(
     encoded: bytes | Image.Image, words: Sequence[Sequence[int]], config: ShardConfig, split: str
-) -> tuple[list[CachedImage], list[Levels]]:
+) -> tuple[list[CachedImage], list[PixelStats]]:
     """Compute the cached images of a record. The ops before the first random one run once.
 
     Args:
@@ -129,7 +129,7 @@ def decode_cached(data: bytes, channels: int) -> Pixels:
     return as_array(Decode(channels=channels).pixels(data))
 
 
-def levels_of(image: Pixels) -> Levels:
+def levels_of(image: Pixels) -> PixelStats:
     """Return the exact sums over the pixels of an image ``[H, W, C]``.
 
     Computed in float32, which is exact for whole numbers below 2**24, so for 256 squares of levels, and twice as fast as integers.
@@ -140,7 +140,7 @@ def levels_of(image: Pixels) -> Levels:
         strip = image[top : top + 256].reshape(-1, width * channels).astype(np.float32)
         sums += strip.sum(axis=0).reshape(width, channels).sum(axis=0, dtype=np.float64)
         squares += np.einsum("ij,ij->j", strip, strip).reshape(width, channels).sum(axis=0, dtype=np.float64)
-    return Levels(height * width, tuple(map(int, sums)), tuple(map(int, squares)))
+    return PixelStats(height * width, tuple(map(int, sums)), tuple(map(int, squares)))
 
 
 def _encode(pixels: Pixels, config: ShardConfig) -> bytes:

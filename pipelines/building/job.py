@@ -15,8 +15,9 @@ from joulecache.pipelines.building.destination import Destination
 from joulecache.pipelines.building.images import mean_image_bytes, sample_units
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_process
 from joulecache.pipelines.building.update import Update
-from joulecache.pipelines.cache.manifest import CacheError, Manifest
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.source import Source, SourceError, take
 from joulecache.transforms.randomness import key_hash
 

@@ -19,15 +19,10 @@ from joulecache.pipelines.building.work_folder import (
     was_interrupted,
 )
 from joulecache.pipelines.cache.cleanup import delete_unlisted
-from joulecache.pipelines.cache.manifest import (
-    MANIFEST,
-    CacheError,
-    Manifest,
-    check_files,
-    find_manifest,
-    write_manifest,
-)
-from joulecache.pipelines.cache.shards import DataFile
+from joulecache.pipelines.cache.data_file import DataFile
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import MANIFEST, Manifest
+from joulecache.pipelines.cache.manifest_io import check_files, find_manifest, write_manifest
 from joulecache.pipelines.core.files import check_folder, refuse_overlap, sha256_of
 from joulecache.pipelines.source import source_paths
 

@@ -13,7 +13,7 @@ from joulecache.pipelines.building.energy_log import EnergyLog
 from joulecache.pipelines.building.results import BuildProgress, Progress
 from joulecache.pipelines.building.specs import ShardResult, read_result
 from joulecache.pipelines.building.work_folder import ENERGY_LOG, finished_shards
-from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import StoreError
 
 

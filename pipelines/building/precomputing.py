@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from joulecache.pipelines.building.results import BuildProgress, Built, Progress
 from joulecache.pipelines.building.resume import finished_result
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result, this_process
 from joulecache.pipelines.building.work_folder import ENERGY_LOG, UNITS
-from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.cache.shards import Encoding, Format
+from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
+from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.source import open_source, store_units
@@ -205,7 +205,7 @@ def _with_stored_units(specs: Sequence[ShardSpec], destination: Destination, wor
 
 def _total_energy(
     job: Job, built: Sequence[ShardResult], resumed: set[int], spent: Energy, meter: Meter
-) -> Mapping[str, Any] | None:
+) -> BuildEnergy | None:
     """Return the energy of all builds that went into the cache; None if a part of it was not measured.
 
     What other processes used is not measured, and the rest alone would be mistaken for the whole.
@@ -216,5 +216,5 @@ def _total_energy(
     if job.update:
         if not job.update.manifest.energy:
             return None
-        spent += Energy.from_json(job.update.manifest.energy["energy"])
-    return {"energy": spent.to_json(), "passport": meter.passport()}
+        spent += job.update.manifest.energy.energy
+    return BuildEnergy(spent, meter.provenance())

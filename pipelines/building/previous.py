@@ -13,8 +13,11 @@ import pyarrow.compute as pc
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.images import CachedImage
 from joulecache.pipelines.building.rows import IndexRow, Reject, index_rows
-from joulecache.pipelines.cache.manifest import Manifest, read_index
-from joulecache.pipelines.cache.shards import SPLITS, DataFile, map_images, parse_shard_name, read_encoded
+from joulecache.pipelines.cache.data_file import DataFile
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.names import SPLITS, parse_shard_name
+from joulecache.pipelines.cache.shards import map_images, read_encoded
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.source import Unit
 

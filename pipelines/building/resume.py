@@ -10,8 +10,9 @@ import pyarrow as pa
 from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result
 from joulecache.pipelines.building.work_folder import index_name
-from joulecache.pipelines.cache.manifest import INDEX_SCHEMA
-from joulecache.pipelines.cache.shards import DataFile, parse_shard_name
+from joulecache.pipelines.cache.data_file import DataFile
+from joulecache.pipelines.cache.index import INDEX_SCHEMA
+from joulecache.pipelines.cache.names import parse_shard_name
 
 
 def finished_result(work: Path, spec: ShardSpec, is_intact: Callable[[DataFile], bool]) -> ShardResult | None:

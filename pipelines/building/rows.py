@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from joulecache.pipelines.cache.manifest import INDEX_SCHEMA
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.index import INDEX_SCHEMA
+from joulecache.pipelines.cache.names import SPLITS
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,11 @@ from joulecache.pipelines.building.rows import IndexRow, Reject, index_batch
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_process, write_result
 from joulecache.pipelines.building.work_folder import WORK, index_name
 from joulecache.pipelines.building.workplace import Workplace
-from joulecache.pipelines.cache.manifest import write_index
-from joulecache.pipelines.cache.shards import SPLITS, DataFile, Levels, Rows, ShardName, write_shard
+from joulecache.pipelines.cache.data_file import DataFile, PixelStats
+from joulecache.pipelines.cache.index import write_index
+from joulecache.pipelines.cache.names import SPLITS, ShardName
+from joulecache.pipelines.cache.rows import Rows
+from joulecache.pipelines.cache.shards import write_shard
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.source import Record, Unit
@@ -64,7 +67,7 @@ class _Record:
     """A record of the new shard."""
 
     row: IndexRow  # its `row` is a slot among the split's images, in which rejected records leave gaps
-    levels: list[Levels]  # of each variant
+    levels: list[PixelStats]  # of each variant
     previous_row: int | None  # where its first variants were copied from
     transformed: int  # variants that were computed
 
@@ -186,7 +189,7 @@ class _Transformer:
         levels = self._copy_images(split, row.row, slot)
         return _Record(dataclasses.replace(row, row=slot), levels, previous_row=row.row, transformed=0)
 
-    def _copy_images(self, split: str, row: int, slot: int) -> list[Levels]:
+    def _copy_images(self, split: str, row: int, slot: int) -> list[PixelStats]:
         """Copy a record's images of the previous cache, as many variants as are needed; return their pixel sums."""
         assert self.previous is not None
         levels = []
@@ -257,7 +260,7 @@ def _write_split(shard: TransformedShard, split: str, records: Sequence[_Record]
             labels=np.array([row.label for row in rows], np.int64),
             keys=[row.key for row in rows],
             key_hashes=np.array([row.hash for row in rows], np.uint64),
-            levels=functools.reduce(operator.add, (record.levels[variant] for record in records)),
+            pixel_stats=functools.reduce(operator.add, (record.levels[variant] for record in records)),
         )
         files.append(write_shard(Path(spec.cache), name, content))
     return tuple(files)

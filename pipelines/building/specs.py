@@ -14,7 +14,7 @@ from joulecache.pipelines.building.config import BuildError, ShardConfig
 from joulecache.pipelines.building.previous import Previous
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.work_folder import WORK, result_name
-from joulecache.pipelines.cache.shards import DataFile
+from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.core import codec, files
 from joulecache.pipelines.source import Unit
 

@@ -19,15 +19,11 @@ from joulecache.pipelines.building.work_folder import (
     result_name,
 )
 from joulecache.pipelines.cache.cleanup import unlisted
-from joulecache.pipelines.cache.manifest import (
-    MANIFEST,
-    CacheError,
-    Manifest,
-    read_stored_manifest,
-    write_manifest,
-    write_stored_manifest,
-)
-from joulecache.pipelines.cache.shards import DataFile, is_data_file
+from joulecache.pipelines.cache.data_file import DataFile
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import MANIFEST, Manifest
+from joulecache.pipelines.cache.manifest_io import read_stored_manifest, write_manifest, write_stored_manifest
+from joulecache.pipelines.cache.names import is_data_file
 from joulecache.pipelines.core.files import temporary_path
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoredObject
 

@@ -13,8 +13,9 @@ from joulecache.pipelines.building.destination import Destination
 from joulecache.pipelines.building.previous import Previous, is_unchanged, shard_files
 from joulecache.pipelines.building.rows import IndexRow, Reject, index_rows
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
-from joulecache.pipelines.cache.manifest import Manifest, read_index
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.source import Source

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from joulecache.pipelines.building.config import BuildError, EngineError, RejectsError
 from joulecache.pipelines.cache.cleanup import delete_unlisted
-from joulecache.pipelines.cache.manifest import CacheError, find_manifest
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest_io import find_manifest
 from joulecache.pipelines.core.files import LockHeldError, hold_lock, made_folder
 
 WORK = ".building"

@@ -7,7 +7,7 @@ import mmap
 import os
 from pathlib import Path
 
-from joulecache.pipelines.cache.shards import CacheError
+from joulecache.pipelines.cache.errors import CacheError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p

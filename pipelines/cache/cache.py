@@ -11,9 +11,14 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, staged
-from joulecache.pipelines.cache.manifest import Manifest, Split, find_problems, open_manifest, read_index
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, copy_to_machine
+from joulecache.pipelines.cache.manifest import Manifest, Split
+from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
+from joulecache.pipelines.cache.verification import find_problems
 from joulecache.pipelines.core.notebook import Displayed
+from joulecache.pipelines.core.object_store import is_remote
 from joulecache.transforms.chain import Chain
 from joulecache.transforms.ops import Op
 
@@ -51,6 +56,18 @@ class Cache(Displayed):
     def split(self, name: str) -> Split:
         """Return a split; raises CacheError when it has no records."""
         return self.manifest.split(name)
+
+    def images(self, split: str, variant: int = 0) -> MappedImages:
+        """Map the cached images of one variant of a split, in the order of its index rows.
+
+        Raises:
+            CacheError: The split has no records, or a file is missing or damaged.
+        """
+        found = self.manifest.split(split)
+        height, width, channels = found.image_shape
+        shape = None if height is None or width is None else (height, width, channels)
+        files = found.variant_files(variant)
+        return map_variant(self.folder, files, shape if self.manifest.encoding == "raw" else None)
 
     def chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
         """Return the parsed chain of a split.
@@ -96,8 +113,10 @@ def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) 
     """
     if isinstance(cache, Cache):
         return cache
-    folder = staged(cache, stage_limit_bytes)
-    return Cache(os.fspath(cache), folder, open_manifest(folder))
+    location = os.fspath(cache)
+    if is_remote(location):
+        return Cache(location, *copy_to_machine(location, stage_limit_bytes))
+    return Cache(location, Path(location), open_manifest(location))
 
 
 def verify(cache: CacheLike) -> list[str]:

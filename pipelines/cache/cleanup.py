@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.cache.shards import is_data_file
+from joulecache.pipelines.cache.names import is_data_file
 from joulecache.pipelines.core.files import is_temporary
 
 

@@ -1,87 +1,85 @@
-"""Caches in an object store, brought to a folder of this machine, from which they are read as any other."""
+"""Local copies of caches in an object store, which are read like any other cache."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from joulecache.pipelines.cache.cleanup import delete_unlisted
-from joulecache.pipelines.cache.manifest import CacheError, read_stored_manifest, write_manifest
-from joulecache.pipelines.cache.shards import DataFile
-from joulecache.pipelines.core.object_store import ObjectFolder, StoreError, is_remote
+from joulecache.pipelines.cache.data_file import DataFile
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.manifest_io import check_files, read_stored_manifest, write_manifest
+from joulecache.pipelines.core.files import hold_lock, temporary_path
+from joulecache.pipelines.core.object_store import ObjectFolder, StoreError
 
 STAGE_LIMIT_BYTES = 100_000_000_000
-"""Of one cache: larger ones are not brought here unless asked for."""
+"""Size of the largest cache that is copied without asking."""
 
-_FOLDER = "JOULECACHE_STAGE"
+_ROOT_VARIABLE = "JOULECACHE_STAGE"
 _LOCK = "lock"
-_AT_ONCE = 4  # files that are copied
+_CONNECTIONS = 4
 
 
-def staged(cache: str | os.PathLike[str], limit_bytes: int = STAGE_LIMIT_BYTES) -> Path:
-    """Return the folder of this machine in which a cache lies: itself, or for one in an object store a copy, made or brought up to date.
+def copy_to_machine(url: str, limit_bytes: int = STAGE_LIMIT_BYTES) -> tuple[Path, Manifest]:
+    """Copy a cache from an object store, or update the copy; return its folder and its manifest.
 
-    Copies are kept in ``$JOULECACHE_STAGE``, by default in ``~/.cache/joulecache``, a folder for each address; the files of a cache that
-    was replaced are deleted. Every file is checked against its SHA-256 when it comes. Raises CacheError for a cache that is larger than
-    `limit_bytes` or the disk, that is damaged, or that the store does not give.
+    Copies are kept in ``$JOULECACHE_STAGE``, by default ``~/.cache/joulecache``, one folder per URL. Files of a cache that was replaced are
+    deleted. Each file is checked against its SHA-256 while it is copied.
+
+    Raises:
+        CacheError: The cache is larger than `limit_bytes` or the free disk, it is damaged, or the store failed.
     """
-    if not is_remote(cache):
-        return Path(cache)
-    objects = ObjectFolder(os.fspath(cache))
-    root = os.environ.get(_FOLDER) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "joulecache")
+    objects = ObjectFolder(url)
+    root = os.environ.get(_ROOT_VARIABLE) or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "joulecache"
+    )
     folder = Path(root, hashlib.sha256(objects.url.encode()).hexdigest()[:16])
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / _LOCK, "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may begin to load at once
-            _bring(objects, folder, limit_bytes)
+        with hold_lock(folder / _LOCK):  # several processes may start to load at once
+            manifest = _update_copy(objects, folder, limit_bytes)
+            check_files(folder, manifest)
     except StoreError as error:
         raise CacheError(str(error)) from error
     except OSError as error:
-        raise CacheError(
-            f"cannot keep a copy of {objects.url} in {str(folder)!r}: {error.strerror or error}"
-        ) from error
-    return folder
+        raise CacheError(f"cannot copy {objects.url} to {str(folder)!r}: {error.strerror or error}") from error
+    return folder, manifest
 
 
-def _bring(objects: ObjectFolder, folder: Path, limit_bytes: int) -> None:
-    there = {stored.name: stored for stored in objects.list()}
-    manifest, _ = read_stored_manifest(objects, there)
-    missing = [file for file in manifest.files() if not _is_here(folder / file.name, file.bytes)]
-    whole = sum(file.bytes for file in manifest.files())
-    if whole > limit_bytes:
+def _update_copy(objects: ObjectFolder, folder: Path, limit_bytes: int) -> Manifest:
+    manifest, _ = read_stored_manifest(objects, {stored.name: stored for stored in objects.list()})
+    missing = [file for file in manifest.files() if not _has_size(folder / file.name, file.bytes)]
+    whole_bytes = sum(file.bytes for file in manifest.files())
+    if whole_bytes > limit_bytes:
         raise CacheError(
-            f"{objects.url} has {whole / 1e9:,.2f} GB, and {limit_bytes / 1e9:,.2f} GB may be copied here: raise stage_limit_bytes"
+            f"{objects.url} has {whole_bytes / 1e9:,.2f} GB, and at most {limit_bytes / 1e9:,.2f} GB are copied: raise stage_limit_bytes"
         )
-    needed, free = sum(file.bytes for file in missing), shutil.disk_usage(folder).free
-    if needed > free:
+    needed_bytes, free_bytes = sum(file.bytes for file in missing), shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
         raise CacheError(
-            f"{needed / 1e9:,.2f} GB of {objects.url} are to be copied to {folder}, which has {free / 1e9:,.2f} GB free: set {_FOLDER}"
+            f"cannot copy {needed_bytes / 1e9:,.2f} GB of {objects.url} to {folder}, which has {free_bytes / 1e9:,.2f} GB free: "
+            f"set {_ROOT_VARIABLE}"
         )
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
         list(pool.map(lambda file: _fetch(objects, folder, file), missing))
     write_manifest(folder, manifest)
     delete_unlisted(folder, manifest)
+    return manifest
 
 
-def _is_here(path: Path, size: int) -> bool:
+def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
 def _fetch(objects: ObjectFolder, folder: Path, file: DataFile) -> None:
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
-    try:
+    with temporary_path(folder) as temporary:
         digest = objects.fetch(file.name, temporary)
         if digest != file.sha256:
             raise CacheError(
-                f"{objects.url}/{file.name} came with SHA-256 {digest[:8]}, the manifest says {file.sha256[:8]}: "
-                "it is damaged, build the cache again"
+                f"{objects.url}/{file.name} arrived with SHA-256 {digest[:8]}, its manifest says {file.sha256[:8]}: "
+                "it is damaged, rebuild the cache"
             )
         temporary.rename(folder / file.name)
-    finally:
-        temporary.unlink(missing_ok=True)

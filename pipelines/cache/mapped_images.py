@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.address_space import AddressSpace, disable_readahead, read_ahead
-from joulecache.pipelines.cache.shards import CacheError, DataFile, image_layout, map_images, read_encoded
+from joulecache.pipelines.cache.data_file import DataFile
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.shards import map_images, read_encoded
 
 _SMALL_IMAGE_BYTES = 1 << 12  # to copy such an image twice costs less than a view of it in Python
 
@@ -79,7 +81,7 @@ def map_variant(folder: Path, files: Sequence[DataFile], shape: tuple[int, int, 
 def _map_variant(folder: Path, files: Sequence[DataFile], shape: tuple[int, int, int] | None) -> MappedImages:
     if shape is None:
         return _FileByFile([read_encoded(folder / file.name, file) for file in files], files)
-    layouts = [image_layout(file, shape) for file in files]
+    layouts = [file.image_layout(shape) for file in files]
     if all(offset % mmap.ALLOCATIONGRANULARITY == 0 and stride == math.prod(shape) for offset, stride in layouts):
         return _OneArray(folder, files, shape)
     return _FileByFile([map_images(folder / file.name, file, shape) for file in files], files)
@@ -125,7 +127,7 @@ class _OneArray(MappedImages):
         places = np.cumsum([0, *reserved])
         space = AddressSpace(int(places[-1]), shape)
         for file, place in zip(files, places.tolist(), strict=False):
-            offset, _ = image_layout(file, shape)
+            offset, _ = file.image_layout(shape)
             space.map(folder / file.name, file.bytes, place * image_bytes, file.records * image_bytes, offset)
         self._images: NDArray[np.uint8] = np.asarray(space)
         self._shifts = places[:-1] - self._starts

@@ -166,7 +166,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a cache, and show records of it."""
-    from joulecache.pipelines.cache.manifest import open_manifest
+    from joulecache.pipelines.cache.manifest_io import open_manifest
 
     manifest = open_manifest(cache)
     if sheet is not None:
@@ -182,7 +182,8 @@ def inspect(
 @app.command(epilog="Example: joulecache verify cache/")
 def verify(cache: Cache, as_json: AsJson = False) -> None:
     """Check every byte of a cache against its manifest; exit code 1 when something is wrong."""
-    from joulecache.pipelines.cache.manifest import find_problems, open_manifest
+    from joulecache.pipelines.cache.manifest_io import open_manifest
+    from joulecache.pipelines.cache.verification import find_problems
 
     problems = find_problems(cache)
     files = len(open_manifest(cache).files())

@@ -82,13 +82,11 @@ def _processor(powercap: Path) -> Iterator[Finding]:
             "energy of the processor", not rapl.problem, f"measured by RAPL: {counters}", rapl.problem or None
         )
         return
-    coefficients = Meter(powercap=powercap).passport()["coefficients"]
-    assert isinstance(coefficients, dict)
-    row = coefficients["active_j_per_cpu_s"]
+    row = Meter(powercap=powercap).provenance().coefficients["active_j_per_cpu_s"]
     yield Finding(
         "energy of the processor",
         False,
-        f"modelled: {row['central']:g} J for a second of CPU time ({row['low']:g} to {row['high']:g}); {rapl.problem}",
+        f"modelled: {row.central:g} J for a second of CPU time ({row.low:g} to {row.high:g}); {rapl.problem}",
         "ratios hold all the same; for absolute joules give the machine's own watts, idle and busy (--watts 12:65), or use bare metal",
     )
 

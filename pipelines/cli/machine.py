@@ -21,6 +21,7 @@ from joulecache.pipelines.cli.terminal import (
     say,
     say_energy,
 )
+from joulecache.pipelines.core.codec import to_json
 
 _NOT_RUN = 127  # as shells say it
 
@@ -51,7 +52,12 @@ def run(
             raise typer.Exit(fail(f"cannot run {command[0]!r}: {error.strerror}", _NOT_RUN)) from error
     other = theirs and theirs.result
     if as_json:
-        body = {"command": command, "exit_code": code, "energy": energy.to_json(), "passport": meter.passport()}
+        body = {
+            "command": command,
+            "exit_code": code,
+            "energy": energy.to_json(),
+            "passport": to_json(meter.provenance()),
+        }
         print_json(body | {"cross_check": other and dataclasses.asdict(other)})
     else:
         say_energy(energy, meter.notes)
@@ -99,9 +105,11 @@ def hardware(
         found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=tell)
     if as_json:
         rows = [one.to_json() for one in found]
-        print_json({"throughputs": rows, "recommendation": vars(recommend(found)), "passport": meter.passport()})
+        print_json(
+            {"throughputs": rows, "recommendation": vars(recommend(found)), "passport": to_json(meter.provenance())}
+        )
         return
-    print_throughputs(found, meter.passport())
+    print_throughputs(found, meter.provenance())
     advice = recommend(found)
     Console().print(
         f"Train in {advice.training}, infer in {advice.inference}; {advice.why}.", soft_wrap=True, highlight=False

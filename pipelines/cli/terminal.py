@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.auditing.hardware import Throughput
     from joulecache.pipelines.cache.manifest import Manifest
     from joulecache.pipelines.cli.diagnosis import Finding
-    from joulecache.pipelines.energy import Energy
+    from joulecache.pipelines.energy import Energy, Provenance
 
 
 class Tell(Protocol):
@@ -124,16 +124,14 @@ def print_manifest(cache: str, manifest: Manifest) -> None:
             name, f"{split.records:,}", shape, str(split.variants), str(len(split.files)), f"{size:,.1f}", mean, std
         )
     console.print(table)
-    skipped = sum(manifest.source["skipped"].values())
+    skipped = sum(manifest.source.skipped.values())
     console.print(
-        f"{len(manifest.class_names)} classes; {manifest.format}, {manifest.encoding}; source {manifest.source['bytes'] / 1e6:,.1f} MB, "
+        f"{len(manifest.class_names)} classes; {manifest.format}, {manifest.encoding}; source {manifest.source.bytes / 1e6:,.1f} MB, "
         f"{manifest.rejected.records} rejected (listed in {manifest.rejected.name}), {skipped} other files skipped",
         soft_wrap=True,
     )
     if manifest.energy:
-        from joulecache.pipelines.energy import Energy
-
-        energy = Energy.from_json(manifest.energy["energy"])
+        energy = manifest.energy.energy
         console.print(f"build: {energy}, {energy.cpu_s:.1f} CPU-seconds, {energy.duration_s:.1f} s", soft_wrap=True)
         print_flags("the build", energy.flags)
     else:
@@ -177,8 +175,8 @@ def print_findings(found: Sequence[Finding]) -> None:
     Console().print(table, markup=False)
 
 
-def print_throughputs(found: Sequence[Throughput], passport: Mapping[str, Any]) -> None:
-    """Print what a machine achieves, with the passport of its joules."""
+def print_throughputs(found: Sequence[Throughput], provenance: Provenance) -> None:
+    """Print what a machine achieves, with the provenance of its joules."""
     heads = ("operation", "precision", "on", "GFLOP/s", "GFLOP/s per W")
     table = Table(
         *(Column(head, justify="right" if place > 2 else "left") for place, head in enumerate(heads)), box=None
@@ -192,7 +190,7 @@ def print_throughputs(found: Sequence[Throughput], passport: Mapping[str, Any]) 
     console = Console()
     console.print(table, markup=False)
     whole = functools.reduce(operator.add, (one.energy for one in found))
-    processors = f"{passport['cpu']}, {passport['vcpus']:g} processors"
+    processors = f"{provenance.cpu}, {provenance.vcpus:g} processors"
     console.print(f"{processors}. Watts: active, {whole.active.method}.", soft_wrap=True)
     print_flags("all together", whole.flags)
 

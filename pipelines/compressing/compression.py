@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.compressing.model_files import Form, measure_files
 from joulecache.pipelines.compressing.output import check_output_folder, staged_folder, write_record
 from joulecache.pipelines.compressing.pruning import kept_channels

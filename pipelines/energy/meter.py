@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 
 from joulecache.pipelines.core.checks import check_number
-from joulecache.pipelines.core.codec import JSON, to_json
 from joulecache.pipelines.energy.carbon import J_PER_KWH, EmissionsFile, cpu_hardware, cpu_name, grid_intensity
 from joulecache.pipelines.energy.machine import MachineUse, contamination, machine_use
 from joulecache.pipelines.energy.measurement import COMPONENTS, Component, Energy
@@ -150,10 +149,6 @@ class Meter:
     def provenance(self) -> Provenance:
         """Return what determines the values of this meter: method, coefficients, machine, notes."""
         return replace(self._provenance_without_tdp(), tdp_w=cpu_hardware().tdp_w)
-
-    def passport(self) -> dict[str, JSON]:
-        """Return the provenance as JSON values."""
-        return to_json(self.provenance())
 
     def _provenance_without_tdp(self) -> Provenance:
         """Return the provenance without the lookup in CodeCarbon, whose import takes 0.5 s."""

@@ -15,8 +15,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.cache.manifest import open_manifest, read_index
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.index import read_index
+from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core.user_code import describe_failure
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.source import Source

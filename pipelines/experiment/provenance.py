@@ -7,6 +7,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import thread_counts
 from joulecache.pipelines.experiment.results import RunProvenance, Threads
@@ -29,7 +30,7 @@ def conditions(meter: Meter) -> dict[str, Any]:
     return {
         "threads": thread_counts(),
         # joules of two methods are not one series; what the meter notes may change while it works
-        "meter": {name: value for name, value in meter.passport().items() if name != "notes"},
+        "meter": {name: value for name, value in to_json(meter.provenance()).items() if name != "notes"},
         "versions": _versions(),
     }
 

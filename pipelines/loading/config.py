@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.names import SPLITS
 
 Shuffle: TypeAlias = bool | Literal["blocks"]
 Verify: TypeAlias = Literal["open", "full"]

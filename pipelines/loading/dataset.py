@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from joulecache.pipelines.cache.manifest import CacheError
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
 

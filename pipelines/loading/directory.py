@@ -21,8 +21,9 @@ from rich.progress import Progress
 from joulecache.pipelines.building.local_destination import existing_cache
 from joulecache.pipelines.building.precomputing import BuildProgress, precompute
 from joulecache.pipelines.cache.cache import open_cache
-from joulecache.pipelines.cache.manifest import CacheError, Manifest
-from joulecache.pipelines.cache.shards import SPLITS
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import SourceError
 from joulecache.pipelines.source.folder import list_folder
@@ -201,7 +202,7 @@ def _refuse_other(there: Manifest | None, directory: Path, cache: Path, chain: C
     """Raise CacheError for a cache of another directory, or other images of this one: it would be made anew at each call."""
     if there is None:
         return
-    source = Path(there.source["location"])  # it may have moved since
+    source = Path(there.source.location)  # it may have moved since
     if source.exists() and not source.samefile(directory):
         raise CacheError(
             f"{str(cache)!r} holds the images of {str(source)!r}: give {str(directory)!r} a cache_dir of its own"

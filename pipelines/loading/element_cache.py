@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from joulecache.pipelines.cache.shards import PAGE, CacheError, sync_folder
+from joulecache.pipelines.cache.arrow_shards import PAGE
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.core.files import sync_folder
 
 _FORMAT_VERSION = 1
 _ELEMENTS = "elements"

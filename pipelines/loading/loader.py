@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from joulecache.pipelines.cache.cache import CacheLike, open_cache
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
-from joulecache.pipelines.cache.manifest import CacheError
 from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify, require_choice, require_whole
 from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.reader import open_reader, warn_of_slow_shuffle

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.cache import Cache
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.file_guard import FileGuard
-from joulecache.pipelines.cache.manifest import CacheError
 from joulecache.pipelines.cache.mapped_images import map_variant
 from joulecache.pipelines.loading.array_pool import ArrayPool
 from joulecache.transforms.chain import (

@@ -78,7 +78,7 @@ def plan(
         disk_bytes_per_s=sample.disk_bytes_per_s,
         idle_w=sample.idle_w,
         ends=sample.ends,
-        pue=float(str(meter.passport()["pue"])),
+        pue=meter.provenance().pue,
     )
     choices = price(sample.caches, sample.online, job)
     fitting = _within(choices, disk_budget_bytes)

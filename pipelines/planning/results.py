@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-from joulecache.pipelines.cache.shards import Encoding, Format
+from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import alias
 from joulecache.pipelines.core.notebook import printed_html

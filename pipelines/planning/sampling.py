@@ -20,7 +20,7 @@ import numpy as np
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.cache.shards import SPLITS, Encoding, Format
+from joulecache.pipelines.cache.names import SPLITS, Encoding, Format
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.experiment.arms import Arm, ArmError, as_folder, check_chain, list_files, make_arms
 from joulecache.pipelines.experiment.results import Joules
@@ -158,8 +158,7 @@ class _Builder:
             max_reject_rate=_BAD_SHARE,
             meter=self._meter,
         ).manifest
-        assert manifest.energy is not None
-        return _Built(place, manifest, Energy.from_json(manifest.energy["energy"]).active_j)
+        return _Built(place, manifest, manifest.build_energy.active_j)
 
 
 def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
@@ -240,7 +239,7 @@ def measure(request: Request, folder: Path, meter: Meter, tell: Tell) -> Sample:
         images=images,
         records=listed.records,
         train_share=largest.train_records / largest.records,
-        source_bytes=largest.manifest.source["bytes"] / largest.records * listed.records,
+        source_bytes=largest.manifest.source.bytes / largest.records * listed.records,
         steps=steps,
         caches=tuple(
             CacheCost(

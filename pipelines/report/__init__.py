@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.cache.shards import sync_folder
+from joulecache.pipelines.core.files import sync_folder
 from joulecache.pipelines.report.charts import compression_charts, reuse_charts, stage_charts, workload_charts
 from joulecache.pipelines.report.markdown import compression_markdown, to_markdown
 from joulecache.pipelines.report.page import Page, make_page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from joulecache.pipelines.cache.local_copy import staged
-from joulecache.pipelines.cache.manifest import Manifest, open_manifest, read_index
-from joulecache.pipelines.cache.shards import SPLITS, map_images, read_encoded
+from joulecache.pipelines.cache.cache import CacheLike, open_cache
+from joulecache.pipelines.cache.names import SPLITS
 from joulecache.transforms import Chain
 from joulecache.transforms.images import as_image
 
@@ -24,16 +22,15 @@ _CAPTION = 18
 _GAP = 6
 
 
-def write_contact_sheet(cache: str | os.PathLike[str], path: Path) -> None:
+def write_contact_sheet(cache: CacheLike, path: Path) -> None:
     """Draw up to 32 records, evenly spread over the first split that has any, to a PNG file. Raises CacheError, OSError."""
-    folder = staged(cache)
-    manifest = open_manifest(folder)
-    name = next((name for name in SPLITS if manifest.splits[name].records), SPLITS[0])
-    records = manifest.split(name).records
-    rows = np.unique(np.linspace(0, records - 1, _COLUMNS * _ROWS).astype(np.int64))
-    labels = read_index(folder, manifest)["label"].to_numpy()[manifest.first_row(name) + rows]
-    captions = [manifest.class_names[label] for label in labels]
-    _draw(list(zip(_images(folder, manifest, name, rows), captions, strict=True)), path)
+    opened = open_cache(cache)
+    name = next((name for name in SPLITS if opened.manifest.splits[name].records), SPLITS[0])
+    rows = np.unique(np.linspace(0, opened.split(name).records - 1, _COLUMNS * _ROWS).astype(np.int64))
+    labels = opened.rows(name)["label"].to_numpy()[rows]
+    captions = [opened.manifest.class_names[label] for label in labels]
+    images = map(_cached_image, opened.images(name).views(rows))
+    _draw(list(zip(images, captions, strict=True)), path)
 
 
 def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
@@ -81,21 +78,7 @@ def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _images(cache: Path, manifest: Manifest, name: str, rows: Any) -> list[Image.Image]:
-    split = manifest.split(name)
-    files = split.variant_files(0)
-    ends = np.cumsum([file.records for file in files])
-    found = []
-    for row in rows:
-        shard = int(np.searchsorted(ends, row, side="right"))
-        inside = int(row - (ends[shard - 1] if shard else 0))
-        file = files[shard]
-        if manifest.encoding == "raw":
-            height, width, channels = split.image_shape
-            assert height is not None
-            assert width is not None
-            shape = (height, width, channels)
-            found.append(as_image(np.ascontiguousarray(map_images(cache / file.name, file, shape)[inside])))
-        else:
-            found.append(Image.open(io.BytesIO(bytes(read_encoded(cache / file.name, file)[inside]))))
-    return found
+def _cached_image(cached: Any) -> Image.Image:
+    if isinstance(cached, np.ndarray) and cached.ndim == 3:
+        return as_image(np.ascontiguousarray(cached))
+    return Image.open(io.BytesIO(bytes(cached)))

@@ -39,7 +39,7 @@ def _manifest(manifest: Manifest) -> str:
     more = ", ..." if len(manifest.class_names) > _SHOWN_CLASSES else ""
     rows["classes"] = ", ".join(manifest.class_names[:_SHOWN_CLASSES]) + more
     rows["kept as"] = f"{manifest.format}, {manifest.encoding}"
-    rows["source"] = f"{manifest.source['location']}, {manifest.rejected.records} rejected"
+    rows["source"] = f"{manifest.source.location}, {manifest.rejected.records} rejected"
     return table_html(manifest.chain, rows)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from joulecache.pipelines.cache.manifest import open_manifest
+from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.compressing.compression import compress_on, held_out_split
 from joulecache.pipelines.compressing.output import check_output_folder, discard_folder, staged_folder, write_record
 from joulecache.pipelines.compressing.recipe import Recipe

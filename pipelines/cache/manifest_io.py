@@ -1,0 +1,136 @@
+"""Reading and writing a cache's manifest, on this machine and in object stores."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest import MANIFEST, Manifest, encode_manifest, parse_manifest
+from joulecache.pipelines.core.files import sync_folder, write_bytes
+from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject, StoreError, is_remote
+
+_LARGEST_MANIFEST = 1 << 30
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Commit a manifest atomically and durably: readers see the old one or the new one."""
+    sync_folder(folder)  # the names of the data files first
+    write_bytes(folder / MANIFEST, encode_manifest(manifest))
+
+
+def write_stored_manifest(objects: ObjectFolder, manifest: Manifest, before: StoredObject | None) -> None:
+    """Commit a manifest to an object store by one conditional write.
+
+    Args:
+        objects: The cache.
+        manifest: The manifest.
+        before: The stored manifest that it replaces; None where there is none.
+
+    Raises:
+        ConflictError: The store holds another manifest than `before`.
+        StoreError: The store failed.
+    """
+    objects.write_if(MANIFEST, encode_manifest(manifest), before)
+
+
+def open_manifest(cache: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of a cache, and check it and the sizes of its files.
+
+    Nothing in it is trusted: structure, digest, file names, sizes and the place of the images are checked.
+
+    Args:
+        cache: A folder, or the URL of a cache in an object store, which is not copied.
+
+    Raises:
+        CacheError: There is no cache, or its manifest or files are damaged.
+    """
+    if is_remote(cache):
+        with store_errors():
+            objects = ObjectFolder(os.fspath(cache))
+            return read_stored_manifest(objects, {stored.name: stored for stored in objects.list()})[0]
+    folder = Path(cache)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a folder; the files that it lists may be missing or damaged. Raises CacheError."""
+    path = folder / MANIFEST
+    try:
+        if not path.is_file():
+            raise _no_cache(folder)
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise CacheError(f"{path} is too large for a manifest: {path.stat().st_size:,} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CacheError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    return parse_manifest(data, path)
+
+
+def find_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest of a folder as `read_manifest` does; return None if it has none."""
+    return read_manifest(folder) if (folder / MANIFEST).exists() else None
+
+
+def read_stored_manifest(
+    objects: ObjectFolder, stored: Mapping[str, StoredObject], *, damaged: bool = False
+) -> tuple[Manifest, StoredObject]:
+    """Read the manifest of a cache in an object store.
+
+    Args:
+        objects: The cache.
+        stored: Its objects by name.
+        damaged: Skip the check that all listed files are stored, in their size.
+
+    Returns:
+        The manifest, and the object that it was read from.
+
+    Raises:
+        CacheError: There is no cache, or it is damaged.
+        StoreError: The store failed.
+    """
+    try:
+        data, version = objects.read(MANIFEST)
+    except FileNotFoundError as error:
+        raise _no_cache(objects.url) from error
+    manifest = parse_manifest(data, f"{objects.url}/{MANIFEST}")
+    for file in () if damaged else manifest.files():
+        found = stored.get(file.name)
+        if found is None or found.size_bytes != file.bytes:
+            raise CacheError(
+                f"{objects.url}/{file.name} has {'no' if found is None else found.size_bytes} bytes, its manifest says {file.bytes}: "
+                "restore it or rebuild the cache"
+            )
+    return manifest, version
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that every file that a manifest lists exists and has its size; CacheError where one does not."""
+    for file in manifest.files():
+        path = folder / file.name
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise CacheError(f"{path} cannot be read ({error.strerror}): restore it or rebuild the cache") from error
+        if found.st_size != file.bytes or not stat.S_ISREG(found.st_mode):
+            raise CacheError(
+                f"{path} has {found.st_size} bytes, its manifest says {file.bytes}: it was truncated or changed, rebuild the cache"
+            )
+
+
+def _no_cache(where: object) -> CacheError:
+    return CacheError(f"no cache at {str(where)!r}: it has no {MANIFEST}; build one with `joulecache precompute`")
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Raise an object store's errors as CacheError."""
+    try:
+        yield
+    except StoreError as error:
+        raise CacheError(str(error)) from error

@@ -1,0 +1,53 @@
+"""Shards as TFRecord files of `tf.train.Example`; raw ones are padded to one length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulecache.pipelines.cache.data_file import ImageLayout
+from joulecache.pipelines.cache.rows import Rows
+from joulecache.pipelines.core import tfrecord
+
+_PAD_BYTES = 128  # the least: from here to 16383 a protobuf length takes two bytes, so padding moves nothing else
+
+
+def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:
+    """Write rows; return where the raw images are, None for encoded ones."""
+    if not isinstance(rows.images, np.ndarray):
+        for row, image in enumerate(rows.images):
+            tfrecord.write_record(file, _example(rows, row, image))
+        return None
+    # Without its image a record is between 128 and 16383 bytes, where every length takes two bytes.
+    sizes = [len(_example(rows, row, b"", _PAD_BYTES)) for row in range(len(rows))]
+    record = b""
+    for row, size in enumerate(sizes):
+        before = len(record)
+        record = _example(rows, row, rows.images[row].tobytes(), _PAD_BYTES + max(sizes) - size)
+        if row and len(record) != before:
+            raise RuntimeError(f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {before}")
+        tfrecord.write_record(file, record)
+    start = tfrecord.features(record, 0, len(record))["image"].start
+    return ImageLayout(tfrecord.HEADER_BYTES + start, tfrecord.record_end(tfrecord.HEADER_BYTES + len(record)))
+
+
+def _example(rows: Rows, row: int, image: bytes, pad: int | None = None) -> bytes:
+    features: dict[str, bytes | int] = {
+        "image": image,
+        "key": rows.keys[row].encode(),
+        "key_hash": int(rows.key_hashes[row]),
+        "label": int(rows.labels[row]),
+    }
+    if pad is not None:
+        features["pad"] = bytes(pad)
+    return tfrecord.make_example(features)
+
+
+def encoded_images(mapped: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+    """Return the encoded images of a mapped file as views; ValueError or LookupError where it has none."""
+    data = mapped.data
+    found = [tfrecord.features(data, start, stop)["image"] for start, stop in tfrecord.records(data)]
+    return [mapped[image.start : image.stop] for image in found]
