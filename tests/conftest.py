@@ -105,16 +105,6 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    """A raw Arrow cache of `photos`, some of them held out: 24x24 pixels, cropped to 20x20 at load time."""
-    from joulecache.pipelines import precompute
-
-    folder = tmp_path_factory.mktemp("small") / "cache"
-    precompute(photo_folder, folder, "decode|resize(24) || random_crop(20)|flip_lr", val_fraction=0.3)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def photo_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     """A cache of `photos`, built by one thread with `caches.OPTIONS`: two variants of 32x32 pixels in 4 shards."""
     folder = tmp_path_factory.mktemp("photo") / "cache"
@@ -123,12 +113,12 @@ def photo_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) ->
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, small_cache: Path) -> Path:
-    """The folder of a training run of one epoch on `small_cache`; its model is `model.keras`, a small MLP."""
+def small_run(tmp_path_factory: pytest.TempPathFactory, photo_cache: Path) -> Path:
+    """The folder of a training run of one epoch on `photo_cache`; its model is `model.keras`, a small MLP."""
     from joulecache.pipelines import train
 
     folder = tmp_path_factory.mktemp("run") / "run"
-    train(small_cache, out=folder, epochs=1, model="mlp", batch_size=8)
+    train(photo_cache, out=folder, epochs=1, model="mlp", batch_size=8)
     return folder
 
 

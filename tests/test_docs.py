@@ -216,7 +216,7 @@ def commands(page: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_that_pages_show_are_understood(page: str) -> None:
-    from joulecache.pipelines.cli import app
+    from joulecache.pipelines.cli.commands import app
 
     group: Any = typer.main.get_command(app)
     for name, *arguments in commands(page):

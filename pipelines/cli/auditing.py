@@ -12,25 +12,21 @@ from rich.console import Console
 from joulecache.pipelines.cli.options import (
     SOURCES,
     AsJson,
-    Country,
-    Emissions,
-    Labels,
-    Limit,
+    Energy,
     ModelName,
-    Provider,
-    Pue,
     Seed,
-    Watts,
+    import_functions,
     make_meter,
-    own_functions,
 )
-from joulecache.pipelines.cli.terminal import no_greetings, print_json, progress, say, stdout_to_stderr
+from joulecache.pipelines.cli.terminal import print_json, say
+from joulecache.pipelines.core.progress import progress_bar, silenced_output, stdout_to_stderr
 
 _COMPARISON = "Comparing two audits"
 _OWN = "Your own pipelines, instead of SOURCE and --chain"
 
 
 def audit(
+    *,
     source: Annotated[str | None, typer.Argument(help=SOURCES)] = None,
     chain: Annotated[str | None, typer.Option(help='Ops and the cut: "decode|resize(72) || flip_lr".')] = None,
     out: Annotated[Path | None, typer.Option(help="The report's folder: new, empty, or an audit.")] = None,
@@ -67,8 +63,10 @@ def audit(
         typer.Option(help="Channels to prune. Default: 0.5.", min=0, max=1, metavar="SHARE"),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: 64.", min=1, metavar="N")] = None,
-    limit: Limit = None,
-    labels: Labels = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most this many records.", min=1, metavar="N")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV file with the name and class of each image.", metavar="FILE.csv")
+    ] = None,
     variants: Annotated[
         str | None,
         typer.Option(
@@ -77,11 +75,7 @@ def audit(
         ),
     ] = None,
     seed: Seed = 0,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
+    energy: Energy,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -118,17 +112,17 @@ def audit(
         )
     if fail_above is not None:
         raise typer.BadParameter("--fail-above goes with --compare")
-    meter = make_meter(country, provider, watts, pue, emissions)
-    with no_greetings():
+    meter = make_meter(energy)
+    with silenced_output(stdout=False):
         from joulecache.pipelines.auditing.auditor import audit as run_audit
     from joulecache.pipelines.report import print_verdict, write_report
 
-    with stdout_to_stderr(), progress() as tell:
+    with stdout_to_stderr(), progress_bar() as tell:
         result = run_audit(
             source,
             chain,
             out,
-            datasets=own_functions(own) if own else None,
+            datasets=import_functions(own) if own else None,
             steps=steps,
             arms=_names(arms),
             workloads=_names(workload),
@@ -158,7 +152,7 @@ def audit(
 
 def _compare(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:
     """Print what changed between two reports; exit code 1 where an arm takes more than `fail_above` times what it took."""
-    with no_greetings():
+    with silenced_output(stdout=False):
         from joulecache.pipelines.auditing.changes import compare_audits
     from joulecache.pipelines.report import print_changes
 

@@ -1,4 +1,4 @@
-"""What can be measured and done on this machine, what cannot, and what to do about it."""
+"""What `joulecache doctor` finds: what can be measured on this machine, what cannot, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter, available_cpus
 from joulecache.pipelines.energy.nvml import Nvml
 from joulecache.pipelines.energy.rapl import Rapl
 
 _POWERCAP = Path("/sys/class/powercap")
-_LISTENING_S = 2.0
+LISTEN_S = 2.0
 _LOW_DISK_BYTES = 10e9
 _LOW_MEMORY_BYTES = 4e9
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: whether it is as good as it can be, what was found, and what to do (None: nothing)."""
+    """One examined thing.
+
+    Attributes:
+        what: What was examined.
+        good: Whether it is as good as it can be.
+        found: What was found.
+        remedy: What to do; None for nothing.
+    """
 
     what: str
     good: bool
@@ -35,7 +41,7 @@ class Finding:
 
 
 def import_tensorflow() -> str:
-    """Import TensorFlow; return why that fails, "" where it does not."""
+    """Import TensorFlow; return why that fails, or ""."""
     try:
         importlib.import_module("tensorflow")
     except Exception as error:  # noqa: BLE001 - a broken installation fails in any way
@@ -49,18 +55,28 @@ def examine(
     folder: Path = Path(),
     powercap: Path = _POWERCAP,
     nvml: Nvml | None = None,
-    tell: Tell | None = None,
+    listen_s: float = LISTEN_S,
+    progress: Progress = silent,
 ) -> tuple[Finding, ...]:
-    """Look at what measuring and training need: counters, coefficients, the machine's quiet, TensorFlow, memory, the disk of `folder`.
+    """Examine what measuring and training need: counters, coefficients, background load, TensorFlow, memory and disks.
 
-    Listens to the machine for two seconds. `broken` is what `import_tensorflow` returned; `powercap` and `nvml` are as a `Meter` has them.
+    Args:
+        broken: What `import_tensorflow` returned.
+        folder: The folder whose disk is examined.
+        powercap: As for `Meter`.
+        nvml: As for `Meter`.
+        listen_s: For how many seconds the background load is measured.
+        progress: Called before each step.
+
+    Returns:
+        The findings, in the order of the report.
     """
     gpus = nvml or Nvml()
     steps: tuple[Callable[[], Iterator[Finding]], ...] = (
         lambda: _processor(powercap),
         lambda: _gpus(gpus),
         _carbon,
-        lambda: _quiet(Meter(powercap=powercap, nvml=gpus)),
+        lambda: _background_load(Meter(powercap=powercap, nvml=gpus), listen_s),
         _processors,
         lambda: _tensorflow(broken),
         *(() if broken else (_memory,)),
@@ -68,8 +84,7 @@ def examine(
     )
     found: list[Finding] = []
     for number, step in enumerate(steps):
-        if tell:
-            tell("looking", number, len(steps))
+        progress("examining", number, len(steps))
         found += step()
     return tuple(found)
 
@@ -82,12 +97,12 @@ def _processor(powercap: Path) -> Iterator[Finding]:
             "energy of the processor", not rapl.problem, f"measured by RAPL: {counters}", rapl.problem or None
         )
         return
-    row = Meter(powercap=powercap).provenance().coefficients["active_j_per_cpu_s"]
+    coefficient = Meter(powercap=powercap).provenance().coefficients["active_j_per_cpu_s"]
     yield Finding(
         "energy of the processor",
         False,
-        f"modelled: {row.central:g} J for a second of CPU time ({row.low:g} to {row.high:g}); {rapl.problem}",
-        "ratios hold all the same; for absolute joules give the machine's own watts, idle and busy (--watts 12:65), or use bare metal",
+        f"modelled: {coefficient.central:g} J for a second of CPU time ({coefficient.low:g} to {coefficient.high:g}); {rapl.problem}",
+        "ratios are still valid; for absolute joules give the watts of the machine, idle and busy (--watts 12:65), or use bare metal",
     )
 
 
@@ -101,39 +116,38 @@ def _gpus(nvml: Nvml) -> Iterator[Finding]:
 
 def _carbon() -> Iterator[Finding]:
     yield Finding(
-        "CO2", False, "not counted unless asked for", "give --country, as a code of three letters such as FRA"
+        "CO2", False, "not computed without a country", "give --country, as a code of three letters such as FRA"
     )
 
 
-def _quiet(meter: Meter) -> Iterator[Finding]:
+def _background_load(meter: Meter, listen_s: float) -> Iterator[Finding]:
     with meter.window("listening") as window:
-        time.sleep(_LISTENING_S)
+        time.sleep(listen_s)
     shares = window.energy.contamination_shares
     known = {name.replace("_", " "): share for name, share in shares.items() if share is not None}
     heard = ", ".join(f"{name} {share:.0%}" for name, share in known.items()) or "not known on this system"
     flags = [flag for flag in window.energy.flags if not flag.startswith("too short")]
-    remedy = f"{'; '.join(flags)}: stop other work before an audit, or give it more --pairs" if flags else None
-    yield Finding("quiet", not flags, f"in {_LISTENING_S:g} s beside this process: {heard}", remedy)
+    remedy = f"{'; '.join(flags)}: stop other work before an audit, or use more --pairs" if flags else None
+    yield Finding("background load", not flags, f"{heard}, over {listen_s:g} s", remedy)
 
 
 def _processors() -> Iterator[Finding]:
     allowed, there = available_cpus(), os.cpu_count() or 1
     remedy = (
-        None if allowed >= there else "a container or affinity limits this process: audits then speak of that share"
+        None if allowed >= there else "a container or affinity limits this process: audits then apply to that share"
     )
     yield Finding("processors", allowed >= there, f"{allowed:g} of {there}", remedy)
 
 
 def _tensorflow(broken: str) -> Iterator[Finding]:
     if broken:
-        anew = "install joulecache anew in an environment of its own"
-        yield Finding("TensorFlow", False, f"cannot be imported: {broken}", anew)
+        yield Finding("TensorFlow", False, f"cannot be imported: {broken}", "reinstall joulecache in a new environment")
         return
     tf: Any = importlib.import_module("tensorflow")
     built = "for CUDA" if tf.sysconfig.get_build_info()["is_cuda_build"] else "for processors only"
     gpus = tf.config.list_physical_devices("GPU")
     driver = Path("/proc/driver/nvidia").exists()
-    remedy = "run `pip install tensorflow[and-cuda]`, in the version that is there" if driver and not gpus else None
+    remedy = "run `pip install tensorflow[and-cuda]`, in the installed version" if driver and not gpus else None
     yield Finding("TensorFlow", remedy is None, f"{tf.version.VERSION}, built {built}, sees {len(gpus)} GPUs", remedy)
 
 
@@ -142,14 +156,18 @@ def _memory() -> Iterator[Finding]:
 
     limit = memory_limit()
     remedy = (
-        None if limit >= _LOW_MEMORY_BYTES else "builds take about 1 GB and the loader what its cache takes: give more"
+        None
+        if limit >= _LOW_MEMORY_BYTES
+        else "builds need about 1 GB, and the loader the size of its cache: add memory"
     )
-    found = f'{limit / 1e9:,.1f} GB for this process; a cache that is larger wants load(..., shuffle="blocks")'
+    found = f'{limit / 1e9:,.1f} GB for this process; for a larger cache use load(..., shuffle="blocks")'
     yield Finding("memory", remedy is None, found, remedy)
 
 
 def _disks(folder: Path) -> Iterator[Finding]:
     for what, place in (("disk", folder.absolute()), ("disk for temporary files", Path(tempfile.gettempdir()))):
         free = shutil.disk_usage(place).free
-        remedy = None if free >= _LOW_DISK_BYTES else "a cache of 10,000 images of 224x224 takes 1.5 GB: make room"
+        remedy = (
+            None if free >= _LOW_DISK_BYTES else "a cache of 10,000 images of 224x224 needs 1.5 GB: free some space"
+        )
         yield Finding(what, remedy is None, f"{place}: {free / 1e9:,.1f} GB free", remedy)

@@ -1,4 +1,4 @@
-"""Subcommands about the machine: what any command takes on it, and what it achieves."""
+"""`joulecache run`, `doctor` and `hardware`."""
 
 from __future__ import annotations
 
@@ -10,74 +10,67 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from joulecache.pipelines.cli.options import AsJson, Country, Emissions, Provider, Pue, Watts, make_meter
+from joulecache.pipelines.cli.options import AsJson, Energy, make_meter
 from joulecache.pipelines.cli.terminal import (
     fail,
-    no_greetings,
     print_findings,
     print_json,
     print_throughputs,
-    progress,
     say,
     say_energy,
 )
 from joulecache.pipelines.core.codec import to_json
+from joulecache.pipelines.core.progress import progress_bar, silenced_output
 
-_NOT_RUN = 127  # as shells say it
+_NOT_RUN = 127  # as in shells
 
 
 def run(
+    *,
     command: Annotated[list[str], typer.Argument(help="A command with its arguments.")],
     cross_check: Annotated[
-        bool, typer.Option("--cross-check", help="Run CodeCarbon's tracker beside our meter.", rich_help_panel="Energy")
+        bool,
+        typer.Option("--cross-check", help="Run CodeCarbon's tracker too, to compare.", rich_help_panel="Energy"),
     ] = False,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
+    energy: Energy,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON on stdout; what the command prints goes to stderr.")
+        bool, typer.Option("--json", help="Print JSON on stdout; the command's own output goes to stderr.")
     ] = False,
 ) -> None:
-    """Measure what a command takes, its whole process tree; its exit code becomes ours."""
+    """Measure a command with all its child processes. The exit code is the command's."""
     from joulecache.pipelines.cli.running import run_metered
     from joulecache.pipelines.energy.cross_check import cross_checked
 
-    meter = make_meter(country, provider, watts, pue, emissions)
-    with cross_checked(country, pue) if cross_check else nullcontext() as theirs:
+    meter = make_meter(energy)
+    checked = cross_checked(energy.get("country"), energy.get("pue", 1.0)) if cross_check else nullcontext()
+    with checked as check:
         try:
-            code, energy = run_metered(command, meter, sys.stderr if as_json else None)
+            code, used = run_metered(command, meter, sys.stderr if as_json else None)
         except OSError as error:
             raise typer.Exit(fail(f"cannot run {command[0]!r}: {error.strerror}", _NOT_RUN)) from error
-    other = theirs and theirs.result
+    other = check and check.result
     if as_json:
-        body = {
-            "command": command,
-            "exit_code": code,
-            "energy": energy.to_json(),
-            "passport": to_json(meter.provenance()),
-        }
+        body = {"command": command, "exit_code": code, "energy": used.to_json(), "passport": to_json(meter.provenance())}
         print_json(body | {"cross_check": other and dataclasses.asdict(other)})
     else:
-        say_energy(energy, meter.notes)
-        if theirs and other is None:
-            say("CodeCarbon: not measured: its tracker does not say why")
-        elif other:
-            ratio = f"ours is {energy.total_j / other.energy_j:.2f} times that" if other.energy_j else "no ratio"
+        say_energy(used, meter.notes)
+        if other:
+            ratio = f"joulecache: {used.total_j / other.energy_j:.2f} times that" if other.energy_j else "no ratio"
             say(f"CodeCarbon: {other.energy_j:.4g} J ({other.method}); {ratio}")
+        elif check:
+            say("CodeCarbon: not measured; its tracker gives no reason")
     raise typer.Exit(code)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Say what can be measured here, what cannot, and what to do about each; exit code 1 when TensorFlow cannot be used."""
+def doctor(*, as_json: AsJson = False) -> None:
+    """Show what can be measured here, what cannot, and what to do about it. The exit code is 1 if TensorFlow is unusable."""
     from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
 
-    with progress() as tell:
-        tell("importing TensorFlow", 0, 1)
-        with no_greetings():
+    with progress_bar() as bar:
+        bar("importing TensorFlow", 0, 1)
+        with silenced_output(stdout=False):
             broken = import_tensorflow()
-        found = examine(broken, tell=tell)
+        found = examine(broken, progress=bar)
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in found])
     else:
@@ -87,27 +80,22 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def hardware(
+    *,
     seconds: Annotated[float, typer.Option(help="Seconds for each measurement.", min=0.01, metavar="X")] = 0.5,
-    rounds: Annotated[int, typer.Option(help="Rounds, in which all take turns.", min=1, metavar="N")] = 5,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of interleaved measurements.", min=1, metavar="N")] = 5,
+    energy: Energy,
     as_json: AsJson = False,
 ) -> None:
     """Measure operations per second and per joule at float32, bfloat16 and int8, and recommend a precision."""
-    meter = make_meter(country, provider, watts, pue, emissions)
-    with no_greetings():
+    meter = make_meter(energy)
+    with silenced_output(stdout=False):
         from joulecache.pipelines.auditing.hardware import measure_hardware, recommend
 
-    with progress() as tell:
-        found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=tell)
+    with progress_bar() as bar:
+        found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=bar)
     if as_json:
         rows = [one.to_json() for one in found]
-        print_json(
-            {"throughputs": rows, "recommendation": vars(recommend(found)), "passport": to_json(meter.provenance())}
-        )
+        print_json({"throughputs": rows, "recommendation": vars(recommend(found)), "passport": to_json(meter.provenance())})
         return
     print_throughputs(found, meter.provenance())
     advice = recommend(found)

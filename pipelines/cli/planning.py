@@ -13,27 +13,23 @@ from rich.console import Console
 from joulecache.pipelines.cli.options import (
     AsJson,
     ChainText,
-    Country,
-    Emissions,
-    Labels,
-    Limit,
+    Energy,
     OpsModule,
-    Provider,
-    Pue,
     Seed,
     Source,
-    Watts,
+    import_ops,
     make_meter,
-    own_ops,
 )
-from joulecache.pipelines.cli.terminal import no_greetings, print_json, print_manifest, progress
+from joulecache.pipelines.cli.terminal import print_json, print_manifest
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
+from joulecache.pipelines.core.progress import progress_bar, silenced_output
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _THOUSANDS = ["", "K", "M", "G", "T"]
 
 
 def plan(
+    *,
     source: Source,
     chain: ChainText,
     epochs: Annotated[int, typer.Option(help="Epochs of one training.", min=1, metavar="N")],
@@ -51,31 +47,29 @@ def plan(
         float, typer.Option(help="How long the cache is kept, for its storage.", min=0.001, metavar="X")
     ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N")] = 64,
-    limit: Limit = None,
-    labels: Labels = None,
+    limit: Annotated[int | None, typer.Option(help="Use at most this many records.", min=1, metavar="N")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV file with the name and class of each image.", metavar="FILE.csv")
+    ] = None,
     ops: OpsModule = None,
     seed: Seed = 0,
-    country: Country = None,
-    provider: Provider = "generic",
-    watts: Watts = None,
-    pue: Pue = 1.0,
-    emissions: Emissions = None,
+    energy: Energy,
     as_json: AsJson = False,
 ) -> None:
     """Measure a sample, and choose by energy what to cache: the cut, the variants, the encoding and the format, or nothing."""
     from joulecache.transforms import parse
 
-    parsed = parse(chain, own_ops(ops))
+    parsed = parse(chain, import_ops(ops))
     budget_bytes = None if disk_budget is None else _bytes(disk_budget)
     if apply is not None and _is_taken(apply):
         raise ValueError(
             f"--apply is {str(apply)!r}, which is not empty: give a folder that is empty or does not exist"
         )
-    meter = make_meter(country, provider, watts, pue, emissions)
-    with no_greetings():
+    meter = make_meter(energy)
+    with silenced_output(stdout=False):
         from joulecache.pipelines.planning.planner import plan as make_plan
 
-    with progress() as tell:
+    with progress_bar() as tell:
         found = make_plan(
             source,
             parsed,
@@ -101,7 +95,7 @@ def plan(
     if apply is not None and found.best.layout is not None:
         from joulecache.pipelines.building.precomputing import precompute
 
-        with progress() as tell:
+        with progress_bar() as tell:
             built = precompute(
                 source,
                 apply,

@@ -1,4 +1,4 @@
-"""Run any command, with its whole process tree in a window."""
+"""Run any command with its whole process tree in a window."""
 
 from __future__ import annotations
 
@@ -18,11 +18,21 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = None) -> tuple[int, Energy]:
-    """Run a command to its end and return its exit code and energy; 128 + N where signal N ended it, as shells say.
+    """Run a command to its end.
 
-    Ctrl-C reaches the command as it would without us, and SIGTERM and SIGHUP are passed on: what was used until then is measured.
-    Processes that outlive their parents are adopted, so that theirs counts as long as the command itself runs. `stdout` is
-    where its output goes instead of our own. Raises OSError for a command that cannot be started.
+    Ctrl-C reaches the command as usual, SIGTERM and SIGHUP are passed on, and the energy used until then is measured. Processes that
+    outlive their parents are adopted, so that they count for as long as the command itself runs.
+
+    Args:
+        command: The command, word by word.
+        meter: The meter of the window.
+        stdout: Where the command's output goes; None for this process' own stdout.
+
+    Returns:
+        The exit code, as in shells 128 + N if signal N ended the command, and the energy.
+
+    Raises:
+        OSError: The command cannot be started.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with meter.window(Path(command[0]).name) as window, _signals() as started:
@@ -32,9 +42,9 @@ def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = N
 
 @contextmanager
 def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]]:
-    """Leave Ctrl-C to the child, and pass on what asks to end; yield what to call with the child.
+    """Leave Ctrl-C to the child, and pass on signals that ask to end; yield a function to call with the started child.
 
-    What came before that, while it was being started, is passed on then.
+    Signals that arrive before the child has started are passed on once it has.
     """
     children: list[subprocess.Popen[bytes]] = []
     early: list[int] = []
@@ -52,7 +62,7 @@ def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[
             pass_on(number, None)
         return child
 
-    # functions, not SIG_IGN: a command inherits what is ignored, and handlers are reset for it
+    # Functions, not SIG_IGN: a child inherits ignored signals, while handlers are reset.
     handlers = {signal.SIGINT: lambda number, frame: None, **dict.fromkeys(_PASSED_ON, pass_on)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:

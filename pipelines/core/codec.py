@@ -451,7 +451,7 @@ def _with_derived(node: _Node, allow_unknown: bool) -> _Node:
 
 def _describe(definition: dict[str, Any], cls: type) -> None:
     """Put the texts of a docstring into a definition, and drop titles that repeat names."""
-    summary, attributes = _documented(cls)
+    summary, attributes = documented(cls)
     definition.pop("title", None)
     definition.pop("description", None)
     if summary:
@@ -463,7 +463,7 @@ def _describe(definition: dict[str, Any], cls: type) -> None:
             schema["description"] = attributes[names[key]]
 
 
-def _documented(cls: type) -> tuple[str, dict[str, str]]:
+def documented(cls: type) -> tuple[str, dict[str, str]]:
     """Return the first paragraph of a docstring, and what its `Attributes:` section says of each."""
     import inspect
 

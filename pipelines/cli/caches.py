@@ -1,0 +1,116 @@
+"""`joulecache precompute`, `inspect` and `verify`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.cli.config_options import Given, OptionsOf
+from joulecache.pipelines.cli.options import AsJson, Cache, ChainText, Energy, OpsModule, Source, import_ops, make_meter
+from joulecache.pipelines.cli.terminal import print_json, print_manifest, say
+from joulecache.pipelines.core.progress import progress_bar
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.building.results import BuildProgress
+
+_Build = Annotated[
+    Given,
+    OptionsOf(
+        BuildConfig,
+        leave_out=("chain", "val_chain", "beam_options"),
+        metavars={"val_fraction": "SHARE", "max_reject_rate": "SHARE"},
+    ),
+]
+
+
+def precompute(
+    *,
+    source: Source,
+    cache: Annotated[str, typer.Argument(help="What to build: new, empty, or a cache; s3://, gs://.")],
+    chain: ChainText,
+    val_chain: Annotated[
+        str | None, typer.Option(help="Chain of held-out records. Default: without random ops.")
+    ] = None,
+    build: _Build,
+    ops: OpsModule = None,
+    beam_options: Annotated[list[str] | None, typer.Argument(help="Options of Apache Beam, after --.")] = None,
+    energy: Energy,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Beam's log.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build a cache with Apache Beam, or bring it up to date."""
+    from joulecache.pipelines.building.precomputing import precompute as build_cache
+    from joulecache.transforms import parse
+
+    custom = import_ops(ops)
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("apache_beam").setLevel(logging.INFO)
+    with progress_bar() as bar:
+        built = build_cache(
+            source,
+            cache,
+            parse(chain, custom),
+            val_chain=None if val_chain is None else parse(val_chain, custom),
+            beam_options=beam_options or (),
+            meter=make_meter(energy),
+            progress=lambda now: bar("records", now.done, now.records, _rates(now)),
+            **build,
+        )
+    if as_json:
+        facts = {"unchanged": built.unchanged, "resumed_shards": built.resumed_shards, "workers": built.workers}
+        print_json({**facts, "manifest": dataclasses.asdict(built.manifest)})
+        return
+    if built.unchanged:
+        Console().print(f"{cache} is up to date: nothing to build")
+    print_manifest(cache, built.manifest)
+
+
+def _rates(now: BuildProgress) -> str:
+    written = f"{now.written_bytes / 1e6:,.0f} MB"
+    spent = "" if now.energy_j is None else f", {now.energy_j:,.0f} J"
+    return f"{now.records_per_s:,.0f} images/s, {written}, {now.rejects:,} rejected{spent}"
+
+
+def inspect(
+    *,
+    cache: Cache,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of some records to this PNG file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a cache holds."""
+    from joulecache.pipelines.cache.manifest_io import open_manifest
+
+    manifest = open_manifest(cache)
+    if sheet is not None:
+        from joulecache.pipelines.report.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(cache, sheet)
+    if as_json:
+        print_json(dataclasses.asdict(manifest))
+    else:
+        print_manifest(cache, manifest)
+
+
+def verify(*, cache: Cache, as_json: AsJson = False) -> None:
+    """Check every byte of a cache against its manifest. The exit code is 1 if something is wrong."""
+    from joulecache.pipelines.cache.manifest_io import open_manifest
+    from joulecache.pipelines.cache.verification import find_problems
+
+    problems = find_problems(cache)
+    files = len(open_manifest(cache).files())
+    if as_json:
+        print_json({"files": files, "problems": problems})
+    else:
+        for problem in problems:
+            say(f"{cache}: {problem}")
+        if not problems:
+            Console().print(f"{cache}: {files} files, every byte as built")
+    if problems:
+        raise typer.Exit(1)

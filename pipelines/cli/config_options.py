@@ -1,0 +1,188 @@
+"""Options of a command from the fields of a dataclass, so that each argument is declared once.
+
+A command marks a parameter with `OptionsOf`. On the command line it becomes one option for each field of the dataclass; the command
+receives the options that were given, by the names of their fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from joulecache.pipelines.core.codec import documented
+
+Given = dict[str, Any]
+"""Values of the options that were given, by the names of their fields."""
+
+_REFERENCE = re.compile(r"`(\w+)`")  # in help: to a field, or to a value
+_METAVARS: dict[type, str] = {int: "N", float: "X", Path: "FILE"}
+_PLURALS: dict[type, str] = {int: "whole numbers", float: "numbers"}
+
+
+@dataclass(frozen=True)
+class OptionsOf:
+    """Marks the parameter of a command that stands for the fields of a dataclass.
+
+    A field's help is the "help" in its metadata, else what the class' docstring says of it; the metadata may also have a "metavar". A tuple
+    is given as one text with commas, another sequence by repeating the option.
+
+    Attributes:
+        config: The dataclass.
+        only: Names of the fields that become options; None for all that `leave_out` does not name.
+        leave_out: Names of fields that the command fills in itself.
+        names: Options by the names of their fields, where they are not spelled alike.
+        metavars: What help shows for a value, by the names of fields.
+        panel: Title of the options' box in the help; None for the common one.
+        panels: The same for single fields.
+    """
+
+    config: type
+    only: Collection[str] | None = None
+    leave_out: Collection[str] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    metavars: Mapping[str, str] = field(default_factory=dict)
+    panel: str | None = None
+    panels: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> dict[str, _Option]:
+        """Return the options by the names of their fields."""
+        hints = typing.get_type_hints(self.config, include_extras=False)
+        _, texts = documented(self.config)
+        return {
+            each.name: self._option(each, _value_type(hints[each.name]), texts.get(each.name, ""))
+            for each in dataclasses.fields(self.config)
+            if (each.name in self.only if self.only is not None else each.name not in self.leave_out)
+        }
+
+    def _option(self, each: dataclasses.Field[Any], kind: _ValueType, text: str) -> _Option:
+        flag = self._flag(each.name)
+        text = _REFERENCE.sub(lambda found: self._flag(found[1]), each.metadata.get("help", text))
+        if _has_default(each) and "Default" not in text and (shown := _shown(each.default)):
+            text = f"{text} Default: {shown}."
+        info = typer.Option(
+            flag,
+            help=text,
+            metavar=self.metavars.get(each.name, each.metadata.get("metavar", kind.metavar)),
+            rich_help_panel=self.panels.get(each.name, self.panel),
+            show_default=False,
+        )
+        return _Option(flag, kind, info, required=not _has_default(each))
+
+    def _flag(self, name: str) -> str:
+        """Return the option of a field; another name as it is."""
+        if name not in {each.name for each in dataclasses.fields(self.config)}:
+            return name
+        return self.names.get(name, "--" + name.replace("_", "-"))
+
+
+@dataclass(frozen=True)
+class _ValueType:
+    """How a value is given: the type that typer parses, and how that becomes a field's value."""
+
+    parsed: Any
+    metavar: str | None = None
+    convert: Callable[[str, Any], object] = lambda flag, value: value
+
+
+@dataclass(frozen=True)
+class _Option:
+    flag: str
+    kind: _ValueType
+    info: Any
+    required: bool
+
+    @property
+    def parameter(self) -> dict[str, Any]:
+        """The annotation and default of the parameter that typer sees."""
+        if self.kind.parsed is bool:
+            return {"annotation": Annotated[bool, self.info], "default": False}
+        if self.required:
+            return {"annotation": Annotated[self.kind.parsed, self.info], "default": inspect.Parameter.empty}
+        return {"annotation": Annotated[self.kind.parsed | None, self.info], "default": None}
+
+
+def _has_default(each: dataclasses.Field[Any]) -> bool:
+    return each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
+
+
+def _shown(default: object) -> str:
+    """Return a default as help shows it, "" for none, zero, False and nothing."""
+    if default is dataclasses.MISSING or not default:
+        return ""
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _value_type(hint: Any) -> _ValueType:
+    """Return how the values of a field are given.
+
+    Raises:
+        TypeError: The command line cannot give such values: leave the field out.
+    """
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        kinds = [part for part in typing.get_args(hint) if part is not type(None)]
+        return _value_type(Path if any(typing.get_origin(kind) is os.PathLike for kind in kinds) else kinds[0])
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return _ValueType(StrEnum("Choice", {word: word for word in parts}), convert=lambda flag, value: value.value)
+    if origin is tuple:
+        return _ValueType(str, f"{_METAVARS.get(parts[0], 'NAME')},...", _splitter(parts[0]))
+    if origin is not None and issubclass(origin, Sequence):
+        return _ValueType(list[parts[0]], convert=lambda flag, value: tuple(value))  # type: ignore[valid-type]
+    if hint in (str, bool, *_METAVARS):
+        return _ValueType(hint, _METAVARS.get(hint))
+    raise TypeError(f"a field of type {hint} cannot be an option: leave it out")
+
+
+def _splitter(kind: type) -> Callable[[str, str], tuple[Any, ...]]:
+    """Return a function that parses values with commas between them."""
+
+    def split(flag: str, text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(word.strip()) for word in text.split(",") if word.strip())
+        except ValueError:
+            raise ValueError(f"{flag} must be {_PLURALS[kind]} separated by commas, got {text!r}") from None
+
+    return split
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with one parameter for each field that its marked parameters stand for, as typer reads them."""
+    groups: dict[str, dict[str, _Option]] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        marks = getattr(parameter.annotation, "__metadata__", ())
+        mark = next((each for each in marks if isinstance(each, OptionsOf)), None)
+        if mark is None:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = mark.options()
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **option.parameter)
+            for name, option in groups[parameter.name].items()
+        ]
+
+    def run(**values: Any) -> None:
+        for group, options in groups.items():
+            given = {name: values.pop(name) for name in options}
+            values[group] = {
+                name: options[name].kind.convert(options[name].flag, value)
+                for name, value in given.items()
+                if value is not None and value is not False and value != []
+            }
+        command(**values)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

@@ -1,0 +1,74 @@
+"""`joulecache transforms`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from joulecache.pipelines.cli.options import AsJson, OpsModule, Seed, import_ops
+from joulecache.pipelines.cli.terminal import print_json, print_ops
+from joulecache.pipelines.core.progress import progress_bar
+
+if TYPE_CHECKING:
+    from joulecache.transforms import Op
+
+
+def transforms(
+    *,
+    preview: Annotated[Path | None, typer.Option(help="Draw what --chain does to this image.", metavar="IMAGE")] = None,
+    chain: Annotated[str | None, typer.Option(help="The chain to draw; needs --preview.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="The PNG file to draw to. Default: IMAGE-preview.png, in this folder.")
+    ] = None,
+    seed: Seed = 0,
+    ops: OpsModule = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the ops with their cost on this machine, or draw what a chain does to an image."""
+    custom = import_ops(ops)
+    if preview is not None and chain is not None:
+        _preview(preview, chain, sheet, seed, custom, as_json)
+        return
+    if preview is not None or chain is not None:
+        raise typer.BadParameter("--preview IMAGE and --chain need each other")
+    rows = list(_op_rows(custom or {}))
+    if as_json:
+        print_json(rows)
+    else:
+        print_ops(rows)
+
+
+def _preview(
+    image: Path, text: str, sheet: Path | None, seed: int, custom: Mapping[str, type[Op]] | None, as_json: bool
+) -> None:
+    from joulecache.pipelines.report.contact_sheet import write_preview
+    from joulecache.transforms import parse
+
+    chain = parse(text, custom)
+    path = sheet or Path(f"{image.stem}-preview.png")
+    if sheet is None and path.exists():
+        raise FileExistsError(f"{path} exists: name the file to write with --sheet")
+    write_preview(chain, image, path, seed)
+    if as_json:
+        print_json({"sheet": str(path), "chain": str(chain), "seed": seed})
+    else:
+        Console().print(f"{path}: {chain}", markup=False, soft_wrap=True)
+
+
+def _op_rows(custom: Mapping[str, type[Op]]) -> Iterator[dict[str, Any]]:
+    """Yield the facts about each op; custom ops are not measured."""
+    from joulecache.pipelines.planning.transform_costs import EXAMPLES, op_costs
+    from joulecache.transforms.ops import describe, op_name
+
+    with progress_bar() as bar:
+        for done, cost in enumerate(op_costs()):
+            bar("measuring the ops", done, len(EXAMPLES))
+            name, (usage, does) = op_name(type(cost.op)), describe(type(cost.op))
+            yield {"op": name, "usage": usage, "does": does, "cpu_us_per_image": cost.cpu_us_per_image}
+    for name, kind in custom.items():
+        usage, does = describe(kind)
+        yield {"op": name, "usage": usage, "does": does, "cpu_us_per_image": None}

@@ -1,0 +1,100 @@
+"""Options of commands that are made of the fields of a dataclass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+
+from joulecache.pipelines.cli.config_options import Given, OptionsOf, expanded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every kind of field.
+
+    Attributes:
+        epochs: How many epochs; see `kind` and `l1`.
+        names: Some names.
+    """
+
+    epochs: int
+    share: float = 0.25
+    kind: Literal["raw", "jpeg"] = "raw"
+    names: tuple[str, ...] = ("a", "b")
+    counts: tuple[int, ...] | None = field(default=None, metadata={"help": "Whole numbers."})
+    layers: Sequence[str] = ()
+    file: str | os.PathLike[str] | None = None
+    force: bool = False
+    internal: object = None
+
+
+Options = Annotated[
+    Given, OptionsOf(Config, leave_out=("internal",), names={"kind": "--type"}, metavars={"share": "SHARE"})
+]
+Parse = Callable[..., Given]
+
+
+@pytest.fixture
+def parse() -> Parse:
+    """Parse arguments as a command with the options of `Config` does."""
+    given: Given = {}
+
+    def command(*, config: Options, verbose: bool = False) -> None:
+        given.clear()
+        given.update(config)
+
+    app = typer.Typer()
+    app.command()(expanded(command))
+    click: Any = typer.main.get_command(app)
+
+    def run(*arguments: str) -> Given:
+        click.main(["--epochs", "3", *arguments], standalone_mode=False)
+        return dict(given)
+
+    return run
+
+
+def test_only_what_is_given_arrives_in_the_type_of_its_field(parse: Parse) -> None:
+    assert parse() == {"epochs": 3}
+    assert parse("--share", "0", "--type", "jpeg", "--names", "x, y", "--counts", "1,2") == {
+        "epochs": 3,
+        "share": 0.0,
+        "kind": "jpeg",
+        "names": ("x", "y"),
+        "counts": (1, 2),
+    }
+    assert parse("--layers", "a", "--layers", "b", "--force", "--file", "f.csv") | {"file": "f.csv"} == {
+        "epochs": 3,
+        "layers": ("a", "b"),
+        "force": True,
+        "file": "f.csv",
+    }
+
+
+def test_a_list_of_something_else_names_the_option(parse: Parse) -> None:
+    with pytest.raises(ValueError, match=r"--counts must be whole numbers separated by commas, got '1,x'"):
+        parse("--counts", "1,x")
+
+
+def test_help_comes_from_the_field_or_the_docstring_with_the_default(
+    parse: Parse, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    parse("--help")
+    text = capsys.readouterr().out
+    assert "How many epochs; see --type and l1." in text
+    assert "Some names. Default: a,b." in text
+    assert "Whole numbers." in text
+    assert "--share" in text
+    assert "SHARE" in text
+    assert "--internal" not in text
+
+
+def test_a_field_that_is_no_option_must_be_left_out() -> None:
+    with pytest.raises(TypeError, match="leave it out"):
+        OptionsOf(Config).options()
