@@ -50,7 +50,12 @@ def run(
             raise typer.Exit(fail(f"cannot run {command[0]!r}: {error.strerror}", _NOT_RUN)) from error
     other = check and check.result
     if as_json:
-        body = {"command": command, "exit_code": code, "energy": used.to_json(), "passport": to_json(meter.provenance())}
+        body = {
+            "command": command,
+            "exit_code": code,
+            "energy": used.to_json(),
+            "passport": to_json(meter.provenance()),
+        }
         print_json(body | {"cross_check": other and dataclasses.asdict(other)})
     else:
         say_energy(used, meter.notes)
@@ -95,7 +100,9 @@ def hardware(
         found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=bar)
     if as_json:
         rows = [one.to_json() for one in found]
-        print_json({"throughputs": rows, "recommendation": vars(recommend(found)), "passport": to_json(meter.provenance())})
+        print_json(
+            {"throughputs": rows, "recommendation": vars(recommend(found)), "passport": to_json(meter.provenance())}
+        )
         return
     print_throughputs(found, meter.provenance())
     advice = recommend(found)
