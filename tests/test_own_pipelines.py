@@ -692,7 +692,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no module": (["--pipeline", "no_such:mine"], "cannot import --pipeline 'no_such': ModuleNotFoundError"),
     "no function": (["--pipeline", "my_noisy:nine"], "my_noisy has no function nine: did you mean mine?"),
     "no colon": (["--pipeline", "my_noisy"], "like my_module:make_dataset"),
-    "the same": (["--pipeline", "my_noisy:mine", "--pipeline", "my_noisy:mine"], "--pipeline must name each function once"),
+    "the same": (
+        ["--pipeline", "my_noisy:mine", "--pipeline", "my_noisy:mine"],
+        "--pipeline must name each function once",
+    ),
     "arms": (["--pipeline", "my_noisy:mine", "--arms", "naive"], "arms: only the audit of a chain has such"),
     "endless": (["--pipeline", "my_noisy:endless"], "my_noisy:endless never ends: say by steps"),
     "a module that fails": (["--pipeline", "my_broken:mine"], "my_broken': ZeroDivisionError: division by zero (/"),
