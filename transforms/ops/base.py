@@ -50,10 +50,12 @@ class Op:
     Attributes:
         version: Raise it when the op's pixels change: caches built with another version are then rebuilt.
         random_words: How many random 32-bit words one draw uses, at most 1024; 0 for a deterministic op.
+        typical: Arguments of the built-in op whose cost `joulecache transforms` measures.
     """
 
     version: ClassVar[int] = 1
     random_words: ClassVar[int] = 0
+    typical: ClassVar[tuple[object, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Reset inherited methods that no longer match what the class overrides."""

@@ -52,6 +52,7 @@ class Normalize(BatchOp):
         std: A number, or one per channel, on the scale of 0 to 1.
     """
 
+    typical = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     mean: float | tuple[float, float, float]
     std: float | tuple[float, float, float]
 

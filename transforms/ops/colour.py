@@ -49,6 +49,7 @@ class Brightness(_ByFactor):
         delta: Half-width of the factor's range, from 0 to 1.
     """
 
+    typical = (0.4,)
     delta: float
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
@@ -66,6 +67,7 @@ class Contrast(_ByFactor):
         delta: Half-width of the factor's range, from 0 to 1.
     """
 
+    typical = (0.4,)
     delta: float
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
@@ -83,6 +85,7 @@ class Saturation(_ByFactor):
         delta: Half-width of the factor's range, from 0 to 1.
     """
 
+    typical = (0.4,)
     delta: float
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
@@ -101,6 +104,7 @@ class Hue(Op):
         delta: The largest share, from 0 to 0.5.
     """
 
+    typical = (0.1,)
     random_words: ClassVar[int] = 1
     delta: float
 
@@ -130,6 +134,7 @@ class ColorJitter(Op):
         hue: d for a share of the colour circle in [-d, d], or (low, high), at most 0.5; 0 leaves it unchanged.
     """
 
+    typical = (0.4, 0.4, 0.4, 0.1)
     random_words: ClassVar[int] = 5
     brightness: Range = 0.0
     contrast: Range = 0.0
@@ -178,6 +183,7 @@ class Grayscale(Op):
         num_output_channels: 1, or 3 equal channels.
     """
 
+    typical = (3,)
     num_output_channels: int = 1
 
     def __post_init__(self) -> None:

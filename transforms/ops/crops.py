@@ -43,6 +43,7 @@ class CentralCrop(_Crop):
         size: size x size, or (height, width), in pixels.
     """
 
+    typical = (224,)
     size: Size
 
     def corner(self, height: int, width: int) -> tuple[int, int]:
@@ -64,6 +65,7 @@ class RandomCrop(_Crop):
         size: size x size, or (height, width), in pixels.
     """
 
+    typical = (224,)
     random_words: ClassVar[int] = 2
     size: Size
 
@@ -95,6 +97,7 @@ class RandomResizedCrop(FixedSize):
         ratio: (low, high) of its width / height, drawn uniformly in the logarithm.
     """
 
+    typical = (224,)
     random_words: ClassVar[int] = 2 * _TRIES + 2  # area and aspect of each try, then top and left
     size: Size
     scale: tuple[float, float] = (0.08, 1.0)

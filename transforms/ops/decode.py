@@ -96,7 +96,7 @@ class Decode(Op):
             width, height = opened.size
             if height * width > self.max_pixels:
                 raise DecodeError(f"{height}x{width} is more than max_pixels={self.max_pixels}")
-            # Only JPEG heeds it: the scale, and for grey the stored luma instead of a conversion from colours.
+            # Only JPEG honours it: the scale, and for grey the stored luma instead of a conversion from colours.
             opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
             return opened
 

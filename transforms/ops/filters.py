@@ -36,6 +36,7 @@ class GaussianBlur(Op):
         sigma: Standard deviation in pixels: a number, or (low, high), drawn uniformly.
     """
 
+    typical = (9,)
     random_words: ClassVar[int] = 1
     kernel_size: int | tuple[int, int]
     sigma: Range = (0.1, 2.0)
@@ -135,6 +136,7 @@ class Sharpness(RandomApply):
         probability: From 0 to 1.
     """
 
+    typical = (2, 1.0)
     sharpness_factor: float
     probability: float = 0.5
 

@@ -76,6 +76,7 @@ class Resize(FixedSize):
         size: size x size, or (height, width), in pixels.
     """
 
+    typical = (224,)
     size: Size
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
@@ -93,6 +94,7 @@ class ResizeShorter(Op):
         size: The shorter side, in pixels.
     """
 
+    typical = (224,)
     size: int
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ class Pad(Filled):
             mirrors with it.
     """
 
+    typical = (4,)
     padding: Padding
     fill: Fill = 0
     padding_mode: str = "constant"
@@ -182,6 +185,7 @@ class FlipLr(RandomApply):
         probability: From 0 to 1.
     """
 
+    typical = (1.0,)
     probability: float = 0.5
 
     def apply(self, image: Pixels) -> Array:
@@ -198,6 +202,7 @@ class FlipUd(RandomApply):
         probability: From 0 to 1.
     """
 
+    typical = (1.0,)
     probability: float = 0.5
 
     def apply(self, image: Pixels) -> Array:
@@ -216,6 +221,7 @@ class Cutout(Filled):
         fill: A level, or (red, green, blue).
     """
 
+    typical = (56,)
     random_words: ClassVar[int] = 2
     size: Size
     fill: Fill = 0

@@ -22,6 +22,7 @@ class Autocontrast(RandomApply):
         probability: From 0 to 1.
     """
 
+    typical = (1.0,)
     probability: float = 0.5
 
     def apply(self, image: Pixels) -> Array:
@@ -38,6 +39,7 @@ class Equalize(RandomApply):
         probability: From 0 to 1.
     """
 
+    typical = (1.0,)
     probability: float = 0.5
 
     def apply(self, image: Pixels) -> Array:
@@ -55,6 +57,7 @@ class Posterize(RandomApply):
         probability: From 0 to 1.
     """
 
+    typical = (4, 1.0)
     bits: int
     probability: float = 0.5
 
@@ -77,6 +80,7 @@ class Solarize(RandomApply):
         probability: From 0 to 1.
     """
 
+    typical = (128, 1.0)
     threshold: float
     probability: float = 0.5
 

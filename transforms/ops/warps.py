@@ -76,6 +76,7 @@ class Rotate(_Warp):
         center: (x, y) in pixels from the top left; None for the middle.
     """
 
+    typical = (15,)
     random_words: ClassVar[int] = 1
     degrees: Range
     interpolation: str = "nearest"
@@ -109,6 +110,7 @@ class Affine(_Warp):
         center: (x, y) in pixels from the top left; None for the middle.
     """
 
+    typical = (15, (0.1, 0.1), (0.9, 1.1), 5)
     random_words: ClassVar[int] = 6
     degrees: Range
     translate: tuple[float, float] | None = None
