@@ -118,18 +118,9 @@ def test_any_chain_cut_anywhere_gives_its_pixels(
         np.testing.assert_array_equal(apply(chain.suffix, cached, words), pixels)
 
 
-def test_with_a_variant_per_epoch_the_cached_stream_equals_the_online_stream(
-    tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]
-) -> None:
-    chain = parse("decode|random_resized_crop(24)|brightness(0.3) || flip_lr")
-    build(photo_folder, tmp_path / "cache", chain, variants=3, seed=5, limit=FEW)
-    split, keys = CachedSplit(open_cache(tmp_path / "cache"), "train"), keys_of(tmp_path / "cache", "train")
-    streams = [split.images(np.arange(len(keys)), epoch).copy() for epoch in range(3)]
-    for epoch, images in enumerate(streams):
-        for key, image in zip(keys, images, strict=True):
-            np.testing.assert_array_equal(image, chain(photos[key], key=key, seed=5, n=epoch))
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert (streams[one] == streams[other]).all(axis=(1, 2, 3)).mean() < 0.2  # variants are different draws
+def test_variants_are_different_draws(photo_cache: Path) -> None:
+    one, other = (np.stack(cached_images(photo_cache, "train", variant)) for variant in range(2))
+    assert (one == other).all(axis=(1, 2, 3)).mean() < 0.2
 
 
 def test_another_seed_gives_other_pixels_but_in_held_out_records(
@@ -253,19 +244,15 @@ def test_the_index_is_in_the_order_of_the_shards_of_every_variant(photo_cache: P
         assert row["source_bytes"] == len(photos[row["key"]])
 
 
-def test_the_energy_of_the_build_has_provenance(photo_cache: Path) -> None:
-    energy = open_manifest(photo_cache).energy
-    assert energy is not None
-    measured = energy.energy
+def test_energy_and_versions_are_kept(photo_cache: Path) -> None:
+    manifest = open_manifest(photo_cache)
+    assert manifest.energy is not None
+    measured = manifest.energy.energy
     assert measured.total_j > 0
     assert measured.written_bytes is None or measured.written_bytes > 0
-    assert energy.provenance.method == measured.method
-
-
-def test_the_versions_of_what_determines_pixels_are_kept(photo_cache: Path) -> None:
-    versions = open_manifest(photo_cache).versions
-    assert versions["numpy"] == np.__version__
-    assert set(versions) >= {"pillow", "pyarrow", "libjpeg_turbo"}
+    assert manifest.energy.provenance.method == measured.method
+    assert manifest.versions["numpy"] == np.__version__
+    assert set(manifest.versions) >= {"pillow", "pyarrow", "libjpeg_turbo"}  # they determine pixels
 
 
 def test_a_limit_and_shards_without_records(tmp_path: Path, photo_folder: Path) -> None:

@@ -37,7 +37,7 @@ def is_work_file(name: str) -> bool:
 
 def finished_shards(work: Path) -> set[int]:
     """Return the shards that have a result."""
-    return {int(path.stem) for path in work.glob("*.json")}
+    return {int(path.stem) for path in work.glob("*.json") if is_work_file(path.name)}
 
 
 def was_interrupted(folder: Path) -> bool:
