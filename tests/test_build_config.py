@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.building.beam_graph import run_specs
 from joulecache.pipelines.building.config import BuildConfig, BuildError, ShardConfig
-from joulecache.pipelines.building.images import BatchedDraws, levels_of, make_images, mean_image_bytes
+from joulecache.pipelines.building.images import BatchedDraws, make_images, mean_image_bytes, pixel_stats_of
 from joulecache.pipelines.building.memory_budget import MemoryBudget
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.building.specs import ShardSpec
@@ -139,11 +139,11 @@ def test_pixel_sums_are_exact(image: NDArray[np.uint8], times: int) -> None:
     tall = np.concatenate([image] * times)
     wide = tall.astype(np.int64).reshape(-1, image.shape[2])
     expected = PixelStats(len(wide), tuple(wide.sum(axis=0).tolist()), tuple((wide**2).sum(axis=0).tolist()))
-    assert levels_of(tall) == expected
+    assert pixel_stats_of(tall) == expected
 
 
 def test_pixel_sums_of_a_large_white_image_are_exact() -> None:
-    assert levels_of(np.full((1025, 700, 3), 255, np.uint8)) == PixelStats(
+    assert pixel_stats_of(np.full((1025, 700, 3), 255, np.uint8)) == PixelStats(
         1025 * 700, (255 * 1025 * 700,) * 3, (255 * 255 * 1025 * 700,) * 3
     )
 

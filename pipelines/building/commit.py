@@ -189,11 +189,11 @@ def _make_split(name: str, config: ShardConfig, contents: Contents) -> Split:
     )
 
 
-def _mean_and_std(levels: Sequence[PixelStats]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _mean_and_std(stats: Sequence[PixelStats]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel, from exact integer sums."""
-    if not levels:
+    if not stats:
         return (), ()
-    total = functools.reduce(operator.add, levels)
+    total = functools.reduce(operator.add, stats)
     mean = tuple(first / total.pixels for first in total.sums)
     spreads = (second * total.pixels - first * first for first, second in zip(total.sums, total.squares, strict=True))
     return mean, tuple(math.sqrt(spread) / total.pixels for spread in spreads)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_text
 from joulecache.pipelines.energy import Energy, Meter
 
@@ -18,7 +18,7 @@ class EnergyLog:
         self._path = path
         self._earlier: Energy | None = None
         with suppress(OSError, ValueError):  # there is none, or its run was killed while it saved
-            self._earlier = Energy.from_json(json.loads(path.read_text("utf-8")))
+            self._earlier = codec.loads(Energy, path.read_bytes())
         self._stack = ExitStack()
         self._window = self._stack.enter_context(meter.window("build"))
 
@@ -28,7 +28,7 @@ class EnergyLog:
         if self._earlier is not None:
             energy += self._earlier
         with suppress(OSError):  # on a full disk the build itself fails, with a better message
-            write_text(self._path, json.dumps(energy.to_json()), durable=False)
+            write_text(self._path, codec.dumps(energy), durable=False)
         return energy
 
     def close(self) -> Energy:

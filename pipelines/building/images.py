@@ -89,11 +89,11 @@ def make_images(
     pixels = [apply(tail, base, drawn) for drawn in words]
     output_size(chain.suffix, *pixels[0].shape[:2])  # refuses here what the loader could not take
     if config.encoding == "raw":
-        return list(pixels), list(map(levels_of, pixels))
+        return list(pixels), list(map(pixel_stats_of, pixels))
     stored = [_encode(image, config) for image in pixels]
     if config.encoding == "jpeg":  # lossy: the statistics are those of what the loader will decode
         pixels = [decode_cached(image, pixels[0].shape[2]) for image in stored]
-    return list(stored), list(map(levels_of, pixels))
+    return list(stored), list(map(pixel_stats_of, pixels))
 
 
 def working_bytes(header: Image.Image, channels: int) -> int:
@@ -129,7 +129,7 @@ def decode_cached(data: bytes, channels: int) -> Pixels:
     return as_array(Decode(channels=channels).pixels(data))
 
 
-def levels_of(image: Pixels) -> PixelStats:
+def pixel_stats_of(image: Pixels) -> PixelStats:
     """Return the exact sums over the pixels of an image ``[H, W, C]``.
 
     Computed in float32, which is exact for whole numbers below 2**24, so for 256 squares of levels, and twice as fast as integers.

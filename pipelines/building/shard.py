@@ -19,8 +19,8 @@ from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.images import (
     BatchedDraws,
     decode_cached,
-    levels_of,
     make_images,
+    pixel_stats_of,
     working_bytes,
 )
 from joulecache.pipelines.building.memory_budget import MemoryBudget
@@ -67,13 +67,13 @@ class _Record:
     """A record of the new shard."""
 
     row: IndexRow  # its `row` is a slot among the split's images, in which rejected records leave gaps
-    levels: list[PixelStats]  # of each variant
+    pixel_stats: list[PixelStats]  # of each variant
     previous_row: int | None  # where its first variants were copied from
     transformed: int  # variants that were computed
 
     @property
     def copied(self) -> int:
-        return len(self.levels) - self.transformed
+        return len(self.pixel_stats) - self.transformed
 
 
 @dataclass(frozen=True)
@@ -170,35 +170,35 @@ class _Transformer:
         split, slot = self._slots[record.key]
         digest = hashlib.sha256(record.data).digest()[:16]
         previous_row = self.previous.find_row(record.key, split, digest) if self.previous else None
-        levels = [] if previous_row is None else self._copy_images(split, previous_row, slot)
-        words = draws.take(record.key, split)[len(levels) :]
+        pixel_stats = [] if previous_row is None else self._copy_images(split, previous_row, slot)
+        words = draws.take(record.key, split)[len(pixel_stats) :]
         if words:
             decode = self._config.chain_of(split).decode
             header = decode.read_header(record.data)
             with _DECODED.hold(working_bytes(header, decode.channels)):
-                images, new_levels = make_images(header, words, self._config, split)
-            for variant, image in enumerate(images, len(levels)):
+                images, new_stats = make_images(header, words, self._config, split)
+            for variant, image in enumerate(images, len(pixel_stats)):
                 self.images[split][variant][slot] = image
-            levels += new_levels
+            pixel_stats += new_stats
         size, hashed = len(record.data), key_hash(record.key)
         row = IndexRow(record.key, hashed, record.label, split, size, record.mtime_ns, digest, slot)
-        return _Record(row, levels, previous_row, transformed=len(words))
+        return _Record(row, pixel_stats, previous_row, transformed=len(words))
 
     def _copy_record(self, row: IndexRow) -> _Record:
         split, slot = self._slots[row.key]
-        levels = self._copy_images(split, row.row, slot)
-        return _Record(dataclasses.replace(row, row=slot), levels, previous_row=row.row, transformed=0)
+        pixel_stats = self._copy_images(split, row.row, slot)
+        return _Record(dataclasses.replace(row, row=slot), pixel_stats, previous_row=row.row, transformed=0)
 
     def _copy_images(self, split: str, row: int, slot: int) -> list[PixelStats]:
         """Copy a record's images of the previous cache, as many variants as are needed; return their pixel sums."""
         assert self.previous is not None
-        levels = []
+        pixel_stats = []
         variants = self._config.variants_of(split)
         for variant, image in enumerate(self.previous.images(split, row)[:variants]):
             self.images[split][variant][slot] = image
             pixels = image if isinstance(image, np.ndarray) else decode_cached(image, self.previous.channels(split))
-            levels.append(levels_of(pixels))
-        return levels
+            pixel_stats.append(pixel_stats_of(pixels))
+        return pixel_stats
 
 
 def _allocate(config: ShardConfig, split: str, count: int) -> Images:
@@ -260,7 +260,7 @@ def _write_split(shard: TransformedShard, split: str, records: Sequence[_Record]
             labels=np.array([row.label for row in rows], np.int64),
             keys=[row.key for row in rows],
             key_hashes=np.array([row.hash for row in rows], np.uint64),
-            pixel_stats=functools.reduce(operator.add, (record.levels[variant] for record in records)),
+            pixel_stats=functools.reduce(operator.add, (record.pixel_stats[variant] for record in records)),
         )
         files.append(write_shard(Path(spec.cache), name, content))
     return tuple(files)
