@@ -7,17 +7,22 @@ DATA is a folder with dogs_cats.tar, photos, and cifar10/train.parquet. OUT keep
 are not run again, and one that was stopped goes on. Takes about an hour on two cores; nothing else should run.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from environment import ROOT, enter
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.auditing.results import Audit, Stages
+    from joulecache.pipelines.experiment.results import WorkloadResult
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,11 @@ def main(data: Path, out: Path) -> None:
     """Print the page."""
     audits = {name: [audited(name, model, data, out) for model in MODELS] for name in SOURCES}
     print(head(audits))
-    for name, bodies in audits.items():
-        print(section(SOURCES[name], bodies, data))
+    for name, of in audits.items():
+        print(section(SOURCES[name], of, data))
 
 
-def audited(name: str, model: str, data: Path, out: Path) -> dict[str, Any]:
+def audited(name: str, model: str, data: Path, out: Path) -> Audit:
     """Audit in a process of its own, or read the audit that is there; the input alone is measured with the first model."""
     case, folder = SOURCES[name], out / f"{name}-{model.partition(':')[0]}"
     file = folder / "report.json"
@@ -71,129 +76,118 @@ def audited(name: str, model: str, data: Path, out: Path) -> dict[str, Any]:
         code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from joulecache.pipelines.cli import main; main()"
         print(f"joulecache {shlex.join(arguments)}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, check=True)
-    return json.loads(file.read_text("utf-8"))
+    from joulecache.pipelines.report.files import read_report
+
+    return read_report(file)
 
 
-def head(audits: Mapping[str, list[dict[str, Any]]]) -> str:
+def head(audits: Mapping[str, list[Audit]]) -> str:
     """Return what holds for all audits, and what did not pay in any."""
-    from joulecache.pipelines.report import verdict
+    from joulecache.pipelines.report.describe.verdict import sentences
 
-    bodies = [body for of in audits.values() for body in of]
-    provenance = bodies[0]["provenance"]
-    meter, versions = provenance["meter"], provenance["versions"]
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    arms = [arm for body in bodies for result in body["workloads"] for arm in result["arms"]]
-    flagged = sum(arm["flagged_runs"] for arm in arms)
+    everything = [audit for of in audits.values() for audit in of]
+    run = everything[0].provenance
+    named = ", ".join(f"{name} {version}" for name, version in run.versions.items() if version)
+    arms = [arm for audit in everything for result in audit.workloads for arm in result.arms]
+    flagged = sum(arm.flagged_runs for arm in arms)
     lines = [
         "# Results",
         "",
-        f"Audits of one machine: {meter['cpu']}, {meter['vcpus']:g} vCPUs, {provenance['platform'].partition('-')[0]}, "
-        f"Python {provenance['python']}, {named}. Joules: {meter['method']}. Hot page cache. Made by `scripts/audit_results.py` "
-        f"from the reports of the audits; batches of {provenance['batch_size']}, "
-        f"a training run is {TRAINED_EPOCHS} epoch, the horizon of the verdicts {HORIZON} epochs.",
+        f"Audits of one machine: {run.meter.cpu}, {run.meter.vcpus:g} vCPUs, {run.platform.partition('-')[0]}, Python {run.python}, "
+        f"{named}. Joules: {run.meter.method}. Hot page cache. Made by `scripts/audit_results.py` from the reports of the audits; "
+        f"batches of {run.batch_size}, a training run is {TRAINED_EPOCHS} epoch, the horizon of the verdicts {HORIZON} epochs.",
         "",
-        f"The machine is shared: the meter flagged {flagged:,} of {sum(arm['runs'] for arm in arms):,} runs, since other processes or the "
-        "hypervisor took a part of the processors' time. All of them are counted.",
+        f"The machine is shared: the meter flagged {flagged:,} of {sum(arm.runs for arm in arms):,} runs, since other processes or the "
+        "hypervisor used part of the processors' time. All of them are counted.",
         "",
         "## What did not pay",
         "",
     ]
     for name, of in audits.items():
-        for body in of:
-            for result in body["workloads"]:
-                for compared in result["comparisons"]:
-                    if compared["finding"] != "saves" or compared["horizon_ratio"] >= 1:
-                        said = verdict.statement(result, compared, body)
-                        lines.append(
-                            f"- {SOURCES[name].title}, {job(result, body)}, against `{compared['other']}`: {said.claim} {said.detail}"
-                        )
+        for audit in of:
+            for result in audit.workloads:
+                for compared, said in zip(result.comparisons, sentences(result, audit), strict=True):
+                    if compared.finding != "saves" or compared.horizon_ratio >= 1:
+                        about = f"{SOURCES[name].title}, {job(result, audit)}, against `{compared.other}`"
+                        lines.append(f"- {about}: {said.claim} {said.detail}")
     return "\n".join([*lines, ""])
 
 
-def section(case: Case, bodies: list[dict[str, Any]], data: Path) -> str:
+def section(case: Case, audits: list[Audit], data: Path) -> str:
     """Return what the audits of one source found."""
-    first = bodies[0]
-    lines = [f"## {case.title}", "", f"{first['records']['train']:,} training images, chain `{first['chain']}`.", ""]
-    lines += ["```bash", *(command(body, data) for body in bodies), "```", ""]
-    lines += [*table(bodies), "", *stage_table(bodies)]
+    first = audits[0]
+    lines = [f"## {case.title}", "", f"{first.records.train:,} training images, chain `{first.chain}`.", ""]
+    lines += ["```bash", *(command(audit, data) for audit in audits), "```", ""]
+    lines += [*table(audits), "", *stage_table(audits)]
     return "\n".join([*lines, ""])
 
 
-def command(body: dict[str, Any], data: Path) -> str:
+def command(audit: Audit, data: Path) -> str:
     """Return the command of an audit, without this machine's folders."""
-    words = ["joulecache", *body["provenance"]["command"][1:]]
+    words = ["joulecache", *audit.provenance.command[1:]]
     words[words.index("--out") + 1] = "audit/"
     words[2] = words[2].removeprefix(f"{data}/")
     return shlex.join(words)
 
 
-def table(bodies: list[dict[str, Any]]) -> Iterator[str]:
+def table(audits: list[Audit]) -> Iterator[str]:
     """Yield the rows of the comparisons."""
-    from joulecache.pipelines.report import figures
+    from joulecache.pipelines.core import quantities
+    from joulecache.pipelines.report.describe.values import epochs_to, ratio
 
-    yield (
-        "| what is measured | active J per 1,000 images: "
-        + " | ".join(arm["name"] for arm in bodies[0]["workloads"][0]["arms"])
-        + (
-            " | against | ratio of the cache (95%) | finding | paid back after, epochs | over the horizon, build included |"
-        )
-    )
-    arms = len(bodies[0]["workloads"][0]["arms"])
+    names = " | ".join(arm.name for arm in audits[0].workloads[0].arms)
+    against = "against | ratio of the cache (95%) | finding | paid back after | over the horizon, build included"
+    yield f"| what is measured | active J per 1,000 images: {names} | {against} |"
+    arms = len(audits[0].workloads[0].arms)
     yield f"|---|{'---:|' * arms}---|---:|---|---:|---:|"
-    for body in bodies:
-        for result in body["workloads"]:
-            spent = [figures.number(arm["active_j_per_1000"]["value"]) for arm in result["arms"]]
-            for place, compared in enumerate(result["comparisons"]):
-                paid = compared["break_even"]
-                cells = [job(result, body), *spent] if place == 0 else [""] * (1 + arms)
+    for audit in audits:
+        for result in audit.workloads:
+            spent = [quantities.number(arm.active_j_per_1000.value) for arm in result.arms]
+            for place, compared in enumerate(result.comparisons):
+                cells = [job(result, audit), *spent] if place == 0 else [""] * (1 + arms)
                 cells += [
-                    f"`{compared['other']}`",
-                    figures.ratio_range(compared["ratio"]),
-                    compared["finding"],
-                    figures.epochs_to(paid, compared["ratio"]).replace(" epochs", ""),
-                    figures.plain_ratio(compared["horizon_ratio"]),
+                    f"`{compared.other}`",
+                    str(ratio(compared.ratio)),
+                    compared.finding,
+                    str(epochs_to(compared.break_even, compared.ratio)),
+                    quantities.plain_ratio(compared.horizon_ratio),
                 ]
                 yield f"| {' | '.join(cells)} |"
 
 
-def stage_table(bodies: list[dict[str, Any]]) -> Iterator[str]:
+def stage_table(audits: list[Audit]) -> Iterator[str]:
     """Yield the rows of where the joules of a training go in the naive arm, for each model."""
-    from joulecache.pipelines.report import figures
+    from joulecache.pipelines.core import quantities
 
-    found = [body["stages"] for body in bodies]
-    yield "Where the active joules of a training go in `naive`, per 1,000 images, by cutting it off behind each step:"
+    found = [audit.stages for audit in audits]
+    yield "Where the active joules of a training go in `naive`, per 1,000 images, by cutting it off after each step:"
     yield ""
-    yield "| stage | " + " | ".join(f"`{body['provenance']['model']}` | share" for body in bodies) + " |"
-    yield f"|---|{'---:|---:|' * len(bodies)}"
-    rows = {stage["name"]: [] for stages in found for stage in stages["stages"]}
+    yield "| stage | " + " | ".join(f"`{audit.provenance.model}` | share" for audit in audits) + " |"
+    yield f"|---|{'---:|---:|' * len(audits)}"
+    rows = {stage.name: [] for stages in found for stage in stages.stages}
     for stages in found:
-        of = {stage["name"]: stage for stage in stages["stages"]}
-        for name, cells in rows.items():
-            value = of[name]["active_j_per_1000"]
-            shown = f"below resolution (at most {figures.joules(of[name]['high'])})"
-            cells += [shown, ""] if value is None else [figures.joules(value), share(value, stages)]
+        for stage in stages.stages:
+            value_j, most = stage.active_j_per_1000, quantities.joules(stage.high)
+            rows[stage.name] += (
+                [f"below resolution (at most {most})", ""] if value_j is None else both_of(value_j, stages)
+            )
     for name, cells in rows.items():
         yield f"| {name} | {' | '.join(cells)} |"
-    rest = [each for stages in found for each in both_of(stages["unattributed_j_per_1000"], stages)]
+    rest = [each for stages in found for each in both_of(stages.unattributed_j_per_1000, stages)]
     yield f"| unattributed | {' | '.join(rest)} |"
-    yield f"| the whole | {' | '.join(each for s in found for each in both_of(s['whole_j_per_1000'], s))} |"
+    yield f"| the whole | {' | '.join(each for s in found for each in both_of(s.whole_j_per_1000, s))} |"
 
 
-def both_of(value_j: float, stages: dict[str, Any]) -> tuple[str, str]:
+def both_of(value_j: float, stages: Stages) -> tuple[str, str]:
     """Return joules and their share of the whole, as two cells."""
-    from joulecache.pipelines.report import figures
+    from joulecache.pipelines.core import quantities
 
-    return figures.joules(value_j), share(value_j, stages)
-
-
-def share(value_j: float, stages: dict[str, Any]) -> str:
-    """Return joules as a share of the whole."""
-    return f"{value_j / stages['whole_j_per_1000']:.1%}"
+    return quantities.joules(value_j), quantities.share(value_j / stages.whole_j_per_1000)
 
 
-def job(result: dict[str, Any], body: dict[str, Any]) -> str:
+def job(result: WorkloadResult, audit: Audit) -> str:
     """Say what was measured."""
-    return "the input alone" if result["workload"] == "input" else f"training `{body['provenance']['model']}`"
+    return "input only" if result.workload == "input" else f"training `{audit.provenance.model}`"
 
 
 if __name__ == "__main__":

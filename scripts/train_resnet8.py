@@ -40,7 +40,8 @@ Row = tuple[str, str, bool]
 
 def main(cifar10: Path, out: Path, epochs: int, seeds: int) -> None:
     """Build, train, compress and print."""
-    from joulecache.pipelines.report import compression_markdown
+    from joulecache.pipelines.report.describe.compression import describe_compression
+    from joulecache.pipelines.report.render.markdown import sections_markdown
 
     meter = jc.Meter()
     log("building the cache")
@@ -51,7 +52,7 @@ def main(cifar10: Path, out: Path, epochs: int, seeds: int) -> None:
     found = {title: compress(title, recipe, out, seeds, meter) for title, recipe in recipes().items()}
     print_goals(found)
     for title, compression in found.items():
-        print(f"\n## {title}\n\n{compression_markdown(compression.to_json())}")
+        print("\n".join(("", f"## {title}", "", *sections_markdown(describe_compression(compression)))))
 
 
 def recipes() -> dict[str, jc.Recipe]:

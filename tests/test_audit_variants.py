@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import json
 import math
 import statistics
@@ -17,10 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from joulecache.pipelines.auditing.auditor import audit
-from joulecache.pipelines.auditing.results import Audit, DrawReuse, VariantPoint
+from joulecache.pipelines.auditing.results import Audit, VariantPoint
 from joulecache.pipelines.auditing.variants import (
     check_variants,
     draw_reuse,
@@ -31,19 +28,14 @@ from joulecache.pipelines.auditing.variants import (
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cli import main
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.blocks import Bench
-from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.statistics import Mean, inferiority, mean_of
 from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.models import build_model
-from joulecache.pipelines.report import check_body, print_verdict, write_report
-from joulecache.pipelines.report.markdown import escape
-from joulecache.pipelines.report.reuse import reuse_sentences, seen
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
 
@@ -167,9 +159,11 @@ def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(finished:
 
 @pytest.mark.slow
 def test_the_report_holds_it(finished: tuple[Audit, Path, Seen]) -> None:
-    body = json.loads(json.dumps(finished[0].to_json(), allow_nan=False))
-    check_body(body)
-    assert [point["name"] for point in body["reuse"]["points"]] == ["1 variant", "fresh"]
+    audited = finished[0]
+    read = Audit.from_json(json.loads(json.dumps(audited.to_json(), allow_nan=False)))
+    assert read.reuse == audited.reuse
+    assert read.reuse is not None
+    assert [point.name for point in read.reuse.points] == ["1 variant", "fresh"]
 
 
 def measured(photos: Path, folder: Path, variants: Sequence[int], epochs: int) -> tuple[VariantPoint, ...]:
@@ -228,7 +222,6 @@ def test_what_was_not_measured_is_said(photos: Path, tmp_path: Path) -> None:
     result = small_audit(photos, tmp_path / "out", workloads=("input",))
     assert result.reuse is not None
     assert (result.reuse.points, result.reuse.not_measured) == ((), "the workload train was not asked for")
-    check_body(json.loads(json.dumps(result.to_json())))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +299,7 @@ def test_the_command_line_takes_numbers_with_commas(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert said in words(capfd.readouterr().err)
+    assert said in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
@@ -371,123 +364,3 @@ def test_draws_that_harm_by_the_margin_are_rarely_called_not_inferior() -> None:
     found = [inferiority(list(rng.normal(-0.005, 0.01, 3)))[1] for _ in range(2000)]
     false = {claim: found.count(claim) / len(found) for claim in ("not inferior", "inferior")}
     assert max(false.values()) <= 0.035, f"of audits of 3 seeds claim: {false}"
-
-
-# ---- what a report says ----
-
-FRESH_ACCURACIES = (0.80, 0.81, 0.79, 0.80, 0.82)
-
-
-def point(name: str, variants: int, accuracies: Sequence[float], joules: float, audited: Audit) -> VariantPoint:
-    assert audited.build is not None
-    against = [a - b for a, b in zip(accuracies, FRESH_ACCURACIES, strict=True)]
-    difference, found, why = (None, None, None) if name == "fresh" else inferiority(against)
-    return VariantPoint(
-        name=name,
-        variants=variants,
-        build=audited.build.energy,
-        build_epochs=8 if name == "fresh" else 30,
-        cache_bytes=21_000_000 * variants,
-        train_reuse=8 / variants,
-        active_j_per_1000=Joules(joules, joules * 0.4, joules * 2),
-        with_build_j_per_1000=mean_of([joules * 1.1, joules * 1.2, joules * 1.3]),
-        accuracies=tuple(accuracies),
-        accuracy=mean_of(accuracies),
-        difference=difference,
-        finding=found,
-        why=why,
-    )
-
-
-@pytest.fixture
-def told(finished: tuple[Audit, Path, Seen]) -> Audit:
-    """An audit with accuracies that are known."""
-    audited = finished[0]
-    points = (
-        point("1 variant", 1, (0.77, 0.79, 0.768, 0.781, 0.79), 4, audited),
-        point("2 variants", 2, (0.80, 0.807, 0.788, 0.80, 0.81), 4.1, audited),
-        point("4 variants", 4, (0.81, 0.822, 0.80, 0.811, 0.828), 4.2, audited),
-        point("fresh", 8, FRESH_ACCURACIES, 5, audited),
-    )
-    reuse = DrawReuse(1, 30, 8, 8, 0.005, points, None)
-    return dataclasses.replace(audited, horizon_epochs=30, reuse=reuse)
-
-
-SENTENCES = (
-    "The cache holds 1 draw of the ops before its cut: over 30 epochs each is seen 30 times, in a training of 8 epochs 8 times.",
-    "1 variant, each draw seen 8 times, is inferior to fresh draws: the accuracy differs by -2.42 points (95%: -3.09 to -1.75; 5 seeds, "
-    "margin 0.5); the interval lies below -0.5 points.",
-    "2 variants, each draw seen 4 times, are not shown to be as good as fresh draws: the accuracy differs by -0.30 points (95%: -0.81 to "
-    "+0.21; 5 seeds, margin 0.5); the interval holds -0.5 points.",
-    "4 variants, each draw seen 2 times, are not inferior to fresh draws: the accuracy differs by +1.02 points (95%: +0.84 to +1.20; 5 "
-    "seeds, margin 0.5); the interval lies above -0.5 points.",
-    "What it does to see a draw 30 times was not measured.",
-)
-
-
-def words(text: str) -> str:
-    return " ".join(text.split())
-
-
-@pytest.mark.slow
-def test_every_form_of_the_report_says_the_same(told: Audit, tmp_path: Path) -> None:
-    body = json.loads(json.dumps(told.to_json()))
-    assert reuse_sentences(body["reuse"], 30) == SENTENCES
-    files = write_report(body, tmp_path)
-    console = Console(width=80, record=True, file=io.StringIO())
-    print_verdict(body, console)
-    page, text, terminal = files.html.read_text(), files.markdown.read_text(), words(console.export_text())
-    for sentence in SENTENCES:
-        assert f"<p>{sentence}</p>" in page
-        assert escape(sentence) in text
-        assert sentence in terminal
-    assert 'aria-labelledby="chart-reuse-title chart-reuse-desc"' in page
-    row = next(line for line in text.splitlines() if line.startswith("| 4 variants |"))
-    assert "| 2 times | 4.20 J modelled (1.68 to 8.40) |" in row
-    assert row.endswith(
-        "| 81.4% (80.1% to 82.8%) | \\+1.02 (+0.84 to +1.20) | not inferior | the interval lies above -0.5 points |"
-    )
-    assert "Accuracy, in points: **\\-2.42** 1 variant against fresh draws; 95% interval -3.09 to -1.75" in text
-    assert all(len(line) <= 80 for line in console.export_text(clear=False).splitlines())
-
-
-@pytest.mark.slow
-def test_the_report_counts_draws_as_people_do(told: Audit) -> None:
-    body = json.loads(json.dumps(told.to_json()))["reuse"]
-    four = {**body, "variants": 4, "horizon_reuse": 7.5, "train_reuse": 0.5, "train_epochs": 1, "points": []}
-    assert reuse_sentences({**four, "not_measured": "no records are held out"}, 30) == (
-        "The cache holds 4 draws of the ops before its cut: over 30 epochs each is seen 7.5 times, in a training of 1 epoch at most once.",
-        "What that does to accuracy was not measured: no records are held out.",
-    )
-    assert (seen(1), seen(1.5), seen(10 / 3), seen(30)) == ("once", "1.5 times", "3.33 times", "30 times")
-
-
-@pytest.mark.slow
-def test_an_audit_without_draws_has_no_such_section(told: Audit, tmp_path: Path) -> None:
-    body = json.loads(json.dumps(dataclasses.replace(told, reuse=None).to_json()))
-    files = write_report(body, tmp_path)
-    console = Console(width=80, record=True, file=io.StringIO())
-    print_verdict(body, console)
-    for form in (files.html.read_text(), files.markdown.read_text(), console.export_text()):
-        assert "seen again" not in form
-
-
-@pytest.mark.slow
-def test_what_is_kept_stands_apart_in_every_form(told: Audit, tmp_path: Path) -> None:
-    assert told.build is not None
-    assert told.build.storage_per_day == storage_energy(told.build.cache_bytes, 1)
-    stored = dataclasses.replace(told.build.storage_per_day, value_j=5.0, low_j=2.0, high_j=9.0)
-    build = dataclasses.replace(told.build, cache_bytes=48_000_000, storage_per_day=stored)
-    body = json.loads(json.dumps(dataclasses.replace(told, build=build).to_json()))
-    files = write_report(body, tmp_path)
-    console = Console(width=80, record=True, file=io.StringIO())
-    print_verdict(body, console)
-    page, text, terminal = files.html.read_text(), files.markdown.read_text(), words(console.export_text())
-    assert "Keeping the cache, 48.0 MB, takes 5.00 J a day (2.00 to 9.00), modelled; it is in no ratio." in terminal
-    assert "| Kept for a day (low to high) | 5.00 J modelled (2.00 to 9.00) |" in text
-    assert "modelled:storage@1: Cloud Carbon Footprint" in page
-    costs = text[text.index("### Costs, each apart") :].splitlines()
-    assert costs[4].startswith("| naive | 0 J | ")
-    assert costs[4].endswith(" | nothing on disk |")
-    assert costs[5].startswith("| optimized | ")
-    assert costs[5].endswith(" | 5.00 J modelled (2.00 to 9.00) |")

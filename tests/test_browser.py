@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from joulecache.pipelines import audit
-from joulecache.pipelines.report import write_report
+from joulecache.pipelines.report.files import write_report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 EVIL = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "&lt;b&gt; 'quoted\" ; drop")
@@ -50,7 +50,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
             (folder / "photos" / name / f"{name} {number}.jpg").write_bytes(data)
         result = audit(folder / "photos", chain, folder / "out", workloads=["input", "train"], pairs=5)
-    return write_report(result.to_json(), folder / "report").html
+    return write_report(result, folder / "report").html
 
 
 def opened(browser: Any, page: Path, width: int, scheme: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
 import math
 import sys
@@ -11,18 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audits import make_audit
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from joulecache.pipelines import cli
-from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.changes import compare_audits
+from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.experiment.statistics import unpaired_ratio
-from joulecache.pipelines.report import write_report
-from joulecache.pipelines.source import synthetic_photo
-
-pytestmark = pytest.mark.usefixtures("short_runs")
 
 positive = st.floats(1e-3, 1e3)
 series = st.lists(positive, min_size=2, max_size=20)
@@ -52,67 +49,59 @@ def test_what_does_not_vary_has_no_width_and_one_value_no_interval() -> None:
             unpaired_ratio(bad, [1.0])
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("audit")
-    for index in range(12):
-        (photos / f"{index}.jpg").write_bytes(synthetic_photo(index))
-    found = audit(
-        photos,
-        "decode|resize(24)",
-        out,
-        arms=("naive", "optimized"),
-        workloads=("input",),
-        pairs=2,
-        batch_size=4,
+BEFORE = make_audit()
+
+
+def changed(factor: float = 1.0) -> Audit:
+    """Return an audit in which the cache used `factor` times the energy of `BEFORE`, and some settings differ."""
+    result, *others = BEFORE.workloads
+    optimized = result.arm("optimized")
+    blocks = tuple(factor * each for each in optimized.active_j_per_1000_by_block)
+    costs = dataclasses.replace(optimized, active_j_per_1000_by_block=blocks, finding="costs")
+    arms = tuple(costs if arm is optimized else arm for arm in result.arms)
+    run = BEFORE.provenance
+    assert BEFORE.build is not None
+    return dataclasses.replace(
+        BEFORE,
+        workloads=(dataclasses.replace(result, arms=arms), *others),
+        build=dataclasses.replace(BEFORE.build, variants=3),
+        provenance=dataclasses.replace(run, batch_size=8, versions={**run.versions, "keras": "3.0.0"}),
     )
-    return write_report(found.to_json(), out).json
 
 
-def changed(report: Path, folder: Path, factor: float = 1.0) -> Path:
-    """A report of an audit in which the cache took `factor` times the energy."""
-    body = json.loads(report.read_text("utf-8"))
-    (optimized,) = (arm for arm in body["workloads"][0]["arms"] if arm["name"] == "optimized")
-    optimized["active_j_per_1000_by_block"] = [factor * each for each in optimized["active_j_per_1000_by_block"]]
-    optimized["active_j_per_1000"] = {end: factor * each for end, each in optimized["active_j_per_1000"].items()}
-    optimized["finding"] = "costs"
-    body["provenance"]["versions"]["tensorflow"] = "3.0.0"
-    body["provenance"]["batch_size"] = 8
-    body["build"]["variants"] = 3
-    path = folder / "after.json"
-    path.write_text(json.dumps(body))
-    return path
-
-
-def test_the_change_of_each_arm_and_of_the_settings(report: Path, tmp_path: Path) -> None:
-    before = json.loads(report.read_text("utf-8"))
-    after = json.loads(changed(report, tmp_path, 1.5).read_text("utf-8"))
-    found = compare_audits(before, after)
-    naive, optimized = found.arms
+def test_the_change_of_each_arm_and_of_the_settings() -> None:
+    found = compare_audits(BEFORE, changed(1.5))
+    naive, optimized = found.arms[0], found.arms[3]
     assert (naive.arm, naive.ratio.value) == ("naive", 1)
     assert (optimized.arm, optimized.workload) == ("optimized", "input")
     assert optimized.ratio.value == pytest.approx(1.5)
-    assert optimized.after["finding"] == "costs"
-    assert found.settings == {
-        "batch_size": (4, 8),
-        "tensorflow": (before["provenance"]["versions"]["tensorflow"], "3.0.0"),
-        "variants": (1, 3),
-    }
+    assert (optimized.before.finding, optimized.after.finding) == ("saves", "costs")
+    assert found.settings == {"batch_size": (64, 8), "keras": (None, "3.0.0"), "variants": (1, 3)}
     assert found.above(1.4) == (optimized,)
     assert found.above(1.6) == ()
-    assert json.loads(json.dumps(found.to_json()))["arms"][1]["ratio"]["blocks"] == 2
+    assert json.loads(json.dumps(found.to_json()))["arms"][3]["ratio"]["blocks"] == 5
 
 
-def test_arms_of_one_audit_alone_are_named(report: Path) -> None:
-    before = json.loads(report.read_text("utf-8"))
-    after = copy.deepcopy(before)
-    after["workloads"][0]["arms"][0]["name"] = "tuned"
+def test_arms_of_one_audit_alone_are_named() -> None:
+    (result, _) = BEFORE.workloads
+    naive, tuned = result.arms[:2]
+    before = dataclasses.replace(BEFORE, workloads=(dataclasses.replace(result, arms=(naive,)),))
+    after = dataclasses.replace(BEFORE, workloads=(dataclasses.replace(result, arms=(naive, tuned)),))
     found = compare_audits(before, after)
-    assert [arm.arm for arm in found.arms] == ["optimized"]
-    assert (found.only_before, found.only_after) == (("input, naive",), ("input, tuned",))
-    after["workloads"][0]["workload"] = "train"
-    with pytest.raises(ValueError, match="no arm of a workload in common: input, naive; input, optimized in the first"):
-        compare_audits(before, after)
+    assert ([arm.arm for arm in found.arms], found.only_before, found.only_after) == (["naive"], (), ("input, tuned",))
+    only = dataclasses.replace(BEFORE, workloads=(dataclasses.replace(result, arms=(tuned,)),))
+    with pytest.raises(ValueError, match="no arm of a workload in common: input, naive in the first, input, tuned in"):
+        compare_audits(before, only)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    return written(BEFORE, tmp_path / "before.json")
+
+
+def written(audit: Audit, path: Path) -> Path:
+    path.write_text(json.dumps(audit.to_json()))
+    return path
 
 
 def joulecache(monkeypatch: pytest.MonkeyPatch, capfd: Any, *arguments: object) -> tuple[int, str, str]:
@@ -126,19 +115,18 @@ def joulecache(monkeypatch: pytest.MonkeyPatch, capfd: Any, *arguments: object) 
 def test_the_command_fails_above_a_ratio(
     report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    after = changed(report, tmp_path, 1.5)
+    after = written(changed(1.5), tmp_path / "after.json")
     code, out, err = joulecache(monkeypatch, capfd, "--compare", report, after)
     assert (code, err) == (0, "")
-    assert "tensorflow: " in out
-    assert "3.0.0 after" in out
+    assert "keras: none before, 3.0.0 after" in out
     assert "1.500" in out
-    assert "input, optimized: inconclusive before, costs after" in out
+    assert "input, optimized: saves before, costs after" in out
     code, out, err = joulecache(monkeypatch, capfd, "--compare", report, after, "--fail-above", 1.4)
     assert code == 1
     assert err.splitlines() == ["input, optimized: 1.500 times the active energy, above 1.4"]
     code, out, _ = joulecache(monkeypatch, capfd, "--compare", report, after, "--fail-above", 1.6, "--json")
     assert code == 0
-    assert json.loads(out)["arms"][1]["arm"] == "optimized"
+    assert json.loads(out)["arms"][3]["arm"] == "optimized"
 
 
 def test_what_cannot_be_compared_is_one_line_and_code_2(
@@ -149,7 +137,7 @@ def test_what_cannot_be_compared_is_one_line_and_code_2(
     for bad in ("other.json", "text.json"):
         code, _, err = joulecache(monkeypatch, capfd, "--compare", report, tmp_path / bad)
         assert code == 2
-        assert f"{bad}' is no report of an audit" in err
+        assert f"{bad}' is not the report of an audit" in err
         assert len(err.splitlines()) == 1
     code, _, err = joulecache(monkeypatch, capfd, "--compare", report, tmp_path / "none.json")
     assert code == 1

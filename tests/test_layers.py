@@ -46,15 +46,6 @@ ORDER = [
     "joulecache",
 ]
 
-# (importer, function): what it may import from further on, and why.
-FORWARD = {
-    # Results are plain data; looked at in a notebook they show the report that is made of them.
-    ("pipelines.auditing.results", "Audit._repr_html_"): {"pipelines.report"},
-    ("pipelines.planning.results", "Plan._repr_html_"): {"pipelines.report.plans"},
-}
-
-FORWARD_TARGETS = {module: targets for (module, _), targets in FORWARD.items()}
-
 TENSORFLOW = {"tensorflow", "keras"}
 # They cannot be used without TensorFlow, so they import it at their top.
 WITH_TENSORFLOW = (
@@ -156,10 +147,9 @@ def test_imports_point_back() -> None:
         for target in imports_of(module):
             if target.module.split(".")[0] not in ("transforms", "pipelines", "joulecache"):
                 continue
-            allowed = FORWARD.get((module, target.function), set())
             if target.module not in MODULES:
                 wrong.append(f"{module}, line {target.line}: there is no module {target.module}")
-            elif target.module not in allowed and ORDER.index(package_of(target.module)) > place:
+            elif ORDER.index(package_of(target.module)) > place:
                 wrong.append(f"{module}, line {target.line}: {target.module} is in a later package")
     assert not wrong
 
@@ -167,7 +157,6 @@ def test_imports_point_back() -> None:
 def test_modules_do_not_import_in_a_circle() -> None:
     graph = {
         module: {target.module for target in imports_of(module) if target.module in MODULES and target.runs}
-        - FORWARD_TARGETS.get(module, set())
         for module in MODULES
     }
     graphlib.TopologicalSorter(graph).prepare()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import itertools
 import json
 import re
@@ -16,7 +15,7 @@ from typing import Any
 import keras
 import pytest
 import tensorflow as tf
-from rich.console import Console
+from audits import printed
 
 from joulecache.pipelines.auditing import own
 from joulecache.pipelines.auditing.auditor import audit
@@ -27,7 +26,8 @@ from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.experiment.arms import ArmError
 from joulecache.pipelines.experiment.runs import RunLog
-from joulecache.pipelines.report import print_verdict, write_report
+from joulecache.pipelines.report.describe.audit import describe_audit
+from joulecache.pipelines.report.files import write_report
 
 pytestmark = pytest.mark.usefixtures("short_runs")
 
@@ -390,21 +390,18 @@ def test_the_verdict_on_recorded_joules(
     assert theirs.finding == finding
     assert theirs.ratio.value == pytest.approx(of_mine, rel=0.03)
     assert result.method == "measured:rapl"
-    body = result.to_json()
-    files = write_report(body, tmp_path / "report")
-    text = io.StringIO()
-    print_verdict(body, Console(file=text, width=500))
+    files = write_report(result, tmp_path / "report")
     for form in (
         re.sub("<[^>]+>", "", files.html.read_text("utf-8")),
         files.markdown.read_text("utf-8"),
-        text.getvalue(),
+        printed(describe_audit(result), 500),
     ):
         assert said in form.replace("\\", "")
         assert "cache" not in form.replace("joulecache", "")
         assert "None" not in form
         assert "optimized" not in form
         assert "naive" not in form
-    assert "which pipeline takes less energy?" in files.html.read_text("utf-8")
+    assert "which pipeline uses less energy?" in files.html.read_text("utf-8")
 
 
 @pytest.mark.slow
@@ -419,22 +416,23 @@ def test_one_pipeline_is_said_in_parts(good: ModuleType, tmp_path: Path) -> None
     audit(out=tmp_path / "first", **arguments)
     shares = {"mine, input alone": 0.25, "mine, training alone": 0.8}
     meter = replayed(tmp_path, logged(tmp_path / "first"), lambda arm: shares.get(arm, 1.0))
-    body = audit(out=tmp_path / "out", meter=meter, **arguments).to_json()
-    files = write_report(body, tmp_path / "report")
-    text = io.StringIO()
-    print_verdict(body, Console(file=text, width=80))
+    result = audit(out=tmp_path / "out", meter=meter, **arguments)
+    files = write_report(result, tmp_path / "report")
+    text = printed(describe_audit(result))
     for form in (
         re.sub("<[^>]+>", "", files.html.read_text("utf-8")),
         files.markdown.read_text("utf-8"),
-        text.getvalue(),
+        text,
     ):
         flat = " ".join(form.split())
-        assert "Training from mine takes 1.00 kJ" in flat
-        assert "of mine, each by itself: the input 25.0% and 25.0%, the training 80.0% and 80.0%." in flat
-        assert "Of the time of a step from mine, 0.0% waits for input." in flat
+        assert "Training from mine uses 1.00 kJ" in flat
+        assert (
+            "as shares of mine: the input 25.0% of the energy and 25.0% of the time, the training 80.0% of the" in flat
+        )
+        assert "Training from mine waits for input 0.0% of the time." in flat
         assert "None" not in flat
-    assert "what does the pipeline take?" in files.markdown.read_text("utf-8")
-    assert max(map(len, text.getvalue().splitlines())) <= 80
+    assert "how much energy does the pipeline use?" in files.markdown.read_text("utf-8")
+    assert max(map(len, text.splitlines())) <= 80
     (row,) = re.findall(r"\| mine \| the input alone \| (.*) \|", files.markdown.read_text("utf-8"))
     # 20 images in 3 batches, 1 J and 2 s an image
     assert row == "0.250 kJ measured (0.250 to 0.250) | 1.67 J | 500 s | 3.33 s | 0.250 (0.220 to 0.284)"

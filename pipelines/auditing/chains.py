@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.compressing.compression import compress_on
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, read_compression
+from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression, read_compression
 from joulecache.pipelines.compressing.steps import check_recipe
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
@@ -142,7 +142,7 @@ def audit_chain(
         cached = CachedArm(_CACHED, built.splits["train"].records, epochs, runs)
         bench = Bench(log, meter, seed, tell, _REFERENCE, cached, {_CACHED: active_joules(build_j)})
         results: list[WorkloadResult] = []
-        compression: Mapping[str, Any] | None = None
+        compression: Compression | None = None
         trainer: Training | None = None
         reuse = draw_reuse(variants, epochs, train_epochs, why=unmeasured) if draws_before_cut(parsed) else None
         if "input" in workloads:
@@ -180,9 +180,8 @@ def audit_chain(
                         meter=meter,
                         progress=tell,
                     )
-                compressed = read_compression(record)
-                compression = compressed.to_json()
-                results.append(bench.measure(Infer(compressed.model_files[-1].path), chosen, pairs))
+                compression = read_compression(record)
+                results.append(bench.measure(Infer(compression.model_files[-1].path), chosen, pairs))
         naive = next(arm for arm in chosen if arm.name == _REFERENCE)
         stages = measure_stages(bench, naive, drawn, cache, batch_size, pairs, results, trainer)
         whole = log.energy()

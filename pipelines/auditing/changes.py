@@ -1,4 +1,4 @@
-"""What changed between two audits, from their reports."""
+"""What changed between two audits."""
 
 from __future__ import annotations
 
@@ -6,33 +6,64 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from joulecache.pipelines.experiment.statistics import Ratio, unpaired_ratio
+from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.experiment.results import AccuracyRange, ArmResult
+from joulecache.pipelines.experiment.statistics import Finding, Ratio, unpaired_ratio
 
 _SETTINGS = ("source", "chain", "reference", "records", "method")
 _PROVENANCE = ("seed", "batch_size", "model", "train_epochs", "steps", "threads", "platform", "python")
 
 
 @dataclass(frozen=True)
+class ArmValues:
+    """What one arm cost in one audit.
+
+    Attributes:
+        active_j_per_1000: Active joules per 1,000 images.
+        ratio: Active energy over that of the reference in the same audit, which does not change on a slower machine.
+        cpu_us_per_image: Microseconds of CPU time per image.
+        images_per_s: Throughput.
+        finding: What the ratio allows to claim.
+        accuracy: Accuracy on the held-out records; None if not measured.
+    """
+
+    active_j_per_1000: float
+    ratio: float
+    cpu_us_per_image: float
+    images_per_s: float
+    finding: Finding
+    accuracy: AccuracyRange | None
+
+
+@dataclass(frozen=True)
 class ArmChange:
     """One arm on one workload, before and after.
 
-    `ratio` is that of the active energies per image, after over before, with a 95% interval for the noise of the blocks;
-    what else differed between the two audits is in it too. `before` and `after` hold `active_j_per_1000` (J), `cpu_us_per_image`,
-    `images_per_s`, `ratio` (to the reference, in the same audit: what a slower machine does not change), `finding` and `accuracy`.
+    Attributes:
+        workload: Name of the workload.
+        arm: Name of the arm.
+        ratio: Active energy per image, after over before. The 95% interval covers the noise of the blocks; whatever else differed
+            between the two audits is in the ratio too.
+        before: What it cost in the first audit.
+        after: What it cost in the second audit.
     """
 
     workload: str
     arm: str
     ratio: Ratio
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
+    before: ArmValues
+    after: ArmValues
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What changed between two audits: `settings` (name to before and after) and the arms that both measured.
+    """What changed between two audits.
 
-    `only_before` and `only_after` name what one of them measured alone, as "workload, arm".
+    Attributes:
+        settings: Settings that differ, by name: before and after, as report.json has them.
+        arms: The arms that both audits measured.
+        only_before: What only the first audit measured, as "workload, arm".
+        only_after: What only the second audit measured.
     """
 
     settings: Mapping[str, tuple[Any, Any]]
@@ -41,7 +72,7 @@ class Changes:
     only_after: tuple[str, ...]
 
     def above(self, ratio: float) -> tuple[ArmChange, ...]:
-        """Return the arms that take more than `ratio` times what they took."""
+        """Return the arms that use more than `ratio` times the energy they used before."""
         return tuple(arm for arm in self.arms if arm.ratio.value > ratio)
 
     def to_json(self) -> dict[str, Any]:
@@ -49,39 +80,44 @@ class Changes:
         return asdict(self)
 
 
-def compare_audits(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
-    """Compare two audits, as `Audit.to_json` and report.json have them; ValueError where no arm is in both."""
-    old, new = dict(_arms(before)), dict(_arms(after))
+def compare_audits(before: Audit, after: Audit) -> Changes:
+    """Compare two audits.
+
+    Raises:
+        ValueError: No arm of a workload is in both.
+    """
+    old, new = _arms(before), _arms(after)
     both = [key for key in old if key in new]
     if not both:
         raise ValueError(
             f"the two audits have no arm of a workload in common: {_listed(old)} in the first, {_listed(new)} in the second"
         )
     return Changes(
-        settings=dict(_settings(before, after)),
+        settings=dict(_settings(before.to_json(), after.to_json())),
         arms=tuple(_change(*key, old[key], new[key]) for key in both),
         only_before=tuple(", ".join(key) for key in old if key not in new),
         only_after=tuple(", ".join(key) for key in new if key not in old),
     )
 
 
-def _arms(body: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
-    for result in body["workloads"]:
-        for arm in result["arms"]:
-            yield (result["workload"], arm["name"]), arm
+def _arms(audit: Audit) -> dict[tuple[str, str], ArmResult]:
+    return {(result.workload, arm.name): arm for result in audit.workloads for arm in result.arms}
 
 
-def _change(workload: str, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> ArmChange:
-    ratio = unpaired_ratio(new["active_j_per_1000_by_block"], old["active_j_per_1000_by_block"])
-    shown = [
-        {
-            "active_j_per_1000": arm["active_j_per_1000"]["value"],
-            "ratio": arm["ratio"]["value"],
-            **{key: arm[key] for key in ("cpu_us_per_image", "images_per_s", "finding", "accuracy")},
-        }
-        for arm in (old, new)
-    ]
-    return ArmChange(workload, name, ratio, *shown)
+def _change(workload: str, name: str, old: ArmResult, new: ArmResult) -> ArmChange:
+    ratio = unpaired_ratio(new.active_j_per_1000_by_block, old.active_j_per_1000_by_block)
+    return ArmChange(workload, name, ratio, _values(old), _values(new))
+
+
+def _values(arm: ArmResult) -> ArmValues:
+    return ArmValues(
+        active_j_per_1000=arm.active_j_per_1000.value,
+        ratio=arm.ratio.value,
+        cpu_us_per_image=arm.cpu_us_per_image,
+        images_per_s=arm.images_per_s,
+        finding=arm.finding,
+        accuracy=arm.accuracy,
+    )
 
 
 def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from joulecache.pipelines.cache.names import Encoding, Format
+from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import Limits, alias
-from joulecache.pipelines.core.notebook import printed_html
+from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.energy import Component, Energy
 from joulecache.pipelines.experiment.results import (
     Amount,
@@ -238,7 +241,7 @@ class PipelineFacts:
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Displayed):
     """A finished audit: of one chain, or of custom pipelines.
 
     Attributes:
@@ -275,7 +278,7 @@ class Audit:
     build: BuildFacts | None
     workloads: tuple[WorkloadResult, ...]
     left_out: Mapping[str, str]
-    compression: Mapping[str, Any] | None  # becomes a Compression with compressing/results.py
+    compression: Compression | None
     energy: Energy
     method: str
     provenance: RunProvenance
@@ -285,7 +288,9 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of report.json; what was not measured, and never, are null."""
-        return {"report_version": REPORT_VERSION, **codec.to_json(self)}
+        compression = None if self.compression is None else self.compression.to_json()
+        body = codec.to_json(dataclasses.replace(self, compression=None))
+        return {"report_version": REPORT_VERSION, **body, "compression": compression}
 
     @classmethod
     def from_json(cls, body: object) -> Audit:
@@ -299,9 +304,8 @@ class Audit:
         if not isinstance(body, dict) or body.get("report_version") != REPORT_VERSION:
             raise ValueError(f"not an audit report of version {REPORT_VERSION}")
         fields = {name: value for name, value in body.items() if name != "report_version"}
-        return codec.from_json(cls, fields, allow_unknown=True)
-
-    def _repr_html_(self) -> str:
-        from joulecache.pipelines.report import print_verdict
-
-        return printed_html(lambda console: print_verdict(self.to_json(), console))
+        audit = codec.from_json(cls, {**fields, "compression": None}, allow_unknown=True)
+        compression = fields.get("compression")
+        if compression is None:
+            return audit
+        return dataclasses.replace(audit, compression=Compression.from_json(compression, Path("models")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from joulecache.pipelines.cli.options import (
     import_functions,
     make_meter,
 )
-from joulecache.pipelines.cli.terminal import print_json, say
+from joulecache.pipelines.cli.terminal import print_json, say, show
 from joulecache.pipelines.core.progress import progress_bar, silenced_output, stdout_to_stderr
 
 _COMPARISON = "Comparing two audits"
@@ -115,7 +114,8 @@ def audit(
     meter = make_meter(energy)
     with silenced_output(stdout=False):
         from joulecache.pipelines.auditing.auditor import audit as run_audit
-    from joulecache.pipelines.report import print_verdict, write_report
+    from joulecache.pipelines.report.describe.audit import describe_audit
+    from joulecache.pipelines.report.files import write_report
 
     with stdout_to_stderr(), progress_bar() as tell:
         result = run_audit(
@@ -140,44 +140,30 @@ def audit(
             meter=meter,
             progress=tell,
         )
-    body = result.to_json()
-    files = write_report(body, out)
+    files = write_report(result, out)
     if as_json:
-        print_json(body)
+        print_json(result.to_json())
         return
-    console = Console()
-    print_verdict(body, console)
-    console.print(f"Report: {files.html}", soft_wrap=True)
+    show(describe_audit(result))
+    Console().print(f"Report: {files.html}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _compare(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:
-    """Print what changed between two reports; exit code 1 where an arm takes more than `fail_above` times what it took."""
-    with silenced_output(stdout=False):
-        from joulecache.pipelines.auditing.changes import compare_audits
-    from joulecache.pipelines.report import print_changes
+    """Print what changed between two reports; exit code 1 where an arm uses more than `fail_above` times the energy."""
+    from joulecache.pipelines.auditing.changes import compare_audits
+    from joulecache.pipelines.report.describe.changes import describe_changes
+    from joulecache.pipelines.report.files import read_report
 
-    changes = compare_audits(_report(before), _report(after))
+    changes = compare_audits(read_report(before), read_report(after))
     if as_json:
         print_json(changes.to_json())
     else:
-        print_changes(changes.to_json(), Console())
+        show(describe_changes(changes))
     worse = changes.above(fail_above) if fail_above is not None else ()
     for arm in worse:
         say(f"{arm.workload}, {arm.arm}: {arm.ratio.value:.3f} times the active energy, above {fail_above:g}")
     if worse:
         raise typer.Exit(1)
-
-
-def _report(path: Path) -> dict[str, object]:
-    """Return the report of an audit; ValueError where a file is none."""
-    from joulecache.pipelines.report import check_body
-
-    try:
-        body = json.loads(path.read_text("utf-8"))
-        check_body(body)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no report of an audit ({error}): give a report.json") from error
-    return body  # type: ignore[no-any-return]
 
 
 def _counts(text: str | None) -> tuple[int, ...] | None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
 from joulecache.pipelines.cli.options import AsJson, Cache, ChainText, Energy, OpsModule, Source, import_ops, make_meter
-from joulecache.pipelines.cli.terminal import print_json, print_manifest, say
+from joulecache.pipelines.cli.terminal import print_json, say, show
 from joulecache.pipelines.core.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def precompute(
         return
     if built.unchanged:
         Console().print(f"{cache} is up to date: nothing to build")
-    print_manifest(cache, built.manifest)
+    from joulecache.pipelines.report.describe.cache import describe_manifest
+
+    show(describe_manifest(built.manifest, cache))
 
 
 def _rates(now: BuildProgress) -> str:
@@ -95,7 +97,9 @@ def inspect(
     if as_json:
         print_json(dataclasses.asdict(manifest))
     else:
-        print_manifest(cache, manifest)
+        from joulecache.pipelines.report.describe.cache import describe_manifest
+
+        show(describe_manifest(manifest, cache))
 
 
 def verify(*, cache: Cache, as_json: AsJson = False) -> None:

@@ -8,17 +8,9 @@ from contextlib import nullcontext
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from joulecache.pipelines.cli.options import AsJson, Energy, make_meter
-from joulecache.pipelines.cli.terminal import (
-    fail,
-    print_findings,
-    print_json,
-    print_throughputs,
-    say,
-    say_energy,
-)
+from joulecache.pipelines.cli.terminal import fail, print_json, say, show
 from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.core.progress import progress_bar, silenced_output
 
@@ -40,6 +32,7 @@ def run(
     """Measure a command with all its child processes. The exit code is the command's."""
     from joulecache.pipelines.cli.running import run_metered
     from joulecache.pipelines.energy.cross_check import cross_checked
+    from joulecache.pipelines.report.describe.energy import describe_energy
 
     meter = make_meter(energy)
     checked = cross_checked(energy.get("country"), energy.get("pue", 1.0)) if cross_check else nullcontext()
@@ -58,7 +51,7 @@ def run(
         }
         print_json(body | {"cross_check": other and dataclasses.asdict(other)})
     else:
-        say_energy(used, meter.notes)
+        show(describe_energy(used, meter.notes), stderr=True)
         if other:
             ratio = f"joulecache: {used.total_j / other.energy_j:.2f} times that" if other.energy_j else "no ratio"
             say(f"CodeCarbon: {other.energy_j:.4g} J ({other.method}); {ratio}")
@@ -70,6 +63,7 @@ def run(
 def doctor(*, as_json: AsJson = False) -> None:
     """Show what can be measured here, what cannot, and what to do about it. The exit code is 1 if TensorFlow is unusable."""
     from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
+    from joulecache.pipelines.report.describe.machine import describe_findings
 
     with progress_bar() as bar:
         bar("importing TensorFlow", 0, 1)
@@ -79,7 +73,7 @@ def doctor(*, as_json: AsJson = False) -> None:
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in found])
     else:
-        print_findings(found)
+        show(describe_findings(found))
     if broken:
         raise typer.Exit(1)
 
@@ -104,8 +98,6 @@ def hardware(
             {"throughputs": rows, "recommendation": vars(recommend(found)), "passport": to_json(meter.provenance())}
         )
         return
-    print_throughputs(found, meter.provenance())
-    advice = recommend(found)
-    Console().print(
-        f"Train in {advice.training}, infer in {advice.inference}; {advice.why}.", soft_wrap=True, highlight=False
-    )
+    from joulecache.pipelines.report.describe.machine import describe_throughputs
+
+    show(describe_throughputs(found, meter.provenance(), recommend(found)))

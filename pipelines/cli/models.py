@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
 from joulecache.pipelines.cli.options import (
@@ -19,7 +18,7 @@ from joulecache.pipelines.cli.options import (
     import_ops,
     make_meter,
 )
-from joulecache.pipelines.cli.terminal import print_compression, print_flags, print_json
+from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.progress import progress_bar, silenced_output
 
@@ -69,15 +68,13 @@ def train(
             progress=bar,
             ops=custom,
         )
-    compression = None if trained.compression is None else trained.compression.to_json()
     if as_json:
+        compression = None if trained.compression is None else trained.compression.to_json()
         print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})
         return
-    run = trained.training
-    held_out = "not measured" if run.val_accuracy is None else f"{run.val_accuracy:.1%}"
-    Console().print(f"{trained.path}: accuracy {run.accuracy:.1%}, held out {held_out}; training used {run.energy}")
-    print_flags("training", run.energy.flags)
-    print_compression(compression)
+    from joulecache.pipelines.report.describe.training import describe_training
+
+    show(describe_training(trained))
 
 
 def compress(
@@ -107,8 +104,10 @@ def compress(
         bar("compressing", 0, 1)
         compression = compress_model(
             model, data, recipe, out=out, seed=seed, seeds=seeds, meter=meter, progress=bar, ops=custom
-        ).to_json()
+        )
     if as_json:
-        print_json(compression)
-    else:
-        print_compression(compression)
+        print_json(compression.to_json())
+        return
+    from joulecache.pipelines.report.describe.compression import describe_compression
+
+    show(describe_compression(compression))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from joulecache.pipelines.cli.options import (
     AsJson,
@@ -20,7 +19,7 @@ from joulecache.pipelines.cli.options import (
     import_ops,
     make_meter,
 )
-from joulecache.pipelines.cli.terminal import print_json, print_manifest
+from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 from joulecache.pipelines.core.progress import progress_bar, silenced_output
 
@@ -110,11 +109,12 @@ def plan(
     if as_json:
         print_json(found.to_json() | {"applied": None if built is None else str(apply)})
         return
-    from joulecache.pipelines.report.plans import print_plan
+    from joulecache.pipelines.report.describe.cache import describe_manifest
+    from joulecache.pipelines.report.describe.plan import describe_plan
 
-    print_plan(found, "cache/" if apply is None else apply, Console())
+    show(describe_plan(found, "cache/" if apply is None else apply))
     if built is not None and apply is not None:
-        print_manifest(apply, built.manifest)
+        show(describe_manifest(built.manifest, apply))
 
 
 def _is_taken(cache: str) -> bool:

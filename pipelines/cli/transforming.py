@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from joulecache.pipelines.cli.options import AsJson, OpsModule, Seed, import_ops
-from joulecache.pipelines.cli.terminal import print_json, print_ops
+from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.core.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ def transforms(
     rows = list(_op_rows(custom or {}))
     if as_json:
         print_json(rows)
-    else:
-        print_ops(rows)
+        return
+    from joulecache.pipelines.report.describe.machine import describe_ops
+
+    show(describe_ops(rows))
 
 
 def _preview(

@@ -11,7 +11,7 @@ from typing import Any
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import alias
-from joulecache.pipelines.core.notebook import printed_html
+from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.transforms.chain import Chain
 
@@ -87,7 +87,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Displayed):
     """What was measured on a sample, and every choice with its price, the cheapest first.
 
     Attributes:
@@ -189,11 +189,6 @@ class Plan:
             "why": self.why,
             "command": self.command(self.best),
         }
-
-    def _repr_html_(self) -> str:
-        from joulecache.pipelines.report.plans import print_plan
-
-        return printed_html(lambda console: print_plan(self, "cache/", console))
 
 
 def _why(plan: Plan) -> str:

@@ -1,0 +1,160 @@
+"""What an audit found, as a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from joulecache.pipelines.auditing.results import Audit, Example
+from joulecache.pipelines.core import quantities
+from joulecache.pipelines.core.quantities import Spread
+from joulecache.pipelines.experiment.results import ArmResult
+from joulecache.pipelines.report.describe.arms import workload_section
+from joulecache.pipelines.report.describe.compression import compression_section
+from joulecache.pipelines.report.describe.provenance import provenance_section
+from joulecache.pipelines.report.describe.reuse import reuse_facts, reuse_section
+from joulecache.pipelines.report.describe.stages import stages_section
+from joulecache.pipelines.report.describe.values import (
+    active_tag,
+    change_interval,
+    epochs_to,
+    joules,
+    plural,
+    title_of,
+)
+from joulecache.pipelines.report.describe.verdict import doubts, headline, main_comparisons, main_workload
+from joulecache.pipelines.report.document import (
+    Cell,
+    Code,
+    Document,
+    Fact,
+    Image,
+    Images,
+    Paragraph,
+    Section,
+    Sentence,
+    Text,
+    cell,
+)
+
+_CLASSES_SHOWN = 20
+_FOOTER = "The same numbers: report.html with charts, report.md as text, report.json for machines. Every single run: runs.jsonl."
+_NOTHING = Sentence("Nothing was compared with the cache.")
+_EXAMPLES = (
+    "Some training images after every op in epoch 0, and in the epochs that follow. Large images are shrunk to 112 pixels, small ones "
+    "enlarged."
+)
+
+
+def describe_audit(audit: Audit) -> Document:
+    """Return what there is to say of an audit."""
+    sections = []
+    if audit.stages is not None:
+        sections.append(stages_section(audit, audit.stages))
+    sections += [workload_section(result, audit) for result in audit.workloads]
+    if audit.reuse is not None:
+        sections.append(reuse_section(audit.reuse, audit.horizon_epochs or 0))
+    if audit.cached is not None:
+        sections.append(compression_section(audit.compression))
+    if audit.examples:
+        sections.append(_examples(audit.examples))
+    sections.append(provenance_section(audit))
+    return Document(
+        title=f"joulecache: {_question(audit)}",
+        name=f"joulecache: {', '.join(each.name for each in audit.pipelines) or audit.source}",
+        headline=headline(audit) or (_NOTHING,),
+        warning=doubts(audit),
+        facts=tuple(_facts(audit) if audit.cached is not None else _own_facts(audit)),
+        about=_about(audit),
+        sections=tuple(sections),
+        footer=_FOOTER,
+    )
+
+
+def _question(audit: Audit) -> str:
+    if audit.cached is not None:
+        return "is the cache worth its energy?"
+    return "which pipeline uses less energy?" if len(audit.pipelines) > 1 else "how much energy does the pipeline use?"
+
+
+def _about(audit: Audit) -> Text:
+    """Say what was audited."""
+    if audit.records is None:
+        first, *others = (each.name for each in audit.pipelines)
+        parts: list[str | Code] = ["Reference " if others else "Pipeline ", Code(first)]
+        for other in others:
+            parts += [", compared with ", Code(other)]
+        sizes = [
+            f" {each.name}: {quantities.count(each.images)} images in {quantities.count(each.batches)} batches per epoch."
+            for each in audit.pipelines
+        ]
+        return (*parts, ".", *sizes)
+    records, names = audit.records, audit.class_names
+    listed = ", ".join(names[:_CLASSES_SHOWN])
+    more = f" and {quantities.count(len(names) - _CLASSES_SHOWN)} more" if len(names) > _CLASSES_SHOWN else ""
+    classes = f"{quantities.count(len(names))} {'class' if len(names) == 1 else 'classes'}: {listed}{more}."
+    counts = (
+        f"{plural(records.train, 'training image')}, {quantities.count(records.val)} held out, {quantities.count(records.rejected)} "
+        f"rejected, {plural(records.skipped, 'other file')} skipped."
+    )
+    return ("Source ", Code(audit.source or ""), ", chain ", Code(audit.chain or ""), f". {counts} {classes}")
+
+
+def _facts(audit: Audit) -> Iterator[Fact]:
+    """Yield the values that matter most in the audit of a chain."""
+    tag, result = active_tag(audit), main_workload(audit)
+    compared = main_comparisons(result, audit) if result else ()
+    if result is not None and compared:
+        first, strongest, job = compared[0], compared[-1], title_of(result.workload)
+        against = f"{job}, against {first.other}"
+        changed = cell(quantities.change(first.ratio.value), tag)
+        yield Fact("Active energy per epoch", changed, f"{against}; {change_interval(first.ratio)}", first.finding)
+        after = epochs_to(first.break_even, first.ratio)
+        yield Fact("Build paid back after", cell(after.value), after.interval or against, first.finding)
+        over = cell(quantities.change(strongest.horizon_ratio), tag)
+        label = f"Over {audit.horizon_epochs} epochs, build included"
+        yield Fact(label, over, f"{job}, against {strongest.other}", strongest.finding)
+    if audit.reuse is not None:
+        yield from reuse_facts(audit.reuse)
+    if audit.compression is not None:
+        files = audit.compression.model_files
+        first_j, last_j = (files[place].energy_per_image.active_j for place in (0, -1))
+        one = cell(quantities.joules(last_j), quantities.kind(files[-1].energy_per_image.active.method))
+        yield Fact("Energy of one inference", one, f"{files[-1].name}; {files[0].name}: {quantities.joules(first_j)}")
+
+
+def _own_facts(audit: Audit) -> Iterator[Fact]:
+    """Yield the values that matter most of custom pipelines: the leanest against the first one, or what a single one uses."""
+    result = main_workload(audit)
+    if result is None:
+        return
+    tag, job, first = active_tag(audit), title_of(result.workload), result.arm(audit.reference)
+    others = [arm for arm in result.arms if arm is not first]
+    if not others:
+        spent = joules(first.active_j_per_1000)
+        detail = f"{job}; {spent.interval}"
+        yield Fact("Active energy per 1,000 images", Cell(Spread(spent.value), tag), detail)
+        yield Fact("Throughput", cell(_rate(first)), job)
+        if first.waiting is not None:
+            at_most = "at most " if first.waiting.at_most else ""
+            share = f"{at_most}{quantities.share(first.waiting.share_of_time)}"
+            yield Fact("Waiting for input", cell(share), f"{job}, share of its time")
+        return
+    least = min(others, key=lambda arm: arm.ratio.value)
+    detail = f"{job}, {least.name} against {first.name}; {change_interval(least.ratio)}"
+    yield Fact("Active energy per image", cell(quantities.change(least.ratio.value), tag), detail, least.finding)
+    yield Fact("Throughput", cell(_rate(least)), f"{job}, {least.name}; {first.name}: {_rate(first)}")
+
+
+def _rate(arm: ArmResult) -> str:
+    return f"{quantities.number(arm.images_per_s)} images/s"
+
+
+def _examples(examples: tuple[Example, ...]) -> Section:
+    strips = (
+        Images(
+            (Code(example.key), f", {example.class_name}"),
+            tuple(Image(image.jpeg, image.step, "cached" if image.cached else "") for image in example.images),
+        )
+        for example in examples
+    )
+    return Section("What the model sees", (Paragraph(_EXAMPLES, muted=True, detail=True), *strips))

@@ -1,0 +1,63 @@
+"""What changed between two audits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from joulecache.pipelines.auditing.changes import Changes
+from joulecache.pipelines.core import quantities
+from joulecache.pipelines.report.describe.values import ratio
+from joulecache.pipelines.report.document import Block, Column, Document, Paragraph, Section, Table, table, words
+
+
+def describe_changes(changes: Changes) -> Document:
+    """Return what there is to say of the changes between two audits."""
+    blocks: list[Block] = [Paragraph(text) for text in _settings(changes)]
+    blocks.append(_arms(changes))
+    blocks += [Paragraph(text) for text in _findings(changes)]
+    return Document("joulecache: changes", "changes", sections=(Section("", tuple(blocks)),))
+
+
+def _settings(changes: Changes) -> Iterator[str]:
+    for name, (before, after) in changes.settings.items():
+        yield f"{name}: {_shown(before)} before, {_shown(after)} after"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return "none" if value is None else str(value)
+
+
+def _arms(changes: Changes) -> Table:
+    rows = [
+        (
+            arm.workload,
+            arm.arm,
+            quantities.number(arm.before.active_j_per_1000),
+            quantities.number(arm.after.active_j_per_1000),
+            ratio(arm.ratio),
+            f"{arm.before.ratio:.3f}",
+            f"{arm.after.ratio:.3f}",
+        )
+        for arm in changes.arms
+    ]
+    columns = (
+        words("Workload"),
+        words("Arm"),
+        Column("Before", priority=1),
+        Column("After", priority=2),
+        Column("Ratio (95% interval)", "ratio, 95%"),
+        Column("Ratio to the reference, before", "to reference before", priority=3),
+        Column("Ratio to the reference, after", "to reference after", priority=4),
+    )
+    return table("Active J per 1,000 images, after over before", columns, rows)
+
+
+def _findings(changes: Changes) -> Iterator[str]:
+    for arm in changes.arms:
+        if arm.before.finding != arm.after.finding:
+            yield f"{arm.workload}, {arm.arm}: {arm.before.finding} before, {arm.after.finding} after"
+    for when, names in (("before", changes.only_before), ("after", changes.only_after)):
+        if names:
+            yield f"Only {when}: {'; '.join(names)}"

@@ -1,0 +1,245 @@
+"""What a compression gained and lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from joulecache.pipelines.compressing.results import CONTROL, Compression, ModelFile
+from joulecache.pipelines.core import quantities
+from joulecache.pipelines.energy import Energy
+from joulecache.pipelines.report.describe.values import active, joules, joules_cells, largest
+from joulecache.pipelines.report.document import (
+    Block,
+    Chart,
+    Column,
+    Document,
+    Dot,
+    Paragraph,
+    Scatter,
+    Section,
+    Table,
+    table,
+    words,
+)
+
+_SMALLER = {"pruned", "sparse", "clustered"}  # steps whose fine-tuning is to be paid back
+_FASTER = (
+    "Faster: every run used less CPU time than that of the model it is compared with, which is not pruned and has the same precision. "
+    "Quantized models that are not pruned are compared with the float32 one."
+)
+_ZEROS = {"sparse", "clustered"}
+
+
+def describe_compression(compression: Compression) -> Document:
+    """Return what there is to say of a compression."""
+    name = str(compression.folder)
+    warning = " ".join(("Flagged by the meter.", *flagged)) if (flagged := flagged_energies(compression)) else ""
+    section = Section("", (*compression_blocks(compression), *_flag_tables(compression, detail=False)))
+    return Document("joulecache: compressed models", name, warning=warning, sections=(section,))
+
+
+def compression_blocks(compression: Compression) -> tuple[Block, ...]:
+    """Return the sentences, the chart and the tables of a compression."""
+    return (
+        *(Paragraph(sentence) for sentence in compression_sentences(compression)),
+        _chart(compression),
+        _model_files(compression),
+        Paragraph(_FASTER, muted=True),
+    )
+
+
+def compression_section(compression: Compression | None) -> Section:
+    """Return the section of a report about the compressed model."""
+    if compression is None:
+        return Section("Compressed model", (Paragraph("No model was compressed.", detail=True),))
+    return Section("Compressed model", (*compression_blocks(compression), *_flag_tables(compression, detail=True)))
+
+
+def _tag(file: ModelFile) -> str:
+    return quantities.kind(file.energy_per_image.active.method)
+
+
+def _steps(file: ModelFile) -> set[str]:
+    """Return the steps that made a file, which its name lists."""
+    return set(file.name.split("-"))
+
+
+# Sentences ------------------------------------------------------------------------------------------------------------
+
+
+def compression_sentences(compression: Compression) -> tuple[str, ...]:
+    """Say what the last model gained and lost, which other one uses less energy, if one does, and what was spent once."""
+    first, last = compression.model_files[0], compression.model_files[-1]
+    found = []
+    if first is not last:
+        found.append(_against_first(first, last))
+        leanest = min(compression.model_files, key=lambda file: file.energy_per_image.active_j)
+        if leanest is not last:
+            found.append(f"{leanest.name} uses less energy per image than {last.name} on this machine.")
+    found += [_lost(compression, last.name), _spent_once(compression)]
+    if compression.widths:
+        widths = ", ".join(f"{name} {before} to {after}" for name, (before, after) in compression.widths.items())
+        found.append(f"Channels kept: {widths}.")
+    return tuple(filter(None, found))
+
+
+def _against_first(first: ModelFile, last: ModelFile) -> str:
+    storage = quantities.change(last.file_bytes / first.file_bytes)
+    time = quantities.change(last.cpu_ms_per_image / first.cpu_ms_per_image)
+    energy = quantities.change(last.energy_per_image.active_j / first.energy_per_image.active_j)
+    apart = last.accuracy_high < first.accuracy_low or first.accuracy_high < last.accuracy_low
+    return (
+        f"{last.name} against {first.name}: {storage} storage, {time} CPU time per image, {energy} active energy ({_tag(last)}); "
+        f"accuracy {quantities.share(last.accuracy)} against {quantities.share(first.accuracy)}, and their intervals "
+        f"{'do not overlap' if apart else 'overlap'}."
+    )
+
+
+def _lost(compression: Compression, name: str) -> str:
+    if name not in compression.accuracy_lost:
+        return ""
+    points = [100 * share for share in compression.accuracy_lost[name]]
+    changed = "lost"
+    if points[0] < 0:
+        changed, points = "gained", [-points[0], -points[2], -points[1]]
+    mean, low, high = (f"{each:z.1f}" for each in points)
+    seeds = len(compression.accuracies[name])
+    return f"Over {seeds} seeds, {name} {changed} {mean} points against the control (95%: {low} to {high})."
+
+
+def _spent_once(compression: Compression) -> str:
+    """Say what fine-tuning the last model and the control used, and when the former has paid that back."""
+    last = compression.model_files[-1]
+    spent = {
+        "the control" if file.name == CONTROL else file.name: file.finetune_energy
+        for file in compression.model_files
+        if file.finetune_energy is not None and (file is last or file.name == CONTROL)
+    }
+    if not spent:
+        return ""
+    costs = [
+        f"fine-tuning {name} used {quantities.joules(energy.active_j)} ({quantities.kind(energy.active.method)})"
+        for name, energy in spent.items()
+    ]
+    text = f"Spent once: {', '.join(costs)}."
+    after = last.inferences_to_pay_back
+    if after is not None:
+        inferences = quantities.short_count(after)
+        return f"{text} {last.name} pays that back against {last.dense} after {inferences} inferences."
+    if last.name in spent and _SMALLER & _steps(last):
+        return f"{text} {last.name} never pays that back: not every run used less energy than that of {last.dense}."
+    return text
+
+
+# Tables and the chart -------------------------------------------------------------------------------------------------
+
+
+def _model_files(compression: Compression) -> Table:
+    files = compression.model_files
+    energies = joules_cells([active(file.energy_per_image) for file in files], _tag(files[0]))
+    rows = [
+        (
+            file.name,
+            quantities.count(file.parameters),
+            quantities.count(file.nonzero_weights),
+            quantities.count(file.macs),
+            quantities.data_size(file.file_bytes),
+            quantities.data_size(file.gzip_bytes),
+            quantities.share_range(file.accuracy, file.accuracy_low, file.accuracy_high),
+            f"{quantities.number(file.cpu_ms_per_image)} ms",
+            f"{quantities.number(file.cpu_ms_per_image_median)} ms",
+            energy,
+            file.dense or "-",
+            quantities.answer(file.faster_than_dense),
+        )
+        for file, energy in zip(files, energies, strict=True)
+    ]
+    columns = (
+        words("Model file"),
+        Column("Parameters", "params", priority=4),
+        Column("Non-zero weights", "not 0", priority=5),
+        Column("MACs", priority=6),
+        Column("File"),
+        Column("gzip", priority=2),
+        Column("Accuracy (95% interval)", "accuracy, 95%"),
+        Column("CPU time per image, fastest run", "CPU /image"),
+        Column("CPU time per image, median of the runs", "median", priority=7),
+        Column("Active energy per image (low to high)", "active energy /image"),
+        words("Compared with", priority=3),
+        words("Faster", priority=1),
+    )
+    first = files[0]
+    remark = (
+        f"Accuracy on {quantities.count(first.images)} held-out images. CPU time: {first.runs} runs on one thread, in batches of "
+        f"{first.batch_size} images that are already in memory. MACs: multiply-accumulates per image."
+    )
+    return table("Model files", columns, rows, f"{remark} {_effect_of_zeros(compression)}".rstrip())
+
+
+def _effect_of_zeros(compression: Compression) -> str:
+    """Say what zeros and shared values gain; of time only what models with all their channels showed."""
+    files = [file for file in compression.model_files if _ZEROS & _steps(file)]
+    if not files:
+        return ""
+    macs = {file.name: file.macs for file in compression.model_files}
+    whole = [file for file in files if file.dense is not None and file.macs == macs.get(file.dense)]
+    faster = [file.name for file in whole if file.faster_than_dense]
+    slower = [file.name for file in whole if not file.faster_than_dense]
+    text = "Zeros and shared values save bytes in a compressed file"
+    if not whole:
+        return f"{text}; their effect on time was not measured separately, since channels were removed too."
+    if not faster:
+        return f"{text}, not time: the kernels on this machine multiply zeros too."
+    others = f", but not {', '.join(slower)}" if slower else ""
+    return f"{text}; with as many MACs as the model it is compared with, faster: {', '.join(faster)}{others}."
+
+
+def _energies(compression: Compression) -> Iterator[tuple[str, str, Energy]]:
+    """Yield what was measured, of which model file, and its energy."""
+    for file in compression.model_files:
+        yield "Model files", file.name, file.energy_per_image
+    for file in compression.model_files:
+        if file.finetune_energy is not None:
+            yield "Fine-tunings", file.name, file.finetune_energy
+
+
+def flagged_energies(compression: Compression) -> list[str]:
+    """Say how many energies the meter flagged, one sentence for each kind."""
+    found: dict[str, list[bool]] = {}
+    for what, _, energy in _energies(compression):
+        found.setdefault(what, []).append(bool(energy.flags))
+    return [f"{what}: {sum(flags)} of {len(flags)}." for what, flags in found.items() if any(flags)]
+
+
+def _flag_tables(compression: Compression, *, detail: bool) -> Iterator[Table]:
+    rows = [(what, name, ", ".join(energy.flags)) for what, name, energy in _energies(compression) if energy.flags]
+    if rows:
+        columns = (words("What"), words("Model file"), words("Why"))
+        yield table("Flagged measurements", columns, rows, detail=detail)
+
+
+def _chart(compression: Compression) -> Chart:
+    files = compression.model_files
+    dots = tuple(
+        Dot(
+            file.name,
+            1000 * file.energy_per_image.active_j,
+            None,
+            100 * file.accuracy,
+            (100 * file.accuracy_low, 100 * file.accuracy_high),
+        )
+        for file in files
+    )
+    spent = [active(file.energy_per_image) for file in files]
+    shown = [
+        f"{file.name} {joules(energy, largest(spent))} per image, accuracy "
+        f"{quantities.share_range(file.accuracy, file.accuracy_low, file.accuracy_high)}"
+        for file, energy in zip(files, spent, strict=True)
+    ]
+    return Chart(
+        "Accuracy and energy",
+        Scatter(dots, "active J per 1,000 inferences", "accuracy, %"),
+        f"Points: {'; '.join(shown)}.",
+        "Up and to the left is better. Whiskers: the 95% interval of the accuracy on the held-out images.",
+        _tag(files[0]),
+    )

@@ -1,0 +1,110 @@
+"""What a machine can do: its throughput, the cost of the ops on it, and what can be measured."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from joulecache.pipelines.core import quantities
+from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
+from joulecache.pipelines.report.document import Column, Document, Paragraph, Section, Sentence, table, words
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.auditing.hardware import Recommendation, Throughput
+    from joulecache.pipelines.energy import Provenance
+
+
+class Finding(Protocol):
+    """What `joulecache doctor` found: one thing that was examined."""
+
+    @property
+    def what(self) -> str:
+        """What was examined."""
+
+    @property
+    def good(self) -> bool:
+        """Whether it is as good as it can be."""
+
+    @property
+    def found(self) -> str:
+        """What was found."""
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do about it; None: nothing."""
+
+
+def describe_findings(found: Sequence[Finding]) -> Document:
+    """Return what `joulecache doctor` found, and what to do about it."""
+    rows = [
+        (
+            finding.what,
+            "ok" if finding.good else "-",
+            f"{finding.found}. To do: {finding.remedy}" if finding.remedy else finding.found,
+        )
+        for finding in found
+    ]
+    shown = table("", (words("What"), words("State"), words("Found")), rows)
+    return Document("joulecache: doctor", "doctor", sections=(Section("", (shown,)),))
+
+
+def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, advice: Recommendation) -> Document:
+    """Return what a machine achieves at each precision, with the provenance of its joules."""
+    rows = [
+        (
+            one.operation,
+            one.precision,
+            f"{one.device}, {one.engine}",
+            Spread(_giga(one.flop_per_s), _giga(one.flop_per_s_low), _giga(one.flop_per_s_high)),
+            Spread(
+                _giga(one.flop_per_j),
+                _giga(_per_joule(one.flop, one.energy.active_high_j)),
+                _giga(_per_joule(one.flop, one.energy.active_low_j)),
+            ),
+        )
+        for one in found
+    ]
+    columns = (
+        words("Operation"),
+        words("Precision"),
+        words("Runs on", priority=1),
+        Column("GFLOP/s (slowest to fastest round)", "GFLOP/s"),
+        Column("GFLOP/s per W (low to high)", "GFLOP/s per W"),
+    )
+    whole = functools.reduce(operator.add, (one.energy for one in found))
+    remark = (
+        f"{provenance.cpu or 'Unknown processor'}, {provenance.vcpus:g} vCPUs. Watts: active, {whole.active.method}."
+    )
+    recommended = f"Train in {advice.training}, infer in {advice.inference}; {advice.why}."
+    return Document(
+        "joulecache: hardware",
+        "hardware",
+        headline=(Sentence(recommended),),
+        warning=f"Flagged by the meter: {'; '.join(whole.flags)}." if whole.flags else "",
+        sections=(Section("", (table("", columns, rows), Paragraph(remark))),),
+    )
+
+
+def _per_joule(flop: int, joules: float) -> float | None:
+    return flop / joules if joules else None
+
+
+def _giga(value: float | None) -> str:
+    return NOT_MEASURED if value is None else quantities.count(value / 1e9)
+
+
+def describe_ops(rows: Sequence[Mapping[str, Any]]) -> Document:
+    """Return the ops with what they do and cost, as `joulecache transforms` lists them."""
+    cells = [
+        (
+            row["usage"],
+            row["does"],
+            NOT_MEASURED if row["cpu_us_per_image"] is None else f"{row['cpu_us_per_image']:,.0f} µs",
+        )
+        for row in rows
+    ]
+    columns = (words("Op"), words("Does"), Column("CPU time per image", "CPU /image"))
+    remark = "CPU time on this machine, measured now: 224x224x3, from a photo of about 500x375 or from 256x256."
+    return Document("joulecache: ops", "ops", sections=(Section("", (table("", columns, cells, remark),)),))

@@ -1,0 +1,184 @@
+"""How often augmentations are reused, and what that was measured to do to accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
+from joulecache.pipelines.core import quantities
+from joulecache.pipelines.core.quantities import Spread
+from joulecache.pipelines.experiment.statistics import Mean
+from joulecache.pipelines.report.describe.values import active, ends, epochs, joules_cells, plural
+from joulecache.pipelines.report.document import (
+    Block,
+    Cell,
+    Chart,
+    Column,
+    Dot,
+    Fact,
+    Paragraph,
+    Scatter,
+    Section,
+    Table,
+    finding_cell,
+    table,
+    words,
+)
+
+NO_INTERVAL = "one seed, no interval"
+
+
+def reuse_section(reuse: DrawReuse, horizon: int) -> Section:
+    """Return the section of a report about the reuse of augmentations."""
+    blocks: list[Block] = [Paragraph(sentence) for sentence in reuse_sentences(reuse, horizon)]
+    if reuse.points:
+        blocks += [_chart(reuse), _table(reuse, horizon)]
+    return Section("Augmentation reuse", tuple(blocks))
+
+
+def reuse_facts(reuse: DrawReuse) -> Iterator[Fact]:
+    """Yield what the cached variants did to accuracy, where that was measured."""
+    if not reuse.points or reuse.points[0].difference is None:
+        return
+    cached = reuse.points[0]
+    difference = _points_range(cached.difference)
+    detail = f"{cached.name} against fresh draws; 95% interval {difference.interval}"
+    yield Fact("Accuracy change, in points", Cell(Spread(difference.value)), detail, cached.finding)
+
+
+def reuse_sentences(reuse: DrawReuse, horizon: int) -> tuple[str, ...]:
+    """Say how often draws are reused, and what that was measured to do, in words that claim no more than the findings do."""
+    found = [
+        f"The cache holds {plural(reuse.variants, 'variant')} of its random ops. Each is used {times(reuse.horizon_reuse)} over "
+        f"{epochs(horizon)}, and {times(reuse.train_reuse)} in a training of {epochs(reuse.train_epochs)}."
+    ]
+    if reuse.not_measured is not None:
+        return (*found, f"Its effect on accuracy was not measured: {reuse.not_measured}.")
+    found += [
+        _compared(point, point.difference, reuse.margin) for point in reuse.points if point.difference is not None
+    ]
+    if reuse.horizon_reuse > reuse.train_reuse:
+        found.append(f"The effect of using a draw {times(reuse.horizon_reuse)} was not measured.")
+    return tuple(found)
+
+
+def times(number: float) -> str:
+    """Say how often a draw is used on average: "3 times"; "at most once" where there are more draws than epochs."""
+    if number < 1:
+        return "at most once"
+    return "once" if number == 1 else f"{number:.3g} times"
+
+
+def _compared(point: VariantPoint, difference: Mean, margin: float) -> str:
+    verb = "is" if point.variants == 1 else "are"
+    claim = {
+        "not inferior": f"{verb} not inferior to fresh draws",
+        "inferior": f"{verb} inferior to fresh draws",
+    }.get(point.finding or "", f"{verb} not shown to be as good as fresh draws")
+    shown = _points_range(difference)
+    interval = f"95%: {shown.interval}" if shown.low else shown.interval
+    return (
+        f"{point.name}, each used {times(point.train_reuse)}, {claim}: accuracy differs by {shown.value} points ({interval}; "
+        f"{difference.count} seeds, margin {100 * margin:g}); {point.why}."
+    )
+
+
+def _points(difference: float) -> str:
+    """Return a difference of accuracies, shares of 1, in points with its sign."""
+    return f"{100 * difference:+z.2f}"
+
+
+def _points_range(mean: Mean | None) -> Spread:
+    assert mean is not None
+    if mean.low is None or mean.high is None:
+        return Spread(_points(mean.value), note=NO_INTERVAL)
+    return Spread(_points(mean.value), _points(mean.low), _points(mean.high))
+
+
+def _energy_range(mean: Mean, like_j: float) -> Spread:
+    if mean.low is None or mean.high is None:
+        return Spread(quantities.joules(mean.value, like_j), note=NO_INTERVAL)
+    return quantities.joules_range(mean.value, mean.low, mean.high, like_j)
+
+
+def _accuracy_range(mean: Mean) -> Spread:
+    """Return an accuracy over seeds; none lies outside of 0 and 1, and so no end that is shown does."""
+    if mean.low is None or mean.high is None:
+        return Spread(quantities.share(mean.value), note=NO_INTERVAL)
+    return quantities.share_range(mean.value, max(0.0, mean.low), min(1.0, mean.high))
+
+
+def _tag(point: VariantPoint) -> str:
+    return quantities.kind(point.build.active.method)
+
+
+def _table(reuse: DrawReuse, horizon: int) -> Table:
+    """Return what training costs with each number of variants, and how well it learns."""
+    points, tag = reuse.points, _tag(reuse.points[0])
+    like_j = quantities.largest(point.with_build_j_per_1000.value for point in points)
+    alone = joules_cells([point.active_j_per_1000 for point in points], tag)
+    built = joules_cells([active(point.build) for point in points], tag)
+    rows = [
+        (
+            point.name,
+            times(point.train_reuse),
+            alone[place],
+            Cell(_energy_range(point.with_build_j_per_1000, like_j), tag),
+            built[place],
+            quantities.data_size(point.cache_bytes),
+            _accuracy_range(point.accuracy),
+            "reference" if point.difference is None else _points_range(point.difference),
+            "reference" if point.finding is None else finding_cell(point.finding),
+            point.why or "-",
+        )
+        for place, point in enumerate(points)
+    ]
+    columns = (
+        words("Variants"),
+        words("Uses in a training", "uses", priority=3),
+        Column("Active energy of training per 1,000 images (low to high)", "training /1,000", priority=5),
+        Column("With its share of the build (95% interval)", "with build /1,000"),
+        Column("Build (low to high)", "build", priority=6),
+        Column("Cache", priority=4),
+        Column("Accuracy (95% interval)", "accuracy, 95%"),
+        Column("Points from fresh (95% interval)", "points from fresh, 95%", priority=1),
+        words("Finding"),
+        words("Why", priority=7),
+    )
+    trained = epochs(reuse.train_epochs)
+    remark = (
+        f"{points[-1].accuracy.count} seeds, trainings of {trained}. With one seed, all start from the same weights and see the records "
+        f"in the same order; the draws are the same for every seed. The build is spread over {epochs(horizon)}, that of fresh draws "
+        f"over the {trained} that it has draws for. Not inferior: the whole "
+        f"interval of the difference lies above {_points(-reuse.margin)} points."
+    )
+    return table("Accuracy and energy by number of variants", columns, rows, remark)
+
+
+def _chart(reuse: DrawReuse) -> Chart:
+    def percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if interval is None else (100 * interval[0], 100 * interval[1])
+
+    dots = tuple(
+        Dot(
+            point.name,
+            point.with_build_j_per_1000.value,
+            ends(point.with_build_j_per_1000),
+            100 * point.accuracy.value,
+            percent(ends(point.accuracy)),
+        )
+        for point in reuse.points
+    )
+    like_j = quantities.largest(dot.x for dot in dots)
+    shown = [
+        f"{point.name} {_energy_range(point.with_build_j_per_1000, like_j)} per 1,000 images, accuracy {_accuracy_range(point.accuracy)}"
+        for point in reuse.points
+    ]
+    return Chart(
+        "Accuracy and energy by number of variants",
+        Scatter(dots, "active J per 1,000 images, with the build's share", "accuracy, %"),
+        f"Points: {'; '.join(shown)}.",
+        "Up and to the left is better. Whiskers: 95% intervals over the seeds, which share some of their variation: whether two points "
+        "differ is in the table, seed by seed.",
+        _tag(reuse.points[0]),
+    )

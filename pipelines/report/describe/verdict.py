@@ -1,0 +1,219 @@
+"""What an audit found, in sentences that claim no more than its findings do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.core import quantities
+from joulecache.pipelines.core.quantities import NEVER
+from joulecache.pipelines.experiment.results import ArmResult, Comparison, WorkloadResult
+from joulecache.pipelines.report.describe.compression import flagged_energies
+from joulecache.pipelines.report.describe.values import PARTS, active_tag, change_interval, epochs_to, joules, title_of
+from joulecache.pipelines.report.document import Sentence
+
+_SUBJECTS = {"input": "Loading images", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
+_STRONGEST = "Against the strongest alternative:"
+_WHOLE_JOBS = ("train", "finetune", "infer", "input")  # the headline is about the first of them that was measured
+
+
+def main_workload(audit: Audit) -> WorkloadResult | None:
+    """Return the result that the headline is about; None without any."""
+    by_name = {result.workload: result for result in audit.workloads}
+    first = next((by_name[name] for name in _WHOLE_JOBS if name in by_name), None)
+    return first or next(iter(audit.workloads), None)
+
+
+def headline(audit: Audit) -> tuple[Sentence, ...]:
+    """Return what an audit found on the most complete job.
+
+    A cache is compared with the reference and with the arm that costs least otherwise. Custom pipelines are compared with the first one,
+    the one that costs least first.
+    """
+    result = main_workload(audit)
+    if result is None:
+        return ()
+    if audit.cached is None:
+        return own_sentences(result, audit)
+    found = [_compared(result, comparison, audit) for comparison in main_comparisons(result, audit)]
+    return tuple(replace(each, lead=_STRONGEST) if place else each for place, each in enumerate(found))
+
+
+def main_comparisons(result: WorkloadResult, audit: Audit) -> tuple[Comparison, ...]:
+    """Return the cache's comparison with the reference, and that with the arm that costs least over the horizon, if it is another."""
+    by_other = {comparison.other: comparison for comparison in result.comparisons}
+    others = [arm for arm in result.arms if arm.name in by_other]
+    strongest = min(others, key=lambda arm: _over_horizon(arm, audit), default=None)
+    names = dict.fromkeys([audit.reference] if audit.reference in by_other else [])
+    if strongest is not None:
+        names[strongest.name] = None
+    return tuple(by_other[name] for name in names)
+
+
+def _over_horizon(arm: ArmResult, audit: Audit) -> float:
+    assert audit.records is not None
+    assert audit.horizon_epochs is not None
+    return arm.one_time.value + audit.horizon_epochs * arm.active_j_per_1000.value * audit.records.train / 1000
+
+
+def sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, ...]:
+    """Return what one workload found: the cache against each other arm, or custom pipelines against the first one."""
+    if audit.cached is None:
+        return own_sentences(result, audit)
+    return tuple(_compared(result, comparison, audit) for comparison in result.comparisons)
+
+
+def _subject(result: WorkloadResult) -> str:
+    return _SUBJECTS.get(result.workload, result.workload)
+
+
+# The cache against another arm ----------------------------------------------------------------------------------------
+
+
+def _compared(result: WorkloadResult, comparison: Comparison, audit: Audit) -> Sentence:
+    """Return what the cache does against one other arm."""
+    ratio, other = comparison.ratio, comparison.other
+    changed, interval = quantities.change(ratio.value), change_interval(ratio)
+    if comparison.finding in ("saves", "costs"):
+        claim = f"{_subject(result)} from the cache uses {changed} active energy per epoch than {other} ({interval})."
+        parts = []
+    else:
+        claim = f"{_subject(result)} from the cache: {comparison.finding} against {other}."
+        parts = [f"An epoch used {changed} active energy ({interval}); {comparison.why}."]
+    parts += [_build_paid_back(comparison), _over_runs(comparison), _horizon(comparison, audit)]
+    parts.append(_accuracy_differs(result, audit, other))
+    return Sentence(claim, " ".join(filter(None, parts)), comparison.finding, active_tag(audit))
+
+
+def paid_back(comparison: Comparison, *, over_runs: bool = False) -> str:
+    """Say when the build is paid back against another arm, in words that follow "the build is"."""
+    paid = comparison.break_even_over_runs if over_runs else comparison.break_even
+    when = epochs_to(paid, comparison.ratio)
+    if paid.epochs == 0:
+        return f"paid back at once: {comparison.other} uses as much before its first epoch"
+    if paid.epochs is None:
+        return f"never paid back{str(when).removeprefix(NEVER)}"
+    return f"paid back after {when}"
+
+
+def _build_paid_back(comparison: Comparison) -> str:
+    if comparison.finding in ("saves", "costs"):
+        return f"The build is {paid_back(comparison)}."
+    return f"If that ratio holds, the build is {paid_back(comparison)}."
+
+
+def _over_runs(comparison: Comparison) -> str:
+    if comparison.runs == 1:
+        return ""
+    paid = comparison.break_even_over_runs.epochs
+    each = " of each" if paid else ""
+    return f"With {comparison.runs} trainings on the same cache, it is {paid_back(comparison, over_runs=True)}{each}."
+
+
+def _horizon(comparison: Comparison, audit: Audit) -> str:
+    whole, other = comparison.horizon_ratio, comparison.other
+    text = f"Over {audit.horizon_epochs} epochs, build included, it uses {quantities.change(whole)} energy"
+    if whole > 1:
+        better = {
+            "costs": f": {other} is the better choice here",
+            "saves": f": for so few epochs, {other} is the better choice",
+            "no difference shown": f": nothing is gained over {other}",
+        }
+        text += better.get(comparison.finding, "")
+    return f"{text}."
+
+
+def _accuracy_differs(result: WorkloadResult, audit: Audit, other: str) -> str:
+    accuracies = {arm.name: arm.accuracy for arm in result.arms}
+    cached, compared = accuracies.get(audit.cached or ""), accuracies.get(other)
+    if cached is None or compared is None:
+        return ""
+    if cached.lowest <= compared.highest and compared.lowest <= cached.highest:
+        return ""
+    return (
+        f"The accuracies differ: {quantities.share(cached.mean)} against {quantities.share(compared.mean)}, and the runs of one do not "
+        "overlap with those of the other. This is not the same result for less energy."
+    )
+
+
+# Custom pipelines -----------------------------------------------------------------------------------------------------
+
+
+def own_sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, ...]:
+    """Return how custom pipelines compare with the first one, the leanest first; of a single one, what it uses."""
+    reference = result.arm(audit.reference)
+    others = [arm for arm in result.arms if arm is not reference]
+    if not others:
+        return (_alone(result, reference, audit),)
+    return tuple(_own(result, arm, reference, audit) for arm in sorted(others, key=lambda arm: arm.ratio.value))
+
+
+def _alone(result: WorkloadResult, arm: ArmResult, audit: Audit) -> Sentence:
+    claim = (
+        f"{_subject(result)} from {arm.name} uses {joules(arm.active_j_per_1000)} of active energy per 1,000 images, at "
+        f"{quantities.number(arm.images_per_s)} images/s."
+    )
+    return Sentence(claim, " ".join(filter(None, (_waits(arm), _parts(arm)))), None, active_tag(audit))
+
+
+def _own(result: WorkloadResult, arm: ArmResult, reference: ArmResult, audit: Audit) -> Sentence:
+    """Return how a pipeline compares with the first one."""
+    changed, interval = quantities.change(arm.ratio.value), change_interval(arm.ratio)
+    if arm.finding in ("saves", "costs"):
+        subject = f"{_subject(result)} from {arm.name}"
+        claim = f"{subject} uses {changed} active energy per image than from {reference.name} ({interval})."
+        parts = []
+    else:
+        claim = f"{_subject(result)} from {arm.name}: {arm.finding} against {reference.name}."
+        parts = [f"An image used {changed} active energy ({interval}); {arm.why}."]
+    values_j = [each.active_j_per_1000.value for each in (arm, reference)]
+    one, other = (quantities.joules(value_j, max(values_j)) for value_j in values_j)
+    rates = [quantities.number(each.images_per_s) for each in (arm, reference)]
+    parts.append(f"Per 1,000 images: {one} against {other}. Images/s: {rates[0]} against {rates[1]}.")
+    parts += [_waits(arm), _parts(arm)]
+    return Sentence(claim, " ".join(filter(None, parts)), arm.finding, active_tag(audit))
+
+
+def _parts(arm: ArmResult) -> str:
+    """Say what the parts of a training use when they run alone."""
+    found = [
+        f"{PARTS.get(part.name, part.name)} {quantities.share(part.ratio.value)} of the energy and "
+        f"{quantities.share(part.wall_us_per_image / arm.wall_us_per_image)} of the time"
+        for part in arm.parts
+    ]
+    return f"Running alone, as shares of {arm.name}: {', '.join(found)}." if found else ""
+
+
+def _waits(arm: ArmResult) -> str:
+    """Say for how much of its time a training waits for input, and what the machine uses meanwhile."""
+    waiting = arm.waiting
+    if waiting is None:
+        return ""
+    at_most = "at most " if waiting.at_most else ""
+    text = f"Training from {arm.name} waits for input {at_most}{quantities.share(waiting.share_of_time)} of the time"
+    if waiting.total_j_per_1000 is None or waiting.method is None:
+        return f"{text}."
+    used = f"{joules(waiting.total_j_per_1000)} per 1,000 images ({quantities.kind(waiting.method)})"
+    return f"{text}; meanwhile the idle machine uses {used}."
+
+
+# Doubts ---------------------------------------------------------------------------------------------------------------
+
+
+def doubts(audit: Audit) -> str:
+    """Return which measurements the meter flagged, "" for none; the reasons are in tables, by arm and by model file."""
+    parts = []
+    for result in audit.workloads:
+        flagged, runs = sum(arm.flagged_runs for arm in result.arms), sum(arm.runs for arm in result.arms)
+        whole = [arm.name for arm in result.arms if arm.flags]  # short runs may pass where their sum does not
+        if flagged or whole:
+            names = "" if len(whole) == len(result.arms) else f" of {', '.join(whole)}"
+            together = f", and all runs{names} together" if whole else ""
+            parts.append(
+                f"{title_of(result.workload)}: {quantities.count(flagged)} of {quantities.count(runs)} runs{together}."
+            )
+    if audit.build is not None and audit.build.energy.flags:
+        parts.append(f"Building the cache: {', '.join(audit.build.energy.flags)}.")
+    if audit.compression is not None:
+        parts += flagged_energies(audit.compression)
+    return " ".join(("Flagged by the meter.", *parts)) if parts else ""

@@ -1,0 +1,95 @@
+"""The files of a report: report.json, and the same numbers as HTML and Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from joulecache.pipelines.auditing.results import REPORT_VERSION, Audit
+from joulecache.pipelines.core import codec
+from joulecache.pipelines.core.codec import JSON
+from joulecache.pipelines.core.files import atomic_write
+from joulecache.pipelines.report.describe.audit import describe_audit
+from joulecache.pipelines.report.render.html import to_html
+from joulecache.pipelines.report.render.markdown import to_markdown
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """The files of a report.
+
+    Attributes:
+        json: For machines; `read_report` reads it.
+        markdown: For reviews and pull requests.
+        html: One page with charts that loads nothing.
+    """
+
+    json: Path
+    markdown: Path
+    html: Path
+
+
+def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
+    """Write an audit into a folder as ``report.html``, ``report.md`` and, last, ``report.json``.
+
+    Each file appears whole or not at all.
+
+    Args:
+        audit: The audit.
+        folder: Where to write. It is created if it does not exist.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ValueError: A number is not finite; the message says where.
+        OSError: A file cannot be written.
+    """
+    text = json.dumps(audit.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    document = describe_audit(audit)
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    files = ReportFiles(root / "report.json", root / "report.md", root / "report.html")
+    _write(files.html, to_html(document))
+    _write(files.markdown, to_markdown(document))
+    _write(files.json, text + "\n")
+    return files
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        # an undecodable character, which a file name may hold, is escaped as JSON and Python write it
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def read_report(path: str | os.PathLike[str]) -> Audit:
+    """Read a report.json.
+
+    Args:
+        path: The file. It may come from anywhere: it is checked whole.
+
+    Returns:
+        The audit that it holds.
+
+    Raises:
+        ValueError: In one line: the file is not a report, and where that shows.
+        OSError: The file cannot be read.
+    """
+    try:
+        return Audit.from_json(codec.parse_json(Path(path).read_bytes()))
+    except ValueError as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is not the report of an audit ({error}): expected a report.json"
+        ) from error
+
+
+def report_schema() -> dict[str, JSON]:
+    """Return the JSON schema (draft 2020-12) of report.json."""
+    version: dict[str, JSON] = {
+        "type": "object",
+        "properties": {"report_version": {"const": REPORT_VERSION}},
+        "required": ["report_version"],
+    }
+    return {**codec.json_schema(Audit, allow_unknown=True), "allOf": [version]}

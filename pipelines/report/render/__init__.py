@@ -1,0 +1,1 @@
+"""Forms of a Document: HTML, Markdown, the terminal and notebooks."""

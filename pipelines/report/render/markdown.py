@@ -1,0 +1,111 @@
+"""A document as Markdown, for reviews and pull requests. Charts and images are left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from joulecache.pipelines.report.document import (
+    Block,
+    Cell,
+    Chart,
+    Claims,
+    Code,
+    Command,
+    Document,
+    Images,
+    Paragraph,
+    Sentence,
+    Table,
+    Text,
+    visible,
+)
+
+# Underscores stay inside words, where they mark nothing: tf_cache reads better than tf\_cache.
+_MARKS = re.compile(r"[\\`*{}\[\]<>#!|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def to_markdown(document: Document) -> str:
+    """Return a document as one Markdown text."""
+    shown = visible(document)
+    lines = [f"# {escape(shown.title)}", ""]
+    for place, sentence in enumerate(shown.headline):
+        lead = f"{escape(sentence.lead)} " if place and sentence.lead else ""
+        lines += [f"{lead}{_sentence(sentence)}", ""]
+    if shown.warning:
+        lines += [f"**{escape(shown.warning)}**", ""]
+    for fact in shown.facts:
+        lines.append(f"- {escape(fact.label)}: **{_cell(fact.cell)}** {escape(fact.detail)}".rstrip())
+    lines += ["", *_paragraph(shown.about)]
+    lines += sections_markdown(shown)
+    if shown.footer:
+        lines.append(escape(shown.footer))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def sections_markdown(document: Document) -> list[str]:
+    """Return the lines of a document's sections."""
+    lines = []
+    for section in visible(document).sections:
+        lines += [f"## {escape(section.title)}", ""] if section.title else []
+        lines += [line for block in section.blocks for line in _block(block)]
+    return lines
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table too."""
+    return _MARKS.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), text)
+
+
+def code(text: str) -> str:
+    """Return text as a code span, which no backtick in it ends."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def _block(block: Block) -> Iterator[str]:
+    match block:
+        case Table():
+            yield from _table(block)
+        case Paragraph():
+            yield from _paragraph(block.text)
+        case Claims():
+            yield from (f"- {_sentence(sentence)}" for sentence in block.sentences)
+            yield ""
+        case Command():
+            yield from (code(block.text), "")
+        case Chart() | Images():
+            return
+
+
+def _paragraph(text: Text) -> list[str]:
+    parts = (text,) if isinstance(text, str) else text
+    line = "".join(code(part.text) if isinstance(part, Code) else escape(part) for part in parts)
+    return [line, ""] if line else []
+
+
+def _sentence(sentence: Sentence) -> str:
+    marks = ", ".join(escape(mark) for mark in (sentence.finding, sentence.tag) if mark)
+    parts = (f"**{escape(sentence.claim)}**", escape(sentence.detail), marks and f"\\[{marks}\\]")
+    return " ".join(filter(None, parts))
+
+
+def _table(table: Table) -> Iterator[str]:
+    if table.title:
+        yield from (f"### {escape(table.title)}", "")
+    yield _row(escape(column.title) for column in table.columns)
+    yield _row("---:" if column.align == "right" else "---" for column in table.columns)
+    yield from (_row(map(_cell, row)) for row in table.rows)
+    yield ""
+    yield from _paragraph(table.remark)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    ends = f"({cell.value.interval})" if cell.value.interval else ""
+    return " ".join(filter(None, (escape(cell.text), cell.tag, escape(ends))))

@@ -1,0 +1,103 @@
+"""A document on a terminal: plain when piped, in colour where there is some, and as wide as the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from joulecache.pipelines.report.document import (
+    Block,
+    Chart,
+    Claims,
+    Code,
+    Command,
+    Document,
+    Fact,
+    Images,
+    Paragraph,
+    Sentence,
+    Table,
+    visible,
+)
+from joulecache.pipelines.report.document import Text as DocumentText
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_document(document: Document, console: Console, *, brief: bool = True) -> None:
+    """Print a document.
+
+    Args:
+        document: What to print.
+        console: Where to print it.
+        brief: Leave out details. Charts and images are never printed.
+    """
+    shown = visible(document.brief() if brief else document)
+    for place, sentence in enumerate(shown.headline):
+        _print_sentence(sentence, console, lead=bool(place))
+        console.print()
+    if shown.warning:
+        _print(shown.warning, console, "yellow")
+        console.print()
+    for fact in shown.facts:
+        _print_fact(fact, console)
+    if shown.about:
+        _print(plain(shown.about), console)
+        console.print()
+    for section in shown.sections:
+        if section.title:
+            _print(section.title, console, "bold underline")
+        for block in section.blocks:
+            _print_block(block, console)
+
+
+def plain(text: DocumentText) -> str:
+    """Return a text without its marks."""
+    parts = (text,) if isinstance(text, str) else text
+    return "".join(part.text if isinstance(part, Code) else part for part in parts)
+
+
+def _print_block(block: Block, console: Console) -> None:
+    from joulecache.pipelines.report.render.layout import table_lines
+
+    match block:
+        case Table():
+            for line in table_lines(block, console.width):
+                console.print(line, soft_wrap=True)
+        case Paragraph():
+            _print(plain(block.text), console, "dim" if block.muted else "")
+        case Claims():
+            for sentence in block.sentences:
+                _print_sentence(sentence, console)
+        case Command():
+            # one line, to be copied
+            console.print(block.text, soft_wrap=True, markup=False, highlight=False)
+        case Images() | Chart():
+            return
+    console.print()
+
+
+def _print_sentence(sentence: Sentence, console: Console, *, lead: bool = False) -> None:
+    from joulecache.pipelines.report.render.layout import STYLES
+
+    claim = f"{sentence.lead} {sentence.claim}" if lead and sentence.lead else sentence.claim
+    _print(claim, console, f"bold {STYLES.get(sentence.finding or '', '')}".strip())
+    tag = f"Energy: {sentence.tag}." if sentence.tag else ""
+    if detail := f"{sentence.detail} {tag}".strip():
+        _print(detail, console)
+
+
+def _print_fact(fact: Fact, console: Console) -> None:
+    from joulecache.pipelines.report.render.layout import inline
+
+    detail = f"; {fact.detail}" if fact.detail else ""
+    _print(f"{fact.label}: {inline(fact.cell)}{detail}", console)
+
+
+def _print(text: str, console: Console, style: str = "") -> None:
+    from rich.text import Text
+
+    from joulecache.pipelines.report.render.layout import wrap
+
+    for line in wrap(text, console.width):
+        console.print(Text(line, style), soft_wrap=True)

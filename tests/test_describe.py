@@ -1,0 +1,796 @@
+"""What a document says of a result: the values of the result, and claims that are as strong as its findings."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from audits import (
+    BASELINE,
+    CPU_US,
+    MODELLED,
+    REUSE,
+    SHAKEN,
+    STAGES,
+    STOLEN,
+    WAITED,
+    compression,
+    energy,
+    full_audit,
+    make_audit,
+    make_plan,
+    model_file,
+    own_audit,
+    printed,
+    staged,
+    stages,
+    workload,
+)
+
+from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.compressing.results import ModelFile
+from joulecache.pipelines.core import quantities
+from joulecache.pipelines.energy import Component, Meter
+from joulecache.pipelines.experiment.results import AccuracyRange, Waiting, WorkloadResult
+from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Ratio
+from joulecache.pipelines.report.describe.audit import describe_audit
+from joulecache.pipelines.report.describe.compression import compression_sentences, describe_compression
+from joulecache.pipelines.report.describe.plan import describe_plan
+from joulecache.pipelines.report.describe.reuse import reuse_sentences, times
+from joulecache.pipelines.report.describe.stages import stage_sentences
+from joulecache.pipelines.report.document import (
+    Bars,
+    Cell,
+    Chart,
+    Claims,
+    Document,
+    Images,
+    Lines,
+    Paragraph,
+    Stack,
+    Table,
+)
+from joulecache.pipelines.report.render.terminal import plain
+
+
+def tables(document: Document, title: str) -> list[Table]:
+    blocks = (block for section in document.sections for block in section.blocks)
+    return [block for block in blocks if isinstance(block, Table) and block.title == title]
+
+
+def rows(document: Document, title: str, number: int = 0) -> dict[str, dict[str, Cell]]:
+    """Return the cells of a table by the first cell of their row and the title of their column."""
+    shown = tables(document, title)[number]
+    heads = [column.title for column in shown.columns]
+    return {row[0].text: dict(zip(heads, row, strict=True)) for row in shown.rows}
+
+
+def shown(cell: Cell) -> str:
+    return " ".join(filter(None, (cell.value.value, cell.tag, cell.value.interval and f"({cell.value.interval})")))
+
+
+def charts(document: Document) -> list[Chart]:
+    return [block for section in document.sections for block in section.blocks if isinstance(block, Chart)]
+
+
+def text_of(document: Document) -> str:
+    """Return all sentences of a document."""
+    found = [f"{each.lead} {each.claim} {each.detail}" for each in document.headline] + [document.warning]
+    found += [f"{fact.label} {shown(fact.cell)} {fact.detail}" for fact in document.facts] + [plain(document.about)]
+    for block in (block for section in document.sections for block in section.blocks):
+        match block:
+            case Paragraph():
+                found.append(plain(block.text))
+            case Claims():
+                found += [f"{each.claim} {each.detail}" for each in block.sentences]
+            case Table():
+                found.append(block.remark)
+            case Chart():
+                found += [block.description, block.caption]
+            case _:
+                pass
+    return " ".join(" ".join(found).split())
+
+
+def changed_arm(result: WorkloadResult, name: str, **changes: Any) -> WorkloadResult:
+    arms = tuple(dataclasses.replace(arm, **changes) if arm.name == name else arm for arm in result.arms)
+    return dataclasses.replace(result, arms=arms)
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+_FIGURE = re.compile(r"(-?[\d,]+\.?\d*)\s*(µJ|mJ|kJ|J|µs|ms|s|kB|MB|GB|B|%)?")
+_SIZES = {"µJ": 1e-6, "mJ": 1e-3, "kJ": 1e3, "µs": 1e-6, "ms": 1e-3, "kB": 1e3, "MB": 1e6, "GB": 1e9, "%": 1e-2}
+
+
+def read(cell: Cell) -> list[float]:
+    """Return the numbers of a cell in units without prefix; those of the interval have the unit of the value."""
+    (first,) = _FIGURE.findall(cell.text)
+    size = _SIZES.get(first[1], 1.0)
+    found = [float(first[0].replace(",", "")) * size]
+    for number, unit in _FIGURE.findall(cell.value.interval):
+        found.append(float(number.replace(",", "")) * _SIZES.get(unit, size))
+    return found
+
+
+def close(*values: float | None, decimals: float = 0.0) -> Any:
+    """Equal to three digits, or to the decimals that ratios and shares are shown with."""
+    return pytest.approx(values, rel=0.00501, abs=decimals)
+
+
+ENERGY = "Active energy per 1,000 images (low to high)"
+
+
+def test_tables_of_arms_have_the_values_of_the_audit() -> None:
+    audit = make_audit()
+    document = describe_audit(audit)
+    for number, result in enumerate(audit.workloads):
+        arms, more = rows(document, "Arms", number), rows(document, "Other metrics", number)
+        assert list(arms) == [arm.name for arm in result.arms]
+        for arm in result.arms:
+            row, spent = arms[arm.name], arm.active_j_per_1000
+            assert read(row["CPU time per image"]) == close(arm.cpu_us_per_image * 1e-6)
+            assert read(row[ENERGY]) == close(spent.value, spent.low, spent.high)
+            assert read(row["Images/s"]) == close(arm.images_per_s)
+            once = arm.one_time
+            assert read(row["One-time cost (low to high)"]) == close(
+                *([once.value, once.low, once.high] if once.value else [0])
+            )
+            if arm.name != "naive":
+                ratio = arm.ratio
+                assert read(row["Ratio to naive (95% interval)"]) == close(
+                    ratio.value, ratio.low, ratio.high, decimals=5.01e-4
+                )
+            if arm.accuracy:
+                assert read(row["Accuracy (range of runs)"]) == close(*arm.accuracy, decimals=5.01e-4)
+            total = arm.total_j_per_1000
+            assert read(more[arm.name]["Total energy per 1,000 images, idle included (low to high)"]) == close(
+                total.value, total.low, total.high
+            )
+            assert read(more[arm.name]["Peak memory"]) == close(arm.peak_rss_bytes)
+
+
+def test_tables_of_comparisons_and_controls_have_the_values_of_the_audit() -> None:
+    audit = make_audit()
+    document = describe_audit(audit)
+    controls = rows(document, "A/A control")
+    for number, (result, title) in enumerate(zip(audit.workloads, ("Input only", "Training"), strict=True)):
+        found = rows(document, "The cache against each other arm", number)
+        for each in result.comparisons:
+            row, ratio, paid = found[each.other], each.ratio, each.break_even
+            assert read(row["Ratio (95% interval)"]) == close(ratio.value, ratio.low, ratio.high, decimals=5.01e-4)
+            assert read(row["Ratio over 30 epochs, build included"]) == close(each.horizon_ratio, decimals=5.01e-4)
+            if paid.epochs is None:
+                assert shown(row["Break-even (95% interval)"]) == "never (48.7 to never)"
+            else:
+                assert read(row["Break-even (95% interval)"]) == close(paid.epochs, paid.low, paid.high)
+        control = result.control
+        assert read(controls[title]["Ratio (95% interval)"]) == close(
+            control.value, control.low, control.high, decimals=5.01e-4
+        )
+        assert shown(controls[title]["Outcome"]) == "holds 1"
+
+
+def test_tables_of_model_files_have_the_values_of_the_compression() -> None:
+    found = rows(describe_compression(compression()), "Model files")
+    for file in compression().model_files:
+        row, one = found[file.name], file.energy_per_image
+        assert read(row["Parameters"]) == [file.parameters]
+        assert read(row["Non-zero weights"]) == [file.nonzero_weights]
+        assert read(row["MACs"]) == [file.macs]
+        assert read(row["File"]) == close(file.file_bytes)
+        assert read(row["gzip"]) == close(file.gzip_bytes)
+        accuracy = (file.accuracy, file.accuracy_low, file.accuracy_high)
+        assert read(row["Accuracy (95% interval)"]) == close(*accuracy, decimals=5.01e-4)
+        assert read(row["CPU time per image, fastest run"]) == close(file.cpu_ms_per_image * 1e-3)
+        assert read(row["CPU time per image, median of the runs"]) == close(file.cpu_ms_per_image_median * 1e-3)
+        assert read(row["Active energy per image (low to high)"]) == close(
+            one.active_j, one.active_low_j, one.active_high_j
+        )
+        assert shown(row["Compared with"]) == (file.dense or "-")
+        assert shown(row["Faster"]) == {None: "-", True: "yes", False: "no"}[file.faster_than_dense]
+
+
+def test_what_was_not_measured_is_said_and_never_zero() -> None:
+    result = workload("train")
+    document = describe_audit(make_audit(changed_arm(result, "tuned", accuracy=None)))
+    more = rows(document, "Other metrics").values()
+    assert {shown(row["Read per image"]) for row in more} == {"not measured"}
+    assert {shown(row["CO2 per 1,000 images"]) for row in more} == {"no country given"}
+    assert shown(rows(document, "Energy of the build, by component")["gpu"]["Energy (low to high)"]) == "not measured"
+    assert shown(rows(document, "Background load")["naive"]["Waiting for memory"]) == "not measured"
+    accuracies = [shown(row["Accuracy (range of runs)"]) for row in rows(document, "Arms").values()]
+    assert [text == "not measured" for text in accuracies] == [False, True, False, False]
+
+
+def test_grams_where_a_country_was_given() -> None:
+    audit = make_audit()
+    meter = dataclasses.replace(audit.provenance.meter, country="DEU", carbon_g_per_kwh=381.2, carbon_source="a table")
+    arms = tuple(dataclasses.replace(arm, carbon_g_per_1000=0.000528) for arm in workload().arms)
+    document = describe_audit(
+        make_audit(
+            dataclasses.replace(workload(), arms=arms), provenance=dataclasses.replace(audit.provenance, meter=meter)
+        )
+    )
+    assert {shown(row["CO2 per 1,000 images"]) for row in rows(document, "Other metrics").values()} == {"528 µg"}
+    assert shown(rows(document, "Machine and versions")["Carbon"]["Value"]) == "DEU, 381 g per kWh (a table)"
+
+
+def test_measured_and_modelled_joules_are_told_apart() -> None:
+    rapl = energy(1.0, "measured:rapl", "modelled:rapl-share@1")
+    build = make_audit().build
+    assert build is not None
+    audit = make_audit(build=dataclasses.replace(build, energy=rapl), energy=rapl, method=rapl.method)
+    document = describe_audit(audit)
+    assert {row[ENERGY].tag for row in rows(document, "Arms").values()} == {"modelled"}
+    total = "Total energy per 1,000 images, idle included (low to high)"
+    assert {row[total].tag for row in rows(document, "Other metrics").values()} == {"measured"}
+    assert rows(document, "Energy of the build, by component")["cpu"]["Energy (low to high)"].tag == "measured"
+
+
+def test_provenance_says_what_it_takes_to_repeat_the_audit() -> None:
+    audit = make_audit()
+    document = describe_audit(audit)
+    text = printed(document, brief=False)
+    assert "joulecache audit photos.tar --out 'my audit'" in text
+    assert "/opt/bin" not in text
+    said = {
+        what: shown(row["Value"])
+        for title in ("To repeat this audit", "Machine and versions", "Build of the cache")
+        for what, row in rows(document, title).items()
+    }
+    assert said["Seed"] == "7"
+    assert said["Every single run"].startswith("runs.jsonl")
+    assert said["Threads"] == "2 CPUs; within an op as TensorFlow chooses; across ops 4"
+    assert said["keras"] == "not installed"
+    assert said["Active energy (low to high)"] == "5.80 J modelled (2.32 to 12.8)"
+    coefficients = rows(document, "Coefficients")
+    assert {name: (shown(row["Central"]), shown(row["Source"])) for name, row in coefficients.items()} == {
+        name: (f"{row.central:g}", row.source) for name, row in audit.provenance.meter.coefficients.items()
+    }
+
+
+def test_watts_of_the_user_are_named_as_such() -> None:
+    provenance = dataclasses.replace(make_audit().provenance, meter=Meter(idle_w=12, full_w=65).provenance())
+    text = text_of(describe_audit(make_audit(provenance=provenance)))
+    assert "watts given by the user" in text
+    assert "provider None" not in text
+
+
+# Claims ---------------------------------------------------------------------------------------------------------------
+
+LESS = "Training from the cache uses 96.4% less active energy per epoch than naive (95% interval 96.2% to 96.5% less)."
+
+
+def test_what_was_found_is_said_of_the_reference_and_of_the_strongest_alternative() -> None:
+    first, second = describe_audit(make_audit()).headline
+    assert (first.claim, first.finding, first.tag) == (LESS, "saves", "modelled")
+    assert first.detail == (
+        "The build is paid back after 1.53 epochs (1.49 to 2.17). Over 30 epochs, build included, it uses 91.5% less energy."
+    )
+    assert second.lead == "Against the strongest alternative:"
+    assert second.claim == (
+        "Training from the cache uses 8.1% more active energy per epoch than tf_cache (95% interval 5.9% to 10% more)."
+    )
+    assert second.detail == (
+        "The build is never paid back (48.7 to never). Over 30 epochs, build included, it uses 12% more energy: tf_cache is the better "
+        "choice here."
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ("saves", "uses 8.1% more active energy per epoch than tf_cache"),
+        ("saves", "for so few epochs, tf_cache is the better choice"),
+        ("costs", "tf_cache is the better choice here"),
+        ("no difference shown", "nothing is gained over tf_cache"),
+        (
+            "inconclusive",
+            "Training from the cache: inconclusive against tf_cache. An epoch used 8.1% more active energy",
+        ),
+        ("inconclusive", "If that ratio holds, the build is never paid back"),
+    ],
+)
+def test_claims_are_as_strong_as_findings(found: Finding, words: str) -> None:
+    document = describe_audit(make_audit(workload("train", against_cache=found), workload("input")))
+    second = document.headline[1]
+    assert words in f"{second.claim} {second.detail}"
+    assert ("than tf_cache" in second.claim) == (found in ("saves", "costs"))
+    assert words in " ".join(printed(document).split())
+
+
+def test_the_break_even_over_several_trainings_is_said() -> None:
+    result = workload("train")
+    naive, *others = result.comparisons
+
+    def said(epochs: float | None, runs: int = 4) -> str:
+        over = BreakEven(epochs, epochs and 0.9 * epochs, epochs and 1.1 * epochs)
+        compared = dataclasses.replace(naive, runs=runs, break_even_over_runs=over)
+        audit = make_audit(dataclasses.replace(result, comparisons=(compared, *others)))
+        return describe_audit(audit).headline[0].detail
+
+    assert "With 4 trainings on the same cache, it is paid back after 0.380 epochs (0.342 to 0.418) of each." in said(
+        0.38
+    )
+    assert "With 4 trainings on the same cache, it is never paid back" in said(None)
+    assert "With 4 trainings on the same cache, it is paid back at once" in said(0.0)
+    assert "trainings" not in said(0.38, runs=1)
+
+
+def test_the_headline_is_about_the_whole_job() -> None:
+    document = describe_audit(make_audit(workload("input"), workload("infer")))
+    assert document.headline[0].claim.startswith("Inference from the cache")
+
+
+def test_nothing_to_compare_with_and_nothing_to_pay_back() -> None:
+    result = workload()
+    alone = describe_audit(make_audit(dataclasses.replace(result, comparisons=())))
+    assert alone.headline[0].claim == "Nothing was compared with the cache."
+    free = dataclasses.replace(result.comparisons[0], break_even=BreakEven(0.0, 0.0, 0.0))
+    document = describe_audit(make_audit(dataclasses.replace(result, comparisons=(free,))))
+    assert "The build is paid back at once: naive uses as much before its first epoch." in document.headline[0].detail
+
+
+def test_one_block_has_no_interval() -> None:
+    document = describe_audit(make_audit(workload(blocks=1)))
+    text = text_of(document)
+    assert "1.53 epochs (one block, no interval)" in text
+    for word in ("95% interval 9", "None", "nan"):
+        assert word not in text
+    assert shown(rows(document, "Arms")["tuned"]["Ratio to naive (95% interval)"]) == "0.917 (one block, no interval)"
+    assert shown(rows(document, "A/A control")["Input only"]["Outcome"]) == "one block cannot show anything"
+
+
+def test_accuracies_that_do_not_meet_are_said() -> None:
+    worse = changed_arm(workload("train"), "optimized", accuracy=AccuracyRange(0.41, 0.4, 0.42))
+    assert "The accuracies differ: 41.0% against 55.4%" in describe_audit(make_audit(worse)).headline[0].detail
+    assert "The accuracies differ" not in text_of(describe_audit(make_audit()))
+
+
+def test_a_failed_control_is_said() -> None:
+    result = dataclasses.replace(workload(), control=Ratio(1.2, 1.1, 1.3, 5))
+    found = rows(describe_audit(make_audit(result)), "A/A control")["Input only"]
+    assert shown(found["Outcome"]) == "does not hold 1: nothing is claimed"
+
+
+# Doubts ---------------------------------------------------------------------------------------------------------------
+
+FLAG = "other processes used 31% of the processors"
+
+
+def test_flags_of_the_meter_are_counted_first_and_listed_with_the_reason() -> None:
+    result = changed_arm(workload(), "tuned", flags=(FLAG,), flagged_runs=4)
+    build = make_audit().build
+    assert build is not None
+    built = dataclasses.replace(build, energy=dataclasses.replace(energy(), contamination=SHAKEN))
+    document = describe_audit(make_audit(changed_arm(result, "naive", flagged_runs=1), build=built))
+    assert document.warning == (
+        f"Flagged by the meter. Input only: 5 of 20 runs, and all runs of tuned together. Building the cache: {STOLEN}."
+    )
+    load = rows(document, "Background load")
+    assert (shown(load["tuned"]["Flags of all runs together"]), shown(load["tuned"]["Flagged runs"])) == (
+        FLAG,
+        "4 of 5",
+    )
+    assert shown(load["tf_cache"]["Flags of all runs together"]) == "none"
+    assert shown(load["naive"]["Other processes"]) == "0.4%"
+
+
+@pytest.mark.parametrize(
+    ("flagged", "said"),
+    [
+        ({"tuned": 0}, "Input only: 0 of 20 runs, and all runs of tuned together."),
+        (dict.fromkeys(CPU_US, 5), "Input only: 20 of 20 runs, and all runs together."),
+        ({}, ""),
+    ],
+)
+def test_runs_that_are_flagged_only_together_are_said(flagged: Mapping[str, int], said: str) -> None:
+    result = workload()
+    for name, runs in flagged.items():
+        result = changed_arm(result, name, flags=(FLAG,), flagged_runs=runs)
+    warning = describe_audit(make_audit(result)).warning
+    assert warning == (f"Flagged by the meter. {said}" if said else "")
+
+
+def test_flagged_model_files_are_counted_first_and_listed_with_the_reason() -> None:
+    shaken = dataclasses.replace(energy(), contamination=SHAKEN)
+    names = ("a", "b", "c")
+    files = (
+        BASELINE,
+        model_file("control", 2_589_844, 0.621, 0.4451, finetune_energy=shaken),
+        *(model_file(name, 652_052, 0.6, 0.1521, "baseline", energy_per_image=shaken) for name in names),
+    )
+    said = "Flagged by the meter. Model files: 3 of 5. Fine-tunings: 1 of 1."
+    for document in (
+        describe_compression(compression(*files)),
+        describe_audit(make_audit(compression=compression(*files))),
+    ):
+        assert document.warning == said
+        (flagged,) = tables(document, "Flagged measurements")
+        assert [tuple(cell.text for cell in row) for row in flagged.rows] == [
+            *(("Model files", name, STOLEN) for name in names),
+            ("Fine-tunings", "control", STOLEN),
+        ]
+
+
+# The compressed model -------------------------------------------------------------------------------------------------
+
+
+def said_of_models(*files: ModelFile, **changes: Any) -> str:
+    made = compression(*files, **changes)
+    (shown_files,) = tables(describe_compression(made), "Model files")
+    return " ".join((*compression_sentences(made), shown_files.remark))
+
+
+def test_what_compression_gained_and_lost() -> None:
+    said = said_of_models()
+    for sentence in (
+        "pruned-int8 against baseline: 93.4% less storage, 58% less CPU time per image, 58% less active energy (modelled); accuracy "
+        "59.3% against 61.4%, and their intervals overlap.",
+        "pruned-float32 uses less energy per image than pruned-int8 on this machine.",
+        "Spent once: fine-tuning the control used 12.2 J (modelled), fine-tuning pruned-int8 used 7.55 J (modelled). pruned-int8 pays "
+        "that back against control-int8 after 8.23 k inferences.",
+        "Channels kept: conv_1 32 to 16.",
+    ):
+        assert sentence in said
+    assert "seeds" not in said
+    assert "Zeros" not in said
+    assert "No model was compressed." in text_of(describe_audit(make_audit(compression=None)))
+
+
+def test_fine_tuning_that_is_never_paid_back() -> None:
+    last = dataclasses.replace(compression().model_files[-1], inferences_to_pay_back=None)
+    said = said_of_models(*compression().model_files[:-1], last)
+    assert "used 7.55 J (modelled). pruned-int8 never pays that back: not every run used less energy" in said
+    assert "inferences" not in said
+
+
+def test_only_smaller_models_pay_back_their_fine_tuning() -> None:
+    spent: dict[str, Any] = {"finetune_energy": energy(1.3)}
+    said = said_of_models(
+        BASELINE,
+        model_file("control", 2_589_844, 0.621, 0.4451, **spent),
+        model_file("baseline-int8-aware", 662_208, 0.607, 0.1856, "baseline", **spent),
+    )
+    assert "fine-tuning baseline-int8-aware used 7.55 J (modelled). " in said
+    assert "pays" not in said
+    assert "Spent once" not in said_of_models(BASELINE, model_file("pruned-float32", 652_052, 0.6, 0.1521, "baseline"))
+
+
+def test_without_a_control_nothing_is_compared_with_one() -> None:
+    spent: dict[str, Any] = {"finetune_energy": energy(), "inferences_to_pay_back": 41.2}
+    pruned = model_file("pruned-float32", 652_052, 0.6, 0.1521, "baseline", **spent)
+    said = said_of_models(BASELINE, pruned, accuracies={"baseline": (0.614,) * 3, "pruned-float32": (0.6, 0.59, 0.61)})
+    assert "control" not in said
+    assert "Spent once: fine-tuning pruned-float32 used 5.80 J (modelled). pruned-float32 pays that back" in said
+    assert "against baseline after 41.2 inferences." in said
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "words"),
+    [
+        ((0.613, 0.609, 0.617), "lost 0.8 points against the control (95%: -0.2 to 1.8)."),
+        ((0.629, 0.625, 0.633), "gained 0.8 points against the control (95%: -0.2 to 1.8)."),
+        ((0.611, 0.611, 0.611), "lost 1.0 points against the control (95%: 1.0 to 1.0)."),
+        ((0.6209, 0.6208, 0.6210), "lost 0.0 points against the control (95%: 0.0 to 0.0)."),
+    ],
+)
+def test_accuracy_over_several_seeds(accuracies: tuple[float, ...], words: str) -> None:
+    names = [file.name for file in compression().model_files]
+    said = said_of_models(accuracies={**dict.fromkeys(names, (0.621,) * 3), "pruned-int8": accuracies})
+    assert f"Over 3 seeds, pruned-int8 {words}" in said
+    assert said.count("seeds") == 1
+
+
+@pytest.mark.parametrize(
+    ("sparse", "clustered", "macs", "words"),
+    [
+        (False, False, 25_898_440, ", not time: the kernels on this machine multiply zeros too."),
+        (True, False, 25_898_440, "faster: sparse-float32, but not clustered-int8."),
+        (True, True, 25_898_440, "faster: sparse-float32, clustered-int8."),
+        (True, True, 6_520_520, "; their effect on time was not measured separately, since channels were removed too."),
+    ],
+)
+def test_zeros_save_time_only_where_that_was_measured(sparse: bool, clustered: bool, macs: int, words: str) -> None:
+    said = said_of_models(
+        BASELINE,
+        model_file("sparse-float32", 2_589_844, 0.6, 0.4, "baseline", macs=macs, faster_than_dense=sparse),
+        model_file("clustered-int8", 2_589_844, 0.6, 0.4, "baseline", macs=macs, faster_than_dense=clustered),
+    )
+    assert "Zeros and shared values save bytes in a compressed file" in said
+    assert said.endswith(words)
+
+
+# Custom pipelines -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "claims"),
+    [
+        (("plain",), "saves", ["Training from plain uses 3.10 J (1.20 to 6.71) of active energy per 1,000 images, at 1,200 images/s."]),
+        (
+            ("plain", "tuned"),
+            "saves",
+            [
+                "Training from tuned uses 50% less active energy per image than from plain (95% interval 48% to 52% less).",
+                "Per 1,000 images: 1.55 J against 3.10 J. Images/s: 2,400 against 1,200.",
+            ],
+        ),
+        (
+            ("plain", "tuned", "best"),
+            "inconclusive",
+            [
+                "Training from best: inconclusive against plain.",
+                "An image used 75% less active energy (95% interval 74% to 76% less); the interval lies below 1",
+                "Training from tuned: inconclusive against plain.",
+            ],
+        ),
+    ],
+    ids=["one", "two", "three"],
+)  # fmt: skip
+def test_custom_pipelines_are_compared_with_the_first(
+    names: tuple[str, ...], found: Finding, claims: list[str]
+) -> None:
+    document = describe_audit(own_audit(*names, found=found))
+    last, text, terminal = names[-1], text_of(document), " ".join(printed(document).split())
+    claims += [
+        f"Training from {last} waits for input at most 12.5% of the time; meanwhile the idle machine uses 500 mJ (194 to 1,082) per "
+        "1,000 images (modelled).",
+        f"Running alone, as shares of {last}: the input 25.0% of the energy and 25.0% of the time, the training 80.0% of the energy and "
+        "80.0% of the time.",
+    ]
+    for said in claims:
+        assert said in text
+        assert said in terminal
+    for word in ("None", "naive", "optimized", "cache(", "the cache", "the build", "reak-even"):
+        assert word not in text, word
+    assert f"Loading images from {last}" in text
+
+
+def test_the_parts_of_a_training_have_the_values_of_the_audit() -> None:
+    document = describe_audit(own_audit("plain", "tuned"))
+    (parts,) = tables(document, "Input and training measured separately")
+    heads = [column.title for column in parts.columns]
+    found = [dict(zip(heads, row, strict=True)) for row in parts.rows]
+    assert [(shown(row["Pipeline"]), shown(row["What ran"])) for row in found] == [
+        (name, ran) for name in ("plain", "tuned") for ran in ("the input alone", "the training alone", "both together")
+    ]
+    assert read(found[0]["Energy per step"]) == close(3.1 * 0.25 * 20 / 3 / 1000)
+    assert read(found[2]["Time per step"]) == close(0.83e-3 * 20 / 3)
+    assert read(found[2]["Time per 1,000 images"]) == close(0.83)
+    ratio = found[4]["Energy, as a ratio to both together (95% interval)"]
+    assert read(ratio) == close(0.8, 0.76, 0.84, decimals=5.01e-4)
+    origins = rows(document, "Pipelines")
+    assert {name: (shown(row["Images per epoch"]), shown(row["Batches"])) for name, row in origins.items()} == {
+        "plain": ("20", "3"),
+        "tuned": ("20", "3"),
+    }
+    repeat = rows(document, "To repeat this audit")
+    assert shown(repeat["Batches per epoch"]["Value"]) == "3"
+    assert not {"Batch size", "Horizon of the verdict"} & set(repeat)
+
+
+def test_one_pipeline_is_compared_with_nothing() -> None:
+    document = describe_audit(own_audit("plain"))
+    assert "how much energy does the pipeline use?" in document.title
+    assert [each.finding for each in document.headline] == [None]
+    assert "Finding" not in rows(document, "Arms")["plain"]
+    assert len(charts(document)) == 4
+
+
+# Where the joules go --------------------------------------------------------------------------------------------------
+
+SPENT = "Active energy per 1,000 images (95% interval)"
+
+
+def said_of_stages(audit: Audit) -> str:
+    assert audit.stages is not None
+    return " ".join(stage_sentences(audit, audit.stages))
+
+
+def test_stages_have_the_values_of_the_audit() -> None:
+    audit = staged(stages())
+    document = describe_audit(audit)
+    found = rows(document, "Stages")
+    assert list(found) == [*STAGES, "unattributed", "the whole"]
+    assert shown(found["decode"][SPENT]) == "1.20 J modelled (1.08 to 1.32)"
+    assert shown(found["decode"]["Share of the whole"]) == "24.0%"
+    assert shown(found["flip_lr"]["Run once by a cache"]) == "no"
+    assert shown(found["read"]["Run once by a cache"]) == "yes"
+    assert shown(found["copy"][SPENT]) == "below resolution (at most 0.0700 J)"
+    assert shown(found["unattributed"][SPENT]) == "0.500 J modelled"
+    assert shown(found["the whole"][SPENT]) == "5.00 J modelled"
+    waiting = rows(document, "Waiting for input")["naive"]
+    assert [shown(cell) for cell in waiting.values()] == ["naive", "62.0%", "1.50 J modelled (1.20 to 1.90)", "31.0%"]
+    for said in (
+        "Of 5.00 J of active energy per 1,000 images (Training, naive, modelled), the largest part is training step: 40.0%. Of the "
+        "input, it is decode: 48.0%.",
+        "A cache saves 88.0% of the input's active energy: read, decode and resize(72), which it runs once.",
+        "The stages add up to 90.0% of the whole; 10.0% is unattributed.",
+        "Training waited for its next batch 62.0% of the time; meanwhile the idle machine used 1.50 J per 1,000 images (modelled): "
+        "31.0% of the total energy, and not part of the active energy above.",
+    ):
+        assert said in said_of_stages(audit)
+        assert said in " ".join(printed(document).split())
+
+
+ROUGH = "That is off by more than a tenth: the stages are approximate."
+
+
+@pytest.mark.parametrize(
+    ("unattributed", "said"),
+    [
+        (0.4, "The stages add up to 91.8% of the whole; 8.2% is unattributed."),
+        (0.6, f"The stages add up to 88.2% of the whole; 11.8% is unattributed. {ROUGH}"),
+        (-0.1, "The stages add up to 102.3% of the whole, which is more than all of it"),
+        (-0.6, f"more than all of it: stages and whole were measured in separate runs. {ROUGH}"),
+    ],
+)
+def test_what_the_stages_do_not_explain_is_said(unattributed: float, said: str) -> None:
+    audit = staged(stages(unattributed))
+    assert said in said_of_stages(audit)
+    assert (ROUGH in said_of_stages(audit)) == (abs(unattributed) > 0.5)
+    assert shown(rows(describe_audit(audit), "Stages")["unattributed"][SPENT]).startswith("-") == (unattributed < 0)
+
+
+def test_stages_of_the_input_alone_have_no_training_and_no_waiting() -> None:
+    audit = staged(stages(0.0, "input"))
+    names = [name for name in STAGES if name not in ("copy", "training step")]
+    assert list(rows(describe_audit(audit), "Stages")) == [*names, "unattributed", "the whole"]
+    assert "(Input only, naive, modelled), the largest part is decode: 48.0%. A cache" in said_of_stages(audit)
+    assert "waited" not in said_of_stages(audit)
+    plot = charts(describe_audit(audit))[0].plot
+    assert isinstance(plot, Stack)
+    assert plot.apart is None
+
+
+def test_without_stages_nothing_is_said_of_them() -> None:
+    assert not tables(describe_audit(make_audit()), "Stages")
+    nothing = staged(stages(3.0, known=dict.fromkeys(STAGES)), None)
+    whole = "Of 3.00 J of active energy per 1,000 images (Training, naive, modelled)"
+    assert f"{whole}, no stage is above its resolution." in said_of_stages(nothing)
+    assert "A cache saves" not in said_of_stages(nothing)
+
+
+def test_waiting_for_an_accelerator_is_an_upper_bound_and_in_the_active_energy_too() -> None:
+    whole = energy()
+    gpu = Component(3.0, 3.0, 3.0, "measured:nvml", "NVML", "1 GPU", "1 mJ")
+    with_gpu = dataclasses.replace(whole, components={**whole.components, "gpu": gpu}, active=whole.active + gpu)
+    waiting = dataclasses.replace(WAITED, at_most=True, method=f"{MODELLED}+measured:nvml")
+    document = describe_audit(staged(stages(), waiting, energy=with_gpu))
+    for said in (
+        "at most 62.0% of the time; meanwhile the idle machine used at most 1.50 J per 1,000 images (modelled): at most 31.0% of the "
+        "total energy. The active energy above counts all joules of the GPU: its part of the waiting is in both.",
+        "All joules of a GPU count as active",
+        "the accelerator may still have computed while the next batch was requested",
+    ):
+        assert said in text_of(document)
+    assert "not part of the active energy" not in text_of(document)
+    found = rows(document, "Waiting for input")["naive"].values()
+    assert [shown(cell) for cell in found] == [
+        "naive",
+        "at most 62.0%",
+        "at most 1.50 J modelled (1.20 to 1.90)",
+        "at most 31.0%",
+    ]
+
+
+def test_waiting_whose_joules_are_not_known_keeps_its_time() -> None:
+    audit = staged(stages(), Waiting(0.62, None, None, None, at_most=False))
+    assert "62.0% of the time; how much energy the idle machine used meanwhile is not known." in said_of_stages(audit)
+    found = rows(describe_audit(audit), "Waiting for input")["naive"].values()
+    assert [shown(cell) for cell in found] == ["naive", "62.0%", "not measured", "not measured"]
+
+
+# Augmentation reuse ---------------------------------------------------------------------------------------------------
+
+
+def test_what_reuse_does_to_accuracy_is_said_as_strong_as_the_findings() -> None:
+    assert reuse_sentences(REUSE, 30) == (
+        "The cache holds 1 variant of its random ops. Each is used 30 times over 30 epochs, and 8 times in a training of 8 epochs.",
+        "1 variant, each used 8 times, is inferior to fresh draws: accuracy differs by -2.42 points (95%: -3.09 to -1.75; 5 seeds, "
+        "margin 0.5); the interval lies below -0.5 points.",
+        "2 variants, each used 4 times, are not shown to be as good as fresh draws: accuracy differs by -0.30 points (95%: -0.81 to "
+        "+0.21; 5 seeds, margin 0.5); the interval holds -0.5 points.",
+        "4 variants, each used 2 times, are not inferior to fresh draws: accuracy differs by +1.02 points (95%: +0.84 to +1.20; 5 "
+        "seeds, margin 0.5); the interval lies above -0.5 points.",
+        "The effect of using a draw 30 times was not measured.",
+    )
+    document = describe_audit(full_audit())
+    row = rows(document, "Accuracy and energy by number of variants")["4 variants"]
+    assert shown(row["Active energy of training per 1,000 images (low to high)"]) == "4.20 J modelled (1.68 to 8.40)"
+    assert shown(row["Accuracy (95% interval)"]) == "81.4% (80.1% to 82.8%)"
+    assert shown(row["Points from fresh (95% interval)"]) == "+1.02 (+0.84 to +1.20)"
+    assert (shown(row["Finding"]), row["Finding"].finding) == ("not inferior", True)
+    fact = next(fact for fact in document.facts if fact.label == "Accuracy change, in points")
+    assert (shown(fact.cell), fact.detail) == ("-2.42", "1 variant against fresh draws; 95% interval -3.09 to -1.75")
+    assert "Augmentation reuse" not in [section.title for section in describe_audit(make_audit()).sections]
+
+
+def test_reuse_that_was_not_measured_is_said() -> None:
+    four = dataclasses.replace(
+        REUSE,
+        variants=4,
+        horizon_reuse=7.5,
+        train_reuse=0.5,
+        train_epochs=1,
+        points=(),
+        not_measured="no records are held out",
+    )
+    assert reuse_sentences(four, 30) == (
+        "The cache holds 4 variants of its random ops. Each is used 7.5 times over 30 epochs, and at most once in a training of 1 epoch.",
+        "Its effect on accuracy was not measured: no records are held out.",
+    )
+    assert (times(1), times(1.5), times(10 / 3), times(30)) == ("once", "1.5 times", "3.33 times", "30 times")
+
+
+# Storage, charts, images ----------------------------------------------------------------------------------------------
+
+
+def test_storage_is_a_cost_of_its_own() -> None:
+    document = describe_audit(make_audit())
+    assert "Storing the cache, 21.5 MB, uses 2.23 J a day (1.21 to 7.35), modelled; this is in no ratio." in text_of(
+        document
+    )
+    stored = {
+        name: shown(row["Per day of storage (low to high)"]) for name, row in rows(document, "Costs by kind").items()
+    }
+    assert stored == {
+        **dict.fromkeys(("naive", "tuned", "tf_cache"), "nothing"),
+        "optimized": "2.23 J modelled (1.21 to 7.35)",
+    }
+
+
+@pytest.mark.parametrize(("epochs", "crossings"), [(7.4, [3, 3]), (7.6, [3]), (31.0, [0]), (None, [0])])
+def test_an_early_crossing_gets_its_own_chart(epochs: float | None, crossings: list[int]) -> None:
+    result = workload()
+    compared = tuple(dataclasses.replace(each, break_even=BreakEven(epochs, 7.0, None)) for each in result.comparisons)
+    document = describe_audit(make_audit(dataclasses.replace(result, comparisons=compared), compression=None))
+    drawn = [chart for chart in charts(document) if isinstance(chart.plot, Lines)]
+    assert [len(chart.plot.crossings) for chart in drawn if isinstance(chart.plot, Lines)] == crossings
+    when = "never" if epochs is None else f"{quantities.number(epochs)} epochs"
+    assert f"naive: {when} (7.00 to never)" in drawn[0].description
+    assert ("Rings and bands" in drawn[0].caption) == (crossings[0] > 0)
+
+
+def test_charts_have_the_values_of_the_audit() -> None:
+    document = describe_audit(full_audit())
+    bars = next(chart for chart in charts(document) if isinstance(chart.plot, Bars))
+    assert isinstance(bars.plot, Bars)
+    assert [(mark.label, mark.value) for mark in bars.plot.marks] == [
+        (name, pytest.approx(cpu_us * 0.0031)) for name, cpu_us in CPU_US.items()
+    ]
+    assert "naive 3.42 J (1.32 to 7.40); tuned 3.14 J" in bars.description
+    many: dict[str, float | None] = {f"op_{place}": 1.0 + place for place in range(16)}
+    stack = charts(describe_audit(staged(stages(known=many))))[0]
+    assert isinstance(stack.plot, Stack)
+    assert [part.label for part in stack.plot.parts] == list(many)
+    assert stack.description.endswith(
+        "unattributed 0.500 J; separately, waiting 1.50 J (1.20 to 1.90) of the total energy."
+    )
+
+
+def test_examples_are_shown_with_what_the_cache_holds() -> None:
+    found = [block for section in describe_audit(full_audit()).sections for block in section.blocks]
+    (images,) = (block for block in found if isinstance(block, Images))
+    assert plain(images.caption) == "cat/1.jpg, cat"
+    assert [(image.label, image.mark) for image in images.images] == [("decode", "cached"), ("flip_lr", "")]
+
+
+# Plans ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_why_and_how_to_build_it() -> None:
+    document = describe_plan(make_plan(), "cache/")
+    assert document.headline[0].claim == make_plan().why
+    text = printed(document)
+    assert make_plan().command(make_plan().best, "cache/") in text.splitlines()
+    assert "Each draw of the cached random ops is used 3.75 times." in " ".join(text.split())
+    found = rows(document, "Best 3 of 3 choices, active energy")
+    assert shown(found["resize(72)"]["Paid back after"]) == "12.3 epochs"
+    assert shown(found["nothing: online"]["Paid back after"]) == "-"
+    assert shown(found["random_crop(64)"]["Variants (uses of each)"]) == "8 (3.75 uses)"
