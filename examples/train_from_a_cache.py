@@ -1,17 +1,17 @@
-"""Build a cache once, train from it, and see the joules of every epoch beside its loss.
+"""Build a cache once, train from it, and print the energy of every epoch next to its loss.
 
 python examples/train_from_a_cache.py
 """
 
 import keras
 
-from joulecache.pipelines import EnergyCallback, Meter, load, precompute
+import joulecache as jc
 
-built = precompute("synthetic:200", "example-cache", "decode|resize(72) || random_crop(64)|flip_lr")
+built = jc.precompute("synthetic:200", "example-cache", "decode|resize(72) || random_crop(64)|flip_lr")
 print(f"{built.manifest.chain}: {built.manifest.splits['train'].records} training images")
 
-train = load("example-cache", "train", batch_size=32)
-val = load("example-cache", "val", batch_size=32)
+train = jc.load("example-cache", "train", batch_size=32)
+val = jc.load("example-cache", "val", batch_size=32)
 model = keras.Sequential(
     [
         keras.Input((64, 64, 3)),
@@ -23,7 +23,7 @@ model = keras.Sequential(
 )
 model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
 
-energy = EnergyCallback(Meter())
+energy = jc.EnergyCallback(jc.Meter())
 history = model.fit(
     train.apply(energy.timed), validation_data=val, epochs=3, shuffle=False, callbacks=[energy], verbose=0
 )

@@ -1,44 +1,38 @@
-"""The examples: each runs as it stands, in an empty folder."""
+"""The examples: each runs as it is, in an empty folder."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import environment
 
-from joulecache.pipelines import Meter, precompute
+import joulecache as jc
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-SAYS = {
+PRINTS = {
     "train_from_a_cache.py": "epoch 2: loss ",
     "audit_your_own_pipelines.py": "kept: ",
     "compress_for_a_small_device.py": "pruned-int8: ",
 }
 
 
-def test_every_example_is_tried() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {*SAYS, "audit.ipynb"}
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {*PRINTS, "audit.ipynb"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize("name", PRINTS)
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert any(line.startswith(SAYS[name]) for line in done.stdout.splitlines()), done.stdout
+    assert any(line.startswith(PRINTS[name]) for line in done.stdout.splitlines()), done.stdout
 
 
 @pytest.mark.slow
@@ -66,15 +60,15 @@ def test_the_notebook_runs_and_shows_its_results(tmp_path: Path, monkeypatch: py
     assert "\x1b" not in plan + audit
 
 
-def test_what_a_notebook_shows_is_escaped(tmp_path: Path, photo: bytes) -> None:
+def test_a_notebook_escapes_what_it_shows(tmp_path: Path, photo: bytes) -> None:
     name = "<img src=x onerror=alert(1)>"
     for folder in (name, "other"):
         (tmp_path / "photos" / folder).mkdir(parents=True)
         (tmp_path / "photos" / folder / "a.jpg").write_bytes(photo)
-    built = precompute(tmp_path / "photos", tmp_path / "cache", "decode|resize(8)", val_fraction=0)
+    built = jc.precompute(tmp_path / "photos", tmp_path / "cache", "decode|resize(8)", val_fraction=0)
     shown = built._repr_html_() or ""
     assert "<img" not in shown
     assert "&lt;img src=x onerror=alert(1)&gt;" in shown
-    with Meter().window("work") as window:
+    with jc.Meter().window("work") as window:
         pass
     assert "not measured" in (window.energy._repr_html_() or "")
