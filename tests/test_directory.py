@@ -295,7 +295,7 @@ def test_a_directory_that_moved_has_its_cache_still(tmp_path: Path) -> None:
 
 def test_another_directory_is_refused(tmp_path: Path) -> None:
     ours(small(tmp_path / "train"), tmp_path / "cache")
-    with pytest.raises(CacheError, match=r"holds the images of '.*/train': give '.*/val' a cache_dir of its own"):
+    with pytest.raises(CacheError, match=r"holds the images of '.*/train': use a separate cache_dir for '.*/val'"):
         ours(small(tmp_path / "val"), tmp_path / "cache")
 
 
@@ -303,7 +303,7 @@ def test_another_directory_is_refused(tmp_path: Path) -> None:
 def test_other_images_of_the_directory_are_refused(tmp_path: Path, arguments: dict[str, Any]) -> None:
     root = small(tmp_path / "images")
     ours(root, tmp_path / "cache")
-    with pytest.raises(CacheError, match=r"holds 'decode\|resize\(\(6, 8\)\)' .* a cache_dir of its own"):
+    with pytest.raises(CacheError, match=r"holds 'decode\|resize\(\(6, 8\)\)' .* a separate cache_dir"):
         ours(root, tmp_path / "cache", **arguments)
 
 
@@ -395,7 +395,7 @@ def link_nowhere(root: Path) -> None:
 def test_links_that_keras_follows_and_we_do_not_are_refused(tmp_path: Path, link: Callable[[Path], None]) -> None:
     root = small(tmp_path / "images")
     link(root)
-    with pytest.raises(SourceError, match="which is no regular file, or lies behind a link to a folder"):
+    with pytest.raises(SourceError, match="which is not a regular file, or lies behind a link to a folder"):
         ours(root, tmp_path / "cache")
 
 
@@ -446,9 +446,7 @@ def test_the_data_format_of_keras_counts(swatches: Path, cache: Path) -> None:
 @pytest.mark.parametrize("which", ["directory", "cache_dir"])
 def test_folders_elsewhere_are_refused(swatches: Path, tmp_path: Path, which: str) -> None:
     given: dict[str, Any] = {"directory": swatches, "cache_dir": tmp_path / "cache", which: "gs://bucket/images"}
-    with pytest.raises(
-        ValueError, match=f"^{which} must be a folder on this machine, got 'gs://bucket/images': copy it"
-    ):
+    with pytest.raises(ValueError, match=f"^{which} must be a local folder, got 'gs://bucket/images': copy it"):
         image_dataset_from_directory(**given)
 
 

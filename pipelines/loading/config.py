@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.core.checks import check_choice, check_whole
 
 Shuffle: TypeAlias = bool | Literal["blocks"]
 Verify: TypeAlias = Literal["open", "full"]
@@ -67,12 +68,13 @@ class LoadConfig:
     budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
 
     def __post_init__(self) -> None:
-        require_choice("split", self.split, SPLITS)
-        require_whole("batch_size", self.batch_size, 1)
-        require_choice("dtype", self.dtype, tuple(PIXEL_BYTES))
+        check_choice("split", self.split, SPLITS)
+        check_whole("batch_size", self.batch_size)
+        check_choice("dtype", self.dtype, tuple(PIXEL_BYTES))
         if self.shuffle is not None and not isinstance(self.shuffle, bool) and self.shuffle != "blocks":
             raise ValueError(f'shuffle must be True, False or "blocks", got {self.shuffle!r}')
-        require_seed(self.seed)
+        if self.seed is not None:
+            check_whole("seed", self.seed, 0, 2**64 - 1)
         match self.hosts:
             case (int(index), int(count)) if 0 <= index < count:
                 pass
@@ -81,27 +83,9 @@ class LoadConfig:
                     f"hosts must be an InputContext or (index, count) with 0 <= index < count, got {self.hosts!r}"
                 )
         if self.epochs is not None:
-            require_whole("epochs", self.epochs, 1)
+            check_whole("epochs", self.epochs)
 
     @property
     def shuffled(self) -> Shuffle:
         """The shuffle, with its default for the split."""
         return self.split == SPLITS[0] if self.shuffle is None else self.shuffle
-
-
-def require_whole(name: str, value: object, least: int) -> None:
-    """Raise ValueError unless a value is an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
-def require_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless a value is one of the allowed words."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def require_seed(seed: object) -> None:
-    """Raise ValueError unless a seed is None or an integer of 64 bits."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
-        raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")

@@ -10,7 +10,8 @@ import tensorflow as tf
 from joulecache.pipelines.cache.cache import CacheLike, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
-from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify, require_choice, require_whole
+from joulecache.pipelines.core.checks import check_choice, check_whole
+from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.reader import open_reader, warn_of_slow_shuffle
 from joulecache.transforms.ops import Op
@@ -71,8 +72,8 @@ def load(
     Warns:
         UserWarning: The images do not fit in memory and are shuffled as a whole.
     """
-    require_choice("verify", verify, VERIFY)
-    require_whole("stage_limit_bytes", stage_limit_bytes, 1)
+    check_choice("verify", verify, VERIFY)
+    check_whole("stage_limit_bytes", stage_limit_bytes)
     config = LoadConfig(
         split, batch_size, shuffle, seed, drop_remainder, _as_pair(hosts), dtype=dtype, epochs=epochs, start=start
     )

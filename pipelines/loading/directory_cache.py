@@ -1,0 +1,141 @@
+"""All images of a directory in a cache, without labels: what `image_dataset_from_directory` takes its images from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulecache.pipelines.building.local_destination import existing_cache
+from joulecache.pipelines.building.precomputing import BuildProgress, Progress, precompute
+from joulecache.pipelines.cache.cache import open_cache
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.core.progress import progress_bar
+from joulecache.pipelines.loading.split import CachedSplit
+from joulecache.pipelines.source import SourceError
+from joulecache.pipelines.source.folder import list_folder
+from joulecache.pipelines.source.naming import as_splits, first_folders
+from joulecache.transforms.chain import Chain
+from joulecache.transforms.randomness import key_hash
+
+_CLASS = "all"  # the class of every image in the cache: labels may differ between calls
+_QUIET_S = 2  # before a build shows its progress
+
+
+class DirectoryCache:
+    """The images of a directory, by row. The cache is brought up to date when this is made.
+
+    Attributes:
+        image_shape: (height, width, channels).
+    """
+
+    def __init__(self, directory: Path, cache: Path, chain: Chain, *, verbose: bool) -> None:
+        """Cache what is new or has changed.
+
+        Args:
+            directory: The directory; all images below it are cached.
+            cache: The folder of the cache.
+            chain: The ops to cache.
+            verbose: Show on a terminal how far a build is that takes long.
+
+        Raises:
+            CacheError: The folder holds something else.
+            BuildError: No image can be cached, or the disk failed.
+        """
+        _check_same_images(directory, cache, chain)
+        _build(directory, cache, chain, verbose)
+        opened = open_cache(cache)
+        # Folders called train, val and test are splits of a cache, but may be classes for Keras.
+        self._splits = [CachedSplit(opened, name) for name in SPLITS if opened.manifest.splits[name].records]
+        self._ends = np.cumsum([len(split) for split in self._splits])
+        self._directory, self._rejected = directory, cache / opened.manifest.rejected.name
+        self.image_shape = self._splits[0].image_shape
+
+    def rows(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows of images, int64 ``[N]``, by their paths in the directory; raises SourceError for one that is not cached."""
+        hashes = np.concatenate([split.key_hashes for split in self._splits])
+        row_of = {hashed: row for row, hashed in enumerate(hashes.tolist())}
+        rows = [row_of.get(key_hash(name), -1) for name in names]
+        missing = [name for name, row in zip(names, rows, strict=True) if row < 0]
+        if missing:
+            raise SourceError(
+                f"{len(missing)} of {len(names)} images in {str(self._directory)!r} cannot be cached, such as "
+                f"{min(missing)!r}, {self._reason(min(missing))}: repair or delete it, or use Keras' own function"
+            )
+        return np.array(rows, np.int64)
+
+    def images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the images of rows of any shape, uint8 ``[*rows, H, W, C]``."""
+        flat = np.reshape(rows, -1)
+        if len(self._splits) == 1:
+            images = self._splits[0].images(flat, 0)
+        else:
+            images = np.empty((len(flat), *self.image_shape), np.uint8)
+            which = np.searchsorted(self._ends, flat, side="right")
+            for place, split in enumerate(self._splits):
+                images[which == place] = split.images(flat[which == place] - (self._ends[place] - len(split)), 0)
+        return images.reshape(*np.shape(rows), *self.image_shape)
+
+    def _reason(self, name: str) -> str:
+        with open(self._rejected, encoding="utf-8") as lines:
+            for reject in map(json.loads, lines):
+                if reject["key"] == name:
+                    return str(reject["reason"])
+        if any(part.startswith(".") for part in name.split("/")):
+            return "which is hidden"
+        return "which is not a regular file, or lies behind a link to a folder"
+
+
+def _check_same_images(directory: Path, cache: Path, chain: Chain) -> None:
+    """Refuse the cache of another directory, or of other images of this one: every call would rebuild it."""
+    manifest = existing_cache(cache)
+    if manifest is None:
+        return
+    source = Path(manifest.source.location)  # it may have moved since
+    if source.exists() and not source.samefile(directory):
+        raise CacheError(
+            f"{str(cache)!r} holds the images of {str(source)!r}: use a separate cache_dir for {str(directory)!r}"
+        )
+    if (manifest.chain, manifest.class_names) != (str(chain), (_CLASS,)):
+        raise CacheError(
+            f"{str(cache)!r} holds {manifest.chain!r} with classes {list(manifest.class_names[:5])}, not {str(chain)!r} without: use "
+            f"a separate cache_dir for each image_size and color_mode"
+        )
+
+
+def _build(directory: Path, cache: Path, chain: Chain, verbose: bool) -> None:
+    names = list_folder(directory).names
+    splits = as_splits(first_folders(names)[0]) if names else None
+    with tempfile.TemporaryDirectory() as folder, _shown_progress(verbose) as progress:
+        labels = Path(folder, "labels.csv")
+        with open(labels, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("name", "label"), *((name, _CLASS) for name in names)])
+        precompute(
+            directory,
+            cache,
+            chain,
+            val_fraction=None if "val" in (splits or ()) else 0,  # not allowed where the folders hold out records
+            labels=labels,
+            max_reject_rate=1,  # `rows` raises for those that are asked for
+            progress=progress,
+        )
+
+
+@contextmanager
+def _shown_progress(verbose: bool) -> Iterator[Progress | None]:
+    if not verbose:
+        yield None
+        return
+    with progress_bar(delay_s=_QUIET_S, lines=False) as bar:
+
+        def show(progress: BuildProgress) -> None:
+            bar("caching images", progress.done, progress.records)
+
+        yield show
