@@ -374,7 +374,7 @@ def test_an_orientation_that_means_nothing_is_ignored(pixels: Array) -> None:
 
 
 def test_damage_elsewhere_in_the_exif_does_not_reject_a_photo(pixels: Array) -> None:
-    # ImageOps.exif_transpose would write the tags anew, and fail at a camera's name that calls itself a fraction.
+    # ImageOps.exif_transpose would rewrite the tags, and fail at a camera's name that calls itself a fraction.
     tags = exif(6)
     tags[EXIF_MAKE] = "a camera"
     damaged = bytearray(tags.tobytes())

@@ -380,7 +380,7 @@ def test_custom_ops_work_before_and_after_the_cut(
     assert verify(cache) == []
     if cut == 2:
         return  # the held-out records were cached whole, without invert
-    with pytest.raises(CacheError, match=r"unknown op 'invert'.*give it as `ops`, or by --ops"):
+    with pytest.raises(CacheError, match=r"unknown op 'invert'.*pass them as `ops`, or by --ops"):
         load(cache, "train", 6)
 
 

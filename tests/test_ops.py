@@ -538,7 +538,7 @@ def test_a_faulty_custom_op_is_refused_wherever_it_comes_in(source: str, message
 
 
 @pytest.mark.parametrize(("words", "version"), [(0, 1), (1024, 2**31)])
-@pytest.mark.parametrize("name", ["random_words", "words"])  # the second is what version 0.1 called it
+@pytest.mark.parametrize("name", ["random_words", "words"])  # the second is its former name
 def test_the_ends_of_words_and_version_are_accepted(name: str, words: int, version: int) -> None:
     source = f"@dataclass(frozen=True)\nclass Invert(Op):\n    {name} = {words}\n    version = {version}\n{PIXELS}"
     [op] = parse("decode|invert", ops_of(module(source))).ops[1:]

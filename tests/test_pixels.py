@@ -51,7 +51,7 @@ from joulecache.transforms import (
     parse,
 )
 from joulecache.transforms.chain import apply, apply_to_each
-from joulecache.transforms.images import Pixels, as_array, as_image
+from joulecache.transforms.images import Pixels, as_array, as_image, put
 from joulecache.transforms.ops import AUGMENTATIONS, OPS, BatchOp, op_name
 from joulecache.transforms.ops.arguments import INTERPOLATIONS
 from joulecache.transforms.ops.geometry import PADDING_MODES
@@ -120,6 +120,14 @@ def test_moving_pixels_copies_nothing(pixels: Array) -> None:
     for op in (CentralCrop(20), RandomCrop(20), FlipLr(), FlipUd()):
         for word in (0, LARGEST):
             assert np.shares_memory(apply([op], pixels, [word] * op.random_words), pixels)
+
+
+def test_an_image_is_put_into_its_place_in_a_batch(pixels: Array) -> None:
+    for image in (pixels, pixels[:, ::-1], pixels[::-1], pixels[:, ::-1, :1]):
+        batch = np.zeros((2, *image.shape), np.uint8)
+        put(batch[1], image)
+        np.testing.assert_array_equal(batch[1], image)
+        assert not batch[0].any()
 
 
 # Borders and holes
@@ -347,7 +355,7 @@ def test_resize_shorter_resizes_to_its_output_size(pixels: Array) -> None:
 
 
 def test_random_resized_crop_cuts_then_resizes(pixels: Array) -> None:
-    # A quarter of the area, square, in the last place: pixels beside the window must not be blended in.
+    # A quarter of the area, square, in the last place: pixels outside the window must not be blended in.
     op = RandomResizedCrop(16, scale=(0.25, 0.25), ratio=(1, 1))
     drawn = [0] * 20 + [LARGEST, LARGEST]
     around = pixels.copy()
@@ -547,7 +555,7 @@ def test_each_op_takes_its_own_words(pixels: Array) -> None:
 
 @dataclass(frozen=True)
 class Own(Op):
-    """A custom op as version 0.1 had them: its words are called `words`, and it draws nothing but them."""
+    """A custom op that gives `random_words` its former name, and does not draw for itself."""
 
     does: str = "nothing"
     words = 3

@@ -630,6 +630,7 @@ def test_a_custom_op_does_not_run_as_the_built_in_one_that_it_derives_from() -> 
             return image[::-1, ::-1]
 
     assert "no TensorFlow kernel for flip_twice" in str(graphs.refused([Decode(), FlipTwice()]))
+    assert not graphs.runs_on_batches(FlipTwice())
 
 
 def test_each_op_that_draws_says_how_many_integers_it_takes() -> None:

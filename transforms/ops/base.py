@@ -61,7 +61,7 @@ class Op:
         """Reset inherited methods that no longer match what the class overrides."""
         super().__init_subclass__()
         defined = vars(cls)
-        if "words" in defined:  # what `random_words` was called in version 0.1
+        if "words" in defined:  # the former name of `random_words`
             cls.random_words = defined["words"]
         stale = {"draw_batch"} if "draw" in defined else set()
         if "pixels" in defined and not _is_built_in(cls):
