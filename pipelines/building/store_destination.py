@@ -46,9 +46,9 @@ class StoreDestination:
 
     def refuse_overlap(self, source: str | os.PathLike[str]) -> None:
         """Compare URLs."""
-        ours, theirs = (f"{url.rstrip('/')}/" for url in (self.location, os.fspath(source)))
-        if ours.startswith(theirs) or theirs.startswith(ours):
-            raise CacheError(f"source {theirs!r} and cache {self.location!r} overlap: choose another cache folder")
+        cache_url, source_url = (f"{url.rstrip('/')}/" for url in (self.location, os.fspath(source)))
+        if cache_url.startswith(source_url) or source_url.startswith(cache_url):
+            raise CacheError(f"source {source_url!r} and cache {self.location!r} overlap: choose another cache folder")
 
     def existing_manifest(self) -> Manifest | None:
         """List the folder, and read the manifest into the mirror."""
