@@ -174,7 +174,7 @@ def test_only_who_knows_the_last_version_may_write(any_bucket: str) -> None:
     folder = ObjectFolder(any_bucket)
     folder.write_if("one", b"1", None)
     first = folder.find("one")
-    with pytest.raises(ConflictError, match="written by somebody else"):
+    with pytest.raises(ConflictError, match="modified concurrently"):
         folder.write_if("one", b"2", None)
     folder.write_if("one", b"3", first)
     with pytest.raises(ConflictError):
@@ -187,12 +187,12 @@ def test_only_who_knows_the_last_version_may_write(any_bucket: str) -> None:
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///folder", "s3://bucket/a?b=c", "gs://bucket/a#b", "ftp://bucket/a"])
 def test_what_is_no_place_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="no place in an object store"):
+    with pytest.raises(ValueError, match="an object store URL must be"):
         ObjectFolder(url)
 
 
 def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
-    with pytest.raises(ValueError, match="give credentials and endpoints in the environment") as caught:
+    with pytest.raises(ValueError, match="pass credentials and endpoints in the environment") as caught:
         ObjectFolder(f"s3://somebody:{SECRET}@bucket/folder")
     assert SECRET not in str(caught.value)
 
@@ -259,7 +259,7 @@ def test_every_kind_of_source_is_what_it_is_on_disk(bucket: str, tmp_path: Path,
     for name in ("nothing", "tars/*/t*.parquet"):
         with pytest.raises(SourceError, match="no source at 's3://"):
             open_source(f"{bucket}/data/{name}")
-    with pytest.raises(SourceError, match=r"notes.txt' is a file but no source"):
+    with pytest.raises(SourceError, match=r"unsupported source '.*notes\.txt'"):
         open_source(f"{bucket}/data/folder/notes.txt")
 
 

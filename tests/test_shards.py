@@ -431,7 +431,7 @@ def test_an_image_that_leaves_its_tfrecord_is_refused(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data.count(b"\x0a\x07\x0a\x05image") == 2  # tag and length of the list, then of its value
     path.write_bytes(data.replace(b"\x0a\x07\x0a\x05image", b"\x0a\x07\x0a\x7eimage", 1))
-    with pytest.raises(CacheError, match="leaves its message"):
+    with pytest.raises(CacheError, match="extends past its message"):
         read_encoded(path, file)
 
 

@@ -35,7 +35,6 @@ from joulecache.pipelines.source import (
 MakeSource = Callable[[Mapping[str, bytes]], Path]
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-ALLOWED = "a folder of images, a .tar, Parquet or TFRecord file, a pattern of such files, synthetic:N or tfds:NAME"
 CIFAR10, DOGS_CATS = SHARED / "cifar10" / "test.parquet", SHARED / "dogs_cats.tar"
 
 
@@ -78,9 +77,7 @@ def test_the_class_is_the_first_folder_that_differs(
 def test_loose_images_beside_class_folders_are_refused(make_folder: MakeSource, make_tar: MakeSource) -> None:
     files = {"cat/1.jpg": b"", "dog/1.jpg": b"", "stray.jpg": b""}
     for make in (make_folder, make_tar):
-        with pytest.raises(
-            SourceError, match=r"^'stray.jpg' lies beside class folders: move it into one of \['cat', 'dog'\]$"
-        ):
+        with pytest.raises(SourceError, match=r"^'stray.jpg' is next to class folders: .* one of \['cat', 'dog'\]$"):
             open_source(make(files))
 
 
@@ -113,31 +110,21 @@ def test_a_source_without_images_is_refused(
     (tmp_path / "folder").mkdir()
     for make in (make_folder, make_tar):
         with pytest.raises(
-            SourceError, match=rf"holds no image \({len(files)} other files\): images end in \.avif, \.bmp"
+            SourceError, match=rf"^no images in '.*' \({len(files)} other files\): expected .* \.avif, \.bmp"
         ):
             open_source(make(files))
 
 
-@pytest.mark.parametrize(
-    ("location", "message"),
-    [
-        (
-            "/nowhere/photos",
-            f"no source at '/nowhere/photos': give {ALLOWED}",
-        ),
-        ("synthetic", f"no source at 'synthetic': give {ALLOWED}"),
-    ],
-)
-def test_a_missing_source_is_refused_with_what_there_could_be(location: str, message: str) -> None:
-    with pytest.raises(SourceError) as caught:
+@pytest.mark.parametrize("location", ["/nowhere/photos", "synthetic"])
+def test_a_missing_source_is_refused_with_what_is_expected(location: str) -> None:
+    with pytest.raises(SourceError, match=f"^no source at '{location}': expected a folder of images, a .tar, Parquet"):
         open_source(location)
-    assert str(caught.value) == message
 
 
 def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"no tar")
-    with pytest.raises(SourceError, match=r"photo\.jpg' is a file but no source: give a folder of images, a \.tar"):
+    with pytest.raises(SourceError, match=r"^unsupported source '.*photo\.jpg': expected a folder of images, a \.tar"):
         open_source(path)
 
 
@@ -146,7 +133,7 @@ def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, True])
 def test_a_limit_below_1_is_refused(limit: int) -> None:
-    with pytest.raises(SourceError, match=f"^limit must be at least 1, got {limit}$"):
+    with pytest.raises(ValueError, match=f"^limit must be a whole number of at least 1, got {limit}$"):
         open_source("synthetic:4", limit=limit)
 
 
@@ -311,9 +298,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(make_folder: MakeSource, monk
         return list_folder(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(
-        SourceError, match=r"^cannot list '.*/dog' \(Permission denied\): make it readable, or move it away$"
-    ):
+    with pytest.raises(SourceError, match=r"^cannot list '.*/dog' \(Permission denied\)"):
         open_source(root)
 
 
@@ -327,6 +312,9 @@ def test_names_that_are_not_utf8_are_refused_one_by_one(make_folder: MakeSource)
 
 
 # Tar
+
+
+NOT_REGULAR = "not a regular file: a link, device or sparse file"
 
 
 def add(tar: tarfile.TarFile, name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", link: str = "") -> None:
@@ -349,9 +337,9 @@ def test_members_that_are_no_plain_files_inside_are_refused_by_name(tmp_path: Pa
     source = open_source(path)
     assert {record.key: record.data for record in records(source)} == {"cat/1.jpg": b"one"}
     assert dict(source.refused) == {
-        "cat/soft.jpg": "a link, device or sparse file, not a plain one",
-        "cat/hard.jpg": "a link, device or sparse file, not a plain one",
-        "cat/device.jpg": "a link, device or sparse file, not a plain one",
+        "cat/soft.jpg": NOT_REGULAR,
+        "cat/hard.jpg": NOT_REGULAR,
+        "cat/device.jpg": NOT_REGULAR,
         "../out.jpg": "the name leaves the archive",
         "cat/../../out.jpg": "the name leaves the archive",
         "/etc/root.jpg": "the name leaves the archive",
@@ -367,7 +355,7 @@ def test_a_sparse_member_is_refused_since_its_bytes_lie_elsewhere(tmp_path: Path
         member.pax_headers = {"GNU.sparse.map": "4096,3", "GNU.sparse.size": "8192", "GNU.sparse.numblocks": "1"}
         tar.addfile(member, io.BytesIO(b"two"))
     source = open_source(path)
-    assert dict(source.refused) == {"2.bmp": "a link, device or sparse file, not a plain one"}
+    assert dict(source.refused) == {"2.bmp": NOT_REGULAR}
     assert source.records == 1
 
 
@@ -384,7 +372,7 @@ def test_a_name_that_stands_twice_in_a_tar_is_refused(tmp_path: Path) -> None:
     with tarfile.open(path, "w") as tar:
         add(tar, "cat/1.jpg", data=b"one")
         add(tar, "./cat/1.jpg", data=b"two")
-    with pytest.raises(SourceError, match=r"photos\.tar' holds 'cat/1\.jpg' twice: a key must be unique$"):
+    with pytest.raises(SourceError, match=r"photos\.tar' has 'cat/1\.jpg' twice: keys must be unique$"):
         open_source(path)
 
 
@@ -393,16 +381,14 @@ def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path, mode: Any) 
     path = tmp_path / "photos.tar"
     with tarfile.open(path, mode) as tar:
         add(tar, "cat/1.jpg", data=b"one")
-    with pytest.raises(
-        SourceError, match=r"^cannot read '.*photos\.tar' as an uncompressed tar \(.*\): decompress it if it is"
-    ):
+    with pytest.raises(SourceError, match=r"^cannot read '.*photos\.tar' as an uncompressed tar \(.*\): decompress it"):
         open_source(path)
 
 
 def test_a_compressed_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "photo.gz"
     path.write_bytes(gzip.compress(b"photo"))
-    with pytest.raises(SourceError, match="is a file but no source"):
+    with pytest.raises(SourceError, match=r"^unsupported source"):
         open_source(path)
 
 
@@ -411,7 +397,7 @@ def test_a_tar_cut_short_anywhere_is_refused(make_tar: MakeSource, tmp_path: Pat
     path, members_end = tmp_path / "short.tar", 3 * (512 + 1024)
     for size in (*range(100, members_end + 1, 100), *range(512, members_end + 1, 512)):
         path.write_bytes(whole[:size])
-        with pytest.raises(SourceError, match=r"copy it again if it is cut short$|is a file but no source"):
+        with pytest.raises(SourceError, match=r"copy it again if it was truncated$|^unsupported source"):
             open_source(path)
 
 
@@ -420,7 +406,7 @@ def test_a_tar_with_a_damaged_header_is_refused(make_tar: MakeSource) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[1024 + 150] ^= 1  # the checksum of the second header
     path.write_bytes(damaged)
-    with pytest.raises(SourceError, match="no end mark where its members end"):
+    with pytest.raises(SourceError, match="no end mark after its members"):
         open_source(path)
 
 
@@ -428,7 +414,7 @@ def test_a_tar_that_is_cut_short_after_it_was_listed_is_an_os_error(make_tar: Ma
     path = make_tar({"1.jpg": b"photo"})
     [unit] = open_source(path).units
     os.truncate(path, 514)
-    with pytest.raises(OSError, match=r"ended inside 1\.jpg: the tar is cut short"):
+    with pytest.raises(OSError, match=r"ends inside 1\.jpg: the tar was truncated"):
         list(unit.read())
 
 
@@ -509,10 +495,7 @@ def test_a_label_too_large_for_a_class_makes_no_classes(tmp_path: Path) -> None:
 def test_parquet_of_another_layout_is_refused_with_its_columns(tmp_path: Path, columns: dict[str, Any]) -> None:
     path = tmp_path / "other.parquet"
     pq.write_table(pa.table(columns), path)
-    expected = (
-        rf"has columns \[{', '.join(map(repr, columns))}\]: a Parquet source has `image: struct<bytes, path>` and an"
-    )
-    with pytest.raises(SourceError, match=expected):
+    with pytest.raises(SourceError, match=rf"must have columns `image: .*, got \[{', '.join(map(repr, columns))}\]$"):
         open_source(path)
 
 
@@ -524,7 +507,7 @@ def test_large_binary_images_are_read_too(tmp_path: Path) -> None:
 
 
 def test_parquet_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"photos\.parquet' holds no rows$"):
+    with pytest.raises(SourceError, match=r"photos\.parquet' has no rows$"):
         open_source(make_parquet(tmp_path, [], []))
 
 
@@ -585,7 +568,7 @@ def test_synthetic_photos_are_named_like_files_in_class_folders() -> None:
     ids=lambda text: text[:9],
 )
 def test_a_count_out_of_range_is_refused(count: str) -> None:
-    with pytest.raises(SourceError, match=r"^synthetic:N takes a count from 1 to 100000000, got 'synthetic:"):
+    with pytest.raises(SourceError, match=r"^synthetic:N needs a count from 1 to 100000000, got 'synthetic:"):
         open_source(f"synthetic:{count}")
 
 

@@ -98,7 +98,7 @@ def test_flat_splits_have_one_class(make_folder: MakeSource) -> None:
 
 
 def test_a_loose_image_beside_class_folders_of_a_split_is_refused_by_its_name(make_folder: MakeSource) -> None:
-    with pytest.raises(SourceError, match=r"^'test/4.jpg' lies beside class folders"):
+    with pytest.raises(SourceError, match=r"^'test/4.jpg' is next to class folders"):
         open_source(make_folder({"train/cat/1.jpg": b"", "train/dog/1.jpg": b"", "test/4.jpg": b""}))
 
 
@@ -149,13 +149,15 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path, mak
 
 
 def test_a_pattern_must_match_files_of_one_kind(tmp_path: Path, make_tar: MakeSource) -> None:
-    with pytest.raises(SourceError, match=r"^no source at '.*none-\*': give a folder of images"):
+    with pytest.raises(SourceError, match=r"^no source at '.*none-\*': expected a folder of images"):
         open_source(f"{tmp_path}/none-*")
     write_tar(tmp_path / "set" / "0.tar", {"cat/1.jpg": b"one"}, make_tar)
     write_parquet(tmp_path / "set" / "1.parquet", {"0": b"one"})
-    with pytest.raises(SourceError, match=r"matches a tar, '.*0\.tar', and a parquet, '.*1\.parquet': give one kind"):
+    with pytest.raises(
+        SourceError, match=r"of two kinds, '.*0\.tar' \(tar\) and '.*1\.parquet' \(parquet\): use one kind"
+    ):
         open_source(f"{tmp_path}/set/*")
-    with pytest.raises(SourceError, match=r"matches the folder '.*/set': a pattern is for \.tar, Parquet or TFRecord"):
+    with pytest.raises(SourceError, match=r"matches the folder '.*/set': it may match only \.tar, Parquet or TFRecord"):
         open_source(f"{tmp_path}/s*")
 
 
@@ -202,7 +204,7 @@ def test_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "a.parquet")
     names = b'{"info": {"features": {"label": {"names": ["cat"]}}}}'
     pq.write_table(table.replace_schema_metadata({"huggingface": names}), tmp_path / "b.parquet")
-    with pytest.raises(SourceError, match=r"^'a\.parquet' and 'b\.parquet' name other classes: a source has one list"):
+    with pytest.raises(SourceError, match=r"^'a\.parquet' and 'b\.parquet' have different classes"):
         open_source(f"{tmp_path}/*.parquet")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.core.user_code import import_own
+from joulecache.pipelines.core.user_code import import_user_module
 
 if TYPE_CHECKING:
     from joulecache.pipelines.energy.meter import Meter
@@ -76,7 +76,7 @@ def import_ops(module: str | None) -> dict[str, type[Op]] | None:
         return None
     from joulecache.transforms import ops_of
 
-    return ops_of(import_own("--ops", module))
+    return ops_of(import_user_module("--ops", module))
 
 
 def import_functions(texts: Sequence[str]) -> dict[str, Callable[[], Any]]:
@@ -90,7 +90,7 @@ def _import_function(text: str) -> Callable[[], Any]:
     module, _, name = text.partition(":")
     if not module or not name:
         raise ValueError(f"--pipeline must be a module and a function, like my_module:make_dataset, got {text!r}")
-    imported = import_own("--pipeline", module)
+    imported = import_user_module("--pipeline", module)
     function: Callable[[], Any] | None = getattr(imported, name, None)
     if function is None or not callable(function):
         known = [other for other, each in vars(imported).items() if callable(each) and not other.startswith("_")]

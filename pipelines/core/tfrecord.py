@@ -1,6 +1,6 @@
-"""The TFRecord container and the `tf.train.Example` in it, without TensorFlow, whose import takes seconds.
+"""TFRecord files and the `tf.train.Example` messages in them, without TensorFlow, whose import takes seconds.
 
-A record is its length in 8 bytes, the masked CRC-32C of these, the data, and the masked CRC-32C of the data
+A record is the length of its data in 8 bytes, the masked CRC-32C of these, the data, and the masked CRC-32C of the data
 (https://www.tensorflow.org/tutorials/load_data/tfrecord). An Example is protobuf: Features, a map from names to Feature.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
 
-BYTES, INTEGER = 1, 3  # kinds of features: the fields of a Feature that hold a list of them
+BYTES, INTEGER = 1, 3  # kinds of features: numbers of the fields of a Feature that hold lists of them
 
 HEADER_BYTES, _FOOTER = 12, 4  # around the data of a record
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
@@ -20,7 +20,13 @@ _LONGEST_VARINT = 10  # bytes
 
 
 class Feature(NamedTuple):
-    """Where the first value of a Feature lies. `kind` is BYTES, or INTEGER, whose varint starts there."""
+    """Where the first value of a feature is in the buffer.
+
+    Attributes:
+        kind: BYTES or INTEGER.
+        start: First byte of the value; of an integer, of its varint.
+        stop: The byte after its last; of an integer, after its list.
+    """
 
     kind: int
     start: int
@@ -28,7 +34,7 @@ class Feature(NamedTuple):
 
 
 def checksum(data: Any) -> int:
-    """Return the masked CRC-32C of some bytes."""
+    """Return the masked CRC-32C of bytes."""
     crc = google_crc32c.value(data)
     masked: int = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
     return masked
@@ -43,50 +49,57 @@ def write_record(file: BinaryIO, data: bytes) -> None:
 
 
 def is_header(data: bytes) -> bool:
-    """Say whether bytes start with the length of a record, by its checksum."""
+    """Return whether bytes start with the length of a record and its checksum."""
     return len(data) >= HEADER_BYTES and checksum(data[:8]) == struct.unpack_from("<I", data, 8)[0]
 
 
 def records(data: Any, at: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield where the data of each record from byte `at` of a buffer starts and ends; ValueError for what is no TFRecord.
+    """Yield (start, stop) of the data of each record from byte `at` of a buffer on; ValueError where it is not a TFRecord.
 
-    The checksum of the data is not looked at, so that it need not be read.
+    The checksum of the data is not checked, so that the data need not be read.
     """
     while at < len(data):
         header = bytes(data[at : at + HEADER_BYTES])
         start = at + HEADER_BYTES
         if not is_header(header):
-            raise ValueError(f"no record starts at byte {at}: its length and the checksum of that do not agree")
+            raise ValueError(f"no record starts at byte {at}: the checksum of its length does not match")
         stop = start + struct.unpack_from("<Q", header)[0]
         if record_end(stop) > len(data):
             raise ValueError(
-                f"the record at byte {at} should end at byte {record_end(stop)}, and {len(data)} are there"
+                f"the record at byte {at} should end at byte {record_end(stop)}, but there are {len(data)} bytes"
             )
         yield start, stop
         at = record_end(stop)
 
 
 def record_end(stop: int) -> int:
-    """Return where a record ends whose data ends at `stop`."""
+    """Return the end of a record whose data ends at `stop`."""
     return stop + _FOOTER
 
 
 def read_record(file: BinaryIO, file_bytes: int) -> tuple[bytes, bool]:
-    """Read the record at which a file of that size stands: its data, and whether they have their checksum; ValueError if there is none."""
+    """Read the record at the position of a file of `file_bytes` bytes.
+
+    Returns:
+        Its data, and whether they match their checksum.
+
+    Raises:
+        ValueError: No whole record starts there.
+    """
     header = file.read(HEADER_BYTES)
     if not is_header(header):
-        raise ValueError("no record starts where one did")
+        raise ValueError("no record starts here")
     length = struct.unpack_from("<Q", header)[0]
     if length > file_bytes:
         raise ValueError(f"a record of {length} bytes does not fit the file")
     data, footer = file.read(length), file.read(_FOOTER)
     if len(data) + len(footer) != length + _FOOTER:
-        raise ValueError(f"it ends inside a record of {length} bytes")
+        raise ValueError(f"the file ends inside a record of {length} bytes")
     return data, checksum(data) == struct.unpack("<I", footer)[0]
 
 
 def features(data: Any, start: int, stop: int) -> dict[str, Feature]:
-    """Return the Features of the Example from `start` to `stop` that hold bytes or integers; ValueError when it is none."""
+    """Return the features with bytes or integers of the Example from `start` to `stop`; ValueError where it is not one."""
     found = {}
     for number, first, last in _fields(data, start, stop):
         if number == 1:  # Features
@@ -99,7 +112,7 @@ def features(data: Any, start: int, stop: int) -> dict[str, Feature]:
 
 
 def integer(data: Any, feature: Feature) -> int:
-    """Return the first integer of a Feature, signed."""
+    """Return the first integer of a feature, signed."""
     value, _ = _varint_at(data, feature.start, feature.stop)
     return value - 2**64 if value >= 2**63 else value
 
@@ -137,9 +150,9 @@ def _fields(data: Any, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
         elif wire in (_FIXED64, _FIXED32):
             at += 8 if wire == _FIXED64 else 4
         else:
-            raise ValueError(f"no field of a message has wire type {wire}, at byte {at}")
+            raise ValueError(f"unknown wire type {wire} at byte {at}")
         if at > stop:
-            raise ValueError(f"a field at byte {start} leaves its message, which ends at byte {stop}")
+            raise ValueError(f"the field at byte {start} extends past its message, which ends at byte {stop}")
         yield number, start, at
 
 
@@ -151,13 +164,13 @@ def _varint_at(data: Any, at: int, stop: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * (place - at)
         if byte < 0x80:
             return value & 0xFFFFFFFFFFFFFFFF, place + 1
-    raise ValueError(f"the number at byte {at} does not end in its message")
+    raise ValueError(f"the number at byte {at} extends past its message")
 
 
 def make_example(values: Mapping[str, bytes | int]) -> bytes:
-    """Serialize an Example with these features, each of one value, in this order; an integer above 2**63 is wrapped.
+    """Serialize an Example with features of one value each, in this order; an integer of 2**63 or more wraps around.
 
-    By hand: protobuf promises no order, its implementations differ, and an image has to stand at one place in every record.
+    Protobuf's own serializers promise no order, and an image has to be at the same place in every record.
     """
     entries = [_field(1, _field(1, name.encode()) + _field(2, _feature(value))) for name, value in values.items()]
     return _field(1, b"".join(entries))

@@ -9,18 +9,18 @@ from array import array
 from collections import Counter
 from pathlib import Path
 
-from joulecache.pipelines.source.images import Images, places_of
+from joulecache.pipelines.source.images import ImageListing, image_places
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, NOT_UTF8, is_utf8, printable
 from joulecache.pipelines.source.records import SourceError
 
 
-def list_folder(root: Path) -> Images:
-    """List the images below a folder. Raises SourceError for a folder that cannot be listed."""
+def list_folder(root: Path) -> ImageListing:
+    """List the images below a folder; SourceError where a folder cannot be listed."""
     names: list[str] = []
     sizes, mtimes_ns = array("q"), array("q")
     skipped: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
-    # Plain strings: an object for every path costs ten times as much as the listing itself.
+    # plain strings: a Path for each file costs ten times as much as the listing itself
     for folder, folders, files in os.walk(root, onerror=_refuse_unlisted):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if links := sum(os.path.islink(os.path.join(folder, name)) for name in folders):  # noqa: PTH114, PTH118
@@ -43,14 +43,14 @@ def list_folder(root: Path) -> Images:
                 mtimes_ns.append(status.st_mtime_ns)
             else:
                 refused.append((printable(prefix + file), NOT_UTF8))
-    places = places_of(str(root.absolute()), sizes, mtimes_ns, None)
-    return Images("", names, places, {}, skipped, refused)
+    places = image_places(str(root.absolute()), sizes, mtimes_ns, None)
+    return ImageListing("", names, places, {}, skipped, refused)
 
 
 def _status(path: str) -> os.stat_result | None:
-    """Return what is known of a regular file, or of one that a link points to; None for anything else."""
+    """Return the status of a regular file, following links; None for anything else."""
     try:
-        status = os.stat(path)  # noqa: PTH116 - a Path for every file costs more than this
+        status = os.stat(path)  # noqa: PTH116 - a Path for each file costs more
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -61,6 +61,4 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _refuse_unlisted(error: OSError) -> None:
-    raise SourceError(
-        f"cannot list {error.filename!r} ({error.strerror}): make it readable, or move it away"
-    ) from error
+    raise SourceError(f"cannot list {error.filename!r} ({error.strerror}): make it readable or move it") from error

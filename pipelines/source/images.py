@@ -1,20 +1,15 @@
-"""Images that are files of their own, in a folder or a tar: what is known of each by its name, and of its class beside it."""
+"""Images that are files of their own, in a folder or a tar: their keys, classes and splits."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from joulecache.pipelines.core.object_store import is_remote, open_binary, read_bytes, read_range
 from joulecache.pipelines.source.labels import Labels
 from joulecache.pipelines.source.naming import (
     IMAGE_SUFFIXES,
@@ -22,150 +17,47 @@ from joulecache.pipelines.source.naming import (
     file_splits,
     first_folders,
     folder_classes,
-    spread,
+    sample_evenly,
 )
-from joulecache.pipelines.source.records import MOST_CLASSES, Record, Source, SourceError, Unit
+from joulecache.pipelines.source.records import MOST_CLASSES, Source, SourceError
+from joulecache.pipelines.source.unit_tables import ImageFile, ImageTable
 
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image in a folder."""
-
-    name: str
-    root: str
-    label: int
-    split: str | None
-    size_bytes: int
-    mtime_ns: int
-    count: int = 1
-
-    def record_keys(self) -> Iterator[str]:
-        """Yield the path inside the source."""
-        yield self.name
-
-    def read(self) -> Iterator[Record]:
-        """Yield the file."""
-        yield Record(self.name, self.label, read_bytes(self.root, self.name), self.mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """An image in an uncompressed tar, found by its offset."""
-
-    name: str
-    path: str
-    label: int
-    split: str | None
-    size_bytes: int
-    mtime_ns: int
-    offset: int
-    count: int = 1
-
-    def record_keys(self) -> Iterator[str]:
-        """Yield the member's name, behind that of its tar where there are several."""
-        yield self.name
-
-    def read(self) -> Iterator[Record]:
-        """Yield the member."""
-        data = read_range(self.path, self.offset, self.size_bytes)
-        if len(data) != self.size_bytes:
-            raise OSError(f"{self.path} ended inside {self.name}: the tar is cut short")
-        yield Record(self.name, self.label, data, self.mtime_ns)
-
+__all__ = ["CLASS_SUFFIX", "ImageFile", "ImageListing", "image_places", "make_source", "sample_of"]
 
 CLASS_SUFFIX = ".cls"
 _CLASS = re.compile(rb"\s*([0-9]{1,7})\s*")
-_ROWS_AT_ONCE = 1024
-
-
-class ImageTable(Sequence[Unit]):
-    """Units of one image each, kept as columns: 50 bytes and its name for an image, where objects take 300."""
-
-    def __init__(self, table: Any) -> None:
-        self._table = table
-
-    def __len__(self) -> int:
-        return int(self._table.num_rows)
-
-    def __iter__(self) -> Iterator[Unit]:
-        for first in range(0, len(self), _ROWS_AT_ONCE):
-            yield from self._units(first, _ROWS_AT_ONCE)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[row] for row in range(*place.indices(len(self)))]
-        row = range(len(self))[place]
-        return next(self._units(row, 1))
-
-    def take(self, rows: Sequence[int]) -> ImageTable:
-        """Return the units of some rows, copied, so that nothing else is held by them."""
-        return ImageTable(self._table.take(pa.array(rows, pa.int64())).combine_chunks())
-
-    def _units(self, first: int, count: int) -> Iterator[Unit]:
-        rows = self._table.slice(first, count)
-        columns = (rows[name].to_pylist() for name in ("key", "label", "size_bytes", "mtime_ns", "offset"))
-        decoded = (_from_dictionary(rows[name]) for name in ("path", "split"))
-        for key, label, size, mtime_ns, offset, path, split in zip(*columns, *decoded, strict=True):
-            if offset is None:
-                yield ImageFile(key, path, label, split, size, mtime_ns)
-            else:
-                yield TarMember(key, path, label, split, size, mtime_ns, offset)
-
-
-def _from_dictionary(column: Any) -> Iterator[Any]:
-    """Yield the values of a column of few different ones: the same objects, in a fifth of the time that `to_pylist` takes."""
-    for chunk in column.chunks:
-        values = [*chunk.dictionary.to_pylist(), None]
-        yield from map(values.__getitem__, chunk.indices.fill_null(len(values) - 1).to_pylist())
-
-
-class StoredImages(ImageTable):
-    """Units in a file, read when they are looked at: what travels to a worker is where they are."""
-
-    def __init__(self, path: str, batch: int, count: int) -> None:
-        self._place = path, batch, count
-
-    def __reduce__(self) -> tuple[type[StoredImages], tuple[str, int, int]]:
-        return StoredImages, self._place
-
-    def __len__(self) -> int:
-        return self._place[2]
-
-    @cached_property
-    def _table(self) -> Any:
-        path, batch, _ = self._place
-        with pa.ipc.open_file(open_binary(path) if is_remote(path) else pa.memory_map(path)) as reader:
-            return pa.Table.from_batches([reader.get_batch(batch)])
-
-
-def store_images(tables: Sequence[ImageTable], path: Path, where: str) -> list[ImageTable]:
-    """Write tables to one file, and return each as it is found `where` a worker finds that file. They are parts of one table."""
-    with pa.ipc.new_file(str(path), tables[0]._table.schema) as writer:
-        for table in filter(len, tables):
-            [batch] = table._table.to_batches()  # `take` has made it one
-            writer.write_batch(batch)
-    places = itertools.count()
-    return [StoredImages(where, next(places), len(table)) if len(table) else table for table in tables]
 
 
 @dataclass(frozen=True)
-class Images:
-    """The images of one folder or tar; the key of one is `prefix` and its name.
+class ImageListing:
+    """The images of one folder or tar.
 
-    `places` has the columns path, size_bytes, mtime_ns and offset, as `places_of` makes them. `classes` are what the class files in a tar
-    hold, by sample; where there are any, an image without one is refused.
+    Attributes:
+        prefix: Start of each key; the rest is the image's name.
+        names: Name of each image.
+        places: Where each is, as `image_places` returns it.
+        classes: Content of a tar's class files, by sample. If there are any, an image without one is refused.
+        skipped: Number of files that are not images, by suffix.
+        refused: Keys that cannot be used, with reasons.
     """
 
     prefix: str
     names: Sequence[str]
-    places: Any
+    places: pa.Table
     classes: Mapping[str, bytes]
     skipped: Counter[str]
     refused: Sequence[tuple[str, str]]
 
 
-def places_of(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets: Sequence[int] | None) -> Any:
-    """Return where images lie: in a folder, or in a tar from some byte on."""
+def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets: Sequence[int] | None) -> pa.Table:
+    """Return where images are, with the columns path, size_bytes, mtime_ns and offset.
+
+    Args:
+        path: Their folder or tar.
+        sizes: Size of each image in bytes.
+        mtimes_ns: When each was last written.
+        offsets: First byte of each in the tar; None for a folder.
+    """
     count = len(sizes)
     paths = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([path]))
     columns = [
@@ -176,10 +68,17 @@ def places_of(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets
     return pa.Table.from_arrays(columns, ["path", "size_bytes", "mtime_ns", "offset"])
 
 
-def labelled(location: str, found: Sequence[Images], limit: int | None, given: Labels | None) -> Source:
-    """Give images their classes and splits; keep at most `limit` of them, spread over the classes.
+def make_source(location: str, found: Sequence[ImageListing], limit: int | None, given: Labels | None) -> Source:
+    """Return a source of images with their classes and splits.
 
-    Classes are those of `given`, else those beside the images, else the folders. Raises SourceError.
+    Args:
+        location: The location, as it was given.
+        found: What was listed there.
+        limit: The most images to use, the same share of each class.
+        given: Classes from a labels file; None takes them from class files in tars, or else from folders.
+
+    Raises:
+        SourceError: There are no images, no classes, or images next to class folders.
     """
     skipped = sum((images.skipped for images in found), Counter[str]())
     refused = [one for images in found for one in images.refused]
@@ -188,14 +87,14 @@ def labelled(location: str, found: Sequence[Images], limit: int | None, given: L
     if not keys:
         first = f", {len(refused)} refused, such as {': '.join(refused[0])}" if refused else ""
         raise SourceError(
-            f"{location!r} holds no image ({sum(skipped.values())} other files{first}): "
-            f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"no images in {location!r} ({sum(skipped.values())} other files{first}): "
+            f"expected names that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     folders, depth = first_folders(names)
     splits = as_splits(folders)
     if splits is None:
         splits = _tar_splits(found)
-    else:  # the classes come behind the splits
+    else:  # class folders are inside split folders
         folders, _ = first_folders([name.split("/", depth + 1)[-1] for name in names])
     labels: Sequence[int | None]
     held: Sequence[bytes | None] = ()
@@ -213,19 +112,19 @@ def labelled(location: str, found: Sequence[Images], limit: int | None, given: L
         (keys[row], f"it has no label in {given.path}" if given else _no_class(held[row])) for row in unlabelled
     ]
     if not class_names:
-        raise SourceError(f"{location!r} holds no image with a class: {': '.join(refused[-1])}")
+        raise SourceError(f"no images with a class in {location!r}: {': '.join(refused[-1])}")
     table = pa.concat_tables([images.places for images in found]).unify_dictionaries()
     table = table.append_column("key", pa.array(keys, pa.string()))
     table = table.append_column("label", pa.array(labels, pa.int32()))
     table = table.append_column("split", pa.array(splits, pa.string()).dictionary_encode())
-    units = ImageTable(table).take(spread(keys, labels, limit))
+    units = ImageTable(table).take(sample_evenly(keys, labels, limit))
     del table
-    pa.default_memory_pool().release_unused()  # which would keep what the columns took while they were made
+    pa.default_memory_pool().release_unused()  # else it keeps the memory of the columns that were built
     return Source(location, class_names, units, len(units), "val" in splits, skipped, tuple(refused))
 
 
 def sample_of(name: str) -> str:
-    """Return a member's name up to the first dot of its last part: what the files of one WebDataset sample share."""
+    """Return the part of a member's name that the files of one WebDataset sample share: up to the first dot of its last part."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
@@ -237,11 +136,11 @@ def _class_number(text: bytes) -> int | None:
 
 def _no_class(text: bytes | None) -> str:
     if text is None:
-        return f"it has no {CLASS_SUFFIX} beside it"
-    return f"its {CLASS_SUFFIX} holds {text!r}, not a class from 0 to {MOST_CLASSES - 1}"
+        return f"it has no {CLASS_SUFFIX} file"
+    return f"its {CLASS_SUFFIX} file must have a class from 0 to {MOST_CLASSES - 1}, got {text!r}"
 
 
-def _tar_splits(found: Sequence[Images]) -> list[str | None]:
-    """Return the split of every image by the name of its tar."""
+def _tar_splits(found: Sequence[ImageListing]) -> list[str | None]:
+    """Return the split of each image by the name of its tar."""
     splits = file_splits([images.prefix.rstrip("/") for images in found]) or [None] * len(found)
     return [split for images, split in zip(found, splits, strict=True) for _ in images.names]

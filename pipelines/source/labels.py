@@ -1,4 +1,4 @@
-"""Labels that lie in a file of their own: a CSV of records and their classes."""
+"""Labels files: a CSV of records and their classes."""
 
 from __future__ import annotations
 
@@ -15,31 +15,40 @@ _LABEL_COLUMN = "label"
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of each record, by its key or its key without the suffix, as a CSV file gives it."""
+    """The content of a labels file.
+
+    Attributes:
+        path: The file.
+        classes: Class of each record by its key, or its key without the suffix.
+    """
 
     path: str
     classes: Mapping[str, str]
 
     def of(self, names: Sequence[str]) -> tuple[list[int | None], tuple[str, ...], int]:
-        """Return the labels of names, None for one without, the class names, and how many lines are of no such name.
+        """Label names; classes that are all whole numbers are sorted as numbers.
 
-        Classes that are all whole numbers are ordered as numbers. Raises SourceError for a line that two names fit, or when none does.
+        Returns:
+            The label of each name, None where it has none; the class names; the number of lines that match no name.
+
+        Raises:
+            SourceError: A line matches two names, or none does.
         """
         chosen: list[str | None] = []
         taken: dict[str, str] = {}
         for name in names:
-            stem = os.path.splitext(name)[0]  # noqa: PTH122 - a Path for every name costs more than all the rest
+            stem = os.path.splitext(name)[0]  # noqa: PTH122 - a Path for each name costs more than the rest
             line = name if name in self.classes else stem
             chosen.append(self.classes.get(line))
             if line in self.classes:
                 if line in taken:
                     raise SourceError(
-                        f"{self.path!r} labels {line!r}, which may be {taken[line]!r} or {name!r}: give names with their suffix"
+                        f"{self.path!r} labels {line!r}, which may be {taken[line]!r} or {name!r}: use names with their suffix"
                     )
                 taken[line] = name
         if not taken:
-            there = f"it has names like {next(iter(self.classes))!r}" if self.classes else "it has no lines"
-            raise SourceError(f"{self.path!r} labels no record: {there}, the source has names like {min(names)!r}")
+            there = f"it has names such as {next(iter(self.classes))!r}" if self.classes else "it has no lines"
+            raise SourceError(f"{self.path!r} labels no record: {there}, the source has names such as {min(names)!r}")
         found = {name for name in chosen if name is not None}
         class_names = tuple(sorted(found, key=_order(found)))
         index: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
@@ -47,9 +56,13 @@ class Labels:
 
 
 def read_labels(path: str | os.PathLike[str]) -> Labels:
-    """Read a CSV file with a header line, whose first column names a record and whose `label` column, or second one, its class.
+    """Read a labels file.
 
-    Raises SourceError for any other file, and for a record that is named twice.
+    Args:
+        path: A CSV file with a header line. Its first column names a record; its `label` column, or the second of two, has the class.
+
+    Raises:
+        SourceError: The file is missing or not such a file, or it names a record twice.
     """
     text = os.fspath(path)
     try:
@@ -63,7 +76,7 @@ def read_labels(path: str | os.PathLike[str]) -> Labels:
                     continue
                 if len(line) != len(header) or not line[0] or not line[column]:
                     raise SourceError(
-                        f"{text!r}, line {lines.line_num}: {line} does not give a record and its class, as {header} does"
+                        f"{text!r}, line {lines.line_num}: expected a record and its class, as in {header}, got {line}"
                     )
                 name = line[0].removeprefix("./")
                 if name in classes:
@@ -82,11 +95,11 @@ def _column(path: str, header: Sequence[str]) -> int:
     if len(header) == 2:
         return 1
     raise SourceError(
-        f"{path!r} begins with {list(header)}: a file of labels has a header line, the records' names in its first column and "
-        f"their classes in one called {_LABEL_COLUMN!r}, or in the second of two"
+        f"a labels file must have a header line, record names in its first column, and classes in column {_LABEL_COLUMN!r} or the "
+        f"second of two; {path!r} starts with {list(header)}"
     )
 
 
 def _order(names: set[str]) -> type[int] | None:
-    """Return how to sort class names: as numbers where all are, in the way that numbers are written."""
+    """Return how to sort class names: as numbers where all of them are plain whole numbers."""
     return int if all(name.isascii() and name.isdigit() and str(int(name)) == name for name in names) else None

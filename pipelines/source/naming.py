@@ -1,4 +1,4 @@
-"""What the names of images say: which files are images, their classes, and their splits."""
+"""What file names say: which files are images, and their classes and splits."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _FIRST_WORD = re.compile("[a-z]*")
 
 
 def is_sidecar(name: PurePosixPath) -> bool:
-    """Say whether a file is none of the images: hidden, or of another suffix."""
+    """Return whether a file is not an image: it is hidden, or has another suffix."""
     hidden = any(part.startswith(".") and part != ".." for part in name.parts)
     return hidden or name.suffix.lower() not in IMAGE_SUFFIXES
 
 
-def unfit(name: str) -> str | None:
-    """Return why a name cannot be a key, or None."""
+def key_problem(name: str) -> str | None:
+    """Return why a name cannot be a key; None where it can."""
     if not is_utf8(name):
         return NOT_UTF8
     path = PurePosixPath(name)
@@ -57,7 +57,7 @@ def unfit(name: str) -> str | None:
 
 
 def is_utf8(name: str) -> bool:
-    """Say whether a name that the system gave is text."""
+    """Return whether a file name is valid UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -66,16 +66,16 @@ def is_utf8(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """Return a name as text, with escapes for what is none."""
+    """Return a file name as text, invalid bytes escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
-    """Return each name's first folder after those that all names share ("" for a loose file), and how many are shared.
+    """Return each name's first folder that is not shared by all names, and the number of shared folders.
 
-    The folder that a file lies in is not taken for a shared one.
+    The folder of a name is "" where it has no more. The innermost folder of a file does not count as shared.
     """
-    first, last = min(names).split("/"), max(names).split("/")  # what these share, all share
+    first, last = min(names).split("/"), max(names).split("/")  # all names share what these share
     shared = sum(
         1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False))
     )
@@ -90,9 +90,9 @@ def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
 
 
 def file_splits(names: Sequence[str]) -> list[str | None] | None:
-    """Return the split of each data file where the first folders that differ, or all names of files, are of one; else None.
+    """Return the split of each data file by its first folder, or by the first word of its name, as in ``train-00000-of-00010``.
 
-    A file's is the first word of its name, as in ``train-00000-of-00010``.
+    None where these are not all splits.
     """
     by_folder = as_splits(first_folders(names)[0])
     if by_folder:
@@ -102,14 +102,14 @@ def file_splits(names: Sequence[str]) -> list[str | None] | None:
 
 
 def as_split(word: str) -> str | None:
-    """Return the split that a word stands for: train, val or test; None where it stands for none."""
+    """Return the split that a word stands for: train, val or test; None for any other word."""
     return _SPLIT_NAMES.get(word.lower())
 
 
 def as_splits(words: Sequence[str]) -> list[str | None] | None:
-    """Return the splits that words stand for; None unless all do, and train is one of several.
+    """Return the splits that words stand for; None unless all of them do, and train is one of several.
 
-    A train split beside which there is no val is left to the hash, that holds a part of it out.
+    Where there is no val, train becomes None: a hash of the keys then holds a part of it out.
     """
     splits = list(map(as_split, words))
     found = set(splits)
@@ -119,22 +119,19 @@ def as_splits(words: Sequence[str]) -> list[str | None] | None:
 
 
 def folder_classes(folders: Sequence[str], keys: Sequence[str]) -> tuple[Sequence[int], tuple[str, ...]]:
-    """Return the labels of keys whose first folders these are, and the class names.
-
-    Raises SourceError for images beside class folders, of which it tells the key.
-    """
+    """Return a label for each key by its first folder, and the class names; SourceError for images next to class folders."""
     class_names = tuple(sorted(set(folders)))
     if len(class_names) > 1 and "" in class_names:
         loose = min(key for key, folder in zip(keys, folders, strict=True) if not folder)
-        raise SourceError(f"{loose!r} lies beside class folders: move it into one of {list(class_names[1:6])}")
+        raise SourceError(f"{loose!r} is next to class folders: move it into one of {list(class_names[1:6])}")
     index = {name: label for label, name in enumerate(class_names)}
     return [index[folder] for folder in folders], tuple(name or "all" for name in class_names)
 
 
-def spread(keys: Sequence[str], labels: Sequence[int | None], limit: int | None) -> list[int]:
-    """Return the rows of at most `limit` labelled keys, the same share of every class, in the order of the keys.
+def sample_evenly(keys: Sequence[str], labels: Sequence[int | None], limit: int | None) -> list[int]:
+    """Return the rows of at most `limit` labelled keys, the same share of each class, in the order of the keys.
 
-    They are chosen by hash: a sample that no sort order can bias.
+    They are chosen by the hash of the key, so that no sort order biases the sample.
     """
     rows = [row for row, label in enumerate(labels) if label is not None]
     if limit is not None and limit < len(rows):

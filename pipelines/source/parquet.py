@@ -16,7 +16,7 @@ from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, S
 from joulecache.pipelines.source.rows import RowFile, RowRange
 
 _ROWS_AT_ONCE = 16
-_BUFFER_BYTES = 1 << 20  # of a column, so that it is not read whole
+_BUFFER_BYTES = 1 << 20  # per column, so that columns are not read whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class RowGroup(RowRange):
     index: int
 
     def read(self) -> Iterator[Record]:
-        """Yield the rows, a few at a time in memory where the file's pages allow it."""
+        """Yield the rows; a few at a time are in memory where the file's pages allow it."""
         keys, left = self.record_keys(), self.count
         with pq.ParquetFile(_opened(self.path), buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[self.index], columns=["image", "label"]):
@@ -42,19 +42,19 @@ class RowGroup(RowRange):
 
 
 def _opened(location: str) -> Any:
-    """Return what pyarrow reads a file from: its path, which it opens itself, or an object."""
+    """Return what pyarrow opens: a path, or the file of a remote object."""
     return open_binary(location) if is_remote(location) else location
 
 
 def list_parquet(file: Archive, key: str) -> RowFile:
-    """List the row groups of a file. Raises SourceError for a damaged file, or one of another layout."""
+    """List the row groups of a file; SourceError where it is damaged or has another layout."""
     try:
         with pq.ParquetFile(_opened(file.location)) as parquet:
             schema, groups = parquet.schema_arrow, parquet.metadata
             rows = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
             if not _holds_images(schema):
                 raise SourceError(
-                    f"{file.name!r} has columns {schema.names}: a Parquet source has `image: struct<bytes, path>` and an integer `label`"
+                    f"{file.name!r} must have columns `image: struct<bytes, path>` and `label` (an integer), got {schema.names}"
                 )
             names = _class_names(schema)
             last = -1

@@ -1,4 +1,4 @@
-"""What a source consists of: records, and the units in which they are read."""
+"""Records, and the units in which a source is read."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-MOST_CLASSES = 1_000_000  # a larger label is no class
+MOST_CLASSES = 1_000_000
+"""A label of this number or more is not a class."""
 
 
 class SourceError(ValueError):
-    """A source that cannot be used; the message says what was got, what is allowed and what to do."""
+    """A source cannot be used. The message says what is wrong, what is expected and what to do."""
 
 
 @dataclass(frozen=True)
 class Record:
     """One encoded image with its key and label.
 
-    `mtime_ns` is that of the file that holds it; `problem` says why a record cannot be used that could be read.
+    Attributes:
+        key: Stable name of the record in its source.
+        label: Number of its class; -1 where it has none.
+        data: The encoded image.
+        mtime_ns: When the file that holds it was last written.
+        problem: Why it cannot be used although it could be read; None where it can.
     """
 
     key: str
@@ -31,7 +37,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of a source that holds many images: `name` as it was given or matched, `location` what opens it from anywhere."""
+    """A file with many images.
+
+    Attributes:
+        name: Its name as it was given or matched.
+        location: The absolute path or URL that opens it.
+        mtime_ns: When it was last written.
+    """
 
     name: str
     location: str
@@ -39,47 +51,52 @@ class Archive:
 
 
 def local_archive(path: Path) -> Archive:
-    """Return a file of this machine."""
+    """Return a local file as an archive."""
     return Archive(str(path), str(path.absolute()), path.stat().st_mtime_ns)
 
 
 class Unit(Protocol):
-    """What is read at once: a file, a tar member, a Parquet row group, some records of a TFRecord file, a synthetic photo."""
+    """What is read at once: a file, a tar member, a Parquet row group, a range of TFRecords, a synthetic photo."""
 
     @property
     def name(self) -> str:
-        """Stable inside the source; its hash says which shard the unit's records go to."""
+        """Stable name in the source; its hash decides the shard of its records."""
 
     @property
     def count(self) -> int:
-        """How many records it holds."""
+        """Number of records."""
 
     @property
     def split(self) -> str | None:
-        """The split that the source puts its records into, None where a hash of their keys decides between train and val."""
+        """The split of its records; None where a hash of their keys decides between train and val."""
 
     @property
     def mtime_ns(self) -> int:
-        """When what holds it was last changed, 0 where nothing holds it."""
+        """When the file that holds it was last written; 0 where there is none."""
 
     @property
     def size_bytes(self) -> int | None:
-        """The encoded size of its one record; None where that is not known without reading, or it holds many."""
+        """Encoded size of its one record; None where it has several, or the size is unknown before reading."""
 
     def record_keys(self) -> Iterator[str]:
-        """Yield the records' keys without reading them."""
+        """Yield the keys of its records without reading them."""
 
     def read(self) -> Iterator[Record]:
-        """Yield the records, in the order of `record_keys`; OSError when what holds them is gone or damaged."""
+        """Yield its records in the order of `record_keys`; OSError where their file is missing or damaged."""
 
 
 @dataclass(frozen=True)
 class Source:
     """A listed source.
 
-    `units` come in one order on every machine: by name, or as they are numbered. They may be made anew each time that they are looked at.
-    `records` counts what they hold, `holds_out` says whether some are of a split val. `skipped` counts sidecar files by suffix.
-    `refused` are (key, reason) of records that are never read, such as links out of a tar.
+    Attributes:
+        location: The location, as it was given.
+        class_names: Name of each class.
+        units: Its units, in the same order on every machine. They may be new objects at each access.
+        records: Number of records in the units.
+        holds_out: Whether some records are in split val.
+        skipped: Number of files that are not images, by suffix.
+        refused: (key, reason) of records that are never read, such as links in a tar.
     """
 
     location: str

@@ -1,4 +1,4 @@
-"""Files of many records with their labels, such as Parquet and TFRecord: what they have in common."""
+"""Files of many records with their labels: what Parquet and TFRecord have in common."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from joulecache.pipelines.source.records import Source, SourceError, Unit
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """`count` consecutive records of a file, the first of which is its row `first_row`."""
+    """Consecutive records of a file.
+
+    Attributes:
+        name: Stable name of the range.
+        path: The file.
+        file_key: Start of the keys of its records.
+        first_row: Row of its first record.
+        mtime_ns: When the file was last written.
+        count: Number of records.
+        split: The split of its records; None where a hash of their keys decides.
+    """
 
     name: str
     path: str
@@ -26,7 +36,7 @@ class RowRange:
 
     @property
     def size_bytes(self) -> None:
-        """None: what one record takes is not known without reading."""
+        """None: not known before reading."""
         return
 
     def record_keys(self) -> Iterator[str]:
@@ -36,36 +46,48 @@ class RowRange:
 
 @dataclass(frozen=True)
 class RowFile:
-    """One file, listed. `class_names` are None where it gives only numbers, of which the largest that is a class is `last_label`."""
+    """A listed file.
+
+    Attributes:
+        key: Start of the keys of its records.
+        groups: Its units, which are `RowRange`s.
+        class_names: Name of each class; None where it has only numbers.
+        last_label: The largest label that is a class.
+    """
 
     key: str
-    groups: Sequence[Any]  # units, each of them a RowRange
+    groups: Sequence[Any]
     class_names: tuple[str, ...] | None
     last_label: int
 
 
-def joined(
+def join_files(
     location: str,
     files: Sequence[RowFile],
     limit: int | None,
     splits: Sequence[str | None] | None = None,
 ) -> Source:
-    """Make one source of files; of each the same share of `limit` records, its first ones.
+    """Return one source of several files.
 
-    `splits` are the files' (default: what their names say). Raises SourceError for files whose classes differ, or that hold no rows.
+    Args:
+        location: The location, as it was given.
+        files: The files.
+        limit: The most records to use, the same share of each file, from its start.
+        splits: The split of each file; None takes them from their names.
+
+    Raises:
+        SourceError: The files have different classes, or no rows.
     """
     names = {file.class_names for file in files}
     if len(names) > 1:
         other = next(file for file in files if file.class_names != files[0].class_names)
-        raise SourceError(
-            f"{files[0].key!r} and {other.key!r} name other classes: a source has one list of them, so give one at a time"
-        )
+        raise SourceError(f"{files[0].key!r} and {other.key!r} have different classes: use files with the same classes")
     class_names = files[0].class_names
     if class_names is None:
         class_names = tuple(map(str, range(max(file.last_label for file in files) + 1)))
     counts = [sum(group.count for group in file.groups) for file in files]
     if not sum(counts):
-        raise SourceError(f"{location!r} holds no rows")
+        raise SourceError(f"{location!r} has no rows")
     taken = min(sum(counts), sum(counts) if limit is None else limit)
     splits = splits or file_splits([file.key for file in files]) or [None] * len(files)
     units: list[Unit] = []

@@ -1,4 +1,4 @@
-"""Sources in an object store: below an address like a folder's, one file, or a pattern of files."""
+"""Sources in an object store: a folder of images, a file, or a pattern of files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import ObjectFolder
-from joulecache.pipelines.source.images import Images, places_of
+from joulecache.pipelines.source.images import ImageListing, image_places
 from joulecache.pipelines.source.naming import is_sidecar
 from joulecache.pipelines.source.records import Archive
 
 
-def find_stored(location: str) -> tuple[Callable[[], Images] | None, list[Archive]]:
-    """Return how to list what lies below an address, or the files that are there. Raises StoreError, ValueError for no address."""
+def find_stored(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
+    """Find a source.
+
+    Returns:
+        A function that lists its folder of images, None where it is not one; and its files.
+
+    Raises:
+        StoreError: The store failed.
+        ValueError: `location` is not a URL of an object store.
+    """
     url, _, last = location.rstrip("/").rpartition("/")
     if not glob.has_magic(location):
-        if url.count("/") > 1:  # not a bucket alone
+        if url.count("/") > 1:  # more than a bucket
             found = ObjectFolder(url).find(last)
             if found is not None:
                 return None, [Archive(location, location, found.mtime_ns)]
@@ -36,7 +44,7 @@ def find_stored(location: str) -> tuple[Callable[[], Images] | None, list[Archiv
     return None, [Archive(place, place, stored.mtime_ns) for place, stored in zip(places, matched, strict=True)]
 
 
-def _list_folder(folder: ObjectFolder) -> Images:
+def _list_folder(folder: ObjectFolder) -> ImageListing:
     names: list[str] = []
     sizes, mtimes_ns = array("q"), array("q")
     skipped: Counter[str] = Counter()
@@ -48,14 +56,14 @@ def _list_folder(folder: ObjectFolder) -> Images:
         names.append(stored.name)
         sizes.append(stored.size_bytes)
         mtimes_ns.append(stored.mtime_ns)
-    return Images("", names, places_of(folder.url, sizes, mtimes_ns, None), {}, skipped, [])
+    return ImageListing("", names, image_places(folder.url, sizes, mtimes_ns, None), {}, skipped, [])
 
 
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
-    """Return what a pattern matches: ``*`` and ``?`` inside a folder, ``**`` across folders, ``[...]`` one of some characters."""
+    """Compile a pattern: ``*`` and ``?`` match inside a folder, ``**`` across folders, ``[...]`` one of several characters."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^]]+\])", pattern)  # every second one is a wildcard
     spelled = [
         _WILD.get(part, part.replace("[!", "[^", 1)) if number % 2 else re.escape(part)

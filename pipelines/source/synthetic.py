@@ -1,4 +1,4 @@
-"""Photos that are drawn when they are read, so that everything can be tried without data."""
+"""Synthetic photos, drawn when they are read, to try everything without data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
+from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source.records import Record, Source, SourceError
 
 SYNTHETIC = "synthetic:"
@@ -30,33 +31,36 @@ class SyntheticPhoto:
 
     @property
     def name(self) -> str:
-        """Class folder and number, as if it were a file."""
+        """Class folder and number, like a file's."""
         return f"{SYNTHETIC_CLASSES[self.index % len(SYNTHETIC_CLASSES)]}/{self.index:08d}.jpg"
 
     def record_keys(self) -> Iterator[str]:
-        """Yield the name."""
+        """Yield its name."""
         yield self.name
 
     def read(self) -> Iterator[Record]:
-        """Draw it (some 15 ms)."""
+        """Draw the photo, which takes about 15 ms."""
         yield Record(self.name, self.index % len(SYNTHETIC_CLASSES), synthetic_photo(self.index), 0)
 
 
 def open_synthetic(text: str, limit: int | None) -> Source:
-    """Return the photos of ``synthetic:N``. Raises SourceError for an N that is none."""
+    """Return the source ``synthetic:N``; SourceError where N is not a count."""
     digits = text.removeprefix(SYNTHETIC)
     number = digits.isascii() and digits.isdigit() and len(digits) <= len(str(SYNTHETIC_LIMIT))
     if not number or not 1 <= int(digits) <= SYNTHETIC_LIMIT:
-        raise SourceError(f"synthetic:N takes a count from 1 to {SYNTHETIC_LIMIT}, got {text!r}")
+        raise SourceError(f"synthetic:N needs a count from 1 to {SYNTHETIC_LIMIT}, got {shown(text)}")
     count = int(digits) if limit is None else min(int(digits), limit)
     return Source(text, SYNTHETIC_CLASSES, tuple(map(SyntheticPhoto, range(count))), count, False, Counter())
 
 
 def synthetic_photo(index: int) -> bytes:
-    """Draw photo number `index` as a JPEG of about 500x375 and 40 kB: noise as in nature, one shape whose kind is the class.
+    """Draw a photo of one shape on natural noise, as a JPEG of about 500x375 pixels and 40 kB.
 
-    Its spectrum falls as in photographs (octaves of noise, each half as strong as the one before), so that it costs what a
-    photo costs to decode. The shape's place and size vary; its class is ``index % 4``, to which its hue leans.
+    Its spectrum falls as in photographs, by octaves of noise of decreasing strength, so that it costs as much to decode. Place and size of
+    the shape vary.
+
+    Args:
+        index: Number of the photo; ``index % 4`` is its class, which decides the kind of shape and roughly its hue.
     """
     rng = np.random.Generator(np.random.Philox(key=index))
     width, height = (side + int(rng.integers(-24, 25)) for side in SYNTHETIC_SIZE)

@@ -1,4 +1,4 @@
-"""Uncompressed tars of images: class folders, or WebDataset's ``key.jpg`` with ``key.cls`` beside it."""
+"""Uncompressed tars of images in class folders, or of WebDataset's pairs ``key.jpg`` and ``key.cls``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from collections import Counter
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import open_binary
-from joulecache.pipelines.source.images import CLASS_SUFFIX, Images, places_of, sample_of
-from joulecache.pipelines.source.naming import is_sidecar, printable, unfit
+from joulecache.pipelines.source.images import CLASS_SUFFIX, ImageListing, image_places, sample_of
+from joulecache.pipelines.source.naming import is_sidecar, key_problem, printable
 from joulecache.pipelines.source.records import Archive, SourceError
 
 _LONGEST_CLASS = 64  # bytes
 
 
-def list_tar(archive: Archive, prefix: str = "") -> Images:
-    """List the images of a tar, without reading them; their keys begin with `prefix`.
+def list_tar(archive: Archive, prefix: str = "") -> ImageListing:
+    """List the images of a tar without reading them.
 
-    Raises SourceError for a damaged or compressed tar, and for a name that stands in it twice.
+    Args:
+        archive: The tar.
+        prefix: Start of their keys.
+
+    Raises:
+        SourceError: The tar is damaged or compressed, or has a name twice.
     """
     places: dict[str, tuple[int, int]] = {}  # by name: offset and size
     classes: dict[str, bytes] = {}
@@ -26,7 +31,7 @@ def list_tar(archive: Archive, prefix: str = "") -> Images:
     try:
         with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:") as tar:
             while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps an object for every one
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps an object for each
                 inside = PurePosixPath(member.name)
                 stem = sample_of(inside.as_posix())
                 is_class = inside.as_posix() == stem + CLASS_SUFFIX and bool(inside.stem)
@@ -34,10 +39,10 @@ def list_tar(archive: Archive, prefix: str = "") -> Images:
                     continue
                 if is_sidecar(inside) and not is_class:
                     skipped[inside.suffix.lower() or inside.name] += 1
-                elif reason := unfit(member.name):
+                elif reason := key_problem(member.name):
                     refused.append((prefix + printable(member.name), reason))
                 elif not member.isreg() or member.issparse():
-                    refused.append((prefix + member.name, "a link, device or sparse file, not a plain one"))
+                    refused.append((prefix + member.name, "not a regular file: a link, device or sparse file"))
                 elif is_class:
                     _refuse_twice(archive, inside.as_posix(), stem in classes)
                     stream = tar.extractfile(member)
@@ -47,18 +52,17 @@ def list_tar(archive: Archive, prefix: str = "") -> Images:
                     places[inside.as_posix()] = member.offset_data, member.size
             data.seek(tar.offset)
             if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("no end mark where its members end")  # tarfile itself would stop in silence
+                raise tarfile.ReadError("no end mark after its members")  # tarfile itself says nothing
     except tarfile.TarError as error:
         raise SourceError(
-            f"cannot read {archive.name!r} as an uncompressed tar ({error}): decompress it if it is compressed, "
-            f"so that members can be read at random; copy it again if it is cut short"
+            f"cannot read {archive.name!r} as an uncompressed tar ({error}): decompress it, or copy it again if it was truncated"
         ) from error
     sizes, offsets = [size for _, size in places.values()], [offset for offset, _ in places.values()]
     mtimes_ns = [archive.mtime_ns] * len(places)
-    where = places_of(archive.location, sizes, mtimes_ns, offsets)
-    return Images(prefix, list(places), where, classes, skipped, refused)
+    where = image_places(archive.location, sizes, mtimes_ns, offsets)
+    return ImageListing(prefix, list(places), where, classes, skipped, refused)
 
 
 def _refuse_twice(archive: Archive, name: str, there: bool) -> None:
     if there:
-        raise SourceError(f"{archive.name!r} holds {name!r} twice: a key must be unique")
+        raise SourceError(f"{archive.name!r} has {name!r} twice: keys must be unique")

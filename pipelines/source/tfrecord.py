@@ -1,4 +1,4 @@
-"""TFRecord files of `tf.train.Example` with encoded images."""
+"""TFRecord files of `tf.train.Example`s with encoded images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _UNIT_RECORDS = 64  # small, so that the units spread evenly over the shards
 
 @dataclass(frozen=True, slots=True)
 class RecordRange(RowRange):
-    """Some consecutive records of a TFRecord file, the first of which starts at byte `offset`."""
+    """Consecutive records of a TFRecord file; the first starts at byte `offset`."""
 
     offset: int
 
     def read(self) -> Iterator[Record]:
-        """Yield the records, one at a time in memory."""
+        """Yield the records; one at a time is in memory."""
         with open_binary(self.path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(self.offset)
@@ -41,7 +41,7 @@ class RecordRange(RowRange):
     def _record(self, key: str, data: bytes, intact: bool) -> Record:
         try:
             if not intact:
-                raise ValueError("its bytes changed since they were written: the checksum fails")
+                raise ValueError("its bytes do not match their checksum")
             image, label = _image_and_label(data, 0, len(data))
             return Record(key, label, data[image.start : image.stop], self.mtime_ns)
         except ValueError as error:
@@ -49,7 +49,7 @@ class RecordRange(RowRange):
 
 
 class _Slices:
-    """The bytes of an open file, read when they are looked at."""
+    """The bytes of an open file, read when they are accessed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._size = file, file.seek(0, os.SEEK_END)
@@ -75,11 +75,12 @@ def _contents(location: str) -> Iterator[Any]:
 
 
 def list_tfrecord(file: Archive, key: str) -> RowFile:
-    """List the records of a file by their lengths, and look at their labels; the images are not read.
+    """List the records of a file, and look at their labels; the images are not read.
 
-    Raises SourceError for a damaged or compressed file, and for one in which no record has an image and a label.
+    Raises:
+        SourceError: The file is damaged or compressed, or no record has an image and a label.
     """
-    ends, last, problem = array("q", [0]), -1, "it holds no records"
+    ends, last, problem = array("q", [0]), -1, "it has no records"
     try:
         with _contents(file.location) as data:
             for start, stop in tfrecord.records(data):
@@ -92,7 +93,7 @@ def list_tfrecord(file: Archive, key: str) -> RowFile:
     except ValueError as error:
         raise SourceError(f"cannot read {file.name!r} as TFRecord: {error}") from error
     if last < 0:
-        raise SourceError(f"{file.name!r} is of no use as a source: {problem}")
+        raise SourceError(f"no records with an image and a label in {file.name!r}: {problem}")
     rows = len(ends) - 1
     units = [
         RecordRange(
@@ -104,15 +105,15 @@ def list_tfrecord(file: Archive, key: str) -> RowFile:
 
 
 def _image_and_label(data: Any, start: int, stop: int) -> tuple[tfrecord.Feature, int]:
-    """Return where the image of an Example lies, and its label; ValueError when it has none."""
+    """Return where the image of an Example is, and its label; ValueError where it lacks one."""
     features = tfrecord.features(data, start, stop)
 
     def find(names: Sequence[str], kind: int, what: str) -> tfrecord.Feature:
         found = next((features[name] for name in names if name in features), None)
         if found is None or found.kind != kind:
             there = ", ".join(sorted(features)) or "no features"
-            raise ValueError(f"no {what} in an Example of {there}: it is looked for in {' or '.join(names)}")
+            raise ValueError(f"an Example must have {what} named {' or '.join(names)}, got {there}")
         return found
 
-    image = find(IMAGES, tfrecord.BYTES, "encoded image")
-    return image, tfrecord.integer(data, find(LABELS, tfrecord.INTEGER, "integer label"))
+    image = find(IMAGES, tfrecord.BYTES, "an encoded image")
+    return image, tfrecord.integer(data, find(LABELS, tfrecord.INTEGER, "an integer label"))

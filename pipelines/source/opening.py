@@ -1,0 +1,148 @@
+"""Open a source from its location."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import itertools
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.object_store import is_remote, open_binary
+from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
+from joulecache.pipelines.source.folder import list_folder
+from joulecache.pipelines.source.images import ImageListing, make_source
+from joulecache.pipelines.source.labels import read_labels
+from joulecache.pipelines.source.parquet import list_parquet
+from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
+from joulecache.pipelines.source.rows import join_files
+from joulecache.pipelines.source.stored import find_stored
+from joulecache.pipelines.source.synthetic import SYNTHETIC, open_synthetic
+from joulecache.pipelines.source.tar import list_tar
+from joulecache.pipelines.source.tfds import TFDS, open_tfds
+from joulecache.pipelines.source.tfrecord import list_tfrecord
+
+_ALLOWED = "a folder of images, a .tar, Parquet or TFRecord file, a pattern of such files, synthetic:N or tfds:NAME"
+
+
+def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the local folder or files of a source; none for a remote, synthetic or TFDS one.
+
+    Args:
+        location: The source. With ``*``, ``?`` or ``[`` in it, it is a pattern unless such a file exists; ``**`` crosses folders.
+    """
+    text = os.fspath(location)
+    if text.startswith((SYNTHETIC, TFDS)) or is_remote(text):
+        return ()
+    path = Path(text)
+    if path.exists() or not glob.has_magic(text):
+        return (path,)
+    return tuple(sorted(map(Path, glob.glob(text, recursive=True))))  # noqa: PTH207 - treats `**` and `[` as the shell does
+
+
+def open_source(
+    location: str | os.PathLike[str], *, limit: int | None = None, labels: str | os.PathLike[str] | None = None
+) -> Source:
+    """List a source.
+
+    Folders or files named train, val and test define the splits.
+
+    Args:
+        location: A folder of images, an uncompressed tar, a Parquet or TFRecord file, a pattern that several such files match,
+            ``synthetic:N`` or ``tfds:NAME``. Folders and files may be in an object store, s3:// or gs://.
+        limit: The most records to use, the same share of each class, or of each file where the rows of files have the labels.
+        labels: A CSV file with the class of each image of a folder or tar.
+
+    Raises:
+        SourceError: The source is missing, has no images, or is of an unknown kind.
+        StoreError: The object store failed.
+        ValueError: `limit` is not a whole number of at least 1.
+    """
+    text = os.fspath(location)
+    if limit is not None:
+        check_whole("limit", limit)
+    if text.startswith(SYNTHETIC):
+        _refuse_labels(labels, text)
+        return open_synthetic(text, limit)
+    if text.startswith(TFDS):
+        _refuse_labels(labels, text)
+        return open_tfds(text, limit)
+    if is_remote(text):
+        folder, archives = find_stored(text)
+    else:
+        folder, archives = _find(text)
+    if folder is not None:
+        return make_source(text, [folder()], limit, None if labels is None else read_labels(labels))
+    if not archives:
+        raise SourceError(f"no source at {text!r}: expected {_ALLOWED}")
+    kind = _common_kind(text, archives)
+    keys = _keys(text, archives)
+    if kind == "tar":
+        prefixes = [""] if keys is None else [key + "/" for key in keys]
+        given = None if labels is None else read_labels(labels)
+        return make_source(text, list(map(list_tar, archives, prefixes)), limit, given)
+    _refuse_labels(labels, text)
+    list_rows = list_parquet if kind == "parquet" else list_tfrecord
+    names = keys or [PurePosixPath(archive.name).name for archive in archives]
+    return join_files(text, list(map(list_rows, archives, names)), limit)
+
+
+def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
+    """Return how to list a local folder, or the files; SourceError for a pattern that matches folders."""
+    paths = [path for path in source_paths(location) if path.exists()]
+    folders = [path for path in paths if path.is_dir()]
+    if folders and paths == [Path(location)]:
+        return functools.partial(list_folder, folders[0]), []
+    if folders:
+        raise SourceError(
+            f"the pattern {location!r} matches the folder {str(folders[0])!r}: it may match only .tar, Parquet or TFRecord files"
+        )
+    return None, list(map(local_archive, paths))
+
+
+def _refuse_labels(labels: str | os.PathLike[str] | None, location: str) -> None:
+    if labels is not None:
+        raise SourceError(f"a labels file is for a folder or tar of images, but {location!r} has labels of its own")
+
+
+def _keys(location: str, archives: Sequence[Archive]) -> list[str] | None:
+    """Return the names of the files of a pattern, relative to its fixed first folders; None where the source is not a pattern."""
+    if [PurePosixPath(archive.name) for archive in archives] == [PurePosixPath(location)]:
+        return None
+    parts = PurePosixPath(location).parts
+    root = PurePosixPath(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    return [PurePosixPath(archive.name).relative_to(root).as_posix() for archive in archives]
+
+
+def _common_kind(location: str, archives: Sequence[Archive]) -> str:
+    """Return the kind of all files of a source; SourceError where they differ or cannot be read."""
+    kinds: dict[str, Archive] = {}
+    for archive in archives:
+        kinds.setdefault(_kind(archive), archive)
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise SourceError(
+            f"{location!r} matches files of two kinds, {first.name!r} ({one}) and {second.name!r} ({other}): use one kind"
+        )
+    [kind] = kinds
+    return kind
+
+
+def _kind(archive: Archive) -> str:
+    if archive.name.endswith(".parquet"):
+        return "parquet"
+    try:
+        with open_binary(archive.location) as file:
+            if is_header(file.read(HEADER_BYTES)):
+                return "tfrecord"
+            file.seek(0)
+            if tarfile.is_tarfile(file):
+                return "tar"
+    except OSError as error:
+        raise SourceError(f"cannot read {archive.name!r}: {error.strerror or error}") from error
+    raise SourceError(
+        f"unsupported source {archive.name!r}: expected {_ALLOWED}; tar and TFRecord files must not be compressed"
+    )

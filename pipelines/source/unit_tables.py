@@ -1,0 +1,153 @@
+"""Units of one image each, as objects and as the columns of a table that holds millions of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from joulecache.pipelines.core.object_store import is_remote, open_binary, read_bytes, read_range
+from joulecache.pipelines.source.records import Record, Unit
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image in a local or remote folder."""
+
+    name: str
+    root: str
+    label: int
+    split: str | None
+    size_bytes: int
+    mtime_ns: int
+    count: int = 1
+
+    def record_keys(self) -> Iterator[str]:
+        """Yield its path in the source."""
+        yield self.name
+
+    def read(self) -> Iterator[Record]:
+        """Yield its record."""
+        yield Record(self.name, self.label, read_bytes(self.root, self.name), self.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """An image in an uncompressed tar, read at its offset."""
+
+    name: str
+    path: str
+    label: int
+    split: str | None
+    size_bytes: int
+    mtime_ns: int
+    offset: int
+    count: int = 1
+
+    def record_keys(self) -> Iterator[str]:
+        """Yield the member's name, after that of its tar where there are several."""
+        yield self.name
+
+    def read(self) -> Iterator[Record]:
+        """Yield its record."""
+        data = read_range(self.path, self.offset, self.size_bytes)
+        if len(data) != self.size_bytes:
+            raise OSError(f"{self.path} ends inside {self.name}: the tar was truncated")
+        yield Record(self.name, self.label, data, self.mtime_ns)
+
+
+class ImageTable(Sequence[Unit]):
+    """Units of one image each, kept as columns: an image uses 50 bytes and its name, as an object it would use 300."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[Unit]:
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            yield from self._units(first, _ROWS_AT_ONCE)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[row] for row in range(*place.indices(len(self)))]
+        row = range(len(self))[place]
+        return next(self._units(row, 1))
+
+    def take(self, rows: Sequence[int]) -> ImageTable:
+        """Return the units of some rows as a copy, which does not keep the others alive."""
+        return ImageTable(self._table.take(pa.array(rows, pa.int64())).combine_chunks())
+
+    def _units(self, first: int, count: int) -> Iterator[Unit]:
+        rows = self._table.slice(first, count)
+        columns = (rows[name].to_pylist() for name in ("key", "label", "size_bytes", "mtime_ns", "offset"))
+        decoded = (_from_dictionary(rows[name]) for name in ("path", "split"))
+        for key, label, size, mtime_ns, offset, path, split in zip(*columns, *decoded, strict=True):
+            if offset is None:
+                yield ImageFile(key, path, label, split, size, mtime_ns)
+            else:
+                yield TarMember(key, path, label, split, size, mtime_ns, offset)
+
+
+def _from_dictionary(column: Any) -> Iterator[Any]:
+    """Yield the values of a dictionary column, each distinct one as one object: five times as fast as `to_pylist`."""
+    for chunk in column.chunks:
+        values = [*chunk.dictionary.to_pylist(), None]
+        yield from map(values.__getitem__, chunk.indices.fill_null(len(values) - 1).to_pylist())
+
+
+class _StoredTable(ImageTable):
+    """A table in a file, read when it is accessed; pickled as its place in the file."""
+
+    def __init__(self, path: str, batch: int, count: int) -> None:
+        self._place = path, batch, count
+
+    def __reduce__(self) -> tuple[type[_StoredTable], tuple[str, int, int]]:
+        return _StoredTable, self._place
+
+    def __len__(self) -> int:
+        return self._place[2]
+
+    @cached_property
+    def _table(self) -> Any:
+        path, batch, _ = self._place
+        with pa.ipc.open_file(open_binary(path) if is_remote(path) else pa.memory_map(path)) as reader:
+            return pa.Table.from_batches([reader.get_batch(batch)])
+
+
+def _store_tables(tables: Sequence[ImageTable], path: Path, location: str) -> list[ImageTable]:
+    """Write parts of one table to a file; return each as workers find it at `location`."""
+    with pa.ipc.new_file(str(path), tables[0]._table.schema) as writer:
+        for table in filter(len, tables):
+            [batch] = table._table.to_batches()  # `take` made it one batch
+            writer.write_batch(batch)
+    places = itertools.count()
+    return [_StoredTable(location, next(places), len(table)) if len(table) else table for table in tables]
+
+
+def take(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
+    """Return some units of a source; the result does not keep the others alive."""
+    return units.take(rows) if isinstance(units, ImageTable) else tuple(units[row] for row in rows)
+
+
+def store_units(parts: Sequence[Sequence[Unit]], path: Path, location: str) -> list[Sequence[Unit]]:
+    """Write parts of a source's units to a file, if they are tables, so that only their place in it travels to workers.
+
+    Args:
+        parts: The parts.
+        path: The file to write.
+        location: Where workers find that file.
+
+    Returns:
+        The parts, read from the file when they are accessed; or as they are where they are not tables.
+    """
+    tables = [part for part in parts if isinstance(part, ImageTable)]
+    return [*_store_tables(tables, path, location)] if tables and len(tables) == len(parts) else list(parts)
