@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -335,7 +335,9 @@ STAGES: dict[str, float | None] = {
 }
 
 
-def stages(unattributed: float = 0.5, of: str = "train", known: Mapping[str, float | None] = STAGES) -> Stages:
+def stages(
+    unattributed: float = 0.5, of: Literal["input", "train"] = "train", known: Mapping[str, float | None] = STAGES
+) -> Stages:
     """Return stages that add up to all but so many joules of the whole."""
     made = []
     for name, value in known.items():

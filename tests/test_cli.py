@@ -20,9 +20,10 @@ from processes import CLI, environment, python, run_python
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cli import explained
 from joulecache.pipelines.cli.commands import COMMANDS
-from joulecache.pipelines.cli.terminal import print_ops
+from joulecache.pipelines.cli.terminal import show
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.files import LockHeldError
+from joulecache.pipelines.report.describe.machine import describe_ops
 from joulecache.transforms import parse
 from joulecache.transforms.ops import OPS
 
@@ -367,7 +368,7 @@ def test_transforms_lists_every_op_with_its_cost(run: Run, capfd: pytest.Capture
     assert (code, [row["op"] for row in rows]) == (0, list(OPS))
     assert all(row["cpu_us_per_image"] > 0 and row["does"] for row in rows)
     assert next(row["usage"] for row in rows if row["op"] == "pad") == "pad(padding, fill=0, padding_mode='constant')"
-    print_ops(rows)  # as the command does: measuring all of them again takes seconds
+    show(describe_ops(rows))  # as the command does: measuring all of them again takes seconds
     out = capfd.readouterr().out
     assert {line.partition("(")[0].strip().split(" ")[0] for line in out.splitlines()} >= set(OPS)
 

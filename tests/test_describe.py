@@ -761,9 +761,8 @@ def test_charts_have_the_values_of_the_audit() -> None:
     document = describe_audit(full_audit())
     bars = next(chart for chart in charts(document) if isinstance(chart.plot, Bars))
     assert isinstance(bars.plot, Bars)
-    assert [(mark.label, mark.value) for mark in bars.plot.marks] == [
-        (name, pytest.approx(cpu_us * 0.0031)) for name, cpu_us in CPU_US.items()
-    ]
+    values = {mark.label: mark.value for mark in bars.plot.marks}
+    assert values == pytest.approx({name: cpu_us * 0.0031 for name, cpu_us in CPU_US.items()})
     assert "naive 3.42 J (1.32 to 7.40); tuned 3.14 J" in bars.description
     many: dict[str, float | None] = {f"op_{place}": 1.0 + place for place in range(16)}
     stack = charts(describe_audit(staged(stages(known=many))))[0]

@@ -40,7 +40,7 @@ from joulecache.pipelines.report.describe.cache import describe_manifest
 from joulecache.pipelines.report.describe.changes import describe_changes
 from joulecache.pipelines.report.describe.compression import describe_compression
 from joulecache.pipelines.report.describe.energy import describe_energy
-from joulecache.pipelines.report.describe.machine import describe_findings, describe_ops, describe_throughputs
+from joulecache.pipelines.report.describe.machine import OpRow, describe_findings, describe_ops, describe_throughputs
 from joulecache.pipelines.report.describe.plan import describe_plan
 from joulecache.pipelines.report.document import (
     Cell,
@@ -176,9 +176,9 @@ def documents() -> dict[str, Document]:
     ]
     advice: Any = SimpleNamespace(training="bfloat16", inference="int8", why="operations per joule against float32")
     crop = "random_resized_crop(size, scale=(0.08, 1.0), ratio=(0.75, 1.33))"
-    ops = [
-        {"usage": crop, "does": "Crop at random, and resize.", "cpu_us_per_image": 663.2},
-        {"usage": "flip_lr", "does": "Mirror every second image.", "cpu_us_per_image": None},
+    ops: list[OpRow] = [
+        {"op": "crop", "usage": crop, "does": "Crop at random, and resize.", "cpu_us_per_image": 663.2},
+        {"op": "flip_lr", "usage": "flip_lr", "does": "Mirror every second image.", "cpu_us_per_image": None},
     ]
     modelled = "modelled: 2.8 J for a second of CPU time (1.1 to 5.6)"
     found: list[Any] = [

@@ -91,7 +91,7 @@ def inspect(
 
     manifest = open_manifest(cache)
     if sheet is not None:
-        from joulecache.pipelines.report.contact_sheet import write_contact_sheet
+        from joulecache.pipelines.report.render.contact_sheet import write_contact_sheet
 
         write_contact_sheet(cache, sheet)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.core.progress import progress_bar
 
 if TYPE_CHECKING:
+    from joulecache.pipelines.report.describe.machine import OpRow
     from joulecache.transforms import Op
 
 
@@ -47,7 +48,7 @@ def transforms(
 def _preview(
     image: Path, text: str, sheet: Path | None, seed: int, custom: Mapping[str, type[Op]] | None, as_json: bool
 ) -> None:
-    from joulecache.pipelines.report.contact_sheet import write_preview
+    from joulecache.pipelines.report.render.contact_sheet import write_preview
     from joulecache.transforms import parse
 
     chain = parse(text, custom)
@@ -61,7 +62,7 @@ def _preview(
         Console().print(f"{path}: {chain}", markup=False, soft_wrap=True)
 
 
-def _op_rows(custom: Mapping[str, type[Op]]) -> Iterator[dict[str, Any]]:
+def _op_rows(custom: Mapping[str, type[Op]]) -> Iterator[OpRow]:
     """Yield the facts about each op; custom ops are not measured."""
     from joulecache.pipelines.planning.transform_costs import EXAMPLES, op_costs
     from joulecache.transforms.ops import describe, op_name

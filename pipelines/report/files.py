@@ -10,7 +10,7 @@ from pathlib import Path
 from joulecache.pipelines.auditing.results import REPORT_VERSION, Audit
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import JSON
-from joulecache.pipelines.core.files import atomic_write
+from joulecache.pipelines.core.files import write_text
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.render.html import to_html
 from joulecache.pipelines.report.render.markdown import to_markdown
@@ -52,16 +52,14 @@ def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     files = ReportFiles(root / "report.json", root / "report.md", root / "report.html")
-    _write(files.html, to_html(document))
-    _write(files.markdown, to_markdown(document))
-    _write(files.json, text + "\n")
-    return files
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as file:
+    for path, content in (
+        (files.html, to_html(document)),
+        (files.markdown, to_markdown(document)),
+        (files.json, f"{text}\n"),
+    ):
         # an undecodable character, which a file name may hold, is escaped as JSON and Python write it
-        file.write(text.encode("utf-8", "backslashreplace"))
+        write_text(path, content, errors="backslashreplace")
+    return files
 
 
 def read_report(path: str | os.PathLike[str]) -> Audit:

@@ -9,7 +9,7 @@ from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import Spread, kind
 from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.report.describe.values import active, joules, plural
-from joulecache.pipelines.report.document import Code, Column, Document, Paragraph, Section, Table, table, words
+from joulecache.pipelines.report.document import Block, Code, Column, Document, Paragraph, Section, Table, table, words
 
 _CLASSES_SHOWN = 10
 
@@ -18,14 +18,14 @@ def describe_manifest(manifest: Manifest, name: str = "") -> Document:
     """Return what there is to say of a cache; `name` says where it is."""
     energy = None if manifest.energy is None else manifest.energy.energy
     flags = "" if energy is None else "; ".join(energy.flags)
-    blocks = (_splits(manifest), *(Paragraph(text) for text in _facts(manifest, energy)))
+    blocks: list[Block] = [_splits(manifest), *map(Paragraph, _facts(manifest, energy))]
     about = (f"{name}: ", Code(manifest.chain)) if name else (Code(manifest.chain),)
     return Document(
         "joulecache: a cache",
         name or manifest.chain,
         warning=f"Building it is flagged by the meter: {flags}." if flags else "",
         about=about,
-        sections=(Section("", blocks),),
+        sections=(Section("", tuple(blocks)),),
     )
 
 

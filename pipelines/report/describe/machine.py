@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
@@ -95,7 +95,16 @@ def _giga(value: float | None) -> str:
     return NOT_MEASURED if value is None else quantities.count(value / 1e9)
 
 
-def describe_ops(rows: Sequence[Mapping[str, Any]]) -> Document:
+class OpRow(TypedDict):
+    """One op as `joulecache transforms --json` prints it; the cost in microseconds is None where it was not measured."""
+
+    op: str
+    usage: str
+    does: str
+    cpu_us_per_image: float | None
+
+
+def describe_ops(rows: Sequence[OpRow]) -> Document:
     """Return the ops with what they do and cost, as `joulecache transforms` lists them."""
     cells = [
         (

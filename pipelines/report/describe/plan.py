@@ -10,6 +10,7 @@ from joulecache.pipelines.core.quantities import NEVER, Spread, kind
 from joulecache.pipelines.planning.results import Choice, Plan
 from joulecache.pipelines.report.describe.values import joules_cells, plural
 from joulecache.pipelines.report.document import (
+    Block,
     Column,
     Command,
     Document,
@@ -27,11 +28,11 @@ from joulecache.transforms.chain import op_text
 def describe_plan(plan: Plan, cache: str | os.PathLike[str] = "cache/") -> Document:
     """Return what there is to say of a plan; its command builds the best choice in `cache`."""
     command = plan.command(plan.best, cache)
-    remarks = (Paragraph(remark) for remark in _remarks(plan))
-    blocks = (_steps(plan), _choices(plan), *remarks, *([Command(command)] if command is not None else []))
-    return Document(
-        "joulecache: what to cache", plan.source, headline=(Sentence(plan.why),), sections=(Section("", blocks),)
-    )
+    blocks: list[Block] = [_steps(plan), _choices(plan), *map(Paragraph, _remarks(plan))]
+    if command is not None:
+        blocks.append(Command(command))
+    sections = (Section("", tuple(blocks)),)
+    return Document("joulecache: what to cache", plan.source, headline=(Sentence(plan.why),), sections=sections)
 
 
 def _steps(plan: Plan) -> Table:

@@ -1,18 +1,19 @@
-"""Contact sheets, to look at before training: records of a cache as they are stored, or what a chain makes of an image."""
+"""Contact sheets: records as a cache stores them, or what a chain makes of an image."""
 
 from __future__ import annotations
 
 import io
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from joulecache.pipelines.cache.cache import CacheLike, open_cache
 from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.core.files import atomic_write
 from joulecache.transforms import Chain
 from joulecache.transforms.images import as_image
 
@@ -23,7 +24,16 @@ _GAP = 6
 
 
 def write_contact_sheet(cache: CacheLike, path: Path) -> None:
-    """Draw up to 32 records, evenly spread over the first split that has any, to a PNG file. Raises CacheError, OSError."""
+    """Draw records of a cache to a PNG file.
+
+    Args:
+        cache: The cache. Up to 32 records are drawn, evenly spread over the first split that has any.
+        path: The file to write.
+
+    Raises:
+        CacheError: The cache has no records, or is damaged.
+        OSError: The file cannot be written.
+    """
     opened = open_cache(cache)
     name = next((name for name in SPLITS if opened.manifest.splits[name].records), SPLITS[0])
     rows = np.unique(np.linspace(0, opened.split(name).records - 1, _COLUMNS * _ROWS).astype(np.int64))
@@ -34,10 +44,20 @@ def write_contact_sheet(cache: CacheLike, path: Path) -> None:
 
 
 def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
-    """Draw what a chain makes of an image to a PNG file: the image, variants of what is cached, and what epochs see.
+    """Draw what a chain makes of an image to a PNG file: the decoded image, cached variants, and what epochs see.
 
-    The epochs are those of a cache of one variant, as uint8: floats and mixtures of a batch come after what can be seen. Raises
-    DecodeError, OSError, ValueError for an image that an op cannot take.
+    The epochs are those of a cache of one variant. They are drawn as uint8, before ops that make floats or mix images of a batch.
+
+    Args:
+        chain: The chain.
+        image: The encoded image.
+        path: The file to write.
+        seed: Seed of the draws.
+
+    Raises:
+        DecodeError: The image cannot be decoded.
+        ValueError: An op cannot process the image.
+        OSError: A file cannot be read or written.
     """
     shown = Chain((*chain.prefix, *chain.on_images), chain.cut)
     cached = Chain(chain.prefix, chain.cut)
@@ -52,12 +72,12 @@ def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
     _draw(tiles, path)
 
 
-def _tile(pixels: Any) -> Image.Image:
+def _tile(pixels: NDArray[np.generic]) -> Image.Image:
     return as_image(np.ascontiguousarray(pixels))
 
 
 def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
-    """Draw images with their captions to a PNG file, whole or not at all."""
+    """Draw images with their captions to a PNG file."""
     lines = -(-len(tiles) // _COLUMNS)
     size = (_COLUMNS * (_TILE + _GAP) + _GAP, lines * (_TILE + _CAPTION + _GAP) + _GAP)
     sheet = Image.new("RGB", size, "white")
@@ -70,12 +90,8 @@ def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
         smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
         sheet.paste(image.convert("RGB").resize(fitted, smoothing), (left, top))
         draw.text((left, top + _TILE + 2), caption[:20], "black", font)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        sheet.save(temporary, "PNG")
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path, durable=False) as file:
+        sheet.save(file, "PNG")
 
 
 def _cached_image(cached: Any) -> Image.Image:
