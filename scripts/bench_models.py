@@ -25,7 +25,7 @@ CHAIN, BATCH_SIZE = "decode|resize(32)|pad(4) || random_crop(32)|flip_lr", 64
 
 def main(cifar10: Path, folder: Path, epochs: int) -> None:
     """Print one row for each model."""
-    from joulecache.pipelines.models import MODELS
+    from joulecache.pipelines.models.architectures import MODELS
 
     meter = jc.Meter()
     jc.precompute(f"{cifar10}/*.parquet", folder / "cache", CHAIN, val_fraction=0.0, meter=meter)
@@ -64,8 +64,8 @@ def print_left_out(folder: Path) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from joulecache.pipelines.compressing.tflite import native_output_kept, to_tflite
-    from joulecache.pipelines.models import load_model
+    from joulecache.pipelines.compressing.tflite import convert_quietly, to_tflite
+    from joulecache.pipelines.models.classifiers import load_model
 
     model = load_model(folder / "resnet8" / "model.keras")
     batches = jc.load(folder / "cache", "train", BATCH_SIZE).take(4).as_numpy_iterator()
@@ -74,8 +74,7 @@ def print_left_out(folder: Path) -> None:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([image[None].astype(np.float32)] for image in images)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
-    with native_output_kept():
-        mixed = converter.convert()
+    mixed = convert_quietly(converter)
     float32_s = cpu_s(to_tflite(model, "float32"), images)
     int8_s = cpu_s(to_tflite(model, "int8", images), images)
     mixed_s = cpu_s(mixed, images)

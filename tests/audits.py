@@ -6,7 +6,6 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any, Literal
 
 from markdown_it import MarkdownIt
@@ -126,7 +125,7 @@ def model_file(
     return dataclasses.replace(
         ModelFile(
             name=name,
-            path=Path("models") / f"{name}.tflite",
+            file_name=f"{name}.tflite",
             parameters=size // 4,
             nonzero_weights=size // 5,
             macs=size * 10,
@@ -164,7 +163,6 @@ def compression(*files: ModelFile, **changes: Any) -> Compression:
         model_file("pruned-int8", 170_208, 0.593, 0.1856, "control-int8", **less, inferences_to_pay_back=8234.5),
     )
     made = Compression(
-        folder=Path("models"),
         model_files=measured,
         recipe=Recipe(prune=0.5, protected=("conv_2",), quantize="int8"),
         seed=0,

@@ -7,6 +7,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines import cli
+
+if TYPE_CHECKING:
+    import keras
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]
 
@@ -120,6 +124,21 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, photo_cache: Path) -> Pa
     folder = tmp_path_factory.mktemp("run") / "run"
     train(photo_cache, out=folder, epochs=1, model="mlp", batch_size=8)
     return folder
+
+
+@pytest.fixture(scope="session")
+def blob_model() -> keras.Model:
+    """The network of `blobs`, trained on 320 of them."""
+    import keras
+    from blobs import batches, network
+
+    from joulecache.pipelines.models.fitting import compile_model, run_epochs
+
+    keras.utils.set_random_seed(0)
+    model = network()
+    compile_model(model, 1e-2)
+    run_epochs(model, batches(320), epochs=4)
+    return model
 
 
 @pytest.fixture

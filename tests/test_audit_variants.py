@@ -35,7 +35,7 @@ from joulecache.pipelines.experiment.statistics import Mean, inferiority, mean_o
 from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.split import CachedSplit
-from joulecache.pipelines.models import build_model
+from joulecache.pipelines.models.classifiers import build_model
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
 

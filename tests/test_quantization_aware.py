@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing import quantization_aware
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware, rounded_kernel
 from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
-from joulecache.pipelines.models import compile_model, run_epochs
+from joulecache.pipelines.models.fitting import compile_model, run_epochs
 
 Images = NDArray[np.uint8]
 
@@ -147,14 +146,12 @@ def test_its_error_is_that_of_the_file(trained: keras.Model, pictures: tuple[Ima
 
 @pytest.mark.slow
 def test_training_learns_to_live_with_rounding(
-    trained: keras.Model, pictures: tuple[Images, NDArray[np.int64]], monkeypatch: pytest.MonkeyPatch
+    trained: keras.Model, pictures: tuple[Images, NDArray[np.int64]]
 ) -> None:
-    # so few levels that this small net is hurt: three of a weight, eight of an activation
-    monkeypatch.setattr(quantization_aware, "_LEVELS", 1)
-    monkeypatch.setattr(quantization_aware, "_BITS", 3)
     images, labels = pictures
     keras.utils.set_random_seed(0)
-    model = QuantizationAware(trained)
+    # so few levels that this small net is hurt: three of a weight, eight of an activation
+    model = QuantizationAware(trained, weight_levels=1, activation_bits=3)
     compile_model(model, 0.0)
     run_epochs(model, batches(pictures), epochs=1)  # the ranges alone
     before = accuracy(logits(model, images), labels)

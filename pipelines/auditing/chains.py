@@ -57,7 +57,7 @@ from joulecache.pipelines.experiment.workloads import (
     train_from_scratch,
 )
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models import build_model
+from joulecache.pipelines.models.classifiers import build_model
 from joulecache.pipelines.source import SYNTHETIC, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
@@ -181,7 +181,8 @@ def audit_chain(
                         progress=tell,
                     )
                 compression = read_compression(record)
-                results.append(bench.measure(Infer(compression.model_files[-1].path), chosen, pairs))
+                file = record.parent / compression.model_files[-1].file_name
+                results.append(bench.measure(Infer(file), chosen, pairs))
         naive = next(arm for arm in chosen if arm.name == _REFERENCE)
         stages = measure_stages(bench, naive, drawn, cache, batch_size, pairs, results, trainer)
         whole = log.energy()

@@ -18,7 +18,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from joulecache.pipelines.compressing.tflite import native_output_kept
+from joulecache.pipelines.compressing.tflite import convert_quietly
+from joulecache.pipelines.core.progress import silenced_output
 from joulecache.pipelines.energy import Energy, Meter, available_cpus
 
 Operation = Literal["matrix product", "convolution"]
@@ -161,8 +162,9 @@ def _in_litert(name: Operation) -> Callable[[], object]:
     converter.representative_dataset = lambda: [[sample]]
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    with native_output_kept():
-        interpreter = Interpreter(model_content=converter.convert(), num_threads=max(1, math.floor(available_cpus())))
+    content = convert_quietly(converter)
+    with silenced_output():
+        interpreter = Interpreter(model_content=content, num_threads=max(1, math.floor(available_cpus())))
         interpreter.allocate_tensors()
     integers = np.random.default_rng(0).integers(-128, 128, (batch, *shape), np.int8)
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], integers)

@@ -33,7 +33,7 @@ from joulecache.pipelines.experiment.workloads import (
     check_whole,
     train_from_scratch,
 )
-from joulecache.pipelines.models import MODEL_SUFFIXES, build_model
+from joulecache.pipelines.models.classifiers import MODEL_SUFFIXES, build_model
 from joulecache.pipelines.training.input_waits import read_ahead
 
 OWN_WORKLOADS = ("input", "train")

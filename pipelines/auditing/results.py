@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from joulecache.pipelines.cache.names import Encoding, Format
@@ -288,9 +286,7 @@ class Audit(Displayed):
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of report.json; what was not measured, and never, are null."""
-        compression = None if self.compression is None else self.compression.to_json()
-        body = codec.to_json(dataclasses.replace(self, compression=None))
-        return {"report_version": REPORT_VERSION, **body, "compression": compression}
+        return {"report_version": REPORT_VERSION, **codec.to_json(self)}
 
     @classmethod
     def from_json(cls, body: object) -> Audit:
@@ -304,8 +300,4 @@ class Audit(Displayed):
         if not isinstance(body, dict) or body.get("report_version") != REPORT_VERSION:
             raise ValueError(f"not an audit report of version {REPORT_VERSION}")
         fields = {name: value for name, value in body.items() if name != "report_version"}
-        audit = codec.from_json(cls, {**fields, "compression": None}, allow_unknown=True)
-        compression = fields.get("compression")
-        if compression is None:
-            return audit
-        return dataclasses.replace(audit, compression=Compression.from_json(compression, Path("models")))
+        return codec.from_json(cls, fields, allow_unknown=True)

@@ -1,4 +1,4 @@
-"""Batch normalization's statistics, taken anew: pruning changes what its layers read."""
+"""Re-estimate the statistics of BatchNormalization, which are outdated after pruning."""
 
 from __future__ import annotations
 
@@ -8,35 +8,44 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.models import check_batches
+from joulecache.pipelines.compressing.kernels import check_functional
+from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.models.fitting import check_batches
 from joulecache.pipelines.models.macs import call_counts
 
 
 def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: int = 100) -> int:
-    """Set the moving statistics of a model's BatchNormalization layers to those of training images; return how many images.
+    """Set the moving statistics of BatchNormalization layers, in place, to those of training images.
 
-    `data` yields batches of (uint8 images [B, H, W, C], labels), of which the first `batches` are run as in training, Dropout
-    included. Mean and variance are the population's: over all images, each counted once, by mean = E[m] and variance =
-    E[v + m^2] - mean^2 over the batches' m and v (PreciseBN, Wu & Johnson, arXiv:2105.07576). A momentum, for comparison,
-    would weigh the last batches most, and leave out how batches differ.
+    Images run as in training, Dropout included. Mean and variance are the population's, over all images: mean = E[m]
+    and variance = E[v + m^2] - mean^2, from the m and v of each batch (PreciseBN, Wu & Johnson, arXiv:2105.07576). A
+    momentum would weigh the last batches most and ignore differences between batches. Nothing else changes, and nothing
+    at all after an error. Layers that are not trainable keep their statistics, as in training.
 
-    In place: only the moving statistics change, and nothing does where an error comes up. Layers that are not trainable keep
-    their statistics, as in training. Raises ValueError for a model that is not functional, holds models, or has no such
-    trainable layer, one used twice or one that renormalizes; and for data that `check_batches` refuses or without batches.
+    Args:
+        model: A functional or sequential model.
+        data: Batches of (uint8 images `[B, H, W, C]`, labels).
+        batches: How many of them to run at most.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        ValueError: As `check_batches`; or the model is not functional, contains models, or has no trainable
+            BatchNormalization layer, one that is used twice, or one that renormalizes.
     """
-    if batches < 1:
-        raise ValueError(f"{batches} batches: give at least 1")
+    check_whole("batches", batches)
     norms = _trainable_norms(model)
     check_batches(data, "training data", model)
-    # training also moves what other layers hold: seeds of Dropout, for one
+    # running in training mode also changes variables of other layers, such as the seeds of Dropout
     before = [(variable, variable.numpy()) for variable in model.variables]
     momenta = [norm.momentum for norm in norms]
     images_seen = 0
     sums = [np.zeros((2, norm.moving_mean.shape[0])) for norm in norms]
     try:
         for norm in norms:
-            norm.momentum = 0.0  # so that the moving statistics are those of the batch
-            # 0 times what is not finite would not be 0
+            norm.momentum = 0.0  # the moving statistics are then those of the batch
+            # 0 times a value that is not finite is not 0
             norm.moving_mean.assign(np.zeros(norm.moving_mean.shape))
             norm.moving_variance.assign(np.ones(norm.moving_variance.shape))
         for images, _ in data.take(batches):
@@ -50,11 +59,11 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
         for variable, value in before:
             variable.assign(value)
     if not images_seen:
-        raise ValueError("training data is empty: give at least one batch")
+        raise ValueError("training data is empty: expected at least one batch")
     for norm, total in zip(norms, sums, strict=True):
         mean, square = total / images_seen
         norm.moving_mean.assign(mean)
-        norm.moving_variance.assign(np.maximum(square - mean**2, 0))  # rounding may leave less than nothing
+        norm.moving_variance.assign(np.maximum(square - mean**2, 0))  # rounding may make it negative
     return images_seen
 
 
@@ -64,11 +73,10 @@ def _moments(norm: layers.BatchNormalization) -> NDArray[np.float64]:
 
 
 def _trainable_norms(model: keras.Model) -> list[layers.BatchNormalization]:
-    if not getattr(model, "inputs", None):
-        raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
+    check_functional(model)
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            raise ValueError(f"layer {layer.name!r} is a model: only a model's own layers are known")
+            raise ValueError(f"layer {layer.name!r} is a model: nested models are not supported")
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable]
     if not norms:
         raise ValueError(
@@ -77,7 +85,7 @@ def _trainable_norms(model: keras.Model) -> list[layers.BatchNormalization]:
     calls = call_counts(model)
     for norm in norms:
         if calls[norm.name] > 1:
-            raise ValueError(f"layer {norm.name!r} is used {calls[norm.name]} times: give each use a layer of its own")
+            raise ValueError(f"layer {norm.name!r} is used {calls[norm.name]} times: use a separate layer each time")
         if norm.renorm:
-            raise ValueError(f"layer {norm.name!r} renormalizes: only plain batch normalization is known")
+            raise ValueError(f"layer {norm.name!r} renormalizes: only plain batch normalization is supported")
     return norms

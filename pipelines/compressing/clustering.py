@@ -1,4 +1,4 @@
-"""Weight sharing: kernels of few distinct values, which need few bits each, and fine-tuning that keeps them few."""
+"""Weight sharing: kernels with few distinct values, which compress well, and fine-tuning that keeps them few."""
 
 from __future__ import annotations
 
@@ -10,31 +10,37 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.held_kernels import HeldKernels, Projection
+from joulecache.pipelines.compressing.kernels import copy_of, weighted_layers
 from joulecache.pipelines.compressing.recipe import Per
-from joulecache.pipelines.compressing.sparsity import HeldKernels, Onto, copy_of, weighted_layers
+from joulecache.pipelines.core.checks import check_choice, check_whole
 
 _ITERATIONS = 300
 
 
 def cluster_weights(model: keras.Model, clusters: int, *, per: Per = "layer") -> keras.Model:
-    """Return a copy, uncompiled, whose Conv2D and Dense kernels hold at most `clusters` distinct values each.
+    """Return an uncompiled copy whose Conv2D and Dense kernels have few distinct values.
 
-    With `per` "channel" that is each output channel (the last axis) of each kernel. The values are the means of clusters
-    (`cluster_values`; Han et al. 2016, Deep Compression, arXiv:1510.00149). Weights of exactly 0 stay so, and count as one of
-    the clusters, so a sparse model stays as sparse. All other weights stay: biases, BatchNormalization, depthwise
-    kernels. The given model, functional or sequential, is untouched.
+    The values are the means of clusters (`cluster_values`; Han et al. 2016, Deep Compression, arXiv:1510.00149). Zeros
+    are a cluster of their own and stay, so a sparse model stays as sparse. Biases, BatchNormalization and depthwise
+    kernels stay as they are.
 
-    Raises ValueError for fewer than 2 clusters, an unknown `per`, a model without kernels, and weights that are not finite.
+    Args:
+        model: A functional or sequential model, which stays untouched.
+        clusters: Distinct values, at least 2, including zero if there are zeros.
+        per: Count them per kernel ("layer") or per output channel ("channel").
+
+    Raises:
+        ValueError: As `weighted_layers`; or an argument is out of range, or weights are not finite.
     """
-    if isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 2:
-        raise ValueError(f"clusters must be a whole number of at least 2, one of them for zeros, got {clusters!r}")
-    _check_per(per)
+    check_whole("clusters", clusters, 2)
+    check_choice("per", per, get_args(Per))
     weighted_layers(model)
     copy = copy_of(model)
     for name, layer in weighted_layers(copy).items():
         kernel = np.array(keras.ops.convert_to_numpy(layer.kernel), order="C")
         if not np.isfinite(kernel.astype(np.float64)).all():
-            raise ValueError(f"the kernel of layer {name!r} has weights that are not finite: they have no clusters")
+            raise ValueError(f"the kernel of layer {name!r} has weights that are not finite: they cannot be clustered")
         for part in _parts(kernel, per):
             part[:] = cluster_values(part, clusters)
         layer.kernel.assign(kernel)
@@ -42,8 +48,8 @@ def cluster_weights(model: keras.Model, clusters: int, *, per: Per = "layer") ->
 
 
 def distinct_values(model: keras.Model, *, per: Per = "layer") -> dict[str, int]:
-    """Return how many distinct values each Conv2D and Dense kernel holds; with `per` "channel" the most of any channel."""
-    _check_per(per)
+    """Return the number of distinct values of each Conv2D and Dense kernel, or of its channel with most values."""
+    check_choice("per", per, get_args(Per))
     return {
         name: max(len(np.unique(part)) for part in _parts(keras.ops.convert_to_numpy(layer.kernel), per))
         for name, layer in weighted_layers(model).items()
@@ -51,10 +57,10 @@ def distinct_values(model: keras.Model, *, per: Per = "layer") -> dict[str, int]
 
 
 def cluster_values(values: NDArray[Any], clusters: int) -> NDArray[Any]:
-    """Return the values [N], each replaced by the mean of its cluster: at most `clusters` distinct ones, 0 staying 0.
+    """Return values `[N]`, each replaced by the mean of its cluster.
 
-    Where they are no more than that already, they return as they are. Zeros are a cluster of their own, the other values
-    are clustered by `kmeans`.
+    Zeros are a cluster of their own; `kmeans` clusters the others. If there are at most `clusters` distinct values,
+    nothing changes.
     """
     shared = values.copy()
     alive = values != 0
@@ -69,12 +75,20 @@ def cluster_values(values: NDArray[Any], clusters: int) -> NDArray[Any]:
 def kmeans(
     values: NDArray[np.float64], counts: NDArray[np.int64], clusters: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Cluster more than `clusters` distinct, ascending values [N], each there `counts` times: labels [N], means [at most clusters].
+    """Cluster values on a line by Lloyd's iteration.
 
-    Lloyd's iteration from centres that lie evenly between the smallest and the largest value (Han et al. 2016, section 3.2:
-    that way large weights, which are few, are not averaged away), until nothing changes, at most 300 times. A centre without
-    values moves to the value that costs most where it is. So the squared error is never above that of the even centres.
-    It is a local optimum, not always the best. Each label stands for at least one value, and both results ascend.
+    Centres start evenly spaced between the smallest and the largest value, so that large weights, which are rare, are
+    not averaged away (Han et al. 2016, section 3.2). A centre without values moves to the value with the largest error.
+    The squared error is never above that of the first centres; it is a local optimum. The iteration ends when nothing
+    changes, after at most 300 rounds.
+
+    Args:
+        values: Distinct values `[N]` in ascending order, more than `clusters`.
+        counts: How often each occurs, `[N]`.
+        clusters: Number of clusters.
+
+    Returns:
+        The cluster of each value `[N]`, and the means of the clusters; both ascend, and no cluster is empty.
     """
     starts = _starts(values, np.linspace(values[0], values[-1], clusters))
     for _ in range(_ITERATIONS):
@@ -90,37 +104,40 @@ def kmeans(
 
 
 class WeightSharing(HeldKernels):
-    """Fine-tune a clustered model (`cluster_weights`): its weights change, those that share a value go on sharing it.
+    """Fine-tune a model of `cluster_weights`: values change, and weights that share a value keep sharing one.
 
-    Weights of a kernel that are equal when the training begins form a cluster, with `per` "channel" those of one output
-    channel. After each step of the optimizer all of a cluster become their mean, inside the compiled step (see
-    `HeldKernels`): for plain gradient descent that moves a value along the mean of the gradients of its weights, where
-    Han et al. 2016 take their sum. Zeros stay exactly 0. Weights without a gradient do not move by a bit. Nothing is random,
-    but sums on a GPU are in no fixed order unless TensorFlow's op determinism is on.
+    Weights of a kernel that are equal when the training begins form a cluster. After each step of the optimizer they
+    become their mean. With plain gradient descent a value moves along the mean of the gradients of its weights; Han et
+    al. 2016 use the sum. Zeros stay exactly 0, and weights without a gradient stay as they are to the bit. Nothing is
+    random, but sums on a GPU have no fixed order unless TensorFlow's op determinism is on.
 
-    Raises ValueError, when the training begins, for a model that is not clustered (no kernel has two weights per value, zeros
-    apart), and as `weighted_layers`.
+    Args:
+        per: Form clusters of the whole kernel ("layer") or of each output channel ("channel").
+
+    Raises:
+        ValueError: When the training begins: as `weighted_layers`; or no kernel has two weights per value, not counting
+            zeros.
     """
 
     def __init__(self, *, per: Per = "layer") -> None:
         super().__init__()
-        _check_per(per)
+        check_choice("per", per, get_args(Per))
         self._per: Per = per
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Take the clusters that there are."""
+        """Find the clusters."""
         kernels = {name: layer.kernel for name, layer in weighted_layers(self.model).items()}
         labels = {
             name: _shared_labels(keras.ops.convert_to_numpy(kernel), self._per) for name, kernel in kernels.items()
         }
-        # drawn from 2^23 values, some initial weights are equal by chance
+        # some initial weights are equal by chance: they are drawn from 2^23 values
         if all(2 * those.max() > (those > 0).sum() for those in labels.values()):
             raise ValueError(f"model {self.model.name!r} has no weights that share a value: use cluster_weights first")
         self.hold(kernels, {name: _sharing(those) for name, those in labels.items()})
 
 
 def _shared_labels(kernel: NDArray[Any], per: Per) -> NDArray[np.int32]:
-    """Number the clusters of equal weights of a kernel from 1; 0 is that of zeros, also where there are none."""
+    """Number the clusters of equal weights of a kernel from 1; 0 stands for zeros, even if there are none."""
     labels = np.zeros(kernel.shape, np.int32)
     taken = 1
     for part, of_part in zip(_parts(kernel, per), _parts(labels, per), strict=True):
@@ -131,8 +148,8 @@ def _shared_labels(kernel: NDArray[Any], per: Per) -> NDArray[np.int32]:
     return labels
 
 
-def _sharing(labels: NDArray[np.int32]) -> Onto:
-    # dense numbers: without zeros the first cluster is as good as any other, and none is without weights
+def _sharing(labels: NDArray[np.int32]) -> Projection:
+    # renumber without gaps: if there are no zeros, nothing has label 0
     used, first, dense = np.unique(labels.ravel(), return_index=True, return_inverse=True)
     clusters, has_zeros = len(used), used[0] == 0
     members = tf.constant(dense.astype(np.int32))
@@ -140,7 +157,7 @@ def _sharing(labels: NDArray[np.int32]) -> Onto:
 
     def share(kernel: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(kernel, [-1])
-        # means of differences: a sum of a million equal numbers is not a million times the number
+        # averages differences, since a sum of a million equal numbers is not a million times the number
         led = tf.gather(flat, leaders)
         means = led + tf.math.unsorted_segment_mean(flat - tf.gather(led, members), members, clusters)
         if has_zeros:
@@ -151,7 +168,7 @@ def _sharing(labels: NDArray[np.int32]) -> Onto:
 
 
 def _parts(kernel: NDArray[Any], per: Per) -> Iterator[NDArray[Any]]:
-    """Yield views [N] of a contiguous kernel: the whole, or each output channel."""
+    """Yield views `[N]` of a contiguous kernel: the whole, or each output channel."""
     if per == "layer":
         yield kernel.reshape(-1)
     else:
@@ -159,7 +176,7 @@ def _parts(kernel: NDArray[Any], per: Per) -> Iterator[NDArray[Any]]:
 
 
 def _starts(values: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return where the values [N] of each centre that has any begin: a value belongs to the nearest, of two to the lower."""
+    """Return where the values of each centre that has any begin. A value belongs to the nearest, of two to the lower."""
     bounds = np.searchsorted(values, (centres[1:] + centres[:-1]) / 2, side="right")
     starts = np.unique(np.append(0, bounds))
     return starts[starts < len(values)]
@@ -171,11 +188,6 @@ def _labels(starts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def _means(values: NDArray[np.float64], counts: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
     means = np.add.reduceat(values * counts, starts) / np.add.reduceat(counts, starts)
-    # rounding must not take the mean of one value, many times, beside it
+    # rounding must not move the mean of one value, many times, off that value
     last = np.append(starts[1:], len(values)) - 1
     return np.clip(means, values[starts], values[last])
-
-
-def _check_per(per: str) -> None:
-    if per not in get_args(Per):
-        raise ValueError(f"unknown per {per!r}: allowed are {', '.join(get_args(Per))}")

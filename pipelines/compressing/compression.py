@@ -1,9 +1,9 @@
-"""Make a trained classifier smaller: prune channels and weights, share weights, quantize; measure what each gains and costs."""
+"""Compress a trained classifier and measure the result."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,32 +13,23 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.manifest_io import open_manifest
-from joulecache.pipelines.compressing.model_files import Form, measure_files
-from joulecache.pipelines.compressing.output import check_output_folder, staged_folder, write_record
+from joulecache.pipelines.compressing.kernels import copy_of
+from joulecache.pipelines.compressing.measuring import ConvertedModel, Score, measure_files
+from joulecache.pipelines.compressing.output import check_output_folder, staged_output, write_record
 from joulecache.pipelines.compressing.pruning import kept_channels
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression, ModelFile
-from joulecache.pipelines.compressing.sparsity import copy_of
-from joulecache.pipelines.compressing.steps import AWARE, Budget, Tell, check_recipe, count_batches, make_forms
+from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression
+from joulecache.pipelines.compressing.steps import AWARE, Job, StepRunner, check_recipe, count_batches
 from joulecache.pipelines.compressing.tflite import CALIBRATION_IMAGES
+from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models import check_batches, load_model
+from joulecache.pipelines.models.classifiers import load_model
+from joulecache.pipelines.models.fitting import check_batches
 from joulecache.transforms.ops import Op
 
-_MOST_SHARED = 0.05  # of the calibration images with the test images: pictures do occur twice
-
-
-def held_out_split(cache: str | os.PathLike[str]) -> str:
-    """Return the split of a cache that models are measured on: `test` where it has records, else `val`; else ValueError."""
-    splits = open_manifest(cache).splits
-    for name in ("test", "val"):
-        if name in splits and splits[name].records:
-            return name
-    raise ValueError(
-        f"cache {os.fspath(cache)!r} has no test and no val records to measure compressed models on: build it with "
-        "--val-fraction 0.1"
-    )
+_MOST_SHARED = 0.05  # of the calibration images with the test images: some images do occur twice
 
 
 def compress(
@@ -52,13 +43,32 @@ def compress(
     seeds: int = 1,
     meter: Meter | None = None,
     control: bool = True,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
     ops: Mapping[str, type[Op]] | None = None,
 ) -> Compression:
-    """Compress a Keras classifier, or its file, with the images of a cache: `train` to tune and calibrate, held-out ones to measure.
+    """Compress a Keras classifier with the images of a cache.
 
-    Those are its `test` split, or `val` where it has none. `ops` are the ops of your own that the cache's chain names. See
-    `compress_on` for what is done, written and raised.
+    The `train` split fine-tunes and calibrates; the `test` split, or `val` if there is no `test`, measures.
+
+    Args:
+        model: A functional or sequential classifier, which stays untouched, or its `.keras` or `.h5` file.
+        cache: A cache with images of the model's input shape and the classes that it was trained on.
+        recipe: The steps.
+        out: The output folder (see `compress_on`).
+        batch_size: Images per batch.
+        seed: Seed of all that is random.
+        seeds: Number of seeds (see `compress_on`).
+        meter: Meters fine-tuning and inference.
+        control: Fine-tune the given model for as long, to compare with.
+        progress: Receives what is fine-tuned, epochs done, and all of them.
+        ops: Your own ops that the cache's chain names, by name.
+
+    Returns:
+        What was made and measured.
+
+    Raises:
+        CacheError: The cache cannot be read.
+        ValueError: As `compress_on`; or the cache has other classes or no held-out images.
     """
     if not isinstance(model, keras.Model):
         model = load_model(model)
@@ -67,8 +77,8 @@ def compress(
     train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
     if train_data.num_classes != model.outputs[0].shape[-1]:
         raise ValueError(
-            f"the model tells {model.outputs[0].shape[-1]} classes apart, but cache {os.fspath(cache)!r} has "
-            f"{train_data.num_classes}: give a model trained on these classes"
+            f"the model has {model.outputs[0].shape[-1]} classes, but cache {os.fspath(cache)!r} has "
+            f"{train_data.num_classes}: use a model that was trained on these classes"
         )
     return compress_on(
         model,
@@ -95,85 +105,95 @@ def compress_on(
     seeds: int = 1,
     meter: Meter | None = None,
     control: bool = True,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
+    int8_tolerance: float = 0.005,
 ) -> Compression:
-    """Do a recipe to a classifier and measure it, on batches of (uint8 images [B, H, W, C], integer labels [B]).
+    """Compress a classifier with datasets of your own.
 
-    Into the folder `out` go a TensorFlow Lite file for each form (see `make_forms` for their names): the given model, the
-    control, what each stage gave, and the quantized ones; the last stage as a Keras file too, and `compression.json`. All
-    appear together at the end, or nothing does. int8 is calibrated on the first 200 images of `train_data` that are not in
-    `test_data`, or on all of a smaller set. With `seeds` above 1 all is done again for each further seed, for its accuracy.
-    `progress` hears what is fine-tuned, the epochs done and all of them.
+    The folder `out` gets a TensorFlow Lite file for each model (see `StepRunner.run` for their names), the last one as a
+    Keras file too, and `compression.json`. All appear together at the end, or nothing does. int8 is calibrated on the
+    first 200 training images that are not test images, or on all if there are fewer.
 
-    The given model is untouched; Keras' global seed is set. Raises ValueError, before any work, for data of another shape,
-    training data for test data, a calibration set that overlaps the test set, a model that the recipe cannot be done to,
-    and a folder `out` that holds other files; later for a model that cannot be converted.
+    Args:
+        model: A functional or sequential classifier, which stays untouched. Keras' global seed is set.
+        train_data: Batches of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`) to fine-tune
+            on.
+        test_data: Held-out batches to measure on.
+        recipe: The steps.
+        out: The output folder: new, empty, or of an earlier compression.
+        seed: The first seed.
+        seeds: How many seeds to run. Files and figures are those of the first; further ones add accuracies.
+        meter: Meters fine-tuning and inference.
+        control: Fine-tune the given model for as long, to compare with.
+        progress: Receives what is fine-tuned, epochs done, and all of them.
+        int8_tolerance: Accuracy that int8 may lose before the models are fine-tuned with its rounding.
+
+    Returns:
+        What was made and measured.
+
+    Raises:
+        ValueError: The recipe cannot be applied to the model, the data has another shape or tests on training images,
+            or `out` holds other files, all before any work; later, if the model cannot be converted.
     """
     check_recipe(recipe, model)
-    if seeds < 1:
-        raise ValueError(f"{seeds} seeds: give at least 1")
-    check_output_folder(Path(out), COMPRESSION_RECORD)
+    check_whole("seeds", seeds)
+    folder = Path(out)
+    check_output_folder(folder, COMPRESSION_RECORD)
     if train_data is test_data:
-        raise ValueError("training and test data are the same: test on images that were held out")
+        raise ValueError("training and test data are the same: test on held-out images")
     check_batches(train_data, "training data", model)
     check_batches(test_data, "test data", model)
-    calibration = _calibration(train_data, test_data) if recipe.quantize == "int8" else None
-    meter = meter or Meter()
-    batches = count_batches(train_data)
-    with staged_folder(Path(out), COMPRESSION_RECORD) as folder:
-        forms: tuple[Form, ...] = ()
-        accuracies: dict[str, tuple[float, ...]] = {}
-        model_files: tuple[ModelFile, ...] = ()
-        for each in range(seed, seed + seeds):
-            budget = Budget(data=train_data, batches=batches, seed=each, meter=meter, tell=progress or _silent)
-            made, scores = make_forms(
-                model,
-                recipe,
-                budget,
-                test_data,
-                control=control,
-                calibration=calibration,
-                # all seeds are compared form by form
-                aware=any(form.name.endswith(AWARE) for form in forms) if forms else None,
-            )
-            for form, scored in zip(made, scores, strict=True):
-                accuracies[form.name] = (*accuracies.get(form.name, ()), scored.accuracy)
-            if not forms:
-                forms = made
-                model_files = measure_files(forms, scores, test_data, folder=Path(out), meter=meter)
-        for form in forms:
-            (folder / f"{form.name}.tflite").write_bytes(form.content)
-        smallest = forms[-1]
-        if smallest.model is not model:
-            # Keras cannot leave the optimizer, twice the size of the weights, out of a .keras file; a copy has none
-            copy_of(smallest.model).save(folder / f"{smallest.name}.keras")
+    job = Job(
+        model=model,
+        recipe=recipe,
+        train_data=train_data,
+        batches=count_batches(train_data),
+        test_data=test_data,
+        calibration=calibration_images(train_data, test_data) if recipe.quantize == "int8" else None,
+        control=control,
+        meter=meter or Meter(),
+        progress=progress or silent,
+        int8_tolerance=int8_tolerance,
+    )
+    with staged_output(folder, COMPRESSION_RECORD) as staging:
+        scores = StepRunner(job, seed).run()
+        models = list(scores)
         compression = Compression(
-            folder=Path(out),
-            model_files=model_files,
+            model_files=measure_files(scores, test_data, meter=job.meter),
             recipe=recipe,
             seed=seed,
-            widths=_widths(model, smallest.model, recipe) if recipe.prunes_channels else {},
-            calibration_images=0 if calibration is None else len(calibration),
-            accuracies=accuracies,
+            widths=_widths(model, models[-1].model, recipe) if recipe.prunes_channels else {},
+            calibration_images=0 if job.calibration is None else len(job.calibration),
+            accuracies=_accuracies(job, scores, range(seed + 1, seed + seeds)),
         )
-        write_record(folder / COMPRESSION_RECORD, compression.to_json())
+        write_models(staging, models, model)
+        write_record(staging / COMPRESSION_RECORD, compression.to_json())
     return compression
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+def held_out_split(cache: str | os.PathLike[str]) -> str:
+    """Return the split of a cache that compressed models are measured on: `test` if it has records, else `val`.
+
+    Raises:
+        CacheError: The cache cannot be read.
+        ValueError: Neither has records.
+    """
+    splits = open_manifest(cache).splits
+    for name in ("test", "val"):
+        if name in splits and splits[name].records:
+            return name
+    raise ValueError(
+        f"cache {os.fspath(cache)!r} has no test or val records to measure compressed models on: build it with "
+        "--val-fraction 0.1"
+    )
 
 
-def _widths(before: keras.Model, after: keras.Model, recipe: Recipe) -> dict[str, tuple[int, int]]:
-    """Return the output channels of each layer that may lose some, before and after."""
-    return {
-        name: (len(kept), after.get_layer(name).kernel.shape[-1])
-        for name, kept in kept_channels(before, 0, protected=recipe.protected).items()
-    }
+def calibration_images(train_data: tf.data.Dataset, test_data: tf.data.Dataset) -> NDArray[np.uint8]:
+    """Return the first training images that are not test images, uint8 `[N, H, W, C]`.
 
-
-def _calibration(train_data: tf.data.Dataset, test_data: tf.data.Dataset) -> NDArray[np.uint8]:
-    """Return the first training images that are no test images; ValueError where too many are, or nothing is left."""
+    Raises:
+        ValueError: Too many are test images, or none is left.
+    """
     tested = {_digest(image) for images, _ in test_data.as_numpy_iterator() for image in images}
     kept: list[NDArray[np.uint8]] = []
     shared = 0
@@ -186,12 +206,43 @@ def _calibration(train_data: tf.data.Dataset, test_data: tf.data.Dataset) -> NDA
             break
     if shared > _MOST_SHARED * (shared + len(kept)):
         raise ValueError(
-            f"the calibration set overlaps the test set: {shared} of the first {shared + len(kept)} training images are "
-            "test images, pixel by pixel; test on images that were held out"
+            f"the calibration set overlaps the test set: {shared} of the first {shared + len(kept)} training images equal "
+            "test images: test on held-out images"
         )
     if not kept:
-        raise ValueError("training data is empty: give at least one batch")
+        raise ValueError("training data is empty: expected at least one batch")
     return np.stack(kept)
+
+
+def write_models(folder: Path, models: Sequence[ConvertedModel], given: keras.Model) -> None:
+    """Write the file of each model, and the last one as a Keras file too unless it is the given model."""
+    for each in models:
+        (folder / each.file_name).write_bytes(each.content)
+    last = models[-1]
+    if last.model is not given:
+        # a .keras file includes the optimizer, twice the size of the weights, unless the model is a copy without one
+        copy_of(last.model).save(folder / f"{last.name}.keras")
+
+
+def _accuracies(
+    job: Job, first: Mapping[ConvertedModel, Score], further: Sequence[int]
+) -> dict[str, tuple[float, ...]]:
+    """Run the steps for further seeds; return the accuracies of all seeds, by model."""
+    accuracies: dict[str, tuple[float, ...]] = {model.name: (scored.accuracy,) for model, scored in first.items()}
+    # the same models for each seed, however much int8 loses
+    aware = any(model.name.endswith(AWARE) for model in first)
+    for seed in further:
+        for model, scored in StepRunner(job, seed).run(aware=aware).items():
+            accuracies[model.name] += (scored.accuracy,)
+    return accuracies
+
+
+def _widths(before: keras.Model, after: keras.Model, recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """Return the output channels, before and after, of each layer that may lose some."""
+    return {
+        name: (len(kept), after.get_layer(name).kernel.shape[-1])
+        for name, kept in kept_channels(before, 0, protected=recipe.protected).items()
+    }
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:

@@ -1,4 +1,4 @@
-"""Which channels of a model can only be removed together: its dependency groups (Fang et al., arXiv:2301.12900)."""
+"""Dependency groups: which channels of a model can only be removed together (Fang et al., arXiv:2301.12900)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.kernels import check_functional
 from joulecache.pipelines.models.macs import call_counts
 
 Indices = NDArray[np.int64]
 
-# one function for every value or every channel: which channels there are does not matter to them
+# they apply the same function to every value or every channel
 _CHANNELWISE = (
     layers.Dropout,
     layers.SpatialDropout2D,
@@ -50,9 +51,14 @@ _PRODUCERS = (layers.Conv2D, layers.Dense)
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One layer of a copy of the model, and the channels on the last axis of what it reads and of what it puts out.
+    """A layer, and the channels on the last axis of its input and its output.
 
-    A channel is a number; channels that only go together have the same one. `reads` is that of a merging layer's first input.
+    Channels are numbers; channels that must be removed together have the same one.
+
+    Attributes:
+        layer: A layer of a copy of the model.
+        reads: Channels of its input; of a merging layer's first input.
+        writes: Channels of its output.
     """
 
     layer: keras.Layer
@@ -61,13 +67,19 @@ class Step:
 
     @property
     def produces(self) -> bool:
-        """Whether the layer makes channels of its own, a filter or a unit each."""
+        """Whether the layer makes new channels: a filter or a unit each."""
         return type(self.layer) in _PRODUCERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Channels, sorted, that the same layers make and share; `fixed` where the input, the output or a protected layer has them."""
+    """Channels that the same layers make.
+
+    Attributes:
+        channels: The channels, sorted.
+        producers: Names of the layers that make them.
+        fixed: Whether they belong to the input, the output or a protected layer, and stay.
+    """
 
     channels: Indices
     producers: tuple[str, ...]
@@ -76,7 +88,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
-    """A model's layers in order, without its input, and its channels in groups; every channel is below `channels`."""
+    """The layers and the channel groups of a model.
+
+    Attributes:
+        steps: The layers in order, without the input.
+        groups: The groups.
+        channels: Number of channels: each is below it.
+    """
 
     steps: tuple[Step, ...]
     groups: tuple[Group, ...]
@@ -84,12 +102,19 @@ class Dependencies:
 
 
 def dependencies(model: keras.Model, protected: Sequence[str] = ()) -> Dependencies:
-    """Find the dependency groups of a functional or sequential model, which is untouched.
+    """Find the dependency groups of a model.
 
-    Conv2D and Dense make channels, DepthwiseConv2D and the rest pass them on, Add joins those of its inputs one by one,
-    Concatenate puts them in a row, Flatten repeats them. The channels of the input, of the output and of what `protected`
-    layers put out are fixed. Raises ValueError, by name, for layers and settings that are not known, layers used more than once,
-    several inputs or outputs, a model without Conv2D and Dense, and unknown protected names.
+    Conv2D and Dense make channels; DepthwiseConv2D and the rest pass them on; Add joins those of its inputs one by one;
+    Concatenate puts them in a row; Flatten repeats them. The channels of the input, the output and the outputs of
+    protected layers are fixed.
+
+    Args:
+        model: A functional or sequential model, which stays untouched.
+        protected: Names of protected layers.
+
+    Raises:
+        ValueError: The model has several inputs or outputs, unsupported layers or settings, a layer used more than
+            once, or neither Conv2D nor Dense; or a protected name is unknown. The message names the layer.
     """
     copy = _checked_copy(model)
     for name in protected:
@@ -130,7 +155,7 @@ def _passed_on(layer: keras.Layer, reads: Sequence[Indices]) -> Indices:
 
 
 def _first_of_joined(count: int, joined: Sequence[tuple[Indices, Indices]]) -> Indices:
-    """Return, for each channel, the smallest of those that it is joined with, directly or through others."""
+    """Return, for each channel, the smallest of those it is joined with, directly or through others."""
     first = np.arange(count)
     if not joined:
         return first
@@ -138,7 +163,7 @@ def _first_of_joined(count: int, joined: Sequence[tuple[Indices, Indices]]) -> I
     while (first[one] != first[other]).any():
         smaller = np.minimum(first[one], first[other])
         for side in (one, other):
-            # also where the smallest so far stands itself: else a long row of Adds would take a round for each
+            # update the smallest so far as well: otherwise a long row of Adds would take one round each
             np.minimum.at(first, first[side], smaller)
             np.minimum.at(first, side, smaller)
         first = first[first]
@@ -147,7 +172,7 @@ def _first_of_joined(count: int, joined: Sequence[tuple[Indices, Indices]]) -> I
 
 def _groups(steps: Sequence[Step], first: Indices, fixed_channels: Indices) -> tuple[Group, ...]:
     producers = [step for step in steps if step.produces]
-    # how many of each producer's channels are this one: equal columns can be told apart by nothing but their strength
+    # how many of each producer's channels have this number: channels with equal columns differ only in strength
     made = np.stack([np.bincount(step.writes, minlength=len(first)) for step in producers])
     found: dict[tuple[bytes, bool], list[int]] = {}
     is_fixed = np.isin(np.arange(len(first)), fixed_channels)
@@ -168,23 +193,22 @@ def _without_input(model: keras.Model) -> list[keras.Layer]:
 
 
 def _checked_copy(model: keras.Model) -> keras.Model:
-    if not getattr(model, "inputs", None):
-        raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
+    check_functional(model)
     for operation in getattr(model, "operations", model.layers):
         if not isinstance(operation, keras.Layer):
-            raise ValueError(f"operation {operation.name!r} is no layer: use one of keras.layers in its place")
+            raise ValueError(f"operation {operation.name!r} is not a layer: replace it by one of keras.layers")
         if type(operation) not in _SUPPORTED:
             supported = ", ".join(sorted(kind.__name__ for kind in _SUPPORTED))
-            raise ValueError(f"layer {operation.name!r} is a {type(operation).__name__}: pruning knows {supported}")
+            raise ValueError(f"layer {operation.name!r} is a {type(operation).__name__}: pruning supports {supported}")
         _refuse(operation, _unsupported_setting(operation))
     for name, calls in call_counts(model).items():
         if calls > 1:
-            raise ValueError(f"layer {name!r} is used {calls} times: give each use a layer of its own")
+            raise ValueError(f"layer {name!r} is used {calls} times: use a separate layer each time")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(f"model {model.name!r} has several inputs or outputs: pruning knows one of each")
+        raise ValueError(f"model {model.name!r} has several inputs or outputs: pruning supports one of each")
     if not any(type(layer) in _PRODUCERS for layer in model.layers):
-        raise ValueError(f"model {model.name!r} has no Conv2D and no Dense layer: there is nothing to prune")
-    # the model's own layers may also have been called in other models, which their `input` would show
+        raise ValueError(f"model {model.name!r} has no Conv2D or Dense layer: there is nothing to prune")
+    # the layers may have been called in other models too, and their `input` would refer to those
     copy = keras.models.clone_model(model)
     for layer in _without_input(copy):
         _refuse(layer, _unsupported_shape(layer))
@@ -198,29 +222,29 @@ def _refuse(layer: keras.Layer, problem: str | None) -> None:
 
 def _unsupported_setting(layer: keras.Layer) -> str | None:
     if getattr(layer, "data_format", "channels_last") != "channels_last":
-        return "it keeps channels first; use channels_last"
+        return "it uses channels_first; only channels_last is supported"
     if type(layer) is layers.Conv2D and layer.groups != 1:
-        return f"it has {layer.groups} groups; only 1 is known"
+        return f"it has {layer.groups} groups; only 1 is supported"
     if type(layer) in (*_PRODUCERS, layers.DepthwiseConv2D) and len(layer.get_weights()) != 1 + layer.use_bias:
-        return "it has weights beside its kernel and bias"
+        return "it has more weights than a kernel and a bias"
     if type(layer) is layers.BatchNormalization and layer.renorm:
-        return "it renormalizes; only plain batch normalization is known"
+        return "it renormalizes; only plain batch normalization is supported"
     activation: Any = getattr(layer, "activation", keras.activations.linear)
     if getattr(keras.activations, getattr(activation, "__name__", ""), None) is not activation:
-        return "its activation is not one of Keras' own"
+        return "its activation is not one of keras.activations"
     return None
 
 
 def _unsupported_shape(layer: keras.Layer) -> str | None:
     if type(layer) is layers.Add and len({tensor.shape for tensor in layer.input}) > 1:
         shapes = ", ".join(str(tensor.shape) for tensor in layer.input)
-        return f"it adds inputs of the shapes {shapes}; only equal ones are known"
+        return f"it adds inputs of the shapes {shapes}; only equal shapes are supported"
     rank = len(layer.output.shape)
     if type(layer) in (layers.BatchNormalization, layers.Concatenate) and layer.axis not in (-1, rank - 1):
         verb = "normalizes" if type(layer) is layers.BatchNormalization else "joins"
-        return f"it {verb} axis {layer.axis}; only the last is known"
+        return f"it {verb} axis {layer.axis}; only the last is supported"
     if type(layer) is layers.Flatten and None in layer.input.shape[1:]:
         return f"its input {layer.input.shape} has no fixed size"
     if type(layer) is layers.Reshape and layer.output.shape[-1] != layer.input.shape[-1]:
-        return f"it mixes channels, from {layer.input.shape} to {layer.output.shape}; only the axes before the last may change"
+        return f"it changes the last axis, from {layer.input.shape} to {layer.output.shape}; this mixes channels"
     return None

@@ -1,79 +1,96 @@
-"""Folders of results that appear whole or not at all, and never over files of someone else."""
+"""Output folders of trainings and compressions. Each holds a JSON record that lists its files."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from joulecache.pipelines.core import codec, files
+
+_ENVELOPE = ("format", "versions", "files")  # of every record, around its body
 
 
 def check_output_folder(out: Path, record: str) -> None:
-    """Raise ValueError unless `out` is absent, empty, or a folder whose file `record` says that we wrote it."""
-    if out.is_dir() and (not any(out.iterdir()) or _recorded_files(out / record) is not None):
-        return
-    if out.is_dir():
-        raise ValueError(f"folder {str(out)!r} has files, and no {record} of ours: give a new or an empty folder")
-    if out.exists():
-        raise ValueError(f"{str(out)!r} is a file: give a folder")
+    """Check that files may be written to a folder.
+
+    Args:
+        out: The folder, which need not exist.
+        record: Name of the record in it.
+
+    Raises:
+        ValueError: `out` is a file, or holds files but no such record of joulecache.
+    """
+    files.check_folder(
+        out, f"a folder with a {record} of joulecache", lambda folder: _listed(folder / record) is not None
+    )
 
 
-@contextlib.contextmanager
-def staged_folder(out: Path, record: str) -> Iterator[Path]:
-    """Give a folder to fill, which becomes `out` on success and vanishes on an exception.
+@contextmanager
+def staged_output(out: Path, record: str) -> Iterator[Path]:
+    """Yield an empty folder whose files appear in `out` together at the end, or not at all.
 
-    Its file `record`, from `write_record`, is moved last. Where `out` is ours already, files of the same name are replaced, those that
-    only its old record names are deleted, and others stay. Raises as `check_output_folder`.
+    Files in `out` that its old record lists and the new one does not are deleted; all others stay.
+
+    Args:
+        out: The folder.
+        record: Name of the record, which `write_record` must have written into the yielded folder at the end.
+
+    Raises:
+        ValueError: As `check_output_folder`.
     """
     check_output_folder(out, record)
-    out = out.absolute()  # the parent of "." is not "."
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}.partial"
-    staging.mkdir()
-    try:
+    with files.staged_folder(out, last=record, stale=_listed(out / record) or ()) as staging:
         yield staging
-        if not out.exists():
-            staging.rename(out)
-            return
-        stale = _recorded_files(out / record) or set()
-        names = {path.name for path in staging.iterdir()}
-        for name in sorted(names, key=lambda name: name == record):
-            (staging / name).replace(out / name)
-        for name in stale - names:
-            (out / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
-def discard_folder(out: Path, record: str) -> None:
-    """Delete the files that `out`, where it is ours, says it holds, and the folder when nothing else is in it."""
-    names = _recorded_files(out / record)
-    if names is None:
+def discard_output(out: Path, record: str) -> None:
+    """Delete the files that the record of `out` lists, and `out` itself if it is empty then."""
+    listed = _listed(out / record)
+    if listed is None:
         return
-    for name in names:
+    for name in listed:
         (out / name).unlink(missing_ok=True)
     if not any(out.iterdir()):
         out.rmdir()
 
 
 def write_record(path: Path, body: Mapping[str, object]) -> None:
-    """Write the JSON file that says what is in a folder of ours, with the names of all files in it now, and versions."""
+    """Write a record: its body, library versions, and the names of all files that are in its folder by now."""
     record = {
-        "format": f"joulecache.{path.stem}/1",
+        "format": _format(path),
         **body,
         "versions": {name: version(name) for name in ("tensorflow", "keras", "ai-edge-litert")},
         "files": sorted({path.name, *(file.name for file in path.parent.iterdir())}),
     }
-    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(codec.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _recorded_files(record: Path) -> set[str] | None:
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the body that `write_record` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is something else.
+    """
+    record = codec.parse_json(path.read_bytes())
+    if not isinstance(record, dict) or record.get("format") != _format(path):
+        raise ValueError(f"its format is not {_format(path)!r}")
+    return {name: value for name, value in record.items() if name not in _ENVELOPE}
+
+
+def _format(record: Path) -> str:
+    return f"joulecache.{record.stem}/1"
+
+
+def _listed(record: Path) -> set[str] | None:
+    """Return the names of files that a record lists; None where it is not one of joulecache."""
     try:
         body = json.loads(record.read_text("utf-8"))
-        if body["format"] != f"joulecache.{record.stem}/1":
+        if body["format"] != _format(record):
             return None
         return {name for name in body["files"] if Path(name).name == name}
     except (OSError, ValueError, KeyError, TypeError):

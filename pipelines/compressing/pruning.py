@@ -1,4 +1,4 @@
-"""Structured pruning: a smaller model that computes what the given one does without its weakest channels."""
+"""Structured pruning: a smaller model without the weakest channels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, Step, dependencies
 from joulecache.pipelines.compressing.recipe import Criterion
-from joulecache.pipelines.models import count_macs
+from joulecache.pipelines.core.checks import check_choice, check_number, check_whole
+from joulecache.pipelines.models.macs import count_macs
 
 _ACROSS_CHANNELS = (
     keras.activations.softmax,
@@ -33,13 +34,26 @@ def kept_channels(
     criterion: Criterion = "l1",
     protected: Sequence[str] = (),
 ) -> dict[str, Indices]:
-    """Choose the channels that pruning keeps: sorted indices by layer, for each Conv2D and Dense that may lose some.
+    """Choose the channels that pruning keeps.
 
-    Channels that can only go together form a group (see `dependencies`): layers joined by an Add keep the same ones. Of n
-    channels of a group `(1 - ratio) * n` stay, rounded to the nearest multiple of `multiple`, at least one multiple and at
-    most n: the strongest by `criterion`. "l1" is the L1 norm of their weights, summed over the layers that make them (Li et
-    al., arXiv:1608.08710); "gamma" the absolute scale that BatchNormalization gives them (Liu et al., arXiv:1708.06519). A layer
-    that is added to a Concatenate has channels in several groups, and keeps its share of each. Raises as `prune_channels`.
+    Channels that must be removed together form a group (see `dependencies`): layers joined by an Add keep the same
+    ones. A layer that is added to a Concatenate has channels in several groups, and keeps its share of each.
+
+    Args:
+        model: The model.
+        ratio: Share of the channels to drop, in [0, 1). Of n channels of a group `(1 - ratio) * n` stay, rounded to the
+            nearest multiple, at least one multiple and at most n.
+        multiple: Widths are kept at multiples of this.
+        criterion: Which channels are strongest: "l1", by the L1 norm of their weights, summed over the layers that make
+            them (Li et al., arXiv:1608.08710), or "gamma", by the absolute scale of BatchNormalization (Liu et al.,
+            arXiv:1708.06519).
+        protected: Names of layers that keep all channels.
+
+    Returns:
+        For each Conv2D and Dense layer that may lose channels, the sorted indices of those it keeps.
+
+    Raises:
+        ValueError: As `prune_channels`.
     """
     found = dependencies(model, protected)
     alive = _alive(model, found, ratio, multiple, criterion)
@@ -59,14 +73,24 @@ def prune_channels(
     criterion: Criterion = "l1",
     protected: Sequence[str] = (),
 ) -> keras.Model:
-    """Return a smaller model without the weakest channels (`kept_channels`); the given one is untouched.
+    """Return an uncompiled, smaller model without the weakest channels.
 
-    It is the given model with zeros in place of the dropped channels wherever they are read: equal to 1e-5, and
-    identical at ratio 0. It comes uncompiled. The input, the output and what `protected` layers put out keep all channels, and
-    so does all that is added to them. The model is functional or sequential, of Conv2D, DepthwiseConv2D, Dense,
-    BatchNormalization, Add, Concatenate, Rescaling, Flatten, Reshape before the last axis, pooling, padding, dropout and
-    activations, each used once; others raise ValueError by the layer's name. So do a ratio outside [0, 1), a multiple below 1,
-    unknown criteria and protected names, and "gamma" for channels without BatchNormalization.
+    It computes what the given model does with zeros in place of the dropped channels wherever they are read: equal to
+    1e-5, and identical at ratio 0. The input, the output, the outputs of protected layers and all that is added to them
+    keep all channels.
+
+    Args:
+        model: A functional or sequential model, which stays untouched, of Conv2D, DepthwiseConv2D, Dense,
+            BatchNormalization, Add, Concatenate, Rescaling, Flatten, Reshape before the last axis, pooling, padding,
+            dropout and activations, each used once.
+        ratio: As in `kept_channels`.
+        multiple: As in `kept_channels`.
+        criterion: As in `kept_channels`.
+        protected: As in `kept_channels`.
+
+    Raises:
+        ValueError: The model has other layers, an argument is out of range, a protected name is unknown, or "gamma"
+            meets channels without BatchNormalization; the message names the layer.
     """
     found = dependencies(model, protected)
     alive = _alive(model, found, ratio, multiple, criterion)
@@ -91,15 +115,22 @@ def prune_channels(
 
 
 def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, protected: Sequence[str] = ()) -> float:
-    """Return a ratio at which pruning leaves at most `share` of the multiply-accumulates, and as many as it can.
+    """Return a ratio at which pruning leaves at most a share of the multiply-accumulates, but as many as possible.
 
-    Widths change in steps, so the ratios in between make no difference: the one returned lies in the middle of its step. No
-    criterion changes the widths. Raises ValueError where the share is not in (0, 1] or lies below what is left at the largest
-    ratio, and as `prune_channels` and `count_macs`.
+    Widths change in steps: the ratio lies in the middle of its step. The criterion does not matter, as it does not
+    change widths.
+
+    Args:
+        model: The model.
+        share: Share of the multiply-accumulates, in (0, 1].
+        multiple: As in `kept_channels`.
+        protected: As in `kept_channels`.
+
+    Raises:
+        ValueError: As `prune_channels` and `count_macs`; or the share is out of range or cannot be reached.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share {share} of the multiply-accumulates: give one above 0 and at most 1")
-    _check_multiple(multiple)
+    check_number("share", share, above=0, high=1)
+    check_whole("multiple", multiple)
     found, before = dependencies(model, protected), count_macs(model)
     steps = {
         round(1 - (kept - 0.5) * multiple / len(group.channels), 12)
@@ -114,30 +145,23 @@ def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, prote
     def left(ratio: float) -> int:
         return _macs(found, _strongest(found, none, ratio, multiple))
 
-    most = share * before * (1 + 1e-12)  # a share that was itself divided out may come back a rounding too low
+    most = share * before * (1 + 1e-12)  # a share that is itself a quotient may be rounded down
     place = bisect.bisect_left(ratios, -most, key=lambda ratio: -left(ratio))
     if place == len(ratios):
         raise ValueError(
-            f"share {share} of the multiply-accumulates cannot be reached: at multiples of {multiple}, {left(ratios[-1])} of "
+            f"pruning cannot reach {share} of the multiply-accumulates: at multiples of {multiple}, {left(ratios[-1])} of "
             f"{before} are left ({left(ratios[-1]) / before:.3f})"
         )
     _check_readers(found, _strongest(found, none, ratios[place], multiple))
     return ratios[place]
 
 
-def _check_multiple(multiple: int) -> None:
-    if multiple < 1:
-        raise ValueError(f"multiple {multiple}: widths are kept at multiples of a whole number of at least 1")
-
-
 def _alive(
     model: keras.Model, found: Dependencies, ratio: float, multiple: int, criterion: Criterion
 ) -> NDArray[np.bool_]:
-    if not 0 <= ratio < 1:
-        raise ValueError(f"prune ratio {ratio}: give the share of channels to drop, at least 0 and below 1")
-    _check_multiple(multiple)
-    if criterion not in get_args(Criterion):
-        raise ValueError(f"unknown criterion {criterion!r}: allowed are {', '.join(get_args(Criterion))}")
+    check_number("ratio", ratio, low=0, below=1)
+    check_whole("multiple", multiple)
+    check_choice("criterion", criterion, get_args(Criterion))
     strengths = _strengths(model, found, criterion) if ratio else np.zeros(found.channels)
     alive = _strongest(found, strengths, ratio, multiple)
     _check_readers(found, alive)
@@ -149,7 +173,7 @@ def _strengths(model: keras.Model, found: Dependencies, criterion: Criterion) ->
     for step in found.steps:
         layer = model.get_layer(step.layer.name)
         if criterion == "l1" and step.produces:
-            # the norm of a filter, or of a unit, is over all that it reads
+            # the norm of a filter, or of a unit, over all its inputs
             np.add.at(strengths, step.writes, np.abs(layer.kernel).sum(axis=tuple(range(layer.kernel.ndim - 1))))
         elif criterion == "gamma" and type(layer) is layers.BatchNormalization and layer.scale:
             np.add.at(strengths, step.writes, np.abs(layer.gamma))
@@ -158,8 +182,8 @@ def _strengths(model: keras.Model, found: Dependencies, criterion: Criterion) ->
         for group in found.groups:
             if not group.fixed and not scaled[group.channels].all():
                 raise ValueError(
-                    f"layer {group.producers[0]!r} has channels that no BatchNormalization scales: prune by the l1 norm, or name "
-                    "the layer in `protected`"
+                    f"layer {group.producers[0]!r} has channels that no BatchNormalization scales: use the criterion l1, "
+                    "or protect the layer"
                 )
     return strengths
 
@@ -191,8 +215,8 @@ def _check_readers(found: Dependencies, alive: NDArray[np.bool_]) -> None:
             each = type(layer) is layers.Softmax or getattr(layer, "activation", None) in _ACROSS_CHANNELS
         if each and not alive[step.writes].all():
             raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) mixes channels or treats each its own way, and would lose some: "
-                "only the output may do so, or what reads a layer named in `protected`"
+                f"layer {layer.name!r} ({type(layer).__name__}) mixes channels or treats them differently, and would lose "
+                "some: protect the layer that it reads"
             )
 
 
@@ -207,7 +231,7 @@ def _weights_left(layer: keras.Layer, step: Step, alive: NDArray[np.bool_]) -> l
         return [weights[0][..., came, :], *(bias[kept] for bias in weights[1:])]
     if step.produces:
         return [weights[0][..., came, :][..., kept], *(bias[kept] for bias in weights[1:])]
-    return [statistic[kept] for statistic in weights]  # BatchNormalization: nothing else that is known has weights
+    return [statistic[kept] for statistic in weights]  # BatchNormalization: no other supported layer has weights
 
 
 def _macs(found: Dependencies, alive: NDArray[np.bool_]) -> int:

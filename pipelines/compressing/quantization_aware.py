@@ -1,4 +1,4 @@
-"""Fine-tuning that sees int8's rounding: weights and activations are rounded as TensorFlow Lite will round them."""
+"""Quantization-aware fine-tuning: weights and activations are rounded as TensorFlow Lite rounds them for int8."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from joulecache.pipelines.compressing.kernels import check_functional
+
 _WEIGHTED = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-_LEVELS = 127  # of a weight, to each side of 0: TensorFlow Lite's kernels are symmetric
-_BITS = 8
+_WEIGHT_LEVELS = 127  # on each side of 0: TensorFlow Lite's kernels are symmetric
+_ACTIVATION_BITS = 8
 _FORGETTING = 0.1  # of a range, with every batch
-_FOLDED = (layers.BatchNormalization, layers.ReLU, layers.Activation)  # into what they read
+_FOLDED = (layers.BatchNormalization, layers.ReLU, layers.Activation)  # into the layer before
 _SAME_SCALE = (layers.MaxPooling2D, layers.GlobalMaxPooling2D, layers.Flatten, layers.Reshape, layers.Permute)
 _UNROUNDED = (layers.InputLayer, layers.Dropout, layers.SpatialDropout2D, layers.ZeroPadding2D, *_SAME_SCALE)
 
 
 class _Range(layers.Layer):  # type: ignore[misc]
-    """Round to the 256 levels of a tensor's range, which training follows; exact until it has seen a batch."""
+    """Round a tensor to the levels of its range, a moving one in training; exact until it has seen a batch."""
+
+    def __init__(self, bits: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.bits = bits
 
     def build(self, shape: Any) -> None:
         names = ("low", "high", "seen")
@@ -28,38 +34,46 @@ class _Range(layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if training:
-            # 0 is always a level: padding is exact
+            # 0 is always a level, so padding is exact
             ends = (tf.minimum(tf.reduce_min(inputs), 0.0), tf.maximum(tf.reduce_max(inputs), 0.0))
             share = tf.where(self.seen.value > 0, _FORGETTING, 1.0)
             for kept, now in zip((self.low, self.high), ends, strict=True):
                 kept.assign(kept + share * (tf.stop_gradient(now) - kept))
             self.seen.assign(1.0)
-        # an empty range would round all to 0
+        # an empty range would round everything to 0
         high = tf.maximum(self.high.value, self.low.value + 1e-6)
-        rounded = tf.quantization.fake_quant_with_min_max_vars(inputs, self.low.value, high, _BITS)
+        rounded = tf.quantization.fake_quant_with_min_max_vars(inputs, self.low.value, high, self.bits)
         return tf.where(self.seen.value > 0, rounded, inputs)
 
 
 class QuantizationAware(keras.Model):  # type: ignore[misc]
-    """Train a copy of a classifier whose weights and activations are rounded as int8 in every step.
+    """A copy of a classifier whose weights and activations are rounded to int8 in every step.
 
-    Kernels are rounded to 255 levels for each output channel, symmetric to 0, activations to 256 levels of a range that is
-    followed in training (Jacob et al. 2018, arXiv:1712.05877); gradients pass the rounding. What TensorFlow Lite folds into one
-    op (convolution, normalization, activation) is rounded once, behind it. Takes [B, H, W, C] pixels of 0 to 255, returns logits;
-    compile and fit it as the classifier itself, then `give_to` it. Raises ValueError for a model that is not functional,
-    has no kernels, or has weights that are not finite.
+    Kernels are rounded to 255 levels per output channel, symmetric about 0; activations to 256 levels of a moving range
+    (Jacob et al. 2018, arXiv:1712.05877); gradients pass the rounding unchanged. What TensorFlow Lite folds into one op
+    (convolution, normalization, activation) is rounded once, after it. It maps pixels `[B, H, W, C]` from 0 to 255 to
+    logits. Compile and fit it like the classifier, then copy its weights back with `give_to`.
+
+    Args:
+        model: The classifier.
+        weight_levels: Levels of a weight on each side of 0.
+        activation_bits: Bits of an activation.
+
+    Raises:
+        ValueError: The model is not functional, has no kernels, or has weights that are not finite.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(
+        self, model: keras.Model, *, weight_levels: int = _WEIGHT_LEVELS, activation_bits: int = _ACTIVATION_BITS
+    ) -> None:
         super().__init__(name=f"{model.name}_int8")
-        if not getattr(model, "inputs", None):
-            raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
+        check_functional(model)
         plain = keras.models.clone_model(keras.Model(model.inputs, model.outputs))
         rounded = {layer.name for layer in plain.layers if _is_rounded(layer)}
 
         def call(layer: keras.Layer, *arguments: Any, **more: Any) -> Any:
             outputs = layer(*arguments, **more)
-            return _Range(name=f"{layer.name}_range")(outputs) if layer.name in rounded else outputs
+            return _Range(activation_bits, name=f"{layer.name}_range")(outputs) if layer.name in rounded else outputs
 
         self.inner = keras.models.clone_model(plain, call_function=call)
         _copy_weights(model, self.inner)
@@ -67,8 +81,11 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
             raise ValueError(f"model {model.name!r} has weights that are not finite: its training diverged")
         weighted = [layer for layer in self.inner.layers if type(layer) in _WEIGHTED]
         if not weighted:
-            raise ValueError(f"model {model.name!r} has no Conv2D, DepthwiseConv2D or Dense layer: nothing to round")
-        # the axes of a kernel that share a scale: all but the output channels, which are the last two of a depthwise one
+            raise ValueError(
+                f"model {model.name!r} has no Conv2D, DepthwiseConv2D or Dense layer: there is nothing to round"
+            )
+        self._weight_levels = weight_levels
+        # axes of a kernel that share a scale: all but the output channels, the last two axes of a depthwise kernel
         self._axes = {
             id(layer.kernel): [0, 1] if type(layer) is layers.DepthwiseConv2D else list(range(layer.kernel.ndim - 1))
             for layer in weighted
@@ -78,7 +95,9 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
         """Return the logits of the rounded model."""
         inner = self.inner
         weights = [
-            rounded_kernel(weight.value, self._axes[id(weight)]) if id(weight) in self._axes else weight.value
+            rounded_kernel(weight.value, self._axes[id(weight)], self._weight_levels)
+            if id(weight) in self._axes
+            else weight.value
             for weight in inner.trainable_variables
         ]
         others = [variable.value for variable in inner.non_trainable_variables]
@@ -89,21 +108,27 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
         return logits
 
     def give_to(self, model: keras.Model) -> None:
-        """Copy the weights, as they are before rounding, into a model of the same layers."""
+        """Copy the weights, before rounding, to a model of the same layers."""
         _copy_weights(self.inner, model)
 
 
-def rounded_kernel(kernel: tf.Tensor, axes: list[int]) -> tf.Tensor:
-    """Return a kernel rounded to int8's levels, one scale for all that lies along `axes`; its gradient is the kernel's."""
-    scale = tf.reduce_max(tf.abs(kernel), axes, keepdims=True) / _LEVELS
+def rounded_kernel(kernel: tf.Tensor, axes: list[int], levels_per_side: int = _WEIGHT_LEVELS) -> tf.Tensor:
+    """Round a kernel to the levels of int8; the gradient passes unchanged.
+
+    Args:
+        kernel: The kernel.
+        axes: Axes that share a scale.
+        levels_per_side: Levels on each side of 0.
+    """
+    scale = tf.reduce_max(tf.abs(kernel), axes, keepdims=True) / levels_per_side
     levels = tf.math.divide_no_nan(kernel, scale)
     return kernel + tf.stop_gradient(tf.round(levels) * scale - kernel)
 
 
 def _is_rounded(layer: keras.Layer) -> bool:
-    """Say whether TensorFlow Lite stores what a layer puts out, with a scale of its own.
+    """Return whether TensorFlow Lite stores a layer's output with a scale of its own.
 
-    Probabilities that a model puts out stay as they are: rounded, one that is nearly 1 would have no gradient.
+    Probabilities that a model outputs are not rounded: one near 1 would have no gradient.
     """
     if isinstance(layer, _UNROUNDED):
         return False
@@ -119,7 +144,7 @@ def _is_softmax(layer: keras.Layer) -> bool:
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    theirs = {layer.name: layer for layer in target.layers}
+    targets = {layer.name: layer for layer in target.layers}
     for layer in source.layers:
-        if layer.name in theirs:
-            theirs[layer.name].set_weights(layer.get_weights())
+        if layer.name in targets:
+            targets[layer.name].set_weights(layer.get_weights())

@@ -1,11 +1,12 @@
-"""The compression recipe: what to do to a model, checked before anything is done. Imports no TensorFlow."""
+"""The compression recipe: which steps to apply to a model. Imports no TensorFlow."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from joulecache.pipelines.core.checks import check_choice, check_number, check_whole
+from joulecache.pipelines.core.codec import Limits
 
 Criterion = Literal["l1", "gamma"]
 Per = Literal["layer", "channel"]
@@ -14,82 +15,65 @@ Quantization = Literal["float16", "dynamic", "int8"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What to do to a model. Steps run in the order of the attributes, each followed by fine-tuning.
+    """The steps that compress a model. They run in the order of the attributes; fine-tuning follows each but the last.
 
     Attributes:
         prune: Share of the channels to drop, in [0, 1).
-        macs: Share of the multiply-accumulates to keep at most, in (0, 1]; replaces `prune`.
-        criterion: Which channels are weak: `l1`, those whose weights have the smallest L1 norm, or `gamma`, those that
+        macs: Share of the multiply-accumulates to keep at most, in (0, 1]; an alternative to `prune`.
+        criterion: Which channels go first: `l1`, those with the smallest L1 norm of weights, or `gamma`, those that
             BatchNormalization scales least.
-        protected: Names of layers that keep all their channels.
+        protected: Names of layers that keep all channels.
         sparsity: Share of the weights to set to zero, in [0, 1).
-        l1: Factor of the weights' magnitudes in the loss while weights are pruned.
-        clusters: Number of distinct values per kernel, at least 2.
-        cluster_per: Whether `clusters` counts per kernel (`layer`) or per output channel (`channel`).
-        quantize: Precision of the last TensorFlow Lite file.
-        finetune_epochs: Epochs of fine-tuning after each step but the last.
+        l1: Weight of the L1 penalty in the loss while weights are pruned.
+        clusters: Distinct values per kernel, at least 2.
+        cluster_per: Whether `clusters` is a number per kernel (`layer`) or per output channel (`channel`).
+        quantize: Precision of the final TensorFlow Lite files.
+        finetune_epochs: Epochs of fine-tuning after each step.
 
     Raises:
-        ValueError: There is nothing to do, a value is out of range, or values do not go together.
+        ValueError: The recipe is empty, or a value is out of range or contradicts another.
     """
 
-    prune: float = 0.0
-    macs: float | None = None
+    prune: Annotated[float, Limits(ge=0, lt=1)] = 0.0
+    macs: Annotated[float, Limits(gt=0, le=1)] | None = None
     criterion: Criterion = "l1"
-    protected: Sequence[str] = ()
-    sparsity: float = 0.0
-    l1: float = 0.0
-    clusters: int | None = None
+    protected: tuple[str, ...] = ()
+    sparsity: Annotated[float, Limits(ge=0, lt=1)] = 0.0
+    l1: Annotated[float, Limits(ge=0)] = 0.0
+    clusters: Annotated[int, Limits(ge=2)] | None = None
     cluster_per: Per = "layer"
     quantize: Quantization | None = None
-    finetune_epochs: int = 2
+    finetune_epochs: Annotated[int, Limits(ge=0)] = 2
 
     def __post_init__(self) -> None:
-        for name, value in (("prune ratio", self.prune), ("sparsity", self.sparsity)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise ValueError(f"{name} {value!r}: give a share to drop, at least 0 and below 1")
-        if self.macs is not None and self.prune:
-            raise ValueError(f"prune ratio {self.prune} and a share of {self.macs} of the MACs: give one of them")
-        if self.macs is not None and not 0 < self.macs <= 1:
-            raise ValueError(f"share {self.macs} of the multiply-accumulates: give one above 0 and at most 1")
-        if not 0 <= self.l1 < math.inf:
-            raise ValueError(f"L1 strength {self.l1!r}: give a finite number of at least 0")
-        if self.clusters is not None and (not _is_whole(self.clusters) or self.clusters < 2):
-            raise ValueError(f"{self.clusters!r} clusters: give a whole number of at least 2, one of them for zeros")
-        for name, word, allowed in (
-            ("criterion", self.criterion, Criterion),
-            ("cluster_per", self.cluster_per, Per),
-            ("quantization", self.quantize or "int8", Quantization),
-        ):
-            if word not in get_args(allowed):
-                raise ValueError(f"unknown {name} {word!r}: allowed are {', '.join(get_args(allowed))}")
-        if not _is_whole(self.finetune_epochs) or self.finetune_epochs < 0:
-            raise ValueError(f"{self.finetune_epochs!r} epochs of fine-tuning: give a whole number, 0 or more")
-        if self.l1 and not (self.sparsity and self.finetune_epochs):
-            raise ValueError(
-                f"L1 strength {self.l1}: it works while weights are pruned in fine-tuning; give a sparsity and epochs too"
-            )
-        if not (self.prunes_channels or self.sparsity or self.clusters or self.quantize):
-            raise ValueError(
-                "nothing to do: give a prune ratio above 0, a share of MACs, a sparsity, a number of clusters, a quantization, "
-                "or several of them"
-            )
-        if (self.protected or self.criterion != "l1") and not self.prunes_channels:
-            raise ValueError(
-                "a criterion and protected layers are for channels: give a prune ratio or a share of MACs too"
-            )
-        if self.cluster_per != "layer" and self.clusters is None:
-            raise ValueError(f"cluster_per {self.cluster_per!r} is for weight sharing: give a number of clusters too")
+        check_number("prune", self.prune, low=0, below=1)
+        check_number("sparsity", self.sparsity, low=0, below=1)
+        check_number("l1", self.l1, low=0)
+        check_whole("finetune_epochs", self.finetune_epochs, 0)
+        check_choice("criterion", self.criterion, get_args(Criterion))
+        check_choice("cluster_per", self.cluster_per, get_args(Per))
+        if self.macs is not None:
+            check_number("macs", self.macs, above=0, high=1)
+        if self.clusters is not None:
+            check_whole("clusters", self.clusters, 2)
+        if self.quantize is not None:
+            check_choice("quantize", self.quantize, get_args(Quantization))
+        object.__setattr__(self, "protected", tuple(self.protected))
+        self._check_combination()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a dict of JSON values."""
-        return {**asdict(self), "protected": list(self.protected)}
+    def _check_combination(self) -> None:
+        if not (self.prunes_channels or self.sparsity or self.clusters or self.quantize):
+            raise ValueError("the recipe is empty: set prune, macs, sparsity, clusters or quantize")
+        if self.macs is not None and self.prune:
+            raise ValueError(f"prune and macs exclude each other: set one, got {self.prune} and {self.macs}")
+        if self.l1 and not (self.sparsity and self.finetune_epochs):
+            raise ValueError(f"l1 acts while weights are pruned: set sparsity and finetune_epochs too, got {self.l1}")
+        if (self.protected or self.criterion != "l1") and not self.prunes_channels:
+            raise ValueError("criterion and protected are about channels: set prune or macs too")
+        if self.cluster_per != "layer" and self.clusters is None:
+            raise ValueError(f"cluster_per is about weight sharing: set clusters too, got {self.cluster_per!r}")
 
     @property
     def prunes_channels(self) -> bool:
         """Whether channels are dropped."""
         return bool(self.prune) or self.macs is not None
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -16,7 +16,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, cast, overload
 
 from joulecache.pipelines.core.checks import shown
 
@@ -74,6 +74,13 @@ class Limits:
         if self.pattern is not None:
             limits["pattern"] = f"^(?:{self.pattern})$"
         return cast("CoreSchema", {**handler(source), **limits})
+
+
+Amount = Annotated[float, Limits(ge=0)]
+Positive = Annotated[float, Limits(gt=0)]
+Share = Annotated[float, Limits(ge=0, le=1)]
+Whole = Annotated[int, Limits(ge=0)]
+Count = Annotated[int, Limits(ge=1)]
 
 
 # Writing --------------------------------------------------------------------------------------------------------------

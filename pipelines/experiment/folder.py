@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.compressing.output import discard_folder
+from joulecache.pipelines.compressing.output import discard_output
 from joulecache.pipelines.compressing.results import COMPRESSION_RECORD
 
 REPORT_JSON = "report.json"
@@ -68,7 +68,7 @@ def changed(file: Path, body: object) -> bool:
 def forget(folder: Path) -> None:
     """Delete what an audit of other settings left: its runs and its models."""
     (folder / RUNS).unlink(missing_ok=True)
-    discard_folder(folder / MODELS, COMPRESSION_RECORD)
+    discard_output(folder / MODELS, COMPRESSION_RECORD)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from joulecache.pipelines.compressing.pruning import prune_channels
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.tflite import TfliteModel
 from joulecache.pipelines.experiment.arms import Arm
-from joulecache.pipelines.models import compile_model, ends_in_softmax
+from joulecache.pipelines.models.fitting import compile_model, ends_in_softmax
 from joulecache.pipelines.training.input_waits import InputWaits
 
 WORKLOADS = ("input", "train", "finetune", "infer")

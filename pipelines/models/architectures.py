@@ -1,4 +1,4 @@
-"""The classifiers that have a name: what they are made of, how small their images may be, how wide they come."""
+"""The architectures of the classifiers that have a name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from typing import Any
 import keras
 from keras import layers
 
+from joulecache.pipelines.models import backend  # noqa: F401
+
 
 @dataclass(frozen=True)
 class Architecture:
     """The models of one name.
 
-    `features` maps pixels [B, H, W, C] of 0 to 255 and a width to [B, F]; the Dense layer of logits comes behind it.
-    `smallest` is what an image needs on either side. `widths` are those that can be asked for, as in `mobilenet:0.5`, and
-    the first one is had without asking; () where there is nothing to choose.
+    Attributes:
+        features: Maps pixels `[B, H, W, C]` from 0 to 255 and a width to features `[B, F]`, which a Dense layer then
+            maps to logits.
+        smallest: The least height and width of an image.
+        widths: The widths that a name can ask for, as in `mobilenet:0.5`, the default first; empty where there is only
+            one.
     """
 
     features: Callable[[Any, float], Any]
@@ -26,10 +31,16 @@ class Architecture:
 
 
 def build_architecture(name: str, input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    """Build the classifier that `name` says: a name in MODELS, behind it `:` and a width where one is chosen.
+    """Build a classifier that ends in a Dense layer named "logits".
 
-    It ends in a Dense layer "logits". Raises KeyError for a name that is not in MODELS, ValueError for a width that the
-    model does not come in and for images that are too small for it.
+    Args:
+        name: A name in `MODELS`, with `:` and a width where one is chosen.
+        input_shape: Height, width and channels of an image.
+        num_classes: Number of classes.
+
+    Raises:
+        KeyError: The name is not in `MODELS`.
+        ValueError: The model does not come in that width, or the images are too small for it.
     """
     known = name.partition(":")[0]
     architecture = MODELS[known]
@@ -37,12 +48,11 @@ def build_architecture(name: str, input_shape: tuple[int, int, int], num_classes
     height, columns, smallest = *input_shape[:2], architecture.smallest
     if min(height, columns) < smallest:
         raise ValueError(
-            f"images of {height}x{columns} are too small for {name!r}, which needs at least {smallest}x{smallest}: "
-            "resize to that or larger"
+            f"images of {height}x{columns} are too small for {name!r}: resize them to at least {smallest}x{smallest}"
         )
     pixels = keras.Input(input_shape, name="pixels")
     logits = layers.Dense(num_classes, name="logits")(architecture.features(pixels, width))
-    # a colon is no part of a TensorFlow name
+    # TensorFlow allows no colon in names
     return keras.Model(pixels, logits, name=f"{known}_{width:g}" if architecture.widths else known)
 
 
@@ -51,7 +61,7 @@ def _width(name: str, architecture: Architecture) -> float:
     if not colon:
         return architecture.widths[0] if architecture.widths else 1.0
     if not architecture.widths:
-        raise ValueError(f"model {name!r} asks for a width, and {known} comes in one: write {known}")
+        raise ValueError(f"model {known!r} has only one width: write {known}, got {name!r}")
     try:
         asked = float(text)
     except ValueError:
@@ -59,13 +69,13 @@ def _width(name: str, architecture: Architecture) -> float:
     if asked in architecture.widths:
         return asked
     raise ValueError(
-        f"model {name!r} asks for a width of {text!r}: allowed are {', '.join(f'{width:g}' for width in architecture.widths)}, "
-        f"as in {known}:{architecture.widths[-1]:g}"
+        f"the width of {known!r} must be one of {', '.join(f'{width:g}' for width in architecture.widths)}, as in "
+        f"{known}:{architecture.widths[-1]:g}, got {name!r}"
     )
 
 
 def _cnn(pixels: Any, width: float) -> Any:
-    """Three convolutions and two dense layers: the CIFAR-10 model of TensorFlow's tutorial "Convolutional Neural Network"."""
+    """The CIFAR-10 model of the TensorFlow tutorial "Convolutional Neural Network": 3 convolutions, 2 dense layers."""
     x = layers.Rescaling(1 / 255)(pixels)
     x = layers.Conv2D(32, 3, activation="relu", name="conv_1")(x)
     x = layers.MaxPooling2D(2)(x)
@@ -77,11 +87,11 @@ def _cnn(pixels: Any, width: float) -> Any:
 
 
 def _mlp(pixels: Any, width: float) -> Any:
-    """Two dense layers, 512 and 256 wide: the fully connected baseline, against which convolutions show what they save.
+    """A fully connected baseline: two dense layers, 512 and 256 wide.
 
-    512 and 256 are a choice: it takes about half the CPU time of `cnn` to train. It is not in that one's class of accuracy: on
-    CIFAR-10 (as JPEG, 5 epochs, batches of 64, Adam at 0.001, one seed) it had 46% of the test images right and `cnn` 65%,
-    with 14 times the parameters of `cnn` and 0.4 times its multiply-accumulates.
+    With these widths, training takes about half the CPU time of `cnn`. Its accuracy is lower: on CIFAR-10 (as JPEG, 5
+    epochs, batches of 64, Adam at 0.001, one seed) 46% of the test images against 65%, with 14 times the parameters of
+    `cnn` and 0.4 times its multiply-accumulates.
     """
     x = layers.Flatten()(layers.Rescaling(1 / 255)(pixels))
     x = layers.Dense(512, activation="relu", name="dense_1")(x)
@@ -91,10 +101,10 @@ def _mlp(pixels: Any, width: float) -> Any:
 def _resnet8(pixels: Any, width: float) -> Any:
     """MLPerf Tiny's image classifier: three residual blocks, 16, 32 and 64 channels wide.
 
-    The structure is `resnet_v1_eembc` of mlcommons/tiny (Banbury et al., arXiv:2106.07597), with a bias in every convolution,
-    as there: 78,666 parameters, BatchNormalization's statistics among them, at 32x32x3 and 10 classes. Unlike there,
-    pixels are scaled to 0..1, no weights decay, so that a loss is the cross-entropy alone, and pooling spans both sides of an
-    image, not the shorter one twice, which is the same for square images.
+    The structure is that of `resnet_v1_eembc` in mlcommons/tiny (Banbury et al., arXiv:2106.07597), including the bias
+    in every convolution: 78,666 parameters at 32x32x3 and 10 classes, counting BatchNormalization's statistics. Three
+    things differ: pixels are scaled to 0..1; there is no weight decay, so the loss is the cross-entropy alone; pooling
+    spans the height and the width of an image, not the shorter one twice.
     """
     x = _convolved(layers.Rescaling(1 / 255)(pixels), 16, 3, "stem", use_bias=True)
     for stack, filters in enumerate((16, 32, 64), start=1):
@@ -108,13 +118,13 @@ def _resnet8(pixels: Any, width: float) -> Any:
 
 
 def _mobilenet(pixels: Any, width: float) -> Any:
-    """Keras' own MobileNet (v1; Howard et al., arXiv:1704.04861), its `alpha` as the width, without its Dropout of 0.001.
+    """Keras' MobileNet v1 (Howard et al., arXiv:1704.04861) without its Dropout of 0.001; the width is its `alpha`.
 
-    The first version, since it is the one that MLPerf Tiny measures (at 0.25, on 96x96), and since it is one chain of
-    layers. Pixels are scaled to -1..1, as its `preprocess_input` does. It halves images five times: of 32x32 one place is left.
+    Version 1 is the one that MLPerf Tiny measures (at 0.25, on 96x96), and it is a plain chain of layers. Pixels are
+    scaled to -1..1, as in its `preprocess_input`. It halves images five times: 32x32 becomes 1x1.
     """
     scaled = layers.Rescaling(1 / 127.5, offset=-1)(pixels)
-    # given its input as a tensor alone, Keras has nothing to say on channels other than 1 and 3
+    # with an input tensor, Keras does not warn about channels other than 1 and 3
     network = keras.applications.MobileNet(
         alpha=width, include_top=False, weights=None, input_tensor=scaled, pooling="avg"
     )
@@ -130,9 +140,9 @@ _SHUFFLENET_CHANNELS = {
 
 
 def _shufflenet(pixels: Any, width: float) -> Any:
-    """ShuffleNet V2 (Ma et al., arXiv:1807.11164, table 5): channels split, half of them convolved, and shuffled.
+    """ShuffleNet V2 (Ma et al., arXiv:1807.11164, table 5): split the channels, convolve one half, shuffle.
 
-    It halves images five times, as on ImageNet: of 32x32 one place is left.
+    It halves images five times, as for ImageNet: 32x32 becomes 1x1.
     """
     *stages, last = _SHUFFLENET_CHANNELS[width]
     x = _convolved(layers.Rescaling(1 / 255)(pixels), 24, 3, "stem", strides=2)
@@ -154,7 +164,7 @@ def _shufflenet(pixels: Any, width: float) -> Any:
 
 
 def _channel_halves(x: Any) -> tuple[Any, Any]:
-    # a slice `x[..., :half]` is no layer to Keras, and an HDF5 file does not bring it back
+    # Keras cannot load a slice `x[..., :half]` from an HDF5 file, as it is not a layer
     height, width, channels = x.shape[1:]
     halves = layers.Reshape((height, width, 2, channels // 2))(x)
     first, second = (
@@ -165,7 +175,7 @@ def _channel_halves(x: Any) -> tuple[Any, Any]:
 
 
 def _shuffled(x: Any, name: str) -> Any:
-    """Put the channels of both halves in turn: a0 a1 b0 b1 becomes a0 b0 a1 b1."""
+    """Interleave the channels of both halves: a0 a1 b0 b1 becomes a0 b0 a1 b1."""
     height, width, channels = x.shape[1:]
     x = layers.Permute((1, 2, 4, 3))(layers.Reshape((height, width, 2, channels // 2))(x))
     return layers.Reshape((height, width, channels), name=name)(x)
@@ -198,8 +208,8 @@ MODELS: dict[str, Architecture] = {
     "cnn": Architecture(_cnn, smallest=18),  # three 3x3 convolutions, two halvings: 18 -> 16 -> 8 -> 6 -> 3 -> 1
     "mlp": Architecture(_mlp, smallest=1),
     "resnet8": Architecture(_resnet8, smallest=4),  # two halvings: 4 -> 2 -> 1
-    # Keras' own limit; and the narrowest first, as small images are what a plain name is for
+    # 32 is Keras' limit. The narrowest is the default, since most images here are small.
     "mobilenet": Architecture(_mobilenet, smallest=32, widths=(0.25, 0.5, 0.75, 1.0)),
     "shufflenet": Architecture(_shufflenet, smallest=32, widths=tuple(_SHUFFLENET_CHANNELS)),
 }
-"""Name to architecture, in the order in which they are listed to people."""
+"""Architectures by name, in the order in which messages list them."""

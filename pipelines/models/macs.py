@@ -1,4 +1,4 @@
-"""What one image costs a model, in multiply-accumulates."""
+"""Multiply-accumulates of a model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _WITHOUT_MACS = (
 )
 _WITH_MACS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
 
-# What `x[..., :8]`, `x + y` or `keras.ops.relu(x)` puts into a functional model is no layer, and its class is not exported.
+# What `x[..., :8]`, `x + y` and `keras.ops.relu(x)` put into a functional model; the classes are not exported.
 _OPERATIONS_WITHOUT_MACS = (
     *("GetItem", "Slice", "Split", "Reshape", "Transpose", "Concatenate", "Pad"),
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Mean", "Max"),
@@ -48,34 +48,38 @@ _OPERATIONS_WITHOUT_MACS = (
 
 
 def count_macs(model: keras.Model) -> int:
-    """Count the multiply-accumulates of one image: those of convolutions and dense layers, from their shapes.
+    """Count the multiply-accumulates of one image, from the shapes of convolutions and dense layers.
 
-    Biases, activations, pooling, normalisation and arithmetic between tensors count 0, as in MLPerf Tiny. Raises
-    ValueError, by name, for a layer or an operation that is not known, and for a layer with such products that is used
-    more than once or has no fixed shape.
+    Biases, activations, pooling, normalization and arithmetic between tensors count 0, as in MLPerf Tiny.
+
+    Raises:
+        ValueError: A layer or an operation is unknown, or a counted layer is used more than once or has no fixed shape;
+            the message names it.
     """
     if not getattr(model, "inputs", None):
         raise ValueError(f"model {model.name!r} has no fixed input: build it from keras.Input")
-    # a sequential model has layers alone
+    # a sequential model has no operations, only layers
     steps = [step for step in getattr(model, "operations", model.layers) if not _costs_nothing(step)]
     for step in steps:
         if type(step) not in _WITH_MACS:
             raise ValueError(
-                f"layer {step.name!r} is a {type(step).__name__}: multiply-accumulates are known for "
-                f"{', '.join(kind.__name__ for kind in _WITH_MACS)} and layers without any"
+                f"layer {step.name!r} is a {type(step).__name__}, whose multiply-accumulates are unknown: expected "
+                f"{', '.join(kind.__name__ for kind in _WITH_MACS)} or layers without any"
             )
     calls = call_counts(model)
     for step in steps:
         if calls.get(step.name, 1) != 1:
-            raise ValueError(f"layer {step.name!r} is used {calls[step.name]} times: give each use its own layer")
+            raise ValueError(f"layer {step.name!r} is used {calls[step.name]} times: use a separate layer each time")
         if None in step.output.shape[1:]:
-            raise ValueError(f"layer {step.name!r} puts out {step.output.shape}: give the model a fixed image size")
+            raise ValueError(
+                f"layer {step.name!r} has output shape {step.output.shape}: fix the image size of the model"
+            )
     return sum(map(_macs_of, steps))
 
 
 def call_counts(model: keras.Model) -> dict[str, int]:
-    """Return how often a functional or sequential model uses each of its layers, by name; calls elsewhere do not count."""
-    # a sequential model's configuration lists no calls: it calls every layer once
+    """Return how often a functional or sequential model calls each of its layers, by name; other models do not count."""
+    # the configuration of a sequential model lists no calls: it calls every layer once
     entries = model.get_config()["layers"]
     return {entry["config"]["name"]: len(entry.get("inbound_nodes", "1")) for entry in entries}
 
@@ -92,6 +96,6 @@ def _macs_of(layer: keras.Layer) -> int:
         places: int = math.prod(outputs) // layer.filters
         weights: int = math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape)
         return places * weights
-    # an output value sums over a window of its inputs: the kernel without the axes that only the outputs have
+    # an output value is a sum over a window of inputs: the axes of the kernel that are not output channels
     window: tuple[int, ...] = layer.kernel.shape[: 2 if type(layer) is layers.DepthwiseConv2D else -1]
     return math.prod(window) * math.prod(outputs)

@@ -8,29 +8,42 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from joulecache.pipelines.core.checks import check_whole
 from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.training.input_waits import InputWaits
 
-_MOST_OPEN = 100  # trainings under one meter at once
+_MOST_OPEN = 100  # trainings that share a meter
 
 
 class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Put the energy of each epoch into Keras' logs: History, CSVLogger and TensorBoard show it beside the loss.
+    """Put the energy of each epoch into Keras' logs: History, CSVLogger and TensorBoard show it next to the loss.
 
-    Keys: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s` and, where the number of images is known,
-    `energy_j_per_1000_images`, of the epoch's training alone; `val_energy_j`, of its validation. Where its input is `timed`, also
-    `input_wait_s`, the seconds in which the training waited for batches, and `compute_s`, all its other seconds. `energies`,
-    `val_energies`, `images` and `input_waits_s` keep the whole figures, one per epoch, None where not known. Without
-    `images_per_epoch` the images are counted by Keras' mean of the loss; a model with a train step of its own hides them.
+    Keys of the logs: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s` and, if the number of images is known,
+    `energy_j_per_1000_images`, all of training without validation; `val_energy_j`, of validation. If the input is
+    `timed`, also `input_wait_s`, the seconds that training waited for batches, and `compute_s`, the rest.
 
-    The windows are named "training" and "validation", and where such a name is open in the meter "training 2" and so on.
-    Callbacks get the logs in the order in which they are given: give this one before those that write them.
+    The meter's windows are named "training" and "validation", or "training 2" and so on where a name is taken. List
+    this callback before those that write logs: they receive logs in that order.
+
+    Args:
+        meter: Meters the epochs.
+        images_per_epoch: Training images per epoch. None: count them with Keras' mean of the loss, which a custom train
+            step hides.
+
+    Attributes:
+        energies: Energy of training, by epoch.
+        val_energies: Energy of validation, by epoch.
+        images: Training images, by epoch; None where not known.
+        input_waits_s: Seconds of waiting for batches, by epoch; None where not timed.
+
+    Raises:
+        ValueError: `images_per_epoch` is below 1.
     """
 
     def __init__(self, meter: Meter, images_per_epoch: int | None = None) -> None:
         super().__init__()
-        if images_per_epoch is not None and images_per_epoch < 1:
-            raise ValueError(f"images_per_epoch {images_per_epoch}: give at least 1, or None to have them counted")
+        if images_per_epoch is not None:
+            check_whole("images_per_epoch", images_per_epoch)
         self.energies: list[Energy] = []
         self.val_energies: list[Energy] = []
         self.images: list[int | None] = []
@@ -43,34 +56,37 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._waits = InputWaits()  # of this epoch
 
     def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Return a dataset of the same batches that counts the time for which each is waited for.
+        """Return a dataset of the same batches that measures how long each is waited for.
 
-        `model.fit(callback.timed(train), callbacks=[callback])`, or `train.apply(callback.timed)`. It comes last: behind
-        something that reads ahead (`prefetch`, `class_weight` in Keras' fit, a strategy for several devices) the waits are
-        those of the reader. Where the next batch is asked for while a step still runs, as on a GPU or with
-        `steps_per_execution` above 1, what overlaps counts as waiting: `compute_s` is then the least that computing took.
+        Use it last: `model.fit(callback.timed(train), callbacks=[callback])`, or `train.apply(callback.timed)`. If
+        something reads ahead behind it (`prefetch`, `class_weight` in Keras' fit, a strategy for several devices), the
+        waits are those of that reader. If the next batch is requested while a step still runs, as on a GPU or with
+        `steps_per_execution` above 1, the overlap counts as waiting, and `compute_s` is a lower bound.
 
-        TensorFlow's graphs know only the wall clock, in microseconds: where that is set during a wait, the figure is off by
-        as much, yet never below 0 or above the epoch's duration. `scripts/bench_meter.py` prints what it costs. TensorFlow does not save
-        the dataset's iterator in a checkpoint. In the scope of a distribution strategy, and with op determinism, which
-        allows no clock, the dataset is returned as it is and nothing counted. Raises TypeError for what is no dataset.
+        TensorFlow's graphs have only the wall clock, in microseconds: if it is set during a wait, the figure is off by
+        as much, but never below 0 or above the epoch's duration. `scripts/bench_meter.py` prints what timing costs.
+        TensorFlow does not save the dataset's iterator in a checkpoint. In the scope of a distribution strategy, and
+        with op determinism, which allows no clock, the dataset is returned as it is, and nothing is measured.
+
+        Raises:
+            TypeError: It is not a dataset.
         """
         return self._waits.timed(dataset)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Open the window of an epoch's training."""
+        """Begin to meter an epoch's training."""
         self.close()
         self._waits.restart()
         self._training = self._open("training")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Close the window of the training, and open that of its validation."""
-        if self._training is not None:  # else this is an evaluation outside of training
+        """End the training's window and begin the validation's."""
+        if self._training is not None:  # otherwise this is an evaluation outside of training
             self._end_training(self._training)
             self._validation = self._open("validation")
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Close the window of the validation."""
+        """End the validation's window."""
         if self._validation is not None:
             self._opened.close()
             self.val_energies.append(self._validation.energy)
@@ -94,19 +110,19 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._validation = None
 
     def close(self) -> None:
-        """Close the window that an interrupted training left open; its energy is not kept."""
+        """Close the window that an interrupted training left open, and drop its energy."""
         self._opened.close()
         self._training = self._validation = None
 
     def _open(self, what: str) -> Window:
-        # a meter refuses a name that is open: another training, nested or interrupted, may share the meter
+        # a meter refuses a name that is open, and another training, nested or interrupted, may share the meter
         for number in range(1, _MOST_OPEN):
             with suppress(ValueError):
                 return self._opened.enter_context(self._meter.window(what if number == 1 else f"{what} {number}"))
         return self._opened.enter_context(self._meter.window(f"{what} {_MOST_OPEN}"))
 
     def _end_training(self, window: Window) -> None:
-        # reading the count waits for the last step, which on a GPU may still run: it belongs into the window
+        # reading the count waits for the last step, which may still run on a GPU and belongs to the window
         self.images.append(self._images_per_epoch or self._count_images())
         self._opened.close()
         self.energies.append(window.energy)
@@ -118,6 +134,6 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
             return None
         for metric in self.model.metrics:
             if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):
-                # a float32, exact to 16.7 million images an epoch; from a strategy a sum over its devices
+                # a float32, exact up to 16.7 million images per epoch; with a strategy it is a sum over devices
                 return int(tf.convert_to_tensor(metric.count.value))
         return None

@@ -1,4 +1,4 @@
-"""Time that a training spends waiting for its input."""
+"""Measure how long a training waits for its input."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tensorflow.python.data.ops.map_op import _MapDataset
 
 
 class InputWaits:
-    """Count the seconds for which whoever iterates over `timed` datasets is blocked for the next batch."""
+    """Count the seconds that the consumer of `timed` datasets is blocked for the next batch."""
 
     def __init__(self) -> None:
         self._waited_s: tf.Variable | None = None  # since the last restart
 
     def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Return a dataset of the same batches that counts; `EnergyCallback.timed` says what, and where it counts nothing."""
+        """Return a dataset of the same batches that counts. Limits and errors are those of `EnergyCallback.timed`."""
         if not isinstance(dataset, tf.data.Dataset):
-            raise TypeError(f"a {type(dataset).__name__} cannot be timed: give a tf.data.Dataset")
+            raise TypeError(f"only a tf.data.Dataset can be timed, got a {type(dataset).__name__}")
         with tf.init_scope():
             if tf.distribute.has_strategy():
                 return dataset
@@ -27,30 +27,30 @@ class InputWaits:
             except tf.errors.FailedPreconditionError:
                 return dataset
             if self._waited_s is None:
-                with tf.device("CPU:0"):  # where tf.data runs, beside a GPU too
+                with tf.device("CPU:0"):  # where tf.data runs, even if there is a GPU
                     self._waited_s = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         return _with_waits_counted(dataset, self._waited_s)
 
     def restart(self) -> None:
-        """Count from 0 on."""
+        """Restart at 0."""
         if self._waited_s is not None:
             self._waited_s.assign(0.0)
 
     def seconds(self, at_most_s: float) -> float | None:
-        """Return what was waited since the last restart, no more than `at_most_s`; None where nothing was counted."""
+        """Return the seconds since the last restart, at most `at_most_s`; None if nothing was counted."""
         waited_s = 0.0 if self._waited_s is None else float(self._waited_s.numpy())
-        # no wait is of 0 s: nothing was timed, or something else than what was iterated over
+        # a wait is never 0 s: nothing was timed, or something else was iterated over
         return min(waited_s, at_most_s) if waited_s else None
 
 
 def _with_waits_counted(dataset: tf.data.Dataset, waited_s: tf.Variable) -> tf.data.Dataset:
-    """Return the same batches, each of which adds to `waited_s` the seconds that it took to come."""
+    """Return the same batches; each adds the seconds that it took to arrive to `waited_s`."""
 
     def count(asked_s: tf.Tensor, batch: Any) -> Any:
         waited_s.assign_add(tf.maximum(tf.timestamp() - asked_s, 0.0))
         return batch
 
-    # zip asks its parts in turn, in the thread that asks it
+    # zip asks its parts one after the other, in the calling thread
     clock = _map_inline(tf.data.Dataset.from_tensors(0).repeat(), lambda _: tf.timestamp())
     options = tf.data.Options()
     options.experimental_optimization.inject_prefetch = False
@@ -58,17 +58,17 @@ def _with_waits_counted(dataset: tf.data.Dataset, waited_s: tf.Variable) -> tf.d
 
 
 def _map_inline(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-    """Map in the thread that asks, and nowhere else.
+    """Map in the calling thread.
 
-    Not a public part of TensorFlow, as its own transformations use it: `Dataset.map` hands op after op to a pool of
-    threads, where these clocks took 0.15 ms of CPU time a batch instead of 0.01.
+    This is not public API, but TensorFlow's own transformations use it. `Dataset.map` hands every op to a pool of
+    threads, where these clocks cost 0.15 ms of CPU time per batch instead of 0.01.
     """
     plain = tf.autograph.experimental.do_not_convert(function)
     return _MapDataset(dataset, plain, force_synchronous=True, use_inter_op_parallelism=False)
 
 
 def read_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Append the prefetch that TensorFlow itself appends, unless told not to, where the last step does not read ahead."""
+    """Append the prefetch that TensorFlow itself appends by default, unless the last step reads ahead."""
     options = dataset.options()
     wanted = options.experimental_optimization.inject_prefetch
     if wanted is None:

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulecache.pipelines.compressing.results import Compression
+from joulecache.pipelines.core.codec import JSON, to_json
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.energy import Energy
+
+TRAINING_RECORD = "history.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What training gave: `history` is Keras', each name with one value per epoch, joules and the wait for input included.
+    """What a training measured.
 
-    `energy` is that of training all epochs, `val_energy` that of validating after each; None without validation. `accuracy` and
-    `val_accuracy` are those of the last epoch. `images` counts every image as often as it was trained on; None where
-    the model's own train step hides it.
+    Attributes:
+        history: Keras' history: by metric, including joules and waits for input, one value per epoch.
+        energy: Energy of training all epochs.
+        val_energy: Energy of validating after each epoch; None without validation.
+        accuracy: Accuracy on the training images in the last epoch.
+        val_accuracy: Accuracy on the validation images after the last epoch; None without validation.
+        images: Images trained on, once per epoch; None where the model's own train step hides it.
     """
 
     history: Mapping[str, Sequence[float]]
@@ -28,8 +35,8 @@ class TrainingRun:
     val_accuracy: float | None
     images: int | None
 
-    def to_json(self) -> dict[str, object]:
-        """Return a dict of JSON values, the history as one row per epoch; None where a loss diverged."""
+    def to_json(self) -> dict[str, JSON]:
+        """Return JSON values, with the history as one object per epoch; values that are not finite are None."""
         rows = zip(*self.history.values(), strict=True)
         return {
             "epochs": [
@@ -39,14 +46,21 @@ class TrainingRun:
             "accuracy": self.accuracy,
             "val_accuracy": self.val_accuracy,
             "images": self.images,
-            "energy": self.energy.to_json(),
-            "val_energy": self.val_energy and self.val_energy.to_json(),
+            "energy": to_json(self.energy),
+            "val_energy": None if self.val_energy is None else to_json(self.val_energy),
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel(Displayed):
-    """A run folder: the model file `path` in `folder`, how it was trained, and what compressing it gave, if asked for."""
+    """A run folder and what is in it.
+
+    Attributes:
+        folder: The run folder.
+        path: The Keras model file in it.
+        training: What the training measured.
+        compression: What compressing the model produced; None if there was no recipe.
+    """
 
     folder: Path
     path: Path

@@ -1,4 +1,4 @@
-"""Train a classifier from a cache, metered, and compress it on request."""
+"""Train a classifier, metered, and compress it if asked to."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import tensorflow as tf
 
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.compressing.compression import compress_on, held_out_split
-from joulecache.pipelines.compressing.output import check_output_folder, discard_folder, staged_folder, write_record
+from joulecache.pipelines.compressing.kernels import copy_of
+from joulecache.pipelines.compressing.output import check_output_folder, discard_output, staged_output, write_record
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import COMPRESSION_RECORD
-from joulecache.pipelines.compressing.sparsity import copy_of
-from joulecache.pipelines.compressing.steps import Tell, check_recipe
+from joulecache.pipelines.compressing.steps import check_recipe
+from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models import build_model, check_batches, compile_model, has_soft_labels, run_epochs
+from joulecache.pipelines.models.classifiers import build_model
+from joulecache.pipelines.models.fitting import check_batches, compile_model, has_soft_labels, run_epochs
 from joulecache.pipelines.training.callback import EnergyCallback
-from joulecache.pipelines.training.results import TrainedModel, TrainingRun
+from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
 from joulecache.transforms.ops import Op
-
-TRAINING_RECORD = "history.json"
 
 
 def fit(
@@ -40,16 +41,28 @@ def fit(
     optimizer: keras.optimizers.Optimizer | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingRun:
-    """Train a classifier in place on batches of (uint8 images [B, H, W, C], integer labels [B] or soft ones [B, K]), metered.
+    """Train a classifier in place, metered.
 
-    The model is compiled (`compile_model`) and Keras' global seed set first, so the same seed, data and initial weights give the
-    same model on the same machine. The learning rate falls to 0 along half a cosine, where the number of batches is known, and
-    else stays; an `optimizer` of your own takes Adam's place, with a learning rate of its own. `callbacks` see the joules in their
-    logs, and how long the input was waited for (`EnergyCallback.timed`). Raises ValueError for bad arguments and for data that
-    is not such batches, has no end, or has another shape than the model.
+    The model is compiled (`compile_model`) and Keras' global seed is set first: the same seed, data and initial weights
+    give the same model on the same machine.
+
+    Args:
+        model: The classifier.
+        train_data: Batches of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`).
+        validation_data: Batches to validate on after each epoch.
+        epochs: Epochs, at least 1.
+        seed: Seed of all that is random.
+        meter: Meters training and validation.
+        learning_rate: Adam's initial learning rate. It falls to 0 along half a cosine if the number of batches is
+            known, else it is constant.
+        optimizer: Replaces Adam and its schedule.
+        callbacks: Further callbacks. Their logs include joules and waits for input (`EnergyCallback`).
+
+    Raises:
+        ValueError: An argument is out of range, or the data is something else, never ends, or has another shape than
+            the model.
     """
-    if epochs < 1:
-        raise ValueError(f"{epochs} epochs: train for at least 1")
+    check_whole("epochs", epochs)
     check_batches(train_data, "training data", model)
     if validation_data is not None:
         check_batches(validation_data, "validation data", model)
@@ -96,60 +109,70 @@ def train(
     recipe: Recipe | None = None,
     meter: Meter | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    progress: Tell | None = None,
+    progress: Progress | None = None,
     ops: Mapping[str, type[Op]] | None = None,
 ) -> TrainedModel:
-    """Train a model (a name, or a `.keras` or `.h5` file) on a cache, and compress it where a `recipe` is given.
+    """Train a model on a cache, and compress it if there is a recipe.
 
-    The run folder `out` gets `model.keras` and `history.json` (per epoch: loss, accuracy, joules, seconds), together, when
-    training is done; then `compressed/` as `compress` writes it. The cache's `val` split validates, where it has
-    records; its `test` split, or `val`, measures what was compressed. `ops`
-    are the ops of your own that the cache's chain names. Raises CacheError for a cache that cannot be read, ValueError for bad
-    arguments, images of varying size, a compression that cannot be done, and a folder that holds other files: all before
-    training.
+    The run folder gets `model.keras` and `history.json` (loss, accuracy, joules and seconds of each epoch), together,
+    when training is done; then `compressed/`, as `compress` writes it. The `val` split validates, if it has records;
+    compressed models are measured on the `test` split, or on `val` if there is no `test`.
+
+    Args:
+        cache: A cache with images of one size.
+        out: The run folder: new, empty, or of an earlier run.
+        epochs: Epochs, at least 1.
+        model: The name of a model (see `build_model`), or a `.keras` or `.h5` file.
+        batch_size: Images per batch.
+        seed: Seed of all that is random.
+        learning_rate: Adam's initial learning rate (see `fit`).
+        optimizer: Replaces Adam.
+        recipe: How to compress the trained model; None: do not.
+        meter: Meters all of it.
+        callbacks: Further Keras callbacks.
+        progress: Receives what is being done, epochs done, and all of them.
+        ops: Your own ops that the cache's chain names, by name.
+
+    Raises:
+        CacheError: The cache cannot be read.
+        ValueError: An argument is wrong, images vary in size, the recipe cannot be applied, or the folder holds other
+            files; all before training.
     """
     folder = Path(out)
+    report = progress or silent
     check_output_folder(folder, TRAINING_RECORD)
-    manifest = open_manifest(cache)
+    splits = open_manifest(cache).splits
     train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
-    held_out = "val" in manifest.splits and manifest.splits["val"].records > 0
     test_split = None if recipe is None else held_out_split(cache)
-    val_data = load(cache, "val", batch_size, shuffle=False, ops=ops) if held_out else None
-    height, width, channels = check_batches(train_data, "training data")
-    if height is None or width is None or channels is None:
-        raise ValueError(f"the images of cache {os.fspath(cache)!r} vary in size: end its chain in resize or a crop")
+    has_val = "val" in splits and splits["val"].records > 0
     keras.utils.set_random_seed(seed)
-    network = build_model(model, (height, width, channels), train_data.num_classes)
+    network = build_model(model, _image_shape(train_data, cache), train_data.num_classes)
     if recipe is not None:
         check_recipe(recipe, network)
     meter = meter or Meter()
-    tell = progress or (lambda what, done, total: None)
-    told = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: tell("training: epochs", epoch, epochs))
+    reported = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: report("training: epochs", epoch, epochs)
+    )
     training = fit(
         network,
         train_data,
-        val_data,
+        load(cache, "val", batch_size, shuffle=False, ops=ops) if has_val else None,
         epochs=epochs,
         seed=seed,
         meter=meter,
         learning_rate=learning_rate,
         optimizer=optimizer,
-        callbacks=[told, *callbacks],
+        callbacks=[reported, *callbacks],
     )
-    with staged_folder(folder, TRAINING_RECORD) as staging:
-        # without its optimizer, whose learning rate has come to an end
-        copy_of(network).save(staging / "model.keras")
-        settings = {
-            "model": os.fspath(model),
-            "cache": os.fspath(cache),
-            "batch_size": batch_size,
-            "seed": seed,
-            "learning_rate": learning_rate if optimizer is None else None,
-            "optimizer": None if optimizer is None else keras.optimizers.serialize(optimizer),
-        }
-        write_record(staging / TRAINING_RECORD, {**settings, **training.to_json()})
-    # what an earlier run here compressed was another model
-    discard_folder(folder / "compressed", COMPRESSION_RECORD)
+    settings = {
+        "model": os.fspath(model),
+        "cache": os.fspath(cache),
+        "batch_size": batch_size,
+        "seed": seed,
+        "learning_rate": learning_rate if optimizer is None else None,
+        "optimizer": None if optimizer is None else keras.optimizers.serialize(optimizer),
+    }
+    _write_run(folder, network, {**settings, **training.to_json()})
     compression = None
     if recipe is not None and test_split is not None:
         compression = compress_on(
@@ -160,6 +183,21 @@ def train(
             out=folder / "compressed",
             seed=seed,
             meter=meter,
-            progress=tell,
+            progress=report,
         )
     return TrainedModel(folder=folder, path=folder / "model.keras", training=training, compression=compression)
+
+
+def _image_shape(data: tf.data.Dataset, cache: str | os.PathLike[str]) -> tuple[int, int, int]:
+    height, width, channels = check_batches(data, "training data")
+    if height is None or width is None or channels is None:
+        raise ValueError(f"the images of cache {os.fspath(cache)!r} vary in size: end its chain in resize or a crop")
+    return height, width, channels
+
+
+def _write_run(folder: Path, model: keras.Model, record: Mapping[str, object]) -> None:
+    """Write a run folder, and delete the compressed models of an earlier run in it."""
+    with staged_output(folder, TRAINING_RECORD) as staging:
+        copy_of(model).save(staging / "model.keras")  # without its optimizer
+        write_record(staging / TRAINING_RECORD, record)
+    discard_output(folder / "compressed", COMPRESSION_RECORD)

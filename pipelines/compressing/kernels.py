@@ -1,0 +1,97 @@
+"""The kernels of a model, and copies of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import layers
+from numpy.typing import NDArray
+
+# not DepthwiseConv2D: its kernels are about 1% of a model's weights, and each output is a sum of only nine of them
+_WEIGHTED = (layers.Conv2D, layers.Dense)
+
+
+def weighted_layers(model: keras.Model) -> dict[str, keras.Layer]:
+    """Return the Conv2D and Dense layers by name, in the model's order; a layer of a nested model is "nested/name".
+
+    Raises:
+        ValueError: There are none, or one is not built, quantized or has adapters; the message names it.
+    """
+    found: dict[str, keras.Layer] = {}
+    _collect(model, "", found)
+    if not found:
+        raise ValueError(f"model {model.name!r} has no Conv2D or Dense layer: there are no kernels to work on")
+    for name, layer in found.items():
+        if not layer.built:
+            raise ValueError(f"layer {name!r} has no weights yet: build the model from keras.Input")
+        if len(layer.weights) != 1 + layer.use_bias:
+            raise ValueError(f"layer {name!r} has more weights than a kernel and a bias: use plain layers")
+    return found
+
+
+def prunable_layers(model: keras.Model, names: Sequence[str] | None = None) -> dict[str, keras.Layer]:
+    """Return the layers whose weights are pruned, by name.
+
+    Args:
+        model: The model.
+        names: Names as `weighted_layers` has them. None: all but the last, which holds few weights, each important.
+
+    Raises:
+        ValueError: As `weighted_layers`; or a name is unknown, or no layer is left.
+    """
+    weighted = weighted_layers(model)
+    chosen = list(weighted)[:-1] if names is None else list(names)
+    unknown = [name for name in chosen if name not in weighted]
+    if unknown:
+        raise ValueError(f"no layer {unknown[0]!r} to prune: choose from {', '.join(weighted)}")
+    if not chosen:
+        raise ValueError(
+            f"model {model.name!r} has no prunable weights: its last layer, {list(weighted)[-1]!r}, is pruned only if named"
+        )
+    return {name: layer for name, layer in weighted.items() if name in chosen}
+
+
+def kernel_of(layer: keras.Layer) -> NDArray[Any]:
+    """Return the values of a layer's kernel."""
+    return keras.ops.convert_to_numpy(layer.kernel)  # type: ignore[no-any-return]
+
+
+def copy_of(model: keras.Model, clone: Callable[[keras.Layer], keras.Layer] | None = None) -> keras.Model:
+    """Return an uncompiled copy of a functional or sequential model, with its weights.
+
+    Args:
+        model: The model.
+        clone: Makes a layer of the copy from one of the model, with equal weights; by default an equal layer.
+
+    Raises:
+        ValueError: The model is neither functional nor sequential, or not built.
+    """
+    check_functional(model)
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy.set_weights(model.get_weights())
+    if not copy.compiled:
+        return copy
+    # a clone of a compiled model is compiled, and saves its optimizer
+    inputs, outputs = (tensors[0] if len(tensors) == 1 else tensors for tensors in (copy.inputs, copy.outputs))
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def check_functional(model: keras.Model) -> None:
+    """Check that a model is functional or sequential, and built.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not getattr(model, "inputs", None):
+        raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
+
+
+def _collect(model: keras.Model, prefix: str, found: dict[str, keras.Layer]) -> None:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _collect(layer, f"{prefix}{layer.name}/", found)
+        # a nested model that is used twice, or a layer shared with it, counts once
+        elif type(layer) in _WEIGHTED and all(layer is not other for other in found.values()):
+            found[f"{prefix}{layer.name}"] = layer

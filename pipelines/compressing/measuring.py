@@ -1,0 +1,193 @@
+"""Measure converted models side by side: size, accuracy, time and energy."""
+
+from __future__ import annotations
+
+import gzip
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from statistics import fmean, median
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from joulecache.pipelines.compressing.results import ModelFile
+from joulecache.pipelines.compressing.tflite import PREDICT_BATCH, TfliteModel
+from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.statistics import proportion_interval
+from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.models.fitting import check_batches
+from joulecache.pipelines.models.macs import count_macs
+
+RUNS = 5
+"""Runs of each file. That all of 5 are faster happens by chance in 1 of 32 cases."""
+TIMED_IMAGES = 512
+"""Images per run."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Test images that a model classifies correctly.
+
+    Attributes:
+        correct: Images classified correctly.
+        images: All test images.
+    """
+
+    correct: int
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images classified correctly."""
+        return self.correct / self.images
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConvertedModel:
+    """A Keras model and the TensorFlow Lite file made from it.
+
+    Attributes:
+        name: As in `ModelFile`.
+        model: The Keras model.
+        content: The file.
+        dense: Name of the converted model to compare time and energy with: unpruned, of the same precision. For an
+            unpruned model that is quantized it is the one in float32.
+        finetune_energy: Energy of all fine-tuning on the way to it; None where there was none.
+        pruned: Whether a step made it smaller or sparser.
+    """
+
+    name: str
+    model: keras.Model
+    content: bytes
+    dense: str | None = None
+    finetune_energy: Energy | None = None
+    pruned: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file."""
+        return f"{self.name}.tflite"
+
+    @cached_property
+    def runner(self) -> TfliteModel:
+        """The file, opened, on one thread."""
+        return TfliteModel(self.content)
+
+
+def score(model: ConvertedModel, test_data: tf.data.Dataset) -> Score:
+    """Run a TensorFlow Lite file on all test data.
+
+    Args:
+        model: The model.
+        test_data: Batches of (uint8 images, labels).
+
+    Raises:
+        ValueError: The data has another form, or no images.
+    """
+    check_batches(test_data, "test data")
+    correct = images = 0
+    for batch, labels in test_data.as_numpy_iterator():
+        classes = labels.argmax(axis=-1) if labels.ndim == 2 else labels
+        correct += int((model.runner.predict(batch).argmax(axis=-1) == classes).sum())
+        images += len(batch)
+    if not images:
+        raise ValueError("test data has no images: accuracy needs held-out images")
+    return Score(correct, images)
+
+
+def measure_files(
+    scores: Mapping[ConvertedModel, Score],
+    test_data: tf.data.Dataset,
+    *,
+    meter: Meter | None = None,
+    runs: int = RUNS,
+    cpu_clock: Callable[[], float] = time.thread_time,
+) -> tuple[ModelFile, ...]:
+    """Measure converted models.
+
+    A run is a pass over 512 test images in memory, repeated if there are fewer: the model alone, without its input. In
+    every round each model runs once, so that a slow moment of the machine meets all of them.
+
+    Args:
+        scores: The models, which include those that `dense` names, and their scores on `test_data`.
+        test_data: Batches of (uint8 images, labels).
+        meter: Meters the runs.
+        runs: Rounds, at least 1.
+        cpu_clock: Returns CPU seconds of this thread. The interpreter has only this one; the CPU time of the process
+            would include whatever else runs in it.
+    """
+    check_whole("runs", runs)
+    cpu_s, energies = _run_in_turns(list(scores), _timed_images(test_data), meter or Meter(), runs, cpu_clock)
+    return tuple(_model_file(model, scored, cpu_s, energies) for model, scored in scores.items())
+
+
+def _run_in_turns(
+    models: Sequence[ConvertedModel],
+    images: NDArray[np.uint8],
+    meter: Meter,
+    runs: int,
+    cpu_clock: Callable[[], float],
+) -> tuple[dict[str, list[float]], dict[str, list[Energy]]]:
+    """Return, by model, the CPU seconds and the energy of each run."""
+    cpu_s: dict[str, list[float]] = {model.name: [] for model in models}
+    energies: dict[str, list[Energy]] = {model.name: [] for model in models}
+    for model in models:
+        model.runner.predict(images)  # warm-up
+    for _ in range(runs):
+        for model in models:
+            with meter.window(f"inference of {model.name}") as window:
+                start_s = cpu_clock()
+                model.runner.predict(images)
+                cpu_s[model.name].append(cpu_clock() - start_s)
+            energies[model.name].append(window.energy)
+    return cpu_s, energies
+
+
+def _model_file(
+    model: ConvertedModel, scored: Score, cpu_s: Mapping[str, list[float]], energies: Mapping[str, list[Energy]]
+) -> ModelFile:
+    times, used = cpu_s[model.name], energies[model.name]
+    low, high = proportion_interval(scored.correct, scored.images)
+    faster = saved_j = None
+    if model.dense is not None:
+        faster = all(mine < other for mine, other in zip(times, cpu_s[model.dense], strict=True))
+        savings_j = [other.active_j - mine.active_j for mine, other in zip(used, energies[model.dense], strict=True)]
+        saved_j = fmean(savings_j) / TIMED_IMAGES if min(savings_j) > 0 else None
+    spent = model.finetune_energy if model.pruned else None
+    return ModelFile(
+        name=model.name,
+        file_name=model.file_name,
+        parameters=model.model.count_params(),
+        nonzero_weights=sum(int(np.count_nonzero(weight)) for weight in model.model.get_weights()),
+        macs=count_macs(model.model),
+        file_bytes=len(model.content),
+        gzip_bytes=len(gzip.compress(model.content, 9, mtime=0)),
+        accuracy=scored.accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        images=scored.images,
+        cpu_ms_per_image=min(times) / TIMED_IMAGES * 1e3,
+        cpu_ms_per_image_median=median(times) / TIMED_IMAGES * 1e3,
+        runs=len(times),
+        batch_size=PREDICT_BATCH,
+        energy_per_image=reduce(operator.add, used) / (len(used) * TIMED_IMAGES),
+        dense=model.dense,
+        faster_than_dense=faster,
+        finetune_energy=model.finetune_energy,
+        inferences_to_pay_back=None if spent is None or saved_j is None else spent.active_j / saved_j,
+    )
+
+
+def _timed_images(test_data: tf.data.Dataset) -> NDArray[np.uint8]:
+    held: list[NDArray[np.uint8]] = []
+    for batch, _ in test_data.as_numpy_iterator():
+        held.append(batch)
+        if sum(map(len, held)) >= TIMED_IMAGES:
+            break
+    images = np.concatenate(held)
+    return images[np.arange(TIMED_IMAGES) % len(images)]

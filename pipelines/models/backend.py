@@ -1,0 +1,10 @@
+"""Check that Keras runs on TensorFlow. Modules that need this import this module."""
+
+from __future__ import annotations
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"joulecache needs Keras on TensorFlow, got the backend {keras.backend.backend()!r}: unset KERAS_BACKEND"
+    )

@@ -1,0 +1,93 @@
+"""Classifiers by name and from files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+
+from joulecache.pipelines.core.checks import check_whole, shown
+from joulecache.pipelines.models.architectures import MODELS, build_architecture
+
+MODEL_SUFFIXES = (".keras", ".h5")
+
+
+def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+    """Build a classifier by name, or load it from a file.
+
+    The model is uncompiled. It maps pixels `[B, H, W, C]` from 0 to 255 to logits `[B, num_classes]`. Its input is
+    declared float32; uint8 batches are cast on the device, in the compiled step. Initial weights come from Keras'
+    global seed.
+
+    Args:
+        name: A name in `MODELS`, with a width if the architecture has several, as in `mobilenet:0.5` (the default is
+            the narrowest); or the path of a `.keras` or `.h5` file.
+        input_shape: Height, width and channels of an image.
+        num_classes: Number of classes, at least 1.
+
+    Raises:
+        ValueError: The name or the width is unknown, the model does not come in that shape, or the file has another
+            shape.
+        FileNotFoundError: There is no such file.
+    """
+    if len(input_shape) != 3 or any(not isinstance(size, int) or size < 1 for size in input_shape):
+        raise ValueError(f"input_shape must be (height, width, channels), each at least 1, got {shown(input_shape)}")
+    check_whole("num_classes", num_classes)
+    if str(name).endswith(MODEL_SUFFIXES):
+        model = load_model(name)
+        if model.inputs[0].shape[1:] != tuple(input_shape) or model.outputs[0].shape[1:] != (num_classes,):
+            raise ValueError(
+                f"the data has images of {shape_text(input_shape)} in {num_classes} classes, but {str(name)!r} maps "
+                f"{shape_text(model.inputs[0].shape[1:])} to {shape_text(model.outputs[0].shape[1:])} outputs: choose another"
+            )
+        return model
+    known = str(name).partition(":")[0]
+    if known not in MODELS:
+        close = max(MODELS, key=lambda model: difflib.SequenceMatcher(None, known, model).ratio())
+        raise ValueError(
+            f"unknown model {str(name)!r}: expected {', '.join(MODELS)} or a file ending in "
+            f"{' or '.join(MODEL_SUFFIXES)}; did you mean {close!r}?"
+        )
+    return build_architecture(str(name), input_shape, num_classes)
+
+
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
+    """Load an image classifier, uncompiled, from a `.keras` or `.h5` file. Code inside the file is not run.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a Keras model, has layers that Keras does not know or that contain Python code, or is not
+            a classifier with one input `[B, H, W, C]` and one output.
+    """
+    file = Path(path)
+    allowed = " or ".join(MODEL_SUFFIXES)
+    if file.suffix not in MODEL_SUFFIXES:
+        raise ValueError(f"a model file must end in {allowed}, got {str(file)!r}")
+    if not file.is_file():
+        raise FileNotFoundError(f"no model file {str(file)!r}: save a Keras model as {allowed}")
+    try:
+        model = keras.saving.load_model(file, compile=False)
+    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{str(file)!r} cannot be loaded as a Keras model ({reason}): write it with model.save()"
+        ) from error
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ValueError(
+            f"{str(file)!r} is a {type(model).__name__} without fixed inputs: save a built functional or sequential one"
+        )
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.inputs[0].shape) != 4:
+        raise ValueError(
+            f"{str(file)!r} is not an image classifier: expected one input [B, H, W, C] and one output, got inputs "
+            f"{[tensor.shape for tensor in model.inputs]} and outputs {[tensor.shape for tensor in model.outputs]}"
+        )
+    return model
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return a shape as text: `32x32x3`, with `?` for sizes that vary."""
+    return "x".join("?" if size is None else str(size) for size in shape)
