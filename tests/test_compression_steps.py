@@ -126,7 +126,7 @@ def test_the_control_has_the_epochs_of_all_steps(made: Made) -> None:
         *(("fine-tuning the pruned model", epoch, EPOCHS) for epoch in range(EPOCHS)),
         *(("fine-tuning the sparse model", epoch, EPOCHS) for epoch in range(EPOCHS)),
         *(("fine-tuning the clustered model", epoch, EPOCHS) for epoch in range(EPOCHS)),
-        *(("fine-tuning small with int8's rounding", epoch, EPOCHS) for epoch in range(EPOCHS)) * 2,
+        *(("fine-tuning small with int8's rounding", epoch, EPOCHS) for _ in range(2) for epoch in range(EPOCHS)),
     ]
     steps = {name: int(made.models[name].model.optimizer.iterations) for name in ("control", "pruned-float32")}
     assert steps == {"control": 3 * EPOCHS * BATCHES, "pruned-float32": EPOCHS * BATCHES}

@@ -22,6 +22,7 @@ from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.statistics import proportion_interval
 from joulecache.pipelines.energy import Component, Energy, Meter, Window
+from joulecache.pipelines.energy.recording import append_window, begin_recording
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.models.macs import count_macs
 
@@ -127,13 +128,10 @@ def measured(models: Sequence[ConvertedModel], runs: Runs, folder: Path) -> dict
         for cpu_s, _ in one_round:
             clock += [clock[-1], clock[-1] + cpu_s]
     ticks = iter(clock[1:])
-    windows = [
-        json.dumps({"window": f"inference of {model.name}", "energy": codec.to_json(joules(active_j))})
-        for one_round in runs
-        for model, (_, active_j) in zip(models, one_round, strict=True)
-    ]
-    recording = folder / "windows.jsonl"
-    recording.write_text("\n".join(['{"recording": 1, "passport": {}}', *windows]) + "\n")
+    recording = begin_recording(folder / "windows.jsonl", Meter().provenance())
+    for one_round in runs:
+        for model, (_, active_j) in zip(models, one_round, strict=True):
+            append_window(recording, f"inference of {model.name}", joules(active_j))
     files = measure_files(
         dict.fromkeys(models, Score(1, 2)),
         labelled(8),
