@@ -3,25 +3,24 @@
 
     scripts/audit_results.py DATA OUT > docs/results.md
 
-DATA is a folder with dogs_cats.tar, photos, and cifar10/train.parquet. OUT keeps the audits, each with its report; those that are there
-are not run again, and one that was stopped goes on. Takes about an hour on two cores; nothing else should run.
+DATA is a folder with dogs_cats.tar, photos, and cifar10/train.parquet. OUT keeps the audits with their reports: finished ones are
+not repeated, and an interrupted one resumes. Takes about an hour on two cores; nothing else should run.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from environment import ROOT, enter
+from environment import argument_parser, enter, run_joulecache
+from tables import print_row, print_rule
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.auditing.results import Audit, Stages
+    from joulecache.pipelines.auditing.results import Audit, Stage, Stages
     from joulecache.pipelines.experiment.results import WorkloadResult
 
 
@@ -52,147 +51,152 @@ SOURCES = {
     ),
 }
 TRAINED_EPOCHS = 1
-TRAININGS = 5  # blocks: the default of trainings; where nothing else is measured, of the stages too
+TRAININGS = 5  # blocks: the default for trainings, and here also for the stages of audits that measure nothing else
+
+Audits = Sequence["Audit"]
+"""The audits of one source, one for each model."""
 
 
 def main(data: Path, out: Path) -> None:
     """Print the page."""
-    audits = {name: [audited(name, model, data, out) for model in MODELS] for name in SOURCES}
-    print(head(audits))
-    for name, of in audits.items():
-        print(section(SOURCES[name], of, data))
+    audits = {name: [run_audit(name, model, data, out) for model in MODELS] for name in SOURCES}
+    print_start(audits)
+    for name, found in audits.items():
+        print_section(SOURCES[name], found, data)
 
 
-def audited(name: str, model: str, data: Path, out: Path) -> Audit:
-    """Audit in a process of its own, or read the audit that is there; the input alone is measured with the first model."""
+def run_audit(name: str, model: str, data: Path, out: Path) -> Audit:
+    """Audit in a child process, unless that is done. The input alone is only measured with the first model."""
+    from joulecache.pipelines.report.files import read_report
+
     case, folder = SOURCES[name], out / f"{name}-{model.partition(':')[0]}"
-    file = folder / "report.json"
-    if not file.exists():
+    report = folder / "report.json"
+    if not report.exists():
         workload = "input,train" if model == MODELS[0] else "train"
         arguments = ["audit", str(data / case.source), "--chain", case.chain, "--model", model, "--workload", workload]
         arguments += ["--train-epochs", str(TRAINED_EPOCHS), "--epochs", str(HORIZON), "--out", str(folder)]
         arguments += [] if case.limit is None else ["--limit", str(case.limit)]
         arguments += [] if model == MODELS[0] else ["--pairs", str(TRAININGS)]
-        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from joulecache.pipelines.cli import main; main()"
         print(f"joulecache {shlex.join(arguments)}", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, check=True)
-    from joulecache.pipelines.report.files import read_report
-
-    return read_report(file)
+        run_joulecache(*arguments)
+    return read_report(report)
 
 
-def head(audits: Mapping[str, list[Audit]]) -> str:
-    """Return what holds for all audits, and what did not pay in any."""
+def print_start(audits: Mapping[str, Audits]) -> None:
+    """Print what holds for all audits, and what did not pay in any."""
+    everything = [audit for found in audits.values() for audit in found]
+    run = everything[0].provenance
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items() if version)
+    arms = [arm for audit in everything for result in audit.workloads for arm in result.arms]
+    flagged, runs = sum(arm.flagged_runs for arm in arms), sum(arm.runs for arm in arms)
+    print(
+        "# Results\n\n"
+        f"Audits of one machine: {run.meter.cpu}, {run.meter.vcpus:g} vCPUs, {run.platform.partition('-')[0]}, Python {run.python}, "
+        f"{versions}. Joules: {run.meter.method}. Hot page cache. Made by `scripts/audit_results.py` from the reports of the audits; "
+        f"batches of {run.batch_size}, a training run is {TRAINED_EPOCHS} epoch, the horizon of the verdicts {HORIZON} epochs.\n\n"
+        f"The machine is shared: the meter flagged {flagged:,} of {runs:,} runs, since other processes or the hypervisor used part of the "
+        "processors' time. All of them are counted.\n\n"
+        "## What did not pay\n"
+    )
+    for name, found in audits.items():
+        for audit in found:
+            print_losses(SOURCES[name].title, audit)
+    print()
+
+
+def print_losses(title: str, audit: Audit) -> None:
+    """Print the comparisons in which the cache did not pay."""
     from joulecache.pipelines.report.describe.verdict import sentences
 
-    everything = [audit for of in audits.values() for audit in of]
-    run = everything[0].provenance
-    named = ", ".join(f"{name} {version}" for name, version in run.versions.items() if version)
-    arms = [arm for audit in everything for result in audit.workloads for arm in result.arms]
-    flagged = sum(arm.flagged_runs for arm in arms)
-    lines = [
-        "# Results",
-        "",
-        f"Audits of one machine: {run.meter.cpu}, {run.meter.vcpus:g} vCPUs, {run.platform.partition('-')[0]}, Python {run.python}, "
-        f"{named}. Joules: {run.meter.method}. Hot page cache. Made by `scripts/audit_results.py` from the reports of the audits; "
-        f"batches of {run.batch_size}, a training run is {TRAINED_EPOCHS} epoch, the horizon of the verdicts {HORIZON} epochs.",
-        "",
-        f"The machine is shared: the meter flagged {flagged:,} of {sum(arm.runs for arm in arms):,} runs, since other processes or the "
-        "hypervisor used part of the processors' time. All of them are counted.",
-        "",
-        "## What did not pay",
-        "",
-    ]
-    for name, of in audits.items():
-        for audit in of:
-            for result in audit.workloads:
-                for compared, said in zip(result.comparisons, sentences(result, audit), strict=True):
-                    if compared.finding != "saves" or compared.horizon_ratio >= 1:
-                        about = f"{SOURCES[name].title}, {job(result, audit)}, against `{compared.other}`"
-                        lines.append(f"- {about}: {said.claim} {said.detail}")
-    return "\n".join([*lines, ""])
+    for result in audit.workloads:
+        for compared, sentence in zip(result.comparisons, sentences(result, audit), strict=True):
+            if compared.finding != "saves" or compared.horizon_ratio >= 1:
+                about = f"{title}, {job(result, audit)}, against `{compared.other}`"
+                print(f"- {about}: {sentence.claim} {sentence.detail}")
 
 
-def section(case: Case, audits: list[Audit], data: Path) -> str:
-    """Return what the audits of one source found."""
+def print_section(case: Case, audits: Audits, data: Path) -> None:
+    """Print what the audits of one source found."""
     first = audits[0]
-    lines = [f"## {case.title}", "", f"{first.records.train:,} training images, chain `{first.chain}`.", ""]
-    lines += ["```bash", *(command(audit, data) for audit in audits), "```", ""]
-    lines += [*table(audits), "", *stage_table(audits)]
-    return "\n".join([*lines, ""])
+    assert first.records is not None
+    print(f"## {case.title}\n\n{first.records.train:,} training images, chain `{first.chain}`.\n\n```bash")
+    for audit in audits:
+        print(command(audit, data))
+    print("```\n")
+    print_comparisons(audits)
+    print()
+    print_stages(audits)
+    print()
 
 
 def command(audit: Audit, data: Path) -> str:
-    """Return the command of an audit, without this machine's folders."""
+    """Return the command of an audit, without folders of this machine."""
     words = ["joulecache", *audit.provenance.command[1:]]
     words[words.index("--out") + 1] = "audit/"
     words[2] = words[2].removeprefix(f"{data}/")
     return shlex.join(words)
 
 
-def table(audits: list[Audit]) -> Iterator[str]:
-    """Yield the rows of the comparisons."""
+def print_comparisons(audits: Audits) -> None:
+    """Print the table of the comparisons."""
     from joulecache.pipelines.core import quantities
     from joulecache.pipelines.report.describe.values import epochs_to, ratio
 
-    names = " | ".join(arm.name for arm in audits[0].workloads[0].arms)
-    against = "against | ratio of the cache (95%) | finding | paid back after | over the horizon, build included"
-    yield f"| what is measured | active J per 1,000 images: {names} | {against} |"
-    arms = len(audits[0].workloads[0].arms)
-    yield f"|---|{'---:|' * arms}---|---:|---|---:|---:|"
+    arms = [arm.name for arm in audits[0].workloads[0].arms]
+    titles = ("against", "ratio of the cache (95%)", "finding", "paid back after", "over the horizon, build included")
+    print_row("what is measured", "active J per 1,000 images: " + " | ".join(arms), *titles)
+    print(f"|---|{'---:|' * len(arms)}---|---:|---|---:|---:|")
     for audit in audits:
         for result in audit.workloads:
             spent = [quantities.number(arm.active_j_per_1000.value) for arm in result.arms]
-            for place, compared in enumerate(result.comparisons):
-                cells = [job(result, audit), *spent] if place == 0 else [""] * (1 + arms)
-                cells += [
+            for row, compared in enumerate(result.comparisons):
+                print_row(
+                    *([job(result, audit), *spent] if row == 0 else [""] * (1 + len(arms))),
                     f"`{compared.other}`",
-                    str(ratio(compared.ratio)),
+                    ratio(compared.ratio),
                     compared.finding,
-                    str(epochs_to(compared.break_even, compared.ratio)),
+                    epochs_to(compared.break_even, compared.ratio),
                     quantities.plain_ratio(compared.horizon_ratio),
-                ]
-                yield f"| {' | '.join(cells)} |"
+                )
 
 
-def stage_table(audits: list[Audit]) -> Iterator[str]:
-    """Yield the rows of where the joules of a training go in the naive arm, for each model."""
+def print_stages(audits: Audits) -> None:
+    """Print where the energy of a training in the naive arm goes, for each model."""
+    found = [audit.stages for audit in audits if audit.stages is not None]
+    print("Where the active joules of a training go in `naive`, per 1,000 images, by cutting it off after each step:\n")
+    print_row("stage", *(f"`{audit.provenance.model}` | share" for audit in audits))
+    print_rule(1, 2 * len(audits))
+    for same in zip(*(stages.stages for stages in found), strict=True):
+        cells = [stage_cells(stage, stages) for stage, stages in zip(same, found, strict=True)]
+        print_row(same[0].name, *cells)
+    print_row("unattributed", *(with_share(stages.unattributed_j_per_1000, stages) for stages in found))
+    print_row("the whole", *(with_share(stages.whole_j_per_1000, stages) for stages in found))
+
+
+def stage_cells(stage: Stage, stages: Stages) -> str:
+    """Return the joules of a stage and their share of the whole, as two cells."""
     from joulecache.pipelines.core import quantities
 
-    found = [audit.stages for audit in audits]
-    yield "Where the active joules of a training go in `naive`, per 1,000 images, by cutting it off after each step:"
-    yield ""
-    yield "| stage | " + " | ".join(f"`{audit.provenance.model}` | share" for audit in audits) + " |"
-    yield f"|---|{'---:|---:|' * len(audits)}"
-    rows = {stage.name: [] for stages in found for stage in stages.stages}
-    for stages in found:
-        for stage in stages.stages:
-            value_j, most = stage.active_j_per_1000, quantities.joules(stage.high)
-            rows[stage.name] += (
-                [f"below resolution (at most {most})", ""] if value_j is None else both_of(value_j, stages)
-            )
-    for name, cells in rows.items():
-        yield f"| {name} | {' | '.join(cells)} |"
-    rest = [each for stages in found for each in both_of(stages.unattributed_j_per_1000, stages)]
-    yield f"| unattributed | {' | '.join(rest)} |"
-    yield f"| the whole | {' | '.join(each for s in found for each in both_of(s.whole_j_per_1000, s))} |"
+    if stage.active_j_per_1000 is None:
+        return f"below resolution (at most {quantities.joules(stage.high)}) | "
+    return with_share(stage.active_j_per_1000, stages)
 
 
-def both_of(value_j: float, stages: Stages) -> tuple[str, str]:
+def with_share(value_j: float, stages: Stages) -> str:
     """Return joules and their share of the whole, as two cells."""
     from joulecache.pipelines.core import quantities
 
-    return quantities.joules(value_j), quantities.share(value_j / stages.whole_j_per_1000)
+    return f"{quantities.joules(value_j)} | {quantities.share(value_j / stages.whole_j_per_1000)}"
 
 
 def job(result: WorkloadResult, audit: Audit) -> str:
-    """Say what was measured."""
+    """Return what was measured."""
     return "input only" if result.workload == "input" else f"training `{audit.provenance.model}`"
 
 
 if __name__ == "__main__":
     enter()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
