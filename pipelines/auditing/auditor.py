@@ -1,18 +1,17 @@
-"""Audit: arms measured in interleaved blocks, of one chain with what each cost beforehand, or people's own pipelines."""
+"""Audit a chain, or custom pipelines: one function for both."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.auditing.chains import audit_chain
-from joulecache.pipelines.auditing.own import audit_pipelines
+from joulecache.pipelines.auditing.config import AuditConfig, Budget, PipelinesConfig
+from joulecache.pipelines.auditing.custom_pipelines import audit_pipelines
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.experiment.blocks import Progress
-from joulecache.pipelines.experiment.workloads import check_whole
 from joulecache.transforms.chain import Chain
 
 
@@ -38,62 +37,83 @@ def audit(
     seed: int = 0,
     meter: Meter | None = None,
     progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> Audit:
-    """Measure what feeding a model costs in several arms: whether a cache of a chain pays, or which of your own pipelines costs less.
+    """Measure what feeding a model costs in several arms: whether caching a chain pays, or which of your pipelines costs less.
 
-    A chain is audited over a `source`, in the four `arms` (default: all). `epochs` is the horizon of the verdict (default: 30), and
-    `runs` how many trainings share the cache (default: 1): neither is what is run. The model that `infer` runs has lost the share
-    `prune` of its channels (default: 0.5); batches are of `batch_size` (default: 64). Sources other than folders are unpacked to
-    files for the online arms, which is not measured.
+    Every run is kept in ``runs.jsonl`` and every model file in ``models/`` of the folder `out`. An audit that was stopped continues
+    when it is called again with the same arguments.
 
-    Where ops before the cut draw at random, the cache holds the first of `variants` draws of them (default: 1). It, all others given and
-    fresh draws are trained on, with one seed in each of at least 3 blocks, where `train` is among the workloads and a training has
-    more epochs than the cache has variants: what that does to accuracy is in the audit's `reuse`. Where the input or the training of a
-    chain is measured, `stages` says which steps of the naive arm take its joules.
+    Args:
+        source: The images of an audit of a chain. Sources other than folders are unpacked for the online arms; that is not measured.
+        chain: The chain, with its cut.
+        out: The folder of the audit: new, empty, or an audit.
+        datasets: Your own pipelines instead: functions by name, each called once, without arguments, that return a batched
+            `tf.data.Dataset` of (images `[B, H, W, C]`, integer labels `[B]`); for the workload "input" alone, of any elements whose
+            first tensor has the batch first. The first one is the reference.
+        steps: Batches in an epoch of your own pipelines; None: all.
+        arms: Arms of the chain; "naive" and "optimized" have to be among them. None: all four.
+        workloads: Some of "input", "train", "finetune" and "infer"; of your own pipelines "input" and "train". None: "input", "train"
+            and, for a chain, "infer".
+        epochs: Epochs that the verdict on a cache covers; they are not run. None: 30.
+        runs: Trainings that share the cache; they are not run. None: 1.
+        pairs: Number of blocks; None: 20 for the input, 5 for training and fine-tuning, 10 for inference and for stages, which
+            have at least 5.
+        model: Name or file of the model to train.
+        train_epochs: Epochs of one training run.
+        prune: Share of the channels that the model for inference loses. None: 0.5.
+        batch_size: Images in a batch. None: 64.
+        limit: Records of the source to use at most.
+        labels: File with the labels.
+        variants: Draws of the cached ops that the cache holds, and other numbers to compare. Each of them and fresh draws are
+            trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has more epochs than
+            the cache has variants; `reuse` of the result says what that does to accuracy. None: 1.
+        seed: Seed of the draws, the weights and the order of the runs.
+        meter: Measures. None: a new one.
+        progress: Called with what is being done, steps done, steps in all.
+        budget: How much to measure.
 
-    Own pipelines are `datasets`: functions by name, each called once, that take nothing and return a batched `tf.data.Dataset` of
-    (images [B, H, W, C], integer labels [B]); for the workload `input` alone, of any elements whose first tensor has the batch
-    first. The first one is the reference. An epoch is `steps` batches, by default all. Workloads are `input` and `train`; what goes
-    with a chain is refused.
+    Returns:
+        The audit. Its `stages` say where the joules of the naive arm go, if the input or the training of a chain is measured.
 
-    `pairs` is the number of blocks (default: 20 for the input, 5 for training and fine-tuning, 10 for inference and for stages, which
-    have at least 5), `train_epochs` the epochs of one training run. Every run is kept in ``runs.jsonl`` and every model file in
-    ``models/`` of the folder `out`. An audit that was stopped goes on when it is called again with the same arguments.
-
-    Raises ValueError for arguments and for a folder `out` that holds other things, ArmError for an arm that cannot run, and what
-    `precompute` raises.
+    Raises:
+        ValueError: An argument is out of range or does not go with the others, or `out` holds anything but an audit.
+        ArmError: An arm cannot run.
+        BuildError: The cache cannot be built.
     """
     if out is None:
         raise ValueError("give out, the folder of the audit")
-    check_whole(pairs=1 if pairs is None else pairs, train_epochs=train_epochs)
-    of_chains: dict[str, Any] = {
-        "arms": arms,
+    work: dict[str, Any] = {"meter": meter or Meter(), "progress": progress or silent}
+    common = {
+        "workloads": None if workloads is None else tuple(workloads),
+        "pairs": pairs,
+        "model": os.fspath(model),
+        "train_epochs": train_epochs,
+        "seed": seed,
+        "budget": budget,
+    }
+    of_chains = {
+        "arms": None if arms is None else tuple(arms),
         "epochs": epochs,
         "runs": runs,
         "prune": prune,
         "batch_size": batch_size,
         "limit": limit,
-        "labels": labels,
-        "variants": variants,
+        "labels": None if labels is None else os.fspath(labels),
+        "variants": None if variants is None else tuple(variants),
     }
-    given = {name: value for name, value in of_chains.items() if value is not None}
-    common: dict[str, Any] = {
-        "pairs": pairs,
-        "model": model,
-        "train_epochs": train_epochs,
-        "seed": seed,
-        "meter": meter or Meter(),
-        "tell": progress or (lambda what, done, total: None),
-    }
-    if workloads is not None:
-        common["workloads"] = workloads
     if datasets is None:
         if source is None or chain is None:
             raise ValueError("give a source and a chain to audit, or datasets: functions that return one")
         if steps is not None:
-            raise ValueError("steps are those of own datasets: leave them out for a chain, or give a limit")
-        return audit_chain(source, chain, Path(out), **given, **common)
-    given |= {name: value for name, value in (("source", source), ("chain", chain)) if value is not None}
-    if given:
-        raise ValueError(f"{', '.join(given)}: only the audit of a chain has such, leave it out for own datasets")
-    return audit_pipelines(datasets, Path(out), steps=steps, **common)
+            raise ValueError("steps goes with datasets: leave it out for a chain, or set a limit")
+        return audit_chain(source, chain, out, AuditConfig(**_given(common | of_chains)), **work)
+    refused = _given({"source": source, "chain": chain} | of_chains)
+    if refused:
+        raise ValueError(f"{', '.join(refused)}: only for the audit of a chain, leave out for datasets")
+    return audit_pipelines(datasets, out, PipelinesConfig(**_given(common | {"steps": steps})), **work)
+
+
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -1,224 +1,265 @@
-"""The audit of one chain: the same files in several arms, with what each cost beforehand."""
+"""The audit of one chain: the same files in several arms, with what each costs before its first epoch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from joulecache.pipelines.auditing.config import AuditConfig, draws_before_cut
 from joulecache.pipelines.auditing.examples import draw_examples
-from joulecache.pipelines.auditing.results import Audit, BuildFacts, RecordCounts
+from joulecache.pipelines.auditing.folder import AuditFolder, replace_json
+from joulecache.pipelines.auditing.results import Audit, BuildFacts, DrawReuse, RecordCounts
 from joulecache.pipelines.auditing.stages import measure_stages
-from joulecache.pipelines.auditing.variants import (
-    check_variants,
-    draw_reuse,
-    draws_before_cut,
-    measure_variants,
-    why_unmeasured,
-)
+from joulecache.pipelines.auditing.variants import draw_reuse, measure_variants
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.compressing.compression import compress_on
-from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression, read_compression
+from joulecache.pipelines.compressing.results import Compression, read_compression
 from joulecache.pipelines.compressing.steps import check_recipe
+from joulecache.pipelines.core import codec
+from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
-from joulecache.pipelines.experiment.arms import (
-    ARMS,
-    Arm,
-    ArmError,
-    as_folder,
-    check_chain,
-    list_files,
-    make_arms,
-    refused_arms,
-)
-from joulecache.pipelines.experiment.blocks import Bench, Progress, active_joules
-from joulecache.pipelines.experiment.folder import MODELS, RUNS, changed, check_folder, forget, work_folder
+from joulecache.pipelines.experiment.arms import Arm, check_chain, make_arms, refused_arms
+from joulecache.pipelines.experiment.blocks import Bench, active_joules
+from joulecache.pipelines.experiment.failures import ArmError
+from joulecache.pipelines.experiment.files import list_files, unpack
+from joulecache.pipelines.experiment.names import CACHED, FINETUNE, INFER, INPUT, REFERENCE, TRAIN
 from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.summary import CachedArm
-from joulecache.pipelines.experiment.workloads import (
-    DEFAULT_WORKLOADS,
-    SHORTEST_RUN_S,
-    WORKLOADS,
-    Infer,
-    InputOnly,
-    Training,
-    check_names,
-    check_whole,
-    finetune_pruned,
-    train_from_scratch,
-)
+from joulecache.pipelines.experiment.workloads import Infer, InputOnly, Training, finetune_pruned, train_from_scratch
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import build_model
-from joulecache.pipelines.source import SYNTHETIC, open_source, source_paths
+from joulecache.pipelines.source import SYNTHETIC, Source, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
-_REFERENCE, _CACHED = "naive", "optimized"
-_DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms get, over and over
-_LARGEST_DIFFERENCE = 1.0  # levels, on average: beyond, two arms do not show the same pictures
+_DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms get, in turn
+_LARGEST_DIFFERENCE = 1.0  # levels, on average: above, two arms do not show the same images
+_NOT_IN_SETTINGS = ("pairs", "epochs", "runs", "budget")  # what may differ between two parts of one audit
 
 
 def audit_chain(
     source: str | os.PathLike[str],
     chain: Chain | str,
-    folder: Path,
+    out: str | os.PathLike[str],
+    config: AuditConfig,
     *,
-    arms: Sequence[str] = ARMS,
-    workloads: Sequence[str] = DEFAULT_WORKLOADS,
-    epochs: int = 30,
-    runs: int = 1,
-    pairs: int | None,
-    model: str,
-    train_epochs: int,
-    prune: float = 0.5,
-    batch_size: int = 64,
-    limit: int | None = None,
-    labels: str | os.PathLike[str] | None = None,
-    variants: Sequence[int] = (1,),
-    seed: int,
     meter: Meter,
-    tell: Progress,
+    progress: Progress,
 ) -> Audit:
-    """Audit a chain: see `audit`."""
+    """Audit a chain over a source.
+
+    Args:
+        source: Any source that `precompute` reads.
+        chain: The chain with its cut.
+        out: The folder of the audit.
+        config: How to audit.
+        meter: Measures.
+        progress: Told what is being done.
+
+    Raises:
+        ValueError: Arguments do not fit together, or `out` holds anything but an audit.
+        ArmError: An arm cannot run.
+    """
     parsed = parse(chain) if isinstance(chain, str) else chain
-    check_names("arms", arms, ARMS, needed=(_REFERENCE, _CACHED))
-    check_names("workloads", workloads, WORKLOADS)
-    check_chain(parsed, workloads)
-    check_whole(epochs=epochs, runs=runs)
-    check_variants(variants, parsed, workloads, train_epochs)
-    recipe = Recipe(prune=prune, quantize="int8")
-    listed = open_source(source, limit=limit, labels=labels)
-    check_folder(folder, source_paths(source))
-    settings = {
-        "source": os.fspath(source),
-        "limit": limit,
-        "labels": None if labels is None else os.fspath(labels),
-        "chain": str(parsed),
-        "arms": list(arms),
-        "workloads": list(workloads),
-        "model": os.fspath(model),
-        "train_epochs": train_epochs,
-        "prune": prune,
-        "batch_size": batch_size,
-        "variants": list(variants),
-        "seed": seed,
-        **conditions(meter),
-    }
-    with work_folder(folder, settings) as work:
-        files = as_folder(listed, work, tell)
-        # A build reads the source as it is, but must not be charged with drawing photos.
-        read = files if listed.location.startswith(SYNTHETIC) else source
+    check_chain(parsed, config.workloads)
+    config.check_draws(parsed)
+    listed = open_source(source, limit=config.limit, labels=config.labels)
+    folder = AuditFolder(Path(out))
+    folder.check(source_paths(source))
+    arguments = {name: value for name, value in codec.to_json(config).items() if name not in _NOT_IN_SETTINGS}
+    settings = {"source": os.fspath(source), "chain": str(parsed), **arguments, **conditions(meter)}
+    with folder.work(settings) as work:
+        return _ChainAudit(source, parsed, listed, config, folder, work, meter, progress).run()
 
-        def build(count: int) -> Path:
-            tell("building the cache" if count == 1 else f"building the cache of {count} variants", 0, 1)
-            made = work / f"cache-{count}"
-            precompute(read, made, parsed, variants=count, seed=seed, meter=meter, limit=limit, labels=labels)
-            return made
 
-        cache = build(variants[0])
-        built = open_manifest(cache)
-        if changed(work / "cache.json", sorted(file.name for file in built.files())):
-            forget(folder)
-        drawn = list_files(files, cache, _DRAWN_EPOCHS)
-        left_out = refused_arms(arms, drawn, cache)
-        names = [name for name in arms if name not in left_out]
-        chosen = make_arms(names, drawn, cache, batch_size)
-        differences = _pixel_differences(make_arms(names, drawn, cache, batch_size, shuffle=False), _level(parsed))
-        val_data = load(cache, "val", batch_size) if built.splits["val"].records else None
-        if "infer" in workloads and val_data is None:
+class _ChainAudit:
+    """One audit at work: the cache, the arms, and what was measured so far."""
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        chain: Chain,
+        listed: Source,
+        config: AuditConfig,
+        folder: AuditFolder,
+        work: Path,
+        meter: Meter,
+        progress: Progress,
+    ) -> None:
+        """Unpack the source, build the cache, and make the arms."""
+        self.config, self.folder, self.work, self.meter, self.progress = config, folder, work, meter, progress
+        self.source, self.chain, self.listed = source, chain, listed
+        self.images = unpack(listed, work, progress)
+        self.cache = self.build_cache(config.variants[0])
+        manifest = self.cache.manifest
+        if replace_json(work / "cache.json", sorted(file.name for file in manifest.files())):
+            folder.forget()
+        self.files = list_files(self.images, self.cache, _DRAWN_EPOCHS)
+        self.left_out = refused_arms(config.arms, self.files, self.cache)
+        names = [name for name in config.arms if name not in self.left_out]
+        self.arms = make_arms(names, self.files, self.cache, config.batch_size)
+        self.by_name = {arm.name: arm for arm in self.arms}
+        in_order = make_arms(names, self.files, self.cache, config.batch_size, shuffle=False)
+        self.pixel_difference = _pixel_differences(in_order, _level(chain))
+        self.held_out = manifest.splits["val"].records
+        self.val_data = load(self.cache, "val", config.batch_size) if self.held_out else None
+        if INFER in config.workloads and self.val_data is None:
             raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
-        unmeasured = why_unmeasured(variants, workloads, train_epochs, built.splits["val"].records)
-        build_j = built.build_energy
-        log = RunLog(folder / RUNS)
-        cached = CachedArm(_CACHED, built.splits["train"].records, epochs, runs)
-        bench = Bench(log, meter, seed, tell, _REFERENCE, cached, {_CACHED: active_joules(build_j)})
-        results: list[WorkloadResult] = []
+        self.build_energy = manifest.build_energy
+        cached = CachedArm(CACHED, manifest.splits["train"].records, config.epochs, config.runs)
+        one_time = {CACHED: active_joules(self.build_energy)}
+        log = RunLog(folder.runs)
+        self.bench = Bench(log, meter, config.seed, REFERENCE, progress, cached, one_time)
+        self.results: dict[str, WorkloadResult] = {}
+
+    def build_cache(self, variants: int) -> Cache:
+        """Build the cache with a number of variants; one that a stopped audit left is found up to date."""
+        self.progress("building the cache" if variants == 1 else f"building the cache of {variants} variants", 0, 1)
+        # A build reads the source itself, but drawing synthetic photos must not be charged to it.
+        source = self.images if self.listed.location.startswith(SYNTHETIC) else self.source
+        folder = self.work / f"cache-{variants}"
+        precompute(
+            source,
+            folder,
+            self.chain,
+            variants=variants,
+            seed=self.config.seed,
+            meter=self.meter,
+            limit=self.config.limit,
+            labels=self.config.labels,
+        )
+        return open_cache(folder)
+
+    def run(self) -> Audit:
+        """Measure the workloads, and what explains them."""
+        why = self.config.why_unmeasured(self.held_out)
+        reuse = draw_reuse(self.config, why=why) if draws_before_cut(self.chain) else None
         compression: Compression | None = None
-        trainer: Training | None = None
-        reuse = draw_reuse(variants, epochs, train_epochs, why=unmeasured) if draws_before_cut(parsed) else None
-        if "input" in workloads:
-            results.append(bench.measure(InputOnly(shortest_s=SHORTEST_RUN_S), chosen, pairs))
-        if set(workloads) != {"input"}:
-            optimized = next(arm for arm in chosen if arm.name == _CACHED)
-            shape = optimized.dataset.element_spec[0].shape[1:].as_list()
-            trainer = train_from_scratch(
-                build_model(model, tuple(shape), len(built.class_names)), val_data, train_epochs
+        training: Training | None = None
+        self.measure_input()
+        if set(self.config.workloads) != {INPUT}:
+            training = self.make_training()
+            self.measure_training(training)
+            if reuse is not None and why is None:
+                reuse = draw_reuse(self.config, measure_variants(self.bench, training, self.build_cache, self.config))
+            compression = self.measure_compressed(training)
+        return self.finish(training, reuse, compression)
+
+    def measure_input(self) -> None:
+        """Measure the input alone."""
+        if INPUT in self.config.workloads:
+            workload = InputOnly(shortest_s=self.config.budget.shortest_run_s)
+            self.results[INPUT] = self.bench.measure(workload, self.arms, self.config.pairs)
+
+    def make_training(self) -> Training:
+        """Make the workload that trains the model."""
+        shape = self.by_name[CACHED].dataset.element_spec[0].shape[1:].as_list()
+        network = build_model(self.config.model, tuple(shape), len(self.cache.manifest.class_names))
+        training = train_from_scratch(network, self.val_data, self.config.train_epochs)
+        if FINETUNE in self.config.workloads or INFER in self.config.workloads:
+            check_recipe(self.config.recipe, network)
+        return training
+
+    def measure_training(self, training: Training) -> None:
+        """Measure the training."""
+        if TRAIN in self.config.workloads:
+            self.results[TRAIN] = self.bench.measure(training, self.arms, self.config.pairs)
+
+    def measure_compressed(self, training: Training) -> Compression | None:
+        """Measure fine-tuning and inference of the compressed model; a compressed model of a stopped audit is used again."""
+        config, record = self.config, self.folder.compression
+        compresses = INFER in config.workloads and not record.exists()
+        if FINETUNE in config.workloads or compresses:
+            self.progress("training a model to compress", 0, 1)
+            training.prepare(0)
+            training.run(self.by_name[CACHED], 0)  # not measured
+        if FINETUNE in config.workloads:
+            finetuning = finetune_pruned(training.network, config.prune, self.val_data, config.train_epochs)
+            self.results[FINETUNE] = self.bench.measure(finetuning, self.arms, config.pairs)
+        if INFER not in config.workloads:
+            return None
+        if compresses:
+            compress_on(
+                training.network,
+                self.by_name[CACHED].dataset,
+                self.val_data,
+                config.recipe,
+                out=self.folder.models,
+                seed=config.seed,
+                meter=self.meter,
+                progress=self.progress,
             )
-            if "finetune" in workloads or "infer" in workloads:
-                check_recipe(recipe, trainer.network)
-            if "train" in workloads:
-                results.append(bench.measure(trainer, chosen, pairs))
-            if reuse is not None and unmeasured is None:
-                points = measure_variants(bench, trainer, build, variants, epochs, batch_size, pairs)
-                reuse = draw_reuse(variants, epochs, train_epochs, points)
-            record = folder / MODELS / COMPRESSION_RECORD
-            if "finetune" in workloads or ("infer" in workloads and not record.exists()):
-                tell("training a model to compress", 0, 1)
-                trainer.prepare(0)
-                trainer.run(optimized, 0)  # not measured
-            if "finetune" in workloads:
-                finetuner = finetune_pruned(trainer.network, prune, val_data, train_epochs)
-                results.append(bench.measure(finetuner, chosen, pairs))
-            if "infer" in workloads:
-                if not record.exists():
-                    compress_on(
-                        trainer.network,
-                        optimized.dataset,
-                        val_data,
-                        recipe,
-                        out=record.parent,
-                        seed=seed,
-                        meter=meter,
-                        progress=tell,
-                    )
-                compression = read_compression(record)
-                file = record.parent / compression.model_files[-1].file_name
-                results.append(bench.measure(Infer(file), chosen, pairs))
-        naive = next(arm for arm in chosen if arm.name == _REFERENCE)
-        stages = measure_stages(bench, naive, drawn, cache, batch_size, pairs, results, trainer)
-        whole = log.energy()
-        examples = draw_examples(drawn, files, built)
-    return Audit(
-        source=str(source),
-        chain=str(parsed),
-        pipelines=(),
-        reference=_REFERENCE,
-        cached=_CACHED,
-        records=RecordCounts(
-            train=built.splits["train"].records,
-            val=built.splits["val"].records,
-            rejected=built.rejected.records,
-            skipped=sum(listed.skipped.values()),
-        ),
-        class_names=built.class_names,
-        horizon_epochs=epochs,
-        pixel_difference=differences,
-        build=_build_facts(built, build_j, meter),
-        workloads=tuple(results),
-        left_out=left_out,
-        compression=compression,
-        energy=whole,
-        method=whole.method,
-        provenance=run_provenance(
-            meter, seed=seed, batch_size=batch_size, model=os.fspath(model), train_epochs=train_epochs
-        ),
-        reuse=reuse,
-        stages=stages,
-        examples=examples,
-    )
+        compression = read_compression(record)
+        workload = Infer(self.folder.models / compression.model_files[-1].file_name)
+        self.results[INFER] = self.bench.measure(workload, self.arms, config.pairs)
+        return compression
+
+    def finish(self, training: Training | None, reuse: DrawReuse | None, compression: Compression | None) -> Audit:
+        """Measure the stages, and return the audit."""
+        config, manifest = self.config, self.cache.manifest
+        whole = self.results.get(TRAIN, self.results.get(INPUT))
+        stages = None
+        if whole is not None and config.budget.stage_run_s is not None:
+            naive = self.by_name[REFERENCE]
+            stages = measure_stages(self.bench, naive, self.files, self.cache, config, whole, training)
+        energy = self.bench.log.energy()
+        return Audit(
+            source=str(self.source),
+            chain=str(self.chain),
+            pipelines=(),
+            reference=REFERENCE,
+            cached=CACHED,
+            records=RecordCounts(
+                train=manifest.splits["train"].records,
+                val=self.held_out,
+                rejected=manifest.rejected.records,
+                skipped=sum(self.listed.skipped.values()),
+            ),
+            class_names=manifest.class_names,
+            horizon_epochs=config.epochs,
+            pixel_difference=self.pixel_difference,
+            build=self.build_facts(),
+            workloads=tuple(self.results.values()),
+            left_out=self.left_out,
+            compression=compression,
+            energy=energy,
+            method=energy.method,
+            provenance=run_provenance(
+                self.meter,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                model=config.model,
+                train_epochs=config.train_epochs,
+            ),
+            reuse=reuse,
+            stages=stages,
+            examples=draw_examples(self.files, self.images, self.cache),
+        )
+
+    def build_facts(self) -> BuildFacts:
+        """Return what the build cost and wrote."""
+        manifest = self.cache.manifest
+        cache_bytes = sum(file.bytes for file in manifest.files())
+        return BuildFacts(
+            energy=self.build_energy,
+            source_bytes=manifest.source.bytes,
+            cache_bytes=cache_bytes,
+            storage_per_day=storage_energy(cache_bytes, 1, self.meter.provenance().pue),
+            format=manifest.format,
+            encoding=manifest.encoding,
+            variants=manifest.variants,
+        )
 
 
 def _level(chain: Chain) -> float:
-    """Return how much one level of uint8 is in the images that a chain makes, at least."""
+    """Return the size of one uint8 level in the images that a chain makes, at least."""
     level = 1 / 255 if chain.is_float else 1.0
     for op in chain.ops:
         if isinstance(op, Normalize):
@@ -229,32 +270,20 @@ def _level(chain: Chain) -> float:
 def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
     """Return each arm's mean absolute difference from the cached one over the first batch of epoch 0, in levels.
 
-    Raises ArmError when an arm shows other pictures: then its energy would not compare.
+    Raises:
+        ArmError: An arm shows other images; its energy would not compare.
     """
-    first: dict[str, Any] = {}
+    first = {}
     for arm in arms:
         arm.start_epoch(0)
-        first[arm.name] = next(iter(arm.dataset))
-    images, labels = (part.numpy() for part in first[_CACHED])
+        first[arm.name] = [part.numpy() for part in next(iter(arm.dataset))]
+    images, labels = first[CACHED]
     differences = {}
     for name, (others, other_labels) in first.items():
-        difference = float(np.abs(images.astype(np.float64) - others.numpy()).mean()) / level
-        if difference > _LARGEST_DIFFERENCE or not np.array_equal(labels, other_labels.numpy()):
+        difference = float(np.abs(images.astype(np.float64) - others).mean()) / level
+        if difference > _LARGEST_DIFFERENCE or not np.array_equal(labels, other_labels):
             raise ArmError(
-                f"{name} and {_CACHED} differ by {difference:.2f} levels on average: they do not run the same chain"
+                f"{name} and {CACHED} differ by {difference:.2f} levels on average: they do not run the same chain"
             )
         differences[name] = difference
     return differences
-
-
-def _build_facts(built: Manifest, energy: Energy, meter: Meter) -> BuildFacts:
-    cached = sum(file.bytes for file in built.files())
-    return BuildFacts(
-        energy=energy,
-        source_bytes=built.source.bytes,
-        cache_bytes=cached,
-        storage_per_day=storage_energy(cached, 1, meter.provenance().pue),
-        format=built.format,
-        encoding=built.encoding,
-        variants=built.variants,
-    )

@@ -8,7 +8,8 @@ from typing import Any
 
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.experiment.results import AccuracyRange, ArmResult
-from joulecache.pipelines.experiment.statistics import Finding, Ratio, unpaired_ratio
+from joulecache.pipelines.experiment.claims import Finding
+from joulecache.pipelines.experiment.statistics import Ratio, unpaired_ratio
 
 _SETTINGS = ("source", "chain", "reference", "records", "method")
 _PROVENANCE = ("seed", "batch_size", "model", "train_epochs", "steps", "threads", "platform", "python")

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines.auditing.results import Example, ExampleImage
-from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.experiment.arms import Files
+from joulecache.pipelines.cache.cache import Cache
+from joulecache.pipelines.experiment.files import ImageFiles
 from joulecache.transforms.chain import Chain, op_text
 from joulecache.transforms.images import as_image
 
 _EXAMPLES = 3
 _LATER_EPOCHS = 3
-_SIDE = 112  # pixels of the longer side: some kilobytes each
+_SIDE = 112  # pixels of the longer side: some kilobytes per image
 
 
-def draw_examples(files: Files, folder: Path, built: Manifest) -> tuple[Example, ...]:
-    """Return examples of the files in `folder`, evenly spread, as the cache's chain transforms them.
+def draw_examples(files: ImageFiles, folder: Path, cache: Cache) -> tuple[Example, ...]:
+    """Return examples of the files in a folder, evenly spaced, as the chain of a cache transforms them.
 
     Large images are shrunk, small ones enlarged without smoothing. There are none after `to_float`.
     """
@@ -31,27 +31,27 @@ def draw_examples(files: Files, folder: Path, built: Manifest) -> tuple[Example,
     examples = []
     for path, label in ((Path(files.paths[row]), files.labels[row]) for row in rows):
         key = path.relative_to(folder).as_posix()
-        examples.append(Example(key, built.class_names[label], tuple(_images(path, key, built))))
+        examples.append(Example(key, cache.manifest.class_names[label], tuple(_images(path, key, cache))))
     return tuple(examples)
 
 
-def _images(path: Path, key: str, built: Manifest) -> Iterator[ExampleImage]:
-    chain = built.parsed_chain()
+def _images(path: Path, key: str, cache: Cache) -> Iterator[ExampleImage]:
+    chain, manifest = cache.chain(), cache.manifest
     ops, data = (*chain.prefix, *chain.on_images), path.read_bytes()
 
-    def drawn(count: int, epoch: int) -> str:
+    def jpeg(count: int, epoch: int) -> str:
         part = Chain(ops[:count], min(count, chain.cut))
-        return _jpeg(part(data, key=key, seed=built.seed, n=epoch, variants=built.variants))
+        return _jpeg(part(data, key=key, seed=manifest.seed, n=epoch, variants=manifest.variants))
 
     for count, op in enumerate(ops, 1):
-        yield ExampleImage(op_text(op), count == chain.cut, drawn(count, 0))
-    if any(op.random for op in chain.on_images) or (built.variants > 1 and any(op.random for op in chain.prefix)):
+        yield ExampleImage(op_text(op), count == chain.cut, jpeg(count, 0))
+    if any(op.random for op in chain.on_images) or (manifest.variants > 1 and any(op.random for op in chain.prefix)):
         for epoch in range(1, 1 + _LATER_EPOCHS):
-            yield ExampleImage(f"epoch {epoch}", False, drawn(len(ops), epoch))
+            yield ExampleImage(f"epoch {epoch}", False, jpeg(len(ops), epoch))
 
 
 def _jpeg(pixels: NDArray[np.generic]) -> str:
-    """Return an image ``[H, W, C]`` uint8 as a small JPEG, in base64."""
+    """Return an image `[H, W, C]` uint8 as a small JPEG, base64-encoded."""
     image = as_image(np.ascontiguousarray(pixels))
     image.thumbnail((_SIDE, _SIDE))
     times = max(1, _SIDE // max(image.size))

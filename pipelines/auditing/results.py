@@ -11,7 +11,9 @@ from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import Limits, alias
 from joulecache.pipelines.core.notebook import Displayed
+from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
+from joulecache.pipelines.experiment.claims import Inferiority
 from joulecache.pipelines.experiment.results import (
     Amount,
     Count,
@@ -22,7 +24,6 @@ from joulecache.pipelines.experiment.results import (
     Whole,
     WorkloadResult,
 )
-from joulecache.pipelines.experiment.statistics import Inferiority, Mean
 
 REPORT_VERSION = 1
 

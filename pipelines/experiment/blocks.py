@@ -1,30 +1,49 @@
-"""How workloads are measured: warm-ups that are discarded, then blocks in which every arm runs once, in random order."""
+"""How workloads are measured: discarded warm-ups, then blocks in which every arm runs once, in random order."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 
+from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Energy, Meter
-from joulecache.pipelines.experiment.arms import Arm, naming_failures
+from joulecache.pipelines.experiment.arms import Arm
+from joulecache.pipelines.experiment.failures import naming_failures
 from joulecache.pipelines.experiment.results import Joules, WorkloadResult
-from joulecache.pipelines.experiment.runs import Run, RunLog, again, alone
-from joulecache.pipelines.experiment.summary import CachedArm, summarize
-from joulecache.pipelines.experiment.workloads import InputOnly, Workload
+from joulecache.pipelines.experiment.runs import Run, RunLog, Runner
+from joulecache.pipelines.experiment.summary import CachedArm, Design, summarize
+from joulecache.pipelines.experiment.workloads import InputOnly, Workload, training_device
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
+_FILL = "fill"
 
-Entry = tuple[str, Workload, Arm]
-"""What runs once in a block: the name of the run, what eats, and what is eaten."""
+
+@dataclass(frozen=True)
+class Entry:
+    """What runs once per block.
+
+    Attributes:
+        runner: What its runs are called in the log.
+        workload: What consumes.
+        arm: What is consumed.
+    """
+
+    runner: Runner
+    workload: Workload
+    arm: Arm
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of what a workload does, to be measured beside the whole: by its own workload, on one arm for each arm of the whole."""
+    """A part of a workload that is also measured alone.
+
+    Attributes:
+        name: Its name.
+        workload: What consumes.
+        arms: One arm for each arm of the whole.
+    """
 
     name: str
     workload: Workload
@@ -33,101 +52,132 @@ class Part:
 
 @dataclass
 class Bench:
-    """Measures workloads in arms that are compared with the `reference`, and with the `cached` one where a cache was built.
+    """Measures workloads in arms.
 
-    `one_time` holds, by arm, what it spends before the first epoch; an arm that fills a cache adds that.
+    Attributes:
+        log: Keeps every run.
+        meter: Measures it.
+        seed: Seed of the weights and of the order of the runs.
+        reference: Name of the arm that all others are compared with.
+        progress: Told what is being measured.
+        cached: The arm that reads a cache, if one was built.
+        one_time: By arm, the energy it uses once before the first epoch; the cost of filling a cache is added.
     """
 
     log: RunLog
     meter: Meter
     seed: int
-    tell: Progress
     reference: str
+    progress: Progress = silent
     cached: CachedArm | None = None
     one_time: dict[str, Joules] = field(default_factory=dict)
     _epoch: int = field(default=1, init=False)
 
     def measure(
-        self, workload: Workload, arms: Sequence[Arm], pairs: int | None, parts: Sequence[Part] = ()
+        self, workload: Workload, arms: Sequence[Arm], blocks: int | None = None, parts: Sequence[Part] = ()
     ) -> WorkloadResult:
-        """Run every arm and every part of it once per block, the reference twice, in random order; the first runs are discarded.
+        """Measure a workload: each arm and each part once per block, the reference twice, in random order.
 
-        The order depends on the seed, the workload and the block alone. Blocks that the log has are not run again. Raises
-        ArmError for an arm whose input fails.
+        The order depends on the seed, the workload and the block alone. Blocks that are in the log do not run again.
+
+        Args:
+            workload: What consumes.
+            arms: What is compared.
+            blocks: Number of blocks; None: the workload's default.
+            parts: Parts of the workload to measure alone.
+
+        Raises:
+            ArmError: The input of an arm fails.
         """
-        blocks = pairs or workload.blocks
-        entries: list[Entry] = [(arm.name, workload, arm) for arm in arms]
+        blocks = blocks or workload.blocks
+        entries = [Entry(Runner(arm.name), workload, arm) for arm in arms]
         entries += [
-            (alone(arm.name, part.name), part.workload, each)
+            Entry(Runner(arm.name, "part", part.name), part.workload, alone)
             for part in parts
-            for arm, each in zip(arms, part.arms, strict=True)
+            for arm, alone in zip(arms, part.arms, strict=True)
         ]
-        control = (again(self.reference), workload, next(arm for arm in arms if arm.name == self.reference))
+        reference = next(arm for arm in arms if arm.name == self.reference)
+        control = Entry(Runner(self.reference, "control"), workload, reference)
         for arm in arms:
             if arm.fills and arm.name not in self.one_time:
                 self.one_time[arm.name] = self._fill(arm)
-        runs = self.interleave(workload.name, [*entries, control], blocks, warm_ups=entries)
-        return summarize(
-            workload,
-            [arm.name for arm in arms],
-            self.reference,
-            runs,
-            blocks,
-            parts=[part.name for part in parts],
-            logged=self.log.runs,
+        design = Design(
+            workload=workload.name,
+            epochs_per_run=workload.epochs,
+            blocks=blocks,
+            arms=tuple(arm.name for arm in arms),
+            reference=self.reference,
+            parts=tuple(part.name for part in parts),
             one_time=self.one_time,
             cached=self.cached,
+            on_accelerator=training_device() != "CPU:0",
         )
+        runs = self.interleave(workload.name, [*entries, control], blocks, warm_ups=entries)
+        return summarize(design, runs, self.log.runs)
 
-    def interleave(self, of: str, entries: Sequence[Entry], blocks: int, warm_ups: Sequence[Entry]) -> list[Run]:
-        """Run every entry once per block, in random order; return the runs of all blocks, which the log has under the name `of`.
+    def interleave(self, name: str, entries: Sequence[Entry], blocks: int, warm_ups: Sequence[Entry]) -> list[Run]:
+        """Run every entry once per block, in random order.
 
-        Only where blocks are to be run are there `warm_ups` before them, which are discarded.
+        Args:
+            name: The workload that the log has the runs under.
+            entries: What runs.
+            blocks: Number of blocks.
+            warm_ups: What runs before the first block that is not in the log, and is discarded.
+
+        Returns:
+            The runs of all blocks.
         """
-        names = [name for name, _, _ in entries]
+        runners = [entry.runner for entry in entries]
         runs: list[Run] = []
         steps, warm = len(warm_ups) + blocks * len(entries), False
         for block in range(blocks):
-            known = self.log.block(of, block, names)
+            known = self.log.block(name, block, runners)
             if known is not None:
                 runs += known
                 continue
             if not warm:
-                for done, (_, workload, arm) in enumerate(warm_ups):
-                    self.tell(f"{of}: warm-up", done, steps)
-                    workload.prepare(0)
-                    with _released(workload), naming_failures(arm.name):
-                        workload.run(arm, 0)
+                self._warm_up(name, warm_ups, steps)
                 warm = True
-            order = random.Random(f"{self.seed} {of} {block}").sample(entries, len(entries))
-            for place, (name, workload, arm) in enumerate(order):
-                self.tell(f"{of}: block {block + 1} of {blocks}", len(warm_ups) + len(runs), steps)
-                runs.append(self._run(of, workload, name, arm, block, place))
+            order = random.Random(f"{self.seed} {name} {block}").sample(list(entries), len(entries))
+            for place, entry in enumerate(order):
+                self.progress(f"{name}: block {block + 1} of {blocks}", len(warm_ups) + len(runs), steps)
+                runs.append(self._run(name, entry, block, place))
         return runs
 
-    def _fill(self, arm: Arm) -> Joules:
-        """Return what the epoch that fills an arm's cache costs beyond the next one."""
-        runs = [self.log.block("fill", epoch, [arm.name]) for epoch in range(2)]
-        if None in runs:
-            runs = [[self._run("fill", InputOnly("fill"), arm.name, arm, epoch, 0)] for epoch in range(2)]
-        first, second = (active_joules(run.energy) for of in runs if of is not None for run in of)
-        return Joules(*(max(0.0, a - b) for a, b in zip(astuple(first), astuple(second), strict=True)))
+    def _warm_up(self, name: str, entries: Sequence[Entry], steps: int) -> None:
+        for done, entry in enumerate(entries):
+            self.progress(f"{name}: warm-up", done, steps)
+            entry.workload.prepare(0)
+            with _released(entry.workload), naming_failures(entry.arm.name):
+                entry.workload.run(entry.arm, 0)
 
-    def _run(self, of: str, workload: Workload, name: str, arm: Arm, block: int, place: int) -> Run:
+    def _fill(self, arm: Arm) -> Joules:
+        """Return what the epoch that fills an arm's cache uses beyond the next one."""
+        entry = Entry(Runner(arm.name), InputOnly(), arm)
+        runs = [self.log.block(_FILL, epoch, [entry.runner]) for epoch in range(2)]
+        if None in runs:
+            runs = [[self._run(_FILL, entry, epoch, 0)] for epoch in range(2)]
+        first, second = (astuple(active_joules(run.energy)) for found in runs if found is not None for run in found)
+        return Joules(*(max(0.0, a - b) for a, b in zip(first, second, strict=True)))
+
+    def _run(self, name: str, entry: Entry, block: int, place: int) -> Run:
+        workload, arm = entry.workload, entry.arm
         workload.prepare(block)
-        with _released(workload), naming_failures(arm.name), self.meter.window(of) as window:
+        with _released(workload), naming_failures(arm.name), self.meter.window(name) as window:
             images = workload.run(arm, self._epoch)
         self._epoch += math.ceil(images / arm.records)
         run = Run(
             attempt=self.log.attempt,
-            workload=of,
+            workload=name,
             block=block,
             place=place,
-            arm=name,
+            arm=entry.runner.arm,
             images=images,
             energy=window.energy,
             accuracy=workload.accuracy(),
             waited_s=workload.waited_s(window.energy.duration_s),
+            role=entry.runner.role,
+            part=entry.runner.part,
         )
         self.log.add(run)
         return run
@@ -135,7 +185,7 @@ class Bench:
 
 @contextmanager
 def _released(workload: Workload) -> Iterator[None]:
-    """Let go of what a run keeps, however it ends."""
+    """Release the workload however the run ends."""
     try:
         yield
     finally:
@@ -143,5 +193,5 @@ def _released(workload: Workload) -> Iterator[None]:
 
 
 def active_joules(energy: Energy) -> Joules:
-    """Return the active part of an energy, with its ends."""
+    """Return the active part of an energy."""
     return Joules(energy.active_j, energy.active_low_j, energy.active_high_j)

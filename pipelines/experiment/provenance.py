@@ -1,15 +1,17 @@
-"""What an audit ran on, and with: it goes into the settings that a stopped one is found again by, and into the report."""
+"""What an experiment ran on and with: part of the report, and of the settings by which a stopped one is recognized."""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from importlib import metadata
 from typing import Any
 
-from joulecache.pipelines.core.codec import to_json
+import tensorflow as tf
+
+from joulecache.pipelines.core import codec
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.experiment.arms import thread_counts
 from joulecache.pipelines.experiment.results import RunProvenance, Threads
 
 _PACKAGES = (
@@ -26,11 +28,11 @@ _PACKAGES = (
 
 
 def conditions(meter: Meter) -> dict[str, Any]:
-    """Return what must be the same for runs to make one series: threads, meter and versions."""
+    """Return what has to stay the same for runs to form one series: threads, meter and versions."""
     return {
-        "threads": thread_counts(),
-        # joules of two methods are not one series; what the meter notes may change while it works
-        "meter": {name: value for name, value in to_json(meter.provenance()).items() if name != "notes"},
+        "threads": codec.to_json(_threads()),
+        # joules of two methods are not one series; notes may be added while the meter works
+        "meter": {name: value for name, value in codec.to_json(meter.provenance()).items() if name != "notes"},
         "versions": _versions(),
     }
 
@@ -52,11 +54,19 @@ def run_provenance(
         model=model,
         train_epochs=train_epochs,
         steps=steps,
-        threads=Threads(**thread_counts()),
+        threads=_threads(),
         platform=platform.platform(),
         python=platform.python_version(),
         versions=_versions(),
         meter=meter.provenance(),
+    )
+
+
+def _threads() -> Threads:
+    return Threads(
+        cpus=len(os.sched_getaffinity(0)),
+        intra_op=tf.config.threading.get_intra_op_parallelism_threads(),
+        inter_op=tf.config.threading.get_inter_op_parallelism_threads(),
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 from joulecache.pipelines.core.codec import Limits
-from joulecache.pipelines.energy.provenance import Provenance
-from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Ratio
+from joulecache.pipelines.energy import Provenance
+from joulecache.pipelines.experiment.claims import Finding
+from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 
 Amount = Annotated[float, Limits(ge=0)]
 Positive = Annotated[float, Limits(gt=0)]

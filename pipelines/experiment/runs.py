@@ -1,34 +1,53 @@
-"""Every run of an audit, kept in a file as soon as it is done, so that an audit that was stopped goes on where it was."""
+"""The log of an experiment: every run is kept as soon as it is done, so that a stopped experiment can continue."""
 
 from __future__ import annotations
 
 import functools
-import json
 import operator
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
+from joulecache.pipelines.core import codec
 from joulecache.pipelines.energy import Energy
 
-
-def again(reference: str) -> str:
-    """Return the name of the reference's second run in a block, the A/A control: what it differs from the first is noise."""
-    return f"{reference} again"
+Role = Literal["arm", "control", "part"]
 
 
-def alone(arm: str, part: str) -> str:
-    """Return the name of the run of a part of an arm by itself, in the same block as the whole."""
-    return f"{arm}, {part} alone"
+class Runner(NamedTuple):
+    """What runs once in every block of a workload.
+
+    Attributes:
+        arm: The arm.
+        role: "arm"; "control", the reference's second run in a block (the A/A control: it differs from the first by noise alone);
+            or "part", a part of the arm that runs alone.
+        part: The part; None for the whole arm.
+    """
+
+    arm: str
+    role: Role = "arm"
+    part: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One measured run of one arm. `attempt` counts the processes that worked on the audit, from 1.
+    """One measured run.
 
-    `waited_s`: how long a training waited for its next batches, None where that was not measured.
+    Attributes:
+        attempt: Which process of the experiment ran it, from 1.
+        workload: The workload.
+        block: Number of the block, from 0.
+        place: Position in the order of the block, from 0.
+        arm: The arm.
+        images: Images that were consumed.
+        energy: Its energy.
+        accuracy: Accuracy on the held-out records; None if not measured.
+        waited_s: Seconds in which a training waited for batches; None if not measured.
+        role: See `Runner`.
+        part: See `Runner`.
     """
 
     attempt: int
@@ -39,19 +58,28 @@ class Run:
     images: int
     energy: Energy
     accuracy: float | None
-    waited_s: float | None = None  # older logs do not have it
+    # older logs do not have these
+    waited_s: float | None = None
+    role: Role = "arm"
+    part: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a dict of JSON values."""
-        return {**asdict(self), "energy": self.energy.to_json()}
+    @property
+    def runner(self) -> Runner:
+        """What ran."""
+        return Runner(self.arm, self.role, self.part)
 
 
 @dataclass
 class RunLog:
-    """The runs of an audit: those in its file, and those that are added to it.
+    """The runs of an experiment: those in its file, and those added to it.
 
-    A block whose arms did not all run in one attempt is not complete: its runs stay in the file and count for nothing. A
-    last line that a kill cut short is dropped.
+    A block is complete if all of its runs are from one attempt; the others stay in the file and are not used. A last line that
+    was cut short by a kill is dropped.
+
+    Attributes:
+        path: The file, one JSON object per line.
+        runs: All runs.
+        attempt: Number of this process, from 1.
     """
 
     path: Path
@@ -65,25 +93,28 @@ class RunLog:
         end = content.rfind(b"\n") + 1
         if end < len(content):
             os.truncate(self.path, end)
-        for line in content[:end].splitlines():
-            body = json.loads(line)
-            self.runs.append(Run(**{**body, "energy": Energy.from_json(body["energy"])}))
+        for number, line in enumerate(content[:end].splitlines(), 1):
+            try:
+                self.runs.append(codec.loads(Run, line, allow_unknown=True))
+            except ValueError as error:
+                raise ValueError(f"{str(self.path)!r}, line {number}: not a run: {error}") from error
         self.attempt = 1 + max((run.attempt for run in self.runs), default=0)
 
     def add(self, run: Run) -> None:
-        """Keep a run."""
+        """Append a run to the file."""
         self.runs.append(run)
         with open(self.path, "a", encoding="utf-8") as log:
-            log.write(json.dumps(run.to_json()) + "\n")
+            log.write(codec.dumps(run) + "\n")
 
     def energy(self) -> Energy:
-        """Return what all runs took together."""
+        """Return the energy of all runs together."""
         return functools.reduce(operator.add, (run.energy for run in self.runs))
 
-    def block(self, workload: str, number: int, arms: Sequence[str]) -> list[Run] | None:
-        """Return the runs of a block in which each of the arms ran once, those of the last attempt; None without any."""
+    def block(self, workload: str, number: int, runners: Iterable[Runner]) -> list[Run] | None:
+        """Return the latest complete runs of a block; None if there are none."""
+        wanted = Counter(runners)
         for attempt in range(self.attempt, 0, -1):
-            of = [run for run in self.runs if (run.attempt, run.workload, run.block) == (attempt, workload, number)]
-            if sorted(run.arm for run in of) == sorted(arms):
-                return of
+            found = [run for run in self.runs if (run.attempt, run.workload, run.block) == (attempt, workload, number)]
+            if Counter(run.runner for run in found) == wanted:
+                return found
         return None

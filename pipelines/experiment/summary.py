@@ -1,4 +1,4 @@
-"""What the runs of a workload amount to: each arm's figures, and what may be claimed of them."""
+"""What the runs of a workload amount to: the figures of each arm, and what may be claimed of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import operator
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
+from joulecache.pipelines.experiment.claims import Finding, finding
 from joulecache.pipelines.experiment.results import (
     AccuracyRange,
     ArmResult,
@@ -17,22 +17,27 @@ from joulecache.pipelines.experiment.results import (
     Comparison,
     Joules,
     PartResult,
-    Waiting,
     WorkloadResult,
 )
-from joulecache.pipelines.experiment.runs import Run, again, alone
-from joulecache.pipelines.experiment.statistics import Ratio, break_even, finding, paired_ratio
-from joulecache.pipelines.experiment.waiting import inputs_of, price_waiting
-from joulecache.pipelines.experiment.workloads import Workload
+from joulecache.pipelines.experiment.runs import Run, Runner
+from joulecache.pipelines.experiment.statistics import Ratio, break_even, paired_ratio
+from joulecache.pipelines.experiment.waiting import input_runs, price_waiting
 
 ACTIVE = ("active_j", "active_low_j", "active_high_j")
+"""The fields of an Energy that hold its active joules: value, low, high."""
+_TOTAL = ("total_j", "low_j", "high_j")
+_NOTHING = Joules(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class CachedArm:
-    """The arm that reads a cache, which was built before the first epoch.
+    """The arm that reads a cache, which is built before the first epoch.
 
-    Verdicts on it look at `trainings` trainings of `horizon` epochs, each of `records` images.
+    Attributes:
+        name: Its name.
+        records: Images in an epoch.
+        horizon: Epochs of one training that verdicts cover.
+        trainings: Trainings that share the cache.
     """
 
     name: str
@@ -41,115 +46,151 @@ class CachedArm:
     trainings: int
 
 
-def summarize(
-    workload: Workload,
-    names: Sequence[str],
-    reference: str,
-    runs: Sequence[Run],
-    blocks: int,
-    *,
-    parts: Sequence[str] = (),
-    logged: Sequence[Run] = (),
-    one_time: Mapping[str, Joules] | None = None,
-    cached: CachedArm | None = None,
-) -> WorkloadResult:
-    """Summarize runs in complete blocks. The reference's second run of a block is the control; `one_time` is spent before the first
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What was measured, and how its arms are compared.
 
-    epoch: the build once for all trainings on a cache, another arm's in each. `parts` were measured by themselves in the same blocks;
-    all that was `logged` may say what the machine takes while a training waits.
+    Attributes:
+        workload: Name of the workload.
+        epochs_per_run: Epochs in one run.
+        blocks: Number of blocks.
+        arms: Names of the arms.
+        reference: The arm that all others are compared with.
+        parts: Parts that were measured alone, in the same blocks.
+        one_time: By arm, the energy it uses once: the build once for all trainings that share a cache, another arm's in each.
+        cached: The arm that reads a cache, if one was built.
+        on_accelerator: Whether an accelerator trains.
     """
-    control_name = again(reference)
-    by_arm: dict[str, list[Run]] = {name: [] for name in (*names, control_name)}
-    by_arm |= {alone(name, part): [] for name in names for part in parts}
-    for run in runs:
-        by_arm[run.arm].append(run)
-    active = {name: [run.energy.active_j / run.images for run in of] for name, of in by_arm.items()}
-    control = paired_ratio(active[control_name], active[reference])
-    # Both runs of the reference in a block are measurements of it. Ratios are judged by their logarithms, in which the arithmetic mean of
-    # two noisy runs lies above either: with 40% noise and 20 blocks equal arms were then claimed to save in 5% of audits, to cost in 1%.
-    active[reference] = [math.sqrt(a * b) for a, b in zip(active[reference], active[control_name], strict=True)]
-    both = {**by_arm, reference: [*by_arm[reference], *by_arm[control_name]]}
-    once = {name: (one_time or {}).get(name, Joules(0.0, 0.0, 0.0)) for name in names}
 
-    def compared(name: str, other: str) -> tuple[Ratio, tuple[Any, str]]:
-        ratio = paired_ratio(active[name], active[other])
-        corners = [
-            _mean_per_image(both[name], end) / _mean_per_image(both[other], end)
-            for end in ("low_j", "total_j", "high_j")
-        ]
-        return ratio, finding(ratio, control, corners)
+    workload: str
+    epochs_per_run: int
+    blocks: int
+    arms: tuple[str, ...]
+    reference: str
+    parts: tuple[str, ...] = ()
+    one_time: Mapping[str, Joules] = field(default_factory=dict)
+    cached: CachedArm | None = None
+    on_accelerator: bool = False
 
-    def part_result(name: str, part: str) -> PartResult:
-        of = by_arm[alone(name, part)]
-        return PartResult(
-            name=part,
-            active_j_per_1000=per_1000(of, *ACTIVE),
-            wall_us_per_image=_wall_us(of),
-            ratio=paired_ratio(active[alone(name, part)], active[name]),
+
+def summarize(design: Design, runs: Sequence[Run], logged: Sequence[Run] = ()) -> WorkloadResult:
+    """Summarize runs.
+
+    Args:
+        design: What was measured.
+        runs: The runs of complete blocks.
+        logged: All runs of the experiment; some may show the machine's idle power.
+    """
+    return _Summary(design, runs, logged).result()
+
+
+class _Summary:
+    """The runs of a design by runner, and their active joules per image, block by block.
+
+    Both runs of the reference in a block measure it. Ratios are judged by their logarithms, where the arithmetic mean of two noisy
+    runs lies above either: with 40% noise and 20 blocks equal arms were claimed to save in 5% of audits, and to cost in 1%. So the
+    geometric mean counts.
+    """
+
+    def __init__(self, design: Design, runs: Sequence[Run], logged: Sequence[Run]) -> None:
+        self._design, self._logged = design, logged
+        self._runs: dict[Runner, list[Run]] = {}
+        for run in runs:
+            self._runs.setdefault(run.runner, []).append(run)
+        self._blocks_j = {
+            runner: [run.energy.active_j / run.images for run in found] for runner, found in self._runs.items()
+        }
+        reference, control = Runner(design.reference), Runner(design.reference, "control")
+        self._control = paired_ratio(self._blocks_j[control], self._blocks_j[reference])
+        pairs = zip(self._blocks_j[reference], self._blocks_j[control], strict=True)
+        self._blocks_j[reference] = [math.sqrt(a * b) for a, b in pairs]
+        self._runs[reference] = [*self._runs[reference], *self._runs[control]]
+
+    def result(self) -> WorkloadResult:
+        """Return the results of all arms, and the comparisons with the cached one."""
+        design = self._design
+        return WorkloadResult(
+            workload=design.workload,
+            blocks=design.blocks,
+            epochs_per_run=design.epochs_per_run,
+            control=self._control,
+            arms=tuple(self._arm_result(name) for name in design.arms),
+            comparisons=()
+            if design.cached is None
+            else tuple(self._comparison(design.cached, name) for name in design.arms if name != design.cached.name),
         )
 
-    results = []
-    for name in names:
-        ratio, (found, why) = compared(name, reference)
-        measured = tuple(part_result(name, part) for part in parts)
-        waiting = price_waiting(both[name], inputs_of(name, logged))
-        results.append(_arm_result(name, both[name], active[name], once[name], ratio, found, why, measured, waiting))
-    comparisons = []
-    for other in names:
-        if cached is None or other == cached.name:
-            continue
-        ratio, (found, why) = compared(cached.name, other)
-        epoch_j = cached.records * statistics.fmean(active[other])
-        built_j, filled_j = once[cached.name].value, once[other].value
-        paid = break_even(built_j - filled_j, epoch_j, ratio)
-        over_runs = break_even(built_j - cached.trainings * filled_j, cached.trainings * epoch_j, ratio)
-        whole = (built_j + cached.horizon * epoch_j * ratio.value) / (filled_j + cached.horizon * epoch_j)
-        comparisons.append(Comparison(other, ratio, found, why, paid, cached.trainings, over_runs, whole))
-    return WorkloadResult(workload.name, blocks, workload.epochs, control, tuple(results), tuple(comparisons))
+    def _compare(self, name: str, other: str) -> tuple[Ratio, Finding, str]:
+        runner, against = Runner(name), Runner(other)
+        ratio = paired_ratio(self._blocks_j[runner], self._blocks_j[against])
+        corners = [
+            _mean_per_image(self._runs[runner], end) / _mean_per_image(self._runs[against], end) for end in _TOTAL
+        ]
+        return ratio, *finding(ratio, self._control, corners)
+
+    def _arm_result(self, name: str) -> ArmResult:
+        runs, blocks_j = self._runs[Runner(name)], self._blocks_j[Runner(name)]
+        ratio, found, why = self._compare(name, self._design.reference)
+        whole = functools.reduce(operator.add, (run.energy for run in runs))
+        wall_us = _wall_us(runs)
+        accuracies = [run.accuracy for run in runs if run.accuracy is not None]
+        read = [run.energy.read_bytes / run.images for run in runs if run.energy.read_bytes is not None]
+        peaks = [run.energy.peak_rss_bytes for run in runs if run.energy.peak_rss_bytes is not None]
+        carbon = [run.energy.carbon_g / run.images * 1000 for run in runs if run.energy.carbon_g is not None]
+        inputs = input_runs(name, self._logged)
+        return ArmResult(
+            name=name,
+            runs=len(runs),
+            images_per_run=round(statistics.fmean(run.images for run in runs)),
+            active_j_per_1000=per_1000(runs, *ACTIVE),
+            active_j_per_1000_by_block=tuple(1000 * each for each in blocks_j),
+            total_j_per_1000=per_1000(runs, *_TOTAL),
+            cpu_us_per_image=statistics.fmean(run.energy.cpu_s / run.images for run in runs) * 1e6,
+            wall_us_per_image=wall_us,
+            images_per_s=1e6 / wall_us,
+            read_bytes_per_image=statistics.fmean(read) if read else None,
+            peak_rss_bytes=max(peaks, default=None),
+            carbon_g_per_1000=statistics.fmean(carbon) if carbon else None,
+            one_time=self._design.one_time.get(name, _NOTHING),
+            ratio=ratio,
+            finding=found,
+            why=why,
+            accuracy=_accuracy_range(accuracies),
+            contamination=BackgroundLoad(**whole.contamination_shares),
+            flags=whole.flags,
+            flagged_runs=sum(bool(run.energy.flags) for run in runs),
+            parts=tuple(self._part_result(name, part) for part in self._design.parts),
+            waiting=price_waiting(runs, inputs, on_accelerator=self._design.on_accelerator),
+        )
+
+    def _part_result(self, name: str, part: str) -> PartResult:
+        runner = Runner(name, "part", part)
+        runs = self._runs[runner]
+        return PartResult(
+            name=part,
+            active_j_per_1000=per_1000(runs, *ACTIVE),
+            wall_us_per_image=_wall_us(runs),
+            ratio=paired_ratio(self._blocks_j[runner], self._blocks_j[Runner(name)]),
+        )
+
+    def _comparison(self, cached: CachedArm, other: str) -> Comparison:
+        ratio, found, why = self._compare(cached.name, other)
+        epoch_j = cached.records * statistics.fmean(self._blocks_j[Runner(other)])
+        built_j, filled_j = (self._design.one_time.get(name, _NOTHING).value for name in (cached.name, other))
+        return Comparison(
+            other=other,
+            ratio=ratio,
+            finding=found,
+            why=why,
+            break_even=break_even(built_j - filled_j, epoch_j, ratio),
+            runs=cached.trainings,
+            break_even_over_runs=break_even(built_j - cached.trainings * filled_j, cached.trainings * epoch_j, ratio),
+            horizon_ratio=(built_j + cached.horizon * epoch_j * ratio.value) / (filled_j + cached.horizon * epoch_j),
+        )
 
 
-def _arm_result(
-    name: str,
-    runs: Sequence[Run],
-    blocks: Sequence[float],
-    once: Joules,
-    ratio: Ratio,
-    found: Any,
-    why: str,
-    parts: tuple[PartResult, ...],
-    waiting: Waiting | None,
-) -> ArmResult:
-    images = statistics.fmean(run.images for run in runs)
-    wall_us = _wall_us(runs)
-    accuracies = [run.accuracy for run in runs if run.accuracy is not None]
-    read = [run.energy.read_bytes / run.images for run in runs if run.energy.read_bytes is not None]
-    peaks = [run.energy.peak_rss_bytes for run in runs if run.energy.peak_rss_bytes is not None]
-    carbon = [run.energy.carbon_g / run.images * 1000 for run in runs if run.energy.carbon_g is not None]
-    whole = functools.reduce(operator.add, (run.energy for run in runs))
-    return ArmResult(
-        name=name,
-        runs=len(runs),
-        images_per_run=round(images),
-        active_j_per_1000=per_1000(runs, *ACTIVE),
-        active_j_per_1000_by_block=tuple(1000 * each for each in blocks),
-        total_j_per_1000=per_1000(runs, "total_j", "low_j", "high_j"),
-        cpu_us_per_image=statistics.fmean(run.energy.cpu_s / run.images for run in runs) * 1e6,
-        wall_us_per_image=wall_us,
-        images_per_s=1e6 / wall_us,
-        read_bytes_per_image=statistics.fmean(read) if read else None,
-        peak_rss_bytes=max(peaks) if peaks else None,
-        carbon_g_per_1000=statistics.fmean(carbon) if carbon else None,
-        one_time=once,
-        ratio=ratio,
-        finding=found,
-        why=why,
-        accuracy=AccuracyRange(statistics.fmean(accuracies), min(accuracies), max(accuracies)) if accuracies else None,
-        contamination=BackgroundLoad(**whole.contamination_shares),
-        flags=whole.flags,
-        flagged_runs=sum(bool(run.energy.flags) for run in runs),
-        parts=parts,
-        waiting=waiting,
-    )
+def _accuracy_range(accuracies: Sequence[float]) -> AccuracyRange | None:
+    return AccuracyRange(statistics.fmean(accuracies), min(accuracies), max(accuracies)) if accuracies else None
 
 
 def _wall_us(runs: Sequence[Run]) -> float:
@@ -161,5 +202,5 @@ def _mean_per_image(runs: Sequence[Run], attribute: str) -> float:
 
 
 def per_1000(runs: Sequence[Run], *attributes: str) -> Joules:
-    """Return the mean energies per 1,000 images of some runs: value, low and high, by the attributes of Energy that hold them."""
+    """Return mean energies per 1,000 images: value, low and high, by the fields of Energy that hold them."""
     return Joules(*(1000 * _mean_per_image(runs, attribute) for attribute in attributes))

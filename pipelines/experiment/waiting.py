@@ -1,4 +1,4 @@
-"""What the machine burns while a training waits for its next batch."""
+"""The energy of the idle machine while a training waits for its next batch."""
 
 from __future__ import annotations
 
@@ -7,35 +7,43 @@ import operator
 from collections.abc import Sequence
 
 from joulecache.pipelines.energy import Component, Energy
+from joulecache.pipelines.experiment.names import INPUT
 from joulecache.pipelines.experiment.results import Joules, Waiting
-from joulecache.pipelines.experiment.runs import Run, alone
-from joulecache.pipelines.experiment.workloads import InputOnly, training_device
+from joulecache.pipelines.experiment.runs import Run
 
 
-def inputs_of(arm: str, logged: Sequence[Run]) -> list[Run]:
-    """Return the runs in which an arm fed nothing: those of its input, as a workload or as a part of a training."""
-    name = InputOnly.name
-    return [run for run in logged if (run.workload, run.arm) == (name, arm) or run.arm == alone(arm, name)]
+def input_runs(arm: str, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that only iterated over an arm's batches, as a workload or as a part of a training."""
+    return [
+        run
+        for run in runs
+        if run.arm == arm and (run.part == INPUT if run.role == "part" else run.workload == INPUT and run.role == "arm")
+    ]
 
 
-def price_waiting(runs: Sequence[Run], inputs: Sequence[Run]) -> Waiting | None:
-    """Return what trainings burnt while they waited for batches, None where no wait was timed.
+def price_waiting(runs: Sequence[Run], inputs: Sequence[Run], *, on_accelerator: bool = False) -> Waiting | None:
+    """Return what trainings used while they waited for batches; None if no wait was timed.
 
-    Each run's waited seconds are multiplied with the watts of the machine that idles: those of the run itself, and where it has a
-    GPU those of the GPU over `inputs`, runs of the same input in which nothing is computed. There are no joules where one
-    of the two is not known.
+    Each run's waiting time is multiplied by the idle power of the machine: the run's own, and for a GPU its power during `inputs`.
+    There are no joules if one of the two is unknown.
+
+    Args:
+        runs: Trainings.
+        inputs: Runs of the same input in which nothing is computed.
+        on_accelerator: Whether an accelerator trains, which may still compute while the next batch is requested.
     """
     timed = [(run.energy, run.waited_s, run.images) for run in runs if run.waited_s is not None]
     if not timed:
         return None
     waited_s = sum(seconds for _, seconds, _ in timed)
-    burnt = [_while_idle(energy, seconds) for energy, seconds, _ in timed]
-    if any(energy.components["gpu"] is not None for energy, _, _ in timed):
-        burnt.append(_gpu_while_idle([run.energy for run in inputs], waited_s))
-    known = [part for part in burnt if part is not None]
+    parts = [_while_idle(energy, seconds) for energy, seconds, _ in timed]
+    has_gpu = any(energy.components["gpu"] is not None for energy, _, _ in timed)
+    if has_gpu:
+        parts.append(_gpu_while_idle([run.energy for run in inputs], waited_s))
+    known = [part for part in parts if part is not None]
     share_of_time = waited_s / sum(energy.duration_s for energy, _, _ in timed)
-    at_most = training_device() != "CPU:0" or any(energy.components["gpu"] is not None for energy, _, _ in timed)
-    if len(known) < len(burnt):
+    at_most = on_accelerator or has_gpu
+    if len(known) < len(parts):
         return Waiting(share_of_time, None, None, None, at_most)
     whole = functools.reduce(operator.add, known)
     per_1000 = 1000 / sum(images for _, _, images in timed)
@@ -49,10 +57,10 @@ def price_waiting(runs: Sequence[Run], inputs: Sequence[Run]) -> Waiting | None:
 
 
 def _while_idle(energy: Energy, seconds: float) -> Component | None:
-    """Return what the machine without its GPU takes in so many seconds of a window, when nothing is computed."""
+    """Return the energy of the idle machine without its GPU in some seconds of a window."""
     idle = energy.components["idle"]
     if idle is None and energy.total_j > energy.active_j:
-        # counters do not tell idle from active, the meter's share of them does
+        # Counters do not tell idle from active energy; the meter's share does.
         idle = Component(
             value_j=energy.total_j - energy.active_j,
             low_j=max(0.0, energy.low_j - energy.active_high_j),
@@ -66,7 +74,7 @@ def _while_idle(energy: Energy, seconds: float) -> Component | None:
 
 
 def _gpu_while_idle(inputs: Sequence[Energy], seconds: float) -> Component | None:
-    """Return what the GPU takes in so many seconds, from windows in which it has nothing to do."""
+    """Return the energy of an idle GPU in some seconds, from windows in which it is idle."""
     known = [(energy.components["gpu"], energy.duration_s) for energy in inputs]
     parts = [part for part, _ in known if part is not None]
     if not parts or len(parts) < len(known):

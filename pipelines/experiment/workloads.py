@@ -1,90 +1,79 @@
-"""What the arms feed: nothing, the training of a CNN, the fine-tuning of its pruned form, or the inference of the compressed one."""
+"""Workloads: what consumes an arm's batches. Nothing, training, fine-tuning or inference."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.pruning import prune_channels
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.tflite import TfliteModel
 from joulecache.pipelines.experiment.arms import Arm
+from joulecache.pipelines.experiment.names import FINETUNE, INFER, INPUT, TRAIN
 from joulecache.pipelines.models.fitting import compile_model, ends_in_softmax
 from joulecache.pipelines.training.input_waits import InputWaits
 
-WORKLOADS = ("input", "train", "finetune", "infer")
-DEFAULT_WORKLOADS = ("input", "train", "infer")
-SHORTEST_RUN_S = 1.0
-"""How long a run of the input alone takes at least, as far as so many times its epochs suffice."""
-_MOST_TIMES = 50
+_MOST_REPEATS = 50
 
 
-def check_names(what: str, names: Sequence[str], allowed: Sequence[str], needed: Sequence[str] = ()) -> None:
-    """Raise ValueError unless the names are some of the allowed ones, each once, and hold those that are needed."""
-    if not names or len(set(names)) != len(names) or any(name not in allowed for name in names):
-        raise ValueError(f"{what} must be some of {', '.join(allowed)}, each once, got {', '.join(names) or 'none'}")
-    for name in needed:
-        if name not in names:
-            raise ValueError(f"{what} must have {name}, which the others are compared with, got {', '.join(names)}")
+class Workload:
+    """A consumer of batches.
 
-
-def check_whole(**values: object) -> None:
-    """Raise ValueError for an argument that is no whole number of at least 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-class Workload(Protocol):
-    """One thing that eats batches. `blocks` is how often each arm is measured, unless asked otherwise."""
+    Attributes:
+        name: Its name.
+        blocks: How often each arm is measured by default.
+        epochs: Epochs in one run.
+    """
 
     name: str
     blocks: int
     epochs: int
 
     def prepare(self, seed: int) -> None:
-        """Make ready for one run; not measured."""
+        """Prepare one run; not measured."""
 
     def run(self, arm: Arm, first_epoch: int) -> int:
-        """Consume the arm's epochs from that one on; return the number of images. This is what is measured."""
+        """Consume the arm's epochs from `first_epoch` on; return the number of images. This is what is measured."""
+        raise NotImplementedError
 
     def release(self) -> None:
-        """Let go of what a run has kept, right after it; not measured."""
+        """Drop what the run kept; called right after it, not measured."""
 
     def accuracy(self) -> float | None:
         """Return the accuracy on held-out records after a run; not measured."""
+        return None
 
     def waited_s(self, duration_s: float) -> float | None:
-        """Return for how many of a run's seconds a training waited for its next batch, None where none was timed; not measured."""
+        """Return for how many seconds of the run a training waited for its next batch; None if not timed."""
+        return None
 
 
-class Ended:
-    """Iterators at their end, which are let go of when nothing is measured.
+class SpentIterators:
+    """Iterators at their end, which are dropped while nothing is measured.
 
-    TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time, up to a minute: a run
-    would last up to twice as long as it did. That wait takes no CPU, and so nobody else waits for it; for one that may work on, everybody
-    does. The sooner they are let go of, the shorter it is; many that are dropped one after the other wait for minutes.
+    TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time, up to a minute:
+    a run would last up to twice as long. That wait uses no CPU, so other threads do it; but the iterator of an arm that may keep
+    working is waited for. The sooner an iterator is dropped, the shorter the wait; dropping many one after the other takes minutes.
     """
 
     def __init__(self) -> None:
-        """Hold nothing."""
-        self._at_rest: list[Any] = []
-        self._working: list[Any] = []
+        self._at_rest: list[Iterator[object]] = []
+        self._working: list[Iterator[object]] = []
 
-    def keep(self, arm: Arm, iterator: Any) -> None:
-        """Hold an iterator of the arm, until `let_go`."""
+    def keep(self, arm: Arm, iterator: Iterator[object]) -> None:
+        """Hold an iterator of the arm until `drop`."""
         (self._working if arm.reads_on else self._at_rest).append(iterator)
 
-    def let_go(self) -> None:
-        """Drop all of them."""
+    def drop(self) -> None:
+        """Drop all iterators."""
         self._working.clear()
         while self._at_rest:
             alone = [self._at_rest.pop()]
@@ -92,73 +81,101 @@ class Ended:
             del alone
 
 
-@dataclass
-class InputOnly:
-    """Iterate over the batches and drop them: what the input costs by itself.
+class InputOnly(Workload):
+    """Iterate over the batches and discard them: the cost of the input alone.
 
-    An arm whose epochs take less than `shortest_s` goes through several times as many in every run but its first, which says how long they
-    take: a run of some milliseconds is mostly noise.
+    An arm whose epochs are shorter than `shortest_s` repeats them in every run but its first, which measures how long they are:
+    a run of some milliseconds is mostly noise.
     """
 
-    name: str = "input"
-    blocks: int = 20
-    epochs: int = 1
-    shortest_s: float = 0.0
-    _times: dict[str, int] = field(default_factory=dict, init=False, repr=False)
-    ended: Ended = field(default_factory=Ended, init=False, repr=False)
+    name = INPUT
+    blocks = 20
 
-    def prepare(self, seed: int) -> None:
-        """Nothing to make ready."""
+    def __init__(self, *, epochs: int = 1, shortest_s: float = 0.0) -> None:
+        """Create the workload.
 
-    def release(self) -> None:
-        """Let go of the run's iterators."""
-        self.ended.let_go()
+        Args:
+            epochs: Epochs in one run.
+            shortest_s: Seconds that a run lasts at least, unless 50 times its epochs are shorter.
+        """
+        self.epochs = epochs
+        self.spent = SpentIterators()
+        self._shortest_s = shortest_s
+        self._repeats: dict[str, int] = {}
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Iterate over the epochs."""
-        if arm.name not in self._times:
+        if arm.name not in self._repeats:
             return self._first_run(arm, first_epoch)
-        return self._consume(arm, first_epoch, self._times[arm.name] * self.epochs)
+        return self._consume(arm, first_epoch, self._repeats[arm.name] * self.epochs)
+
+    def release(self) -> None:
+        """Drop the run's iterators."""
+        self.spent.drop()
 
     def _first_run(self, arm: Arm, first_epoch: int) -> int:
         count, lasts_s = 0, 0.0
-        for _ in range(2):  # the first time files are mapped, and graphs traced
-            if not count or lasts_s < self.shortest_s:
+        for _ in range(2):  # the first time maps files and traces graphs
+            if not count or lasts_s < self._shortest_s:
                 begun_s = time.monotonic()
                 count += self._consume(arm, first_epoch, self.epochs)
                 lasts_s = time.monotonic() - begun_s
-        self._times[arm.name] = min(max(1, math.ceil(self.shortest_s / lasts_s)), _MOST_TIMES)
+        self._repeats[arm.name] = min(max(1, math.ceil(self._shortest_s / lasts_s)), _MOST_REPEATS)
         return count
 
     def _consume(self, arm: Arm, first_epoch: int, epochs: int) -> int:
-        return consume(arm, first_epoch, epochs, lambda images: None, self.ended)
+        return consume(arm, first_epoch, epochs, self._use, self.spent)
 
-    def accuracy(self) -> None:
-        """Nothing is learned."""
-
-    def waited_s(self, duration_s: float) -> None:
-        """Nothing is trained."""
+    def _use(self, images: tf.Tensor) -> None:
+        """Do nothing with a batch."""
 
 
-class Training:
-    """Train one network for some epochs, in every arm of a block from the same weights and in a fresh optimizer.
+class CopyToDevice(InputOnly):
+    """Iterate over the batches, and copy each to the device that trains."""
 
-    It is compiled, and traced, once: that would otherwise be a part of every run, and the same in all of them.
+    def __init__(self, *, shortest_s: float = 0.0) -> None:
+        super().__init__(shortest_s=shortest_s)
+        self._device = training_device()
+
+    def _use(self, images: tf.Tensor) -> None:
+        with tf.device(self._device):
+            tf.identity(images)
+
+
+class Training(Workload):
+    """Train one network for some epochs; every arm of a block starts from the same weights with a fresh optimizer.
+
+    The network is compiled and traced once: that would be part of every run, and the same in all of them.
     """
 
     blocks = 5
 
     def __init__(
-        self, name: str, network: keras.Model, start: Callable[[int], Sequence[Any]], val_data: Any, epochs: int
+        self,
+        name: str,
+        network: keras.Model,
+        start: Callable[[int], Sequence[NDArray[np.generic]]],
+        val_data: tf.data.Dataset | None,
+        epochs: int,
     ) -> None:
-        """Take a compiled network; `start` gives its weights for a seed."""
+        """Create the workload.
+
+        Args:
+            name: Its name.
+            network: A compiled network.
+            start: Returns the initial weights for a seed.
+            val_data: Held-out records; None: no accuracy is measured.
+            epochs: Epochs in one run.
+        """
         self.name, self.network, self.epochs = name, network, epochs
         self._start, self._val_data = start, val_data
         self._waits = InputWaits()
-        self._timed: dict[Any, Any] = {}  # to make one traces graphs: no run is charged with it but the first
+        self._timed: dict[
+            tf.data.Dataset, tf.data.Dataset
+        ] = {}  # making one traces graphs, which only the first run pays
 
     def prepare(self, seed: int) -> None:
-        """Set the weights of the seed and forget the optimizer's moments."""
+        """Set the weights of the seed and reset the optimizer."""
         keras.utils.set_random_seed(seed)
         self.network.set_weights(self._start(seed))
         for variable in self.network.optimizer.variables:
@@ -174,70 +191,58 @@ class Training:
             self.network.fit(self.timed(arm.dataset), epochs=1, shuffle=False, verbose=0)
         return arm.records * self.epochs
 
-    def release(self) -> None:
-        """Nothing was kept."""
-
-    def timed(self, dataset: Any) -> Any:
-        """Return a dataset whose waits are counted, the same one each time; the first call for it traces graphs."""
+    def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Return a dataset whose waits are timed, the same one each time; the first call for a dataset traces graphs."""
         if dataset not in self._timed:
             self._timed[dataset] = self._waits.timed(dataset)
         return self._timed[dataset]
 
     def accuracy(self) -> float | None:
-        """Return the accuracy on the held-out records, None when there are none."""
+        """Return the accuracy on the held-out records; None without any."""
         if self._val_data is None:
             return None
         return float(self.network.evaluate(self._val_data, verbose=0, return_dict=True)["accuracy"])
 
     def waited_s(self, duration_s: float) -> float | None:
-        """Return the seconds of the last run in which its epochs waited for batches."""
+        """Return for how many seconds the last run waited for batches."""
         return self._waits.seconds(duration_s)
 
 
-def train_from_scratch(network: keras.Model, val_data: Any, epochs: int) -> Training:
+def train_from_scratch(network: keras.Model, val_data: tf.data.Dataset | None, epochs: int) -> Training:
     """Make the workload "train": a model from fresh weights, drawn from the seed."""
     compile_model(network, 1e-3)
-    return Training("train", network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs)
+    return Training(TRAIN, network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs)
 
 
-def finetune_pruned(trained: keras.Model, prune: float, val_data: Any, epochs: int) -> Training:
-    """Make the workload "finetune": the trained model, pruned, with int8's rounding in every step."""
+def finetune_pruned(trained: keras.Model, prune: float, val_data: tf.data.Dataset | None, epochs: int) -> Training:
+    """Make the workload "finetune": the trained model, pruned, with the rounding of int8 in every step."""
     pruned = prune_channels(trained, prune)
     network = QuantizationAware(pruned)
     compile_model(network, 1e-4, softmax=ends_in_softmax(pruned))
     network(keras.ops.zeros((1, *pruned.inputs[0].shape[1:])))
     weights = network.get_weights()
-    return Training("finetune", network, lambda seed: weights, val_data, epochs)
+    return Training(FINETUNE, network, lambda seed: weights, val_data, epochs)
 
 
-class Infer:
-    """Run a TensorFlow Lite model over the whole training split, on one thread."""
+class Infer(Workload):
+    """Run a TensorFlow Lite model over the training split, on one thread."""
 
-    name = "infer"
+    name = INFER
     blocks = 10
     epochs = 1
 
     def __init__(self, model: Path) -> None:
-        """Open the model file."""
+        """Open a model file."""
         self._model = TfliteModel(model)
-        self._ended = Ended()
-
-    def prepare(self, seed: int) -> None:
-        """Nothing to make ready."""
-
-    def release(self) -> None:
-        """Let go of the run's iterators."""
-        self._ended.let_go()
+        self._spent = SpentIterators()
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Predict every batch."""
-        return consume(arm, first_epoch, self.epochs, lambda images: self._model.predict(images.numpy()), self._ended)
+        return consume(arm, first_epoch, self.epochs, lambda images: self._model.predict(images.numpy()), self._spent)
 
-    def accuracy(self) -> None:
-        """Measured once for each model file, not for each run."""
-
-    def waited_s(self, duration_s: float) -> None:
-        """Nothing is trained."""
+    def release(self) -> None:
+        """Drop the run's iterators."""
+        self._spent.drop()
 
 
 def training_device() -> str:
@@ -245,15 +250,15 @@ def training_device() -> str:
     return "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
 
 
-def consume(arm: Arm, first_epoch: int, epochs: int, eat: Callable[[Any], object], ended: Ended) -> int:
-    """Hand the images of each batch of the epochs to `eat`; return how many there were. The iterators are kept in `ended`."""
+def consume(arm: Arm, first_epoch: int, epochs: int, use: Callable[[tf.Tensor], object], spent: SpentIterators) -> int:
+    """Call `use` with the images of every batch of the epochs; return the number of images. `spent` keeps the iterators."""
     count = 0
     for epoch in range(first_epoch, first_epoch + epochs):
         arm.start_epoch(epoch)
         iterator = iter(arm.dataset)
-        ended.keep(arm, iterator)
+        spent.keep(arm, iterator)
         for batch in iterator:
             images = tf.nest.flatten(batch)[0]
-            eat(images)
+            use(images)
             count += images.shape[0]
     return count

@@ -1,4 +1,4 @@
-"""Plan: measure a sample, and choose what is cached, in how many variants and in which form, by the energy of the whole training."""
+"""Plan what to cache: measure a sample, and price every choice."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from joulecache.pipelines.core.memory import memory_limit
+from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.planning.config import Budget, PlanConfig
 from joulecache.pipelines.planning.pricing import Job, price
 from joulecache.pipelines.planning.results import Choice, Plan
-from joulecache.pipelines.planning.sampling import Request, Tell, measure
+from joulecache.pipelines.planning.sampling import Sample, Sampler
 from joulecache.transforms.chain import Chain, parse
 
-_MEMORY_SHARE = 0.5  # of the memory, for files that are read again and again: the rest is the training's
+_MEMORY_SHARE = 0.5  # of the memory may hold files that are read again; the training needs the rest
 
 
 def plan(
@@ -33,59 +35,62 @@ def plan(
     seed: int = 0,
     meter: Meter | None = None,
     folder: str | os.PathLike[str] | None = None,
-    progress: Tell | None = None,
+    progress: Progress | None = None,
+    budget: Budget | None = None,
 ) -> Plan:
-    """Choose by measured energy what of a chain to cache for `runs` trainings of `epochs` epochs, or that nothing is worth it.
+    """Choose by measured energy what of a chain to cache for some trainings, or that no cache pays.
 
-    Every cut, format and encoding is built and iterated on a sample, in about `seconds`; a cut in the chain is ignored. `fresh` names
-    ops that draw anew in every epoch; None: random ops that take less than a tenth of the chain's CPU time. Others may be cached, in as
-    many variants as keep each draw from being used more than four times. The cache is kept for `days`, on a disk with
-    `disk_budget_bytes`. The sample lies in a folder inside `folder` (default: the system's for temporary files), whose disk is the
-    one that is measured; it is gone at the end.
+    Every cut, format and encoding is built and iterated on a sample. Random ops may be cached in as many variants as keep each
+    draw from being used more than four times.
 
-    Raises ValueError for arguments, for a chain whose images cannot be batched and a budget that no cache fits, SourceError and
-    BuildError as `precompute` does.
+    Args:
+        source: Any source that `precompute` reads.
+        chain: The chain; its cut is ignored.
+        epochs: Epochs of one training.
+        runs: Trainings that share the cache.
+        disk_budget_bytes: Largest cache; None: no limit.
+        fresh: Names of ops that draw in every epoch. None: random ops that use less than a tenth of the chain's CPU time.
+        seconds: About how long to measure.
+        days: How long the cache is stored.
+        batch_size: Images in a batch.
+        limit: Records of the source to use at most.
+        labels: File with the labels.
+        seed: Seed of the draws and of the order of the runs.
+        meter: Measures. None: a new one.
+        folder: Where the sample is stored, in a folder that is deleted at the end; the disk that is measured. None: the system's folder
+            for temporary files.
+        progress: Called with what is being done, steps done, steps in all.
+        budget: How much to measure.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: An argument is out of range, the chain's images cannot be batched, or no cache fits the budget.
+        SourceError: The source cannot be read.
+        BuildError: A cache of the sample cannot be built.
     """
     parsed = parse(chain) if isinstance(chain, str) else chain
-    for name, value in (("epochs", epochs), ("runs", runs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    for name, number in (("seconds", seconds), ("days", days), ("disk_budget_bytes", disk_budget_bytes)):
-        if number is not None and not 0 < number < float("inf"):
-            raise ValueError(f"{name} must be a number above 0, got {number!r}")
-    meter = meter or Meter()
-    request = Request(
-        source=os.fspath(source),
-        chain=parsed,
-        fresh=None if fresh is None else tuple(fresh),
-        batch_size=batch_size,
-        limit=limit,
-        labels=labels,
-        seed=seed,
-        seconds=seconds,
-    )
-    with tempfile.TemporaryDirectory(prefix="joulecache-plan-", dir=folder) as work:
-        sample = measure(request, Path(work), meter, progress or (lambda what, done, total: None))
-    train = round(sample.records * sample.train_share)
-    job = Job(
-        train_records=train,
-        val_records=sample.records - train,
-        source_bytes=sample.source_bytes,
+    config = PlanConfig(
         epochs=epochs,
         runs=runs,
+        disk_budget_bytes=disk_budget_bytes,
+        fresh=None if fresh is None else tuple(fresh),
+        seconds=seconds,
         days=days,
-        memory_bytes=_MEMORY_SHARE * memory_limit(),
-        disk_bytes_per_s=sample.disk_bytes_per_s,
-        idle_w=sample.idle_w,
-        ends=sample.ends,
-        pue=meter.provenance().pue,
+        batch_size=batch_size,
+        limit=limit,
+        labels=None if labels is None else os.fspath(labels),
+        seed=seed,
+        budget=budget or Budget(),
     )
-    choices = price(sample.caches, sample.online, job)
-    fitting = _within(choices, disk_budget_bytes)
-    options = [*(() if limit is None else ("--limit", str(limit))), *(() if seed == 0 else ("--seed", str(seed)))]
-    options += [] if labels is None else ["--labels", os.fspath(labels)]
+    meter = meter or Meter()
+    with tempfile.TemporaryDirectory(prefix="joulecache-plan-", dir=folder) as work:
+        sample = Sampler(source, parsed, config, Path(work), meter, progress or silent).measure()
+    choices = price(sample.caches, sample.online, _job(sample, config, meter.provenance().pue))
+    fitting = within_budget(choices, disk_budget_bytes)
     return Plan(
-        source=request.source,
+        source=os.fspath(source),
         chain=parsed,
         epochs=epochs,
         runs=runs,
@@ -101,19 +106,43 @@ def plan(
         unmeasured=sample.unmeasured,
         disk_bytes_per_s=sample.disk_bytes_per_s,
         method=sample.method,
-        options=tuple(options),
+        options=_options(config),
     )
 
 
-def _within(choices: Sequence[Choice], budget_bytes: float | None) -> tuple[Choice, ...]:
-    """Return the choices that fit a budget; ValueError where no cache does."""
+def _job(sample: Sample, config: PlanConfig, pue: float) -> Job:
+    train = round(sample.records * sample.train_share)
+    return Job(
+        train_records=train,
+        val_records=sample.records - train,
+        source_bytes=sample.source_bytes,
+        epochs=config.epochs,
+        runs=config.runs,
+        days=config.days,
+        memory_bytes=_MEMORY_SHARE * memory_limit(),
+        disk_bytes_per_s=sample.disk_bytes_per_s,
+        idle_w=sample.idle_w,
+        ends=sample.ends,
+        pue=pue,
+    )
+
+
+def _options(config: PlanConfig) -> tuple[str, ...]:
+    """Return further words of the command that builds a cache."""
+    options = [] if config.limit is None else ["--limit", str(config.limit)]
+    options += [] if config.seed == 0 else ["--seed", str(config.seed)]
+    return (*options, *([] if config.labels is None else ["--labels", config.labels]))
+
+
+def within_budget(choices: Sequence[Choice], budget_bytes: float | None) -> tuple[Choice, ...]:
+    """Return the choices that fit a disk budget; ValueError if no cache does."""
     if budget_bytes is None:
         return tuple(choices)
     fitting = tuple(choice for choice in choices if choice.cache_bytes <= budget_bytes)
     if not any(choice.layout for choice in fitting):
         least = min((choice for choice in choices if choice.layout), key=lambda choice: choice.cache_bytes)
         raise ValueError(
-            f"a disk budget of {budget_bytes / 1e6:,.1f} MB holds no cache of this source: the smallest ({least.layout}) takes "
+            f"no cache of this source fits a disk budget of {budget_bytes / 1e6:,.1f} MB: the smallest ({least.layout}) needs "
             f"{least.cache_bytes / 1e6:,.1f} MB"
         )
     return fitting

@@ -1,4 +1,4 @@
-"""What feeding a training costs over all its epochs, from what was measured on a sample: arithmetic alone."""
+"""What feeding a training costs over all its epochs, computed from what was measured on a sample."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.planning.results import CacheLayout, Choice
 
 MOST_USES = 4
-"""How often a draw of a cached random op is used at most: more would save energy in the build, at the price of accuracy."""
+"""How often a draw of a cached random op is used at most: more would save energy in the build and cost accuracy."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A figure that grows with the images: `fixed` + `per_image` * images."""
+    """A figure that grows with the number of images: `fixed` + `per_image` * images."""
 
     fixed: float
     per_image: float
 
     @classmethod
     def through(cls, few: tuple[int, float], many: tuple[int, float]) -> Line:
-        """Lay a line through two measurements, (images, figure) each; neither part is negative.
+        """Return the line through two measurements, (images, figure) each; neither part is negative.
 
-        Where both are of as many images, or the smaller one was the dearer, all of it is taken to grow with the images.
+        If both are of as many images, or the smaller one costs more, all of it grows with the images.
         """
         (m, of_few), (n, of_many) = few, many
         slope = (of_many - of_few) / (n - m) if n > m else 0.0
@@ -35,13 +35,18 @@ class Line:
         return cls(of_many - slope * n, slope)
 
     def at(self, images: float) -> float:
-        """Return the figure for so many images."""
+        """Return the figure for a number of images."""
         return self.fixed + self.per_image * images
 
 
 @dataclass(frozen=True)
 class EpochCost:
-    """What an epoch takes: active joules, and seconds while nothing has to come from a disk."""
+    """The cost of an epoch, by its images.
+
+    Attributes:
+        active_j: Active joules.
+        duration_s: Seconds, if nothing has to be read from a disk.
+    """
 
     active_j: Line
     duration_s: Line
@@ -49,9 +54,15 @@ class EpochCost:
 
 @dataclass(frozen=True)
 class CacheCost:
-    """What one way to cache costs.
+    """The cost of one cache layout.
 
-    `random`: some cached op draws. `build_j` is of one variant, by the records; `variant_j_per_image` of each further one.
+    Attributes:
+        layout: The layout.
+        random: Whether a cached op draws.
+        build_j: Active joules of building one variant, by the records.
+        variant_j_per_image: Active joules per image of each further variant.
+        epoch: Cost of an epoch from the cache.
+        stored_bytes_per_image: Size of an image in the cache.
     """
 
     layout: CacheLayout
@@ -64,10 +75,20 @@ class CacheCost:
 
 @dataclass(frozen=True)
 class Job:
-    """The training to be fed, `runs` times `epochs`, and what the machine has.
+    """The training to feed, and the machine.
 
-    `memory_bytes` is what may keep files that are read again: an epoch of more comes from the disk, and the machine idles at `idle_w`
-    where that takes longer than the work does. `ends` are the lowest and highest active joules over the central ones.
+    Attributes:
+        train_records: Records of the training split.
+        val_records: Records of the validation split.
+        source_bytes: Size of the source.
+        epochs: Epochs of one training.
+        runs: Trainings that share the cache.
+        days: Days for which the cache is stored.
+        memory_bytes: Memory that may hold files: larger epochs are read from the disk.
+        disk_bytes_per_s: Read throughput of the disk.
+        idle_w: Idle power of the machine, in watts.
+        ends: Lowest and highest active joules over the central ones.
+        pue: Power usage effectiveness of the building.
     """
 
     train_records: int
@@ -84,25 +105,25 @@ class Job:
 
 
 def price(caches: Iterable[CacheCost], online: EpochCost | None, job: Job) -> tuple[Choice, ...]:
-    """Price every way to cache with every number of variants, and feeding online: the cheapest first.
+    """Price every layout with every number of variants, and feeding online; return the cheapest first.
 
-    total = build + runs * epochs * (epoch + waiting) + storage. What needs the same joules to the last digit keeps the order given.
+    ``total = build + runs * epochs * (epoch + waiting) + storage``. Choices of equal price keep their order.
     """
-    choices = [] if online is None else [_priced(None, online, 1, job)]
+    choices = [] if online is None else [_price(None, online, 1, job)]
     for cost in caches:
-        choices += [_priced(cost, cost.epoch, variants, job) for variants in variants_for(cost.random, job.epochs)]
+        choices += [_price(cost, cost.epoch, variants, job) for variants in variants_for(cost.random, job.epochs)]
     if online is not None:
-        fed = choices[0].epoch_j.value
-        choices = [choices[0], *(_paid_back(choice, fed) for choice in choices[1:])]
+        online_j = choices[0].epoch_j.value
+        choices = [choices[0], *(_with_break_even(choice, online_j) for choice in choices[1:])]
     return tuple(sorted(choices, key=lambda choice: choice.total_j.value))
 
 
 def variants_for(random: bool, epochs: int) -> Sequence[int]:
-    """Return how many variants are worth a price: one where the cached ops do not draw, else as many as keep `MOST_USES` and fewer uses."""
+    """Return the numbers of variants to price: one if the cached ops do not draw, else those with at most `MOST_USES` uses per draw."""
     return sorted({math.ceil(epochs / uses) for uses in (MOST_USES, 2, 1)}) if random else (1,)
 
 
-def _priced(cost: CacheCost | None, epoch: EpochCost, variants: int, job: Job) -> Choice:
+def _price(cost: CacheCost | None, epoch: EpochCost, variants: int, job: Job) -> Choice:
     build = stored = 0.0
     if cost is not None:
         records = job.train_records + job.val_records
@@ -111,33 +132,33 @@ def _priced(cost: CacheCost | None, epoch: EpochCost, variants: int, job: Job) -
     kept = job.source_bytes if cost is None else stored
     epoch_bytes = kept if cost is None else cost.stored_bytes_per_image * job.train_records
     read_s = epoch_bytes / job.disk_bytes_per_s if kept > job.memory_bytes else 0.0
-    waits_s = max(0.0, read_s - epoch.duration_s.at(job.train_records))
-    built = _active(build, job)
-    fed = _active(epoch.active_j.at(job.train_records), job)
-    waiting = _times(job.idle_w, waits_s)
+    waiting_s = max(0.0, read_s - epoch.duration_s.at(job.train_records))
+    build_j = _with_ends(build, job)
+    epoch_j = _with_ends(epoch.active_j.at(job.train_records), job)
+    waiting_j = _times(job.idle_w, waiting_s)
     drive = storage_energy(stored, job.days, job.pue)
-    storage = Joules(drive.value_j, drive.low_j, drive.high_j)
+    storage_j = Joules(drive.value_j, drive.low_j, drive.high_j)
     epochs = job.runs * job.epochs
     return Choice(
         layout=None if cost is None else cost.layout,
         variants=variants,
         reuse=job.epochs / variants if cost is not None and cost.random else None,
         cache_bytes=stored,
-        build_j=built,
-        epoch_j=fed,
-        waiting_j=waiting,
-        storage_j=storage,
-        total_j=_sum(built, _times(fed, epochs), _times(waiting, epochs), storage),
+        build_j=build_j,
+        epoch_j=epoch_j,
+        waiting_j=waiting_j,
+        storage_j=storage_j,
+        total_j=_sum(build_j, _times(epoch_j, epochs), _times(waiting_j, epochs), storage_j),
         break_even_epochs=None,
     )
 
 
-def _paid_back(choice: Choice, online_j: float) -> Choice:
-    saved = online_j - choice.epoch_j.value
-    return dataclasses.replace(choice, break_even_epochs=choice.build_j.value / saved if saved > 0 else None)
+def _with_break_even(choice: Choice, online_j: float) -> Choice:
+    saved_j = online_j - choice.epoch_j.value
+    return dataclasses.replace(choice, break_even_epochs=choice.build_j.value / saved_j if saved_j > 0 else None)
 
 
-def _active(value_j: float, job: Job) -> Joules:
+def _with_ends(value_j: float, job: Job) -> Joules:
     low, high = job.ends
     return Joules(value_j, value_j * low, value_j * high)
 

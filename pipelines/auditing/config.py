@@ -1,0 +1,194 @@
+"""Arguments of audits, declared once: checked here, and shown by the command line with the help given here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from joulecache.pipelines.compressing.recipe import Recipe
+from joulecache.pipelines.core.checks import check_choices, check_number, check_whole
+from joulecache.pipelines.experiment.names import ARMS, CACHED, INFER, INPUT, REFERENCE, TRAIN, WORKLOADS
+from joulecache.transforms.chain import Chain
+
+PIPELINE_WORKLOADS = (INPUT, TRAIN)
+
+T = TypeVar("T")
+
+
+def _option(default: T, text: str) -> T:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much an audit measures.
+
+    Attributes:
+        shortest_run_s: Seconds that a run of the input lasts at least, by repeating its epochs up to 50 times.
+        stage_run_s: Seconds of input over which the stages are measured; None: they are not measured. Longer runs give steadier
+            figures, and cost five times that in each block.
+        longest_epoch_s: Seconds after which an epoch of unknown length counts as endless.
+    """
+
+    shortest_run_s: float = 1.0
+    stage_run_s: float | None = 2.0
+    longest_epoch_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        check_number("shortest_run_s", self.shortest_run_s, 0)
+        check_number("longest_epoch_s", self.longest_epoch_s, 0)
+        if self.stage_run_s is not None:
+            check_number("stage_run_s", self.stage_run_s, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """Arguments of every audit.
+
+    Attributes:
+        pairs: Number of blocks; None: 20 for the input, 5 for training and fine-tuning, 10 for inference and stages.
+        model: Name or file of the model to train.
+        train_epochs: Epochs of one training run.
+        seed: Seed of the draws, the weights and the order of the runs.
+        budget: How much to measure.
+    """
+
+    pairs: int | None = _option(None, "Blocks. Default: 20 input, 5 train, 10 others.")
+    model: str = _option("cnn", "A model's name, or a .keras file.")
+    train_epochs: int = _option(3, "Epochs of one training run.")
+    seed: int = _option(0, "Seed.")
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if self.pairs is not None:
+            check_whole("pairs", self.pairs)
+        check_whole("train_epochs", self.train_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelinesConfig(_Config):
+    """Arguments of an audit of custom pipelines; see also `_Config`.
+
+    Attributes:
+        workloads: What to measure: "input", "train" or both.
+        steps: Batches in an epoch; None: all.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    workloads: tuple[str, ...] = _option(PIPELINE_WORKLOADS, "Some of input, train.")
+    steps: int | None = _option(None, "Batches of an epoch. Default: all.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices("workloads", self.workloads, PIPELINE_WORKLOADS)
+        if self.steps is not None:
+            check_whole("steps", self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(_Config):
+    """Arguments of an audit of a chain; see also `_Config`.
+
+    Attributes:
+        arms: Arms to measure; "naive" and "optimized" have to be among them.
+        workloads: What to measure: some of "input", "train", "finetune", "infer".
+        epochs: Epochs that the verdict covers; they are not run.
+        runs: Trainings that share the cache; they are not run.
+        prune: Share of the channels that the model for inference loses.
+        batch_size: Images in a batch.
+        limit: Records of the source to use at most; None: all.
+        labels: File with the labels; None: the source says them.
+        variants: Draws of the cached ops that the cache holds, and other numbers to compare in accuracy.
+
+    Raises:
+        ValueError: An argument is out of range, or arguments do not fit together.
+    """
+
+    arms: tuple[str, ...] = _option(ARMS, "Default: naive,tuned,tf_cache,optimized.")
+    workloads: tuple[str, ...] = _option((INPUT, TRAIN, INFER), "Some of input, train, finetune, infer.")
+    epochs: int = _option(30, "Horizon of the verdict, not run. Default: 30.")
+    runs: int = _option(1, "Trainings that share the cache. Default: 1.")
+    prune: float = _option(0.5, "Channels to prune. Default: 0.5.")
+    batch_size: int = _option(64, "Default: 64.")
+    limit: int | None = _option(None, "Records to use at most.")
+    labels: str | None = _option(None, "File with the labels.")
+    variants: tuple[int, ...] = _option((1,), "Draws that the cache holds, and others to compare.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices("arms", self.arms, ARMS, needed=(REFERENCE, CACHED))
+        check_choices("workloads", self.workloads, WORKLOADS)
+        for name in ("epochs", "runs", "batch_size"):
+            check_whole(name, getattr(self, name))
+        _ = self.recipe  # checks prune
+        self._check_variants()
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the model for inference is compressed."""
+        return Recipe(prune=self.prune, quantize="int8")
+
+    def _check_variants(self) -> None:
+        for count in self.variants:
+            check_whole("variants", count)
+        if not self.variants or len(set(self.variants)) != len(self.variants):
+            raise ValueError(f"variants must be different whole numbers, got {listed(self.variants) or 'none'}")
+        if len(self.variants) == 1:
+            return
+        if TRAIN not in self.workloads:
+            raise ValueError(
+                f"variants {listed(self.variants)} differ in accuracy, which the workload train measures: add it"
+            )
+        unseen = [count for count in self.variants if count >= self.train_epochs]
+        if unseen:
+            raise ValueError(
+                f"a training of {counted_epochs(self.train_epochs)} sees no draw of {listed(unseen)} variants twice, like fresh draws: "
+                f"leave them out, or train for at least {max(unseen) + 1} epochs with train_epochs"
+            )
+
+    def check_draws(self, chain: Chain) -> None:
+        """Raise ValueError if several variants are asked for, but the cached ops of the chain draw nothing."""
+        if self.variants != (1,) and not draws_before_cut(chain):
+            raise ValueError(
+                f"variants are {listed(self.variants)}, but the cached ops of {str(chain)!r} draw nothing at random: all would be the "
+                "same, leave variants out"
+            )
+
+    def why_unmeasured(self, held_out: int) -> str | None:
+        """Return why the audit cannot measure what reused draws do to accuracy; None if it can.
+
+        Args:
+            held_out: Number of held-out records.
+
+        Raises:
+            ValueError: It was asked for, by several numbers of variants, and no records are held out.
+        """
+        if TRAIN not in self.workloads:
+            return "the workload train was not asked for"
+        if self.variants[0] >= self.train_epochs:
+            return f"a training of {counted_epochs(self.train_epochs)} sees no draw twice"
+        if held_out:
+            return None
+        if len(self.variants) > 1:
+            raise ValueError(
+                f"variants {listed(self.variants)} differ in accuracy, but no records are held out to measure it on: give more images"
+            )
+        return "no records are held out"
+
+
+def draws_before_cut(chain: Chain) -> bool:
+    """Return whether an op before the cut draws at random, so that a cache holds variants."""
+    return any(op.random for op in chain.prefix)
+
+
+def listed(counts: Sequence[int]) -> str:
+    """Return numbers with commas between them."""
+    return ", ".join(map(str, counts))
+
+
+def counted_epochs(count: int) -> str:
+    """Return "1 epoch" or "3 epochs"."""
+    return f"{count} epoch{'s' if count != 1 else ''}"

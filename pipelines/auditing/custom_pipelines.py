@@ -1,0 +1,195 @@
+"""The audit of custom pipelines: the first is the reference, and training is also measured in parts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from joulecache.pipelines.auditing.config import PipelinesConfig
+from joulecache.pipelines.auditing.folder import AuditFolder
+from joulecache.pipelines.auditing.inspection import InspectedPipeline, Origin, inspect_pipeline, make_dataset
+from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.core import files
+from joulecache.pipelines.core.progress import Progress
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.experiment.blocks import Bench, Part
+from joulecache.pipelines.experiment.failures import ArmError
+from joulecache.pipelines.experiment.names import INPUT, TRAIN
+from joulecache.pipelines.experiment.provenance import conditions, run_provenance
+from joulecache.pipelines.experiment.results import WorkloadResult
+from joulecache.pipelines.experiment.runs import RunLog
+from joulecache.pipelines.experiment.workloads import InputOnly, Training, train_from_scratch
+from joulecache.pipelines.models.classifiers import MODEL_SUFFIXES, build_model
+
+_TRAINING = "training"
+"""The part of a training that is not its input."""
+
+
+def audit_pipelines(
+    datasets: Mapping[str, Callable[[], object]],
+    out: str | os.PathLike[str],
+    config: PipelinesConfig,
+    *,
+    meter: Meter,
+    progress: Progress,
+) -> Audit:
+    """Audit custom pipelines.
+
+    Args:
+        datasets: Functions by name, each called once, that return a batched `tf.data.Dataset`; the first is the reference.
+        out: The folder of the audit.
+        config: How to audit.
+        meter: Measures.
+        progress: Told what is being done.
+
+    Raises:
+        ValueError: `datasets` is empty, or `out` holds anything but an audit.
+        ArmError: A pipeline cannot be audited.
+    """
+    _check_functions(datasets)
+    folder = AuditFolder(Path(out))
+    folder.check()
+    trains = TRAIN in config.workloads
+    pipelines = _inspect(datasets, config, progress)
+    training = make_training(pipelines, config) if trains else None
+    with folder.work(_settings(pipelines, config, meter)):
+        log = RunLog(folder.runs)
+        bench = Bench(log, meter, config.seed, pipelines[0].arm.name, progress)
+        results = _measure(bench, pipelines, training, config)
+        energy = log.energy()
+    return Audit(
+        source=None,
+        chain=None,
+        pipelines=tuple(each.facts for each in pipelines),
+        reference=pipelines[0].arm.name,
+        cached=None,
+        records=None,
+        class_names=pipelines[0].facts.class_names,
+        horizon_epochs=None,
+        pixel_difference={},
+        build=None,
+        workloads=results,
+        left_out={},
+        compression=None,
+        energy=energy,
+        method=energy.method,
+        provenance=run_provenance(
+            meter,
+            seed=config.seed,
+            model=config.model if trains else None,
+            train_epochs=config.train_epochs if trains else None,
+            steps=config.steps,
+        ),
+    )
+
+
+def _check_functions(datasets: Mapping[str, Callable[[], object]]) -> None:
+    if not datasets:
+        raise ValueError("there is no pipeline to audit: give at least one function that returns a tf.data.Dataset")
+    for name, function in datasets.items():
+        if not name:
+            raise ValueError("a pipeline has an empty name: name every pipeline")
+        if not callable(function):
+            raise ArmError(
+                f"{name} is a {type(function).__name__}: give a function without arguments that returns a dataset"
+            )
+
+
+def _inspect(
+    datasets: Mapping[str, Callable[[], object]], config: PipelinesConfig, progress: Progress
+) -> list[InspectedPipeline]:
+    origins = {name: _origin(function) for name, function in datasets.items()}
+    pipelines = []
+    for done, (name, function) in enumerate(datasets.items()):
+        progress("the first epoch of each pipeline", done, len(datasets))
+        pipelines.append(
+            inspect_pipeline(
+                name,
+                make_dataset(name, function),
+                origins[name],
+                steps=config.steps,
+                trains=TRAIN in config.workloads,
+                longest_s=config.budget.longest_epoch_s,
+            )
+        )
+    return pipelines
+
+
+def _origin(function: Callable[[], object]) -> Origin:
+    """Return where a function comes from."""
+    inner: object = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    if not hasattr(inner, "__qualname__"):  # an object that is called
+        inner = type(inner)
+    name = f"{inner.__module__}:{getattr(inner, '__qualname__')}"  # noqa: B009 - checked above
+    try:
+        file = inspect.getsourcefile(inner)  # type: ignore[arg-type]
+        return Origin(name, file, files.sha256_of(Path(file or "")))
+    except (OSError, TypeError):
+        return Origin(name)
+
+
+def _settings(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig, meter: Meter) -> dict[str, object]:
+    return {
+        # without a source file nothing tells whether a function is the same
+        "pipelines": [
+            [each.facts.name, each.facts.function, each.facts.sha256 or uuid.uuid4().hex] for each in pipelines
+        ],
+        "steps": config.steps,
+        "workloads": list(config.workloads),
+        "model": config.model,
+        "train_epochs": config.train_epochs,
+        "seed": config.seed,
+        **conditions(meter),
+    }
+
+
+def _measure(
+    bench: Bench, pipelines: Sequence[InspectedPipeline], training: Training | None, config: PipelinesConfig
+) -> tuple[WorkloadResult, ...]:
+    arms = [each.arm for each in pipelines]
+    results = []
+    if INPUT in config.workloads:
+        results.append(bench.measure(InputOnly(shortest_s=config.budget.shortest_run_s), arms, config.pairs))
+    if training is not None:
+        parts = (
+            Part(INPUT, InputOnly(epochs=config.train_epochs), arms),
+            Part(_TRAINING, training, [each.kept_in_memory() for each in pipelines]),
+        )
+        results.append(bench.measure(training, arms, config.pairs, parts))
+    return tuple(results)
+
+
+def make_training(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig) -> Training:
+    """Make the training of one model on every pipeline; ArmError if their images differ."""
+    kinds = {each.facts.name: _kind(each.first[0]) for each in pipelines}
+    if len(set(kinds.values())) > 1:
+        raise ArmError(
+            f"one model is trained on all pipelines, but their images differ: {', '.join(map(' yields '.join, kinds.items()))}; audit "
+            "them with the workload input alone, or one by one"
+        )
+    keras.utils.set_random_seed(config.seed)
+    images = pipelines[0].first[0]
+    network = build_model(config.model, tuple(images.shape[1:]), max(each.classes for each in pipelines))
+    if images.dtype.is_floating and not config.model.endswith(MODEL_SUFFIXES):
+        network = keras.models.clone_model(network, clone_function=_without_scaling)
+    return train_from_scratch(network, None, config.train_epochs)
+
+
+def _kind(images: tf.Tensor) -> str:
+    return f"{'float' if images.dtype.is_floating else images.dtype.name} {'x'.join(map(str, images.shape[1:]))}"
+
+
+def _without_scaling(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Clone a layer; one that scales pixels to 0..1 becomes the identity: floats are scaled already."""
+    if isinstance(layer, keras.layers.Rescaling):
+        return keras.layers.Identity(name=layer.name)
+    return type(layer).from_config(layer.get_config())

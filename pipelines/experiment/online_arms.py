@@ -1,0 +1,157 @@
+"""The arms that preprocess in TensorFlow: a chain's ops as map functions over encoded files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from joulecache.pipelines.experiment.files import ImageFiles
+from joulecache.transforms import tensorflow as graphs
+from joulecache.transforms.chain import Chain, fixed_size
+from joulecache.transforms.ops import BatchOp, Brightness, FlipLr, Op, RandomCrop
+
+TF_DATA, READ, BATCH = "tf.data", "read", "batch"
+"""The steps of the naive arm that are not ops."""
+
+_LARGE_PIXELS = 120 * 120  # from here on `_CHEAPER_BY_IMAGE` cost less image by image than on batches
+_CHEAPER_BY_IMAGE = (RandomCrop, FlipLr, Brightness)
+
+_Element: TypeAlias = tuple[tf.Tensor, ...]
+_Map: TypeAlias = Callable[..., _Element]
+
+
+class OnlineChain:
+    """The datasets of the online arms. Their random parameters are given, so that all arms show the same images.
+
+    The map functions take (path or image, label, row); row is the number of the file.
+    """
+
+    def __init__(
+        self, chain: Chain, variants: int, files: ImageFiles, batch_size: int, *, shuffle: bool = True
+    ) -> None:
+        """Hold what the arms share.
+
+        Args:
+            chain: The ops.
+            variants: Draws of the ops before the cut.
+            files: The encoded files.
+            batch_size: Images in a batch.
+            shuffle: Whether epochs are shuffled.
+        """
+        self._ops, self._steady = chain.ops, count_steady_ops(chain, variants)
+        self._batch_size, self._shuffle, self._records = batch_size, shuffle, len(files.paths)
+        self._files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self._records)))
+        # Flat: choosing an epoch first would copy all of it for every image.
+        self._drawn, self._epochs = tf.constant(np.concatenate(files.drawn)), len(files.drawn)
+        self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._orientations = None if files.orientations is None else tf.constant(files.orientations)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Use the draws of an epoch from now on; they repeat after as many epochs as the files have."""
+        self._epoch.assign(epoch % self._epochs)
+
+    # Datasets ---------------------------------------------------------------------------------------------------------
+
+    def naive(self) -> tf.data.Dataset:
+        """Map all ops over one file after the other, then batch."""
+        return self._one_by_one(self._read(len(self._ops)))
+
+    def tuned(self) -> tf.data.Dataset:
+        """Follow TensorFlow's guide: parallel map and batch, cheap ops on whole batches, prefetch."""
+        batched = batched_from(self._ops, 1)
+        return self._batches(self._shuffled().map(self._read(batched), num_parallel_calls=tf.data.AUTOTUNE), batched)
+
+    def cached_in_memory(self) -> tf.data.Dataset:
+        """Be `tuned`, with `cache()` as uint8 in RAM after the ops whose output is the same in every epoch."""
+        dataset = self._files.map(self._read(self._steady), num_parallel_calls=tf.data.AUTOTUNE).cache()
+        if self._shuffle:
+            # Over the whole set: the buffer holds references to what is in RAM anyway, and files are sorted by class.
+            dataset = dataset.shuffle(self._records, seed=0)
+        batched = batched_from(self._ops, self._steady)
+        if batched > self._steady:
+            dataset = dataset.map(self._on_image(self._steady, batched), num_parallel_calls=tf.data.AUTOTUNE)
+        return self._batches(dataset, batched)
+
+    def listing(self) -> tf.data.Dataset:
+        """Be `naive` without reading any file: yield a number for each."""
+        return self._one_by_one(lambda path, label, row: (tf.cast(row, tf.int32), label, row))
+
+    def first_numbers(self, count: int) -> tf.data.Dataset:
+        """Be `naive` with the first `count` ops only: yield an image's first number, or without ops the file's length."""
+        read = self._read(count)
+
+        def function(path: tf.Tensor, label: tf.Tensor, row: tf.Tensor) -> _Element:
+            output, label, row = read(path, label, row)
+            return tf.cast(output[0, 0, 0], tf.int32) if count else tf.strings.length(output), label, row
+
+        return self._one_by_one(function)
+
+    def _shuffled(self) -> tf.data.Dataset:
+        return self._files.shuffle(self._records, seed=0) if self._shuffle else self._files
+
+    def _one_by_one(self, function: _Map) -> tf.data.Dataset:
+        return self._shuffled().map(function).batch(self._batch_size).map(self._on_batch(len(self._ops)))
+
+    def _batches(self, dataset: tf.data.Dataset, batched: int) -> tf.data.Dataset:
+        """Batch, and run the ops from number `batched` on whole batches."""
+        return (
+            dataset.batch(self._batch_size, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(self._on_batch(batched), num_parallel_calls=tf.data.AUTOTUNE)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    # Map functions: ops from number `first` up to number `last` --------------------------------------------------------
+
+    def _parameters(self, rows: tf.Tensor, first: int, last: int) -> tf.Tensor:
+        """Return the random parameters of those ops in the current epoch, int32 `[..., P]`."""
+        start, end = graphs.drawn_count(self._ops[:first]), graphs.drawn_count(self._ops[:last])
+        return tf.gather(self._drawn, self._epoch * self._records + rows)[..., start:end]
+
+    def _read(self, last: int) -> _Map:
+        def function(path: tf.Tensor, label: tf.Tensor, row: tf.Tensor) -> _Element:
+            orientation = None if self._orientations is None else self._orientations[row]
+            drawn = self._parameters(row, 0, last)
+            return graphs.apply(self._ops[:last], tf.io.read_file(path), drawn, orientation), label, row
+
+        return function
+
+    def _on_image(self, first: int, last: int) -> _Map:
+        def function(image: tf.Tensor, label: tf.Tensor, row: tf.Tensor) -> _Element:
+            return graphs.apply(self._ops[first:last], image, self._parameters(row, first, last)), label, row
+
+        return function
+
+    def _on_batch(self, first: int) -> _Map:
+        """Run the ops from `first` on a batch, and drop the row numbers."""
+
+        def function(images: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor) -> _Element:
+            drawn = self._parameters(rows, first, len(self._ops))
+            return graphs.apply_batch(self._ops[first:], images, drawn), labels
+
+        return function
+
+
+def count_steady_ops(chain: Chain, variants: int) -> int:
+    """Return how many ops, from the first, have the same uint8 output in every epoch."""
+    for place, op in enumerate(chain.ops):
+        if isinstance(op, BatchOp) or (op.random and (variants > 1 or place >= chain.cut)):
+            return place
+    return len(chain.ops)
+
+
+def batched_from(ops: tuple[Op, ...], first: int) -> int:
+    """Return the number of the op, at least `first`, from which whole batches cost less than single images.
+
+    All ops from there on need batch kernels and images of one size. Small images cost by the number of ops that are called, large
+    ones by the memory that they pass through: a batch of them fits no processor cache, and is gathered column by column.
+    """
+    start = len(ops)
+    while start > first and graphs.runs_on_batches(ops[start - 1]) and fixed_size(ops[: start - 1]):
+        height, width = fixed_size(ops[:start]) or (0, 0)
+        if height * width >= _LARGE_PIXELS and isinstance(ops[start - 1], _CHEAPER_BY_IMAGE):
+            break
+        start -= 1
+    return start

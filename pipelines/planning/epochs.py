@@ -1,0 +1,89 @@
+"""The energy of an epoch of several arms, measured in rounds in which all take turns."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+from joulecache.pipelines.core.progress import Progress
+from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.experiment.arms import Arm
+from joulecache.pipelines.experiment.workloads import InputOnly
+from joulecache.pipelines.planning.config import Budget
+
+_PASSES = 3  # of each arm, however short the time
+
+
+class EpochRounds:
+    """Measures arms in rounds, in random order; an arm with long epochs takes part in fewer rounds.
+
+    Attributes:
+        energies: By arm, the mean energy of an epoch in each round.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, Arm],
+        meter: Meter,
+        seed: int,
+        budget: Budget,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            arms: What to measure, by name.
+            meter: Measures.
+            seed: Seed of the order.
+            budget: How much to measure.
+            clock: Returns the time in seconds.
+        """
+        self.energies: dict[str, list[Energy]] = {name: [] for name in arms}
+        self._arms, self._meter, self._seed, self._budget, self._clock = arms, meter, seed, budget, clock
+
+    def measure(self, until_s: float, progress: Progress) -> None:
+        """Measure until a time of the clock, each arm for some passes at least."""
+        pass_cpu_s, rounds = self._budget.pass_cpu_s, self._budget.rounds
+        epochs: dict[str, int] = {}
+        lasts_s: dict[str, float] = {}
+        spent_s = dict.fromkeys(self._arms, 0.0)
+        for number, (name, arm) in enumerate(self._arms.items()):
+            progress("warming up", number, len(self._arms))
+            one = self.measure_pass(arm, 1)  # discarded: the first epoch maps files, and makes what later ones reuse
+            if one.cpu_s < pass_cpu_s:
+                one = self.measure_pass(arm, 1)
+            epochs[name] = max(1, math.ceil(pass_cpu_s / max(one.cpu_s, 1e-6)))
+            lasts_s[name] = epochs[name] * one.duration_s
+        for number in range(rounds):
+            progress("measuring epochs", number, rounds)
+            for name in random.Random(f"{self._seed} {number}").sample(list(self._arms), len(self._arms)):
+                if spent_s[name] < _PASSES * pass_cpu_s or self._clock() + lasts_s[name] < until_s:
+                    mean = self.measure_pass(self._arms[name], epochs[name])
+                    self.energies[name].append(mean)
+                    spent_s[name] += epochs[name] * mean.cpu_s
+
+    def measure_pass(self, arm: Arm, epochs: int) -> Energy:
+        """Return the mean energy of an epoch; each has a window, as in an audit."""
+        return functools.reduce(operator.add, (self._epoch(arm) for _ in range(epochs))) / epochs
+
+    def _epoch(self, arm: Arm) -> Energy:
+        work = InputOnly()
+        with self._meter.window("sample") as window:
+            work.run(arm, 0)
+        return window.energy
+
+    def of(self, name: str) -> tuple[float, float]:
+        """Return the active joules and the seconds of an epoch: medians of the rounds."""
+        energies = self.energies[name]
+        joules, seconds = [one.active_j for one in energies], [one.duration_s for one in energies]
+        return statistics.median(joules), statistics.median(seconds)
+
+    def total(self) -> Energy:
+        """Return the energy of all passes, one epoch each."""
+        return functools.reduce(operator.add, itertools.chain.from_iterable(self.energies.values()))

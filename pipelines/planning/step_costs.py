@@ -1,0 +1,134 @@
+"""The CPU time of reading and of each op, on a few records of the source."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulecache.pipelines.planning.results import StepCost
+from joulecache.pipelines.source import Record, Source, Unit
+from joulecache.transforms.chain import Chain, apply_batch_ops, fixed_size, run
+from joulecache.transforms.images import Pixels, as_array
+from joulecache.transforms.ops import BatchOp, Op, op_name
+from joulecache.transforms.randomness import key_hash, random_words
+
+_ROUNDS = 3  # in which every prefix of the chain is timed, at least, and
+_ROUNDS_CPU_S = 0.5  # for how long: the cost of a cheap op is a small difference
+_READ_CPU_S = 0.2  # for which whole units are read, since a row group costs as much for one row as for all
+_CHEAP_SHARE = 0.1  # of the CPU time of all ops: below it a random op runs in every epoch
+
+
+def measure_steps(chain: Chain, source: Source, units: Sequence[Unit]) -> tuple[StepCost, ...]:
+    """Measure what reading and each op cost: an op by what the chain up to it costs beyond the chain up to the op before it.
+
+    Args:
+        chain: The chain.
+        source: The records that run through the chain.
+        units: The units that are read to time reading.
+
+    Raises:
+        ValueError: No record runs through the chain.
+    """
+    records = [record for unit in source.units for record in _readable(unit)]
+    read_us = read_cost_us(units)
+    on_images = tuple(op for op in chain.ops if not isinstance(op, BatchOp))
+    drawn = random_words(on_images, 0, 0, [key_hash(record.key) for record in records], 0)
+    usable = [pair for pair in zip(records, drawn, strict=True) if _runs(on_images, *pair)]
+    if not usable:
+        raise ValueError(f"no record of {len(records)} in the sample runs through {str(chain)!r}: check the images")
+
+    def images_after(count: int) -> list[Pixels]:
+        return [run(on_images[:count], record.data, words) for record, words in usable]
+
+    prefixes = [functools.partial(images_after, count + 1) for count in range(len(on_images))]
+    spent_us = _increments_us(_median_cpu_s(prefixes), len(usable))
+    sizes = [statistics.fmean(as_array(image).nbytes for image in prefix()) for prefix in prefixes]
+    on_batches = chain.ops[len(on_images) :]
+    if on_batches:
+        batch = np.stack([as_array(image) for image in prefixes[-1]()])
+        words = random_words(on_batches, len(on_images), 0, [0], 0)[0]
+
+        def batch_after(count: int) -> NDArray[np.generic]:
+            return apply_batch_ops(on_batches[:count], batch, words)
+
+        late = [functools.partial(batch_after, count + 1) for count in range(len(on_batches))]
+        spent_us += _increments_us(_median_cpu_s(late), len(usable))
+        sizes += [prefix().nbytes / len(usable) for prefix in late]
+    encoded = statistics.fmean(len(record.data) for record, _ in usable)
+    return (
+        StepCost("read", False, False, read_us, encoded),
+        *(
+            StepCost(op_name(type(op)), op.random, False, cpu_us, size)
+            for op, cpu_us, size in zip(chain.ops, spent_us, sizes, strict=True)
+        ),
+    )
+
+
+def read_cost_us(units: Sequence[Unit], clock: Callable[[], float] = time.process_time) -> float:
+    """Return the CPU time of reading a record, in microseconds, from as many whole units as take a moment."""
+    begun_s, count = clock(), 0
+    for unit in units:
+        count += len(_readable(unit))
+        if clock() - begun_s > _READ_CPU_S:
+            break
+    return (clock() - begun_s) / max(1, count) * 1e6
+
+
+def _readable(unit: Unit) -> list[Record]:
+    try:
+        return [record for record in unit.read() if record.problem is None]
+    except OSError:
+        return []
+
+
+def _runs(ops: Sequence[Op], record: Record, words: Sequence[int]) -> bool:
+    try:
+        run(ops, record.data, words)
+    except ValueError:  # a broken image, or one that an op does not accept
+        return False
+    return True
+
+
+def _median_cpu_s(works: Sequence[Callable[[], object]]) -> list[float]:
+    """Return the median CPU seconds of each function, over rounds in which all take turns."""
+    spent: list[list[float]] = [[] for _ in works]
+    while len(spent[0]) < _ROUNDS or sum(map(sum, spent)) < _ROUNDS_CPU_S:
+        for seconds, work in zip(spent, works, strict=True):
+            begun_s = time.process_time()
+            work()
+            seconds.append(time.process_time() - begun_s)
+    return [statistics.median(seconds) for seconds in spent]
+
+
+def _increments_us(sums_s: Sequence[float], images: int) -> list[float]:
+    """Return what each sum adds to the one before, per image; 0 where noise makes it negative."""
+    return [max(0.0, b - a) / images * 1e6 for a, b in itertools.pairwise([0.0, *sums_s])]
+
+
+def mark_fresh(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] | None) -> tuple[StepCost, ...]:
+    """Mark the random ops that stay after the cut: those that are named, or if None are, the cheap ones.
+
+    An op before the images have one size is never cheap: nothing could be cached.
+
+    Raises:
+        ValueError: A name is not that of an op after decode.
+    """
+    if fresh is not None:
+        names = [step.name for step in steps[2:]]  # without reading and decode
+        for name in fresh:
+            if name not in names:
+                raise ValueError(f"fresh op {name!r} is not in the chain after decode: allowed are {', '.join(names)}")
+        return tuple(replace(step, fresh=step.name in fresh) for step in steps)
+    sized = next(cut for cut in range(1, len(chain.ops) + 1) if fixed_size(chain.ops[:cut]))
+    cheap_us = _CHEAP_SHARE * sum(step.cpu_us_per_image for step in steps)
+    return tuple(
+        replace(step, fresh=step.random and step.cpu_us_per_image < cheap_us and place > sized)
+        for place, step in enumerate(steps)
+    )
