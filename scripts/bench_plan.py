@@ -23,6 +23,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from environment import ROOT, enter
 
@@ -39,6 +40,13 @@ CASES = {
     "synthetic 160": ("synthetic:2000", "decode|resize(176)|random_crop(160)|flip_lr", None),
 }
 EXHAUSTIVE = "dogs_cats 64"
+AUDIT = """
+import json, sys
+from joulecache.pipelines import audit
+from joulecache.pipelines.auditing.config import Budget
+
+print(json.dumps(audit(**json.loads(sys.argv[1]), budget=Budget(stage_run_s=None)).to_json()))
+"""
 
 
 def main(data: Path, out: Path, pairs: int, repeats: int, only: str | None) -> None:
@@ -74,7 +82,7 @@ def main(data: Path, out: Path, pairs: int, repeats: int, only: str | None) -> N
         print_exhaustive(str(data / source), plan, out)
 
 
-def compared(plan: dict, audit: dict) -> list[tuple[float | None, float | None]]:
+def compared(plan: dict[str, Any], audit: dict[str, Any]) -> list[tuple[float | None, float | None]]:
     """Return what a plan predicted and what its audit measured: an epoch from the cache, one online, the build, the break-even."""
     arms = {arm["name"]: arm for arm in audit["workloads"][0]["arms"]}
     epoch_j = {arm: of["active_j_per_1000"]["value"] * audit["records"]["train"] / 1000 for arm, of in arms.items()}
@@ -102,7 +110,7 @@ def both(predicted: float, measured: float) -> str:
     return f"{predicted:.3g} / {measured:.3g} ({predicted / measured:.2f})"
 
 
-def planned(source: str, chain: str, limit: int | None, folder: Path) -> dict:
+def planned(source: str, chain: str, limit: int | None, folder: Path) -> dict[str, Any]:
     """Make a plan in a process of its own, as people do, or read the one that is there."""
     file = folder / "plan.json"
     if not file.exists():
@@ -112,7 +120,7 @@ def planned(source: str, chain: str, limit: int | None, folder: Path) -> dict:
                 "plan", source, "--chain", chain, "--fresh", FRESH, "--epochs", str(EPOCHS), *limited(limit), "--json"
             )
         )
-    return json.loads(file.read_text())
+    return dict(json.loads(file.read_text()))
 
 
 def limited(limit: int | None) -> list[str]:
@@ -120,18 +128,25 @@ def limited(limit: int | None) -> list[str]:
     return [] if limit is None else ["--limit", str(limit)]
 
 
-def audited(source: str, plan: dict, limit: int | None, folder: Path, pairs: int) -> dict:
+def audited(source: str, plan: dict[str, Any], limit: int | None, folder: Path, pairs: int) -> dict[str, Any]:
     """Audit the chain of the best raw Arrow cache in a process of its own, or read the audit that is there."""
     file = folder / "audit" / "report.json"
     if not file.exists():
-        options = ["--arms", "naive,tuned,optimized", "--workload", "input", "--pairs", str(pairs), *limited(limit)]
-        options += ["--epochs", str(EPOCHS), "--out", str(file.parent)]
-        without = "from joulecache.pipelines.auditing import chains; chains.measure_stages = lambda *of: None; "
-        output("audit", source, "--chain", raw_choice(plan)["chain"], *options, first=without)
-    return json.loads(file.read_text())
+        arguments = {
+            "source": source,
+            "chain": raw_choice(plan)["chain"],
+            "out": str(file.parent),
+            "arms": ["naive", "tuned", "optimized"],
+            "workloads": ["input"],
+            "pairs": pairs,
+            "epochs": EPOCHS,
+            "limit": limit,
+        }
+        file.write_text(run_code(AUDIT, json.dumps(arguments)))
+    return dict(json.loads(file.read_text()))
 
 
-def raw_choice(plan: dict) -> dict:
+def raw_choice(plan: dict[str, Any]) -> dict[str, Any]:
     """Return the best choice that an audit can measure: its cache is Arrow, raw, of one variant."""
     return next(
         one
@@ -140,14 +155,17 @@ def raw_choice(plan: dict) -> dict:
     )
 
 
-def print_exhaustive(source: str, plan: dict, out: Path) -> None:
+def print_exhaustive(source: str, plan: dict[str, Any], out: Path) -> None:
     """Build and iterate every way in full, and print how far the plan's choice is from the best of them."""
-    from joulecache.pipelines import Energy, Meter, load
-    from joulecache.pipelines.experiment.arms import Arm, as_folder, list_files, make_arms
+    from joulecache.pipelines import Energy, Meter, load, open_cache
+    from joulecache.pipelines.core.progress import silent
+    from joulecache.pipelines.experiment.arms import Arm, make_arms
+    from joulecache.pipelines.experiment.files import list_files, unpack
     from joulecache.pipelines.experiment.workloads import InputOnly
     from joulecache.pipelines.source import open_source
 
-    arms, built_j = {}, {}
+    arms: dict[int, Arm] = {}
+    built_j: dict[int, float] = {}
     for number, choice in enumerate(plan["choices"]):
         if choice["way"] is None:
             continue
@@ -156,15 +174,14 @@ def print_exhaustive(source: str, plan: dict, out: Path) -> None:
         words[words.index("cache/")] = str(cache)
         body = json.loads(output(*words[1:], "--json"))["manifest"]
         built_j[number] = Energy.from_json(body["energy"]["energy"]).active_j
-        arms[number] = Arm(
-            "optimized", body["splits"]["train"]["records"], load(cache, "train", 64), lambda epoch: None
-        )
+        arms[number] = Arm("optimized", body["splits"]["train"]["records"], load(cache, "train", 64))
     online = next(number for number, choice in enumerate(plan["choices"]) if choice["way"] is None)
-    first = out / f"way-{next(iter(arms))}"
-    files = as_folder(open_source(source), out, lambda what, done, total: None)
+    first = open_cache(out / f"way-{next(iter(arms))}")
+    files = unpack(open_source(source), out, silent)
     built_j[online], [arms[online]] = 0.0, make_arms(["tuned"], list_files(files, first, 1), first, 64)
-    meter, spent_j = Meter(), {number: [] for number in arms}
-    epochs = {}
+    meter = Meter()
+    spent_j: dict[int, list[float]] = {number: [] for number in arms}
+    epochs: dict[int, int] = {}
     for number, arm in arms.items():
         InputOnly().run(arm, 0)
         begun_s = time.process_time()
@@ -200,13 +217,15 @@ def print_exhaustive(source: str, plan: dict, out: Path) -> None:
         )
 
 
-def output(*arguments: str, first: str = "") -> str:
-    """Run joulecache from this folder, after some code; return what it printed."""
-    path = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-    code = f"{path}{first}from joulecache.pipelines.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
+def output(*arguments: str) -> str:
+    """Run the command of this checkout; return what it printed."""
+    return run_code("from joulecache.pipelines.cli import main; main()", *arguments)
+
+
+def run_code(code: str, *arguments: str) -> str:
+    """Run Python code with this checkout; return what it printed."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}", *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

@@ -242,15 +242,17 @@ def print_memory(root: Path) -> None:
 
 def print_break_even(root: Path, photos: Sequence[Path]) -> None:
     """Print after how many epochs of its own preprocessing the naive arm has used the energy of the build."""
-    from joulecache.pipelines.experiment.arms import list_files, make_arms
+    from joulecache.pipelines.experiment.arms import make_arms
+    from joulecache.pipelines.experiment.files import list_files
 
     cache, meter = root / "cut-cache", jc.Meter()
     ratios, epochs = [], []
     for turn in range(ROUNDS + 1):
         build(root / "photos", cache, CUT)
-        built_j = jc.open_manifest(cache).build_energy.active_j
+        opened = jc.open_cache(cache)
+        built_j = opened.manifest.build_energy.active_j
         spent_j = {}
-        for arm in make_arms(["naive", "optimized"], list_files(root / "photos", cache, 1), cache, 64):
+        for arm in make_arms(["naive", "optimized"], list_files(root / "photos", opened, 1), opened, 64):
             arm.start_epoch(0)
             with meter.window(f"{arm.name} {turn}") as window:
                 for _ in arm.dataset:

@@ -25,8 +25,10 @@ from joulecache.pipelines.auditing.results import (
 )
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import Compression, ModelFile
+from joulecache.pipelines.core.statistics import mean_of
 from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
+from joulecache.pipelines.experiment.claims import Finding, inferiority
 from joulecache.pipelines.experiment.results import (
     AccuracyRange,
     ArmResult,
@@ -39,7 +41,7 @@ from joulecache.pipelines.experiment.results import (
     Waiting,
     WorkloadResult,
 )
-from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Ratio, inferiority, mean_of
+from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.planning.results import CacheLayout, Choice, Plan, StepCost
 from joulecache.pipelines.report.document import Document
 from joulecache.pipelines.report.render.terminal import print_document

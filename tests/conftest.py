@@ -39,23 +39,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 
 @pytest.fixture(scope="module")
-def single_epochs() -> Iterator[None]:
-    """Let audits measure one epoch of the input, however short."""
-    from joulecache.pipelines.auditing import chains, own, stages
+def short_runs() -> Iterator[None]:
+    """Let the command audit with a small budget."""
+    import small_audits
+
+    from joulecache.pipelines.auditing import auditor
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (chains, own, stages):
-            patch.setattr(module, "SHORTEST_RUN_S", 0.0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def short_runs(single_epochs: None) -> Iterator[None]:
-    """Let audits measure one epoch of the input, and their stages over one batch: for tests of other things."""
-    from joulecache.pipelines.auditing import stages
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "LONGEST_RUN_S", 0.0)
+        patch.setattr(auditor, "audit", small_audits.audit)
         yield
 
 

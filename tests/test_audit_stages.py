@@ -17,24 +17,24 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from small_audits import audit, energy, logged
 
-from joulecache.pipelines.auditing import stages
-from joulecache.pipelines.auditing.auditor import audit
+from joulecache.pipelines.auditing.config import Budget
 from joulecache.pipelines.auditing.results import Audit, Stages
 from joulecache.pipelines.auditing.stages import split, unattributed_j
 from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
-from joulecache.pipelines.experiment.arms import Arm, Files, list_files, make_arms, make_prefixes, some_files
+from joulecache.pipelines.experiment.arms import Arm, make_arms, make_prefix_arms
 from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.files import ImageFiles, list_files
 from joulecache.pipelines.experiment.results import Waiting
-from joulecache.pipelines.experiment.runs import Run, RunLog
-from joulecache.pipelines.experiment.waiting import inputs_of, price_waiting
+from joulecache.pipelines.experiment.runs import Role, Run, RunLog
+from joulecache.pipelines.experiment.waiting import input_runs, price_waiting
 from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import parse
-
-pytestmark = pytest.mark.usefixtures("single_epochs")
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
 INPUT = ("tf.data", "read", "decode", "resize(40)", "random_crop(32)", "flip_lr", "batch")
@@ -50,10 +50,11 @@ def few(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Path]:
+def built(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageFiles, Cache]:
     """The files of a cache, and the cache."""
-    cache = tmp_path_factory.mktemp("built") / "cache"
-    precompute(few, cache, CHAIN, val_fraction=0)
+    folder = tmp_path_factory.mktemp("built") / "cache"
+    precompute(few, folder, CHAIN, val_fraction=0)
+    cache = open_cache(folder)
     return list_files(few, cache, 2), cache
 
 
@@ -81,10 +82,10 @@ def numbers(arm: Arm, epoch: int = 0) -> list[int]:
 def test_each_prefix_knows_what_its_last_step_made_and_no_step_after_it(
     few: Path, tmp_path: Path, chain: str, names: list[str]
 ) -> None:
-    cache = tmp_path / "cache"
-    precompute(few, cache, chain, val_fraction=0, limit=4, encoding="png")
+    precompute(few, tmp_path / "cache", chain, val_fraction=0, limit=4, encoding="png")
+    cache = open_cache(tmp_path / "cache")
     files = list_files(few, cache, 2)
-    first, read, *ops, batch = make_prefixes(files, cache, 3)
+    first, read, *ops, batch = make_prefix_arms(files, cache, 3)
     assert [arm.name for arm in (first, read, *ops, batch)] == ["tf.data", "read", "decode", *names, "batch"]
     assert numbers(first) == list(range(4))
     assert numbers(read) == sorted(Path(path).stat().st_size for path in files.paths)
@@ -101,11 +102,11 @@ def test_each_prefix_knows_what_its_last_step_made_and_no_step_after_it(
 
 
 def test_a_file_that_cannot_be_decoded_breaks_the_prefixes_that_decode(
-    built: tuple[Files, Path], tmp_path: Path
+    built: tuple[ImageFiles, Cache], tmp_path: Path
 ) -> None:
     files, cache = built
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no photo")
-    first, read, *others = make_prefixes(
+    first, read, *others = make_prefix_arms(
         replace(files, paths=(str(tmp_path / "broken.jpg"), *files.paths[1:])), cache, 4
     )
     assert len(numbers(first)) == len(numbers(read)) == len(files.paths)
@@ -114,9 +115,9 @@ def test_a_file_that_cannot_be_decoded_breaks_the_prefixes_that_decode(
             list(arm.dataset)
 
 
-def test_some_files_are_drawn_once_by_the_seed_with_all_that_belongs_to_them(built: tuple[Files, Path]) -> None:
+def test_some_files_are_drawn_once_by_the_seed_with_all_that_belongs_to_them(built: tuple[ImageFiles, Cache]) -> None:
     files = replace(built[0], orientations=np.arange(len(built[0].paths), dtype=np.int32))
-    some = some_files(files, 7, seed=3)
+    some = files.sample(7, seed=3)
     assert some.orientations is not None
     rows = some.orientations.tolist()
     assert len(rows) == len(set(rows)) == 7
@@ -125,8 +126,8 @@ def test_some_files_are_drawn_once_by_the_seed_with_all_that_belongs_to_them(bui
     assert np.array_equal(some.drawn, files.drawn[:, rows])
     assert np.array_equal(some.sizes, files.sizes[rows])
     assert np.array_equal(some.labels, files.labels[rows])
-    assert some_files(files, 7, seed=3).paths == some.paths != some_files(files, 7, seed=4).paths
-    assert some_files(files, len(files.paths), seed=3).paths == files.paths
+    assert files.sample(7, seed=3).paths == some.paths != files.sample(7, seed=4).paths
+    assert files.sample(len(files.paths), seed=3).paths == files.paths
 
 
 # The arithmetic -------------------------------------------------------------------------------------------------------
@@ -191,10 +192,6 @@ def finished(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit
     return result, logged(out)
 
 
-def logged(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "runs.jsonl").read_text("utf-8").splitlines()]
-
-
 def stages_of(result: Audit) -> Stages:
     assert result.stages is not None
     return result.stages
@@ -254,12 +251,6 @@ def test_trainings_say_how_long_they_waited(finished: tuple[Audit, list[dict[str
     json.dumps(result.to_json(), allow_nan=False)
 
 
-def test_without_input_and_training_there_are_no_stages(built: tuple[Files, Path], tmp_path: Path) -> None:
-    bench = Bench(RunLog(tmp_path / "runs.jsonl"), Meter(), 0, lambda what, done, total: None, "naive")
-    naive = Arm("naive", 18, None, lambda epoch: None)
-    assert stages.measure_stages(bench, naive, *built, 8, None, [], None) is None
-
-
 # Recorded energy, so that the stages are known ------------------------------------------------------------------------
 
 REPLAYED: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 8, "seed": 5}
@@ -275,21 +266,8 @@ KNOWN_J = {
 
 
 def counted(cpu_j: float, gpu_j: float | None = None, idle_j: float | None = None, duration_s: float = 1.0) -> Energy:
-    def part(value_j: float | None, method: str) -> Component | None:
-        return None if value_j is None else Component(value_j, value_j / 2, 2 * value_j, method, "one", "all", "1 J")
-
-    cpu, gpu = part(cpu_j, "modelled:cpu-seconds@1"), part(gpu_j, "measured:nvml")
-    assert cpu is not None
-    return Energy(
-        components={"cpu": cpu, "dram": None, "gpu": gpu, "idle": part(idle_j, "modelled:cpu-seconds@1")},
-        active=cpu if gpu is None else cpu + gpu,
-        duration_s=duration_s,
-        cpu_s=1.0,
-        read_bytes=None,
-        written_bytes=None,
-        peak_rss_bytes=None,
-        carbon_g=None,
-    )
+    modelled = "modelled:cpu-seconds@1"
+    return energy(cpu_j, gpu_j, idle_j, duration_s=duration_s, bounds=(0.5, 2.0), method=modelled)
 
 
 @pytest.fixture(scope="module")
@@ -341,17 +319,14 @@ def stopping(block: int, entries: int) -> Callable[[str, int, int], None]:
 
 
 @pytest.mark.slow
-def test_stages_go_on_where_they_were_stopped_over_the_same_files(
-    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stages_go_on_where_they_were_stopped_over_the_same_files(few: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 4, "pairs": 2}
-    monkeypatch.setattr(stages, "LONGEST_RUN_S", 0.0)
     out = tmp_path / "audit"
     with pytest.raises(KeyboardInterrupt):
         audit(few, CHAIN, out, progress=stopping(3, len(INPUT)), **settings)
     before = logged(out)
-    monkeypatch.setattr(stages, "LONGEST_RUN_S", 60.0)
-    found = stages_of(audit(few, CHAIN, out, **settings))
+    longer = Budget(shortest_run_s=0.0, stage_run_s=60.0)
+    found = stages_of(audit(few, CHAIN, out, budget=longer, **settings))
     after = logged(out)
     assert after[: len(before)] == before
     of = [run for run in after if run["workload"] == "stages"]
@@ -373,7 +348,15 @@ def test_runs_of_older_logs_have_not_waited(tmp_path: Path) -> None:
 # Waiting --------------------------------------------------------------------------------------------------------------
 
 
-def run_of(arm: str, energy: Energy, workload: str = "train", block: int = 0, waited_s: float | None = None) -> Run:
+def run_of(
+    arm: str,
+    energy: Energy,
+    workload: str = "train",
+    block: int = 0,
+    waited_s: float | None = None,
+    role: Role = "arm",
+    part: str | None = None,
+) -> Run:
     return Run(
         attempt=1,
         workload=workload,
@@ -384,6 +367,8 @@ def run_of(arm: str, energy: Energy, workload: str = "train", block: int = 0, wa
         energy=energy,
         accuracy=None,
         waited_s=waited_s,
+        role=role,
+        part=part,
     )
 
 
@@ -391,7 +376,7 @@ def test_waiting_takes_the_idle_watts_of_the_machine_and_of_the_gpu() -> None:
     # 10 s of training, 8 of them waited: 20 W of idle machine; the GPU takes 70 W while only the input runs
     trained = [run_of("naive", counted(50.0, 900.0, 200.0, 10.0), block=block, waited_s=8.0) for block in range(3)]
     fed = [run_of("naive", counted(40.0, 350.0, 100.0, 5.0), "input"), run_of("tuned", counted(1.0, 9.0), "input")]
-    waiting = price_waiting(trained, inputs_of("naive", [*fed, *trained]))
+    waiting = price_waiting(trained, input_runs("naive", [*fed, *trained]))
     assert waiting is not None
     assert waiting.share_of_time == pytest.approx(0.8)
     assert waiting.total_j_per_1000 is not None
@@ -407,8 +392,8 @@ def test_waiting_takes_the_idle_watts_of_the_machine_and_of_the_gpu() -> None:
 
 def test_the_input_of_a_training_by_itself_tells_the_watts_of_an_idle_gpu_too() -> None:
     trained = [run_of("mine", counted(50.0, 900.0, 200.0, 10.0), waited_s=2.0)]
-    alone = run_of("mine, input alone", counted(40.0, 150.0, 60.0, 3.0))
-    waiting = price_waiting(trained, inputs_of("mine", [alone, *trained]))
+    alone = run_of("mine", counted(40.0, 150.0, 60.0, 3.0), role="part", part="input")
+    waiting = price_waiting(trained, input_runs("mine", [alone, *trained]))
     assert waiting is not None
     assert waiting.total_j_per_1000 is not None
     assert waiting.total_j_per_1000.value == pytest.approx(2 * 2 * (20 + 50))
@@ -455,13 +440,18 @@ def test_nothing_is_said_of_waiting_where_nothing_was_timed() -> None:
 def test_recorded_runs_with_a_gpu_give_the_waiting_of_each_arm(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "runs.jsonl")
     for block in range(5):
-        for arm, waited_s in (("naive", 8.0), ("naive again", 8.0), ("tuned", 1.0)):
-            log.add(run_of(arm, counted(40.0, 350.0, 100.0, 5.0), "input", block))
-            log.add(run_of(arm, counted(50.0, 900.0, 200.0, 10.0), "train", block, waited_s))
+        runners: tuple[tuple[str, Role, float], ...] = (
+            ("naive", "arm", 8.0),
+            ("naive", "control", 8.0),
+            ("tuned", "arm", 1.0),
+        )
+        for arm, role, waited_s in runners:
+            log.add(run_of(arm, counted(40.0, 350.0, 100.0, 5.0), "input", block, role=role))
+            log.add(run_of(arm, counted(50.0, 900.0, 200.0, 10.0), "train", block, waited_s, role))
     log.attempt = 1
-    arms = [Arm(name, 500, None, lambda epoch: None) for name in ("naive", "tuned")]
+    arms = [Arm(name, 500, None) for name in ("naive", "tuned")]
     model = keras.Sequential([keras.layers.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
-    bench = Bench(log, Meter(), 0, lambda what, done, total: None, "naive")
+    bench = Bench(log, Meter(), 0, "naive")
     naive, tuned = bench.measure(train_from_scratch(model, None, 1), arms, 5).arms  # all blocks are known: nothing runs
     for measured, waited in ((naive, 8), (tuned, 1)):
         assert measured.waiting is not None
@@ -484,11 +474,11 @@ def test_a_slow_input_is_waited_for() -> None:
     waited: Mapping[str, float | None] = {}
     for name, dataset in (("slow", slow), ("quick", data), ("slow again", slow)):
         training.prepare(0)
-        assert training.run(Arm(name, 32, dataset, lambda epoch: None), 0) == 64
+        assert training.run(Arm(name, 32, dataset), 0) == 64
         waited = {**waited, name: training.waited_s(1e9)}
     for name in ("slow", "slow again"):
         assert (waited[name] or 0) > 2 * 4 * 0.05 * 0.5  # of both epochs, of which the first batches are read ahead
     assert training.waited_s(0.01) == 0.01  # never longer than the run
     training.epochs = 0
-    training.run(Arm("nothing", 32, slow, lambda epoch: None), 0)
+    training.run(Arm("nothing", 32, slow), 0)
     assert training.waited_s(1e9) is None  # each run counts for itself

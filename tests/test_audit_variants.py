@@ -15,31 +15,26 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_audits import audit
 
-from joulecache.pipelines.auditing.auditor import audit
+from joulecache.pipelines.auditing.config import AuditConfig, draws_before_cut
 from joulecache.pipelines.auditing.results import Audit, VariantPoint
-from joulecache.pipelines.auditing.variants import (
-    check_variants,
-    draw_reuse,
-    draws_before_cut,
-    measure_variants,
-    why_unmeasured,
-)
+from joulecache.pipelines.auditing.variants import draw_reuse, measure_variants
 from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cli import main
+from joulecache.pipelines.core.statistics import Mean, mean_of
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.claims import inferiority
 from joulecache.pipelines.experiment.runs import RunLog
-from joulecache.pipelines.experiment.statistics import Mean, inferiority, mean_of
 from joulecache.pipelines.experiment.workloads import Training, train_from_scratch
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.models.classifiers import build_model
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
-
-pytestmark = pytest.mark.usefixtures("short_runs")
 
 CHAIN = "decode|resize(24)|random_crop(20) || flip_lr"
 SEEDS = 3
@@ -170,14 +165,15 @@ def measured(photos: Path, folder: Path, variants: Sequence[int], epochs: int) -
     """Measure variants as an audit does, without all else that it does."""
     folder.mkdir(exist_ok=True)
 
-    def build(count: int) -> Path:
+    def build(count: int) -> Cache:
         precompute(photos, folder / f"cache-{count}", CHAIN, variants=count)
-        return folder / f"cache-{count}"
+        return open_cache(folder / f"cache-{count}")
 
+    config = AuditConfig(variants=tuple(variants), epochs=10, train_epochs=epochs, batch_size=8, pairs=1)
     network = build_model("mlp", (20, 20, 3), 2)
     training = train_from_scratch(network, load(build(variants[0]), "val", 8), epochs)
-    bench = Bench(RunLog(folder / "runs.jsonl"), Meter(), 0, lambda *told: None, "naive")
-    return measure_variants(bench, training, build, variants, 10, 8, 1)
+    bench = Bench(RunLog(folder / "runs.jsonl"), Meter(), 0, "naive")
+    return measure_variants(bench, training, build, config)
 
 
 @pytest.mark.slow
@@ -213,7 +209,7 @@ def test_a_curve_has_a_point_for_each_number_of_variants(photos: Path, tmp_path:
     assert [(point.name, point.variants) for point in points] == [("2 variants", 2), ("1 variant", 1), ("fresh", 3)]
     assert [(point.train_reuse, point.build_epochs) for point in points] == [(1.5, 10), (3, 10), (1, 3)]
     assert all(len(point.accuracies) == SEEDS for point in points)
-    reuse = draw_reuse((2, 1), 10, 3, points)
+    reuse = draw_reuse(AuditConfig(variants=(2, 1), epochs=10, train_epochs=3), points)
     assert (reuse.variants, reuse.horizon_reuse, reuse.train_reuse) == (2, 5, 1.5)
 
 
@@ -238,7 +234,8 @@ def test_what_was_not_measured_is_said(photos: Path, tmp_path: Path) -> None:
 def test_why_nothing_can_be_measured(
     variants: Sequence[int], workloads: Sequence[str], train_epochs: int, held_out: int, why: str | None
 ) -> None:
-    assert why_unmeasured(variants, workloads, train_epochs, held_out) == why
+    config = AuditConfig(variants=tuple(variants), workloads=tuple(workloads), train_epochs=train_epochs)
+    assert config.why_unmeasured(held_out) == why
 
 
 def test_a_prefix_without_draws_says_nothing(photos: Path, tmp_path: Path) -> None:
@@ -260,26 +257,26 @@ def test_a_prefix_without_draws_says_nothing(photos: Path, tmp_path: Path) -> No
         ((1, 2), "decode|resize(20) || flip_lr", ("train",), "draw nothing at random: all would be the same"),
         ((4,), "decode|resize(20) || flip_lr", ("train",), "draw nothing at random: all would be the same"),
         ((1, 2), CHAIN, ("input",), "the workload train measures: add it"),
-        ((1, 8, 16), CHAIN, ("train",), "no draw of 8, 16 variants twice.*at least 17 train epochs"),
+        ((1, 8, 16), CHAIN, ("train",), "no draw of 8, 16 variants twice.*at least 17 epochs with train_epochs"),
     ],
 )
 def test_variants_that_cannot_be_compared_are_refused_in_one_line(
     variants: Sequence[Any], chain: str, workloads: Sequence[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        check_variants(variants, parse(chain), workloads, 8)
+        AuditConfig(variants=tuple(variants), workloads=tuple(workloads), train_epochs=8).check_draws(parse(chain))
     assert "\n" not in str(refused.value)
 
 
 def test_variants_are_refused_before_anything_is_built(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="draw nothing at random"):
-        small_audit(photos, tmp_path / "out", "decode|resize(20) || flip_lr", variants=(1, 2))
+        small_audit(photos, tmp_path / "out", "decode|resize(20) || flip_lr", variants=(4,))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_curve_without_held_out_records_is_refused() -> None:
     with pytest.raises(ValueError, match="no records are held out to measure it on: give more images"):
-        why_unmeasured((1, 2), ("train",), 3, held_out=0)
+        AuditConfig(variants=(1, 2), workloads=("train",), train_epochs=3).why_unmeasured(held_out=0)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +312,7 @@ def test_the_interval_is_students_t_of_the_paired_differences() -> None:
     mean = mean_of([0.0, 0.0, 0.0, 0.0, 0.05])
     assert mean.low == pytest.approx(0.01 - T_FOUR * statistics.stdev([0, 0, 0, 0, 0.05]) / 5**0.5)
     assert mean_of([0.5]) == Mean(0.5, None, None, 1)
-    with pytest.raises(ValueError, match="a mean needs values, got none"):
+    with pytest.raises(ValueError, match="a mean needs at least one value, got none"):
         mean_of([])
 
 

@@ -17,53 +17,38 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_audits import NO_STAGES, audit, energy, logged
 
-from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.examples import draw_examples
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.manifest_io import open_manifest
-from joulecache.pipelines.energy import Component, Energy, Meter
+from joulecache.pipelines.cache.cache import open_cache
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
-from joulecache.pipelines.experiment.arms import (
-    ARMS,
-    Arm,
-    ArmError,
-    Files,
-    batched_from,
-    list_files,
-    make_arms,
-    refused_arms,
-)
+from joulecache.pipelines.experiment.arms import Arm, make_arms, refused_arms
 from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.failures import ArmError
+from joulecache.pipelines.experiment.files import ImageFiles, list_files
+from joulecache.pipelines.experiment.names import ARMS
+from joulecache.pipelines.experiment.online_arms import batched_from
 from joulecache.pipelines.experiment.runs import RunLog
-from joulecache.pipelines.experiment.workloads import Ended, InputOnly
+from joulecache.pipelines.experiment.workloads import InputOnly, SpentIterators
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import Chain, op_text, parse
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
-pytestmark = pytest.mark.usefixtures("short_runs")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(48):
-        path = folder / f"{'even' if index % 2 == 0 else 'odd'}" / f"{index}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(synthetic_photo(index))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path]:
+def finished(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path]:
     out = tmp_path_factory.mktemp("audit")
-    return audit(photos, CHAIN, out, pairs=2, train_epochs=1, batch_size=16, epochs=10, model="mlp"), out
+    return audit(synthetic_folder, CHAIN, out, pairs=2, train_epochs=1, batch_size=16, epochs=10, model="mlp"), out
 
 
-def arms_of(photos: Path, cache: Path, chain: str, **options: Any) -> tuple[Files, dict[str, Any]]:
-    precompute(photos, cache, chain, **options)
-    files = list_files(photos, cache, 3)
+def arms_of(synthetic_folder: Path, folder: Path, chain: str, **options: Any) -> tuple[ImageFiles, dict[str, Any]]:
+    precompute(synthetic_folder, folder, chain, **options)
+    cache = open_cache(folder)
+    files = list_files(synthetic_folder, cache, 3)
     return files, {arm.name: arm for arm in make_arms(ARMS, files, cache, 16, shuffle=False)}
 
 
@@ -92,12 +77,12 @@ def pixels(arm: Any, epoch: int) -> Any:
         ),
     ],
 )
-def test_all_arms_show_the_reference_pictures(photos: Path, tmp_path: Path, chain: str) -> None:
+def test_all_arms_show_the_reference_pictures(synthetic_folder: Path, tmp_path: Path, chain: str) -> None:
     cut = parse(chain)
     level = (1 / 255 if cut.is_float else 1.0) / (0.4 if "normalize" in chain else 1.0)
-    files, arms = arms_of(photos, tmp_path / "cache", chain)
+    files, arms = arms_of(synthetic_folder, tmp_path / "cache", chain)
     for epoch in (0, 2):
-        keys = [Path(path).relative_to(photos).as_posix() for path in files.paths]
+        keys = [Path(path).relative_to(synthetic_folder).as_posix() for path in files.paths]
         expected = np.stack(
             [cut(path, key=key, n=epoch, variants=1) for path, key in zip(files.paths, keys, strict=True)]
         )
@@ -109,18 +94,19 @@ def test_all_arms_show_the_reference_pictures(photos: Path, tmp_path: Path, chai
             assert np.abs(shown.astype(float) - expected).mean() < level, name
 
 
-def test_variants_repeat_in_the_online_arms_as_in_the_cache(photos: Path, tmp_path: Path) -> None:
-    files, arms = arms_of(photos, tmp_path / "cache", "decode|resize(40)|random_crop(32)", variants=2)
+def test_variants_repeat_in_the_online_arms_as_in_the_cache(synthetic_folder: Path, tmp_path: Path) -> None:
+    files, arms = arms_of(synthetic_folder, tmp_path / "cache", "decode|resize(40)|random_crop(32)", variants=2)
     assert np.array_equal(files.drawn[0], files.drawn[2])
     assert not np.array_equal(files.drawn[0], files.drawn[1])
     assert np.array_equal(pixels(arms["naive"], 0), pixels(arms["naive"], 2))
 
 
-def test_every_arm_yields_the_same_types_and_every_image_once(photos: Path, tmp_path: Path) -> None:
-    precompute(photos, tmp_path / "cache", CHAIN)
-    files = list_files(photos, tmp_path / "cache", 1)
+def test_every_arm_yields_the_same_types_and_every_image_once(synthetic_folder: Path, tmp_path: Path) -> None:
+    precompute(synthetic_folder, tmp_path / "cache", CHAIN)
+    cache = open_cache(tmp_path / "cache")
+    files = list_files(synthetic_folder, cache, 1)
     specs = set()
-    for arm in make_arms(ARMS, files, tmp_path / "cache", 16):
+    for arm in make_arms(ARMS, files, cache, 16):
         specs.add(str(arm.dataset.element_spec))
         labels = np.concatenate([labels for _, labels in arm.dataset.as_numpy_iterator()])
         assert sorted(labels) == sorted(files.labels), arm.name
@@ -155,7 +141,7 @@ def test_the_build_and_the_fill_are_charged(finished: tuple[Audit, Path]) -> Non
 def test_the_model_ends_pruned_and_quantized(finished: tuple[Audit, Path]) -> None:
     result, out = finished
     assert result.compression is not None
-    files = {variant["name"]: variant["file_bytes"] for variant in result.compression["variants"]}
+    files = {each.name: each.file_bytes for each in result.compression.model_files}
     assert files["pruned-int8"] < files["pruned-float32"] < files["baseline"]
     assert (out / "models" / "pruned-int8.tflite").stat().st_size == files["pruned-int8"]
 
@@ -163,15 +149,16 @@ def test_the_model_ends_pruned_and_quantized(finished: tuple[Audit, Path]) -> No
 @pytest.mark.slow
 def test_every_run_is_logged_in_interleaved_blocks(finished: tuple[Audit, Path]) -> None:
     _, out = finished
-    runs = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
-    blocks: dict[tuple[str, int], list[str]] = {}
+    runs = logged(out)
+    blocks: dict[tuple[str, int], list[tuple[str, str]]] = {}
     fills = [run for run in runs if run["workload"] == "fill"]
     assert [(run["block"], run["arm"]) for run in fills] == [(0, "tf_cache"), (1, "tf_cache")]
     for run in runs:
         if run["workload"] not in ("fill", "stages"):
-            blocks.setdefault((run["workload"], run["block"]), []).append(run["arm"])
+            blocks.setdefault((run["workload"], run["block"]), []).append((run["arm"], run["role"]))
     assert len(blocks) == 6
-    assert all(sorted(arms) == sorted([*ARMS, "naive again"]) for arms in blocks.values())
+    each = [*((name, "arm") for name in ARMS), ("naive", "control")]
+    assert all(sorted(arms) == sorted(each) for arms in blocks.values())
     assert len({tuple(arms) for arms in blocks.values()}) > 1
 
 
@@ -185,15 +172,15 @@ def test_the_result_is_json_and_nothing_of_the_work_stays(finished: tuple[Audit,
 
 
 @pytest.mark.slow
-def test_the_source_is_not_touched(photos: Path, finished: tuple[Audit, Path]) -> None:
-    assert sorted(path.name for path in photos.iterdir()) == ["even", "odd"]
-    assert len(list(photos.rglob("*.jpg"))) == 48
+def test_the_source_is_not_touched(synthetic_folder: Path, finished: tuple[Audit, Path]) -> None:
+    assert sorted(path.name for path in synthetic_folder.iterdir()) == ["even", "odd"]
+    assert len(list(synthetic_folder.rglob("*.jpg"))) == 48
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arms": ("naive",)}, "arms must have optimized"),
+        ({"arms": ("naive",)}, "arms must include optimized"),
         ({"arms": ("optimized", "naive", "fast")}, "arms must be some of naive, tuned, tf_cache, optimized"),
         ({"workloads": ()}, "workloads must be some of"),
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
@@ -202,75 +189,66 @@ def test_the_source_is_not_touched(photos: Path, finished: tuple[Audit, Path]) -
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(
-    photos: Path, tmp_path: Path, options: dict[str, Any], message: str
+    synthetic_folder: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        audit(photos, CHAIN, tmp_path / "out", **options)
+        audit(synthetic_folder, CHAIN, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_out_inside_the_source_is_refused(photos: Path) -> None:
-    with pytest.raises(ValueError, match="lie inside each other"):
-        audit(photos, CHAIN, photos / "out")
-    assert not (photos / "out").exists()
+def test_out_inside_the_source_is_refused(synthetic_folder: Path) -> None:
+    with pytest.raises(ValueError, match="overlap"):
+        audit(synthetic_folder, CHAIN, synthetic_folder / "out")
+    assert not (synthetic_folder / "out").exists()
 
 
-def test_a_folder_of_others_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_others_is_refused(synthetic_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="no audit of ours"):
-        audit(photos, CHAIN, tmp_path)
+    with pytest.raises(ValueError, match="not empty and not an audit"):
+        audit(synthetic_folder, CHAIN, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_images_of_varying_size_cannot_be_batched(photos: Path, tmp_path: Path) -> None:
-    precompute(photos, tmp_path / "cache", "decode", encoding="png")
+def test_images_of_varying_size_cannot_be_batched(synthetic_folder: Path, tmp_path: Path) -> None:
+    precompute(synthetic_folder, tmp_path / "cache", "decode", encoding="jpeg", limit=4)
+    cache = open_cache(tmp_path / "cache")
     with pytest.raises(ArmError, match="vary in size"):
-        make_arms(ARMS, list_files(photos, tmp_path / "cache", 1), tmp_path / "cache", 16)
+        make_arms(ARMS, list_files(synthetic_folder, cache, 1), cache, 16)
 
 
 # Recorded energy, so that verdicts are tested on joules that are known ------------------------------------------------
 
 
-ARMS_REPLAYED: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 16, "seed": 3}
+REPLAYED: dict[str, Any] = {
+    "arms": ("naive", "optimized"),
+    "workloads": ("input",),
+    "pairs": 6,
+    "batch_size": 16,
+    "seed": 3,
+    "budget": NO_STAGES,
+}
 BUILD_J = 30.0
+
+Recorded = tuple[Audit, Path, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def recorded(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path, list[dict[str, Any]]]:
-    """An audit with a real meter, its recording, and which run was of which arm."""
+def recorded(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """An audit with a real meter, its recording, and its runs."""
     folder = tmp_path_factory.mktemp("recorded")
     file = folder / "windows.jsonl"
-    found = audit(photos, CHAIN, folder / "audit", pairs=6, meter=Meter(record=file), **ARMS_REPLAYED)
-    runs = [json.loads(line) for line in (folder / "audit" / "runs.jsonl").read_text().splitlines()]
-    return found, file, runs
+    found = audit(photo_folder, CHAIN, folder / "audit", meter=Meter(record=file), **REPLAYED)
+    return found, file, logged(folder / "audit")
 
 
-@pytest.mark.slow
-def test_a_recorded_audit_replays_to_the_last_bit(
-    photos: Path, recorded: tuple[Audit, Path, list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_a_recorded_audit_replays_to_the_last_bit(photo_folder: Path, recorded: Recorded, tmp_path: Path) -> None:
     found, file, _ = recorded
-    again = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=ReplayMeter(file), **ARMS_REPLAYED)
+    again = audit(photo_folder, CHAIN, tmp_path / "audit", meter=ReplayMeter(file), **REPLAYED)
     assert again.workloads == found.workloads
     assert again.build is not None
     assert found.build is not None
     assert again.build.energy == found.build.energy
     assert again.provenance.meter == ReplayMeter(file).provenance()
-
-
-def counted(active_j: float, gpu_j: float = 0.0) -> dict[str, Any]:
-    part = Component(active_j, active_j, active_j, "measured:rapl", "powercap", "machine", "1 uJ")
-    gpu = Component(gpu_j, gpu_j, gpu_j, "measured:nvml", "NVML", "1 GPU", "1 mJ") if gpu_j else None
-    return Energy(
-        components={"cpu": part, "dram": None, "gpu": gpu, "idle": None},
-        active=part + gpu if gpu else part,
-        duration_s=1.0,
-        cpu_s=1.0,
-        read_bytes=None,
-        written_bytes=None,
-        peak_rss_bytes=None,
-        carbon_g=None,
-    ).to_json()
 
 
 @pytest.mark.parametrize(
@@ -284,28 +262,26 @@ def counted(active_j: float, gpu_j: float = 0.0) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("gpu_j", [0.0, pytest.param(40.0, marks=pytest.mark.slow)], ids=["", "with a GPU"])
 def test_the_verdict_on_recorded_joules(
-    photos: Path,
-    recorded: tuple[Audit, Path, list[dict[str, Any]]],
-    tmp_path: Path,
-    of_naive: float,
-    finding: str,
-    gpu_j: float,
+    photo_folder: Path, recorded: Recorded, tmp_path: Path, of_naive: float, finding: str, gpu_j: float
 ) -> None:
     _, file, runs = recorded
-    made = [file.read_text().splitlines()[0], json.dumps({"window": "build", "energy": counted(BUILD_J)})]
+    made = [file.read_text().splitlines()[0], json.dumps({"window": "build", "energy": energy(BUILD_J).to_json()})]
     for run in runs:
         # in turns a little more and a little less than naive, so that the control has something to show
-        noise = 1.0 if run["arm"] == "naive" else 1.02 if run["block"] % 2 else 1 / 1.02
+        first = (run["arm"], run["role"]) == ("naive", "arm")
+        noise = 1.0 if first else 1.02 if run["block"] % 2 else 1 / 1.02
         whole_j = (of_naive if run["arm"] == "optimized" else 1.0) * 50.0 * noise
-        share_j = gpu_j * whole_j / 50.0  # what is waited for takes a GPU's joules, too
-        made.append(json.dumps({"window": run["workload"], "energy": counted(whole_j - share_j, share_j)}))
+        share_j = gpu_j * whole_j / 50.0  # a GPU that waits uses energy, too
+        spent = energy(whole_j - share_j, share_j or None)
+        made.append(json.dumps({"window": run["workload"], "energy": spent.to_json()}))
     (tmp_path / "made.jsonl").write_text("\n".join(made) + "\n")
     meter = ReplayMeter(tmp_path / "made.jsonl")
-    result = audit(photos, CHAIN, tmp_path / "audit", pairs=6, meter=meter, epochs=10, runs=5, **ARMS_REPLAYED)
+    result = audit(photo_folder, CHAIN, tmp_path / "audit", meter=meter, epochs=10, runs=5, **REPLAYED)
     (compared,) = result.workloads[0].comparisons
     assert compared.finding == finding
     assert compared.ratio.value == pytest.approx(of_naive, rel=0.03)
     assert result.build is not None
+    assert result.records is not None
     assert result.build.active_j == BUILD_J
     if finding == "saves":
         assert compared.break_even.epochs == pytest.approx(BUILD_J / (50.0 - 25.0), rel=0.05)
@@ -314,7 +290,9 @@ def test_the_verdict_on_recorded_joules(
         assert compared.break_even_over_runs.epochs == pytest.approx(compared.break_even.epochs / 5)
     if finding == "costs":
         assert compared.break_even.epochs is None
-    assert result.workloads[0].arms[0].active_j_per_1000.value == pytest.approx(50.0 / 43 * 1000, rel=0.05)
+    assert result.workloads[0].arms[0].active_j_per_1000.value == pytest.approx(
+        50.0 / result.records.train * 1000, rel=0.05
+    )
 
 
 @pytest.fixture
@@ -338,10 +316,12 @@ def turned_photos(tmp_path: Path) -> Path:
         ("decode|resize(40) || random_crop(32)|flip_lr|to_float", 1, 3),
     ],
 )
-def test_samples_are_what_the_chain_gives(photos: Path, tmp_path: Path, chain: str, variants: int, later: int) -> None:
-    precompute(photos, tmp_path / "cache", chain, variants=variants, seed=5)
-    built = open_manifest(tmp_path / "cache")
-    samples = draw_examples(list_files(photos, tmp_path / "cache", 3), photos, built)
+def test_samples_are_what_the_chain_gives(
+    synthetic_folder: Path, tmp_path: Path, chain: str, variants: int, later: int
+) -> None:
+    precompute(synthetic_folder, tmp_path / "cache", chain, variants=variants, seed=5)
+    cache = open_cache(tmp_path / "cache")
+    samples = draw_examples(list_files(synthetic_folder, cache, 3), synthetic_folder, cache)
     parsed = parse(chain)
     steps = [op_text(op) for op in (*parsed.prefix, *parsed.on_images)]
     assert len({sample.key for sample in samples}) == 3
@@ -351,7 +331,7 @@ def test_samples_are_what_the_chain_gives(photos: Path, tmp_path: Path, chain: s
         assert sample.class_name == sample.key.partition("/")[0]
         shown = Chain((*parsed.prefix, *parsed.on_images), parsed.cut)
         for epoch, picture in enumerate(sample.images[len(steps) - 1 :]):
-            data = (photos / sample.key).read_bytes()
+            data = (synthetic_folder / sample.key).read_bytes()
             whole = shown(data, key=sample.key, seed=5, n=epoch, variants=variants)
             height, width, _ = whole.shape
             seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.jpeg))))
@@ -370,26 +350,26 @@ def test_photos_turned_by_exif_are_the_same_in_every_arm(turned_photos: Path, tm
 
 
 def test_the_orientations_of_files_are_listed_only_where_one_is_turned(
-    photos: Path, turned_photos: Path, tmp_path: Path
+    synthetic_folder: Path, turned_photos: Path, tmp_path: Path
 ) -> None:
     precompute(turned_photos, tmp_path / "turned-cache", "decode(shorter=80)|resize(32)")
-    files = list_files(turned_photos, tmp_path / "turned-cache", 1)
+    files = list_files(turned_photos, open_cache(tmp_path / "turned-cache"), 1)
     assert files.orientations is not None
     for path, orientation, (height, width) in zip(files.paths, files.orientations, files.sizes, strict=True):
         assert orientation == (1, 3, 6, 1)[int(Path(path).stem) % 4]
         assert (height > width) == (orientation == 6)
         assert (height, width) == parse("decode(shorter=80)")(path).shape[:2]
-    precompute(photos, tmp_path / "cache", "decode|resize(32)")
-    assert list_files(photos, tmp_path / "cache", 1).orientations is None
+    precompute(synthetic_folder, tmp_path / "cache", "decode|resize(32)")
+    assert list_files(synthetic_folder, open_cache(tmp_path / "cache"), 1).orientations is None
 
 
 @pytest.mark.slow
-def test_floats_are_audited_as_input(photos: Path, tmp_path: Path) -> None:
+def test_floats_are_audited_as_input(synthetic_folder: Path, tmp_path: Path) -> None:
     chain = "decode|resize(40) || random_crop(32)|flip_lr|to_float|normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))"
-    result = audit(photos, chain, tmp_path / "out", workloads=("input",), pairs=1, batch_size=16)
+    result = audit(synthetic_folder, chain, tmp_path / "out", workloads=("input",), pairs=1, batch_size=16)
     assert [workload.workload for workload in result.workloads] == ["input"]
     assert 0 < max(result.pixel_difference.values()) <= 0.5  # in levels: TensorFlow resizes a little differently
-    _, arms = arms_of(photos, tmp_path / "cache", chain)
+    _, arms = arms_of(synthetic_folder, tmp_path / "cache", chain)
     for arm in arms.values():
         images, _ = arm.dataset.element_spec
         assert (images.dtype, images.shape[1:].as_list()) == (tf.float32, [32, 32, 3])
@@ -397,10 +377,10 @@ def test_floats_are_audited_as_input(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workloads", [("input", "train", "infer"), ("train",), ("infer",)])
 def test_floats_are_refused_where_a_model_would_scale_them_again(
-    photos: Path, tmp_path: Path, workloads: tuple[str, ...]
+    synthetic_folder: Path, tmp_path: Path, workloads: tuple[str, ...]
 ) -> None:
-    with pytest.raises(ArmError, match=r"makes floats, .* give --workload input, or leave to_float and normalize out"):
-        audit(photos, "decode|resize(40) || to_float", tmp_path / "out", workloads=workloads)
+    with pytest.raises(ArmError, match=r"makes floats, .* choose --workload input, or drop to_float and normalize"):
+        audit(synthetic_folder, "decode|resize(40) || to_float", tmp_path / "out", workloads=workloads)
     assert not (tmp_path / "out").exists()
 
 
@@ -415,10 +395,10 @@ def test_floats_are_refused_where_a_model_would_scale_them_again(
     ],
 )
 def test_a_chain_that_tensorflow_cannot_run_is_refused_before_anything_is_built(
-    photos: Path, tmp_path: Path, chain: str, culprit: str
+    synthetic_folder: Path, tmp_path: Path, chain: str, culprit: str
 ) -> None:
     with pytest.raises(ArmError, match=f"no TensorFlow kernel for {culprit}: "):
-        audit(photos, chain, tmp_path / "out", workloads=("input",))
+        audit(synthetic_folder, chain, tmp_path / "out", workloads=("input",))
     assert not (tmp_path / "out").exists()
 
 
@@ -451,7 +431,7 @@ def save_transparent(folder: Path) -> None:
         (saved("BMP", "P"), "decode", "it is a BMP with a palette"),
         (saved("JPEG", "CMYK"), "decode(1)", "it is CMYK, which TensorFlow cannot decode to grey"),
         (save_without_adobe, "decode", "it is CMYK without Adobe's marker, which TensorFlow inverts"),
-        (save_transparent, "decode", "it is a WebP with transparency or many frames"),
+        (save_transparent, "decode", "it is a WebP with transparency or several frames"),
     ],
     ids=["tiff", "palette", "grey", "adobe", "transparent"],
 )
@@ -463,7 +443,7 @@ def test_a_file_that_tensorflow_decodes_otherwise_is_named(
     save(folder)
     precompute(folder, tmp_path / "cache", f"{decode}|resize(8)", val_fraction=0)
     with pytest.raises(ArmError, match=rf"odd\.\w+' as the reference does: {why}; leave it out"):
-        list_files(folder, tmp_path / "cache", 1)
+        list_files(folder, open_cache(tmp_path / "cache"), 1)
 
 
 @pytest.mark.parametrize(
@@ -501,9 +481,9 @@ def cached_images(dataset: Any) -> tuple[Any, list[int | None]]:
     ],
 )
 def test_tf_cache_holds_uint8_after_all_that_is_the_same_in_every_epoch(
-    photos: Path, tmp_path: Path, chain: str, variants: int, shape: list[int | None]
+    synthetic_folder: Path, tmp_path: Path, chain: str, variants: int, shape: list[int | None]
 ) -> None:
-    _, arms = arms_of(photos, tmp_path / "cache", chain, variants=variants, limit=8)
+    _, arms = arms_of(synthetic_folder, tmp_path / "cache", chain, variants=variants, limit=8)
     assert cached_images(arms["tf_cache"].dataset) == (tf.uint8, shape)
 
 
@@ -531,20 +511,21 @@ def test_batches_are_made_where_the_rest_costs_less_on_them(chain: str, by_image
     assert batched_from(ops, len(ops)) == len(ops)
 
 
-def test_online_arms_prefetch_only_where_an_expert_would(photos: Path, tmp_path: Path) -> None:
-    _, arms = arms_of(photos, tmp_path / "cache", CHAIN)
+def test_online_arms_prefetch_only_where_an_expert_would(synthetic_folder: Path, tmp_path: Path) -> None:
+    _, arms = arms_of(synthetic_folder, tmp_path / "cache", CHAIN)
     assert "Prefetch" not in type(arms["naive"].dataset).__name__
     assert "Prefetch" in type(arms["tuned"].dataset).__name__
     assert all(isinstance(arm.dataset, tf.data.Dataset) for arm in arms.values())
 
 
 @pytest.mark.slow
-def test_a_cache_that_does_not_fit_memory_is_left_out_with_the_reason(photos: Path, tmp_path: Path) -> None:
-    precompute(photos, tmp_path / "cache", "decode || random_crop(32)", encoding="png")
-    files = list_files(photos, tmp_path / "cache", 1)
-    assert refused_arms(ARMS, files, tmp_path / "cache") == {}
+def test_a_cache_that_does_not_fit_memory_is_left_out_with_the_reason(synthetic_folder: Path, tmp_path: Path) -> None:
+    precompute(synthetic_folder, tmp_path / "cache", "decode || random_crop(32)", encoding="png")
+    cache = open_cache(tmp_path / "cache")
+    files = list_files(synthetic_folder, cache, 1)
+    assert refused_arms(ARMS, files, cache) == {}
     large = replace(files, sizes=files.sizes * 10_000)
-    assert "GB in RAM" in refused_arms(ARMS, large, tmp_path / "cache")["tf_cache"]
+    assert "GB of RAM" in refused_arms(ARMS, large, cache)["tf_cache"]
 
 
 class Slow:
@@ -559,15 +540,15 @@ class Slow:
 
 def test_iterators_are_let_go_of_outside_of_what_is_measured() -> None:
     numbers = tf.data.Dataset.range(8).batch(4)
-    work, reads_on = InputOnly(epochs=2), Arm("numbers", 8, numbers, lambda epoch: None, reads_on=True)
+    work, reads_on = InputOnly(epochs=2), Arm("numbers", 8, numbers, reads_on=True)
     held: list[weakref.ref[object]] = []
-    keep = work.ended.keep
+    keep: Any = work.spent.keep
 
     def note(arm: Arm, iterator: object) -> None:
         held.append(weakref.ref(iterator))
         keep(arm, iterator)
 
-    work.ended.keep = note  # type: ignore[method-assign]
+    work.spent.keep = note  # type: ignore[method-assign]
     assert work.run(reads_on, 0) == 16
     assert len(held) == 2
     assert all(iterator() is not None for iterator in held)  # the window of a run ends before they do
@@ -582,21 +563,25 @@ def test_nothing_is_held_behind_the_last_run(tmp_path: Path, fails: bool) -> Non
 
     numbers = tf.data.Dataset.range(8).batch(4).map(lambda images: (fail(images), images)[1])
     work = InputOnly(shortest_s=0.02)
-    bench = Bench(RunLog(tmp_path / "runs.jsonl"), Meter(), 0, lambda what, done, total: None, "numbers")
+    bench = Bench(RunLog(tmp_path / "runs.jsonl"), Meter(), 0, "numbers")
     with pytest.raises(ArmError) if fails else nullcontext():
-        bench.measure(work, [Arm("numbers", 8, numbers, lambda epoch: None)], 2)
+        bench.measure(work, [Arm("numbers", 8, numbers)], 2)
     # destroyed one after the other by whoever drops the workload, they would sleep for up to a minute each
-    assert work.ended._at_rest == []
+    assert work.spent._at_rest == []
 
 
 def test_only_iterators_that_may_still_work_are_waited_for() -> None:
-    at_rest = Arm("naive", 8, None, lambda epoch: None)
-    ended, moment = Ended(), threading.Event()
-    ended.keep(at_rest, Slow(moment))
-    ended.let_go()  # it would wait for a minute, and fail
+    at_rest = Arm("naive", 8, None)
+    spent, moment = SpentIterators(), threading.Event()
+    slow: Any = Slow(moment)
+    spent.keep(at_rest, slow)
+    del slow
+    spent.drop()  # waiting here would take a minute, and fail
     moment.set()
-    ended.keep(replace(at_rest, reads_on=True), Slow(moment))
-    ended.let_go()
+    slow = Slow(moment)
+    spent.keep(replace(at_rest, reads_on=True), slow)
+    del slow
+    spent.drop()
 
 
 def test_a_short_epoch_is_run_several_times_as_often_in_every_block() -> None:
@@ -608,4 +593,7 @@ def test_a_short_epoch_is_run_several_times_as_often_in_every_block() -> None:
     assert times >= 2
     assert work.run(arm, 1 + times) == 8 * times
     assert epochs == [0, 0, *range(1, 1 + 2 * times)]
-    assert InputOnly().run(arm, 0) == 8
+    work.release()
+    work = InputOnly()
+    assert work.run(arm, 0) == 8
+    work.release()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from small_audits import audit
 
-from joulecache.pipelines import audit
 from joulecache.pipelines.report.files import write_report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -20,7 +20,6 @@ EVIL = ("<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "&
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.usefixtures("short_runs"),
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver"),
 ]
 

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_audits import energy
 
-from joulecache.pipelines.energy import Component, Energy, Meter, Window
+from joulecache.pipelines.energy import Meter, Window
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.blocks import Bench
+from joulecache.pipelines.experiment.claims import finding
 from joulecache.pipelines.experiment.runs import Run, RunLog
-from joulecache.pipelines.experiment.statistics import Ratio, break_even, finding, paired_ratio
+from joulecache.pipelines.experiment.statistics import Ratio, break_even, paired_ratio
 from joulecache.pipelines.experiment.workloads import InputOnly
 
 positive = st.floats(1e-6, 1e6)
@@ -70,13 +72,13 @@ class DrawnMeter(Meter):
     def window(self, name: str) -> Iterator[Window]:
         window = Window(name)
         yield window
-        spent = joules(self.epoch_j * self.factors.pop(0))
+        spent = energy(self.epoch_j * self.factors.pop(0), bounds=(0.4, 2.2))
         window.begin(lambda: spent)
         window.end()
 
 
 class Told(InputOnly):
-    """Eats nothing and tells the meter what the arm takes: its `dataset` is its joules."""
+    """Consume nothing, and tell the meter what the arm uses: its `dataset` is its joules."""
 
     def __init__(self, meter: DrawnMeter) -> None:
         super().__init__()
@@ -94,28 +96,14 @@ class InMemory(RunLog):
         self.runs.append(run)
 
 
-def joules(active_j: float) -> Energy:
-    part = Component(active_j, 0.4 * active_j, 2.2 * active_j, "modelled:test", "a number", "this test", "exact")
-    return Energy(
-        components={"cpu": part, **dict.fromkeys(("dram", "gpu", "idle"))},
-        active=part,
-        duration_s=1.0,
-        cpu_s=1.0,
-        read_bytes=None,
-        written_bytes=None,
-        peak_rss_bytes=None,
-        carbon_g=None,
-    )
-
-
 def findings(audits: int, blocks: int, noise: float, true_ratio: float, folder: Path) -> Counter[str]:
     """Return what so many audits with a drift of 30% find, of an arm that takes `true_ratio` times the joules of the reference."""
     found: Counter[str] = Counter()
-    arms = [Arm("naive", 100, 50.0, lambda epoch: None), Arm("optimized", 100, 50.0 * true_ratio, lambda epoch: None)]
+    arms = [Arm("naive", 100, 50.0), Arm("optimized", 100, 50.0 * true_ratio)]
     meter = DrawnMeter(noise, drift=0.3)
     for seed in range(audits):
         meter.begin_audit(seed, 3 * blocks)  # no warm-up is metered, and the reference runs twice in a block
-        bench = Bench(InMemory(folder / "none"), meter, seed, lambda *told: None, "naive")
+        bench = Bench(InMemory(folder / "none"), meter, seed, "naive")
         result = bench.measure(Told(meter), arms, blocks)
         found[result.arms[1].finding] += 1
         assert not meter.factors

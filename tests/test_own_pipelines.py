@@ -16,20 +16,22 @@ import keras
 import pytest
 import tensorflow as tf
 from audits import printed
+from small_audits import audit, energy, logged
 
-from joulecache.pipelines.auditing import own
-from joulecache.pipelines.auditing.auditor import audit
 from joulecache.pipelines.auditing.changes import compare_audits
+from joulecache.pipelines.auditing.config import Budget, PipelinesConfig
+from joulecache.pipelines.auditing.custom_pipelines import make_training
+from joulecache.pipelines.auditing.inspection import InspectedPipeline, Origin, inspect_pipeline, one_epoch
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core.codec import dumps
-from joulecache.pipelines.energy import Component, Energy, Meter
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
-from joulecache.pipelines.experiment.arms import ArmError
+from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.files import write_report
 
-pytestmark = pytest.mark.usefixtures("short_runs")
+pytestmark = pytest.mark.usefixtures("short_runs")  # of the command
 
 GOOD = """
 import numpy as np
@@ -192,8 +194,11 @@ def finished(good: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return audit(datasets=both, out=out, pairs=2, train_epochs=2, model="mlp"), out
 
 
-def logged(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "runs.jsonl").read_text("utf-8").splitlines()]
+def inspected(function: Callable[[], Any], name: str = "mine") -> InspectedPipeline:
+    return inspect_pipeline(name, function(), Origin("good:mine"), trains=True)
+
+
+MLP = PipelinesConfig(model="mlp", train_epochs=1)
 
 
 # What is measured -----------------------------------------------------------------------------------------------------
@@ -218,9 +223,7 @@ def test_a_function_is_called_once_and_its_epochs_are_whole(finished: tuple[Audi
     result, out = finished
     assert good.calls == ["mine", "theirs"]
     assert [(each.name, each.images, each.batches) for each in result.pipelines] == [("mine", 20, 3), ("theirs", 16, 2)]
-    assert {
-        (run["workload"], run["arm"].partition(",")[0].removesuffix(" again"), run["images"]) for run in logged(out)
-    } == {
+    assert {(run["workload"], run["arm"], run["images"]) for run in logged(out)} == {
         ("input", "mine", 20),
         ("input", "theirs", 16),
         ("train", "mine", 40),
@@ -241,18 +244,27 @@ def test_the_input_and_the_training_are_measured_alone_in_the_same_blocks(finish
         assert of_input.active_j_per_1000.value < of_training.active_j_per_1000.value
         assert 0 < of_input.wall_us_per_image < arm.wall_us_per_image
     blocks = [
-        [run["arm"] for run in logged(out) if (run["workload"], run["block"]) == ("train", block)] for block in (0, 1)
+        [
+            (run["arm"], run["role"], run["part"])
+            for run in logged(out)
+            if (run["workload"], run["block"]) == ("train", block)
+        ]
+        for block in (0, 1)
     ]
-    parts = [f"{name}, {part} alone" for name in ("mine", "theirs") for part in ("input", "training")]
-    assert all(sorted(block) == sorted(["mine", "theirs", "mine again", *parts]) for block in blocks)
+    each: list[tuple[str, str, str | None]] = [
+        ("mine", "arm", None),
+        ("theirs", "arm", None),
+        ("mine", "control", None),
+    ]
+    each += [(name, "part", part) for name in ("mine", "theirs") for part in ("input", "training")]
+    assert all(sorted(block, key=str) == sorted(each, key=str) for block in blocks)
     assert all(arm.parts == () for arm in result.workloads[0].arms)
 
 
 def test_the_training_alone_takes_as_many_steps_on_batches_of_the_same_shapes(good: ModuleType) -> None:
     for function, shapes in ((good.mine, [8, 8, 4]), (good.theirs, [8, 8]), (good.floats, [10, 10])):
-        made = function()
-        pipeline = own._first_epoch("mine", made, ("good:mine", None, None), None, trains=True)
-        kept = own._kept_in_memory(pipeline).dataset
+        pipeline, made = inspected(function), function()
+        kept = pipeline.kept_in_memory().dataset
         assert [images.shape[0] for images, _ in kept] == shapes
         assert kept.element_spec == made.element_spec  # else Keras would trace, and run, another graph
         assert int(kept.cardinality()) == pipeline.facts.batches
@@ -288,8 +300,7 @@ def test_any_elements_can_be_fed(tmp_path: Path, good: ModuleType) -> None:
 
 def test_floats_are_trained_on_as_they_are(good: ModuleType) -> None:
     def scalings(function: Callable[[], Any]) -> list[Any]:
-        pipeline = own._first_epoch("mine", function(), ("good:mine", None, None), None, trains=True)
-        network = own._make_training([pipeline], "mlp", 1, 0).network
+        network = make_training([inspected(function)], MLP).network
         return [layer for layer in network.layers if isinstance(layer, keras.layers.Rescaling)]
 
     assert len(scalings(good.mine)) == 1
@@ -302,18 +313,17 @@ def test_classes_are_counted_by_labels_or_named_by_the_dataset(good: ModuleType)
         dataset.class_names = ["a", "b", "c", "d"]
         return dataset
 
-    first = own._first_epoch("mine", good.mine(), ("", None, None), None, trains=True)
-    second = own._first_epoch("named", named(), ("", None, None), None, trains=True)
+    first, second = inspected(good.mine), inspected(named, "named")
     assert (first.classes, second.classes) == (3, 4)
     assert second.facts.class_names == ("a", "b", "c", "d")
-    assert own._make_training([first, second], "mlp", 1, 0).network.output_shape == (None, 4)
+    assert make_training([first, second], MLP).network.output_shape == (None, 4)
 
 
 def test_what_is_cut_reads_ahead_as_it_did(good: ModuleType) -> None:
     plain = good.mine()
-    assert own._one_epoch(plain, None, 3) is plain
+    assert one_epoch(plain, None, 3) is plain
     for made in (good.theirs(), plain):  # one that reads ahead, and one in which TensorFlow would do so
-        cut = own._one_epoch(made, 2, 2)
+        cut = one_epoch(made, 2, 2)
         assert cut.options().experimental_optimization.inject_prefetch is False
         names = [type(step).__name__ for step in _steps(cut)]
         assert names[:3] == ["_OptionsDataset", "_TakeDataset", "_PrefetchDataset"]
@@ -332,27 +342,15 @@ def _steps(dataset: Any) -> Iterator[Any]:
 # What is found, on joules that are known ------------------------------------------------------------------------------
 
 
-def counted(active_j: float, duration_s: float) -> dict[str, Any]:
-    part = Component(active_j, active_j, active_j, "measured:rapl", "powercap", "machine", "1 uJ")
-    return Energy(
-        components={"cpu": part, **dict.fromkeys(("dram", "gpu", "idle"))},
-        active=part,
-        duration_s=duration_s,
-        cpu_s=1.0,
-        read_bytes=None,
-        written_bytes=None,
-        peak_rss_bytes=None,
-        carbon_g=None,
-    ).to_json()
-
-
-def replayed(folder: Path, runs: list[dict[str, Any]], joules: Callable[[str], float]) -> ReplayMeter:
-    """A meter that gives each run the joules of its arm, a little more and less in turns."""
+def replayed(folder: Path, runs: list[dict[str, Any]], joules: Callable[[str, str | None], float]) -> ReplayMeter:
+    """A meter that gives each run the joules of its arm and part, a little more and less in turns."""
     made = [dumps({"recording": 1, "passport": Meter().provenance()})]
     for run in runs:
-        noise = 1.0 if run["arm"] == "mine" else 1.02 if run["block"] % 2 else 1 / 1.02
-        window_j = joules(run["arm"]) * noise * run["images"]
-        made.append(json.dumps({"window": run["workload"], "energy": counted(window_j, 2 * window_j)}))
+        first = (run["arm"], run["role"]) == ("mine", "arm")
+        noise = 1.0 if first else 1.02 if run["block"] % 2 else 1 / 1.02
+        window_j = joules(run["arm"], run["part"]) * noise * run["images"]
+        spent = energy(window_j, duration_s=2 * window_j)
+        made.append(json.dumps({"window": run["workload"], "energy": spent.to_json()}))
     file = folder / "made.jsonl"
     file.write_text("\n".join(made) + "\n")
     return ReplayMeter(file)
@@ -384,7 +382,7 @@ def test_the_verdict_on_recorded_joules(
     order: tuple[dict[str, Any], list[dict[str, Any]]], tmp_path: Path, of_mine: float, finding: str, said: str
 ) -> None:
     arguments, runs = order
-    meter = replayed(tmp_path, runs, lambda arm: of_mine if arm == "theirs" else 1.0)
+    meter = replayed(tmp_path, runs, lambda arm, part: of_mine if arm == "theirs" else 1.0)
     result = audit(out=tmp_path / "out", meter=meter, **arguments)
     _, theirs = result.workloads[0].arms
     assert theirs.finding == finding
@@ -414,8 +412,8 @@ def test_one_pipeline_is_said_in_parts(good: ModuleType, tmp_path: Path) -> None
         "model": "mlp",
     }
     audit(out=tmp_path / "first", **arguments)
-    shares = {"mine, input alone": 0.25, "mine, training alone": 0.8}
-    meter = replayed(tmp_path, logged(tmp_path / "first"), lambda arm: shares.get(arm, 1.0))
+    shares = {None: 1.0, "input": 0.25, "training": 0.8}
+    meter = replayed(tmp_path, logged(tmp_path / "first"), lambda arm, part: shares[part])
     result = audit(out=tmp_path / "out", meter=meter, **arguments)
     files = write_report(result, tmp_path / "report")
     text = printed(describe_audit(result))
@@ -468,23 +466,23 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "misses a file": ("misses_a_file", {}, r"bad failed: NotFoundError: .*/no/such\.jpg; No such file or directory$"),
     "is empty": ("nothing", {}, "bad yields nothing"),
     "is filtered away": ("filtered_away", {}, "bad yields nothing"),
-    "never ends": ("endless", {}, "bad never ends: say by steps how many batches an epoch has"),
-    "ends early": ("one_hot", {"steps": 9, "workloads": ("input",)}, "bad ends after 3 batches, and 9 steps were asked for"),
+    "never ends": ("endless", {}, "bad never ends: set the number of batches in an epoch with steps"),
+    "ends early": ("one_hot", {"steps": 9, "workloads": ("input",)}, "bad ends after 3 batches, but steps is 9"),
     "changes shape": (
         "shrinks",
         {"workloads": ("input",)},
         r"bad changes the shape of its images: batch 1 is \[8, 20, 20, 3\], batch 2 \[8, 24, 24, 3\]",
     ),
-    "grows": ("unequal", {}, r"bad changes the shape .* let only the last batch be smaller"),
+    "grows": ("unequal", {}, r"bad changes the shape .* only the last batch smaller"),
     "is unbatched": ("unbatched", {"workloads": ("input",)}, r"bad yields uint8 \[20, 20, 3\], int32 \[\]: batch it"),
     "yields scalars": ("scalars", {"workloads": ("input",)}, r"bad yields int64 \[\]: batch it"),
     "has no labels": ("without_labels", {}, r"training needs pairs of .* or measure it with the workload input alone"),
-    "has one-hot labels": ("one_hot", {}, r"bad yields .* float32 \[8, 3\]: training needs the number of each image's class"),
-    "has negative labels": ("below_zero", {}, "bad yields the label -1: classes are numbered from 0"),
-    "has flat images": ("flat", {}, r"bad yields uint8 \[8, 1200\], .*: training needs images of \[B, H, W, C\]"),
-    "has words": ("words", {}, r"training needs images of \[B, H, W, C\], uint8 or floats"),
-    "has no rank": ("unknown_rank", {}, "bad does not say how many dimensions its batches have"),
-    "has too few names": ("misnamed", {}, "bad yields the label 2, and its class_names are 2"),
+    "has one-hot labels": ("one_hot", {}, r"bad yields .* float32 \[8, 3\]: training needs the class number of each image"),
+    "has negative labels": ("below_zero", {}, "bad yields the label -1: number the classes from 0"),
+    "has flat images": ("flat", {}, r"bad yields uint8 \[8, 1200\], .*: training needs images \[B, H, W, C\]"),
+    "has words": ("words", {}, r"training needs images \[B, H, W, C\], uint8 or floats"),
+    "has no rank": ("unknown_rank", {}, "bad does not declare how many dimensions its batches have"),
+    "has too few names": ("misnamed", {}, "bad yields the label 2, but has 2 class_names"),
 }  # fmt: skip
 
 
@@ -498,35 +496,29 @@ def test_a_pipeline_that_cannot_be_audited_is_one_line_before_anything_is_writte
     assert not (tmp_path / "out").exists()
 
 
-def test_an_epoch_of_unknown_length_may_not_go_on_for_ever(
-    good: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(own, "LONGEST_EPOCH_S", 0.0)
+def test_an_epoch_of_unknown_length_may_not_go_on_for_ever(good: ModuleType, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"workloads": ("input",), "budget": Budget(shortest_run_s=0.0, longest_epoch_s=0.0)}
 
     def unknown() -> Any:
         return good.endless().filter(lambda images, labels: True)
 
-    with pytest.raises(ArmError, match=r"unknown did not end within 0 s, in \d+ batches: say by steps"):
-        audit(datasets={"unknown": unknown}, out=tmp_path / "out", workloads=("input",))
-    audit(datasets={"mine": good.mine}, out=tmp_path / "out", workloads=("input",), pairs=1)  # it says its length
+    with pytest.raises(ArmError, match=r"unknown did not end within 0 s, in \d+ batches: set the number"):
+        audit(datasets={"unknown": unknown}, out=tmp_path / "out", **arguments)
+    audit(datasets={"mine": good.mine}, out=tmp_path / "out", pairs=1, **arguments)  # its length is known
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"datasets": {}}, "there is no pipeline to audit"),
-        ({"datasets": {"": len}}, "a pipeline cannot be called ''"),
-        (
-            {"datasets": {"a": len, "a again": len}},
-            "a pipeline cannot be called 'a again': another run of the audit is",
-        ),
+        ({"datasets": {"": len}}, "a pipeline has an empty name"),
         ({"datasets": {"a": "good:mine"}}, "a is a str: give a function"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"workloads": ("input", "infer")}, "workloads must be some of input, train, each once, got input, infer"),
-        ({"source": "photos", "limit": 3}, "limit, source: only the audit of a chain has such"),
-        ({"arms": ("naive", "optimized")}, "arms: only the audit of a chain has such"),
+        ({"source": "photos", "limit": 3}, "source, limit: only for the audit of a chain"),
+        ({"arms": ("naive", "optimized")}, "arms: only for the audit of a chain"),
         ({"datasets": None}, "give a source and a chain to audit, or datasets"),
-        ({"datasets": None, "source": "a", "chain": "decode", "steps": 3}, "steps are those of own datasets"),
+        ({"datasets": None, "source": "a", "chain": "decode", "steps": 3}, "steps goes with datasets"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -545,7 +537,7 @@ def test_images_of_two_shapes_cannot_feed_one_model(good: ModuleType, tmp_path: 
 def test_a_folder_of_others_is_refused_before_a_function_is_called(good: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     good.calls.clear()
-    with pytest.raises(ValueError, match="no audit of ours"):
+    with pytest.raises(ValueError, match="not empty and not an audit"):
         audit(datasets={"mine": good.mine}, out=tmp_path)
     assert good.calls == []
 
@@ -694,8 +686,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["--pipeline", "my_noisy:mine", "--pipeline", "my_noisy:mine"],
         "--pipeline must name each function once",
     ),
-    "arms": (["--pipeline", "my_noisy:mine", "--arms", "naive"], "arms: only the audit of a chain has such"),
-    "endless": (["--pipeline", "my_noisy:endless"], "my_noisy:endless never ends: say by steps"),
+    "arms": (["--pipeline", "my_noisy:mine", "--arms", "naive"], "arms: only for the audit of a chain"),
+    "endless": (["--pipeline", "my_noisy:endless"], "my_noisy:endless never ends: set the number of batches"),
     "a module that fails": (["--pipeline", "my_broken:mine"], "my_broken': ZeroDivisionError: division by zero (/"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shlex
@@ -9,29 +10,32 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_audits import energy
 
 from joulecache.pipelines import cli
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cli import planning as planning_command
-from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.core.progress import silent
+from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.planning import planner, sampling
-from joulecache.pipelines.planning.planner import plan
+from joulecache.pipelines.planning import planner
+from joulecache.pipelines.planning.config import Budget
+from joulecache.pipelines.planning.epochs import EpochRounds
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, price, variants_for
 from joulecache.pipelines.planning.results import CacheLayout, Plan, StepCost
-from joulecache.pipelines.source import Record, Source, SourceError, Unit, open_source
-from joulecache.pipelines.source.synthetic import SyntheticPhoto
-from joulecache.transforms import Chain, parse
+from joulecache.pipelines.planning.sampling import cache_layouts, sample_size
+from joulecache.pipelines.planning.step_costs import mark_fresh, measure_steps, read_cost_us
+from joulecache.pipelines.source import Record, SourceError, open_source
+from joulecache.transforms import parse
 
 CHAIN = "decode|resize(40)|random_crop(32)|flip_lr"
 RAW = CacheLayout(2, "arrow", "raw", None)
@@ -141,8 +145,8 @@ def test_what_memory_does_not_hold_is_waited_for() -> None:
 
 def test_ends_of_the_coefficients_are_carried_through() -> None:
     for choice in price([CHEAP], ONLINE, JOB):
-        for energy in (choice.build_j, choice.epoch_j):
-            assert [energy.low, energy.high] == pytest.approx([energy.value / 2, 2 * energy.value])
+        for part in (choice.build_j, choice.epoch_j):
+            assert [part.low, part.high] == pytest.approx([part.value / 2, 2 * part.value])
         assert choice.total_j.low <= choice.total_j.value <= choice.total_j.high
 
 
@@ -161,21 +165,19 @@ def test_more_runs_on_one_cache_share_the_build() -> None:
 # Measured on a sample -------------------------------------------------------------------------------------------------
 
 
+QUICK = Budget(warm_builds=1, pass_cpu_s=0.001, rounds=3, disk_bytes=1 << 20)
+plan = functools.partial(planner.plan, seconds=1, batch_size=8, budget=QUICK)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many rounds as need be, and short ones."""
-    monkeypatch.setattr(sampling, "_MOST_ROUNDS", 3)
-    monkeypatch.setattr(sampling, "_PASS_S", 0.001)
-    monkeypatch.setattr(sampling, "_ENOUGH_S", 0.003)
-    monkeypatch.setattr(sampling, "_WARM_BUILDS", 1)
-    monkeypatch.setattr(sampling, "_DISK_BYTES", 1 << 20)
+    """Let the command plan with a small budget."""
+    monkeypatch.setattr(planner, "plan", functools.partial(planner.plan, budget=QUICK))
 
 
 @pytest.fixture(scope="module")
 def made(photo_folder: Path) -> Plan:
-    with pytest.MonkeyPatch.context() as patch:
-        quick.__wrapped__(patch)  # type: ignore[attr-defined]
-        return plan(photo_folder, CHAIN, epochs=8, seconds=1e6, batch_size=8, fresh=["flip_lr"])
+    return plan(photo_folder, CHAIN, epochs=8, seconds=1e6, fresh=["flip_lr"])
 
 
 @pytest.mark.slow
@@ -258,15 +260,15 @@ def test_a_plan_is_json(made: Plan) -> None:
 @pytest.mark.slow
 def test_a_budget_leaves_out_what_is_larger(made: Plan) -> None:
     sizes = sorted(choice.cache_bytes for choice in made.choices)
-    fitting = planner._within(made.choices, sizes[3])
+    fitting = planner.within_budget(made.choices, sizes[3])
     assert [choice.cache_bytes <= sizes[3] for choice in made.choices].count(True) == len(fitting) < len(made.choices)
 
 
-def test_a_budget_that_holds_no_cache(photo_folder: Path, quick: None) -> None:
+def test_a_budget_that_holds_no_cache(photo_folder: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"disk budget of 0\.0 MB holds no cache of this source: the smallest \(.*\) takes 0"
+        ValueError, match=r"no cache of this source fits a disk budget of 0\.0 MB: the smallest \(.*\) needs 0"
     ):
-        plan(photo_folder, CHAIN, epochs=8, seconds=1, batch_size=8, disk_budget_bytes=1000)
+        plan(photo_folder, CHAIN, epochs=8, disk_budget_bytes=1000)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_what_stays_fresh_stands_behind_the_cut(fresh: tuple[str, ...] | None, c
     chain = parse(CHAIN)
     spent = {"read": 10.0, "decode": 900.0, "resize": 60.0, "random_crop": 20.0, "flip_lr": 10.0}
     steps = [StepCost(name, name in ("random_crop", "flip_lr"), False, us, 1.0) for name, us in spent.items()]
-    assert {way.cut for way in sampling._ways(chain, sampling._fresh_steps(steps, chain, fresh))} == cuts
+    assert {layout.cut for layout in cache_layouts(chain, mark_fresh(steps, chain, fresh))} == cuts
 
 
 def test_a_dear_random_op_may_be_cached() -> None:
@@ -285,27 +287,27 @@ def test_a_dear_random_op_may_be_cached() -> None:
     for crop_us in (5.0, 500.0):  # cheap, too: without it the images have no one size
         spent = {"read": 10.0, "decode": 900.0, "random_resized_crop": crop_us, "flip_lr": 1.0}
         steps = [StepCost(name, name not in ("read", "decode"), False, us, 1.0) for name, us in spent.items()]
-        assert {way.cut for way in sampling._ways(chain, sampling._fresh_steps(steps, chain, None))} == {2}
+        assert {layout.cut for layout in cache_layouts(chain, mark_fresh(steps, chain, None))} == {2}
 
 
 def test_batch_ops_are_measured_and_never_cached(photo_folder: Path) -> None:
     chain = parse("decode|resize(16)|flip_lr || mixup|to_float")
     source = open_source(photo_folder)
-    steps = sampling._step_costs(chain, source, source.units)
+    steps = measure_steps(chain, source, source.units)
     assert [step.name for step in steps] == ["read", "decode", "resize", "flip_lr", "mixup", "to_float"]
     assert steps[-1].bytes_per_image == 16 * 16 * 3 * 4
-    assert {way.cut for way in sampling._ways(chain, sampling._fresh_steps(steps, chain, ()))} == {2, 3}
+    assert {layout.cut for layout in cache_layouts(chain, mark_fresh(steps, chain, ()))} == {2, 3}
 
 
 def test_broken_images_do_not_stop_a_plan(
-    make_folder: Callable[[Mapping[str, bytes]], Path], photos: Mapping[str, bytes], quick: None
+    make_folder: Callable[[Mapping[str, bytes]], Path], photos: Mapping[str, bytes]
 ) -> None:
     source = make_folder({**photos, "cat/broken.jpg": b"no picture", "dog/cut.jpg": photos["cat/00.jpg"][:300]})
-    assert plan(source, CHAIN, epochs=2, seconds=1, batch_size=8).best is not None
+    assert plan(source, CHAIN, epochs=2).best is not None
 
 
-def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_folder: Path, quick: None) -> None:
-    made = plan(photo_folder, "decode|resize(40)|gaussian_blur(3)|flip_lr", epochs=3, seconds=1, batch_size=8)
+def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_folder: Path) -> None:
+    made = plan(photo_folder, "decode|resize(40)|gaussian_blur(3)|flip_lr", epochs=3)
     assert made.online is None
     assert "gaussian_blur" in str(made.online_refused)
     assert "could not be measured" in made.why
@@ -313,18 +315,10 @@ def test_a_chain_without_tensorflow_kernels_is_planned_without_online(photo_fold
 
 
 @pytest.mark.slow
-def test_drawing_a_photo_is_no_reading(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
-    original = sampling._step_costs
-
-    def look(chain: Chain, source: Source, units: Sequence[Unit]) -> Sequence[StepCost]:
-        drawn.append(sum(isinstance(unit, SyntheticPhoto) for unit in (*source.units, *units)))
-        return original(chain, source, units)
-
-    monkeypatch.setattr(sampling, "_step_costs", look)
-    made = plan("synthetic:40", "decode|resize(8)|flip_lr", epochs=2, seconds=1, batch_size=8)
-    assert drawn == [0]
+def test_drawing_a_photo_is_no_reading() -> None:
+    made = plan("synthetic:40", "decode|resize(8)|flip_lr", epochs=2)
     assert made.records == 40
+    assert made.steps[0].cpu_us_per_image < 1000  # to draw one takes 10 ms
 
 
 @dataclass(frozen=True)
@@ -341,31 +335,37 @@ class RowGroup:
             yield Record(f"{row}", 0, b"", 0)
 
 
-def test_reading_is_timed_over_whole_units_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_is_timed_over_whole_units_for_a_moment() -> None:
     seconds = iter([0.0, 0.1, 0.25, 0.3])
-    monkeypatch.setattr(f"{sampling.__name__}.time", SimpleNamespace(process_time=lambda: next(seconds)))
     groups: Any = [RowGroup(1000), RowGroup(500), RowGroup(1000)]
-    assert sampling._read_us(groups) == pytest.approx(0.3 / 1500 * 1e6)
+    assert read_cost_us(groups, lambda: next(seconds)) == pytest.approx(0.3 / 1500 * 1e6)
     assert RowGroup.reads == [1000, 500]
 
 
-def test_an_arm_with_a_long_epoch_takes_part_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    lasts_s, now_s = {"short": 0.2, "long": 5.0}, 0.0
+class Clocked(EpochRounds):
+    """Rounds of arms whose epochs take known seconds on a clock that nothing else moves."""
 
-    def run(self: Any, arm: Arm, epochs: int) -> SimpleNamespace:
-        nonlocal now_s
-        now_s += epochs * lasts_s[arm.name]
-        return SimpleNamespace(cpu_s=lasts_s[arm.name], duration_s=lasts_s[arm.name])
+    lasts_s: ClassVar = {"short": 0.2, "long": 5.0}
+    now_s = 0.0
 
-    monkeypatch.setattr(f"{sampling.__name__}.time", SimpleNamespace(monotonic=lambda: now_s))
-    monkeypatch.setattr(sampling._Epochs, "_pass", run)
-    epochs = sampling._Epochs(Meter(), {name: Arm(name, 8, None, lambda epoch: None) for name in lasts_s}, 0)
-    epochs.measure(20.0, lambda what, done, total: None)
-    assert len(epochs.energies["short"]) == sampling._MOST_ROUNDS
-    assert 1 <= len(epochs.energies["long"]) <= 3
-    assert now_s < 20.0
-    epochs.measure(0.0, lambda what, done, total: None)  # there is no time, and yet each is measured
-    assert [len(epochs.energies[name]) for name in lasts_s] == [3, 1]
+    def __init__(self) -> None:
+        arms = {name: Arm(name, 8, None) for name in self.lasts_s}
+        super().__init__(arms, Meter(), 0, Budget(rounds=10), lambda: self.now_s)
+
+    def measure_pass(self, arm: Arm, epochs: int) -> Energy:
+        self.now_s += epochs * self.lasts_s[arm.name]
+        return replace(energy(1.0, duration_s=self.lasts_s[arm.name]), cpu_s=self.lasts_s[arm.name])
+
+
+def test_an_arm_with_a_long_epoch_takes_part_in_fewer_rounds() -> None:
+    rounds = Clocked()
+    rounds.measure(20.0, silent)
+    assert len(rounds.energies["short"]) == 10
+    assert 1 <= len(rounds.energies["long"]) <= 3
+    assert rounds.now_s < 20.0
+    late = Clocked()
+    late.measure(0.0, silent)  # there is no time, and yet each is measured
+    assert [len(late.energies[name]) for name in late.lasts_s] == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_a_sample_is_larger_than_caches_and_smaller_than_the_time(
     cpu_us: float, stored_bytes: float, seconds: float, images: int
 ) -> None:
     steps = [StepCost(name, False, False, cpu_us / 4, stored_bytes) for name in ("read", "decode", "resize", "flip_lr")]
-    assert sampling._sample_size(steps, [RAW], seconds) == images
+    assert sample_size(steps, [RAW], seconds) == images
 
 
 @pytest.mark.parametrize(
@@ -391,12 +391,12 @@ def test_a_sample_is_larger_than_caches_and_smaller_than_the_time(
         ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ({"runs": 0}, "runs must be"),
         ({"batch_size": True}, "batch_size must be"),
-        ({"seconds": 0}, "seconds must be a number above 0, got 0"),
-        ({"days": math.inf}, "days must be a number above 0"),
+        ({"seconds": 0}, "seconds must be a finite number above 0, got 0"),
+        ({"days": math.inf}, "days must be a finite number above 0"),
         ({"disk_budget_bytes": -1}, "disk_budget_bytes must be"),
         (
             {"fresh": ["resise"]},
-            "fresh op 'resise' is none behind decode in the chain: allowed are resize, random_crop, flip_lr",
+            "fresh op 'resise' is not in the chain after decode: allowed are resize, random_crop, flip_lr",
         ),
         ({"fresh": ["resize"]}, "can be cached: before resize its images have no fixed size"),
         ({"chain": "decode|flip_lr"}, "vary in size and cannot be batched"),
@@ -415,9 +415,9 @@ def test_a_source_without_a_usable_image(make_folder: Callable[[Mapping[str, byt
         plan("nowhere", CHAIN, epochs=5)
 
 
-def test_the_sample_is_gone_and_the_source_as_it_was(photo_folder: Path, tmp_path: Path, quick: None) -> None:
+def test_the_sample_is_gone_and_the_source_as_it_was(photo_folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in photo_folder.rglob("*")}
-    plan(photo_folder, CHAIN, epochs=5, seconds=1, batch_size=8, folder=tmp_path)
+    plan(photo_folder, CHAIN, epochs=5, folder=tmp_path)
     assert not list(tmp_path.iterdir())
     assert {path: path.stat().st_mtime_ns for path in photo_folder.rglob("*")} == before
 
@@ -493,8 +493,8 @@ def test_the_command_names_the_module_of_own_ops(
     [
         (["--epochs", "0"], "Invalid value for '--epochs'"),
         (["--epochs", "3", "--disk-budget", "much"], "--disk-budget is 'much': give a number and a unit"),
-        (["--epochs", "3", "--disk-budget", "1B", "--seconds", "1"], "holds no cache of this source"),
-        (["--epochs", "3", "--fresh", "resise"], "fresh op 'resise' is none behind decode"),
+        (["--epochs", "3", "--disk-budget", "1B", "--seconds", "1"], "fits a disk budget"),
+        (["--epochs", "3", "--fresh", "resise"], "fresh op 'resise' is not in the chain"),
         (["--epochs", "3", "--apply", "."], "--apply is '.', which is not empty"),
     ],
 )

@@ -8,37 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_audits import audit, energy
+from small_audits import logged as all_logged
 
-from joulecache.pipelines.auditing.auditor import audit
-from joulecache.pipelines.energy import Component, Energy, Meter
-from joulecache.pipelines.experiment.runs import Run, RunLog
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.experiment.runs import Run, RunLog, Runner
 from joulecache.pipelines.source import synthetic_photo
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
 ARMS = ("naive", "tf_cache", "optimized")
-EACH = (*ARMS, "naive again")
-pytestmark = pytest.mark.usefixtures("short_runs")
-
-
-def joules(active_j: float) -> Energy:
-    part = Component(active_j, active_j, active_j, "user", "a number", "this test", "exact")
-    nothing = dict.fromkeys(("dram", "gpu", "idle"))
-    return Energy(
-        components={"cpu": part, **nothing},
-        active=part,
-        duration_s=1.0,
-        cpu_s=1.0,
-        read_bytes=None,
-        written_bytes=None,
-        peak_rss_bytes=None,
-        carbon_g=None,
-    )
+EACH = (*ARMS, "naive")  # the control
 
 
 def run_of(arm: str, block: int, attempt: int = 1, workload: str = "input", active_j: float = 1.0) -> Run:
@@ -49,7 +35,7 @@ def run_of(arm: str, block: int, attempt: int = 1, workload: str = "input", acti
         place=0,
         arm=arm,
         images=10,
-        energy=joules(active_j),
+        energy=energy(active_j),
         accuracy=None,
     )
 
@@ -63,8 +49,8 @@ def test_runs_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
     again = RunLog(tmp_path / "runs.jsonl")
     assert again.runs == runs
     assert again.attempt == 2
-    assert again.block("input", 1, ["b", "a"]) == runs[2:]
-    assert again.block("train", 1, ["a", "b"]) is None
+    assert again.block("input", 1, [Runner("b"), Runner("a")]) == runs[2:]
+    assert again.block("train", 1, [Runner("a"), Runner("b")]) is None
 
 
 @given(st.integers(0, 400))
@@ -84,13 +70,48 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path_factory: pytest.TempPathF
 def test_a_block_counts_when_all_its_arms_ran_in_one_attempt(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "runs.jsonl")
     log.add(run_of("a", 0))
-    assert log.block("input", 0, ["a", "b"]) is None
+    assert log.block("input", 0, [Runner("a"), Runner("b")]) is None
     later = RunLog(tmp_path / "runs.jsonl")
     later.add(run_of("b", 0, attempt=2))
-    assert later.block("input", 0, ["a", "b"]) is None  # half a block and half a block, hours apart, are no block
+    assert (
+        later.block("input", 0, [Runner("a"), Runner("b")]) is None
+    )  # half a block and half a block, hours apart, are no block
     later.add(run_of("a", 0, attempt=2))
-    assert later.block("input", 0, ["a", "b"]) == [run_of("b", 0, attempt=2), run_of("a", 0, attempt=2)]
-    assert later.block("input", 0, ["a"]) == [run_of("a", 0)]
+    assert later.block("input", 0, [Runner("a"), Runner("b")]) == [run_of("b", 0, attempt=2), run_of("a", 0, attempt=2)]
+    assert later.block("input", 0, [Runner("a")]) == [run_of("a", 0)]
+
+
+def test_a_block_needs_its_control_and_its_parts(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "runs.jsonl")
+    whole = run_of("a", 0)
+    runs = [whole, replace(whole, role="control"), replace(whole, role="part", part="input")]
+    each = [Runner("a"), Runner("a", "control"), Runner("a", "part", "input")]
+    for run, wanted in zip(runs, (each[:1], each[:2], each), strict=True):
+        assert log.block("input", 0, each) is None
+        log.add(run)
+        assert log.block("input", 0, wanted) == log.runs
+    assert RunLog(log.path).block("input", 0, each) == runs
+
+
+def test_logs_without_roles_are_read(tmp_path: Path) -> None:
+    """Earlier versions put the role into the name of the arm: those blocks run again."""
+    log = RunLog(tmp_path / "runs.jsonl")
+    for arm in ("a", "a again", "a, input alone"):
+        log.add(run_of(arm, 0))
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    for line in lines:
+        del line["role"], line["part"], line["waited_s"]
+    log.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    old = RunLog(log.path)
+    assert old.runs == log.runs
+    assert old.attempt == 2
+    assert old.block("input", 0, [Runner("a"), Runner("a", "control")]) is None
+
+
+def test_what_is_no_log_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text('{"arm": 3}\n')
+    with pytest.raises(ValueError, match="line 1: not a run: at attempt: missing"):
+        RunLog(tmp_path / "runs.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +123,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logged(out: Path) -> list[dict[str, Any]]:
-    """Return the runs of an audit, but for those of its stages, which come last."""
-    runs = [json.loads(line) for line in (out / "runs.jsonl").read_text("utf-8").splitlines()]
-    return [run for run in runs if run["workload"] != "stages"]
+    return all_logged(out, stages=False)
 
 
 def stopping_at(block: int) -> Any:

@@ -21,7 +21,7 @@ from joulecache.pipelines.compressing.results import Compression, read_compressi
 from joulecache.pipelines.compressing.steps import check_recipe
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.progress import Progress
-from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm, check_chain, make_arms, refused_arms
 from joulecache.pipelines.experiment.blocks import Bench, active_joules

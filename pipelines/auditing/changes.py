@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from joulecache.pipelines.auditing.results import Audit
-from joulecache.pipelines.experiment.results import AccuracyRange, ArmResult
 from joulecache.pipelines.experiment.claims import Finding
+from joulecache.pipelines.experiment.results import AccuracyRange, ArmResult
 from joulecache.pipelines.experiment.statistics import Ratio, unpaired_ratio
 
 _SETTINGS = ("source", "chain", "reference", "records", "method")

@@ -203,9 +203,11 @@ class _Epoch:
             )
 
     def _check_labels(self, labels: Any) -> None:
-        if labels.size and np.min(labels) < 0:
+        if labels.size == 0:
+            return
+        if np.min(labels) < 0:
             raise ArmError(f"{self._name} yields the label {np.min(labels)}: number the classes from 0")
-        self._highest_label = max(self._highest_label, int(np.max(labels, initial=-1)))
+        self._highest_label = max(self._highest_label, int(np.max(labels)))
 
 
 def _images(batch: Any) -> Any:

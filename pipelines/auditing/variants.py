@@ -9,7 +9,6 @@ from joulecache.pipelines.auditing.config import AuditConfig
 from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.statistics import mean_of
-from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.blocks import Bench, Entry
 from joulecache.pipelines.experiment.claims import FEWEST_SEEDS, MARGIN, inferiority

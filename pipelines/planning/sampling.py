@@ -13,7 +13,7 @@ from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.progress import Progress
-from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import Arm, check_chain, make_arms
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import list_files, unpack

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import Spread
-from joulecache.pipelines.experiment.statistics import Mean
+from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.report.describe.values import active, ends, epochs, joules_cells, plural
 from joulecache.pipelines.report.document import (
     Block,
