@@ -345,7 +345,7 @@ def stages(
             ends = (0.0, 0.07) if value is None else (0.9 * value, 1.1 * value)
             made.append(Stage(name, value, *ends, name in ("read", "decode", "resize(72)")))
     whole = sum(stage.active_j_per_1000 or 0.0 for stage in made) + unattributed
-    return Stages(of, 10, 640, tuple(made), whole, unattributed)
+    return Stages("train" if of == "train" else "input", 10, 640, tuple(made), whole, unattributed)
 
 
 WAITED = Waiting(0.62, Joules(1.5, 1.2, 1.9), 0.31, MODELLED, at_most=False)

@@ -15,7 +15,6 @@ from audits import make_audit
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from small_audits import audit
 
 from joulecache.pipelines import cli
 from joulecache.pipelines.auditing.changes import compare_audits

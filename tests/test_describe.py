@@ -34,8 +34,9 @@ from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.compressing.results import ModelFile
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.energy import Component, Meter
+from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.results import AccuracyRange, Waiting, WorkloadResult
-from joulecache.pipelines.experiment.statistics import BreakEven, Finding, Ratio
+from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.describe.compression import compression_sentences, describe_compression
 from joulecache.pipelines.report.describe.plan import describe_plan
