@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import Spread
+from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
 from joulecache.pipelines.experiment.results import Joules
-from joulecache.pipelines.experiment.statistics import BreakEven, Mean, Ratio
+from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.report.document import Cell
 
 NO_COUNTRY = "no country given"
