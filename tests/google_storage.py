@@ -1,7 +1,7 @@
-"""A server that speaks as much of the XML API of Google's object store as obstore does, with objects in memory.
+"""A server with the part of the XML API of Google's object store that obstore uses; its objects are in memory.
 
-Neither fake-gcs-server nor gcp-storage-emulator does. From https://cloud.google.com/storage/docs/xml-api/overview: every object that is
-written gets the next generation; ``x-goog-if-generation-match`` writes only over the generation that it names, 0: where there is no object.
+Neither fake-gcs-server nor gcp-storage-emulator has it. From https://cloud.google.com/storage/docs/xml-api/overview: each write creates
+the next generation of an object; ``x-goog-if-generation-match`` overwrites only the generation that it names, 0 for no object.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-MODIFIED = "1970-01-01T00:00:00.000Z"  # as a listing and, by formatdate(0), as a header have it
-PAGE = 3  # of objects that are listed: few, so that there are several
+MODIFIED = "1970-01-01T00:00:00.000Z"  # in listings; headers have formatdate(0)
+PAGE = 3  # objects per page of a listing: few, so that there are several pages
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Stored:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and body in one packet: two would wait 40 ms for an acknowledgement
+    wbufsize = -1  # headers and body in one packet: with two, each answer waits 40 ms for an acknowledgement
     objects: dict[str, Stored]
     lock: threading.Lock
     written = 0
@@ -97,12 +97,12 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def google_storage() -> Iterator[str]:
-    """Run a server with every bucket there is, empty; give its address."""
+    """Run a server on which every bucket exists and is empty; yield its URL."""
     state = {"objects": {}, "lock": threading.Lock()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Server", (Handler,), state))
     thread = threading.Thread(target=server.serve_forever)

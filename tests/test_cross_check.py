@@ -1,4 +1,4 @@
-"""CodeCarbon's own tracker beside ours: real, silent, and sending nothing."""
+"""CodeCarbon's tracker alongside the meter: real, silent, and sending nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_cross_check_measures_and_sends_nothing_whatever_is_configured(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [".codecarbon.config"]
 
 
-def test_a_country_is_found_however_it_is_written_or_refused() -> None:
+def test_a_country_is_normalized_or_refused() -> None:
     with cross_checked(" fra", 1.0) as theirs:
         math.factorial(1000)
     assert theirs.result is not None
@@ -79,7 +79,7 @@ def test_a_cross_check_without_a_country_has_no_grams() -> None:
     assert not logging.getLogger("codecarbon").disabled
 
 
-def test_a_cross_check_is_of_the_machine_with_pue_and_the_countrys_grams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cross_check_covers_the_machine_with_pue_and_carbon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODECARBON_FORCE_CPU_POWER", "1000")
     monkeypatch.setenv("CODECARBON_FORCE_RAM_POWER", "10")
     monkeypatch.setenv("CODECARBON_FORCE_CARBON_INTENSITY_G_CO2E_KWH", "9999")
@@ -87,7 +87,7 @@ def test_a_cross_check_is_of_the_machine_with_pue_and_the_countrys_grams(monkeyp
     with cross_checked("FRA", 2.0) as theirs:
         time.sleep(0.5)
     assert theirs.result is not None
-    # at rest its machine takes a tenth of its full load; its process takes nothing
+    # it models an idle machine at a tenth of its full load, an idle process at nothing
     assert theirs.result.cpu_j >= 0.9 * (2.0 * 1000 * 0.1 * theirs.result.duration_s)
     assert theirs.result.ram_j == pytest.approx(2.0 * 10 * theirs.result.duration_s, rel=0.1)
     intensity = grid_intensity("FRA")[1]
@@ -111,9 +111,7 @@ def test_a_cross_check_leaves_the_log_as_it_was(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_configuration_that_cannot_be_read_is_an_error_before_the_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_configuration_fails_before_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".codecarbon.config").write_text("no section\n")
     monkeypatch.chdir(tmp_path)
     ran = False
@@ -122,7 +120,7 @@ def test_a_configuration_that_cannot_be_read_is_an_error_before_the_block(
     assert not ran
 
 
-def test_a_first_look_that_fails_is_an_error_before_the_block_and_leaves_no_thread(
+def test_a_failed_first_measurement_fails_before_the_block_and_leaves_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(self: object) -> None:
@@ -133,11 +131,11 @@ def test_a_first_look_that_fails_is_an_error_before_the_block_and_leaves_no_thre
     with pytest.raises(RuntimeError, match=r"cannot start .*: OSError: no such thing"), cross_checked(None, 1.0):
         pass
     for thread in set(threading.enumerate()) - before:
-        thread.join(0.5)  # a timer that was stopped ends at once, one that was not in a second
+        thread.join(0.5)  # a stopped timer ends at once, a running one within a second
         assert not thread.is_alive()
 
 
-def test_a_tracker_that_cannot_stop_costs_the_result_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_cannot_stop_only_loses_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     import codecarbon
 
     def fail(self: object, *args: object, **more: object) -> None:

@@ -1,4 +1,4 @@
-"""Energy and its parts: sums, shares, bounds and JSON against brute force."""
+"""Energy and its components: sums, shares, bounds and JSON against brute force."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from joulecache.pipelines.energy import COMPONENTS, Component, Contamination, Energy
 
-relaxed = settings(deadline=None)  # others may share the machine
+relaxed = settings(deadline=None)  # the machine may be busy
 MODEL = "modelled:cpu-seconds@1"
 
 
@@ -60,7 +60,7 @@ def close(left: float, right: float) -> bool:
 
 @relaxed
 @given(energies(), energies())
-def test_sum_adds_every_figure(a: Energy, b: Energy) -> None:
+def test_sum_adds_every_value(a: Energy, b: Energy) -> None:
     total = a + b
     for name in ("total_j", "low_j", "high_j", "active_j", "active_low_j", "active_high_j", "duration_s", "cpu_s"):
         assert close(getattr(total, name), getattr(a, name) + getattr(b, name))
@@ -222,25 +222,25 @@ def quiet(**changes: float | None) -> Contamination:
         (None, None, ()),
         (quiet(), 0.2, ()),
         (quiet(), 0.21, ("too short: 9.5 updates of the slowest counter per window, at least 10 are needed",)),
-        (quiet(machine_cpu_s=1.21), None, ()),  # a twentieth, and what the ticks may hide
+        (quiet(machine_cpu_s=1.21), None, ()),  # 5%, and what the ticks may hide
         (quiet(machine_cpu_s=1.6), None, ("other processes used 15% of the processors",)),
         (quiet(machine_cpu_s=0.9), None, ()),
         (quiet(machine_cpu_s=None, steal_s=None), None, ()),
         (quiet(steal_s=0.05), None, ()),
         (quiet(steal_s=0.5), None, ("the hypervisor took 12% of the processors' time",)),
         (quiet(memory_stall_s=0.1), None, ("memory was short for 5% of the time",)),
-        (quiet(cpu_stall_s=2.0, io_stall_s=2.0), None, ()),  # a program's own threads and reads do that
+        (quiet(cpu_stall_s=2.0, io_stall_s=2.0), None, ()),  # a program's own threads and reads cause that
     ],
 )
 def test_flags(contamination: Contamination | None, update_s: float | None, flags: tuple[str, ...]) -> None:
     seen = energy(contamination=contamination, update_s=update_s)
     assert seen.flags == flags
     assert seen.to_json()["flags"] == list(flags)
-    # a share is the same of many windows, and of one image
+    # a share is the same for many windows and for one image
     assert (seen + seen).flags == (seen / 1000).flags == (seen / 3 + seen / 3).flags == flags
 
 
-def test_shares_of_what_the_machine_did() -> None:
+def test_contamination_shares() -> None:
     seen = quiet(machine_cpu_s=2.0, steal_s=0.2, cpu_stall_s=1.0, memory_stall_s=None, io_stall_s=0.5)
     assert energy(contamination=seen).contamination_shares == {
         "others": 0.25,
@@ -257,17 +257,17 @@ def test_shares_of_what_the_machine_did() -> None:
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, True, "1"])
-def test_contamination_refuses_what_is_no_time(value: Any) -> None:
+def test_contamination_refuses_values_that_are_not_durations(value: Any) -> None:
     with pytest.raises(ValueError, match="steal_s must be"):
         quiet(steal_s=value)
     with pytest.raises(ValueError, match="capacity_s must be"):
         quiet(capacity_s=value)
 
 
-def test_what_earlier_versions_wrote_is_read() -> None:
+def test_json_of_earlier_versions_is_read() -> None:
     old = json.loads(json.dumps(energy().to_json()))
     for name in ("contamination", "update_s", "flags"):
         del old[name]
     assert Energy.from_json(old) == energy()
-    # what is worth a flag may change between versions
+    # the rules of flags may change between versions
     assert Energy.from_json(energy().to_json() | {"flags": ["an old one"]}) == energy()

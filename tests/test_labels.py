@@ -1,4 +1,4 @@
-"""Labels beside the images: a CSV file, and WebDataset's `.cls` members."""
+"""Labels outside the images: a CSV file, and WebDataset's `.cls` members."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_labels_come_from_a_file(text: str, make_folder: MakeSource, make_tar: M
         assert not source.refused
 
 
-def test_labels_in_a_file_go_before_folders(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+def test_a_labels_file_takes_precedence_over_folders(make_folder: MakeSource, write_csv: WriteCsv) -> None:
     path = make_folder({"a/1.jpg": b"", "b/2.jpg": b"", "3.jpg": b""})
     source = open_source(path, labels=write_csv("key,label\na/1.jpg,x\nb/2,y\n3,x\n"))
     assert labels(source) == {"a/1.jpg": "x", "b/2.jpg": "y", "3.jpg": "x"}
 
 
-def test_classes_that_are_numbers_are_in_the_order_of_numbers(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+def test_numeric_classes_are_sorted_as_numbers(make_folder: MakeSource, write_csv: WriteCsv) -> None:
     files = {f"{number}.jpg": b"" for number in range(12)}
     lines = "".join(f"{number},{number}\n" for number in range(12))
     assert open_source(make_folder(files), labels=write_csv("id,label\n" + lines)).class_names == tuple(
@@ -86,7 +86,7 @@ def test_an_image_without_a_label_is_refused_and_a_label_without_an_image_counte
     assert source.skipped == Counter({"(label of no image)": 1})
 
 
-def test_a_limit_spreads_over_labelled_classes(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+def test_a_limit_takes_the_same_share_of_labelled_classes(make_folder: MakeSource, write_csv: WriteCsv) -> None:
     files = {f"{number}.jpg": b"" for number in range(30)}
     lines = "".join(f"{number},{'cat' if number < 20 else 'dog'}\n" for number in range(30))
     source = open_source(make_folder(files), labels=write_csv("id,label\n" + lines), limit=10)
@@ -113,20 +113,20 @@ def test_a_limit_spreads_over_labelled_classes(make_folder: MakeSource, write_cs
         ('key,label\n1.jpg,\0\n"', "cannot read the labels '.*labels.csv' as CSV|expected a record and its class"),
     ],
 )
-def test_a_file_that_does_not_give_labels_is_refused(
+def test_a_file_that_is_not_a_labels_file_is_refused(
     text: str, message: str, make_folder: MakeSource, write_csv: WriteCsv
 ) -> None:
     with pytest.raises(SourceError, match=message):
         open_source(make_folder(FLAT), labels=write_csv(text))
 
 
-def test_a_line_that_two_images_fit_is_refused(make_folder: MakeSource, write_csv: WriteCsv) -> None:
+def test_a_line_that_matches_two_images_is_refused(make_folder: MakeSource, write_csv: WriteCsv) -> None:
     path = make_folder({"1.jpg": b"", "1.png": b""})
     with pytest.raises(SourceError, match=r"labels '1', which may be '1.jpg' or '1.png': use names with their suffix$"):
         open_source(path, labels=write_csv("id,label\n1,cat\n"))
 
 
-def test_a_missing_file_of_labels_is_refused(make_folder: MakeSource, tmp_path: Path) -> None:
+def test_a_missing_labels_file_is_refused(make_folder: MakeSource, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"^cannot read the labels '.*none\.csv': No such file or directory$"):
         open_source(make_folder(FLAT), labels=tmp_path / "none.csv")
     (tmp_path / "bytes.csv").write_bytes(b"key,label\n\xff,a\n")
@@ -134,7 +134,7 @@ def test_a_missing_file_of_labels_is_refused(make_folder: MakeSource, tmp_path: 
         read_labels(tmp_path / "bytes.csv")
 
 
-def test_sources_with_labels_of_their_own_take_none(write_csv: WriteCsv) -> None:
+def test_sources_with_labels_refuse_a_labels_file(write_csv: WriteCsv) -> None:
     with pytest.raises(SourceError, match="labels file is for a folder or tar of images, but 'synthetic:3' has labels"):
         open_source("synthetic:3", labels=write_csv("key,label\n"))
 
@@ -148,7 +148,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGT
     tar.addfile(member, io.BytesIO(data))
 
 
-def test_a_tar_with_cls_members_gives_the_classes(make_tar: MakeSource) -> None:
+def test_cls_members_of_a_tar_define_the_classes(make_tar: MakeSource) -> None:
     files = {
         "000.jpg": b"zero",
         "000.cls": b"2",
@@ -166,7 +166,7 @@ def test_a_tar_with_cls_members_gives_the_classes(make_tar: MakeSource) -> None:
 
 
 @pytest.mark.parametrize("text", [b"cat", b"", b"-1", b"1.5", b"1 2", b"1000000", b"9" * 100, b"\xff", "٣".encode()])
-def test_a_class_that_is_no_number_is_refused_by_name(make_tar: MakeSource, text: bytes) -> None:
+def test_a_class_that_is_not_a_number_is_refused_by_name(make_tar: MakeSource, text: bytes) -> None:
     source = open_source(make_tar({"0.jpg": b"", "0.cls": b"1", "1.jpg": b"", "1.cls": text, "2.jpg": b""}))
     assert labels(source) == {"0.jpg": "1"}
     assert dict(source.refused) == {
@@ -175,7 +175,7 @@ def test_a_class_that_is_no_number_is_refused_by_name(make_tar: MakeSource, text
     }
 
 
-def test_a_tar_whose_classes_are_all_unfit_says_so(make_tar: MakeSource) -> None:
+def test_a_tar_without_any_valid_class_is_refused(make_tar: MakeSource) -> None:
     with pytest.raises(
         SourceError, match=r"^no images with a class in '.*': 0\.jpg: its \.cls file must .* got b'cat'$"
     ):
@@ -202,7 +202,7 @@ def test_cls_members_are_checked_like_images(tmp_path: Path) -> None:
         open_source(path)
 
 
-def test_a_file_of_labels_goes_before_cls_members(make_tar: MakeSource, write_csv: WriteCsv) -> None:
+def test_a_labels_file_takes_precedence_over_cls_members(make_tar: MakeSource, write_csv: WriteCsv) -> None:
     tar = make_tar({"0.jpg": b"", "0.cls": b"1", "1.jpg": b"", "1.cls": b"a dog", "2.jpg": b""})
     source = open_source(tar, labels=write_csv("key,label\n0,cat\n1,dog\n2,cat\n"))
     assert labels(source) == {"0.jpg": "cat", "1.jpg": "dog", "2.jpg": "cat"}

@@ -189,7 +189,7 @@ def test_pue_multiplies_and_makes_it_modelled() -> None:
     assert (plain.method, plain.scope) == ("measured:nvml", "1 GPU, all its processes")
 
 
-def test_rounding_of_long_sums_does_not_turn_bounds_around() -> None:
+def test_rounding_of_long_sums_does_not_swap_bounds() -> None:
     nvml = Nvml(StandIn(energy_mj=[0]))
     before, bit_j = (GpuReading(1, 1, 1),), 2.0**-50
     for value_j, low_j, high_j in ((1, 1 + bit_j, 1), (1 + bit_j, 1, 1)):
@@ -210,7 +210,7 @@ def test_backward_counter_and_other_gpus_are_not_measured() -> None:
     assert nvml.gained((), (), 1.0) is None
 
 
-def test_counter_that_fails_now_gives_none() -> None:
+def test_a_counter_that_fails_once_returns_none() -> None:
     library = StandIn(energy_mj=[1, 2])
     nvml = Nvml(library)
     library.energy_mj[1] = LOST
@@ -405,7 +405,7 @@ def test_many_threads_watch_at_once() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # it is what is tested
-def test_forked_child_watches_with_a_thread_of_its_own() -> None:
+def test_forked_child_watches_with_its_own_thread() -> None:
     library = polled(100)
     nvml = Nvml(library, 0.001)
     library.gate = threading.Event()

@@ -1,4 +1,4 @@
-"""Caches and sources in an object store: a real S3 server, of another process, on loopback; what differs by store also on Google's API."""
+"""Caches and sources in object stores: an S3 server in another process; what differs between stores also on Google's API."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, 
 from joulecache.pipelines.source import SourceError, open_source
 
 CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"
-SECRET = "a-secret-that-nobody-may-see"
+SECRET = "a-secret-never-to-be-shown"
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Moto's S3 server in a process of its own; its address."""
+    """Run moto's S3 server in another process; return its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -74,9 +74,9 @@ def answers(url: str) -> bool:
 
 @pytest.fixture
 def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A new, empty bucket, whose credentials are in the environment; its address."""
+    """Create a bucket, with its credentials in the environment; return its URL."""
     settings = {
-        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_ACCESS_KEY_ID": "tester",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": endpoint,
@@ -94,7 +94,7 @@ def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.fixture
 def google_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A new, empty bucket of Google's API, whose address comes from the environment as credentials do; its address."""
+    """Run a server of Google's API, with its URL in the environment; return the URL of a bucket."""
     with google_storage() as url:
         account = {
             "gcs_base_url": url,
@@ -113,7 +113,7 @@ def google_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 
 @pytest.fixture(params=["bucket", "google_bucket"])
 def any_bucket(request: pytest.FixtureRequest) -> str:
-    """A new, empty bucket of S3 or of Google's store; its address."""
+    """Return the URL of a new bucket of S3 or Google's store."""
     return str(request.getfixturevalue(request.param))
 
 
@@ -156,7 +156,7 @@ def test_objects_are_written_read_listed_and_deleted(any_bucket: str, tmp_path: 
     assert set(listed(folder.url)) == set(names[2:])
 
 
-def test_an_object_is_read_as_a_file_is(any_bucket: str) -> None:
+def test_an_object_is_read_like_a_file(any_bucket: str) -> None:
     data = os.urandom(1_000_000)
     ObjectFolder(any_bucket).write("data", data)
     with open_binary(f"{any_bucket}/data") as file:
@@ -170,7 +170,7 @@ def test_an_object_is_read_as_a_file_is(any_bucket: str) -> None:
         open_binary(f"{any_bucket}/other")
 
 
-def test_only_who_knows_the_last_version_may_write(any_bucket: str) -> None:
+def test_only_the_last_version_can_be_overwritten(any_bucket: str) -> None:
     folder = ObjectFolder(any_bucket)
     folder.write_if("one", b"1", None)
     first = folder.find("one")
@@ -186,14 +186,14 @@ def test_only_who_knows_the_last_version_may_write(any_bucket: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///folder", "s3://bucket/a?b=c", "gs://bucket/a#b", "ftp://bucket/a"])
-def test_what_is_no_place_is_refused(url: str) -> None:
+def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="an object store URL must be"):
         ObjectFolder(url)
 
 
-def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
     with pytest.raises(ValueError, match="pass credentials and endpoints in the environment") as caught:
-        ObjectFolder(f"s3://somebody:{SECRET}@bucket/folder")
+        ObjectFolder(f"s3://tester:{SECRET}@bucket/folder")
     assert SECRET not in str(caught.value)
 
 
@@ -232,7 +232,7 @@ def as_tfrecord(photos: Mapping[str, bytes], path: Path) -> bytes:
     return path.read_bytes()
 
 
-def test_every_kind_of_source_is_what_it_is_on_disk(bucket: str, tmp_path: Path, photos: Mapping[str, bytes]) -> None:
+def test_every_kind_of_source_equals_the_one_on_disk(bucket: str, tmp_path: Path, photos: Mapping[str, bytes]) -> None:
     first = dict(list(photos.items())[:20])
     others = {name.replace("/", "/x"): data for name, data in list(photos.items())[20:]}
     files = {
@@ -266,7 +266,7 @@ def test_every_kind_of_source_is_what_it_is_on_disk(bucket: str, tmp_path: Path,
 # ---- builds ----
 
 
-def test_a_cache_in_a_store_has_the_bytes_of_one_on_disk(
+def test_a_remote_cache_has_the_bytes_of_a_local_one(
     any_bucket: str, tmp_path: Path, photo_folder: Path, photos: Mapping[str, bytes]
 ) -> None:
     here = precompute(photo_folder, tmp_path / "here", CHAIN, shards=3, variants=2)
@@ -287,27 +287,25 @@ def test_a_cache_in_a_store_has_the_bytes_of_one_on_disk(
     assert again.unchanged
 
 
-def test_a_cache_in_a_store_is_loaded_as_one_on_disk(
-    any_bucket: str, tmp_path: Path, photo_folder: Path, run: Run
-) -> None:
+def test_a_remote_cache_is_loaded_like_a_local_one(bucket: str, tmp_path: Path, photo_folder: Path, run: Run) -> None:
     precompute(photo_folder, tmp_path / "here", CHAIN)
-    precompute(photo_folder, f"{any_bucket}/cache", CHAIN)
-    train, test = (load(cache, "train", 8) for cache in (tmp_path / "here", f"{any_bucket}/cache"))
+    precompute(photo_folder, f"{bucket}/cache", CHAIN)
+    train, test = (load(cache, "train", 8) for cache in (tmp_path / "here", f"{bucket}/cache"))
     for _ in range(2):
         for (images, labels), (others, other_labels) in zip(train, test, strict=True):
             np.testing.assert_array_equal(images, others)
             np.testing.assert_array_equal(labels, other_labels)
     [copy] = (tmp_path / "staged").iterdir()
     inodes = {path.name: path.stat().st_ino for path in copy.iterdir()}
-    load(f"{any_bucket}/cache/", "val", 8)
+    load(f"{bucket}/cache/", "val", 8)
     assert {path.name: path.stat().st_ino for path in copy.iterdir() if path.name != "manifest.json"} == {
         name: inode for name, inode in inodes.items() if name != "manifest.json"
     }
-    # What is replaced there is replaced here.
-    fresh = precompute(photo_folder, f"{any_bucket}/cache", "decode|resize(16)", replace=True)
-    assert load(f"{any_bucket}/cache", "train", 8).element_spec[0].shape[1:] == (16, 16, 3)
+    # a replaced cache replaces its copy
+    fresh = precompute(photo_folder, f"{bucket}/cache", "decode|resize(16)", replace=True)
+    assert load(f"{bucket}/cache", "train", 8).element_spec[0].shape[1:] == (16, 16, 3)
     assert {path.name for path in copy.iterdir()} == {*names(fresh), "manifest.json", "lock"}
-    code, _, _ = run("inspect", f"{any_bucket}/cache", "--sheet", tmp_path / "sheet.png")
+    code, _, _ = run("inspect", f"{bucket}/cache", "--sheet", tmp_path / "sheet.png")
     assert code == 0
     assert (tmp_path / "sheet.png").exists()
 
@@ -359,8 +357,8 @@ def test_an_update_builds_what_changed_and_deletes_what_it_replaced(
     assert other_cut.manifest.splits["train"].files == whole.manifest.splits["train"].files
 
 
-def test_of_two_builders_one_wins_whole(any_bucket: str, photo_folder: Path) -> None:
-    cache = f"{any_bucket}/cache"
+def test_of_two_concurrent_builds_one_wins(bucket: str, photo_folder: Path) -> None:
+    cache = f"{bucket}/cache"
     theirs: list[Built] = []
 
     def meanwhile(now: BuildProgress) -> None:
@@ -372,7 +370,7 @@ def test_of_two_builders_one_wins_whole(any_bucket: str, photo_folder: Path) -> 
     assert open_manifest(cache) == theirs[0].manifest
     assert verify(cache) == []
     third = precompute(photo_folder, cache, CHAIN, seed=3, replace=True)
-    assert set(listed(cache)) == {*names(third), "manifest.json"}  # what the loser left is gone too
+    assert set(listed(cache)) == {*names(third), "manifest.json"}  # files of the loser are deleted too
     later: list[Built] = []
 
     def replaced(now: BuildProgress) -> None:
@@ -385,7 +383,7 @@ def test_of_two_builders_one_wins_whole(any_bucket: str, photo_folder: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_with_the_shards_that_are_missing(bucket: str, tmp_path: Path) -> None:
+def test_a_killed_build_resumes_with_the_missing_shards(bucket: str, tmp_path: Path) -> None:
     cache = f"{bucket}/cache"
     command = [sys.executable, "-c", "from joulecache.pipelines.cli import main; main()", "precompute", "synthetic:60"]
     command += [cache, "--chain", CHAIN, "--shards", "20", "--workers", "1"]
@@ -406,7 +404,7 @@ def test_a_killed_build_goes_on_with_the_shards_that_are_missing(bucket: str, tm
     assert set(listed(cache)) == {*names(rest), "manifest.json"}
 
 
-def test_a_shard_that_could_not_be_written_is_built_by_the_next_build(
+def test_a_shard_that_failed_is_built_by_the_next_build(
     bucket: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(place: Workplace, shard: TransformedShard) -> ShardResult:
@@ -423,7 +421,7 @@ def test_a_shard_that_could_not_be_written_is_built_by_the_next_build(
     assert verify(f"{bucket}/cache") == []
 
 
-def test_a_folder_of_somebody_else_is_left_alone(bucket: str, photo_folder: Path) -> None:
+def test_other_files_are_left_alone(bucket: str, photo_folder: Path) -> None:
     upload(f"{bucket}/cache", {"precious.txt": b"x"})
     with pytest.raises(CacheError, match=r"is not empty and not a joulecache cache, since it holds 'precious.txt'"):
         precompute(photo_folder, f"{bucket}/cache", CHAIN, replace=True)
@@ -436,14 +434,12 @@ def test_a_folder_of_somebody_else_is_left_alone(bucket: str, photo_folder: Path
 
 
 @pytest.mark.parametrize(("source", "cache"), [("/a", "/a"), ("/a", "/a/b"), ("/a/b", "/a"), ("/a/", "/a/b/")])
-def test_source_and_cache_do_not_lie_inside_each_other(
-    bucket: str, photos: Mapping[str, bytes], source: str, cache: str
-) -> None:
+def test_source_and_cache_must_not_overlap(bucket: str, photos: Mapping[str, bytes], source: str, cache: str) -> None:
     with pytest.raises(CacheError, match="overlap"):
         precompute(f"{bucket}{source}", f"{bucket}{cache}", CHAIN)
 
 
-def test_credentials_are_in_nothing_that_is_written_or_said(bucket: str, photo_folder: Path, run: Run) -> None:
+def test_credentials_are_never_written_or_printed(bucket: str, photo_folder: Path, run: Run) -> None:
     code, out, err = run("precompute", photo_folder, f"{bucket}/cache", "--chain", CHAIN, "--json")
     assert code == 0
     assert json.loads(out)["manifest"]["source"]["records"] == 30
@@ -454,9 +450,7 @@ def test_credentials_are_in_nothing_that_is_written_or_said(bucket: str, photo_f
     )
 
 
-def test_a_store_that_refuses_is_one_line(
-    bucket: str, photo_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_error_is_one_line(bucket: str, photo_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = run("precompute", photo_folder, "s3://no-such-bucket-here/cache", "--chain", CHAIN)
     assert code == 1
     [line] = [line for line in err.splitlines() if line.startswith("joulecache: ")]

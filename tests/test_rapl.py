@@ -1,4 +1,4 @@
-"""RAPL counters on made powercap trees, alone and behind a meter."""
+"""RAPL counters in fake powercap folders, alone and behind a meter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.model import coefficients
 from joulecache.pipelines.energy.rapl import Rapl, counter_gain
 
-relaxed = settings(deadline=None)  # others may share the machine
+relaxed = settings(deadline=None)  # the machine may be busy
 MODEL = "modelled:cpu-seconds@1"
 
 
@@ -43,7 +43,7 @@ class Tree:
             (folder / "name").write_text(f"{name}\n")
             (folder / "max_energy_range_uj").write_text(f"{SPAN_UJ}\n")
         (root / "intel-rapl").mkdir()
-        for place, number in enumerate(names):  # no two counters began alike
+        for place, number in enumerate(names):  # all counters start differently
             self.set(number, 1_000_000_000 + 100_000_000 * place)
 
     def set(self, number: str, uj: int) -> None:
@@ -69,7 +69,7 @@ def test_counter_gain_of_a_whole_span_is_not_lost() -> None:
     assert counter_gain(0, 100, 100) == 100
 
 
-def test_rapl_sums_packages_and_dram_and_leaves_out_what_they_hold(tmp_path: Path) -> None:
+def test_rapl_sums_packages_and_dram_without_the_counters_inside_them(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     rapl = Rapl(tmp_path)
     assert rapl.problem == ""
@@ -87,24 +87,27 @@ def test_rapl_sums_packages_and_dram_and_leaves_out_what_they_hold(tmp_path: Pat
     assert {part.scope for part in parts.values()} == {"machine"}
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Rapl:
+    """Return the counters of three packages."""
+    root = tmp_path_factory.mktemp("three")
+    Tree(root, dram=False)
+    (root / "intel-rapl:2" / "name").write_text("package-2\n")
+    return Rapl(root)
+
+
 @relaxed
 @given(gain_uj=st.integers(0, 9_000_000), before_uj=st.integers(SPAN_UJ - 5_000_000, SPAN_UJ - 1))
-def test_rapl_survives_wraparound(gain_uj: int, before_uj: int) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        tree = Tree(Path(root), dram=False)
-        rapl = Rapl(tree.root)
-        tree.set("0", before_uj)
-        before = rapl.read_uj()
-        tree.set("0", (before_uj + gain_uj) % SPAN_UJ)
-        after = rapl.read_uj()
-        assert before is not None
-        assert after is not None
-        parts = rapl.gained(before, after, 1.0)
-        assert parts is not None
-        assert parts["cpu"].value_j == pytest.approx(gain_uj / 1e6, abs=1e-9)
+def test_rapl_survives_wraparound(three: Rapl, gain_uj: int, before_uj: int) -> None:
+    before = {folder: 1_000_000_000 * (1 + place) for place, folder in enumerate(three.domains)}
+    wrapping = next(iter(three.domains))
+    after = {**before, wrapping: (before_uj + gain_uj) % SPAN_UJ}
+    parts = three.gained({**before, wrapping: before_uj}, after, 1.0)
+    assert parts is not None
+    assert parts["cpu"].value_j == pytest.approx(gain_uj / 1e6, abs=1e-9)
 
 
-def test_rapl_tells_a_backward_counter_and_a_long_window(tmp_path: Path) -> None:
+def test_rapl_detects_a_backward_counter_and_bounds_a_long_window(tmp_path: Path) -> None:
     tree = Tree(tmp_path, dram=False)
     rapl = Rapl(tmp_path)
     before = rapl.read_uj()
@@ -112,9 +115,9 @@ def test_rapl_tells_a_backward_counter_and_a_long_window(tmp_path: Path) -> None
     after = rapl.read_uj()
     assert before is not None
     assert after is not None
-    # as a wrap it would be 262 kJ in a second
+    # as a wrap it would be 262 kJ in one second
     assert rapl.gained(before, after, 1.0) is None
-    # in an hour at up to 500 W each counter may have turned 6 times unseen: one that wrapped once, 5 more
+    # in an hour at up to 500 W each counter may wrap 6 times unseen
     parts = rapl.gained(before, before, 3600.0)
     assert parts is not None
     assert parts["cpu"].high_j == pytest.approx(2 * 6 * SPAN_UJ / 1e6)
@@ -151,7 +154,7 @@ def test_meter_measures_with_rapl_and_models_only_the_split(tmp_path: Path) -> N
     assert meter.notes == ()
 
 
-def test_measured_joules_times_a_given_pue_are_modelled(tmp_path: Path) -> None:
+def test_measured_joules_times_pue_are_modelled(tmp_path: Path) -> None:
     tree = Tree(tmp_path, dram=False)
     meter = Meter(powercap=tmp_path, pue=1.5)
     with meter.window("work") as window:
@@ -181,7 +184,7 @@ def test_windows_whose_counter_fails_are_modelled_and_noted(tmp_path: Path, faul
 
 
 def test_unreadable_counters_are_not_used_and_the_remedy_is_noted() -> None:
-    # as another user when root runs the tests: root may read everything
+    # root may read everything: as another user where root runs the tests
     with tempfile.TemporaryDirectory() as root:
         tree = Tree(Path(root))
         Path(root).chmod(0o755)
@@ -214,17 +217,17 @@ def test_a_tree_without_a_package_or_with_a_broken_counter_is_not_used(tmp_path:
     assert Rapl(tmp_path / "nowhere").read_uj() is None
 
 
-def test_dies_that_mirror_their_sockets_counter_are_counted_once(tmp_path: Path) -> None:
+def test_dies_that_repeat_the_counter_of_their_socket_count_once(tmp_path: Path) -> None:
     tree = Tree(tmp_path, dram=False)
     for number, die in (("1", 0), ("2", 1)):
         (tmp_path / f"intel-rapl:{number}" / "name").write_text(f"package-1-die-{die}\n")
     tree.set("2", int(tree.file("1").read_text()))
     meter = Meter(powercap=tmp_path)
     with meter.window("work") as window:
-        tree.add(d0=10, d1=20, d2=20.1)  # read one after the other: what is used in between
+        tree.add(d0=10, d1=20, d2=20.1)  # energy used between the two reads
     assert window.energy.total_j == pytest.approx(30)
     assert meter.notes[-1] == "RAPL: intel-rapl:2 repeats intel-rapl:1, and is not counted"
-    # the same gain alone makes no mirror: two equal sockets may well use the same
+    # the same gain alone is no mirror: two sockets may use the same energy
     tree.add(d2=5)
     with meter.window("work") as window:
         tree.add(d0=10, d1=20, d2=20)
@@ -236,24 +239,19 @@ def test_dies_that_mirror_their_sockets_counter_are_counted_once(tmp_path: Path)
     starts=st.lists(st.integers(2_000_000, SPAN_UJ - 20_000_000), min_size=3, max_size=3),
     gains=st.lists(st.integers(0, 9_000_000), min_size=3, max_size=3),
 )
-def test_counters_of_their_own_are_never_taken_for_mirrors(starts: list[int], gains: list[int]) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        tree = Tree(Path(root), dram=False)
-        (Path(root) / "intel-rapl:2" / "name").write_text("package-2\n")
-        rapl = Rapl(tree.root)
-        before, after = (dict.fromkeys(rapl.domains, 0) for _ in range(2))
-        for folder, start, gain in zip(rapl.domains, starts, gains, strict=True):
-            before[folder], after[folder] = start, start + gain
-        parts = rapl.gained(before, after, 1.0)
-        assert parts is not None
-        near = any(
-            abs(a - b) <= 1_000_000 and abs(a + x - b - y) <= 1_000_000
-            for (a, x), (b, y) in itertools.combinations(zip(starts, gains, strict=True), 2)
-        )
-        assert near or parts["cpu"].value_j == pytest.approx(sum(gains) / 1e6)
+def test_independent_counters_are_never_taken_for_mirrors(three: Rapl, starts: list[int], gains: list[int]) -> None:
+    before = dict(zip(three.domains, starts, strict=True))
+    after = {folder: start + gain for (folder, start), gain in zip(before.items(), gains, strict=True)}
+    parts = three.gained(before, after, 1.0)
+    assert parts is not None
+    near = any(
+        abs(a - b) <= 1_000_000 and abs(a + x - b - y) <= 1_000_000
+        for (a, x), (b, y) in itertools.combinations(zip(starts, gains, strict=True), 2)
+    )
+    assert near or parts["cpu"].value_j == pytest.approx(sum(gains) / 1e6)
 
 
-def test_windows_of_less_than_ten_updates_are_flagged(tmp_path: Path) -> None:
+def test_windows_of_fewer_than_ten_updates_are_flagged(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     meter = Meter(powercap=tmp_path)
     with meter.window("long") as long:
@@ -263,14 +261,14 @@ def test_windows_of_less_than_ten_updates_are_flagged(tmp_path: Path) -> None:
     assert long.energy.update_s == 0.001
     with meter.window("short") as short:
         pass
-    if short.energy.duration_s < 0.01:  # else the machine slept
+    if short.energy.duration_s < 0.01:  # unless the machine paused
         assert "too short" in short.energy.flags[0]
-    # many of them together are as short as each
+    # a sum of short windows is as short as each
     assert "too short" in (short.energy + short.energy).flags[0]
     assert not [flag for flag in (long.energy / 3).flags if "too short" in flag]
 
 
-def test_own_watts_replace_the_counters(tmp_path: Path) -> None:
+def test_given_watts_replace_the_counters(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     meter = Meter(powercap=tmp_path, idle_w=10, full_w=50)
     with meter.window("work") as window:

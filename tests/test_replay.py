@@ -1,4 +1,4 @@
-"""Recorded windows, given again without any hardware."""
+"""Recorded windows, replayed without any hardware."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.energy import Energy, Meter
 
 
-def test_windows_are_given_again_to_the_last_bit(tmp_path: Path) -> None:
+def test_windows_are_replayed_to_the_last_bit(tmp_path: Path) -> None:
     file = tmp_path / "windows.jsonl"
     meter, energies = Meter(record=file, pue=1.25), []
     with meter.window("whole") as whole:
@@ -41,7 +41,7 @@ def test_windows_are_given_again_to_the_last_bit(tmp_path: Path) -> None:
         pass
 
 
-def test_recorded_windows_come_by_name(tmp_path: Path) -> None:
+def test_recorded_windows_are_replayed_by_name(tmp_path: Path) -> None:
     file = tmp_path / "windows.jsonl"
     meter = Meter(record=file)
     for name in ("a", "b"):
@@ -93,7 +93,7 @@ def test_windows_of_many_threads_are_recorded_whole(tmp_path: Path) -> None:
         ("[]", "line 1"),
     ],
 )
-def test_what_is_no_recording_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_recording_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "windows.jsonl"
     Meter(record=file)
     file.write_text(text.replace("HEADER", file.read_text().strip()))

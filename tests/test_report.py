@@ -104,7 +104,7 @@ def test_what_is_no_report_is_refused_in_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
+def test_text_that_is_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_bytes(b'{"report_version": 1, "source": "\xff"')
     with pytest.raises(ValueError, match="is not the report of an audit"):
         read_report(tmp_path / "report.json")

@@ -1,4 +1,4 @@
-"""What a stored byte costs a day: the formula, its units, and what it refuses."""
+"""The energy of storage: the formula, its units, and what it refuses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_energy_is_linear_in_bytes_days_and_pue(stored: float, days: float, pue:
     assert kept.low_j <= kept.value_j <= kept.high_j
 
 
-def test_it_says_where_it_comes_from() -> None:
+def test_storage_energy_has_provenance() -> None:
     kept = storage_energy(5e9, 1)
     assert kept.method == f"modelled:storage@{coefficients().version}"
     assert kept.source == ROW.source
@@ -51,6 +51,6 @@ def test_it_says_where_it_comes_from() -> None:
         ((True, 1), "stored_bytes"),
     ],
 )
-def test_what_is_no_amount_is_refused_by_name(arguments: Any, named: str) -> None:
+def test_values_that_are_not_amounts_are_refused_by_name(arguments: Any, named: str) -> None:
     with pytest.raises(ValueError, match=f"{named} must be a finite number"):
         storage_energy(*arguments)

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets as a source: a small one, prepared here."""
+"""TensorFlow Datasets as a source: a small dataset, prepared here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joulecache.pipelines import load, precompute
 from joulecache.pipelines.source import SourceError, open_source
 
 pytestmark = [
-    # What the package does inside is not ours.
+    # of the package itself
     pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorflow_datasets"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:google.protobuf"),
 ]
@@ -27,7 +27,7 @@ SIZES = {"train": 70, "validation": 4, "test": 3, "odd": 2}
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `tiny_photos` is prepared: images of one level, which is their number, of two classes in turn."""
+    """Prepare `tiny_photos` and others: each image has one pixel value, its number; classes alternate."""
     root = tmp_path_factory.mktemp("tfds")
     store(root, "tiny_photos", {"image": tfds.features.Image(shape=(None, None, 3)), **CLASSES}, SIZES)
     store(root, "plain_numbers", {"image": tfds.features.Image(shape=(None, None, 3)), "label": np.int64}, {"train": 3})
@@ -64,7 +64,7 @@ def prepared(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(data_dir))
 
 
-def test_a_prepared_data_set_is_a_source() -> None:
+def test_a_prepared_dataset_is_a_source() -> None:
     source = open_source("tfds:tiny_photos")
     assert source.class_names == ("cat", "dog")
     assert Counter(unit.split for unit in source.units for _ in unit.record_keys()) == Counter(train=70, val=4, test=3)
@@ -86,7 +86,7 @@ def test_its_splits_reach_the_loader(tmp_path: Path) -> None:
     ]
 
 
-def test_a_data_set_without_train_is_split_by_hash() -> None:
+def test_a_dataset_without_train_is_split_by_hash() -> None:
     assert [unit.split for unit in open_source("tfds:only_test").units] == [None]
 
 
@@ -103,7 +103,7 @@ def test_a_data_set_without_train_is_split_by_hash() -> None:
         ("mnist", "'tfds:mnist' is not prepared in .*mnist/3.0.1: run `python -c .*download_and_prepare"),
     ],
 )
-def test_what_is_no_prepared_data_set_of_images_is_refused(name: str, message: str) -> None:
+def test_other_datasets_are_refused(name: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         open_source(f"tfds:{name}")
 

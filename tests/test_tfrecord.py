@@ -1,4 +1,4 @@
-"""The TFRecord container against TensorFlow's own, and TFRecord files as a source."""
+"""TFRecord reading and writing against TensorFlow's, and TFRecord files as a source."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ values = st.dictionaries(names, payloads | integers, max_size=8)
 
 
 @given(values)
-def test_an_example_of_ours_is_tensorflows(written: dict[str, bytes | int]) -> None:
+def test_tensorflow_parses_our_examples(written: dict[str, bytes | int]) -> None:
     read = tf.train.Example.FromString(tfrecord.make_example(written)).features.feature
     assert {
         name: feature.bytes_list.value[0] if feature.HasField("bytes_list") else feature.int64_list.value[0]
@@ -60,7 +60,7 @@ def test_an_example_of_ours_is_tensorflows(written: dict[str, bytes | int]) -> N
 
 
 @given(values, st.binary(max_size=5), st.binary(max_size=5))
-def test_an_example_of_tensorflows_is_read_wherever_it_lies(
+def test_tensorflows_examples_are_parsed_at_any_offset(
     written: dict[str, bytes | int], before: bytes, after: bytes
 ) -> None:
     data = before + example(written) + after
@@ -71,13 +71,13 @@ def test_an_example_of_tensorflows_is_read_wherever_it_lies(
     } == written
 
 
-def test_the_first_of_many_values_counts_and_floats_are_not_seen() -> None:
+def test_the_first_of_many_values_counts_and_floats_are_ignored() -> None:
     data = example({"many": [7, -1, 300], "none": [], "real": 1.5})
     found = tfrecord.features(data, 0, len(data))
     assert {name: tfrecord.integer(data, feature) for name, feature in found.items()} == {"many": 7}
 
 
-def test_integers_that_are_not_packed_are_read_too() -> None:
+def test_unpacked_integers_are_read() -> None:
     # Feature {int64_list {value: 300}} with a tag of its own for the value, as older writers have it
     unpacked = bytes([0x0A, 11, 0x0A, 9, 0x0A, 1, ord("n"), 0x12, 4, 0x1A, 2, 0x08, 42])
     assert tf.train.Example.FromString(unpacked).features.feature["n"].int64_list.value == [42]
@@ -85,7 +85,7 @@ def test_integers_that_are_not_packed_are_read_too() -> None:
 
 
 @given(st.lists(payloads, max_size=5))
-def test_the_container_is_tensorflows(tmp_path_factory: Any, written: list[bytes]) -> None:
+def test_records_match_tensorflows(tmp_path_factory: Any, written: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("records") / "ours"
     with open(path, "wb") as file:
         for data in written:
@@ -98,7 +98,7 @@ def test_the_container_is_tensorflows(tmp_path_factory: Any, written: list[bytes
 
 
 @given(st.binary(max_size=60))
-def test_bytes_that_are_no_example_are_refused_or_read_inside_them(data: bytes) -> None:
+def test_random_bytes_are_refused_or_parsed_within_bounds(data: bytes) -> None:
     try:
         found = tfrecord.features(data, 0, len(data))
     except ValueError:
@@ -107,7 +107,7 @@ def test_bytes_that_are_no_example_are_refused_or_read_inside_them(data: bytes) 
         assert 0 <= feature.start <= feature.stop <= len(data)
 
 
-def test_a_damaged_example_is_refused_or_read_inside_it() -> None:
+def test_a_damaged_example_is_refused_or_parsed_within_bounds() -> None:
     whole = example({"image": b"photo" * 20, "label": 3, "other": b"x"})
     rng = random.Random(0)
     refused = 0
@@ -144,7 +144,7 @@ def test_records_are_keyed_by_file_and_row(tmp_path: Path, image: str, label: st
     assert [record.label for record in read] == [row % 3 for row in range(150)]
 
 
-def test_any_name_will_do_for_a_tfrecord_file(tmp_path: Path) -> None:
+def test_a_tfrecord_file_may_have_any_name(tmp_path: Path) -> None:
     path = write(tmp_path / "train-00000-of-01024", [example({"image": b"photo", "label": 1})])
     assert [record.key for record in records(open_source(path))] == ["train-00000-of-01024#0"]
 
@@ -156,7 +156,7 @@ def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
     assert [record.label for record in records(source)] == list(range(70))
 
 
-def test_a_record_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+def test_an_unusable_record_has_a_reason(tmp_path: Path) -> None:
     path = write(
         tmp_path / "photos",
         [
@@ -194,7 +194,7 @@ def test_a_compressed_file_is_refused(tmp_path: Path, compression: str) -> None:
         open_source(path)
 
 
-def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_file_truncated_anywhere_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "photos", [example({"image": b"photo" * 9, "label": row}) for row in range(3)])
     whole = path.read_bytes()
     ends = [end + 4 for _, end in tfrecord.records(whole)]
