@@ -101,7 +101,7 @@ def test_the_op_of_the_page_on_transforms_runs(folder: Path, photo: bytes) -> No
     names: Names = {
         "parse": jc.parse,
         "load": jc.load,
-        "open_manifest": jc.open_manifest,
+        "open_cache": jc.open_cache,
         "Vignette": custom["vignette"],
     }
     loaded, applied = shown

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.core.notebook import Displayed
 
 
 @dataclass(frozen=True)
-class Built:
+class Built(Displayed):
     """The outcome of `precompute`.
 
     Attributes:
@@ -28,9 +29,6 @@ class Built:
     transformed: int = 0
     copied: int = 0
     workers: tuple[str, ...] = ()
-
-    def _repr_html_(self) -> str | None:
-        return self.manifest._repr_html_()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.compressing.results import Compression
@@ -30,6 +31,7 @@ def _show(kind: type[T], describe: Callable[[T], Document]) -> None:
 
 
 _show(Audit, describe_audit)
+_show(Built, lambda built: describe_manifest(built.manifest))
 _show(Cache, lambda cache: describe_manifest(cache.manifest, cache.location))
 _show(Compression, describe_compression)
 _show(Energy, describe_energy)
