@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -27,14 +27,21 @@ class Config:
     kind: Literal["raw", "jpeg"] = "raw"
     names: tuple[str, ...] = ("a", "b")
     counts: tuple[int, ...] | None = field(default=None, metadata={"help": "Whole numbers."})
-    layers: Sequence[str] = ()
+    layers: tuple[str, ...] = ()
     file: str | os.PathLike[str] | None = None
     force: bool = False
     internal: object = None
 
 
 Options = Annotated[
-    Given, OptionsOf(Config, leave_out=("internal",), names={"kind": "--type"}, metavars={"share": "SHARE"})
+    Given,
+    OptionsOf(
+        Config,
+        leave_out=("internal",),
+        names={"kind": "--type"},
+        repeated=("layers",),
+        metavars={"share": "SHARE"},
+    ),
 ]
 Parse = Callable[..., Given]
 

@@ -677,7 +677,7 @@ def test_the_command_compares_two_pipelines(run: Run, here: Path) -> None:
 WRONG: dict[str, tuple[list[str], str]] = {
     "a source": (["photos", "--pipeline", "my_noisy:mine"], "--pipeline is audited without a chain"),
     "a chain": (["--chain", "decode", "--pipeline", "my_noisy:mine"], "--pipeline is audited without a chain"),
-    "steps alone": (["photos", "--chain", "decode", "--steps", "3"], "--steps goes with --pipeline"),
+    "steps alone": (["photos", "--chain", "decode", "--steps", "3"], "--steps needs --pipeline"),
     "a comparison": (["--pipeline", "a:b", "--compare", "a", "b"], "--compare reads two reports"),
     "no module": (["--pipeline", "no_such:mine"], "cannot import --pipeline 'no_such': ModuleNotFoundError"),
     "no function": (["--pipeline", "my_noisy:nine"], "my_noisy has no function nine: did you mean mine?"),

@@ -491,11 +491,11 @@ def test_the_command_names_the_module_of_own_ops(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "0"], "Invalid value for '--epochs'"),
-        (["--epochs", "3", "--disk-budget", "much"], "--disk-budget is 'much': give a number and a unit"),
+        (["--epochs", "0"], "epochs must be"),
+        (["--epochs", "3", "--disk-budget", "much"], "--disk-budget must be a number and a unit"),
         (["--epochs", "3", "--disk-budget", "1B", "--seconds", "1"], "fits a disk budget"),
         (["--epochs", "3", "--fresh", "resise"], "fresh op 'resise' is not in the chain"),
-        (["--epochs", "3", "--apply", "."], "--apply is '.', which is not empty"),
+        (["--epochs", "3", "--apply", "."], "--apply must be a folder that is empty"),
     ],
 )
 def test_bad_arguments_are_one_line(

@@ -12,7 +12,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -34,14 +34,14 @@ _PLURALS: dict[type, str] = {int: "whole numbers", float: "numbers"}
 class OptionsOf:
     """Marks the parameter of a command that stands for the fields of a dataclass.
 
-    A field's help is the "help" in its metadata, else what the class' docstring says of it; the metadata may also have a "metavar". A tuple
-    is given as one text with commas, another sequence by repeating the option.
+    A field's help is the "help" in its metadata, else what the class' docstring says of it; the metadata may also have a "metavar".
 
     Attributes:
         config: The dataclass.
         only: Names of the fields that become options; None for all that `leave_out` does not name.
         leave_out: Names of fields that the command fills in itself.
         names: Options by the names of their fields, where they are not spelled alike.
+        repeated: Names of tuple fields whose option is repeated, once for each value. Other tuples are one text with commas.
         metavars: What help shows for a value, by the names of fields.
         panel: Title of the options' box in the help; None for the common one.
         panels: The same for single fields.
@@ -51,6 +51,7 @@ class OptionsOf:
     only: Collection[str] | None = None
     leave_out: Collection[str] = ()
     names: Mapping[str, str] = field(default_factory=dict)
+    repeated: Collection[str] = ()
     metavars: Mapping[str, str] = field(default_factory=dict)
     panel: str | None = None
     panels: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +61,9 @@ class OptionsOf:
         hints = typing.get_type_hints(self.config, include_extras=False)
         _, texts = documented(self.config)
         return {
-            each.name: self._option(each, _value_type(hints[each.name]), texts.get(each.name, ""))
+            each.name: self._option(
+                each, _value_type(hints[each.name], each.name in self.repeated), texts.get(each.name, "")
+            )
             for each in dataclasses.fields(self.config)
             if (each.name in self.only if self.only is not None else each.name not in self.leave_out)
         }
@@ -120,10 +123,12 @@ def _shown(default: object) -> str:
     """Return a default as help shows it, "" for none, zero, False and nothing."""
     if default is dataclasses.MISSING or not default:
         return ""
+    if isinstance(default, float):
+        return f"{default:g}"
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def _value_type(hint: Any) -> _ValueType:
+def _value_type(hint: Any, repeated: bool) -> _ValueType:
     """Return how the values of a field are given.
 
     Raises:
@@ -131,14 +136,16 @@ def _value_type(hint: Any) -> _ValueType:
     """
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         kinds = [part for part in typing.get_args(hint) if part is not type(None)]
-        return _value_type(Path if any(typing.get_origin(kind) is os.PathLike for kind in kinds) else kinds[0])
+        return _value_type(
+            Path if any(typing.get_origin(kind) is os.PathLike for kind in kinds) else kinds[0], repeated
+        )
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return _ValueType(StrEnum("Choice", {word: word for word in parts}), convert=lambda flag, value: value.value)
+    if origin is tuple and repeated:
+        return _ValueType(list[parts[0]], convert=lambda flag, value: tuple(value))  # type: ignore[valid-type]
     if origin is tuple:
         return _ValueType(str, f"{_METAVARS.get(parts[0], 'NAME')},...", _splitter(parts[0]))
-    if origin is not None and issubclass(origin, Sequence):
-        return _ValueType(list[parts[0]], convert=lambda flag, value: tuple(value))  # type: ignore[valid-type]
     if hint in (str, bool, *_METAVARS):
         return _ValueType(hint, _METAVARS.get(hint))
     raise TypeError(f"a field of type {hint} cannot be an option: leave it out")

@@ -28,7 +28,10 @@ _DETAILS = "Compression, in detail"
 _NAMES = {"clusters": "--cluster", "protected": "--protect"}
 _SHARES = {"prune": "SHARE", "sparsity": "SHARE", "macs": "SHARE"}
 _Steps = Annotated[Given, OptionsOf(Recipe, only=_STEPS, names=_NAMES, metavars=_SHARES, panel=_MAIN)]
-_Details = Annotated[Given, OptionsOf(Recipe, leave_out=_STEPS, names=_NAMES, metavars=_SHARES, panel=_DETAILS)]
+_Details = Annotated[
+    Given,
+    OptionsOf(Recipe, leave_out=_STEPS, names=_NAMES, repeated=("protected",), metavars=_SHARES, panel=_DETAILS),
+]
 
 
 def train(

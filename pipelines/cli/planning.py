@@ -1,134 +1,110 @@
-"""`joulecache plan`: choose by measured energy what to cache."""
+"""`joulecache plan`."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joulecache.pipelines.cli.options import (
-    AsJson,
-    ChainText,
-    Energy,
-    OpsModule,
-    Seed,
-    Source,
-    import_ops,
-    make_meter,
-)
+from joulecache.pipelines.cli.config_options import Given, OptionsOf
+from joulecache.pipelines.cli.options import AsJson, ChainText, Energy, OpsModule, Source, import_ops, make_meter
 from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 from joulecache.pipelines.core.progress import progress_bar, silenced_output
+from joulecache.pipelines.planning.config import PlanConfig
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.building.results import Built
+    from joulecache.pipelines.energy.meter import Meter
+    from joulecache.pipelines.planning.results import Plan
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _THOUSANDS = ["", "K", "M", "G", "T"]
+_Settings = Annotated[
+    Given,
+    OptionsOf(PlanConfig, leave_out=("disk_budget_bytes", "budget"), metavars={"fresh": "OP,...", "labels": "FILE"}),
+]
 
 
 def plan(
     *,
     source: Source,
     chain: ChainText,
-    epochs: Annotated[int, typer.Option(help="Epochs of one training.", min=1, metavar="N")],
-    runs: Annotated[int, typer.Option(help="Trainings that share the cache.", min=1, metavar="N")] = 1,
     disk_budget: Annotated[
-        str | None, typer.Option(help="What a cache may take, like 20GB or 512MiB.", metavar="SIZE")
+        str | None, typer.Option(help="Largest size of the cache, like 20GB or 512MiB.", metavar="SIZE")
     ] = None,
-    fresh: Annotated[
-        str | None,
-        typer.Option(help="Ops that draw anew every epoch. Default: random ops that are cheap.", metavar="OP,..."),
-    ] = None,
-    apply: Annotated[str | None, typer.Option(help="Build the best cache, in this folder.", metavar="CACHE")] = None,
-    seconds: Annotated[float, typer.Option(help="About how long to measure.", min=1, metavar="X")] = 60.0,
-    days: Annotated[
-        float, typer.Option(help="How long the cache is kept, for its storage.", min=0.001, metavar="X")
-    ] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N")] = 64,
-    limit: Annotated[int | None, typer.Option(help="Use at most this many records.", min=1, metavar="N")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV file with the name and class of each image.", metavar="FILE.csv")
-    ] = None,
+    apply: Annotated[str | None, typer.Option(help="Build the best cache in this folder.", metavar="CACHE")] = None,
+    settings: _Settings,
     ops: OpsModule = None,
-    seed: Seed = 0,
     energy: Energy,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a sample, and choose by energy what to cache: the cut, the variants, the encoding and the format, or nothing."""
+    """Measure a sample, and choose by energy what to cache, in which form, or nothing."""
     from joulecache.transforms import parse
 
-    parsed = parse(chain, import_ops(ops))
-    budget_bytes = None if disk_budget is None else _bytes(disk_budget)
+    parsed, meter = parse(chain, import_ops(ops)), make_meter(energy)
+    settings["disk_budget_bytes"] = None if disk_budget is None else _bytes(disk_budget)
     if apply is not None and _is_taken(apply):
-        raise ValueError(
-            f"--apply is {str(apply)!r}, which is not empty: give a folder that is empty or does not exist"
-        )
-    meter = make_meter(energy)
+        raise ValueError(f"--apply must be a folder that is empty or does not exist, got {apply!r}")
     with silenced_output(stdout=False):
         from joulecache.pipelines.planning.planner import plan as make_plan
 
-    with progress_bar() as tell:
-        found = make_plan(
-            source,
-            parsed,
-            epochs=epochs,
-            runs=runs,
-            disk_budget_bytes=budget_bytes,
-            fresh=None if fresh is None else tuple(name.strip() for name in fresh.split(",") if name.strip()),
-            seconds=seconds,
-            days=days,
-            batch_size=batch_size,
-            limit=limit,
-            labels=labels,
-            seed=seed,
-            meter=meter,
-            folder=None
-            if apply is None or is_remote(apply)
-            else next(folder for folder in Path(apply).absolute().parents if folder.exists()),
-            progress=tell,
-        )
-    if ops is not None:  # the command that is printed needs them too
-        found = replace(found, options=(*found.options, "--ops", ops))
-    built = None
-    if apply is not None and found.best.layout is not None:
-        from joulecache.pipelines.building.precomputing import precompute
-
-        with progress_bar() as tell:
-            built = precompute(
-                source,
-                apply,
-                found.chain_of(found.best),
-                **found.arguments(found.best),
-                limit=limit,
-                labels=labels,
-                seed=seed,
-                meter=meter,
-                progress=lambda now: tell("records", now.done, now.records),
-            )
+    with progress_bar() as bar:
+        made = make_plan(source, parsed, **settings, meter=meter, folder=_disk_of(apply), progress=bar)
+    if ops is not None:  # the printed command needs it too
+        made = dataclasses.replace(made, options=(*made.options, "--ops", ops))
+    built = None if apply is None else _build(made, apply, settings, meter)
     if as_json:
-        print_json(found.to_json() | {"applied": None if built is None else str(apply)})
+        print_json(made.to_json() | {"applied": None if built is None else apply})
         return
     from joulecache.pipelines.report.describe.cache import describe_manifest
     from joulecache.pipelines.report.describe.plan import describe_plan
 
-    show(describe_plan(found, "cache/" if apply is None else apply))
+    show(describe_plan(made, apply or "cache/"))
     if built is not None and apply is not None:
         show(describe_manifest(built.manifest, apply))
 
 
+def _build(made: Plan, cache: str, settings: Given, meter: Meter) -> Built | None:
+    """Build the best cache; None where none pays."""
+    from joulecache.pipelines.building.precomputing import precompute
+
+    if made.best.layout is None:
+        return None
+    shared = {name: settings[name] for name in ("limit", "labels", "seed") if name in settings}
+    with progress_bar() as bar:
+        return precompute(
+            made.source,
+            cache,
+            made.chain_of(made.best),
+            **made.arguments(made.best),
+            **shared,
+            meter=meter,
+            progress=lambda now: bar("records", now.done, now.records),
+        )
+
+
+def _disk_of(cache: str | None) -> Path | None:
+    """Return a folder on the disk on which a cache is to be built; None for the default one."""
+    if cache is None or is_remote(cache):
+        return None
+    return next(folder for folder in Path(cache).absolute().parents if folder.exists())
+
+
 def _is_taken(cache: str) -> bool:
-    """Say whether something is where a cache is to be built."""
+    """Return whether there is something where a cache is to be built."""
     if is_remote(cache):
         return any(True for _ in ObjectFolder(cache).list())
     return Path(cache).is_file() or (Path(cache).exists() and any(Path(cache).iterdir()))
 
 
 def _bytes(text: str) -> float:
-    """Return a size such as 20GB, 1.5 TB or 512MiB in bytes; ValueError for what is none."""
+    """Parse a size such as 20GB, 1.5 TB or 512MiB; ValueError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"--disk-budget is {text!r}: give a number and a unit, like 500MB, 20GB or 512MiB")
+        raise ValueError(f"--disk-budget must be a number and a unit, like 500MB, 20GB or 512MiB, got {text!r}")
     number, thousands, binary = match.groups()
-    base = 1024.0 if binary else 1000.0
-    return float(number) * float(base ** _THOUSANDS.index(thousands.upper()))
+    return float(number) * float((1024 if binary else 1000) ** _THOUSANDS.index(thousands.upper()))
