@@ -38,7 +38,7 @@ from joulecache.transforms import (
     ToFloat,
     TrivialAugment,
 )
-from joulecache.transforms.ops import LARGEST_PIXELS, OPS, BatchOp
+from joulecache.transforms.ops import MAX_PIXELS, OPS, BatchOp
 from joulecache.transforms.ops.arguments import INTERPOLATIONS
 from joulecache.transforms.ops.geometry import PADDING_MODES
 
@@ -75,7 +75,7 @@ def every_op(largest: int) -> Ops:
             st.sampled_from([1, 3]),
             st.none() | side,
             st.booleans(),
-            st.integers(1, LARGEST_PIXELS),
+            st.integers(1, MAX_PIXELS),
             st.none() | fills,
         ),
         Resize: st.builds(Resize, size),

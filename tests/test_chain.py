@@ -35,12 +35,12 @@ from joulecache.transforms import (
     parse,
 )
 from joulecache.transforms.chain import UnknownOpError, apply, fixed_size, op_text, output_channels, output_size
-from joulecache.transforms.ops import LARGEST_SIDE, OPS, BatchOp, DecodeError
+from joulecache.transforms.ops import MAX_SIDE, OPS, BatchOp, DecodeError
 from joulecache.transforms.randomness import key_hash, random_words
 
 relaxed = settings(deadline=None, max_examples=60)
 
-ANY = every_op(LARGEST_SIDE)
+ANY = every_op(MAX_SIDE)
 mixtures: st.SearchStrategy[Op] = ANY[Mixup] | ANY[Cutmix]
 
 
@@ -420,7 +420,7 @@ def test_a_size_is_fixed_from_the_first_op_that_gives_every_image_the_same(
     ("text", "message"),
     [
         ("decode|resize(72)|random_crop(73)", "random_crop: the crop 73x73 is larger than the image 72x72"),
-        ("decode|resize(8)|pad(8, padding_mode='reflect')", "pad: a border of 8 cannot reflect an image of 8x8"),
+        ("decode|resize(8)|pad(8, padding_mode='reflect')", "pad: padding_mode 'reflect' cannot add a border of 8 to an image of 8x8"),
         ("decode|resize(8)|gaussian_blur(17)", "gaussian_blur: a kernel of 17x17 is too large for an image of 8x8"),
     ],
 )
@@ -480,7 +480,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_an_image_that_an_op_does_not_support_is_refused(png: bytes) -> None:
     with pytest.raises(ValueError, match=r"^random_crop: the crop 49x64 is larger than the image 48x64: "):
         parse("decode|random_crop((49, 64))")(png)
-    with pytest.raises(ValueError, match=r"^pad: a border of 48 cannot reflect an image of 48x64: "):
+    with pytest.raises(ValueError, match=r"^pad: .*reflect.* a border of 48 to an image of 48x64: "):
         parse("decode || pad(48, padding_mode='reflect')")(png)
 
 
@@ -561,7 +561,7 @@ def test_custom_ops_are_read_from_the_table_that_is_passed_in() -> None:
 
 
 def test_a_built_in_name_is_taken() -> None:
-    with pytest.raises(ValueError, match=r"^op 'flip_lr' is built in: give yours another name$"):
+    with pytest.raises(ValueError, match=r"^op 'flip_lr' is built in"):
         parse("decode", {**OWN, "flip_lr": Own})
 
 

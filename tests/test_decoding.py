@@ -514,7 +514,7 @@ def test_who_waits_for_pillows_switch_is_not_passed_by() -> None:
     with ThreadPoolExecutor(2) as pool, _truncation(True):
         pool.submit(enter, False)
         for _ in range(2000):  # until it waits
-            if _truncation._door.locked():
+            if _truncation._queue.locked():
                 break
             time.sleep(0.001)
         pool.submit(enter, True)

@@ -53,10 +53,10 @@ from joulecache.transforms import (
     parse,
 )
 from joulecache.transforms.chain import apply, apply_to_each
-from joulecache.transforms.ops import LARGEST_PIXELS, LARGEST_SIDE, OPS, arguments, describe, op_name
+from joulecache.transforms.ops import MAX_PIXELS, MAX_SIDE, OPS, arguments, describe, op_name
 
 relaxed = settings(deadline=None)
-sides = st.integers(1, LARGEST_SIDE)
+sides = st.integers(1, MAX_SIDE)
 
 # Arguments
 
@@ -71,19 +71,19 @@ class Bounds(NamedTuple):
 
 
 BOUNDS = [
-    Bounds("shorter", lambda v: Decode(shorter=v), 1, LARGEST_SIDE),
-    Bounds("max_pixels", lambda v: Decode(max_pixels=v), 1, LARGEST_PIXELS),
+    Bounds("shorter", lambda v: Decode(shorter=v), 1, MAX_SIDE),
+    Bounds("max_pixels", lambda v: Decode(max_pixels=v), 1, MAX_PIXELS),
     Bounds("background", lambda v: Decode(background=v), 0, 255),
-    Bounds("size", Resize, 1, LARGEST_SIDE),
-    Bounds("size", lambda v: Resize((1, v)), 1, LARGEST_SIDE),
-    Bounds("size", ResizeShorter, 1, LARGEST_SIDE),
-    Bounds("size", CentralCrop, 1, LARGEST_SIDE),
-    Bounds("size", RandomCrop, 1, LARGEST_SIDE),
-    Bounds("size", RandomResizedCrop, 1, LARGEST_SIDE),
+    Bounds("size", Resize, 1, MAX_SIDE),
+    Bounds("size", lambda v: Resize((1, v)), 1, MAX_SIDE),
+    Bounds("size", ResizeShorter, 1, MAX_SIDE),
+    Bounds("size", CentralCrop, 1, MAX_SIDE),
+    Bounds("size", RandomCrop, 1, MAX_SIDE),
+    Bounds("size", RandomResizedCrop, 1, MAX_SIDE),
     Bounds("scale", lambda v: RandomResizedCrop(8, scale=(v, 1)), 1e-6, 1.0),
     Bounds("ratio", lambda v: RandomResizedCrop(8, ratio=(v, 1e3)), 1e-3, 1e3),
-    Bounds("padding", Pad, 0, LARGEST_SIDE),
-    Bounds("padding", lambda v: Pad((1, 1, 1, v)), 0, LARGEST_SIDE),
+    Bounds("padding", Pad, 0, MAX_SIDE),
+    Bounds("padding", lambda v: Pad((1, 1, 1, v)), 0, MAX_SIDE),
     Bounds("fill", lambda v: Pad(1, (0, v, 255)), 0, 255),
     Bounds("probability", FlipLr, 0.0, 1.0),
     Bounds("probability", FlipUd, 0.0, 1.0),
@@ -99,7 +99,7 @@ BOUNDS = [
     Bounds("shear", lambda v: Affine(1, shear=(0, 1, v, 89)), -89.0, 89.0),
     Bounds("fill", lambda v: Affine(1, fill=v), 0, 255),
     Bounds("center", lambda v: Affine(1, center=(1, v)), -65535.0, 65535.0),
-    Bounds("size", Cutout, 1, LARGEST_SIDE),
+    Bounds("size", Cutout, 1, MAX_SIDE),
     Bounds("fill", lambda v: Cutout(1, v), 0, 255),
     Bounds("delta", Brightness, 0.0, 1.0),
     Bounds("delta", Contrast, 0.0, 1.0),
@@ -153,7 +153,7 @@ WORDS: list[Refused] = [
     ("interpolation", lambda v: Rotate(1, v), "one of 'nearest', 'bilinear'", ("bicubic", ["nearest"])),
     ("center", lambda v: Rotate(1, center=v), "(x, y) in pixels", (5, (1, 2, 3), [1, 2])),
     ("interpolation", lambda v: Affine(1, interpolation=v), "one of 'nearest', 'bilinear'", ("",)),
-    ("translate", lambda v: Affine(1, v), "shares of (width, height)", (0.1, (1,), [0, 0])),
+    ("translate", lambda v: Affine(1, v), "a pair of fractions of (width, height)", (0.1, (1,), [0, 0])),
     ("scale", lambda v: Affine(1, scale=v), PAIR, (1.5, [1, 1])),
     (
         "shear",

@@ -40,7 +40,7 @@ from joulecache.transforms import (
     TrivialAugment,
     parse,
 )
-from joulecache.transforms.ops import AUGMENTATIONS, LARGEST_SIDE, SIGNED, RandomApply
+from joulecache.transforms.ops import AUGMENTATIONS, MAX_SIDE, SIGNED, RandomApply
 from joulecache.transforms.randomness import key_hash, log_uniform, philox, random_words, word_table
 
 relaxed = settings(deadline=None)
@@ -373,13 +373,13 @@ def test_a_try_that_misses_is_followed_by_the_next() -> None:
 @example(height=97, width=101, scale=(0.9, 1.0), ratio=(0.5, 2.0))
 @example(height=3000, width=1, scale=(0.08, 1.0), ratio=(0.75, 1.33))
 # In images as large as can be, a number that is off by one in a hundred million moves some side of these windows.
-@example(height=LARGEST_SIDE, width=LARGEST_SIDE, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
-@example(height=LARGEST_SIDE, width=LARGEST_SIDE, scale=(0.08, 1.0), ratio=(1.0, 7.0))
+@example(height=MAX_SIDE, width=MAX_SIDE, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+@example(height=MAX_SIDE, width=MAX_SIDE, scale=(0.08, 1.0), ratio=(1.0, 7.0))
 def test_resized_windows_of_a_batch_are_those_of_its_records(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> None:
     op = RandomResizedCrop(8, scale, ratio)
-    table = word_table([op], 1, 5, range(4000 if height == LARGEST_SIDE else 40), 2)
+    table = word_table([op], 1, 5, range(4000 if height == MAX_SIDE else 40), 2)
     assert op.draw_batch(table, height, width) == [op.draw(words, height, width) for words in table.tolist()]
 
 

@@ -305,7 +305,7 @@ def test_a_border_of_any_width_is_exact(data: st.DataObject, mode: str, channels
 )
 def test_a_border_that_mirrors_more_than_there_is_is_refused(op: Pad) -> None:
     image = np.zeros((9, 9, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"cannot (reflect|symmetric) an image"):
+    with pytest.raises(ValueError, match=r"padding_mode .* cannot add a border"):
         apply([op], image, [])
     with pytest.raises(tf.errors.InvalidArgumentError):
         graphs.apply([op], tf.constant(image), tf.zeros([0], tf.int32))
@@ -610,7 +610,7 @@ def test_every_op_is_either_tested_here_or_refused_by_name(name: str) -> None:
     examples = [op for op in (*WITH_KERNEL, *WITHOUT_KERNEL) if op_name(type(op)) == name]
     assert examples
     for op in examples:
-        why = graphs.refused([Decode(), op])
+        why = graphs.unsupported([Decode(), op])
         if op in WITHOUT_KERNEL:
             assert str(why).startswith(f"no TensorFlow kernel for {name}: ")
             with pytest.raises(ValueError, match=f"no TensorFlow kernel for {name}: "):
@@ -620,7 +620,7 @@ def test_every_op_is_either_tested_here_or_refused_by_name(name: str) -> None:
 
 
 def test_a_background_under_transparent_pixels_is_refused() -> None:
-    assert "decode with a background" in str(graphs.refused([Decode(background=255)]))
+    assert "decode with a background" in str(graphs.unsupported([Decode(background=255)]))
 
 
 def test_a_custom_op_does_not_run_as_the_built_in_one_that_it_derives_from() -> None:
@@ -629,7 +629,7 @@ def test_a_custom_op_does_not_run_as_the_built_in_one_that_it_derives_from() -> 
         def pixels(self, image: Array, draw: tuple[int, ...]) -> Array:  # type: ignore[override]
             return image[::-1, ::-1]
 
-    assert "no TensorFlow kernel for flip_twice" in str(graphs.refused([Decode(), FlipTwice()]))
+    assert "no TensorFlow kernel for flip_twice" in str(graphs.unsupported([Decode(), FlipTwice()]))
     assert not graphs.runs_on_batches(FlipTwice())
 
 

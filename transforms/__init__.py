@@ -1,4 +1,4 @@
-"""What is done to one image: ops, chains of them, their random draws and their kernels."""
+"""Image transforms: ops, chains of ops, random draws and kernels."""
 
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import (

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,20 +23,20 @@ from joulecache.transforms.ops.batch import Batch, Empty
 
 
 class UnknownOpError(ValueError):
-    """A chain names an op that is neither built in nor given."""
+    """A chain names an op that is neither built in nor custom."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """An ordered list of ops: the first `cut` are computed once and cached, the others run at load time.
+    """An ordered list of ops: the first `cut` ops are computed once and cached, the others run at load time.
 
     >>> from joulecache.transforms import RandomCrop
     >>> str(Chain((Decode(), RandomCrop(64)), cut=1))
     'decode || random_crop(64)'
 
     Attributes:
-        ops: The ops. The first is `Decode`; those that run on batches are the last.
-        cut: How many ops are cached, from 1 to ``len(ops)``.
+        ops: `Decode`, then ops on single images, then ops on batches.
+        cut: Number of cached ops, from 1 to ``len(ops)``.
     """
 
     ops: tuple[Op, ...]
@@ -54,30 +54,30 @@ class Chain:
                 check_custom_op(type(op))
                 if isinstance(op, Decode | BatchOp):
                     raise ValueError(f"{op_name(type(op))}: a custom op must run on single decoded images")
-                op_text(op)  # refuses arguments that cannot be written as text
+                op_text(op)  # raises for arguments that cannot be written as text
         self._check_batch_ops()
         output_channels(self.ops)
 
     def _check_batch_ops(self) -> None:
-        first = next((place for place, op in enumerate(self.ops) if isinstance(op, BatchOp)), len(self.ops))
-        late = self.ops[first:]
+        first = next((position for position, op in enumerate(self.ops) if isinstance(op, BatchOp)), len(self.ops))
+        batch_ops = self.ops[first:]
         if first < self.cut:
             raise ValueError(
-                f"{op_name(type(late[0]))} must come after the cut, since caches hold single uint8 images: write '||' before it, "
+                f"{op_name(type(batch_ops[0]))} must come after the cut, since caches hold single uint8 images: write '||' before it, "
                 f"got {str(self)!r}"
             )
-        for op in late:
+        for op in batch_ops:
             if not isinstance(op, BatchOp):
                 raise ValueError(
-                    f"{op_name(type(op))} cannot follow {op_name(type(late[0]))}: ops on single uint8 images come before ops "
+                    f"{op_name(type(op))} cannot follow {op_name(type(batch_ops[0]))}: ops on single uint8 images come before ops "
                     f"on batches, got {str(self)!r}"
                 )
-        kinds = [type(op) for op in late]
+        kinds = [type(op) for op in batch_ops]
         if kinds.count(ToFloat) > 1:
             raise ValueError(f"to_float must appear only once, got {str(self)!r}")
         if Normalize in kinds and ToFloat not in kinds[: kinds.index(Normalize)]:
             raise ValueError(
-                f"normalize must come after to_float, whose scale its mean and std are on, got {str(self)!r}"
+                f"normalize must come after to_float, since its mean and std are for levels from 0 to 1, got {str(self)!r}"
             )
 
     @property
@@ -104,12 +104,12 @@ class Chain:
 
     @property
     def on_batches(self) -> tuple[Op, ...]:
-        """The ops of the suffix that run on whole batches, after the others."""
+        """The ops of the suffix that run on whole batches."""
         return tuple(op for op in self.suffix if isinstance(op, BatchOp))
 
     @property
     def mixes(self) -> bool:
-        """Whether the chain mixes the images of a batch, and so their labels."""
+        """Whether the chain mixes images and labels within a batch."""
         return any(isinstance(op, Mixture) for op in self.ops)
 
     @property
@@ -121,11 +121,10 @@ class Chain:
     def fingerprint(self) -> str:
         """SHA-256 of the prefix's canonical text with every op's version. Caches with equal fingerprints hold the same pixels.
 
-        Arguments at their defaults are not spelled out, so a new argument leaves old caches valid; a changed default requires
-        a new version.
+        Default arguments are left out, so adding an argument keeps old caches valid; changing a default requires a new version.
         """
-        spelled = "|".join(f"{op_text(op)}@{op.version}" for op in self.prefix)
-        return hashlib.sha256(spelled.encode()).hexdigest()
+        text = "|".join(f"{op_text(op)}@{op.version}" for op in self.prefix)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def __str__(self) -> str:
         head, tail = _text(self.prefix), _text(self.suffix)
@@ -134,9 +133,9 @@ class Chain:
     def for_validation(self) -> Chain:
         """Return the chain for held-out records.
 
-        Random crops become central, other random ops are dropped, and everything that a cache can hold is cached.
+        Random crops become central crops, other random ops are dropped, and all ops on single images are cached.
         """
-        ops = tuple(kept for op in self.ops for kept in op.for_validation())
+        ops = tuple(replacement for op in self.ops for replacement in op.for_validation())
         return Chain(ops, sum(not isinstance(op, BatchOp) for op in ops))
 
     def __call__(
@@ -150,15 +149,15 @@ class Chain:
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Run the whole chain on one image.
 
-        With a record's key, the cache's seed and number of variants, and the epoch `n`, return the pixels that the loader
-        yields. For a trained model, use the chain of the held-out records: ``open_manifest(cache).parsed_chain("val")``.
+        With a record's key, the cache's seed and number of variants, and the epoch `n`, the result is what the loader yields.
+        For inference with a trained model, use the validation chain: ``open_manifest(cache).parsed_chain("val")``.
 
         Args:
             image: Encoded bytes, a path, a Pillow image or a decoded array ``[H, W, C]`` uint8.
             key: The record's key.
             seed: The cache's seed.
             n: The epoch, at least 0.
-            variants: How many variants the cache holds; None for as many as there are epochs.
+            variants: Number of variants in the cache; None if every epoch has a new one.
 
         Returns:
             ``[H, W, C]`` uint8, or float32 after to_float.
@@ -169,7 +168,7 @@ class Chain:
         """
         if self.mixes:
             raise ValueError(
-                f"{str(self)!r} mixes the images of a batch and cannot run on one: call its for_validation(), or drop the mixture"
+                f"{str(self)!r} mixes the images of a batch and cannot run on one: call its for_validation(), or drop mixup and cutmix"
             )
         if n < 0 or (variants is not None and variants < 1):
             raise ValueError(f"n must be at least 0 and variants at least 1, got n={n}, variants={variants}")
@@ -185,10 +184,10 @@ class Chain:
 
 
 def output_size(ops: Sequence[Op], height: int, width: int) -> tuple[int, int]:
-    """Return the (height, width) to which the ops after decode turn an image of this size.
+    """Return the (height, width) of the result of the ops after decode, for an image of this size.
 
     Raises:
-        ValueError: An op does not support the size that it would receive.
+        ValueError: An op does not support its input size.
     """
     for op in ops:
         height, width = op.output_size(height, width)
@@ -196,10 +195,10 @@ def output_size(ops: Sequence[Op], height: int, width: int) -> tuple[int, int]:
 
 
 def output_channels(ops: Sequence[Op]) -> int:
-    """Return the channels of the result of ops from decode on.
+    """Return the number of channels of the result of ops that start with decode.
 
     Raises:
-        ValueError: An op does not support the channels that it would receive.
+        ValueError: An op does not support its number of input channels.
     """
     channels = 0
     for op in ops:
@@ -211,7 +210,7 @@ def fixed_size(ops: Sequence[Op]) -> tuple[int, int] | None:
     """Return the (height, width) that every image has after the ops, or None where it depends on the image.
 
     Raises:
-        ValueError: An op cannot run on any image that it would receive, like a crop larger than its input.
+        ValueError: An op does not support its input size, such as a crop larger than the image.
     """
     size: tuple[int, int] | None = None
     for op in ops:
@@ -223,26 +222,24 @@ def fixed_size(ops: Sequence[Op]) -> tuple[int, int] | None:
 
 
 def run(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Pixels:
-    """Run ops on one image, and leave the result in the form that the last op returned.
+    """Run ops on one image. The result is an array or a Pillow image, whichever the last op returned.
 
     Args:
         ops: Ops on single images.
-        image: What the first op takes: for decode, encoded bytes or what `Decode.read_header` returned.
+        image: The input of the first op: for decode, encoded bytes or the result of `Decode.read_header`.
         words: The random words of all `ops` (see `random_words`).
 
     Raises:
         DecodeError: The image cannot be decoded.
         ValueError: An op does not support the image, or a custom op failed.
     """
-    taken = 0
-    for op in ops:
-        own, taken = words[taken : taken + op.random_words], taken + op.random_words
+    for op, columns in _word_columns(ops):
         if type(op) in BUILT_IN:
-            # Built-in ops also take Pillow images, and decode takes bytes.
+            # Built-in ops also accept Pillow images, and decode accepts bytes.
             array = cast("Array", image)
-            image = op.pixels(array, op.draw(own, *size_of(array)) if op.random_words else ())
+            image = op.pixels(array, op.draw(words[columns], *size_of(array)) if op.random_words else ())
         else:
-            image = _run_custom(op, cast("Pixels", image), own)
+            image = _run_custom(op, cast("Pixels", image), words[columns])
     return cast("Pixels", image)
 
 
@@ -252,7 +249,7 @@ def apply(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Arr
 
 
 def apply_to_each(ops: Sequence[Op], images: Sequence[Pixels], words: NDArray[np.int64]) -> list[Array]:
-    """Run ops on images of one size: the same as `apply` on each, with one vectorized draw per op.
+    """Run ops on images of one size: like `apply` on each, with one vectorized draw per op.
 
     Args:
         ops: Ops on single decoded images.
@@ -262,28 +259,35 @@ def apply_to_each(ops: Sequence[Op], images: Sequence[Pixels], words: NDArray[np
     Returns:
         Arrays ``[H, W, C]`` uint8, possibly views of the input.
     """
-    taken = 0
-    for op in ops:
-        own, taken = words[:, taken : taken + op.random_words], taken + op.random_words
+    for op, columns in _word_columns(ops):
+        op_words = words[:, columns]
         if type(op) not in BUILT_IN:
-            images = [_run_custom(op, image, row) for image, row in zip(images, own.tolist(), strict=True)]
+            images = [_run_custom(op, image, row) for image, row in zip(images, op_words.tolist(), strict=True)]
         elif op.random_words:
-            pairs = zip(cast("list[Array]", images), op.draw_batch(own, *size_of(images[0])), strict=True)
+            pairs = zip(cast("list[Array]", images), op.draw_batch(op_words, *size_of(images[0])), strict=True)
             images = [op.pixels(image, drawn) for image, drawn in pairs]
         else:
             images = [op.pixels(image, ()) for image in cast("list[Array]", images)]
     return [as_array(image) for image in images]
 
 
+def _word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
+    """Yield each op and the slice of its random words in those of all `ops`."""
+    stop = 0
+    for op in ops:
+        start, stop = stop, stop + op.random_words
+        yield op, slice(start, stop)
+
+
 def _run_custom(op: Op, image: Pixels, words: Sequence[int]) -> Array:
-    """Run a custom op on a read-only array, and check its result; ValueError where it fails."""
+    """Run a custom op on a read-only array, and check the result."""
     name, array = op_name(type(op)), as_array(image).view()
-    array.flags.writeable = False  # it may be a cache's file
+    array.flags.writeable = False  # it may be a mapped cache file
     height, width, channels = array.shape
     expected = (*op.output_size(height, width), op.output_channels(channels))
     try:
         result = op.pixels(array, op.draw(words, height, width))
-    except Exception as error:  # foreign code may raise anything
+    except Exception as error:  # user code may raise anything
         raise ValueError(f"{name} failed: {type(error).__name__}: {error}".splitlines()[0]) from error
     if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape != expected:
         got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else repr(type(result))
@@ -292,22 +296,20 @@ def _run_custom(op: Op, image: Pixels, words: Sequence[int]) -> Array:
 
 
 def apply_batch_ops(ops: Sequence[Op], images: Batch, words: Sequence[int], empty: Empty = np.empty) -> Batch:
-    """Run the ops that follow those on single images.
+    """Run ops on a batch.
 
     Args:
         ops: `BatchOp`s.
-        images: uint8 ``[B, H, W, C]``, or ``[H, W, C]`` where no op is a mixture.
+        images: uint8 ``[B, H, W, C]``, or ``[H, W, C]`` without mixup and cutmix.
         words: The batch's random words for all `ops`.
         empty: Allocates an array of a shape and dtype.
 
     Returns:
-        uint8 or float32, in a new array from `empty`, or in `images` itself.
+        uint8 or float32, in a new array from `empty` or in `images` itself.
     """
-    taken = 0
-    for op in ops:
+    for op, columns in _word_columns(ops):
         assert isinstance(op, BatchOp)
-        drawn = op.draw(words[taken : taken + op.random_words], *images.shape[-3:-1])
-        taken += op.random_words
+        drawn = op.draw(words[columns], *images.shape[-3:-1])
         images = op.apply(images, drawn, empty)
     return images
 
@@ -315,7 +317,7 @@ def apply_batch_ops(ops: Sequence[Op], images: Batch, words: Sequence[int], empt
 def mix_labels(
     ops: Sequence[Op], labels: NDArray[np.int64], classes: int, words: Sequence[int], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return the labels that belong to the images that `apply_batch_ops` mixes.
+    """Return the labels of the images that `apply_batch_ops` mixes.
 
     Args:
         ops: `BatchOp`s.
@@ -325,17 +327,15 @@ def mix_labels(
         size: (height, width) of the images.
 
     Returns:
-        One-hot labels, mixed by the shares of their images, float32 ``[B, K]``.
+        One-hot labels, mixed in the same proportions as the images, float32 ``[B, K]``.
     """
     soft = np.zeros((len(labels), classes), np.float32)
     soft[np.arange(len(labels)), labels] = 1
-    taken = 0
-    for op in ops:
+    for op, columns in _word_columns(ops):
         if isinstance(op, Mixture):
-            drawn = op.draw(words[taken : taken + op.random_words], *size)
+            drawn = op.draw(words[columns], *size)
             share = np.float32(op.kept_share(drawn, *size))
             soft = share * soft + (np.float32(1) - share) * np.roll(soft, 1, axis=0)
-        taken += op.random_words
     return soft
 
 
@@ -356,8 +356,8 @@ def parse(text: str, ops: Mapping[str, type[Op]] | None = None) -> Chain:
         ops: Custom ops by name, in addition to the built-in ones (see `Op` and `ops_of`).
 
     Raises:
-        UnknownOpError: The text names an op that does not exist.
-        ValueError: An op or argument is wrong; the message says what is allowed.
+        UnknownOpError: The text names an unknown op.
+        ValueError: The text is not a valid chain.
     """
     halves = text.split("||")
     if len(halves) > 2:
@@ -374,7 +374,7 @@ def _quoted(text: str) -> str:
 def _table(custom: Mapping[str, type[Op]]) -> Mapping[str, type[Op]]:
     taken = [name for name, kind in custom.items() if OPS.get(name, kind) is not kind]
     if taken:
-        raise ValueError(f"op {taken[0]!r} is built in: give yours another name")
+        raise ValueError(f"op {taken[0]!r} is built in: rename the custom op")
     check_custom_ops({name: kind for name, kind in custom.items() if name not in OPS})
     return {**OPS, **custom}
 
@@ -418,13 +418,13 @@ def _arguments(call: ast.Call, source: str) -> tuple[list[Literal], dict[str, Li
 
 
 class _Fractions(ast.NodeTransformer):
-    """Divides where a number is divided by another."""
+    """Evaluates divisions of two numbers."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         if isinstance(node.op, ast.Div):
-            above, below = ast.literal_eval(node.left), ast.literal_eval(node.right)
-            if isinstance(above, int | float) and isinstance(below, int | float) and below:
-                return ast.Constant(above / below)
+            numerator, denominator = ast.literal_eval(node.left), ast.literal_eval(node.right)
+            if isinstance(numerator, int | float) and isinstance(denominator, int | float) and denominator:
+                return ast.Constant(numerator / denominator)
         return node
 
 
@@ -434,19 +434,19 @@ def _value(node: ast.expr) -> Literal:
 
 
 def op_text(op: Op) -> str:
-    """Return an op as text, with the arguments that differ from their defaults."""
-    given, leading = [], True
+    """Return an op as text, without the arguments that have their default."""
+    arguments, positional = [], True
     for field in dataclasses.fields(op):  # type: ignore[arg-type]
         if not field.init:
             continue
-        leading = leading and not field.kw_only
+        positional = positional and not field.kw_only
         value = getattr(op, field.name)
         literal = _literal(op, field.name, value)
         if value == field.default:
-            leading = False
+            positional = False
             continue
-        given.append(literal if leading else f"{field.name}={literal}")
-    return op_name(type(op)) + (f"({', '.join(given)})" if given else "")
+        arguments.append(literal if positional else f"{field.name}={literal}")
+    return op_name(type(op)) + (f"({', '.join(arguments)})" if arguments else "")
 
 
 def _literal(op: Op, name: str, value: object) -> str:
@@ -455,11 +455,11 @@ def _literal(op: Op, name: str, value: object) -> str:
         raise ValueError(f"{op_name(type(op))}: {name} must be {_ARGUMENTS} to be written as text, got {value!r}")
     if name == "size" and type(op) in BUILT_IN and len(parts) == 2 and parts[0] == parts[1]:
         return repr(parts[0])
-    return repr(value).replace("|", r"\x7c")  # in a string: a bar ends an op
+    return repr(value).replace("|", r"\x7c")  # in a string, since a bar ends an op
 
 
 def _is_plain(part: object) -> bool:
-    """Return whether Python reads back what it writes for `part`: it does not for infinity and NumPy's floats."""
+    """Return whether a value's `repr` can be parsed back, which that of infinity and NumPy floats cannot."""
     return part is None or type(part) in (bool, int, str) or (type(part) is float and math.isfinite(part))
 
 

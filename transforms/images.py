@@ -1,4 +1,4 @@
-"""Images on their way through a chain, and the helpers that ops share: everything that depends on Pillow's or NumPy's kernels."""
+"""The form of images between ops, and the Pillow and NumPy kernels that ops share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 Array = NDArray[np.uint8]
 """An image, ``[H, W, C]`` uint8."""
 Pixels = Array | Image.Image
-"""An image between two ops: whichever form the last op left, so that no op converts what the next one converts back."""
+"""An image between two ops, in the form that the last op returned: this avoids conversions back and forth."""
 Fill = int | tuple[int, int, int]
 """A level, or (red, green, blue)."""
 Matrix = tuple[float, float, float, float, float, float]
-"""The first two rows of the matrix that maps places (x, y, 1) in a result to places in the image."""
+"""The first two rows of the matrix that maps (x, y, 1) in the result to (x, y) in the input."""
 
 LEVELS = np.arange(256, dtype=np.int64)
 
@@ -42,37 +42,37 @@ def size_of(image: Pixels) -> tuple[int, int]:
     return image.size[::-1] if isinstance(image, Image.Image) else image.shape[:2]
 
 
-def put(place: Array, image: Array) -> None:
-    """Copy an image ``[H, W, C]`` into its place in a batch."""
+def put(slot: Array, image: Array) -> None:
+    """Copy an image ``[H, W, C]`` into its slot of a batch."""
     if image.strides[1] < 0:  # mirrored: NumPy copies single channels 3 to 4 times faster than reversed pixels
         for channel in range(image.shape[2]):
-            place[:, :, channel] = image[:, :, channel]
+            slot[:, :, channel] = image[:, :, channel]
     else:
-        place[...] = image
+        slot[...] = image
 
 
 def crop(image: Pixels, top: int, left: int, height: int, width: int) -> Pixels:
-    """Cut out a window that lies inside the image; of an array, a view."""
+    """Cut a window out of the image; for an array, return a view."""
     if isinstance(image, Image.Image):
         return image.crop((left, top, left + width, top + height))
     return image[top : top + height, left : left + width]
 
 
 def resize(image: Pixels, height: int, width: int) -> Image.Image:
-    """Resize, bilinear with antialias: Pillow's triangle filter."""
+    """Resize with Pillow's triangle filter: bilinear with antialias."""
     return as_image(image).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def warp(image: Pixels, matrix: Matrix, interpolation: str, fill: Fill) -> Image.Image:
-    """Fetch every pixel of a result of the same size from where the matrix points; outside the image it is `fill`."""
-    picture = as_image(image)
-    if picture.mode == "RGB" and not isinstance(fill, tuple):
-        fill = fill, fill, fill  # Pillow takes a single number as the red level
-    return picture.transform(picture.size, Image.Transform.AFFINE, matrix, _RESAMPLING[interpolation], fillcolor=fill)
+    """Apply an affine map from result to input coordinates, keep the size, and fill the area outside the input."""
+    source = as_image(image)
+    if source.mode == "RGB" and not isinstance(fill, tuple):
+        fill = fill, fill, fill  # Pillow reads a single number as the red level
+    return source.transform(source.size, Image.Transform.AFFINE, matrix, _RESAMPLING[interpolation], fillcolor=fill)
 
 
 def look_up(table: Array, image: Pixels) -> Array:
-    """Return a new image whose levels are replaced by their entries in a table ``[256]``, or ``[C, 256]``, one per channel."""
+    """Return a new image with every level replaced by its entry in a table: ``[256]``, or ``[C, 256]``, one per channel."""
     array = as_array(image)
     if table.ndim == 1:
         return table.take(array, mode="clip")  # three times as fast as table[array]

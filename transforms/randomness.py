@@ -1,7 +1,7 @@
 """Counter-based random words: a pure function of (seed, key hash, n, op position), never of order, worker or runner.
 
 The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11). Its key is the seed, its
-counter is (key hash, n, position and block), so any record's draw is available without computing the draws before it.
+counter is (key hash, n, position and block), so any record's draw can be computed on its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 UNIT = 65536
-"""Factors, shares, degrees and tangents are integers in units of 1 / UNIT."""
+"""Drawn factors, fractions, degrees and tangents are integers in units of 1 / UNIT."""
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -24,16 +24,16 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _BLOCK_BITS = 8
-MOST_WORDS = 4 << _BLOCK_BITS
-"""The most words one draw may use: 256 blocks of 4."""
+MAX_WORDS = 4 << _BLOCK_BITS
+"""The maximum number of words per draw: 256 blocks of 4."""
 
 
 class DrawsWords(Protocol):
-    """Anything that uses random words: an op."""
+    """Uses random words, as an op does."""
 
     @property
     def random_words(self) -> int:
-        """How many 32-bit words one draw uses."""
+        """Number of 32-bit words per draw."""
 
 
 def key_hash(key: str) -> int:
@@ -78,7 +78,7 @@ def word_table(
 ) -> NDArray[np.int64]:
     """Return the random words that a batch of records draws for `ops`.
 
-    Draw a whole batch at once: one call costs about a hundred NumPy operations, whatever the batch size.
+    One call costs about a hundred NumPy operations, whatever the batch size: draw whole batches.
 
     Args:
         ops: The ops, in order.
@@ -109,7 +109,7 @@ def word_table(
     return drawn[:, columns].astype(np.int64)
 
 
-# Numbers from words: integer arithmetic that works alike on Python ints and, where it says so, on int64 arrays.
+# Numbers from words ---------------------------------------------------------------------------------------------------
 
 
 def below(word: int, bound: int) -> int:
@@ -125,7 +125,7 @@ def between(word: int, low: float, high: float) -> int:
 
 @lru_cache(maxsize=1024)
 def _units(low: float, high: float) -> tuple[int, int]:
-    """Return the first number of [low, high] in units of 1/65536, and their count."""
+    """Return the smallest multiple of 1/65536 in [low, high], in these units, and how many there are."""
     first = round(low * UNIT)
     return first, round(high * UNIT) - first + 1
 

@@ -1,15 +1,15 @@
-"""TensorFlow graphs for the ops that tf.data pipelines need, on one image or on a batch.
+"""TensorFlow kernels of common ops, for one image or a batch.
 
-Random parameters are not drawn here: they come in as the integers of `Op.draw`, so graphs and the ops' own pixels see the same
-draws. EXIF orientation, which TensorFlow cannot read, comes in as an integer too; `max_pixels` is ignored.
+Random parameters are inputs: the integers of `Op.draw`, so that graphs and `Op.pixels` see the same draws. EXIF orientation,
+which TensorFlow cannot read, is an input too. `max_pixels` is ignored.
 
 Ops that move or mask pixels, brightness, contrast, `to_float`, `normalize`, and `decode` of whole JPEG, MPO, PNG, GIF, BMP and
 WebP files are exact. Exceptions:
 
-- Resizing is within a level on average, since TensorFlow filters in floats and Pillow in fixed point.
-- A CMYK or YCCK JPEG is at most one level darker, since TensorFlow rounds its black down. One without Adobe's marker comes out
-  inverted, and none can be decoded to grey.
-- A BMP with a palette comes out as its colour numbers. WebP with transparency or several frames, and the other formats that
+- Resizing differs by less than a level on average, since TensorFlow filters in floats and Pillow in fixed point.
+- A CMYK or YCCK JPEG is at most one level darker, since TensorFlow rounds the black channel down. Without Adobe's marker it is
+  inverted, and it cannot be decoded to grey.
+- A BMP with a palette is decoded to its palette indices. WebP with transparency or several frames, and the other formats that
   Pillow reads, raise InvalidArgumentError.
 - `normalize` is exact eagerly and in tf.data. In a `tf.function`, Grappler multiplies by 1 / std instead: the last bits differ.
 """
@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from joulecache.transforms.ops import (
     BUILT_IN,
-    LARGEST_SIDE,
+    MAX_SIDE,
     Brightness,
     CentralCrop,
     Contrast,
@@ -46,13 +46,13 @@ from joulecache.transforms.ops.colour import GREY_WEIGHTS
 
 Tensor = Any  # TensorFlow ships no types
 Kernel = Callable[[Tensor, Tensor], Tensor]
-"""Takes images and the integers that were drawn for them."""
+"""Maps images and their drawn integers to images."""
 
 LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in units of 1/65536, as in Pillow's convert("L")
 
 
-def refused(ops: Sequence[Op]) -> str | None:
-    """Return why these ops have no TensorFlow kernels, or None if they have."""
+def unsupported(ops: Sequence[Op]) -> str | None:
+    """Return why the ops have no TensorFlow kernels, or None if they have."""
     for op in ops:
         if _image_kernel(op) is None:
             return f"no TensorFlow kernel for {op_name(type(op))}: this chain runs in NumPy only"
@@ -67,12 +67,12 @@ def runs_on_batches(op: Op) -> bool:
 
 
 def drawn_count(ops: Sequence[Op]) -> int:
-    """Return how many integers the ops draw for one image."""
+    """Return the number of integers that the ops draw for one image."""
     drawing = [op for op in ops if op.random_words]
-    return sum(len(op.draw([0] * op.random_words, LARGEST_SIDE, LARGEST_SIDE)) for op in drawing)
+    return sum(len(op.draw([0] * op.random_words, MAX_SIDE, MAX_SIDE)) for op in drawing)
 
 
-# AutoGraph cannot convert `match`, and would say so in the log.
+# AutoGraph cannot convert `match`, and logs a warning.
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor, orientation: Tensor | None = None) -> Tensor:
     """Run ops on one image.
@@ -80,8 +80,8 @@ def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor, orientation: Tensor |
     Args:
         ops: The ops.
         image: Encoded bytes (a scalar string), or ``[H, W, C]`` uint8.
-        drawn: What the ops draw, one after the other: int32 ``[P]``.
-        orientation: The image's EXIF orientation, 1 to 8, an int scalar; None if it is known to be upright.
+        drawn: The integers drawn by the ops, int32 ``[P]``.
+        orientation: The image's EXIF orientation, 1 to 8, an int scalar; None if it is upright.
 
     Returns:
         ``[H, W, C]`` uint8, or float32 after to_float.
@@ -89,21 +89,20 @@ def apply(ops: Sequence[Op], image: Tensor, drawn: Tensor, orientation: Tensor |
     Raises:
         ValueError: An op has no kernel.
     """
-    why = refused(ops)
-    if why:
-        raise ValueError(why)
-    taken = 0
+    if reason := unsupported(ops):
+        raise ValueError(reason)
+    stop = 0
     for op in ops:
-        kernel, own = _image_kernel(op), drawn[taken : taken + drawn_count([op])]
-        taken += drawn_count([op])
+        start, stop = stop, stop + drawn_count([op])
+        kernel = _image_kernel(op)
         assert kernel is not None
-        image = kernel(image, own)
+        image = kernel(image, drawn[start:stop])
         if isinstance(op, Decode) and orientation is not None:
             image = _upright(image, orientation)
     return image
 
 
-# AutoGraph cannot convert `match`, and would say so in the log.
+# AutoGraph cannot convert `match`, and logs a warning.
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
     """Run ops on images of one size.
@@ -111,7 +110,7 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
     Args:
         ops: Ops that `runs_on_batches` supports.
         images: ``[B, H, W, C]`` uint8.
-        drawn: What the ops draw for each image: int32 ``[B, P]``.
+        drawn: The integers drawn for each image, int32 ``[B, P]``.
 
     Returns:
         ``[B, H, W, C]`` uint8, or float32 after to_float.
@@ -119,7 +118,7 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
     Raises:
         ValueError: An op does not run on batches.
     """
-    taken, fused = 0, False
+    stop, fused = 0, False
     for op, following in zip(ops, [*ops[1:], None], strict=False):
         if fused:
             fused = False
@@ -128,17 +127,17 @@ def apply_batch(ops: Sequence[Op], images: Tensor, drawn: Tensor) -> Tensor:
         if kernel is None:
             raise ValueError(f"{op} does not run on batches")
         if type(op) is RandomCrop and type(following) is FlipLr:
-            # One gather of rows and one of columns for both: half the cost of gather, reverse and where.
+            # One gather of rows and one of columns: half the cost of gather, reverse and where.
             kernel, count, fused = partial(_crop_and_flip, op), drawn_count([op, following]), True
-        images = kernel(images, drawn[:, taken : taken + count])
-        taken += count
+        start, stop = stop, stop + count
+        images = kernel(images, drawn[:, start:stop])
     return images
 
 
 def _image_kernel(op: Op) -> Kernel | None:
     """Return the kernel for one image and int32 ``[P]``, or None."""
     if type(op) not in BUILT_IN:
-        return None  # nor does a custom op run as the built-in one that it derives from
+        return None  # a custom op may derive from a built-in one
     match op:
         case Decode():
             return lambda data, drawn: _decode(op, data)
@@ -210,7 +209,7 @@ def _decode(op: Decode, data: Tensor) -> Tensor:
         return tf.switch_case(branch, [lambda: jpeg(1), lambda: jpeg(2), lambda: jpeg(4), lambda: jpeg(8)])
 
     def other() -> Tensor:
-        # Always colour: libpng's own grey has other weights than Pillow's.
+        # Always RGB, since libpng converts to grey with other weights than Pillow.
         colour = tf.io.decode_image(data, channels=3, expand_animations=False)
         if op.channels == 3:
             return colour
@@ -223,8 +222,8 @@ def _decode(op: Decode, data: Tensor) -> Tensor:
 
 
 def _upright(image: Tensor, orientation: Tensor) -> Tensor:
-    """Rotate an image as its EXIF orientation says; numbers without a meaning leave it as it is."""
-    turned = [
+    """Apply an EXIF orientation; ignore invalid ones."""
+    oriented = [
         lambda: image,
         lambda: image[:, ::-1],
         lambda: image[::-1, ::-1],
@@ -234,8 +233,8 @@ def _upright(image: Tensor, orientation: Tensor) -> Tensor:
         lambda: tf.transpose(image, [1, 0, 2])[::-1, ::-1],
         lambda: tf.transpose(image, [1, 0, 2])[::-1],
     ]
-    known = tf.logical_and(orientation >= 1, orientation <= len(turned))
-    upright = tf.switch_case(tf.where(known, orientation - 1, 0), turned)
+    valid = tf.logical_and(orientation >= 1, orientation <= len(oriented))
+    upright = tf.switch_case(tf.where(valid, orientation - 1, 0), oriented)
     upright.set_shape([None, None, image.shape[2]])
     return upright
 
@@ -263,13 +262,13 @@ def _central_crops(op: CentralCrop, images: Tensor) -> Tensor:
 
 
 def _random_resized_crop(op: RandomResizedCrop, image: Tensor, drawn: Tensor) -> Tensor:
-    # Not tf.slice: of a window whose size is drawn it would forget the number of channels.
+    # Not tf.slice, which loses the static number of channels if the size is a tensor.
     window = image[drawn[0] : drawn[0] + drawn[2], drawn[1] : drawn[1] + drawn[3]]
     return _resize(window, op.target)
 
 
 def _crop_and_flip(op: RandomCrop, images: Tensor, drawn: Tensor) -> Tensor:
-    """Run a random crop and the `flip_lr` after it, which draw int32 ``[B, 3]``."""
+    """Run a random crop and a `flip_lr`, which together draw int32 ``[B, 3]``."""
     return _gather_columns(_crop_rows(op, images, drawn), _mirror(_crop_columns(op, drawn), drawn[:, 2:]))
 
 
@@ -286,7 +285,7 @@ def _pad(op: Pad, images: Tensor) -> Tensor:
     if op.padding_mode == "constant" and not isinstance(op.fill, tuple):
         border = [[0, 0], [top, bottom], [left, right], [0, 0]]
         return tf.pad(images, border, constant_values=tf.constant(op.fill, tf.uint8))
-    # By tf.concat: tf.pad takes a single number, and mirrors at 20 times the cost.
+    # tf.pad fills with a single number only, and its mirroring costs 20 times as much.
     return _bordered(op, _bordered(op, images, 1, top, bottom), 2, left, right)
 
 
@@ -314,28 +313,28 @@ def _bordered(op: Pad, images: Tensor, axis: int, before: int, after: int) -> Te
 def _cutout(op: Cutout, images: Tensor, corner: Tensor) -> Tensor:
     assert isinstance(op.size, tuple)
     channels = images.shape[3]
-    lines = _lines(images)
+    flat = _as_rows(images)
     rows = tf.range(tf.shape(images)[1])[None] - corner[:, :1]
     columns = tf.repeat(tf.range(tf.shape(images)[2]), channels)[None] - corner[:, 1:]
     down = tf.logical_and(rows >= 0, rows < op.size[0])[:, :, None]
     across = tf.logical_and(columns >= 0, columns < op.size[1])[:, None, :]
-    fill = _along_a_line(op.fill, images, tf.uint8)
-    return tf.reshape(tf.where(tf.logical_and(down, across), fill, lines), tf.shape(images))
+    fill = _along_row(op.fill, images, tf.uint8)
+    return tf.reshape(tf.where(tf.logical_and(down, across), fill, flat), tf.shape(images))
 
 
 def _normalize(op: Normalize, images: Tensor) -> Tensor:
-    lines = _lines(images)
-    lines = (lines - _along_a_line(op.mean, images, tf.float32)) / _along_a_line(op.std, images, tf.float32)
-    return tf.reshape(lines, tf.shape(images))
+    flat = _as_rows(images)
+    flat = (flat - _along_row(op.mean, images, tf.float32)) / _along_row(op.std, images, tf.float32)
+    return tf.reshape(flat, tf.shape(images))
 
 
-def _lines(images: Tensor) -> Tensor:
-    """Return ``[B, H, W, C]`` as ``[B, H, W * C]``: TensorFlow broadcasts three numbers four times as slowly as a whole line."""
+def _as_rows(images: Tensor) -> Tensor:
+    """Reshape ``[B, H, W, C]`` to ``[B, H, W * C]``: TensorFlow is four times as slow at broadcasting three numbers."""
     return tf.reshape(images, [-1, tf.shape(images)[1], tf.shape(images)[2] * images.shape[3]])
 
 
-def _along_a_line(value: float | tuple[float, ...], images: Tensor, dtype: Any) -> Tensor:
-    """Return a number, or one per channel, in a shape that broadcasts over `_lines`."""
+def _along_row(value: float | tuple[float, ...], images: Tensor, dtype: Any) -> Tensor:
+    """Return a number, or one per channel, in a shape that broadcasts over `_as_rows`."""
     constant = tf.constant(value, dtype)
     return tf.tile(constant, [tf.shape(images)[2]]) if isinstance(value, tuple) else constant
 
@@ -348,9 +347,9 @@ def _gather_columns(images: Tensor, columns: Tensor) -> Tensor:
     return tf.gather(images, columns, batch_dims=1, axis=2)
 
 
-def _mirror(places: Tensor, mirrored: Tensor) -> Tensor:
-    """Reverse the row or column numbers of the images to mirror."""
-    return tf.where(mirrored > 0, tf.reverse(places, [1]), places)
+def _mirror(indices: Tensor, mirrored: Tensor) -> Tensor:
+    """Reverse the row or column indices of the images to mirror."""
+    return tf.where(mirrored > 0, tf.reverse(indices, [1]), indices)
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Arm:
 
 def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
     """Raise ArmError for a chain that the online arms cannot run, or whose images the workloads cannot use."""
-    why = graphs.refused(chain.ops)
+    why = graphs.unsupported(chain.ops)
     if why:
         raise ArmError(f"{why}; an audit also runs the chain in TensorFlow")
     if chain.is_float and set(workloads) != {INPUT}:

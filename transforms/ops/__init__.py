@@ -7,12 +7,12 @@ pixels (scripts/make_golden.py) and a row in docs/transforms.md.
 from __future__ import annotations
 
 from joulecache.transforms.images import Fill
-from joulecache.transforms.ops.arguments import LARGEST_SIDE, Size, op_name
+from joulecache.transforms.ops.arguments import MAX_SIDE, Size, op_name
 from joulecache.transforms.ops.base import Op, RandomApply, describe, ops_of
 from joulecache.transforms.ops.batch import BatchOp, Cutmix, Mixture, Mixup, Normalize, ToFloat
 from joulecache.transforms.ops.colour import Brightness, ColorJitter, Contrast, Grayscale, Hue, Saturation
 from joulecache.transforms.ops.crops import CentralCrop, RandomCrop, RandomResizedCrop
-from joulecache.transforms.ops.decode import LARGEST_PIXELS, Decode, DecodeError
+from joulecache.transforms.ops.decode import MAX_PIXELS, Decode, DecodeError
 from joulecache.transforms.ops.filters import GaussianBlur, GaussianNoise, Sharpness
 from joulecache.transforms.ops.geometry import Cutout, FlipLr, FlipUd, Pad, Resize, ResizeShorter
 from joulecache.transforms.ops.levels import Autocontrast, Equalize, Posterize, Solarize
@@ -22,8 +22,8 @@ from joulecache.transforms.ops.warps import Affine, Rotate
 __all__ = [
     "AUGMENTATIONS",
     "BUILT_IN",
-    "LARGEST_PIXELS",
-    "LARGEST_SIDE",
+    "MAX_PIXELS",
+    "MAX_SIDE",
     "OPS",
     "SIGNED",
     "Affine",

@@ -1,4 +1,4 @@
-"""Checks of op arguments. Each returns the argument in its one canonical spelling, or raises ValueError naming op and argument."""
+"""Checks of op arguments. Each returns the canonical form of the argument, or raises a ValueError that names op and argument."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Size = int | tuple[int, int]
 Range = float | tuple[float, float]
 """A number, or (low, high)."""
 
-LARGEST_SIDE = 65_535  # the largest side that JPEG can hold
+MAX_SIDE = 65_535  # the limit of JPEG
 INTERPOLATIONS = ("nearest", "bilinear")
 
 
@@ -31,7 +31,7 @@ def integer(op: Op, name: str, value: object, low: int, high: int) -> int:
 
 
 def number(op: Op, name: str, value: object, low: float, high: float) -> float:
-    """Check a number in [low, high]; return a float, so that 1 and 1.0 are one argument, as are 0.0 and -0.0."""
+    """Check a number in [low, high]; return a float, so that 1 and 1.0 are the same argument, as are 0.0 and -0.0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{_argument(op, name)} must be a number from {low:g} to {high:g}, got {value!r}")
     return float(value) + 0.0
@@ -42,7 +42,7 @@ def size_pair(op: Op, value: object) -> tuple[int, int]:
     pair = value if isinstance(value, tuple) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{_argument(op, 'size')} must be an integer or (height, width), got {value!r}")
-    height, width = (integer(op, "size", side, 1, LARGEST_SIDE) for side in pair)
+    height, width = (integer(op, "size", side, 1, MAX_SIDE) for side in pair)
     return height, width
 
 
@@ -61,21 +61,21 @@ def number_or_interval(op: Op, name: str, value: object, low: float, high: float
     return interval(op, name, value, low, high) if isinstance(value, tuple) else number(op, name, value, low, high)
 
 
-def symmetric(op: Op, name: str, value: object, most: float) -> Range:
-    """Check a number d that means (-d, d), or a pair (low, high); return d wherever the pair is (-d, d)."""
+def symmetric(op: Op, name: str, value: object, limit: float) -> Range:
+    """Check a number d, short for (-d, d), or a pair (low, high); return d for the pair (-d, d)."""
     if not isinstance(value, tuple):
-        return number(op, name, value, 0.0, most)
-    low, high = interval(op, name, value, -most, most)
+        return number(op, name, value, 0.0, limit)
+    low, high = interval(op, name, value, -limit, limit)
     return high if low == -high else (low, high)
 
 
 def ends(value: Range) -> tuple[float, float]:
-    """Return the interval that `symmetric` spells."""
+    """Return (low, high) for a range checked by `symmetric`."""
     return value if isinstance(value, tuple) else (-value, value)
 
 
 def one_of(op: Op, name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Check one of a few words."""
+    """Check that a value is one of the allowed words."""
     if value not in allowed:
         raise ValueError(f"{_argument(op, name)} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
@@ -91,7 +91,7 @@ def fill_value(op: Op, name: str, value: object) -> Fill:
 
 
 def per_channel(op: Op, name: str, value: object, channels: int) -> None:
-    """Check that a value with one number per channel fits the image's channels."""
+    """Check that a value with one number per channel matches the number of channels."""
     if isinstance(value, tuple) and len(value) != channels:
         raise ValueError(f"{_argument(op, name)} {value!r} has {len(value)} numbers, the image {channels} channel(s)")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from joulecache.transforms.images import Array, Pixels
 from joulecache.transforms.ops.arguments import number, op_name
-from joulecache.transforms.randomness import MOST_WORDS
+from joulecache.transforms.randomness import MAX_WORDS
 
 Drawn = tuple[int, ...]
 """An op's random parameters for one image."""
@@ -20,20 +20,20 @@ Drawn = tuple[int, ...]
 _BUILT_IN_MODULES = __name__.removesuffix("base")
 
 
-def _is_built_in(thing: object) -> bool:
+def _is_built_in(member: object) -> bool:
     """Return whether a class or method is defined in this package."""
-    return str(getattr(thing, "__module__", "")).startswith(_BUILT_IN_MODULES)
+    return str(getattr(member, "__module__", "")).startswith(_BUILT_IN_MODULES)
 
 
 class Op:
     """One transform of an image: a frozen dataclass whose fields are the op's arguments.
 
-    Built-in and custom ops are written alike. `draw` turns random words into parameters, `pixels` computes the result from an
-    image and these parameters. An op that changes the image's size overrides `output_size`, and `target` if every result has
-    the same size; one that changes the channels overrides `output_channels`.
+    Built-in and custom ops have the same interface. `draw` turns random words into parameters; `pixels` computes the result
+    from an image and these parameters. An op that changes the size of images overrides `output_size`, and `target` if all
+    results have the same size. An op that changes the channels overrides `output_channels`.
 
     Custom ops receive read-only arrays and return arrays. Built-in ops also accept and return Pillow images. A custom op that
-    derives from a built-in one and overrides `pixels` receives the random words themselves, unless it overrides `draw` too.
+    derives from a built-in one and overrides `pixels` receives the random words, unless it overrides `draw` too.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Op:
     'decode|invert'
 
     Attributes:
-        version: Raise it when the op's pixels change: caches built with another version are then rebuilt.
-        random_words: How many random 32-bit words one draw uses, at most 1024; 0 for a deterministic op.
-        typical: Arguments of the built-in op whose cost `joulecache transforms` measures.
+        version: Increment it when the pixels of the op change, so that caches built with the old version are rebuilt.
+        random_words: Number of random 32-bit words per draw, at most 1024; 0 for a deterministic op.
+        typical: Arguments for which `joulecache transforms` measures the cost of a built-in op.
     """
 
     version: ClassVar[int] = 1
@@ -61,7 +61,7 @@ class Op:
         """Reset inherited methods that no longer match what the class overrides."""
         super().__init_subclass__()
         defined = vars(cls)
-        if "words" in defined:  # the former name of `random_words`
+        if "words" in defined:  # the old name of `random_words`
             cls.random_words = defined["words"]
         stale = {"draw_batch"} if "draw" in defined else set()
         if "pixels" in defined and not _is_built_in(cls):
@@ -71,28 +71,28 @@ class Op:
 
     @property
     def random(self) -> bool:
-        """Whether two draws of the op can differ."""
+        """Whether two draws can differ."""
         return self.random_words > 0
 
     @property
     def target(self) -> tuple[int, int] | None:
-        """The (height, width) of every result, or None where it depends on the image."""
+        """The (height, width) of all results, or None if it depends on the image."""
         return None
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return (height, width) of the result for an input of this size; raise ValueError for an unsupported size."""
+        """Return (height, width) of the result for an input of this size; raise ValueError if it is unsupported."""
         return height, width
 
     def output_channels(self, channels: int) -> int:
-        """Return the channels of the result for an input with this many; raise ValueError for an unsupported number."""
+        """Return the number of output channels for a number of input channels; raise ValueError if it is unsupported."""
         return channels
 
     def for_validation(self) -> tuple[Op, ...]:
-        """Return the ops that replace this one in the chain of held-out records."""
+        """Return the ops that replace this one in the validation chain."""
         return () if self.random else (self,)
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Turn random words into the parameters that `pixels` receives: by default, the words themselves.
+        """Turn random words into the parameters of `pixels`; by default, the words themselves.
 
         Args:
             words: `random_words` integers in [0, 2**32).
@@ -109,23 +109,23 @@ class Op:
         """Compute the result.
 
         Args:
-            image: uint8 ``[H, W, C]``, not to be written to.
-            drawn: What `draw` returned.
+            image: uint8 ``[H, W, C]``. Do not modify it.
+            drawn: The result of `draw`.
 
         Returns:
-            uint8, of the shape that `output_size` and `output_channels` promise; a view of the input is fine.
+            uint8 of the shape given by `output_size` and `output_channels`; may be a view of the input.
         """
         raise NotImplementedError
 
 
 def draw_columns(op: Op, words: NDArray[np.int64], height: int, width: int, /) -> list[Drawn]:
-    """Draw a batch by calling `draw` once on whole columns of words: `draw_batch` of ops whose `draw` is plain arithmetic."""
+    """Call `draw` once on whole columns of words: the `draw_batch` of ops whose `draw` is plain arithmetic."""
     columns = op.draw(cast("Sequence[int]", words.T), height, width)
     return list(zip(*(column.tolist() for column in cast("tuple[NDArray[np.int64], ...]", columns)), strict=True))
 
 
 class RandomApply(Op):
-    """An op that is applied with a probability, and otherwise leaves the image unchanged.
+    """An op that is applied with a probability and otherwise leaves the image unchanged.
 
     Attributes:
         probability: From 0 to 1.
@@ -139,7 +139,7 @@ class RandomApply(Op):
 
     @property
     def random(self) -> bool:
-        """Whether two draws of the op can differ: not at a probability of 0 or 1."""
+        """Whether two draws can differ: not with a probability of 0 or 1."""
         return 0 < self.probability < 1
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
@@ -149,16 +149,16 @@ class RandomApply(Op):
     draw_batch = draw_columns
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
-        """Apply the op if the draw says so."""
+        """Apply the op if it was drawn."""
         return self.apply(image) if drawn[0] else image
 
     def apply(self, image: Pixels) -> Pixels:
-        """Compute the result of the op where it is applied."""
+        """Compute the result where the op is applied."""
         raise NotImplementedError
 
 
 def describe(kind: type[Op]) -> tuple[str, str]:
-    """Return an op's call with its defaults, and the summary line of its docstring."""
+    """Return the signature of an op with its defaults, and the summary line of its docstring."""
     arguments = [
         field.name if field.default is dataclasses.MISSING else f"{field.name}={_short(field.default)}"
         for field in dataclasses.fields(kind)  # type: ignore[arg-type]
@@ -179,25 +179,25 @@ def _short(value: object) -> str:
 def ops_of(module: ModuleType) -> dict[str, type[Op]]:
     """Return the ops that a module defines, by name.
 
-    Classes whose names begin with an underscore are skipped, as are imported ones.
+    Imported classes and names that begin with an underscore are skipped.
 
     Raises:
-        ValueError: The module defines no op, or one that `Op` does not allow.
+        ValueError: The module defines no op, or an invalid one.
     """
-    found = {
+    ops = {
         op_name(kind): kind
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, Op) and kind.__module__ == module.__name__
         if not kind.__name__.startswith("_")
     }
-    if not found:
+    if not ops:
         raise ValueError(f"module {module.__name__} defines no op: write a frozen dataclass that derives from Op")
-    check_custom_ops(found)
-    return found
+    check_custom_ops(ops)
+    return ops
 
 
 def check_custom_ops(ops: Mapping[str, type[Op]]) -> None:
-    """Raise ValueError unless every class is a valid op and is listed under its own name."""
+    """Raise ValueError unless every class is a valid op under its own name."""
     for name, kind in ops.items():
         if not isinstance(kind, type) or not issubclass(kind, Op):
             raise ValueError(f"op {name!r} must be a class that derives from Op, got {kind!r}")
@@ -207,14 +207,14 @@ def check_custom_ops(ops: Mapping[str, type[Op]]) -> None:
 
 
 def check_custom_op(kind: type[Op]) -> None:
-    """Raise ValueError unless a class is a valid op: a frozen dataclass with `pixels`, and integers in range."""
+    """Raise ValueError unless a class is a valid op."""
     name = op_name(kind)
-    made = vars(kind).get("__dataclass_params__")
-    if made is None or not made.frozen:
+    dataclass_params = vars(kind).get("__dataclass_params__")
+    if dataclass_params is None or not dataclass_params.frozen:
         raise ValueError(
             f"{name}: an op is a frozen dataclass: put @dataclass(frozen=True) before class {kind.__name__}"
         )
-    for attribute, low, high in (("version", 1, 2**31), ("random_words", 0, MOST_WORDS)):
+    for attribute, low, high in (("version", 1, 2**31), ("random_words", 0, MAX_WORDS)):
         value = getattr(kind, attribute)
         if type(value) is not int or not low <= value <= high:
             raise ValueError(f"{name}: {attribute} must be an integer from {low} to {high}, got {value!r}")

@@ -1,4 +1,4 @@
-"""Ops that run on whole batches, only after the cut: floats, which caches do not hold, and mixtures of a batch's images."""
+"""Ops on batches, which run after the cut: conversion to floats, and mixtures of images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from joulecache.transforms.ops.base import Drawn, Op
 from joulecache.transforms.randomness import UNIT, below
 
 Batch = NDArray[np.uint8] | NDArray[np.float32]
-"""Images ``[B, H, W, C]``; ops that do not mix take ``[H, W, C]`` too."""
+"""Images ``[B, H, W, C]``; ops that do not mix images also accept ``[H, W, C]``."""
 Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
 """Allocates an array of a shape and dtype, like ``np.empty``."""
 
 
 class BatchOp(Op):
-    """An op that runs on a whole batch at load time. Its draw is one for the whole batch."""
+    """An op that runs on a batch at load time, with one draw for the whole batch."""
 
     def apply(self, images: Batch, drawn: Drawn, empty: Empty) -> Batch:
         """Compute the result, in a new array from `empty` or in place."""
@@ -73,21 +73,20 @@ class Normalize(BatchOp):
         return channels
 
     def apply(self, images: Batch, drawn: Drawn, empty: Empty) -> Batch:
-        # Whole rows at once: NumPy takes ten times as long to repeat three numbers.
-        rows = images.reshape(-1, images.shape[-2] * images.shape[-1])  # a view, changed in place: to_float made it
-        rows -= _along_a_row(self.mean, images)
-        rows /= _along_a_row(self.std, images)
+        # Whole rows: NumPy is ten times as slow at broadcasting three numbers.
+        rows = images.reshape(-1, images.shape[-2] * images.shape[-1])  # a view of the result of to_float
+        rows -= _along_row(self.mean, images)
+        rows /= _along_row(self.std, images)
         return images
 
 
 class Mixture(BatchOp):
-    """An op that mixes each image of a batch with the one before it, and their labels, by a share from Beta(alpha, alpha).
+    """An op that mixes each image and label of a batch with the previous one, in a proportion from Beta(alpha, alpha).
 
-    The draw is a function of the seed, the epoch, the batch's number and the op's position. Labels become float32 ``[B, K]``.
-    Pixels depend on the batch, so they are not those of a single image.
+    The draw is a function of the seed, the epoch, the index of the batch and the op's position. Labels become float32 ``[B, K]``.
 
     Attributes:
-        alpha: Parameter of the Beta distribution; 1 draws the share uniformly.
+        alpha: Parameter of the Beta distribution; 1 is the uniform distribution.
     """
 
     alpha: float
@@ -96,11 +95,11 @@ class Mixture(BatchOp):
         object.__setattr__(self, "alpha", number(self, "alpha", self.alpha, 1e-3, 1e3))
 
     def kept_share(self, drawn: Drawn, height: int, width: int) -> float:
-        """Return how much of a mixed image is the image itself."""
+        """Return the fraction of a mixed image that is the image itself."""
         raise NotImplementedError
 
     def _beta(self, word: int) -> int:
-        """Return the quantile of Beta(alpha, alpha) at a word, in units of 1/65536."""
+        """Map a word to Beta(alpha, alpha) by the quantile function, in units of 1/65536."""
         if self.alpha == 1:  # uniform
             return word + (1 << 15) >> 16
         from scipy.special import betaincinv
@@ -110,35 +109,35 @@ class Mixture(BatchOp):
 
 @dataclass(frozen=True)
 class Mixup(Mixture):
-    """Blend each image of a batch with the one before it, and their labels.
+    """Blend each image and label of a batch with the previous one.
 
-    ``[B, H, W, C]`` uint8 or float32 to the same shape: torchvision's `MixUp`. lam * image + (1 - lam) * other, lam from
-    Beta(alpha, alpha) in multiples of 1/65536; uint8 is rounded down. From Zhang et al., "mixup: Beyond Empirical Risk
+    ``[B, H, W, C]`` uint8 or float32 to the same shape: torchvision's `MixUp`. lam * image + (1 - lam) * other, with lam
+    from Beta(alpha, alpha) in multiples of 1/65536; uint8 is rounded down. From Zhang et al., "mixup: Beyond Empirical Risk
     Minimization" (2017).
 
     Attributes:
-        alpha: Parameter of the Beta distribution; 1 draws the share uniformly.
+        alpha: Parameter of the Beta distribution; 1 is the uniform distribution.
     """
 
     random_words: ClassVar[int] = 1
     alpha: float = 1.0
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Return (the image's own share,), in units of 1/65536."""
+        """Return (lam,), in units of 1/65536."""
         return (self._beta(words[0]),)
 
     def apply(self, images: Batch, drawn: Drawn, empty: Empty) -> Batch:
         mixed = empty(images.shape, images.dtype)
-        # Image by image: a rolled copy of the whole batch would go through memory twice more.
-        for place, image in enumerate(images):
-            other = images[place - 1]
+        # Image by image: a rolled copy of the whole batch costs two more passes through memory.
+        for row, image in enumerate(images):
+            other = images[row - 1]
             if images.dtype == np.uint8:
-                blended = image * np.uint32(drawn[0])  # at most 255 * 65536: 32 bits hold it
+                blended = image * np.uint32(drawn[0])  # at most 255 * 65536
                 blended += other * np.uint32(UNIT - drawn[0])
-                mixed[place] = blended >> 16
+                mixed[row] = blended >> 16
             else:
-                share = np.float32(drawn[0] / UNIT)
-                mixed[place] = share * image + (np.float32(1) - share) * other
+                lam = np.float32(drawn[0] / UNIT)
+                mixed[row] = lam * image + (np.float32(1) - lam) * other
         return mixed
 
     def kept_share(self, drawn: Drawn, height: int, width: int) -> float:
@@ -147,14 +146,14 @@ class Mixup(Mixture):
 
 @dataclass(frozen=True)
 class Cutmix(Mixture):
-    """Put a window of the image before it into each image of a batch, and mix their labels.
+    """Paste a window of the previous image into each image of a batch, and mix their labels.
 
-    ``[B, H, W, C]`` uint8 or float32 to the same shape: torchvision's `CutMix`. The window has the image's aspect and the area 1 -
-    lam, lam from Beta(alpha, alpha), around a uniformly drawn pixel; what reaches over the edge is cut off. From Yun et al.,
-    "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (2019).
+    ``[B, H, W, C]`` uint8 or float32 to the same shape: torchvision's `CutMix`. The window has the aspect ratio of the image
+    and the fraction 1 - lam of its area, with lam from Beta(alpha, alpha). It is centered on a random pixel and clipped to the
+    image. From Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (2019).
 
     Attributes:
-        alpha: Parameter of the Beta distribution; 1 draws the share uniformly.
+        alpha: Parameter of the Beta distribution; 1 is the uniform distribution.
     """
 
     random_words: ClassVar[int] = 3
@@ -179,6 +178,6 @@ class Cutmix(Mixture):
         return 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def _along_a_row(value: float | tuple[float, ...], images: Batch) -> NDArray[np.float32]:
+def _along_row(value: float | tuple[float, ...], images: Batch) -> NDArray[np.float32]:
     width, channels = images.shape[-2:]
     return np.tile(np.broadcast_to(np.array(value, np.float32), channels), width)

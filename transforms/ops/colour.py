@@ -1,4 +1,4 @@
-"""Ops that change colours, in integers: the same on every machine."""
+"""Ops that change colours, in integer arithmetic: the same result on every machine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from joulecache.transforms.ops.arguments import Range, ends, number, number_or_i
 from joulecache.transforms.ops.base import Drawn, Op, draw_columns
 from joulecache.transforms.randomness import UNIT, below, between
 
-LARGEST_FACTOR = 100.0
+MAX_FACTOR = 100.0
 
 GREY_WEIGHTS = (19589, 38470, 7471)  # 0.2989, 0.587 and 0.114 in units of 1/65536
 
 
-class _ByFactor(Op):
+class _FactorOp(Op):
     """An op with a factor drawn uniformly from [1 - delta, 1 + delta]."""
 
     random_words: ClassVar[int] = 1
@@ -39,7 +39,7 @@ class _ByFactor(Op):
 
 
 @dataclass(frozen=True)
-class Brightness(_ByFactor):
+class Brightness(_FactorOp):
     """Multiply all levels by a random factor in [1 - delta, 1 + delta].
 
     ``[H, W, C]`` uint8 to the same shape, rounded down and clipped to 0..255. torchvision's `adjust_brightness`; the factor is a
@@ -57,7 +57,7 @@ class Brightness(_ByFactor):
 
 
 @dataclass(frozen=True)
-class Contrast(_ByFactor):
+class Contrast(_FactorOp):
     """Blend with the mean grey by a random factor in [1 - delta, 1 + delta].
 
     ``[H, W, C]`` uint8 to the same shape, rounded down and clipped to 0..255. torchvision's `adjust_contrast` (grey = 0.2989 R
@@ -75,10 +75,10 @@ class Contrast(_ByFactor):
 
 
 @dataclass(frozen=True)
-class Saturation(_ByFactor):
+class Saturation(_FactorOp):
     """Blend with the grey image by a random factor in [1 - delta, 1 + delta].
 
-    ``[H, W, C]`` uint8 to the same shape; grey images stay as they are. torchvision's `adjust_saturation`, with the grey and
+    ``[H, W, C]`` uint8 to the same shape; grey images are unchanged. torchvision's `adjust_saturation`, with the grey and
     the integers of `Contrast`.
 
     Attributes:
@@ -94,14 +94,14 @@ class Saturation(_ByFactor):
 
 @dataclass(frozen=True)
 class Hue(Op):
-    """Rotate the hues by a random share of the colour circle in [-delta, delta].
+    """Rotate the hues by a random fraction of the colour circle in [-delta, delta].
 
-    ``[H, W, C]`` uint8 to the same shape. torchvision's `adjust_hue`: hue, saturation and value of Smith, "Color gamut transform
-    pairs" (SIGGRAPH 1978), in integers, the share a multiple of 1/65536, levels rounded to the nearest. Grey images stay as
-    they are.
+    ``[H, W, C]`` uint8 to the same shape; grey images are unchanged. torchvision's `adjust_hue`: hue, saturation and value of
+    Smith, "Color gamut transform pairs" (SIGGRAPH 1978), in integers; the fraction is a multiple of 1/65536, levels are rounded
+    to the nearest.
 
     Attributes:
-        delta: The largest share, from 0 to 0.5.
+        delta: The largest fraction, from 0 to 0.5.
     """
 
     typical = (0.1,)
@@ -112,7 +112,7 @@ class Hue(Op):
         object.__setattr__(self, "delta", number(self, "delta", self.delta, 0.0, 0.5))
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Return (share of the colour circle,), in units of 1/65536."""
+        """Return (fraction of the colour circle,), in units of 1/65536."""
         return (between(words[0], -self.delta, self.delta),)
 
     draw_batch = draw_columns
@@ -125,13 +125,13 @@ class Hue(Op):
 class ColorJitter(Op):
     """Change brightness, contrast, saturation and hue, in a random order.
 
-    ``[H, W, C]`` uint8 to the same shape: torchvision's `ColorJitter`, with the formulas of the ops of these names.
+    ``[H, W, C]`` uint8 to the same shape: torchvision's `ColorJitter`, with the formulas of `Brightness` and so on.
 
     Attributes:
         brightness: d for a factor in [max(0, 1 - d), 1 + d], or (low, high); 0 leaves it unchanged.
         contrast: As `brightness`.
         saturation: As `brightness`.
-        hue: d for a share of the colour circle in [-d, d], or (low, high), at most 0.5; 0 leaves it unchanged.
+        hue: d for a fraction of the colour circle in [-d, d], or (low, high), at most 0.5; 0 leaves it unchanged.
     """
 
     typical = (0.4, 0.4, 0.4, 0.1)
@@ -143,7 +143,7 @@ class ColorJitter(Op):
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
-            object.__setattr__(self, name, number_or_interval(self, name, getattr(self, name), 0.0, LARGEST_FACTOR))
+            object.__setattr__(self, name, number_or_interval(self, name, getattr(self, name), 0.0, MAX_FACTOR))
         object.__setattr__(self, "hue", symmetric(self, "hue", self.hue, 0.5))
 
     @cached_property
@@ -154,11 +154,11 @@ class ColorJitter(Op):
 
     @cached_property
     def hues(self) -> tuple[float, float]:
-        """The range of the share of the colour circle."""
+        """The range of the fraction of the colour circle."""
         return ends(self.hue)
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Return (which of the 24 orders, brightness, contrast, saturation, hue), the last four in units of 1/65536."""
+        """Return (index of the order, brightness, contrast, saturation, hue), the last four in units of 1/65536."""
         ranges = (*self.factors, self.hues)
         return below(words[0], 24), *(between(words[i], *bounds) for i, bounds in enumerate(ranges, 1))
 
@@ -194,12 +194,12 @@ class Grayscale(Op):
         return self.num_output_channels
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
-        picture = as_image(image)
-        grey = picture if picture.mode == "L" else picture.convert("L")
+        source = as_image(image)
+        grey = source if source.mode == "L" else source.convert("L")
         return grey if self.num_output_channels == 1 else grey.convert("RGB")
 
 
-# The formulas, which the policies use too -----------------------------------------------------------------------------
+# The formulas, which policies share --------------------------------------------------------------------------------------
 
 
 def adjust_brightness(image: Pixels, factor: int) -> Array:
@@ -223,36 +223,36 @@ def adjust_saturation(image: Pixels, factor: int) -> Array:
     return blend(np.broadcast_to(_grey(array)[:, :, None], array.shape), array, factor)
 
 
-def adjust_hue(image: Pixels, share: int) -> Array:
-    """Rotate the hues by a share of the colour circle in units of 1/65536, rounded to the nearest level.
+def adjust_hue(image: Pixels, fraction: int) -> Array:
+    """Rotate the hues by a fraction of the colour circle in units of 1/65536, rounded to the nearest level.
 
-    With V the largest level, C the largest less the smallest and h the hue in sixths of the circle, a channel is
-    V - C * max(0, min(k, 4 - k, 1)), k = (h + 5, 3 or 1 for red, green or blue) mod 6. All but V is computed times 65536 C,
-    which cancels the division by C.
+    With V the largest level, C the difference to the smallest and h the hue in sixths of the circle, a channel is
+    V - C * max(0, min(k, 4 - k, 1)), k = (h + 5, 3 or 1 for red, green or blue) mod 6. Everything but V is multiplied by 65536 C,
+    which avoids the division by C.
     """
     array = as_array(image)
-    if array.shape[2] == 1 or share % UNIT == 0:
+    if array.shape[2] == 1 or fraction % UNIT == 0:
         return array
     red, green, blue = (array[:, :, channel].astype(np.int32) for channel in range(3))
-    most = np.maximum(np.maximum(red, green), blue)
-    chroma = most - np.minimum(np.minimum(red, green), blue)
-    # Products with masks: np.where takes ten times as long on masks that look random.
-    is_red = most == red
-    is_green = (most == green) & ~is_red
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    # Products with masks: np.where is ten times as slow on masks without long runs.
+    is_red = value == red
+    is_green = (value == green) & ~is_red
     is_blue = ~(is_red | is_green)
     sector = (green - blue) * is_red + (2 * chroma + blue - red) * is_green + (4 * chroma + red - green) * is_blue
     sixth = chroma * UNIT
     circle = (6 * sixth).view(np.uint32)
-    turned = sector * UNIT + chroma * (6 * (share % UNIT))
-    nothing = np.zeros_like(chroma)
+    turned = sector * UNIT + chroma * (6 * (fraction % UNIT))
+    zero = np.zeros_like(chroma)
     result = np.empty(array.shape, np.uint8)
     for channel, offset in enumerate((5, 3, 1)):
-        k = (turned + offset * sixth).view(np.uint32)  # below 16 sixths: at most two circles too many
-        np.minimum(k, k - circle, out=k)  # what is less than a circle wraps to a large number
+        k = (turned + offset * sixth).view(np.uint32)  # below 16 sixths: subtract a circle up to twice
+        np.minimum(k, k - circle, out=k)  # a negative difference wraps to a large number
         np.minimum(k, k - circle, out=k)
         below_one = np.minimum(k.view(np.int32), 4 * sixth - k.view(np.int32))
-        np.minimum(np.maximum(below_one, nothing, out=below_one), sixth, out=below_one)
-        result[:, :, channel] = most - (below_one + UNIT // 2 >> 16)
+        np.minimum(np.maximum(below_one, zero, out=below_one), sixth, out=below_one)
+        result[:, :, channel] = value - (below_one + UNIT // 2 >> 16)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Ops that cut a window out of the image."""
+"""Ops that crop."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _TRIES = 10
 
 
 class _Crop(FixedSize):
-    """A window of the image, which must be at least as large."""
+    """An op that returns a window of its input."""
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return (height, width) of the window; raise ValueError where it is larger than the image."""
+        """Return (height, width) of the window; raise ValueError if it is larger than the image."""
         crop_height, crop_width = self.target
         if crop_height > height or crop_width > width:
             raise ValueError(
                 f"{op_name(type(self))}: the crop {crop_height}x{crop_width} is larger than the image {height}x{width}: "
-                "resize first, or crop less"
+                "resize to a larger size, or crop less"
             )
         return self.target
 
 
 @dataclass(frozen=True)
 class CentralCrop(_Crop):
-    """Cut out the central window.
+    """Crop the central window.
 
     ``[H, W, C]`` uint8 to ``[*size, C]``. Half of an odd margin is rounded to even, as in torchvision's `CenterCrop`.
 
@@ -57,9 +57,9 @@ class CentralCrop(_Crop):
 
 @dataclass(frozen=True)
 class RandomCrop(_Crop):
-    """Cut out a window at a random place.
+    """Crop a window at a random position.
 
-    ``[H, W, C]`` uint8 to ``[*size, C]``, all places equally likely: torchvision's `RandomCrop`.
+    ``[H, W, C]`` uint8 to ``[*size, C]``, all positions equally likely: torchvision's `RandomCrop`.
 
     Attributes:
         size: size x size, or (height, width), in pixels.
@@ -86,15 +86,15 @@ class RandomCrop(_Crop):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(FixedSize):
-    """Cut out a window of random area and aspect, and resize it.
+    """Crop a window of random area and aspect ratio, and resize it.
 
-    ``[H, W, C]`` uint8 to ``[*size, C]``, bilinear with antialias. Ten tries, then the central window with the nearest allowed
-    aspect, as in torchvision's `RandomResizedCrop`.
+    ``[H, W, C]`` uint8 to ``[*size, C]``, bilinear with antialias. After ten windows that do not fit, the central window with
+    the nearest allowed aspect ratio, as in torchvision's `RandomResizedCrop`.
 
     Attributes:
         size: size x size, or (height, width), in pixels.
-        scale: (low, high) of the window's share of the area, drawn uniformly.
-        ratio: (low, high) of its width / height, drawn uniformly in the logarithm.
+        scale: (low, high) of the window's fraction of the area, drawn uniformly.
+        ratio: (low, high) of its width / height, drawn log-uniformly.
     """
 
     typical = (224,)
@@ -128,20 +128,20 @@ class RandomResizedCrop(FixedSize):
         """Draw all windows at once, with the arithmetic of `draw`."""
         windows = np.tile(np.array(self._central_window(height, width), np.int64), (len(words), 1))
         area, (low, high) = height * width, self.scale
-        waiting = np.arange(len(words))
-        for attempt in range(_TRIES):  # most records are done after the first
-            area_words, ratio_words = words[waiting, 2 * attempt], words[waiting, 2 * attempt + 1]
+        pending = np.arange(len(words))
+        for attempt in range(_TRIES):  # most records need one
+            area_words, ratio_words = words[pending, 2 * attempt], words[pending, 2 * attempt + 1]
             target = area * (low + (high - low) * (area_words / 2**32))
             ratio = log_uniform_array(ratio_words, *self.ratio)
             widths, heights = np.rint(np.sqrt(target * ratio)), np.rint(np.sqrt(target / ratio))
             fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-            done = waiting[fits]
+            done = pending[fits]
             crop_heights, crop_widths = heights[fits].astype(np.int64), widths[fits].astype(np.int64)
             windows[done, 0] = words[done, -2] * (height - crop_heights + 1) >> 32
             windows[done, 1] = words[done, -1] * (width - crop_widths + 1) >> 32
             windows[done, 2], windows[done, 3] = crop_heights, crop_widths
-            waiting = waiting[~fits]
-            if not len(waiting):
+            pending = pending[~fits]
+            if not len(pending):
                 break
         return [tuple(window) for window in windows.tolist()]
 
@@ -155,7 +155,7 @@ class RandomResizedCrop(FixedSize):
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
         top, left, height, width = drawn
-        # Crop first: Pillow's resize(box=) would blend in pixels from outside the window.
+        # Crop first: Pillow's resize(box=) would filter in pixels from outside the window.
         return resize(crop(image, top, left, height, width), *self.target)
 
 

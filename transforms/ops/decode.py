@@ -16,12 +16,12 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from joulecache.transforms.images import Fill, Pixels
-from joulecache.transforms.ops.arguments import LARGEST_SIDE, fill_value, integer
+from joulecache.transforms.ops.arguments import MAX_SIDE, fill_value, integer
 from joulecache.transforms.ops.base import Drawn, Op
 
-LARGEST_PIXELS = 178_956_970  # twice Pillow's `MAX_IMAGE_PIXELS`: it refuses to open more
+MAX_PIXELS = 178_956_970  # twice `PIL.Image.MAX_IMAGE_PIXELS`: Pillow refuses larger images
 
-# What Pillow may open. It guesses the format from the content, and would hand PostScript to Ghostscript.
+# The formats that Pillow may open. It detects the format from the content, and would pass PostScript to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "JPEG2000", "PPM", "TIFF", "TGA")
 
 EXIF_ORIENTATION = 0x0112
@@ -44,17 +44,17 @@ class DecodeError(ValueError):
 class Decode(Op):
     """Decode an encoded image and rotate it upright as EXIF says.
 
-    Bytes to ``[H, W, channels]`` uint8. Always the first op of a chain. Animations are decoded to their first frame, 16-bit
-    levels to their high byte.
+    Bytes to ``[H, W, channels]`` uint8. Always the first op of a chain. Of an animation, the first frame is decoded; of 16-bit
+    levels, the high byte.
 
     Attributes:
         channels: 3 (RGB) or 1 (grey).
         shorter: Decode a JPEG at the smallest DCT scale (1, 1/2, 1/4, 1/8) whose shorter side, before rounding up, has at least
             this many pixels. Other formats are not scaled.
-        truncated: Accept files that end early.
-        max_pixels: Larger images are refused before they are decompressed.
-        background: Colour to put behind transparent pixels: a level, or (red, green, blue). None drops the transparency and
-            shows the colours under it, as torchvision and TensorFlow do.
+        truncated: Accept truncated files.
+        max_pixels: Reject larger images, before they are decompressed.
+        background: Colour to put behind transparent pixels: a level, or (red, green, blue). None drops the alpha
+            channel and keeps the colours, as torchvision and TensorFlow do.
     """
 
     channels: int = 3
@@ -67,15 +67,15 @@ class Decode(Op):
         if type(self.channels) is not int or self.channels not in (1, 3):
             raise ValueError(f"decode: channels must be 1 or 3, got {self.channels!r}")
         if self.shorter is not None:
-            integer(self, "shorter", self.shorter, 1, LARGEST_SIDE)
+            integer(self, "shorter", self.shorter, 1, MAX_SIDE)
         if not isinstance(self.truncated, bool):
             raise ValueError(f"decode: truncated must be True or False, got {self.truncated!r}")
-        integer(self, "max_pixels", self.max_pixels, 1, LARGEST_PIXELS)
+        integer(self, "max_pixels", self.max_pixels, 1, MAX_PIXELS)
         if self.background is not None:
             fill_value(self, "background", self.background)
 
     def output_channels(self, channels: int) -> int:
-        """Return `channels`, whatever the file has."""
+        """Return `channels`, whatever the image has."""
         return self.channels
 
     def jpeg_scale(self, height: int, width: int) -> int:
@@ -89,14 +89,14 @@ class Decode(Op):
         """Open an encoded image at the scale at which `pixels` decodes it, without decoding it.
 
         Raises:
-            DecodeError: The bytes are not a supported image, or it has more than `max_pixels`.
+            DecodeError: The bytes are not a supported image, or the image has more than `max_pixels`.
         """
         with _decode_errors():
             opened = Image.open(io.BytesIO(data), formats=_FORMATS)
             width, height = opened.size
             if height * width > self.max_pixels:
                 raise DecodeError(f"{height}x{width} is more than max_pixels={self.max_pixels}")
-            # Only JPEG honours it: the scale, and for grey the stored luma instead of a conversion from colours.
+            # Affects JPEG only: the scale, and for grey the stored luma instead of a conversion from RGB.
             opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
             return opened
 
@@ -104,8 +104,8 @@ class Decode(Op):
         """Decode one image.
 
         Args:
-            image: Encoded bytes, or the header that `read_header` returned for them.
-            drawn: Nothing.
+            image: Encoded bytes, or the result of `read_header`.
+            drawn: Unused.
 
         Returns:
             A Pillow image, RGB or L.
@@ -121,10 +121,10 @@ class Decode(Op):
             return self._upright(opened)
 
     def load(self, image: bytes | str | Path | Pixels) -> Pixels:
-        """Decode bytes or the file at a path, or convert an image that is decoded already, at its own size.
+        """Decode bytes or a file, or convert a decoded image without resizing it.
 
         Args:
-            image: Encoded bytes, a path, a Pillow image, or an array ``[H, W, channels]`` uint8, which is returned as it is.
+            image: Encoded bytes, a path, a Pillow image, or an array ``[H, W, channels]`` uint8, which is returned unchanged.
 
         Raises:
             DecodeError: The image cannot be decoded.
@@ -140,7 +140,7 @@ class Decode(Op):
         if isinstance(image, Image.Image):
             with _decode_errors(), _truncation(self.truncated):
                 copied = image.copy()
-                copied.format = image.format  # which decides what 32-bit levels mean, and is not copied
+                copied.format = image.format  # not copied by Pillow, but it determines the range of 32-bit levels
                 return self._upright(copied)
         return self.pixels(image if isinstance(image, bytes) else Path(image).read_bytes())
 
@@ -149,25 +149,25 @@ class Decode(Op):
         return "RGB" if self.channels == 3 else "L"
 
     def _upright(self, image: Image.Image) -> Image.Image:
-        """Convert an image to the op's channels and rotate it as its EXIF says."""
-        turn = None
+        """Convert an image to the op's channels and apply its EXIF orientation."""
+        transpose = None
         with suppress(Exception):  # unreadable tags are no reason to reject the pixels
-            turn = _UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
-        plain = self._converted(image)
-        return plain if turn is None else plain.transpose(turn)
+            transpose = _UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
+        converted = self._converted(image)
+        return converted if transpose is None else converted.transpose(transpose)
 
     def _converted(self, image: Image.Image) -> Image.Image:
         """Convert a Pillow image of any mode to RGB or grey."""
         if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
-            # 16-bit grey: take the high byte. Pillow's own conversion clips all but the darkest levels to white.
+            # 16-bit grey: use the high byte, since Pillow clips all levels above 255 to white.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
             raise DecodeError("levels of 32 bits have no agreed range: save it with 8 or 16 bits")
         if self.background is not None and image.has_transparency_data:
             color = self.background if isinstance(self.background, tuple) else (self.background,) * 3
-            beneath = Image.new("RGBA", image.size, (*color, 255))
-            image = Image.alpha_composite(beneath, image.convert("RGBA"))
-        image.info.pop("transparency", None)  # dropped from here on; Pillow would warn about it
+            background = Image.new("RGBA", image.size, (*color, 255))
+            image = Image.alpha_composite(background, image.convert("RGBA"))
+        image.info.pop("transparency", None)  # unused from here on, and Pillow would warn about it
         return image if image.mode == self._mode else image.convert(self._mode)
 
 
@@ -176,20 +176,20 @@ _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 @contextmanager
 def _decode_errors() -> Iterator[None]:
-    """Turn whatever is raised into a DecodeError with a one-line reason, and ignore Pillow's warnings.
+    """Turn any exception into a DecodeError with a one-line reason, and ignore Pillow's warnings.
 
-    Pillow warns of large images and damaged tags, which are handled here; where warnings are errors, they would reject images.
+    Pillow warns about large images and damaged tags. Where warnings are errors, these would reject images that can be decoded.
     """
-    # By hand: `catch_warnings` is not thread-safe, and forgets which warnings were already shown.
+    # Not `catch_warnings`: it is not thread-safe, and it resets which warnings were already shown.
     filters = cast("list[Any]", warnings.filters)
     filters.insert(0, _IGNORE_PILLOW)
     try:
         yield
     except DecodeError:
         raise
-    except UnidentifiedImageError as error:  # its own message holds a memory address, different in every run
+    except UnidentifiedImageError as error:  # Pillow's message holds a memory address, which differs between runs
         raise DecodeError(f"not an image in one of the formats {', '.join(_FORMATS)}") from error
-    except Exception as error:  # Pillow's decoders raise anything on hostile bytes
+    except Exception as error:  # Pillow's decoders may raise anything on hostile bytes
         raise DecodeError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     finally:
         with suppress(ValueError):
@@ -197,30 +197,30 @@ def _decode_errors() -> Iterator[None]:
 
 
 class _TruncationSwitch:
-    """Pillow's global switch for truncated files: decodes that agree on it run together, the others take turns."""
+    """Pillow's global switch for truncated files. Decodes with the same setting run concurrently, others wait."""
 
     def __init__(self) -> None:
-        # Whoever waits for a turn holds the door, so that a steady stream of the others cannot starve it.
-        self._door = threading.Lock()
-        self._turn = threading.Condition()
-        self._inside = 0
-        self._before = False
+        # Held while waiting for the other setting to finish, so that new arrivals cannot starve the waiting thread.
+        self._queue = threading.Lock()
+        self._idle = threading.Condition()
+        self._running = 0
+        self._previous = False
 
     @contextmanager
     def __call__(self, truncated: bool) -> Iterator[None]:
-        with self._door, self._turn:
-            self._turn.wait_for(lambda: not self._inside or truncated == ImageFile.LOAD_TRUNCATED_IMAGES)
-            if not self._inside:
-                self._before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, truncated
-            self._inside += 1
+        with self._queue, self._idle:
+            self._idle.wait_for(lambda: not self._running or truncated == ImageFile.LOAD_TRUNCATED_IMAGES)
+            if not self._running:
+                self._previous, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, truncated
+            self._running += 1
         try:
             yield
         finally:
-            with self._turn:
-                self._inside -= 1
-                if not self._inside:
-                    ImageFile.LOAD_TRUNCATED_IMAGES = self._before
-                    self._turn.notify_all()
+            with self._idle:
+                self._running -= 1
+                if not self._running:
+                    ImageFile.LOAD_TRUNCATED_IMAGES = self._previous
+                    self._idle.notify_all()
 
 
 _truncation = _TruncationSwitch()

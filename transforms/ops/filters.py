@@ -1,4 +1,4 @@
-"""Ops that blur, sharpen or add noise, in integers: the same on every machine."""
+"""Ops that blur, sharpen or add noise, in integer arithmetic: the same result on every machine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from numpy.typing import NDArray
 from joulecache.transforms.images import Array, Pixels, as_array, blend, clipped
 from joulecache.transforms.ops.arguments import Range, integer, number, number_or_interval
 from joulecache.transforms.ops.base import Drawn, Op, RandomApply, draw_columns
-from joulecache.transforms.ops.colour import LARGEST_FACTOR
+from joulecache.transforms.ops.colour import MAX_FACTOR
 from joulecache.transforms.randomness import UNIT, between
 
-LARGEST_KERNEL = 255
+MAX_KERNEL = 255
 
-_LEAST_SIGMA = 0.01  # pixels: the neighbours' weights vanish long before
+_MIN_SIGMA = 0.01  # pixels; the neighbours' weights are 0 well above it
 
 
 @dataclass(frozen=True)
 class GaussianBlur(Op):
-    """Blur with a Gaussian of a random width.
+    """Blur with a Gaussian of random width.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `GaussianBlur`. The weights exp(-x**2 / (2 sigma**2)) are rounded to
-    multiples of 1/65536 that add up to 1; beyond the edge the image is mirrored without its last pixel; levels are rounded to
-    the nearest.
+    multiples of 1/65536 that add up to 1, edges are padded by "reflect", and levels are rounded to the nearest.
 
     Attributes:
         kernel_size: In pixels, odd: a number, or (x, y).
@@ -44,14 +43,14 @@ class GaussianBlur(Op):
     def __post_init__(self) -> None:
         x, y = self.kernel
         for side in (x, y):
-            if integer(self, "kernel_size", side, 1, LARGEST_KERNEL) % 2 == 0:
+            if integer(self, "kernel_size", side, 1, MAX_KERNEL) % 2 == 0:
                 raise ValueError(f"gaussian_blur: kernel_size must be odd, got {self.kernel_size!r}")
         object.__setattr__(self, "kernel_size", x if x == y else (x, y))
-        object.__setattr__(self, "sigma", number_or_interval(self, "sigma", self.sigma, _LEAST_SIGMA, LARGEST_KERNEL))
+        object.__setattr__(self, "sigma", number_or_interval(self, "sigma", self.sigma, _MIN_SIGMA, MAX_KERNEL))
 
     @property
     def random(self) -> bool:
-        """Whether two draws of the op can differ: not with a single sigma."""
+        """Whether two draws can differ: not with a single sigma."""
         return isinstance(self.sigma, tuple) and self.sigma[0] < self.sigma[1]
 
     @property
@@ -64,11 +63,11 @@ class GaussianBlur(Op):
         return self.kernel_size
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size unchanged; raise ValueError where the kernel mirrors more than the image has."""
+        """Return the size unchanged; raise ValueError if the kernel is too large for it."""
         x, y = self.kernel
         if x // 2 >= width or y // 2 >= height:
             raise ValueError(
-                f"gaussian_blur: a kernel of {x}x{y} is too large for an image of {height}x{width}: blur less, or before the resize"
+                f"gaussian_blur: a kernel of {x}x{y} is too large for an image of {height}x{width}: use a smaller one, or blur first"
             )
         return height, width
 
@@ -79,7 +78,7 @@ class GaussianBlur(Op):
     draw_batch = draw_columns
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
-        # Rows, then columns: 16-bit weights, and 8 bits below the level in between.
+        # Rows, then columns, with 16-bit weights and 8 fractional bits between the passes.
         across, down = self.kernel
         array = as_array(image)
         self.output_size(*array.shape[:2])
@@ -93,11 +92,11 @@ class GaussianNoise(Op):
     """Add Gaussian noise to every level.
 
     ``[H, W, C]`` uint8 to the same shape, rounded to the nearest and clipped to 0..255. torchvision's `GaussianNoise` on uint8,
-    always clipped. The noise is the normal quantile of 16-bit words of Philox4x64-10, so it ends at 4.3 sigma.
+    always clipped. The noise is the normal quantile of 16-bit words of Philox4x64-10, so it is bounded by 4.3 sigma.
 
     Attributes:
-        mean: As a share of the full scale of 255 levels, from -1 to 1.
-        sigma: Standard deviation as a share of the full scale, from 0 to 1.
+        mean: As a fraction of the full scale of 255 levels, from -1 to 1.
+        sigma: Standard deviation as a fraction of the full scale, from 0 to 1.
     """
 
     random_words: ClassVar[int] = 2
@@ -109,7 +108,7 @@ class GaussianNoise(Op):
         object.__setattr__(self, "sigma", number(self, "sigma", self.sigma, 0.0, 1.0))
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Return the two words, which are the key of the noise."""
+        """Return the two words: the key of the noise generator."""
         return words[0], words[1]
 
     draw_batch = draw_columns
@@ -127,9 +126,9 @@ class GaussianNoise(Op):
 class Sharpness(RandomApply):
     """Sharpen or smooth, with a probability.
 
-    ``[H, W, C]`` uint8 to the same shape, blended with its smoothed image: torchvision's `RandomAdjustSharpness`. Smoothed is the
-    mean of 3x3 pixels in which the middle one counts 5 times, rounded to the nearest, the edge as it is; the blend is rounded
-    down and clipped.
+    ``[H, W, C]`` uint8 to the same shape, blended with its smoothed image: torchvision's `RandomAdjustSharpness`. Smoothing is
+    the mean of 3x3 pixels with a weight of 5 for the central one, rounded to the nearest; the edge is unchanged. The blend is
+    rounded down and clipped.
 
     Attributes:
         sharpness_factor: 0 smooths, 1 changes nothing, 2 sharpens; at most 100.
@@ -142,7 +141,7 @@ class Sharpness(RandomApply):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        factor = number(self, "sharpness_factor", self.sharpness_factor, 0.0, LARGEST_FACTOR)
+        factor = number(self, "sharpness_factor", self.sharpness_factor, 0.0, MAX_FACTOR)
         object.__setattr__(self, "sharpness_factor", factor)
 
     def apply(self, image: Pixels) -> Array:
@@ -156,7 +155,7 @@ def adjust_sharpness(image: Pixels, factor: int) -> Array:
 
 
 def smoothed(image: Array) -> Array:
-    """Return the mean of 3x3 pixels in which the middle one counts 5 times, the edge as it is: Pillow's ``SMOOTH``."""
+    """Return the mean of 3x3 pixels with a weight of 5 for the central one, and the edge unchanged: Pillow's ``SMOOTH``."""
     if min(image.shape[:2]) < 3:
         return image
     levels = image.astype(np.uint16)
@@ -180,40 +179,40 @@ def gaussian_weights(size: int, sigma: int) -> tuple[int, ...]:
     """
     spread = 2 * (sigma / UNIT) ** 2
     half = [math.exp(-(distance**2) / spread) for distance in range(size // 2 + 1)]
-    whole = half[0] + 2 * sum(half[1:])
-    tail = [round(UNIT * part / whole) for part in half[1:]]
+    total = half[0] + 2 * sum(half[1:])
+    tail = [round(UNIT * weight / total) for weight in half[1:]]
     return (*reversed(tail), UNIT - 2 * sum(tail), *tail)
 
 
 def _convolved(levels: NDArray[np.uint32], weights: tuple[int, ...], axis: int) -> NDArray[np.uint32]:
-    reach = len(weights) // 2
-    if reach == 0:
+    radius = len(weights) // 2
+    if radius == 0:
         return levels * np.uint32(weights[0])
     border = [(0, 0)] * 3
-    border[axis] = (reach, reach)
+    border[axis] = (radius, radius)
     padded = np.pad(levels, border, mode="reflect")
     size = levels.shape[axis]
 
-    def shifted(place: int) -> NDArray[np.uint32]:
-        return padded[place : place + size] if axis == 0 else padded[:, place : place + size]
+    def shifted(offset: int) -> NDArray[np.uint32]:
+        return padded[offset : offset + size] if axis == 0 else padded[:, offset : offset + size]
 
-    total = shifted(reach) * np.uint32(weights[reach])
-    for distance in range(1, reach + 1):
-        weight = weights[reach + distance]
+    total = shifted(radius) * np.uint32(weights[radius])
+    for distance in range(1, radius + 1):
+        weight = weights[radius + distance]
         if weight:
-            total += (shifted(reach - distance) + shifted(reach + distance)) * np.uint32(weight)
+            total += (shifted(radius - distance) + shifted(radius + distance)) * np.uint32(weight)
     return total
 
 
 @lru_cache(maxsize=16)
 def _noise_table(mean: float, sigma: float) -> NDArray[np.int16]:
-    """Return the noise in levels at each of 65536 even quantiles."""
+    """Return the noise, in levels, at 65536 evenly spaced quantiles."""
     return np.rint(255 * (mean + sigma * _quantiles())).astype(np.int16)
 
 
 @lru_cache(maxsize=1)
 def _quantiles() -> NDArray[np.float64]:
-    """Return the normal quantiles at the middles of 65536 even steps."""
+    """Return the normal quantiles at the midpoints of 65536 equal steps."""
     normal = NormalDist()
     upper = np.array([normal.inv_cdf((step + 0.5) / UNIT) for step in range(UNIT // 2, UNIT)])
     return np.concatenate([-upper[::-1], upper])

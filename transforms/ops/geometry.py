@@ -1,4 +1,4 @@
-"""Ops that resize, pad, mirror or mask. Those that only move pixels return views, which cost nothing until they are copied."""
+"""Ops that resize, pad, mirror or mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from joulecache.transforms.images import Array, Fill, Pixels, as_array, resize, size_of
 from joulecache.transforms.ops.arguments import (
-    LARGEST_SIDE,
+    MAX_SIDE,
     Size,
     fill_value,
     integer,
@@ -27,7 +27,7 @@ Padding = int | tuple[int, int] | tuple[int, int, int, int]
 
 
 class FixedSize(Op):
-    """An op whose result always has the size that was asked for.
+    """An op whose results all have the size in its arguments.
 
     Attributes:
         size: size x size, or (height, width), in pixels.
@@ -49,7 +49,7 @@ class FixedSize(Op):
 
 
 class Filled(Op):
-    """An op that fills places where there is no image.
+    """An op that fills areas outside the image.
 
     Attributes:
         fill: A level, or (red, green, blue).
@@ -69,7 +69,7 @@ class Filled(Op):
 class Resize(FixedSize):
     """Resize, bilinear with antialias.
 
-    ``[H, W, C]`` uint8 to ``[*size, C]``. Pillow's `resize` with its triangle filter, which is torchvision's `Resize` with
+    ``[H, W, C]`` uint8 to ``[*size, C]``. Pillow's `resize` with its triangle filter; torchvision's `Resize` with
     antialias.
 
     Attributes:
@@ -85,7 +85,7 @@ class Resize(FixedSize):
 
 @dataclass(frozen=True)
 class ResizeShorter(Op):
-    """Resize the shorter side and keep the aspect, bilinear with antialias.
+    """Resize the shorter side and keep the aspect ratio, bilinear with antialias.
 
     ``[H, W, C]`` uint8 to an image whose shorter side is `size`. The longer side is ``int(size * longer / shorter)``, as in
     torchvision's `Resize`.
@@ -98,7 +98,7 @@ class ResizeShorter(Op):
     size: int
 
     def __post_init__(self) -> None:
-        integer(self, "size", self.size, 1, LARGEST_SIDE)
+        integer(self, "size", self.size, 1, MAX_SIDE)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if height <= width:
@@ -129,34 +129,37 @@ class Pad(Filled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.padding if isinstance(self.padding, tuple) else (self.padding,)
-        if len(given) not in (1, 2, 4):
+        padding = self._padding_tuple
+        if len(padding) not in (1, 2, 4):
             raise ValueError(
-                f"pad: padding must be an integer, (left and right, top and bottom) or (left, top, right, bottom), got {given!r}"
+                f"pad: padding must be an integer, (left and right, top and bottom) or (left, top, right, bottom), got {padding!r}"
             )
-        for side in given:
-            integer(self, "padding", side, 0, LARGEST_SIDE)
+        for side in padding:
+            integer(self, "padding", side, 0, MAX_SIDE)
         one_of(self, "padding_mode", self.padding_mode, PADDING_MODES)
         left, top, right, bottom = self.sides
         if (left, top) == (right, bottom):
             object.__setattr__(self, "padding", left if left == top else (left, top))
 
     @property
+    def _padding_tuple(self) -> tuple[int, ...]:
+        return self.padding if isinstance(self.padding, tuple) else (self.padding,)
+
+    @property
     def sides(self) -> tuple[int, int, int, int]:
         """The border as (left, top, right, bottom)."""
-        given = self.padding if isinstance(self.padding, tuple) else (self.padding,)
-        left, top, right, bottom = given * (4 // len(given))
+        left, top, right, bottom = self._padding_tuple * (4 // len(self._padding_tuple))
         return left, top, right, bottom
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return (height, width) with the border; raise ValueError where it mirrors more than the image has."""
+        """Return (height, width) with the border; raise ValueError if the image is too small to mirror it."""
         left, top, right, bottom = self.sides
         if self.padding_mode in ("reflect", "symmetric"):
-            spared = 1 if self.padding_mode == "reflect" else 0
-            if max(left, right) > width - spared or max(top, bottom) > height - spared:
+            unmirrored = 1 if self.padding_mode == "reflect" else 0
+            if max(left, right) > width - unmirrored or max(top, bottom) > height - unmirrored:
                 raise ValueError(
-                    f"pad: a border of {self.padding} cannot {self.padding_mode} an image of {height}x{width}: pad less, or choose "
-                    "padding_mode 'edge'"
+                    f"pad: padding_mode {self.padding_mode!r} cannot add a border of {self.padding} to an image of {height}x{width}: "
+                    "pad less, or use padding_mode 'edge'"
                 )
         return top + height + bottom, left + width + right
 
@@ -165,7 +168,7 @@ class Pad(Filled):
         height, width, channels = array.shape
         left, top, right, bottom = self.sides
         if self.padding_mode != "constant":
-            self.output_size(height, width)  # NumPy would mirror repeatedly
+            self.output_size(height, width)  # raises where NumPy would mirror repeatedly
             border = ((top, bottom), (left, right), (0, 0))
             return np.pad(array, border, mode=self.padding_mode)  # type: ignore[call-overload, no-any-return]
         padded = np.empty((top + height + bottom, left + width + right, channels), np.uint8)
@@ -213,7 +216,7 @@ class FlipUd(RandomApply):
 class Cutout(Filled):
     """Fill a window around a random pixel.
 
-    ``[H, W, C]`` uint8 to the same shape. The window may reach over the edge. From DeVries and Taylor, "Improved Regularization
+    ``[H, W, C]`` uint8 to the same shape. The window is clipped to the image. From DeVries and Taylor, "Improved Regularization
     of Convolutional Neural Networks with Cutout" (2017).
 
     Attributes:
@@ -240,6 +243,6 @@ class Cutout(Filled):
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
         assert isinstance(self.size, tuple)
         top, left = drawn
-        cut = as_array(image).copy()
-        cut[max(top, 0) : top + self.size[0], max(left, 0) : left + self.size[1]] = self.fill
-        return cut
+        result = as_array(image).copy()
+        result[max(top, 0) : top + self.size[0], max(left, 0) : left + self.size[1]] = self.fill
+        return result

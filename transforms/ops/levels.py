@@ -1,4 +1,4 @@
-"""Ops that replace every level by another, from a table: histograms, thresholds and bits."""
+"""Ops that map every level to another by a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Autocontrast(RandomApply):
     """Stretch each channel from 0 to 255, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape: (level - darkest) * 255 / (lightest - darkest), rounded down; a channel of one level
-    stays. torchvision's `RandomAutocontrast`.
+    is unchanged. torchvision's `RandomAutocontrast`.
 
     Attributes:
         probability: From 0 to 1.
@@ -31,7 +31,7 @@ class Autocontrast(RandomApply):
 
 @dataclass(frozen=True)
 class Equalize(RandomApply):
-    """Make all levels of a channel about as frequent, with a probability.
+    """Equalize the histogram of each channel, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape. Pillow's `ImageOps.equalize`, which is torchvision's `RandomEqualize`.
 
@@ -53,7 +53,7 @@ class Posterize(RandomApply):
     ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomPosterize`.
 
     Attributes:
-        bits: How many bits to keep, from 0 to 8.
+        bits: Number of bits to keep, from 0 to 8.
         probability: From 0 to 1.
     """
 
@@ -71,12 +71,12 @@ class Posterize(RandomApply):
 
 @dataclass(frozen=True)
 class Solarize(RandomApply):
-    """Invert levels from a threshold upwards, with a probability.
+    """Invert levels above a threshold, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomSolarize`.
 
     Attributes:
-        threshold: The smallest level that becomes 255 - level, from 0 to 256.
+        threshold: The smallest inverted level, from 0 to 256.
         probability: From 0 to 1.
     """
 
@@ -92,11 +92,11 @@ class Solarize(RandomApply):
         return solarized(image, self.threshold)
 
 
-# The formulas, which the policies use too -----------------------------------------------------------------------------
+# The formulas, which policies share --------------------------------------------------------------------------------------
 
 
 def stretched(image: Pixels) -> Array:
-    """Spread the levels of each channel from 0 to 255."""
+    """Stretch the levels of each channel from 0 to 255."""
     counts = histograms(image)
     tables = np.empty((len(counts), 256), np.uint8)
     for table, histogram in zip(tables, counts, strict=True):
@@ -108,7 +108,7 @@ def stretched(image: Pixels) -> Array:
 
 
 def equalized(image: Pixels) -> Array:
-    """Make all levels about as frequent, as Pillow does: in steps of 1/255 of the pixels that are not at the lightest level."""
+    """Equalize the histogram of each channel like Pillow, in steps of 1/255 of the pixels below the lightest level."""
     counts = histograms(image)
     tables = np.empty((len(counts), 256), np.uint8)
     for table, histogram in zip(tables, counts, strict=True):
@@ -125,5 +125,5 @@ def posterized(image: Pixels, bits: int) -> Array:
 
 
 def solarized(image: Pixels, threshold: float) -> Array:
-    """Turn levels from the threshold upwards into 255 - level."""
+    """Invert levels from the threshold upwards."""
     return look_up(np.where(threshold <= LEVELS, 255 - LEVELS, LEVELS).astype(np.uint8), image)

@@ -1,4 +1,4 @@
-"""Policies: ops that choose among fourteen augmentations at every draw."""
+"""Policies: ops that apply random augmentations out of fourteen."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ AUGMENTATIONS = (
     "autocontrast",
     "equalize",
 )
-"""What a policy chooses from, in torchvision's order."""
+"""The augmentations, in torchvision's order."""
 
 SIGNED = frozenset(AUGMENTATIONS[1:10])
-"""The augmentations whose strength is negated in every second draw."""
+"""The augmentations whose strength has a random sign."""
 
-STEPS = 6  # the most augmentations in a row: random words are reserved for all of them
+MAX_OPS = 6  # augmentations in sequence: a draw always uses the words of this many
 
 
 class _Policy(Op):
-    """A random choice of augmentations, each of a strength that is one of `num_magnitude_bins` even steps."""
+    """A random choice of augmentations, each with one of `num_magnitude_bins` evenly spaced strengths."""
 
     num_magnitude_bins: int
     interpolation: str
@@ -51,18 +51,18 @@ class _Policy(Op):
         fill_value(self, "fill", self.fill)
 
     def output_channels(self, channels: int) -> int:
-        """Return the channels unchanged; raise ValueError for a colour on a grey image."""
+        """Return the channels unchanged; raise ValueError for a colour on grey images."""
         per_channel(self, "fill", self.fill, channels)
         return channels
 
     def strengths(self, height: int, width: int) -> dict[str, tuple[float, float]]:
-        """Return each augmentation's first and last strength: tangents, pixels, degrees, factors less 1, bits or levels."""
+        """Return each augmentation's strengths at the first and last magnitude: tangents, pixels, degrees, factors - 1, bits, levels."""
         raise NotImplementedError
 
     def _augmentation(
         self, which_word: int, sign_word: int, magnitude: int, height: int, width: int
     ) -> tuple[int, int]:
-        """Draw (which of `AUGMENTATIONS`, its strength): pixels, bits and levels whole, others in units of 1/65536."""
+        """Return (index into `AUGMENTATIONS`, strength); pixels, bits and levels are whole, others in units of 1/65536."""
         which = below(which_word, len(AUGMENTATIONS))
         name = AUGMENTATIONS[which]
         first, last = self.strengths(height, width).get(name, (0.0, 0.0))
@@ -108,6 +108,25 @@ class _Policy(Op):
                 return warp(image, _warp_matrix(name, image, strength), self.interpolation, self.fill)
 
 
+def _strengths(
+    tangent: float, translate: tuple[float, float], degrees: float, factor: float, bits: float
+) -> dict[str, tuple[float, float]]:
+    tangents, factors = (0.0, tangent), (0.0, factor)
+    return {
+        "shear_x": tangents,
+        "shear_y": tangents,
+        "translate_x": (0.0, translate[0]),
+        "translate_y": (0.0, translate[1]),
+        "rotate": (0.0, degrees),
+        "brightness": factors,
+        "color": factors,
+        "contrast": factors,
+        "sharpness": factors,
+        "posterize": (8.0, bits),
+        "solarize": (255.0, 0.0),
+    }
+
+
 def _warp_matrix(name: str, image: Pixels, strength: int) -> Matrix:
     match name:
         case "shear_x":  # about the top left, as in the papers and torchvision
@@ -125,20 +144,20 @@ def _warp_matrix(name: str, image: Pixels, strength: int) -> Matrix:
 
 @dataclass(frozen=True)
 class RandAugment(_Policy):
-    """Apply random augmentations of one strength in a row.
+    """Apply random augmentations of one strength in sequence.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `RandAugment`. From Cubuk et al., "RandAugment: Practical automated data
     augmentation with a reduced search space" (2019).
 
     Attributes:
-        num_ops: How many in a row, each drawn from all; 1 to 6.
-        magnitude: The strength: a step from 0 to `num_magnitude_bins` - 1.
-        num_magnitude_bins: Number of steps.
+        num_ops: Number of augmentations, from 1 to 6.
+        magnitude: Index of the strength, from 0 to `num_magnitude_bins` - 1.
+        num_magnitude_bins: Number of strengths.
         interpolation: "nearest" or "bilinear".
-        fill: Colour of what comes in from outside: a level, or (red, green, blue).
+        fill: Colour of the area outside the image: a level, or (red, green, blue).
     """
 
-    random_words: ClassVar[int] = 2 * STEPS
+    random_words: ClassVar[int] = 2 * MAX_OPS
     num_ops: int = 2
     magnitude: int = 9
     num_magnitude_bins: int = 31
@@ -147,29 +166,17 @@ class RandAugment(_Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        integer(self, "num_ops", self.num_ops, 1, STEPS)
+        integer(self, "num_ops", self.num_ops, 1, MAX_OPS)
         integer(self, "magnitude", self.magnitude, 0, self.num_magnitude_bins - 1)
 
     def strengths(self, height: int, width: int) -> dict[str, tuple[float, float]]:
-        return {
-            "shear_x": (0.0, 0.3),
-            "shear_y": (0.0, 0.3),
-            "translate_x": (0.0, 150.0 / 331.0 * width),
-            "translate_y": (0.0, 150.0 / 331.0 * height),
-            "rotate": (0.0, 30.0),
-            "brightness": (0.0, 0.9),
-            "color": (0.0, 0.9),
-            "contrast": (0.0, 0.9),
-            "sharpness": (0.0, 0.9),
-            "posterize": (8.0, 4.0),
-            "solarize": (255.0, 0.0),
-        }
+        return _strengths(0.3, (150.0 / 331.0 * width, 150.0 / 331.0 * height), 30.0, 0.9, 4.0)
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Return (which augmentation, strength) for each in a row."""
+        """Return (index, strength) of each augmentation in sequence."""
         drawn: list[int] = []
-        for step in range(self.num_ops):
-            drawn += self._augmentation(words[2 * step], words[2 * step + 1], self.magnitude, height, width)
+        for position in range(self.num_ops):
+            drawn += self._augmentation(words[2 * position], words[2 * position + 1], self.magnitude, height, width)
         return tuple(drawn)
 
 
@@ -181,9 +188,9 @@ class TrivialAugment(_Policy):
     Yet State-of-the-Art Data Augmentation" (2021).
 
     Attributes:
-        num_magnitude_bins: Number of steps of strength.
+        num_magnitude_bins: Number of strengths.
         interpolation: "nearest" or "bilinear".
-        fill: Colour of what comes in from outside: a level, or (red, green, blue).
+        fill: Colour of the area outside the image: a level, or (red, green, blue).
     """
 
     random_words: ClassVar[int] = 3
@@ -192,20 +199,8 @@ class TrivialAugment(_Policy):
     fill: Fill = 0
 
     def strengths(self, height: int, width: int) -> dict[str, tuple[float, float]]:
-        return {
-            "shear_x": (0.0, 0.99),
-            "shear_y": (0.0, 0.99),
-            "translate_x": (0.0, 32.0),
-            "translate_y": (0.0, 32.0),
-            "rotate": (0.0, 135.0),
-            "brightness": (0.0, 0.99),
-            "color": (0.0, 0.99),
-            "contrast": (0.0, 0.99),
-            "sharpness": (0.0, 0.99),
-            "posterize": (8.0, 2.0),
-            "solarize": (255.0, 0.0),
-        }
+        return _strengths(0.99, (32.0, 32.0), 135.0, 0.99, 2.0)
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Return (which augmentation, strength)."""
+        """Return (index, strength) of the augmentation."""
         return self._augmentation(words[0], words[1], below(words[2], self.num_magnitude_bins), height, width)

@@ -1,4 +1,4 @@
-"""Ops that rotate, move, scale and shear: one affine warp each."""
+"""Ops that rotate, translate, scale and shear."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 from joulecache.transforms.images import Fill, Matrix, Pixels, size_of, warp
 from joulecache.transforms.ops.arguments import (
     INTERPOLATIONS,
-    LARGEST_SIDE,
+    MAX_SIDE,
     Range,
     ends,
     interval,
@@ -23,11 +23,11 @@ from joulecache.transforms.ops.base import Drawn, draw_columns
 from joulecache.transforms.ops.geometry import Filled
 from joulecache.transforms.randomness import UNIT, below, between
 
-_MOST_SHEAR = 89.0  # degrees: at 90 the image is a line
+_MAX_SHEAR = 89.0  # degrees: at 90 the image is a line
 
 
 class _Warp(Filled):
-    """What the ops of this module have in common."""
+    """An affine map of the image around a center."""
 
     degrees: Range
     interpolation: str
@@ -40,7 +40,7 @@ class _Warp(Filled):
         if self.center is not None:
             if not isinstance(self.center, tuple) or len(self.center) != 2:
                 raise ValueError(f"{op_name(type(self))}: center must be (x, y) in pixels, got {self.center!r}")
-            x, y = (number(self, "center", place, -LARGEST_SIDE, LARGEST_SIDE) for place in self.center)
+            x, y = (number(self, "center", place, -MAX_SIDE, MAX_SIDE) for place in self.center)
             object.__setattr__(self, "center", (x, y))
 
     @property
@@ -66,13 +66,13 @@ class _Warp(Filled):
 class Rotate(_Warp):
     """Rotate counter-clockwise by a random angle.
 
-    ``[H, W, C]`` uint8 to the same shape. torchvision's `RandomRotation` without `expand`, which would change the size with
-    every draw; the angle is a multiple of 1/65536 of a degree.
+    ``[H, W, C]`` uint8 to the same shape. torchvision's `RandomRotation` without `expand`, which would make the size
+    random; the angle is a multiple of 1/65536 of a degree.
 
     Attributes:
         degrees: d for (-d, d), or (low, high).
         interpolation: "nearest" or "bilinear".
-        fill: Colour of what comes in from outside: a level, or (red, green, blue).
+        fill: Colour of the area outside the image: a level, or (red, green, blue).
         center: (x, y) in pixels from the top left; None for the middle.
     """
 
@@ -95,18 +95,18 @@ class Rotate(_Warp):
 
 @dataclass(frozen=True)
 class Affine(_Warp):
-    """Rotate, move, scale and shear by random amounts.
+    """Rotate, translate, scale and shear by random amounts.
 
-    ``[H, W, C]`` uint8 to the same shape, all amounts uniform. torchvision's `RandomAffine` and its matrix; amounts are multiples
-    of 1/65536, moves whole pixels.
+    ``[H, W, C]`` uint8 to the same shape, with uniformly drawn amounts. torchvision's `RandomAffine` and its matrix; translations
+    are whole pixels, other amounts multiples of 1/65536.
 
     Attributes:
         degrees: Clockwise: d for (-d, d), or (low, high).
-        translate: (a, b): move by at most a * W and b * H pixels. None: do not move.
+        translate: (a, b): translate by at most a * W and b * H pixels. None: do not translate.
         scale: (low, high). None: do not scale.
         shear: In degrees: s for (-s, s) along x, (low, high) along x, or (x low, x high, y low, y high). None: do not shear.
         interpolation: "nearest" or "bilinear".
-        fill: Colour of what comes in from outside: a level, or (red, green, blue).
+        fill: Colour of the area outside the image: a level, or (red, green, blue).
         center: (x, y) in pixels from the top left; None for the middle.
     """
 
@@ -124,8 +124,10 @@ class Affine(_Warp):
         super().__post_init__()
         if self.translate is not None:
             if not isinstance(self.translate, tuple) or len(self.translate) != 2:
-                raise ValueError(f"affine: translate must be shares of (width, height), got {self.translate!r}")
-            across, down = (number(self, "translate", share, 0.0, 1.0) for share in self.translate)
+                raise ValueError(
+                    f"affine: translate must be a pair of fractions of (width, height), got {self.translate!r}"
+                )
+            across, down = (number(self, "translate", fraction, 0.0, 1.0) for fraction in self.translate)
             object.__setattr__(self, "translate", (across, down))
         if self.scale is not None:
             object.__setattr__(self, "scale", interval(self, "scale", self.scale, 0.01, 100.0))
@@ -134,14 +136,14 @@ class Affine(_Warp):
 
     def _canonical_shear(self) -> float | tuple[float, ...]:
         if not isinstance(self.shear, tuple) or len(self.shear) == 2:
-            return symmetric(self, "shear", self.shear, _MOST_SHEAR)
+            return symmetric(self, "shear", self.shear, _MAX_SHEAR)
         if len(self.shear) != 4:
             raise ValueError(
                 f"affine: shear must be a number, (low, high) or (x low, x high, y low, y high), got {self.shear!r}"
             )
-        along_x = interval(self, "shear", self.shear[:2], -_MOST_SHEAR, _MOST_SHEAR)
-        along_y = interval(self, "shear", self.shear[2:], -_MOST_SHEAR, _MOST_SHEAR)
-        return (*along_x, *along_y) if any(along_y) else symmetric(self, "shear", along_x, _MOST_SHEAR)
+        along_x = interval(self, "shear", self.shear[:2], -_MAX_SHEAR, _MAX_SHEAR)
+        along_y = interval(self, "shear", self.shear[2:], -_MAX_SHEAR, _MAX_SHEAR)
+        return (*along_x, *along_y) if any(along_y) else symmetric(self, "shear", along_x, _MAX_SHEAR)
 
     @property
     def shears(self) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -154,8 +156,8 @@ class Affine(_Warp):
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
         """Return (degrees, pixels right, pixels down, scale, shear along x, along y); all but pixels in units of 1/65536."""
-        share_x, share_y = self.translate or (0, 0)
-        across, down = round(share_x * width), round(share_y * height)
+        fraction_x, fraction_y = self.translate or (0, 0)
+        across, down = round(fraction_x * width), round(fraction_y * height)
         along_x, along_y = self.shears
         return (
             between(words[0], *self.angles),
@@ -180,17 +182,17 @@ def affine_matrix(
     scale: float,
     shear: tuple[float, float],
 ) -> Matrix:
-    """Return the matrix from places in the result to places in the image, as `warp` expects it.
+    """Return the matrix from result to input coordinates, for `warp`.
 
-    The inverse of T C R(degrees, clockwise) Sy Sx scale C^-1, where C moves to the center, T translates and Sx, Sy shear: the
-    composition of torchvision's `affine`.
+    The inverse of T C R(degrees, clockwise) Sy Sx scale C^-1, where C translates by the center, T by `translate`, and Sx, Sy
+    shear: the composition of torchvision's `affine`.
     """
-    turn, shear_x, shear_y = math.radians(degrees), math.radians(shear[0]), math.radians(shear[1])
-    leaning = math.cos(turn - shear_y) / math.cos(shear_y)
-    rising = math.sin(turn - shear_y) / math.cos(shear_y)
-    a, b = leaning, -leaning * math.tan(shear_x) - math.sin(turn)
-    c, d = rising, -rising * math.tan(shear_x) + math.cos(turn)
-    # Rounded, since the last digits of sines and tangents differ between machines; Pillow rounds its own matrices here.
+    angle, shear_x, shear_y = math.radians(degrees), math.radians(shear[0]), math.radians(shear[1])
+    a = math.cos(angle - shear_y) / math.cos(shear_y)
+    c = math.sin(angle - shear_y) / math.cos(shear_y)
+    b = -a * math.tan(shear_x) - math.sin(angle)
+    d = -c * math.tan(shear_x) + math.cos(angle)
+    # Rounded like Pillow's own matrices, since the last digits of sines and tangents differ between machines.
     xx, xy, yx, yy = (round(part / scale, 15) for part in (d, -b, -c, a))
     from_x, from_y = center[0] + translate[0], center[1] + translate[1]
     return xx, xy, center[0] - xx * from_x - xy * from_y, yx, yy, center[1] - yx * from_x - yy * from_y
