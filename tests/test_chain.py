@@ -420,7 +420,10 @@ def test_a_size_is_fixed_from_the_first_op_that_gives_every_image_the_same(
     ("text", "message"),
     [
         ("decode|resize(72)|random_crop(73)", "random_crop: the crop 73x73 is larger than the image 72x72"),
-        ("decode|resize(8)|pad(8, padding_mode='reflect')", "pad: padding_mode 'reflect' cannot add a border of 8 to an image of 8x8"),
+        (
+            "decode|resize(8)|pad(8, padding_mode='reflect')",
+            "pad: padding_mode 'reflect' cannot add a border of 8 to an image of 8x8",
+        ),
         ("decode|resize(8)|gaussian_blur(17)", "gaussian_blur: a kernel of 17x17 is too large for an image of 8x8"),
     ],
 )
