@@ -240,7 +240,7 @@ def partition(kernel: NDArray[Any]) -> list[int]:
 
 @pytest.mark.parametrize(("per", "steps"), [("layer", 1), ("channel", 4)])
 def test_fine_tuning_moves_shared_values_together(tmp_path: Path, per: Per, steps: int) -> None:
-    model = cluster_weights(classifier(0.5), 6, per=per)
+    model = cluster_weights(classifier(0.5, convolutional=per == "layer"), 6, per=per)
     before = kernels_of(model)
     saver = keras.callbacks.ModelCheckpoint(tmp_path / "{batch}.keras", save_freq=4)
     fit(model, saver, WeightSharing(per=per), steps_per_execution=steps)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from blobs import CLASSES, batches, network, weights_of
 from keras import layers
+from meters import Diary
 from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
@@ -28,7 +28,7 @@ from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import ModelFile
 from joulecache.pipelines.compressing.sparsity import magnitude_masks, sparsity_by_layer
 from joulecache.pipelines.compressing.steps import Job, StepRunner, count_batches
-from joulecache.pipelines.energy import Energy, Meter, Window
+from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.models.classifiers import load_model
 from joulecache.pipelines.models.macs import count_macs
 
@@ -41,20 +41,6 @@ AWARE = ("control-int8-aware", "pruned-sparse-clustered-int8-aware")
 def statistics(model: keras.Model) -> NDArray[Any]:
     norm = model.get_layer("norm")
     return np.stack([norm.moving_mean, norm.moving_variance])
-
-
-class Diary(Meter):
-    """A meter that keeps its windows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.closed: list[Window] = []
-
-    @contextmanager
-    def window(self, name: str) -> Iterator[Window]:
-        with super().window(name) as window:
-            yield window
-        self.closed.append(window)
 
 
 @dataclass

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from meters import Diary
 from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.measuring import ConvertedModel, Score, measure_files, score
@@ -21,7 +21,7 @@ from joulecache.pipelines.compressing.results import ModelFile
 from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.statistics import proportion_interval
-from joulecache.pipelines.energy import Component, Energy, Meter, Window
+from joulecache.pipelines.energy import Component, Energy, Meter
 from joulecache.pipelines.energy.recording import append_window, begin_recording
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.models.macs import count_macs
@@ -190,20 +190,6 @@ def test_there_is_nothing_to_pay_back_without_tuning_or_pruning(
     file = measured(models, [[(4, 30), (3, 20)]], tmp_path)["small"]
     assert file.inferences_to_pay_back is None
     assert file.finetune_energy == models[1].finetune_energy
-
-
-class Diary(Meter):
-    """A meter that notes its windows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[str] = []
-
-    @contextmanager
-    def window(self, name: str) -> Iterator[Window]:
-        self.opened.append(name)
-        with super().window(name) as window:
-            yield window
 
 
 def test_models_take_turns(small: ConvertedModel) -> None:

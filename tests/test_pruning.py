@@ -267,7 +267,7 @@ def graph_of(blocks: Sequence[tuple[str, int, str]], end: str) -> keras.Model:
     ratio=st.floats(0.05, 0.95),
     multiple=st.sampled_from([1, 2, 4]),
 )
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 def test_any_graph_can_be_pruned(blocks: list[tuple[str, int, str]], end: str, ratio: float, multiple: int) -> None:
     model = randomized(graph_of(blocks, end), seed=len(blocks))
     kept = kept_channels(model, ratio, multiple=multiple)

@@ -266,7 +266,6 @@ def test_sparsity_counts_zeros() -> None:
     ("target", "optimizer"),
     [
         (0.3, lambda: keras.optimizers.SGD(0.05, momentum=0.9)),
-        (0.5, lambda: keras.optimizers.Adam(0.01)),
         (0.9, lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, use_ema=True, ema_overwrite_frequency=3)),
     ],
 )
@@ -293,7 +292,7 @@ def test_masked_weights_stay_zero_and_the_target_is_met(target: float, optimizer
 
 
 def test_masks_hold_within_an_execution_of_several_steps(tmp_path: Path) -> None:
-    model, seen = functional(), Seen()
+    model, seen = tiny(), Seen()
     saver = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}-{batch}.keras", save_freq=4)
     pruning = MagnitudePruning(0.6, 2, 15, every=1)
     fit(model, seen, saver, pruning, epochs=2, steps_per_execution=4)
@@ -308,7 +307,7 @@ def test_masks_hold_within_an_execution_of_several_steps(tmp_path: Path) -> None
 
 
 def test_zeros_survive_the_file_and_further_training(tmp_path: Path) -> None:
-    model = functional()
+    model = tiny()
     fit(model, MagnitudePruning(0.5, 0, 0), epochs=1)
     model.save(tmp_path / "sparse.keras")
     loaded = keras.models.load_model(tmp_path / "sparse.keras")
@@ -415,7 +414,7 @@ def test_layers_with_targets_of_their_own() -> None:
 def test_l1_comes_and_goes_without_a_trace(build: Callable[[], keras.Model]) -> None:
     model = build()
     pixels = images(8)[0]
-    expected = model.predict(pixels, verbose=0)
+    expected = np.asarray(model(pixels))
     firm = with_l1(model, 0.25)
     magnitudes = sum(float(np.abs(kernels_of(model)[name]).sum()) for name in prunable_layers(model))
     assert float(sum(firm.losses)) == pytest.approx(0.25 * magnitudes, rel=1e-5)
@@ -425,7 +424,7 @@ def test_l1_comes_and_goes_without_a_trace(build: Callable[[], keras.Model]) -> 
     assert [type(layer) for layer in plain.layers] == [type(layer) for layer in model.layers]
     assert list(weighted_layers(plain)) == list(weighted_layers(firm)) == list(weighted_layers(model))
     for copy in (firm, plain):
-        assert np.array_equal(copy.predict(pixels, verbose=0), expected)
+        assert np.array_equal(copy(pixels), expected)
         assert all(np.array_equal(one, two) for one, two in zip(copy.get_weights(), model.get_weights(), strict=True))
         assert copy.layers[-1] is not model.layers[-1]
     model.layers[-1].bias.assign(np.ones(3))
