@@ -35,3 +35,42 @@ def run_python(
         timeout=120,
         check=False,
     )
+
+
+class Child:
+    """A running command that answers each line of its input with a line."""
+
+    def __init__(self, *command: object) -> None:
+        self.process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
+
+    def ask(self, line: object = "") -> str:
+        """Send a line; return the answer."""
+        self.send(line)
+        return self.receive()
+
+    def send(self, line: object) -> None:
+        """Send a line."""
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin, flush=True)
+
+    def receive(self) -> str:
+        """Return the next line of its output."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def end(self) -> None:
+        """Close its input, and wait for the end of it and of all that write to its output."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.read()
+        self.process.stdout.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()

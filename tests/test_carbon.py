@@ -7,8 +7,6 @@ import fcntl
 import logging
 import os
 import resource
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from codecarbon import OfflineEmissionsTracker
 from codecarbon.input import DataSource
 from codecarbon.output import OutputMethod
 from codecarbon.output_methods.emissions_data import EmissionsData
+from processes import Child, python
 
 from joulecache.pipelines.energy import COMPONENTS, Component, Energy
 from joulecache.pipelines.energy.carbon import EmissionsFile, countries, grid_intensity, hardware_of, quiet
@@ -181,28 +180,23 @@ for folder in sys.stdin:
 
 
 def test_concurrent_processes_write_whole_rows_and_one_header(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     writers = []
     for number in range(3):
         (tmp_path / f"warm {number}").mkdir()
-        command = [sys.executable, "-c", WRITER, str(tmp_path / f"warm {number}")]
-        writers.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-    try:
-        pipes = [(writer.stdin, writer.stdout) for writer in writers if writer.stdin and writer.stdout]
-        assert [out.readline() for _, out in pipes] == ["\n"] * 3
-        for turn in range(10):
-            folder = tmp_path / str(turn)
-            folder.mkdir()
-            for given, _ in pipes:
-                print(folder, file=given, flush=True)
-            assert [out.readline() for _, out in pipes] == ["\n"] * 3
-            rows = rows_of(folder)
-            assert len(rows) == len({row["run_id"] for row in rows}) == 3
-            assert {float(row["energy_consumed"]) for row in rows} == {1e-5}
-            assert [path.name for path in folder.iterdir()] == ["emissions.csv"]
-    finally:
+        writers.append(Child(*python(WRITER, tmp_path / f"warm {number}")))
+    assert [writer.receive() for writer in writers] == ["\n"] * 3
+    for turn in range(10):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
         for writer in writers:
-            writer.communicate(timeout=30)
+            writer.send(folder)
+        assert [writer.receive() for writer in writers] == ["\n"] * 3
+        rows = rows_of(folder)
+        assert len(rows) == len({row["run_id"] for row in rows}) == 3
+        assert {float(row["energy_consumed"]) for row in rows} == {1e-5}
+        assert [path.name for path in folder.iterdir()] == ["emissions.csv"]
+    for writer in writers:
+        writer.end()
 
 
 @pytest.mark.parametrize("folder", ["/no/such/folder", __file__, 3])

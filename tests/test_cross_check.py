@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -14,16 +12,10 @@ from pathlib import Path
 
 import pytest
 from codecarbon import OfflineEmissionsTracker
+from processes import run_python
 
 from joulecache.pipelines.energy.carbon import grid_intensity
 from joulecache.pipelines.energy.cross_check import cross_checked
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **environment}
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
-
 
 CHECKED = """
 import dataclasses, json, sys
@@ -48,7 +40,7 @@ def test_a_cross_check_measures_and_sends_nothing_whatever_is_configured(tmp_pat
         "output_dir = .\nlog_level = debug\nsave_to_file = true\n"
     )
     code = f"import os; os.chdir({str(tmp_path)!r})\n" + CHECKED.replace("COUNTRY", "'FRA'").replace("SECONDS", "4.0")
-    done = python(code, CODECARBON_API_ENDPOINT="http://127.0.0.1:9/")
+    done = run_python(code, CODECARBON_API_ENDPOINT="http://127.0.0.1:9/")
     assert (done.returncode, done.stderr) == (0, "")
     seen = json.loads(done.stdout)
     assert seen["energy_j"] == pytest.approx(seen["cpu_j"] + seen["gpu_j"] + seen["ram_j"])
@@ -161,5 +153,5 @@ with cross_checked("FRA", 1.0):
     time.sleep(0.1)
 assert not [name for name in sys.modules if "telemetry" in name]
 """
-    done = python(code)
+    done = run_python(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import tarfile
 from collections import Counter
@@ -10,18 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from sources import add, labels
 
-from joulecache.pipelines.source import Source, SourceError, open_source
+from joulecache.pipelines.source import SourceError, open_source
 from joulecache.pipelines.source.labels import read_labels
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]
 
 FLAT = {"1.jpg": b"one", "2.jpg": b"two", "3.png": b"three"}
-
-
-def labels(source: Source) -> dict[str, str]:
-    """Return {key: class name}."""
-    return {record.key: source.class_names[record.label] for unit in source.units for record in unit.read()}
 
 
 @pytest.fixture
@@ -142,12 +137,6 @@ def test_sources_with_labels_refuse_a_labels_file(write_csv: WriteCsv) -> None:
 # WebDataset
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes, kind: bytes = tarfile.REGTYPE) -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.size = kind, len(data)
-    tar.addfile(member, io.BytesIO(data))
-
-
 def test_cls_members_of_a_tar_define_the_classes(make_tar: MakeSource) -> None:
     files = {
         "000.jpg": b"zero",
@@ -187,17 +176,17 @@ def test_a_tar_without_any_valid_class_is_refused(make_tar: MakeSource) -> None:
 def test_cls_members_are_checked_like_images(tmp_path: Path) -> None:
     path = tmp_path / "photos.tar"
     with tarfile.open(path, "w") as tar:
-        add(tar, "0.jpg", b"")
-        add(tar, "0.cls", b"1")
-        add(tar, "../1.cls", b"1")
-        add(tar, "2.cls", b"", tarfile.SYMTYPE)
-        add(tar, ".3.cls", b"1")
+        add(tar, "0.jpg")
+        add(tar, "0.cls", data=b"1")
+        add(tar, "../1.cls", data=b"1")
+        add(tar, "2.cls", tarfile.SYMTYPE)
+        add(tar, ".3.cls", data=b"1")
     assert dict(open_source(path).refused) == {
         "../1.cls": "the name leaves the archive",
         "2.cls": "not a regular file: a link, device or sparse file",
     }
     with tarfile.open(path, "a") as tar:
-        add(tar, "./0.cls", b"2")
+        add(tar, "./0.cls", data=b"2")
     with pytest.raises(SourceError, match=re.escape("has '0.cls' twice: keys must be unique")):
         open_source(path)
 

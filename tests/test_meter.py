@@ -1,4 +1,4 @@
-"""The meter against real processes: what a window includes, and its provenance."""
+"""The meter: the model, windows, contamination, GPUs, files and provenance."""
 
 from __future__ import annotations
 
@@ -6,46 +6,29 @@ import csv
 import json
 import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from processes import Child, python, run_python
 
 from joulecache.pipelines.core.codec import dumps, from_json, to_json
-from joulecache.pipelines.energy import Component, Meter, Provenance, Window, available_cpus
+from joulecache.pipelines.energy import Component, Energy, Meter, Provenance, available_cpus
 from joulecache.pipelines.energy.machine import contamination, machine_use
 from joulecache.pipelines.energy.model import coefficients
 from joulecache.pipelines.energy.nvml import GpuReading, Nvml
-from joulecache.pipelines.energy.process_tree import (
-    TICK_S,
-    ProcessUse,
-    descendants,
-    io_bytes,
-    listed_children,
-    process_use,
-    searched_children,
-)
+from joulecache.pipelines.energy.process_tree import TICK_S
 
 MODEL = "modelled:cpu-seconds@1"
 TABLE = coefficients()
-
-# A child that works up to a given CPU second for each line of input, and answers with its CPU time.
-BURNER = """
-import sys, time
-for line in sys.stdin:
-    while time.process_time() < float(line):
-        pass
-    print(time.process_time(), flush=True)
-"""
 
 
 def burn(cpu_s: float) -> None:
@@ -56,47 +39,6 @@ def burn(cpu_s: float) -> None:
 
 def isclose(left: float, right: float) -> bool:
     return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-300)
-
-
-def own_cpu_s() -> float:
-    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", code]
-    # the installed package, or the path that pytest was given
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
-
-
-class Burner:
-    """A live child that works on demand."""
-
-    def __init__(self, prefix: tuple[str, ...] = ()) -> None:
-        self.popen = subprocess.Popen(
-            [*prefix, sys.executable, "-c", BURNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def to(self, cpu_s: float) -> float:
-        assert self.popen.stdin is not None
-        assert self.popen.stdout is not None
-        print(cpu_s, file=self.popen.stdin, flush=True)
-        return float(self.popen.stdout.readline())
-
-    def end(self) -> None:
-        assert self.popen.stdin is not None
-        assert self.popen.stdout is not None
-        self.popen.stdin.close()
-        self.popen.wait(30)
-        self.popen.stdout.close()
-
-
-@pytest.fixture
-def burner() -> Iterator[Burner]:
-    child = Burner()
-    yield child
-    child.end()
 
 
 # ---- coefficients ----
@@ -162,182 +104,6 @@ def test_given_watts_replace_the_coefficients_without_memory(tmp_path: Path) -> 
     assert "12 idle and 65" in seen.active.source
 
 
-@contextmanager
-def bounded() -> Iterator[Window]:
-    """Meter a block, and check its CPU seconds against getrusage just inside and just outside."""
-    outer_s = own_cpu_s()
-    with Meter().window("bounded") as window:
-        inner_s = own_cpu_s()
-        yield window
-        inner_s = own_cpu_s() - inner_s
-    outer_s = own_cpu_s() - outer_s
-    assert inner_s <= window.energy.cpu_s <= outer_s
-
-
-def test_cpu_seconds_include_all_threads() -> None:
-    with bounded() as window:
-        threads = [threading.Thread(target=burn, args=(0.05,)) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert window.energy.cpu_s >= 0.15
-
-
-def test_cpu_seconds_include_short_lived_children() -> None:
-    used_s = 0.0
-    with bounded() as window:
-        for _ in range(4):
-            pid = os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", "sum(range(10**6))"], {})
-            _, _, usage = os.wait4(pid, 0)
-            used_s += usage.ru_utime + usage.ru_stime
-    assert window.energy.cpu_s >= used_s
-
-
-def test_cpu_seconds_of_a_child_that_outlives_the_window(burner: Burner) -> None:
-    start_s = burner.to(0.05)
-    with Meter().window("child") as window:
-        own_s = time.process_time()
-        end_s = burner.to(start_s + 0.15)
-        own_s = time.process_time() - own_s
-    assert window.energy.cpu_s - own_s == pytest.approx(end_s - start_s, abs=2.5 * TICK_S)
-
-
-def test_cpu_seconds_of_a_child_that_ends_in_the_window_are_counted_once() -> None:
-    child = Burner()
-    start_s = child.to(0.1)
-    with Meter().window("child") as window:
-        own_s, reaped_s = time.process_time(), own_cpu_s()
-        end_s = child.to(start_s + 0.1)
-        child.end()
-        own_s = time.process_time() - own_s
-        reaped_s = own_cpu_s() - reaped_s
-    # getrusage alone counts all of the child here, also what it used before the window
-    assert reaped_s - own_s >= end_s - 0.005
-    assert window.energy.cpu_s - own_s == pytest.approx(end_s - start_s, abs=3.5 * TICK_S)
-
-
-def test_cpu_seconds_of_live_grandchildren() -> None:
-    grandchild = Burner(("sh", "-c", '"$@"; true', "sh"))
-    start_s = grandchild.to(0.01)
-    with Meter().window("child") as window:
-        end_s = grandchild.to(start_s + 0.1)
-    assert window.energy.cpu_s >= end_s - start_s - 2.5 * TICK_S
-    grandchild.end()
-
-
-def test_cpu_seconds_of_grandchildren_reaped_by_a_live_child() -> None:
-    code = "import time\nwhile time.process_time() < 0.1: pass"
-    with subprocess.Popen(
-        ["sh", "-c", 'while read line; do "$@"; echo; done', "sh", sys.executable, "-S", "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as shell:
-        assert shell.stdin is not None
-        assert shell.stdout is not None
-        with Meter().window("child") as window:
-            print(file=shell.stdin, flush=True)
-            shell.stdout.readline()
-        assert shell.poll() is None
-        assert window.energy.cpu_s >= 0.1 - 2.5 * TICK_S
-
-
-def test_a_child_reaped_while_the_tree_is_read_is_counted_once() -> None:
-    child, before = Burner(), descendants()
-    end_s, reads = child.to(0.2), 0
-
-    def reaped_meanwhile(pid: int) -> ProcessUse | None:
-        nonlocal reads
-        if pid == child.popen.pid:
-            reads += 1
-            if reads == 1:  # its seconds move to those of the ended, which were read before
-                child.end()
-        return process_use(pid)
-
-    found = descendants(use_of=reaped_meanwhile)
-    assert reads == 1
-    assert found.cpu_s - before.cpu_s == pytest.approx(end_s, abs=3.5 * TICK_S + 0.1)
-
-
-@pytest.mark.slow
-def test_forty_short_children_are_not_lost() -> None:
-    code = "import time\nwhile time.process_time() < 0.2: pass"
-    used_s = 0.0
-    with Meter().window("children") as window:
-        for _ in range(20):
-            pair = [os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", code], {}) for _ in range(2)]
-            for pid in pair:
-                _, _, usage = os.wait4(pid, 0)
-                used_s += usage.ru_utime + usage.ru_stime
-    assert used_s >= 40 * 0.2
-    assert window.energy.cpu_s >= 0.97 * used_s
-
-
-def identity(pid: int) -> tuple[int, int]:
-    return pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-
-
-def test_a_reused_process_id_is_another_process() -> None:
-    parent = identity(os.getppid())
-    assert parent in descendants([parent]).living
-    assert os.getppid() not in {pid for pid, _ in descendants([(parent[0], parent[1] + 1)]).living}
-
-
-@pytest.mark.parametrize("children_of", [listed_children, searched_children])
-def test_the_tree_is_found_whatever_its_processes_are_named(
-    tmp_path: Path, children_of: Callable[[int], list[int]]
-) -> None:
-    odd = tmp_path / "a) 0 (b"
-    odd.symlink_to("/bin/sh")
-    before = descendants()
-    with subprocess.Popen([odd, "-c", "sleep 60 & wait"], stdin=subprocess.DEVNULL) as shell:
-        while len(found := psutil.Process(shell.pid).children()) < 1:
-            time.sleep(0.01)
-        seen = descendants(children_of=children_of).living - before.living
-        assert seen == {identity(shell.pid), identity(found[0].pid)}
-        found[0].kill()
-    assert not descendants(seen).living & seen
-
-
-def test_the_meter_keeps_its_own_work_out_of_the_window(burner: Burner) -> None:
-    burner.to(0.01)
-    meter, inside_s = Meter(), 0.0
-    whole_s = time.process_time()
-    for _ in range(20):
-        with meter.window("empty") as window:
-            pass
-        inside_s += window.energy.cpu_s
-    whole_s = time.process_time() - whole_s
-    assert inside_s < whole_s / 4
-
-
-def test_cpu_seconds_of_orphans() -> None:
-    # a shell whose background child inherits its pipes and outlives it
-    shell = subprocess.Popen(
-        ["sh", "-c", 'exec 3<&0; "$@" <&3 & echo $!; wait', "sh", sys.executable, "-c", BURNER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert shell.stdin is not None
-    assert shell.stdout is not None
-    pid = int(shell.stdout.readline())
-    print(0.1, file=shell.stdin, flush=True)
-    start_s = float(shell.stdout.readline())
-    meter = Meter()
-    with meter.window("orphaned") as window:
-        shell.kill()
-        shell.wait(30)
-        print(start_s + 0.1, file=shell.stdin, flush=True)
-        end_s = float(shell.stdout.readline())
-    assert psutil.pid_exists(pid)
-    assert end_s - start_s - 2.5 * TICK_S <= window.energy.cpu_s <= end_s - start_s + 0.1 + 2.5 * TICK_S
-    shell.stdin.close()
-    shell.stdout.read()
-    shell.stdout.close()
-
-
 def test_windows_nest_and_parts_sum_to_the_whole() -> None:
     meter = Meter()
     with meter.window("whole") as whole:
@@ -393,7 +159,7 @@ def test_window_names() -> None:
 
 
 def test_forked_child_does_not_report_its_parents_window() -> None:
-    done = python("""
+    done = run_python("""
 import os
 from joulecache.pipelines.energy import Meter
 meter, child = Meter(), None
@@ -416,144 +182,32 @@ assert window.energy.duration_s > 0
     assert done.returncode == 0, done.stderr
 
 
-# ---- bytes, memory, processors ----
-
-
-def test_bytes_read_and_written_include_the_page_cache_and_children(tmp_path: Path) -> None:
-    file, size = tmp_path / "data", 3_000_000
-    file.write_bytes(bytes(size))
-    meter = Meter()
-    with meter.window("idle") as idle:
-        pass
-    assert idle.energy.read_bytes is not None
-    assert idle.energy.read_bytes < 10_000  # the meter's own reading
-    assert idle.energy.written_bytes == 0
-    with meter.window("read") as read:
-        file.read_bytes()
-    assert read.energy.read_bytes is not None
-    assert size <= read.energy.read_bytes < size + 10_000
-    with meter.window("write") as write:
-        file.write_bytes(bytes(size))
-    assert write.energy.written_bytes == size
-    with meter.window("child") as child:
-        subprocess.run(["cp", str(file), str(tmp_path / "copy")], check=True)
-    assert child.energy.read_bytes is not None
-    assert child.energy.read_bytes >= size
-
-
-def test_bytes_of_a_live_child_count_only_inside_the_window(tmp_path: Path) -> None:
-    file, size = tmp_path / "data", 3_000_000
-    file.write_bytes(bytes(size))
-    code = "import sys\nfor line in sys.stdin: print(len(open(sys.argv[1], 'rb').read()), flush=True)"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        for _ in range(2):
-            with Meter().window("child") as window:
-                print(file=child.stdin, flush=True)
-                assert int(child.stdout.readline()) == size
-            assert window.energy.read_bytes is not None
-            assert size <= window.energy.read_bytes < 1.5 * size
-
-
-def test_bytes_are_none_where_a_process_hides_them() -> None:
-    assert io_bytes(["self"]) is not None
-    assert io_bytes(["self", 2**30]) is None
-
-
-def test_peak_memory_is_that_of_the_window_not_of_the_process_or_its_parent() -> None:
-    ballast = bytearray(b"x") * 150_000_000
-    done = python("""
-import psutil
-from joulecache.pipelines.energy import Meter
-meter, size = Meter(), 80_000_000
-before = psutil.Process().memory_info().rss
-with meter.window("large") as large:
-    block = bytearray(b"x") * size
-    del block
-with meter.window("small") as small:
-    pass
-# the kernel counts resident pages in batches
-assert before + 0.98 * size <= large.energy.peak_rss_bytes <= before + 1.1 * size, large.energy.peak_rss_bytes
-assert small.energy.peak_rss_bytes < before + 0.1 * size, small.energy.peak_rss_bytes
-""")
-    del ballast
-    assert done.returncode == 0, done.stderr
-
-
-def test_peak_memory_includes_live_children() -> None:
-    size = 60_000_000
-    code = f"block = bytearray(b'x') * {size}\nprint(flush=True)\ninput()"
-    own_bytes = psutil.Process().memory_info().rss
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdout.readline()
-        with Meter().window("child") as window:
-            pass
-        print(file=child.stdin, flush=True)
-    assert window.energy.peak_rss_bytes is not None
-    assert window.energy.peak_rss_bytes >= own_bytes + 0.95 * size
-
-
-def test_available_cpus_follow_affinity_and_quota(tmp_path: Path) -> None:
-    affinity = len(os.sched_getaffinity(0))
-    assert available_cpus(tmp_path) == affinity
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert available_cpus(tmp_path) == affinity
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert available_cpus(tmp_path) == 0.5
-    (tmp_path / "cpu.max").write_text("99900000 100000\n")
-    assert available_cpus(tmp_path) == affinity
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert available_cpus(tmp_path) == affinity
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("25000\n")
-    assert available_cpus(tmp_path) == 0.25
-
-
 # ---- contamination ----
 
 
 def test_work_of_other_processes_is_separated_from_that_of_the_tree() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", OTHERS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    ) as metering:
-        assert metering.stdin is not None
-        assert metering.stdout is not None
-        metering.stdout.readline()
+    with Child(*python(WAITING)) as metering:
+        metering.receive()
         burn(0.5)  # this process is not a descendant of that one
-        print(file=metering.stdin, flush=True)
-        seen = json.loads(metering.stdout.readline())
-    used_s = seen["machine_cpu_s"] - seen["cpu_s"]
-    assert 0.5 - seen["resolution_s"] - 0.1 <= used_s <= seen["capacity_s"] + seen["resolution_s"]
-    assert seen["share"] == pytest.approx(used_s / seen["capacity_s"])
-    if used_s > 0.06 * seen["capacity_s"] + seen["resolution_s"]:  # unless the machine paused
-        assert f"other processes used {seen['share']:.0%} of the processors" in seen["flags"]
+        seen = Energy.from_json(json.loads(metering.ask()))
+    machine, share = seen.contamination, seen.contamination_shares["others"]
+    assert machine is not None
+    assert machine.machine_cpu_s is not None
+    assert share is not None
+    used_s = machine.machine_cpu_s - seen.cpu_s
+    assert 0.5 - machine.resolution_s - 0.1 <= used_s <= machine.capacity_s + machine.resolution_s
+    assert share == pytest.approx(used_s / machine.capacity_s)
+    if used_s > 0.06 * machine.capacity_s + machine.resolution_s:  # unless the machine paused
+        assert f"other processes used {share:.0%} of the processors" in seen.flags
 
 
-OTHERS = """
+WAITING = """
 import json
 from joulecache.pipelines.energy import Meter
 with Meter().window("waiting") as window:
     print(flush=True)
     input()
-energy = window.energy
-seen = energy.contamination
-print(json.dumps({
-    "cpu_s": energy.cpu_s, "machine_cpu_s": seen.machine_cpu_s, "capacity_s": seen.capacity_s,
-    "resolution_s": seen.resolution_s, "flags": energy.flags, "share": energy.contamination_shares["others"],
-}))
+print(json.dumps(window.energy.to_json()))
 """
 
 
@@ -700,7 +354,7 @@ def test_carbon_uses_the_grams_per_kwh_of_the_country(tmp_path: Path) -> None:
 
 
 def test_no_socket_and_nothing_heavy() -> None:
-    done = python("""
+    done = run_python("""
 import sys
 def refuse(event, args):
     if event.startswith("socket."):

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from joulecache.pipelines.energy import Component
 from joulecache.pipelines.energy.nvml import GpuReading, Nvml, PowerIntegral
 
 THREAD = "joulecache-nvml"
@@ -99,6 +100,14 @@ def read(nvml: Nvml) -> tuple[GpuReading, ...]:
     return readings
 
 
+def gain(
+    nvml: Nvml, before: Sequence[GpuReading], after: Sequence[GpuReading], duration_s: float, pue: float = 1.0
+) -> Component:
+    found = nvml.gained(before, after, duration_s, pue)
+    assert found is not None
+    return found
+
+
 def wait_until(true: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not true():
@@ -150,8 +159,7 @@ def test_counters_of_two_gpus_are_summed() -> None:
     before = read(nvml)
     assert before == (GpuReading(5, 5, 5), GpuReading(7000, 7000, 7000))
     library.energy_mj = [15_000, 7_030_001]
-    gained = nvml.gained(before, read(nvml), 20.0)
-    assert gained is not None
+    gained = gain(nvml, before, read(nvml), 20.0)
     assert gained.value_j == pytest.approx(10 + 30.001)
     assert gained.low_j == pytest.approx(40.001 * (1 - 0.1 / 20))
     assert gained.high_j == pytest.approx(40.001 * (1 + 0.1 / 20))
@@ -167,8 +175,7 @@ def test_gain_is_the_sum_and_its_bounds_one_update(
     nvml = Nvml(StandIn(energy_mj=[0] * len(pairs)))
     before = tuple(GpuReading(start, start, start) for start, _ in pairs)
     after = tuple(GpuReading(start + gain, start + gain, start + gain) for start, gain in pairs)
-    gained = nvml.gained(before, after, duration_s, pue)
-    assert gained is not None
+    gained = gain(nvml, before, after, duration_s, pue)
     total_j = pue * sum(last.value_j - first.value_j for first, last in zip(before, after, strict=True))
     # a whole update hides at the edges: of a window shorter than one, all that was gained
     hidden = min(1.0, 0.1 / duration_s) if duration_s else 1.0
@@ -181,9 +188,7 @@ def test_gain_is_the_sum_and_its_bounds_one_update(
 def test_pue_multiplies_and_makes_it_modelled() -> None:
     nvml = Nvml(StandIn(energy_mj=[0]))
     before, after = (GpuReading(0, 0, 0),), (GpuReading(100, 100, 100),)
-    plain, times = nvml.gained(before, after, 10), nvml.gained(before, after, 10, pue=1.5)
-    assert plain is not None
-    assert times is not None
+    plain, times = gain(nvml, before, after, 10), gain(nvml, before, after, 10, pue=1.5)
     assert (times.value_j, times.low_j, times.high_j) == pytest.approx((150, 148.5, 151.5))
     assert (times.method, times.source) == ("modelled:nvml-pue@1", "NVML energy counter times PUE")
     assert (plain.method, plain.scope) == ("measured:nvml", "1 GPU, all its processes")
@@ -193,8 +198,7 @@ def test_rounding_of_long_sums_does_not_swap_bounds() -> None:
     nvml = Nvml(StandIn(energy_mj=[0]))
     before, bit_j = (GpuReading(1, 1, 1),), 2.0**-50
     for value_j, low_j, high_j in ((1, 1 + bit_j, 1), (1 + bit_j, 1, 1)):
-        gained = nvml.gained(before, (GpuReading(value_j, low_j, high_j),), 1e9)
-        assert gained is not None
+        gained = gain(nvml, before, (GpuReading(value_j, low_j, high_j),), 1e9)
         assert gained.low_j <= gained.value_j == value_j - 1 <= gained.high_j
 
 
@@ -259,8 +263,7 @@ def test_constant_power_is_integrated_between_reads() -> None:
         assert window.holds(watts, "value_j", gpu)
         assert window.holds(watts * 0.95, "low_j", gpu)
         assert window.holds(watts * 1.05, "high_j", gpu)
-    gained = nvml.gained(window.before, window.after, 10.0)
-    assert gained is not None
+    gained = gain(nvml, window.before, window.after, 10.0)
     both = [
         GpuReading(*(getattr(last, b) - getattr(first, b) for b in ("value_j", "low_j", "high_j")))
         for first, last in zip(window.before, window.after, strict=True)
@@ -306,8 +309,7 @@ def test_counters_and_polled_power_are_summed() -> None:
         time.sleep(0.01)
     assert window.holds(50, "value_j")
     assert (window.before[1], window.after[1]) == (GpuReading(1, 1, 1), GpuReading(3, 3, 3))
-    gained = nvml.gained(window.before, window.after, 1.0)
-    assert gained is not None
+    gained = gain(nvml, window.before, window.after, 1.0)
     assert gained.value_j == pytest.approx(2 + window.after[0].value_j)
     assert gained.source == "NVML energy counter; NVML power polled every 1000 s, accurate to 5%"
     assert gained.resolution == "1 mJ, 0.1 s; 1 mW, 1000 s"
@@ -474,8 +476,7 @@ def test_gpus_are_those_that_cuda_sees(
     if expected:
         assert nvml.problem == ""
         assert [reading.value_j for reading in found or ()] == [index + 1 for index in expected]
-        gained = nvml.gained(read(nvml), read(nvml), 1.0)
-        assert gained is not None
+        gained = gain(nvml, read(nvml), read(nvml), 1.0)
         assert gained.scope.endswith("and MIG instances") == ("MIG" in str(listed))
     else:
         assert found is None

@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from google_storage import google_storage
+from processes import CLI, environment, python
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
 from joulecache.pipelines.building import beam_graph
@@ -34,7 +34,7 @@ from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.building.workplace import Workplace
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
-from joulecache.pipelines.source import SourceError, open_source
+from joulecache.pipelines.source import Source, SourceError, open_source
 
 CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"
 SECRET = "a-secret-never-to-be-shown"
@@ -200,7 +200,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
 # ---- sources ----
 
 
-def contents(source: Any) -> list[tuple[str, int, bytes, str | None]]:
+def contents(source: Source) -> list[tuple[str, int, bytes, str | None]]:
     return [(record.key, record.label, record.data, unit.split) for unit in source.units for record in unit.read()]
 
 
@@ -385,10 +385,8 @@ def test_of_two_concurrent_builds_one_wins(bucket: str, photo_folder: Path) -> N
 @pytest.mark.slow
 def test_a_killed_build_resumes_with_the_missing_shards(bucket: str, tmp_path: Path) -> None:
     cache = f"{bucket}/cache"
-    command = [sys.executable, "-c", "from joulecache.pipelines.cli import main; main()", "precompute", "synthetic:60"]
-    command += [cache, "--chain", CHAIN, "--shards", "20", "--workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as build:
+    command = python(CLI, "precompute", "synthetic:60", cache, "--chain", CHAIN, "--shards", "20", "--workers", "1")
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as build:
         deadline = time.monotonic() + 120
         while not any(name.endswith(".json") for name in listed(cache)):
             assert build.poll() is None

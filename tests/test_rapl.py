@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.energy import Component, Meter
 from joulecache.pipelines.energy.model import coefficients
 from joulecache.pipelines.energy.rapl import Rapl, counter_gain
 
@@ -58,6 +58,18 @@ class Tree:
             self.set(number, int(self.file(number).read_text()) + round(gain_j * 1e6))
 
 
+def read(rapl: Rapl) -> dict[Path, int]:
+    found = rapl.read_uj()
+    assert found is not None
+    return found
+
+
+def gain(rapl: Rapl, before: dict[Path, int], after: dict[Path, int], duration_s: float) -> dict[str, Component]:
+    found = rapl.gained(before, after, duration_s)
+    assert found is not None
+    return found
+
+
 @relaxed
 @given(st.integers(1, 2**48), st.data())
 def test_counter_gain_survives_one_wrap(span: int, data: st.DataObject) -> None:
@@ -73,13 +85,10 @@ def test_rapl_sums_packages_and_dram_without_the_counters_inside_them(tmp_path: 
     tree = Tree(tmp_path)
     rapl = Rapl(tmp_path)
     assert rapl.problem == ""
-    before = rapl.read_uj()
+    before = read(rapl)
     tree.add(d0=10, d1=20, d0_1=3, d1_1=4, d0_0=100, d1_0=100, d2=1000)
-    after = rapl.read_uj()
-    assert before is not None
-    assert after is not None
-    parts = rapl.gained(before, after, 2.0)
-    assert parts is not None
+    after = read(rapl)
+    parts = gain(rapl, before, after, 2.0)
     assert {name: part.value_j for name, part in parts.items()} == {"cpu": 30.0, "dram": 7.0}
     assert parts["cpu"].low_j == pytest.approx(30 * (1 - 0.001 / 2))
     assert parts["cpu"].high_j == pytest.approx(30 * (1 + 0.001 / 2))
@@ -102,24 +111,20 @@ def test_rapl_survives_wraparound(three: Rapl, gain_uj: int, before_uj: int) -> 
     before = {folder: 1_000_000_000 * (1 + place) for place, folder in enumerate(three.domains)}
     wrapping = next(iter(three.domains))
     after = {**before, wrapping: (before_uj + gain_uj) % SPAN_UJ}
-    parts = three.gained({**before, wrapping: before_uj}, after, 1.0)
-    assert parts is not None
+    parts = gain(three, {**before, wrapping: before_uj}, after, 1.0)
     assert parts["cpu"].value_j == pytest.approx(gain_uj / 1e6, abs=1e-9)
 
 
 def test_rapl_detects_a_backward_counter_and_bounds_a_long_window(tmp_path: Path) -> None:
     tree = Tree(tmp_path, dram=False)
     rapl = Rapl(tmp_path)
-    before = rapl.read_uj()
+    before = read(rapl)
     tree.add(d0=-0.5)
-    after = rapl.read_uj()
-    assert before is not None
-    assert after is not None
+    after = read(rapl)
     # as a wrap it would be 262 kJ in one second
     assert rapl.gained(before, after, 1.0) is None
     # in an hour at up to 500 W each counter may wrap 6 times unseen
-    parts = rapl.gained(before, before, 3600.0)
-    assert parts is not None
+    parts = gain(rapl, before, before, 3600.0)
     assert parts["cpu"].high_j == pytest.approx(2 * 6 * SPAN_UJ / 1e6)
     assert parts["cpu"].value_j == 0
 
@@ -242,8 +247,7 @@ def test_dies_that_repeat_the_counter_of_their_socket_count_once(tmp_path: Path)
 def test_independent_counters_are_never_taken_for_mirrors(three: Rapl, starts: list[int], gains: list[int]) -> None:
     before = dict(zip(three.domains, starts, strict=True))
     after = {folder: start + gain for (folder, start), gain in zip(before.items(), gains, strict=True)}
-    parts = three.gained(before, after, 1.0)
-    assert parts is not None
+    parts = gain(three, before, after, 1.0)
     near = any(
         abs(a - b) <= 1_000_000 and abs(a + x - b - y) <= 1_000_000
         for (a, x), (b, y) in itertools.combinations(zip(starts, gains, strict=True), 2)

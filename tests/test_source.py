@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from sources import add, labels, records
 
 from joulecache.pipelines.source import (
     IMAGE_SUFFIXES,
     SYNTHETIC_CLASSES,
-    Record,
     Source,
     SourceError,
     open_source,
@@ -36,15 +36,6 @@ MakeSource = Callable[[Mapping[str, bytes]], Path]
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CIFAR10, DOGS_CATS = SHARED / "cifar10" / "test.parquet", SHARED / "dogs_cats.tar"
-
-
-def records(source: Source) -> list[Record]:
-    return [record for unit in source.units for record in unit.read()]
-
-
-def labels(source: Source) -> dict[str, str]:
-    """Return {key: class name}."""
-    return {record.key: source.class_names[record.label] for record in records(source)}
 
 
 # What all kinds share: class folders
@@ -311,12 +302,6 @@ def test_names_that_are_not_utf8_are_refused_one_by_one(make_folder: MakeSource)
 
 
 NOT_REGULAR = "not a regular file: a link, device or sparse file"
-
-
-def add(tar: tarfile.TarFile, name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", link: str = "") -> None:
-    member = tarfile.TarInfo(name)
-    member.type, member.size, member.linkname = kind, len(data), link
-    tar.addfile(member, io.BytesIO(data))
 
 
 def test_members_that_are_not_regular_files_inside_are_refused_by_name(tmp_path: Path) -> None:

@@ -9,34 +9,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from caches import keys_of
+from sources import labels, records, splits
 
-from joulecache.pipelines import load, open_manifest, precompute, verify
+from joulecache.pipelines import load, precompute, verify
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.cache.index import read_index
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.source import Source, SourceError, open_source
+from joulecache.pipelines.source import SourceError, open_source
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]
 
 CHAIN = "decode|resize(8)"
-
-
-def splits(source: Source) -> dict[str, str | None]:
-    """Return {key: split}."""
-    return {key: unit.split for unit in source.units for key in unit.record_keys()}
-
-
-def labels(source: Source) -> dict[str, str]:
-    """Return {key: class name}."""
-    return {record.key: source.class_names[record.label] for unit in source.units for record in unit.read()}
-
-
-def keys_of(cache: Path, split: str) -> list[str]:
-    manifest = open_manifest(cache)
-    keys: list[str] = read_index(cache, manifest)["key"].to_pylist()
-    first = manifest.first_row(split)
-    return keys[first : first + manifest.splits[split].records]
 
 
 def write_parquet(path: Path, images: Mapping[str, bytes]) -> None:
@@ -109,7 +93,7 @@ def test_a_pattern_of_parquet_files_is_one_source(tmp_path: Path) -> None:
     for name in ("b/photos.parquet", "a/photos.parquet", "a/notes.txt"):
         write_parquet(tmp_path / name, {f"{row} {name}": f"{row} {name}".encode() for row in range(3)})
     source = open_source(f"{tmp_path}/*/*.parquet")
-    read = [record for unit in source.units for record in unit.read()]
+    read = records(source)
     assert [record.key for record in read] == [f"{folder}/photos.parquet#{row}" for folder in "ab" for row in range(3)]
     assert [record.data.decode() for record in read] == [f"{row} {f}/photos.parquet" for f in "ab" for row in range(3)]
     assert source.class_names == ("0", "1", "2")
@@ -120,7 +104,7 @@ def test_a_pattern_of_tars_is_one_source(tmp_path: Path, make_tar: MakeSource) -
     write_tar(tmp_path / "set" / "0.tar", {"cat/1.jpg": b"one", "dog/1.jpg": b"two"}, make_tar)
     write_tar(tmp_path / "set" / "1.tar", {"cat/1.jpg": b"three", "../2.jpg": b"", "notes.txt": b""}, make_tar)
     source = open_source(tmp_path / "set" / "*.tar")
-    assert {record.key: record.data for unit in source.units for record in unit.read()} == {
+    assert {record.key: record.data for record in records(source)} == {
         "0.tar/cat/1.jpg": b"one",
         "0.tar/dog/1.jpg": b"two",
         "1.tar/cat/1.jpg": b"three",

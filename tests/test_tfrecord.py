@@ -11,15 +11,12 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from sources import records
 
 from joulecache.pipelines.core import tfrecord
-from joulecache.pipelines.source import Record, Source, SourceError, open_source
+from joulecache.pipelines.source import SourceError, open_source
 
 Values = Mapping[str, "bytes | int | list[int] | float"]
-
-
-def records(source: Source) -> list[Record]:
-    return [record for unit in source.units for record in unit.read()]
 
 
 def example(values: Values) -> bytes:
