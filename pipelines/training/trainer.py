@@ -141,28 +141,24 @@ def train(
     folder = Path(out)
     report = progress or silent
     check_output_folder(folder, TRAINING_RECORD)
-    splits = open_manifest(cache).splits
+    val = open_manifest(cache).splits.get("val")
     train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
     test_split = None if recipe is None else held_out_split(cache)
-    has_val = "val" in splits and splits["val"].records > 0
     keras.utils.set_random_seed(seed)
     network = build_model(model, _image_shape(train_data, cache), train_data.num_classes)
     if recipe is not None:
         check_recipe(recipe, network)
     meter = meter or Meter()
-    reported = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: report("training: epochs", epoch, epochs)
-    )
     training = fit(
         network,
         train_data,
-        load(cache, "val", batch_size, shuffle=False, ops=ops) if has_val else None,
+        load(cache, "val", batch_size, shuffle=False, ops=ops) if val is not None and val.records else None,
         epochs=epochs,
         seed=seed,
         meter=meter,
         learning_rate=learning_rate,
         optimizer=optimizer,
-        callbacks=[reported, *callbacks],
+        callbacks=[_reporting(report, epochs), *callbacks],
     )
     settings = {
         "model": os.fspath(model),
@@ -186,6 +182,10 @@ def train(
             progress=report,
         )
     return TrainedModel(folder=folder, path=folder / "model.keras", training=training, compression=compression)
+
+
+def _reporting(report: Progress, epochs: int) -> keras.callbacks.Callback:
+    return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: report("training: epochs", epoch, epochs))
 
 
 def _image_shape(data: tf.data.Dataset, cache: str | os.PathLike[str]) -> tuple[int, int, int]:
