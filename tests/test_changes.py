@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audits import make_audit
+from audits import audit_of
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -49,7 +49,7 @@ def test_what_does_not_vary_has_no_width_and_one_value_no_interval() -> None:
             unpaired_ratio(bad, [1.0])
 
 
-BEFORE = make_audit()
+BEFORE = audit_of()
 
 
 def changed(factor: float = 1.0) -> Audit:

@@ -9,33 +9,27 @@ from typing import Any
 
 import pytest
 from audits import (
-    BASELINE,
-    CPU_US,
-    MODELLED,
-    REUSE,
+    AUDIT,
+    BUILD,
+    COMPRESSION,
+    ENERGY,
+    INPUT,
     SHAKEN,
-    STAGES,
     STOLEN,
-    WAITED,
-    compression,
-    energy,
-    full_audit,
-    make_audit,
+    TRAIN,
+    audit_of,
     make_plan,
-    model_file,
     own_audit,
     printed,
-    staged,
-    stages,
-    workload,
+    with_arm,
 )
 
 from joulecache.pipelines.auditing.results import Audit
-from joulecache.pipelines.compressing.results import ModelFile
+from joulecache.pipelines.compressing.results import Compression, ModelFile
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.energy import Component, Meter
 from joulecache.pipelines.experiment.claims import Finding
-from joulecache.pipelines.experiment.results import AccuracyRange, Waiting, WorkloadResult
+from joulecache.pipelines.experiment.results import AccuracyRange, Joules, Waiting
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.describe.compression import compression_sentences, describe_compression
@@ -96,11 +90,6 @@ def text_of(document: Document) -> str:
     return " ".join(" ".join(found).split())
 
 
-def changed_arm(result: WorkloadResult, name: str, **changes: Any) -> WorkloadResult:
-    arms = tuple(dataclasses.replace(arm, **changes) if arm.name == name else arm for arm in result.arms)
-    return dataclasses.replace(result, arms=arms)
-
-
 # Values ---------------------------------------------------------------------------------------------------------------
 
 _FIGURE = re.compile(r"(-?[\d,]+\.?\d*)\s*(µJ|mJ|kJ|J|µs|ms|s|kB|MB|GB|B|%)?")
@@ -122,62 +111,53 @@ def close(*values: float | None, decimals: float = 0.0) -> Any:
     return pytest.approx(values, rel=0.00501, abs=decimals)
 
 
-ENERGY = "Active energy per 1,000 images (low to high)"
+PER_1000 = "Active energy per 1,000 images (low to high)"
 
 
-def test_tables_of_arms_have_the_values_of_the_audit() -> None:
-    audit = make_audit()
-    document = describe_audit(audit)
-    for number, result in enumerate(audit.workloads):
+def bounds(energy: Joules) -> Any:
+    return close(energy.value, energy.low, energy.high)
+
+
+def interval(ratio: Ratio) -> Any:
+    return close(ratio.value, ratio.low, ratio.high, decimals=5.01e-4)
+
+
+def test_tables_of_workloads_have_the_values_of_the_audit() -> None:
+    document = describe_audit(AUDIT)
+    controls = rows(document, "A/A control")
+    for number, (result, title) in enumerate(zip(AUDIT.workloads, ("Input only", "Training"), strict=True)):
         arms, more = rows(document, "Arms", number), rows(document, "Other metrics", number)
         assert list(arms) == [arm.name for arm in result.arms]
         for arm in result.arms:
-            row, spent = arms[arm.name], arm.active_j_per_1000
+            row, other = arms[arm.name], more[arm.name]
             assert read(row["CPU time per image"]) == close(arm.cpu_us_per_image * 1e-6)
-            assert read(row[ENERGY]) == close(spent.value, spent.low, spent.high)
+            assert read(row[PER_1000]) == bounds(arm.active_j_per_1000)
             assert read(row["Images/s"]) == close(arm.images_per_s)
-            once = arm.one_time
-            assert read(row["One-time cost (low to high)"]) == close(
-                *([once.value, once.low, once.high] if once.value else [0])
-            )
+            once = row["One-time cost (low to high)"]
+            assert read(once) == (bounds(arm.one_time) if arm.one_time.value else [0])
             if arm.name != "naive":
-                ratio = arm.ratio
-                assert read(row["Ratio to naive (95% interval)"]) == close(
-                    ratio.value, ratio.low, ratio.high, decimals=5.01e-4
-                )
+                assert read(row["Ratio to naive (95% interval)"]) == interval(arm.ratio)
             if arm.accuracy:
                 assert read(row["Accuracy (range of runs)"]) == close(*arm.accuracy, decimals=5.01e-4)
-            total = arm.total_j_per_1000
-            assert read(more[arm.name]["Total energy per 1,000 images, idle included (low to high)"]) == close(
-                total.value, total.low, total.high
+            assert read(other["Total energy per 1,000 images, idle included (low to high)"]) == bounds(
+                arm.total_j_per_1000
             )
-            assert read(more[arm.name]["Peak memory"]) == close(arm.peak_rss_bytes)
-
-
-def test_tables_of_comparisons_and_controls_have_the_values_of_the_audit() -> None:
-    audit = make_audit()
-    document = describe_audit(audit)
-    controls = rows(document, "A/A control")
-    for number, (result, title) in enumerate(zip(audit.workloads, ("Input only", "Training"), strict=True)):
-        found = rows(document, "The cache against each other arm", number)
+            assert read(other["Peak memory"]) == close(arm.peak_rss_bytes)
         for each in result.comparisons:
-            row, ratio, paid = found[each.other], each.ratio, each.break_even
-            assert read(row["Ratio (95% interval)"]) == close(ratio.value, ratio.low, ratio.high, decimals=5.01e-4)
+            row, paid = rows(document, "The cache against each other arm", number)[each.other], each.break_even
+            assert read(row["Ratio (95% interval)"]) == interval(each.ratio)
             assert read(row["Ratio over 30 epochs, build included"]) == close(each.horizon_ratio, decimals=5.01e-4)
             if paid.epochs is None:
                 assert shown(row["Break-even (95% interval)"]) == "never (48.7 to never)"
             else:
                 assert read(row["Break-even (95% interval)"]) == close(paid.epochs, paid.low, paid.high)
-        control = result.control
-        assert read(controls[title]["Ratio (95% interval)"]) == close(
-            control.value, control.low, control.high, decimals=5.01e-4
-        )
+        assert read(controls[title]["Ratio (95% interval)"]) == interval(result.control)
         assert shown(controls[title]["Outcome"]) == "holds 1"
 
 
 def test_tables_of_model_files_have_the_values_of_the_compression() -> None:
-    found = rows(describe_compression(compression()), "Model files")
-    for file in compression().model_files:
+    found = rows(describe_compression(COMPRESSION), "Model files")
+    for file in COMPRESSION.model_files:
         row, one = found[file.name], file.energy_per_image
         assert read(row["Parameters"]) == [file.parameters]
         assert read(row["Non-zero weights"]) == [file.nonzero_weights]
@@ -188,16 +168,15 @@ def test_tables_of_model_files_have_the_values_of_the_compression() -> None:
         assert read(row["Accuracy (95% interval)"]) == close(*accuracy, decimals=5.01e-4)
         assert read(row["CPU time per image, fastest run"]) == close(file.cpu_ms_per_image * 1e-3)
         assert read(row["CPU time per image, median of the runs"]) == close(file.cpu_ms_per_image_median * 1e-3)
-        assert read(row["Active energy per image (low to high)"]) == close(
-            one.active_j, one.active_low_j, one.active_high_j
-        )
+        spent = close(one.active_j, one.active_low_j, one.active_high_j)
+        assert read(row["Active energy per image (low to high)"]) == spent
         assert shown(row["Compared with"]) == (file.dense or "-")
         assert shown(row["Faster"]) == {None: "-", True: "yes", False: "no"}[file.faster_than_dense]
 
 
 def test_what_was_not_measured_is_said_and_never_zero() -> None:
-    result = workload("train")
-    document = describe_audit(make_audit(changed_arm(result, "tuned", accuracy=None)))
+    result = TRAIN
+    document = describe_audit(audit_of(with_arm(result, "tuned", accuracy=None)))
     more = rows(document, "Other metrics").values()
     assert {shown(row["Read per image"]) for row in more} == {"not measured"}
     assert {shown(row["CO2 per 1,000 images"]) for row in more} == {"no country given"}
@@ -208,33 +187,32 @@ def test_what_was_not_measured_is_said_and_never_zero() -> None:
 
 
 def test_grams_where_a_country_was_given() -> None:
-    audit = make_audit()
-    meter = dataclasses.replace(audit.provenance.meter, country="DEU", carbon_g_per_kwh=381.2, carbon_source="a table")
-    arms = tuple(dataclasses.replace(arm, carbon_g_per_1000=0.000528) for arm in workload().arms)
+    meter = dataclasses.replace(AUDIT.provenance.meter, country="DEU", carbon_g_per_kwh=381.2, carbon_source="a table")
+    result = dataclasses.replace(INPUT, arms=(dataclasses.replace(INPUT.arms[0], carbon_g_per_1000=0.000528),))
+    result = dataclasses.replace(result, comparisons=())
     document = describe_audit(
-        make_audit(
-            dataclasses.replace(workload(), arms=arms), provenance=dataclasses.replace(audit.provenance, meter=meter)
-        )
+        audit_of(result, stages=None, provenance=dataclasses.replace(AUDIT.provenance, meter=meter))
     )
     assert {shown(row["CO2 per 1,000 images"]) for row in rows(document, "Other metrics").values()} == {"528 µg"}
     assert shown(rows(document, "Machine and versions")["Carbon"]["Value"]) == "DEU, 381 g per kWh (a table)"
 
 
 def test_measured_and_modelled_joules_are_told_apart() -> None:
-    rapl = energy(1.0, "measured:rapl", "modelled:rapl-share@1")
-    build = make_audit().build
-    assert build is not None
-    audit = make_audit(build=dataclasses.replace(build, energy=rapl), energy=rapl, method=rapl.method)
+    parts = {
+        name: part and dataclasses.replace(part, method="measured:rapl") for name, part in ENERGY.components.items()
+    }
+    active = dataclasses.replace(ENERGY.active, method="modelled:rapl-share@1")
+    rapl = dataclasses.replace(ENERGY, components=parts, active=active)
+    audit = audit_of(build=dataclasses.replace(BUILD, energy=rapl), energy=rapl, method=rapl.method)
     document = describe_audit(audit)
-    assert {row[ENERGY].tag for row in rows(document, "Arms").values()} == {"modelled"}
+    assert {row[PER_1000].tag for row in rows(document, "Arms").values()} == {"modelled"}
     total = "Total energy per 1,000 images, idle included (low to high)"
     assert {row[total].tag for row in rows(document, "Other metrics").values()} == {"measured"}
     assert rows(document, "Energy of the build, by component")["cpu"]["Energy (low to high)"].tag == "measured"
 
 
 def test_provenance_says_what_it_takes_to_repeat_the_audit() -> None:
-    audit = make_audit()
-    document = describe_audit(audit)
+    document = describe_audit(AUDIT)
     text = printed(document, brief=False)
     assert "joulecache audit photos.tar --out 'my audit'" in text
     assert "/opt/bin" not in text
@@ -250,13 +228,13 @@ def test_provenance_says_what_it_takes_to_repeat_the_audit() -> None:
     assert said["Active energy (low to high)"] == "5.80 J modelled (2.32 to 12.8)"
     coefficients = rows(document, "Coefficients")
     assert {name: (shown(row["Central"]), shown(row["Source"])) for name, row in coefficients.items()} == {
-        name: (f"{row.central:g}", row.source) for name, row in audit.provenance.meter.coefficients.items()
+        name: (f"{row.central:g}", row.source) for name, row in AUDIT.provenance.meter.coefficients.items()
     }
 
 
 def test_watts_of_the_user_are_named_as_such() -> None:
-    provenance = dataclasses.replace(make_audit().provenance, meter=Meter(idle_w=12, full_w=65).provenance())
-    text = text_of(describe_audit(make_audit(provenance=provenance)))
+    provenance = dataclasses.replace(AUDIT.provenance, meter=Meter(idle_w=12, full_w=65).provenance())
+    text = text_of(describe_audit(audit_of(provenance=provenance)))
     assert "watts given by the user" in text
     assert "provider None" not in text
 
@@ -267,7 +245,7 @@ LESS = "Training from the cache uses 96.4% less active energy per epoch than nai
 
 
 def test_what_was_found_is_said_of_the_reference_and_of_the_strongest_alternative() -> None:
-    first, second = describe_audit(make_audit()).headline
+    first, second = describe_audit(AUDIT).headline
     assert (first.claim, first.finding, first.tag) == (LESS, "saves", "modelled")
     assert first.detail == (
         "The build is paid back after 1.53 epochs (1.49 to 2.17). Over 30 epochs, build included, it uses 91.5% less energy."
@@ -297,7 +275,9 @@ def test_what_was_found_is_said_of_the_reference_and_of_the_strongest_alternativ
     ],
 )
 def test_claims_are_as_strong_as_findings(found: Finding, words: str) -> None:
-    document = describe_audit(make_audit(workload("train", against_cache=found), workload("input")))
+    *others, last = TRAIN.comparisons
+    compared = (*others, dataclasses.replace(last, finding=found))
+    document = describe_audit(audit_of(INPUT, dataclasses.replace(TRAIN, comparisons=compared)))
     second = document.headline[1]
     assert words in f"{second.claim} {second.detail}"
     assert ("than tf_cache" in second.claim) == (found in ("saves", "costs"))
@@ -305,13 +285,12 @@ def test_claims_are_as_strong_as_findings(found: Finding, words: str) -> None:
 
 
 def test_the_break_even_over_several_trainings_is_said() -> None:
-    result = workload("train")
-    naive, *others = result.comparisons
+    naive, *others = TRAIN.comparisons
 
     def said(epochs: float | None, runs: int = 4) -> str:
         over = BreakEven(epochs, epochs and 0.9 * epochs, epochs and 1.1 * epochs)
         compared = dataclasses.replace(naive, runs=runs, break_even_over_runs=over)
-        audit = make_audit(dataclasses.replace(result, comparisons=(compared, *others)))
+        audit = audit_of(dataclasses.replace(TRAIN, comparisons=(compared, *others)))
         return describe_audit(audit).headline[0].detail
 
     assert "With 4 trainings on the same cache, it is paid back after 0.380 epochs (0.342 to 0.418) of each." in said(
@@ -323,21 +302,36 @@ def test_the_break_even_over_several_trainings_is_said() -> None:
 
 
 def test_the_headline_is_about_the_whole_job() -> None:
-    document = describe_audit(make_audit(workload("input"), workload("infer")))
+    document = describe_audit(audit_of(INPUT, dataclasses.replace(TRAIN, workload="infer"), stages=None))
     assert document.headline[0].claim.startswith("Inference from the cache")
 
 
 def test_nothing_to_compare_with_and_nothing_to_pay_back() -> None:
-    result = workload()
-    alone = describe_audit(make_audit(dataclasses.replace(result, comparisons=())))
+    alone = describe_audit(audit_of(dataclasses.replace(INPUT, comparisons=()), stages=None))
     assert alone.headline[0].claim == "Nothing was compared with the cache."
-    free = dataclasses.replace(result.comparisons[0], break_even=BreakEven(0.0, 0.0, 0.0))
-    document = describe_audit(make_audit(dataclasses.replace(result, comparisons=(free,))))
+    free = dataclasses.replace(INPUT.comparisons[0], break_even=BreakEven(0.0, 0.0, 0.0))
+    document = describe_audit(audit_of(dataclasses.replace(INPUT, comparisons=(free,)), stages=None))
     assert "The build is paid back at once: naive uses as much before its first epoch." in document.headline[0].detail
 
 
+def without_intervals(value: Any) -> Any:
+    """Return a result as a single block gives it."""
+    if isinstance(value, tuple):
+        return (
+            type(value)(*map(without_intervals, value))
+            if hasattr(value, "_fields")
+            else tuple(map(without_intervals, value))
+        )
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {name: without_intervals(each) for name, each in vars(value).items()}
+    if isinstance(value, Ratio | BreakEven):
+        parts |= {"low": None, "high": None}
+    return dataclasses.replace(value, **parts)
+
+
 def test_one_block_has_no_interval() -> None:
-    document = describe_audit(make_audit(workload(blocks=1)))
+    document = describe_audit(audit_of(without_intervals(INPUT), stages=None, reuse=None))
     text = text_of(document)
     assert "1.53 epochs (one block, no interval)" in text
     for word in ("95% interval 9", "None", "nan"):
@@ -347,14 +341,14 @@ def test_one_block_has_no_interval() -> None:
 
 
 def test_accuracies_that_do_not_meet_are_said() -> None:
-    worse = changed_arm(workload("train"), "optimized", accuracy=AccuracyRange(0.41, 0.4, 0.42))
-    assert "The accuracies differ: 41.0% against 55.4%" in describe_audit(make_audit(worse)).headline[0].detail
-    assert "The accuracies differ" not in text_of(describe_audit(make_audit()))
+    worse = with_arm(TRAIN, "optimized", accuracy=AccuracyRange(0.41, 0.4, 0.42))
+    assert "The accuracies differ: 41.0% against 55.4%" in describe_audit(audit_of(INPUT, worse)).headline[0].detail
+    assert "The accuracies differ" not in text_of(describe_audit(AUDIT))
 
 
 def test_a_failed_control_is_said() -> None:
-    result = dataclasses.replace(workload(), control=Ratio(1.2, 1.1, 1.3, 5))
-    found = rows(describe_audit(make_audit(result)), "A/A control")["Input only"]
+    result = dataclasses.replace(INPUT, control=Ratio(1.2, 1.1, 1.3, 5))
+    found = rows(describe_audit(audit_of(result, TRAIN)), "A/A control")["Input only"]
     assert shown(found["Outcome"]) == "does not hold 1: nothing is claimed"
 
 
@@ -364,11 +358,9 @@ FLAG = "other processes used 31% of the processors"
 
 
 def test_flags_of_the_meter_are_counted_first_and_listed_with_the_reason() -> None:
-    result = changed_arm(workload(), "tuned", flags=(FLAG,), flagged_runs=4)
-    build = make_audit().build
-    assert build is not None
-    built = dataclasses.replace(build, energy=dataclasses.replace(energy(), contamination=SHAKEN))
-    document = describe_audit(make_audit(changed_arm(result, "naive", flagged_runs=1), build=built))
+    result = with_arm(INPUT, "tuned", flags=(FLAG,), flagged_runs=4)
+    built = dataclasses.replace(BUILD, energy=SHAKEN)
+    document = describe_audit(audit_of(with_arm(result, "naive", flagged_runs=1), TRAIN, build=built))
     assert document.warning == (
         f"Flagged by the meter. Input only: 5 of 20 runs, and all runs of tuned together. Building the cache: {STOLEN}."
     )
@@ -385,32 +377,42 @@ def test_flags_of_the_meter_are_counted_first_and_listed_with_the_reason() -> No
     ("flagged", "said"),
     [
         ({"tuned": 0}, "Input only: 0 of 20 runs, and all runs of tuned together."),
-        (dict.fromkeys(CPU_US, 5), "Input only: 20 of 20 runs, and all runs together."),
+        (
+            dict.fromkeys(("naive", "tuned", "tf_cache", "optimized"), 5),
+            "Input only: 20 of 20 runs, and all runs together.",
+        ),
         ({}, ""),
     ],
 )
 def test_runs_that_are_flagged_only_together_are_said(flagged: Mapping[str, int], said: str) -> None:
-    result = workload()
+    result = INPUT
     for name, runs in flagged.items():
-        result = changed_arm(result, name, flags=(FLAG,), flagged_runs=runs)
-    warning = describe_audit(make_audit(result)).warning
+        result = with_arm(result, name, flags=(FLAG,), flagged_runs=runs)
+    warning = describe_audit(audit_of(result, TRAIN)).warning
     assert warning == (f"Flagged by the meter. {said}" if said else "")
 
 
+def model_file(name: str, dense: str | None = None, **changes: Any) -> ModelFile:
+    return dataclasses.replace(COMPRESSION.model_files[0], name=name, dense=dense, **changes)
+
+
+def compressed(*files: ModelFile, **changes: Any) -> Compression:
+    accuracies = {file.name: (file.accuracy,) for file in files}
+    return dataclasses.replace(COMPRESSION, **{"model_files": files, "accuracies": accuracies, **changes})
+
+
+BASELINE = model_file("baseline")
+
+
 def test_flagged_model_files_are_counted_first_and_listed_with_the_reason() -> None:
-    shaken = dataclasses.replace(energy(), contamination=SHAKEN)
     names = ("a", "b", "c")
-    files = (
+    made = compressed(
         BASELINE,
-        model_file("control", 2_589_844, 0.621, 0.4451, finetune_energy=shaken),
-        *(model_file(name, 652_052, 0.6, 0.1521, "baseline", energy_per_image=shaken) for name in names),
+        model_file("control", finetune_energy=SHAKEN),
+        *(model_file(name, "baseline", energy_per_image=SHAKEN) for name in names),
     )
-    said = "Flagged by the meter. Model files: 3 of 5. Fine-tunings: 1 of 1."
-    for document in (
-        describe_compression(compression(*files)),
-        describe_audit(make_audit(compression=compression(*files))),
-    ):
-        assert document.warning == said
+    for document in (describe_compression(made), describe_audit(audit_of(compression=made))):
+        assert document.warning == "Flagged by the meter. Model files: 3 of 5. Fine-tunings: 1 of 1."
         (flagged,) = tables(document, "Flagged measurements")
         assert [tuple(cell.text for cell in row) for row in flagged.rows] == [
             *(("Model files", name, STOLEN) for name in names),
@@ -421,14 +423,13 @@ def test_flagged_model_files_are_counted_first_and_listed_with_the_reason() -> N
 # The compressed model -------------------------------------------------------------------------------------------------
 
 
-def said_of_models(*files: ModelFile, **changes: Any) -> str:
-    made = compression(*files, **changes)
-    (shown_files,) = tables(describe_compression(made), "Model files")
-    return " ".join((*compression_sentences(made), shown_files.remark))
+def said_of_models(made: Compression) -> str:
+    (files,) = tables(describe_compression(made), "Model files")
+    return " ".join((*compression_sentences(made), files.remark))
 
 
 def test_what_compression_gained_and_lost() -> None:
-    said = said_of_models()
+    said = said_of_models(COMPRESSION)
     for sentence in (
         "pruned-int8 against baseline: 93.4% less storage, 58% less CPU time per image, 58% less active energy (modelled); accuracy "
         "59.3% against 61.4%, and their intervals overlap.",
@@ -440,32 +441,28 @@ def test_what_compression_gained_and_lost() -> None:
         assert sentence in said
     assert "seeds" not in said
     assert "Zeros" not in said
-    assert "No model was compressed." in text_of(describe_audit(make_audit(compression=None)))
+    assert "No model was compressed." in text_of(describe_audit(audit_of(compression=None)))
 
 
 def test_fine_tuning_that_is_never_paid_back() -> None:
-    last = dataclasses.replace(compression().model_files[-1], inferences_to_pay_back=None)
-    said = said_of_models(*compression().model_files[:-1], last)
+    *files, last = COMPRESSION.model_files
+    said = said_of_models(compressed(*files, dataclasses.replace(last, inferences_to_pay_back=None)))
     assert "used 7.55 J (modelled). pruned-int8 never pays that back: not every run used less energy" in said
     assert "inferences" not in said
 
 
 def test_only_smaller_models_pay_back_their_fine_tuning() -> None:
-    spent: dict[str, Any] = {"finetune_energy": energy(1.3)}
-    said = said_of_models(
-        BASELINE,
-        model_file("control", 2_589_844, 0.621, 0.4451, **spent),
-        model_file("baseline-int8-aware", 662_208, 0.607, 0.1856, "baseline", **spent),
-    )
-    assert "fine-tuning baseline-int8-aware used 7.55 J (modelled). " in said
+    aware = model_file("baseline-int8-aware", "baseline", finetune_energy=ENERGY)
+    said = said_of_models(compressed(BASELINE, model_file("control", finetune_energy=ENERGY), aware))
+    assert "fine-tuning baseline-int8-aware used 5.80 J (modelled). " in said
     assert "pays" not in said
-    assert "Spent once" not in said_of_models(BASELINE, model_file("pruned-float32", 652_052, 0.6, 0.1521, "baseline"))
+    assert "Spent once" not in said_of_models(compressed(BASELINE, model_file("pruned-float32", "baseline")))
 
 
 def test_without_a_control_nothing_is_compared_with_one() -> None:
-    spent: dict[str, Any] = {"finetune_energy": energy(), "inferences_to_pay_back": 41.2}
-    pruned = model_file("pruned-float32", 652_052, 0.6, 0.1521, "baseline", **spent)
-    said = said_of_models(BASELINE, pruned, accuracies={"baseline": (0.614,) * 3, "pruned-float32": (0.6, 0.59, 0.61)})
+    pruned = model_file("pruned-float32", "baseline", finetune_energy=ENERGY, inferences_to_pay_back=41.2)
+    accuracies = {"baseline": (0.614,) * 3, "pruned-float32": (0.6, 0.59, 0.61)}
+    said = said_of_models(compressed(BASELINE, pruned, accuracies=accuracies))
     assert "control" not in said
     assert "Spent once: fine-tuning pruned-float32 used 5.80 J (modelled). pruned-float32 pays that back" in said
     assert "against baseline after 41.2 inferences." in said
@@ -481,8 +478,9 @@ def test_without_a_control_nothing_is_compared_with_one() -> None:
     ],
 )
 def test_accuracy_over_several_seeds(accuracies: tuple[float, ...], words: str) -> None:
-    names = [file.name for file in compression().model_files]
-    said = said_of_models(accuracies={**dict.fromkeys(names, (0.621,) * 3), "pruned-int8": accuracies})
+    names = [file.name for file in COMPRESSION.model_files]
+    over_seeds = {**dict.fromkeys(names, (0.621,) * 3), "pruned-int8": accuracies}
+    said = said_of_models(compressed(*COMPRESSION.model_files, accuracies=over_seeds))
     assert f"Over 3 seeds, pruned-int8 {words}" in said
     assert said.count("seeds") == 1
 
@@ -497,11 +495,9 @@ def test_accuracy_over_several_seeds(accuracies: tuple[float, ...], words: str) 
     ],
 )
 def test_zeros_save_time_only_where_that_was_measured(sparse: bool, clustered: bool, macs: int, words: str) -> None:
-    said = said_of_models(
-        BASELINE,
-        model_file("sparse-float32", 2_589_844, 0.6, 0.4, "baseline", macs=macs, faster_than_dense=sparse),
-        model_file("clustered-int8", 2_589_844, 0.6, 0.4, "baseline", macs=macs, faster_than_dense=clustered),
-    )
+    faster = {"sparse-float32": sparse, "clustered-int8": clustered}
+    files = (model_file(name, "baseline", macs=macs, faster_than_dense=each) for name, each in faster.items())
+    said = said_of_models(compressed(BASELINE, *files))
     assert "Zeros and shared values save bytes in a compressed file" in said
     assert said.endswith(words)
 
@@ -536,7 +532,7 @@ def test_zeros_save_time_only_where_that_was_measured(sparse: bool, clustered: b
 def test_custom_pipelines_are_compared_with_the_first(
     names: tuple[str, ...], found: Finding, claims: list[str]
 ) -> None:
-    document = describe_audit(own_audit(*names, found=found))
+    document = describe_audit(own_audit(*names, finding=found))
     last, text, terminal = names[-1], text_of(document), " ".join(printed(document).split())
     claims += [
         f"Training from {last} waits for input at most 12.5% of the time; meanwhile the idle machine uses 500 mJ (194 to 1,082) per "
@@ -594,10 +590,10 @@ def said_of_stages(audit: Audit) -> str:
 
 
 def test_stages_have_the_values_of_the_audit() -> None:
-    audit = staged(stages())
-    document = describe_audit(audit)
+    document = describe_audit(AUDIT)
     found = rows(document, "Stages")
-    assert list(found) == [*STAGES, "unattributed", "the whole"]
+    assert AUDIT.stages is not None
+    assert list(found) == [*(stage.name for stage in AUDIT.stages.stages), "unattributed", "the whole"]
     assert shown(found["decode"][SPENT]) == "1.20 J modelled (1.08 to 1.32)"
     assert shown(found["decode"]["Share of the whole"]) == "24.0%"
     assert shown(found["flip_lr"]["Run once by a cache"]) == "no"
@@ -615,8 +611,16 @@ def test_stages_have_the_values_of_the_audit() -> None:
         "Training waited for its next batch 62.0% of the time; meanwhile the idle machine used 1.50 J per 1,000 images (modelled): "
         "31.0% of the total energy, and not part of the active energy above.",
     ):
-        assert said in said_of_stages(audit)
+        assert said in said_of_stages(AUDIT)
         assert said in " ".join(printed(document).split())
+
+
+def with_rest(rest_j: float) -> Audit:
+    """Return the audit with so many joules in no stage."""
+    assert AUDIT.stages is not None
+    whole_j = AUDIT.stages.whole_j_per_1000 - AUDIT.stages.unattributed_j_per_1000 + rest_j
+    stages = dataclasses.replace(AUDIT.stages, whole_j_per_1000=whole_j, unattributed_j_per_1000=rest_j)
+    return audit_of(stages=stages)
 
 
 ROUGH = "That is off by more than a tenth: the stages are approximate."
@@ -632,37 +636,45 @@ ROUGH = "That is off by more than a tenth: the stages are approximate."
     ],
 )
 def test_what_the_stages_do_not_explain_is_said(unattributed: float, said: str) -> None:
-    audit = staged(stages(unattributed))
+    audit = with_rest(unattributed)
     assert said in said_of_stages(audit)
     assert (ROUGH in said_of_stages(audit)) == (abs(unattributed) > 0.5)
     assert shown(rows(describe_audit(audit), "Stages")["unattributed"][SPENT]).startswith("-") == (unattributed < 0)
 
 
 def test_stages_of_the_input_alone_have_no_training_and_no_waiting() -> None:
-    audit = staged(stages(0.0, "input"))
-    names = [name for name in STAGES if name not in ("copy", "training step")]
-    assert list(rows(describe_audit(audit), "Stages")) == [*names, "unattributed", "the whole"]
+    assert AUDIT.stages is not None
+    kept = tuple(stage for stage in AUDIT.stages.stages if not stage.trains)
+    stages = dataclasses.replace(
+        AUDIT.stages, workload="input", stages=kept, whole_j_per_1000=2.5, unattributed_j_per_1000=0.0
+    )
+    audit = audit_of(stages=stages)
+    document = describe_audit(audit)
+    assert list(rows(document, "Stages")) == [*(stage.name for stage in kept), "unattributed", "the whole"]
     assert "(Input only, naive, modelled), the largest part is decode: 48.0%. A cache" in said_of_stages(audit)
     assert "waited" not in said_of_stages(audit)
-    plot = charts(describe_audit(audit))[0].plot
+    plot = charts(document)[0].plot
     assert isinstance(plot, Stack)
-    assert plot.apart is None
+    assert plot.separate is None
 
 
 def test_without_stages_nothing_is_said_of_them() -> None:
-    assert not tables(describe_audit(make_audit()), "Stages")
-    nothing = staged(stages(3.0, known=dict.fromkeys(STAGES)), None)
-    whole = "Of 3.00 J of active energy per 1,000 images (Training, naive, modelled)"
+    assert not tables(describe_audit(audit_of(stages=None)), "Stages")
+    assert AUDIT.stages is not None
+    unresolved = tuple(dataclasses.replace(stage, active_j_per_1000=None) for stage in AUDIT.stages.stages)
+    nothing = audit_of(stages=dataclasses.replace(AUDIT.stages, stages=unresolved))
+    whole = "Of 5.00 J of active energy per 1,000 images (Training, naive, modelled)"
     assert f"{whole}, no stage is above its resolution." in said_of_stages(nothing)
     assert "A cache saves" not in said_of_stages(nothing)
 
 
 def test_waiting_for_an_accelerator_is_an_upper_bound_and_in_the_active_energy_too() -> None:
-    whole = energy()
     gpu = Component(3.0, 3.0, 3.0, "measured:nvml", "NVML", "1 GPU", "1 mJ")
-    with_gpu = dataclasses.replace(whole, components={**whole.components, "gpu": gpu}, active=whole.active + gpu)
-    waiting = dataclasses.replace(WAITED, at_most=True, method=f"{MODELLED}+measured:nvml")
-    document = describe_audit(staged(stages(), waiting, energy=with_gpu))
+    with_gpu = dataclasses.replace(ENERGY, components={**ENERGY.components, "gpu": gpu}, active=ENERGY.active + gpu)
+    waited = TRAIN.arm("naive").waiting
+    assert waited is not None
+    waiting = dataclasses.replace(waited, at_most=True, method="modelled:cpu-seconds@1+measured:nvml")
+    document = describe_audit(audit_of(INPUT, with_arm(TRAIN, "naive", waiting=waiting), energy=with_gpu))
     for said in (
         "at most 62.0% of the time; meanwhile the idle machine used at most 1.50 J per 1,000 images (modelled): at most 31.0% of the "
         "total energy. The active energy above counts all joules of the GPU: its part of the waiting is in both.",
@@ -681,13 +693,18 @@ def test_waiting_for_an_accelerator_is_an_upper_bound_and_in_the_active_energy_t
 
 
 def test_waiting_whose_joules_are_not_known_keeps_its_time() -> None:
-    audit = staged(stages(), Waiting(0.62, None, None, None, at_most=False))
+    unknown = Waiting(0.62, None, None, None, at_most=False)
+    audit = audit_of(INPUT, with_arm(TRAIN, "naive", waiting=unknown))
     assert "62.0% of the time; how much energy the idle machine used meanwhile is not known." in said_of_stages(audit)
     found = rows(describe_audit(audit), "Waiting for input")["naive"].values()
     assert [shown(cell) for cell in found] == ["naive", "62.0%", "not measured", "not measured"]
 
 
 # Augmentation reuse ---------------------------------------------------------------------------------------------------
+
+
+assert AUDIT.reuse
+REUSE = AUDIT.reuse
 
 
 def test_what_reuse_does_to_accuracy_is_said_as_strong_as_the_findings() -> None:
@@ -701,7 +718,7 @@ def test_what_reuse_does_to_accuracy_is_said_as_strong_as_the_findings() -> None
         "seeds, margin 0.5); the interval lies above -0.5 points.",
         "The effect of using a draw 30 times was not measured.",
     )
-    document = describe_audit(full_audit())
+    document = describe_audit(AUDIT)
     row = rows(document, "Accuracy and energy by number of variants")["4 variants"]
     assert shown(row["Active energy of training per 1,000 images (low to high)"]) == "4.20 J modelled (1.68 to 8.40)"
     assert shown(row["Accuracy (95% interval)"]) == "81.4% (80.1% to 82.8%)"
@@ -709,7 +726,7 @@ def test_what_reuse_does_to_accuracy_is_said_as_strong_as_the_findings() -> None
     assert (shown(row["Finding"]), row["Finding"].finding) == ("not inferior", True)
     fact = next(fact for fact in document.facts if fact.label == "Accuracy change, in points")
     assert (shown(fact.cell), fact.detail) == ("-2.42", "1 variant against fresh draws; 95% interval -3.09 to -1.75")
-    assert "Augmentation reuse" not in [section.title for section in describe_audit(make_audit()).sections]
+    assert "Augmentation reuse" not in [section.title for section in describe_audit(audit_of(reuse=None)).sections]
 
 
 def test_reuse_that_was_not_measured_is_said() -> None:
@@ -733,7 +750,7 @@ def test_reuse_that_was_not_measured_is_said() -> None:
 
 
 def test_storage_is_a_cost_of_its_own() -> None:
-    document = describe_audit(make_audit())
+    document = describe_audit(AUDIT)
     assert "Storing the cache, 21.5 MB, uses 2.23 J a day (1.21 to 7.35), modelled; this is in no ratio." in text_of(
         document
     )
@@ -748,9 +765,8 @@ def test_storage_is_a_cost_of_its_own() -> None:
 
 @pytest.mark.parametrize(("epochs", "crossings"), [(7.4, [3, 3]), (7.6, [3]), (31.0, [0]), (None, [0])])
 def test_an_early_crossing_gets_its_own_chart(epochs: float | None, crossings: list[int]) -> None:
-    result = workload()
-    compared = tuple(dataclasses.replace(each, break_even=BreakEven(epochs, 7.0, None)) for each in result.comparisons)
-    document = describe_audit(make_audit(dataclasses.replace(result, comparisons=compared), compression=None))
+    compared = tuple(dataclasses.replace(each, break_even=BreakEven(epochs, 7.0, None)) for each in INPUT.comparisons)
+    document = describe_audit(audit_of(dataclasses.replace(INPUT, comparisons=compared), stages=None))
     drawn = [chart for chart in charts(document) if isinstance(chart.plot, Lines)]
     assert [len(chart.plot.crossings) for chart in drawn if isinstance(chart.plot, Lines)] == crossings
     when = "never" if epochs is None else f"{quantities.number(epochs)} epochs"
@@ -759,23 +775,24 @@ def test_an_early_crossing_gets_its_own_chart(epochs: float | None, crossings: l
 
 
 def test_charts_have_the_values_of_the_audit() -> None:
-    document = describe_audit(full_audit())
+    document = describe_audit(AUDIT)
     bars = next(chart for chart in charts(document) if isinstance(chart.plot, Bars))
     assert isinstance(bars.plot, Bars)
     values = {mark.label: mark.value for mark in bars.plot.marks}
-    assert values == pytest.approx({name: cpu_us * 0.0031 for name, cpu_us in CPU_US.items()})
+    assert values == {arm.name: arm.active_j_per_1000.value for arm in INPUT.arms}
     assert "naive 3.42 J (1.32 to 7.40); tuned 3.14 J" in bars.description
-    many: dict[str, float | None] = {f"op_{place}": 1.0 + place for place in range(16)}
-    stack = charts(describe_audit(staged(stages(known=many))))[0]
+    stack = charts(document)[0]
     assert isinstance(stack.plot, Stack)
-    assert [part.label for part in stack.plot.parts] == list(many)
+    assert AUDIT.stages is not None
+    known = [stage.name for stage in AUDIT.stages.stages if stage.active_j_per_1000 is not None]
+    assert [part.label for part in stack.plot.parts] == known
     assert stack.description.endswith(
         "unattributed 0.500 J; separately, waiting 1.50 J (1.20 to 1.90) of the total energy."
     )
 
 
 def test_examples_are_shown_with_what_the_cache_holds() -> None:
-    found = [block for section in describe_audit(full_audit()).sections for block in section.blocks]
+    found = [block for section in describe_audit(AUDIT).sections for block in section.blocks]
     (images,) = (block for block in found if isinstance(block, Images))
     assert plain(images.caption) == "cat/1.jpg, cat"
     assert [(image.label, image.mark) for image in images.images] == [("decode", "cached"), ("flip_lr", "")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import operator
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -12,15 +13,15 @@ from typing import Any
 
 import pytest
 from audits import (
+    AUDIT,
+    COMPRESSION,
+    ENERGY,
+    OWN,
     SHAKEN,
     Page,
-    compression,
-    energy,
     extreme_audit,
-    full_audit,
     make_plan,
     markdown_page,
-    model_file,
     own_audit,
     printed,
 )
@@ -44,6 +45,7 @@ from joulecache.pipelines.report.describe.machine import OpRow, describe_finding
 from joulecache.pipelines.report.describe.plan import describe_plan
 from joulecache.pipelines.report.document import (
     Cell,
+    Chart,
     Claims,
     Code,
     Column,
@@ -52,15 +54,18 @@ from joulecache.pipelines.report.document import (
     Fact,
     Image,
     Images,
+    Mark,
     Paragraph,
     Section,
     Sentence,
+    Stack,
     Table,
     cell,
     finding_cell,
     table,
     words,
 )
+from joulecache.pipelines.report.render.charts import draw
 from joulecache.pipelines.report.render.html import to_html, to_notebook
 from joulecache.pipelines.report.render.layout import table_lines, wrap
 from joulecache.pipelines.report.render.markdown import escape, to_markdown
@@ -98,7 +103,8 @@ OURS = {
 def everywhere(text: str) -> Document:
     """Return a document that holds a text in every place that a document has for one."""
     sentence = Sentence(text, text, text, "modelled", lead=text)
-    shown = table(text, (words(text), Column(text)), [(text, Cell(Spread(text, note=text)))], text)
+    columns = {words(text): lambda each: each, Column(text): lambda each: Spread(each, note=each)}
+    shown = table(text, [text], columns, text)
     images = Images((Code(text), text), (Image("/9j/2w==", text, text),))
     blocks = (Paragraph((text, Code(text))), Claims((sentence,)), shown, images, Command(text))
     section = Section(text, blocks)
@@ -144,20 +150,28 @@ def test_markdown_shows_any_text_as_it_is(text: str) -> None:
     assert page.tables[0][1] == [" ".join(f"x {shown} x".split())]
 
 
+def test_a_bar_tells_any_number_of_parts_apart_in_the_colours_of_the_page() -> None:
+    parts = tuple(Mark(f"op_{place}", 1.0 + place, text=f"{place}%") for place in range(16))
+    stack = Stack(parts, Mark("rest", 3.0), None, 139.0, ("active", "waiting"), "J")
+    drawn = draw("chart", Chart("Stages", stack, "In words.", "How to read it."))
+    entry = r'<path [^>]*style="([^"]+)" />\s*</g>\s*<g [^>]+>\s*<text [^>]+>([^<]+)<'
+    looks = {label.partition(" ")[0]: style for style, label in re.findall(entry, drawn) if label.startswith("op_")}
+    assert list(looks) == [part.label for part in parts]
+    assert len(set(looks.values())) == len(parts)
+    assert not re.findall(r'(?:fill|stroke)(?:: |=")#[0-9a-f]+', drawn)
+    assert set(re.findall(r"url\(#([^)]+)\)", drawn)) <= set(re.findall(r'id="([^"]+)"', drawn))
+
+
 # The terminal ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def documents() -> dict[str, Document]:
     """Return a document of each kind of result."""
-    before = full_audit()
-    slower = dataclasses.replace(before, provenance=dataclasses.replace(before.provenance, batch_size=128))
-    flagged = dataclasses.replace(energy(), contamination=SHAKEN)
-    files = tuple(
-        dataclasses.replace(each, energy_per_image=flagged) if each.name == "control" else each
-        for each in compression().model_files
-    )
-    long_name = model_file("pruned-sparse-clustered-int8-aware", 99_900_000, 0.92, 19.04, "baseline", accuracy_high=1.0)
+    slower = dataclasses.replace(AUDIT, provenance=dataclasses.replace(AUDIT.provenance, batch_size=128))
+    first, *files = COMPRESSION.model_files
+    long_name = dataclasses.replace(first, name="pruned-sparse-clustered-int8-aware", file_bytes=99_900_000)
+    flagged = dataclasses.replace(first, energy_per_image=SHAKEN)
     operations: list[Any] = [
         SimpleNamespace(
             operation=operation,
@@ -169,7 +183,7 @@ def documents() -> dict[str, Document]:
             flop_per_s_high=1.3e12,
             flop=10**12,
             flop_per_j=9.87e10,
-            energy=energy(),
+            energy=ENERGY,
         )
         for operation in ("matrix product", "convolution")
         for precision in ("float32", "bfloat16", "int8")
@@ -186,17 +200,17 @@ def documents() -> dict[str, Document]:
         SimpleNamespace(what="processors", good=True, found="2 of 2", remedy=None),
     ]
     return {
-        "audit": describe_audit(before),
+        "audit": describe_audit(AUDIT),
         "wide audit": describe_audit(extreme_audit()),
-        "custom pipelines": describe_audit(own_audit("plain", "tuned", "best")),
+        "custom pipelines": describe_audit(OWN),
         "plan": describe_plan(make_plan()),
         "plan without online": describe_plan(
             make_plan(choices=make_plan().choices[:2], online_refused="no TensorFlow")
         ),
-        "compression": describe_compression(compression(*files, long_name)),
-        "changes": describe_changes(compare_audits(before, slower)),
+        "compression": describe_compression(dataclasses.replace(COMPRESSION, model_files=(flagged, *files, long_name))),
+        "changes": describe_changes(compare_audits(AUDIT, slower)),
         "cache": describe_manifest(manifest(), "s3://bucket/a-cache/"),
-        "energy": describe_energy(flagged, ("RAPL: no counters",)),
+        "energy": describe_energy(SHAKEN, ("RAPL: no counters",)),
         "hardware": describe_throughputs(operations, Meter().provenance(), advice),
         "doctor": describe_findings(found),
         "ops": describe_ops(ops),
@@ -227,7 +241,7 @@ def manifest() -> Manifest:
         index=file(1_331_167),
         rejected=file(15),
         versions={},
-        energy=BuildEnergy(energy(), Meter().provenance()),
+        energy=BuildEnergy(ENERGY, Meter().provenance()),
     )
 
 
@@ -285,22 +299,44 @@ def test_no_line_is_wider_than_the_terminal(kind: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("kind", list(documents()))
-def test_all_forms_have_the_same_tables(kind: str) -> None:
+def test_all_forms_say_the_same(kind: str) -> None:
     document = documents()[kind]
-    html = Page(to_html(document))
-    assert html.tables == markdown_page(to_markdown(document)).tables
-    assert len(Page(to_notebook(document)).tables) == len(tables(document.brief()))
+    html, markdown, notebook = (
+        Page(to_html(document)),
+        markdown_page(to_markdown(document)),
+        Page(to_notebook(document)),
+    )
+    assert html.tables == markdown.tables
+    assert len(notebook.tables) == len(tables(document.brief()))
+    terminal = " ".join(printed(document).split())
+    for sentence in document.headline:
+        for form in (html.text, markdown.text, notebook.text, terminal):
+            assert sentence.claim in form
+            assert sentence.detail in form
+    for form in (html.text, markdown.text, notebook.text, terminal):
+        assert document.warning in form
 
 
-EXAMPLE = table(
+def rows_table(
+    title: str, columns: list[Column], rows: list[tuple[Cell | Spread | str, ...]], remark: str = ""
+) -> Table:
+    return table(title, rows, {column: operator.itemgetter(place) for place, column in enumerate(columns)}, remark)
+
+
+EXAMPLE = rows_table(
     "Arms",
-    (words("Arm"), Column("Energy per 1,000 images"), Column("Ratio", priority=1), words("Finding", priority=2)),
+    [words("Arm"), Column("Energy per 1,000 images"), Column("Ratio", priority=1), words("Finding", priority=2)],
     [
         ("naive", cell(Spread("3.42 J", "1.32", "7.40"), "modelled"), "1", "reference"),
-        ("tf_cache", cell(Spread("0.133 J", "0.0515", "0.288"), "modelled"), Spread("0.04", note="one block"), finding_cell("saves")),
+        (
+            "tf_cache",
+            cell(Spread("0.133 J", "0.0515", "0.288"), "modelled"),
+            Spread("0.04", note="one block"),
+            finding_cell("saves"),
+        ),
     ],
     "How to read it.",
-)  # fmt: skip
+)
 
 
 def lines_of(width: int) -> list[str]:
@@ -349,7 +385,8 @@ def test_a_table_gives_up_columns_and_then_becomes_a_list() -> None:
 
 
 def test_several_tags_stand_beside_their_values() -> None:
-    measured = table("T", (words("A"), Column("B")), [("x", cell("1 J", "measured")), ("y", cell("2 J", "modelled"))])
+    rows: list[tuple[Any, ...]] = [("x", cell("1 J", "measured")), ("y", cell("2 J", "modelled"))]
+    measured = rows_table("T", [words("A"), Column("B")], rows)
     lines = [line.plain for line in table_lines(measured, 80)]
     assert lines[0] == "T"
     assert [line.split() for line in lines[-2:]] == [["x", "1", "J", "measured"], ["y", "2", "J", "modelled"]]

@@ -15,12 +15,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from audits import Page, full_audit, make_audit, markdown_page, model_file, own_audit
+from audits import AUDIT, COMPRESSION, GOLDEN, OWN, Page, audit_of, markdown_page
 
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.report.files import ReportFiles, read_report, report_schema, write_report
-
-GOLDEN = Path(__file__).parent / "golden"
 
 Write = Callable[[Audit], ReportFiles]
 
@@ -32,12 +30,12 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
-    return write_report(full_audit(), tmp_path_factory.mktemp("report"))
+    return write_report(AUDIT, tmp_path_factory.mktemp("report"))
 
 
 def test_a_report_is_read_as_it_was_written(report: ReportFiles, tmp_path: Path) -> None:
     audit = read_report(report.json)
-    assert audit == full_audit()
+    assert audit == AUDIT
     again = write_report(audit, tmp_path)
     for one, other in zip(dataclasses.astuple(again), dataclasses.astuple(report), strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -58,9 +56,7 @@ def test_reports_from_before_there_were_examples_are_read(tmp_path: Path) -> Non
     assert (audit.examples, audit.stages, audit.reuse) == ((), None, None)
 
 
-@pytest.mark.parametrize(
-    "audit", [dataclasses.replace(full_audit(), compression=None), own_audit("plain", "tuned")], ids=["chain", "own"]
-)
+@pytest.mark.parametrize("audit", [AUDIT, OWN], ids=["chain", "own"])
 def test_reports_follow_the_schema(audit: Audit) -> None:
     schema = report_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -85,7 +81,10 @@ PICTURES = [{"key": "a.jpg", "class_name": "cat", "pictures": [SCRIPT]}]
         (("workloads", 0, "epochs_per_run"), 0, "workloads/0/epochs_per_run"),
         (("provenance", "meter", "rapl"), None, "provenance/meter/rapl"),
         (("provenance", "seed"), None, "provenance/seed"),
-        (("compression", "recipe", "sparsity"), 1.5, "sparsity"),
+        (("workloads", 0, "control", "low"), -1, "workloads/0/control/low"),
+        (("compression", "recipe", "sparsity"), 1.5, "compression/recipe/sparsity"),
+        (("compression", "accuracies", "baseline"), [], "compression/accuracies/baseline"),
+        (("compression", "variants", 2, "faster_than_dense"), "yes", "compression/variants/2/faster_than_dense"),
         (("samples",), PICTURES, "samples/0/pictures/0/jpeg"),
         ((), [], ""),
     ],
@@ -113,7 +112,7 @@ def test_text_that_is_not_json_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="pixel_difference/naive: must be a finite number"):
-        write_report(make_audit(pixel_difference={"naive": value}), tmp_path / "audit")
+        write_report(audit_of(pixel_difference={"naive": value}), tmp_path / "audit")
     assert not (tmp_path / "audit").exists()
 
 
@@ -123,7 +122,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
 def test_json_comes_last_and_nothing_half_written_stays(tmp_path: Path, blocked: str, written: list[str]) -> None:
     (tmp_path / blocked).mkdir()
     with pytest.raises(IsADirectoryError):
-        write_report(make_audit(), tmp_path)
+        write_report(audit_of(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == written
 
 
@@ -214,11 +213,10 @@ def test_charts_take_the_colours_of_the_page(report: ReportFiles) -> None:
 
 def test_every_model_file_has_its_own_mark(write: Write) -> None:
     names = [f"pruned-sparse-clustered-int8-aware-{place}" for place in range(9)]
-    audit = full_audit()
-    assert audit.compression is not None
-    files = tuple(model_file(name, 9, 0.5, 1.0) for name in names)
-    compression = dataclasses.replace(audit.compression, model_files=files, accuracies=dict.fromkeys(names, (0.5,)))
-    drawn = charts_of(write(make_audit(compression=compression)))[-1]
+    files = tuple(dataclasses.replace(COMPRESSION.model_files[0], name=name) for name in names)
+    accuracies = dict.fromkeys(names, (0.5,))
+    compression = dataclasses.replace(COMPRESSION, model_files=files, accuracies=accuracies)
+    drawn = charts_of(write(audit_of(compression=compression)))[-1]
     entry = r'<use [^>]*style="([^"]+)" href="([^"]+)" />\s*</g>\s*</g>\s*<g [^>]+>\s*<text [^>]+>(pruned[^<]+)<'
     marks = {name: mark for *mark, name in re.findall(entry, drawn)}
     assert list(marks) == names

@@ -7,15 +7,16 @@ cell. Texts are plain: each renderer escapes them for its form. They hold no lin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import Spread
 
-Tag = Literal["measured", "modelled", "given"]
-"""How joules were obtained: by hardware counters, from published coefficients, or from the user's own watts."""
+T = TypeVar("T")
+Ends = tuple[float, float] | None
+"""The ends of an interval; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Sentence:
         claim: The claim.
         detail: The sentences that qualify it.
         finding: What was found ("saves", "costs", ...); None where nothing was compared.
-        tag: How its joules were obtained.
+        tag: How its joules were obtained: measured, modelled or given.
         lead: What introduces the claim where it is not the first one.
     """
 
@@ -85,47 +86,42 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table. The first column names the rows.
+class Block:
+    """A part of a section. Short forms leave it out if it is a detail."""
 
-    Attributes:
-        title: What it shows.
-        columns: The heads.
-        rows: The cells, row by row.
-        remark: How to read it.
-        detail: Whether short forms leave it out.
-    """
+    detail: bool = dataclasses.field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """A table, whose first column names the rows, with a remark on how to read it."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     remark: str = ""
-    detail: bool = False
 
 
 @dataclass(frozen=True)
-class Paragraph:
+class Paragraph(Block):
     """Running text."""
 
     text: Text
     muted: bool = False
-    detail: bool = False
 
 
 @dataclass(frozen=True)
-class Claims:
+class Claims(Block):
     """Several claims of equal rank."""
 
     sentences: tuple[Sentence, ...]
-    detail: bool = False
 
 
 @dataclass(frozen=True)
-class Command:
+class Command(Block):
     """A command to copy."""
 
     text: str
-    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,12 +134,11 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Block):
     """Images in a row, with a caption."""
 
     caption: Text
     images: tuple[Image, ...]
-    detail: bool = True
 
 
 # Charts ---------------------------------------------------------------------------------------------------------------
@@ -151,19 +146,11 @@ class Images:
 
 @dataclass(frozen=True)
 class Mark:
-    """One value in a chart.
-
-    Attributes:
-        label: Its name.
-        value: The value.
-        ends: The ends of its interval; None: there is none.
-        series: The number of its colour; None: muted.
-        text: The value as shown beside it.
-    """
+    """A value in a chart, the number of its colour (None: muted), and the value as text."""
 
     label: str
     value: float
-    ends: tuple[float, float] | None
+    ends: Ends = None
     series: int | None = None
     text: str = ""
 
@@ -200,7 +187,7 @@ class Crossing:
 
     x: float
     y: float
-    ends: tuple[float, float] | None
+    ends: Ends
     series: int
 
 
@@ -217,20 +204,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Stack:
-    """Parts of a whole in one bar.
-
-    Attributes:
-        parts: The parts that are known, in order.
-        rest: What is left of the whole; not drawn unless above 0.
-        apart: A value that is not a part, in a bar of its own; None: there is none.
-        whole: The whole.
-        labels: What the two bars are.
-        axis: What the axis shows.
-    """
+    """Parts of a `whole` in one bar, in order; the `rest` of it; and a value that is not a part, in a separate bar."""
 
     parts: tuple[Mark, ...]
     rest: Mark
-    apart: Mark | None
+    separate: Mark | None
     whole: float
     labels: tuple[str, str]
     axis: str
@@ -238,13 +216,13 @@ class Stack:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point with its intervals; None: there is none."""
+    """A point with its intervals."""
 
     label: str
     x: float
-    x_ends: tuple[float, float] | None
+    x_ends: Ends
     y: float
-    y_ends: tuple[float, float] | None
+    y_ends: Ends
 
 
 @dataclass(frozen=True)
@@ -260,7 +238,7 @@ Plot = Bars | Intervals | Lines | Stack | Scatter
 
 
 @dataclass(frozen=True)
-class Chart:
+class Chart(Block):
     """A chart.
 
     Attributes:
@@ -269,7 +247,6 @@ class Chart:
         description: The same in words, for those who cannot see it.
         caption: How to read it.
         tag: How its joules were obtained; None: it shows none.
-        detail: Whether short forms leave it out.
     """
 
     title: str
@@ -277,12 +254,9 @@ class Chart:
     description: str
     caption: str
     tag: str | None = None
-    detail: bool = True
 
 
 # The whole ------------------------------------------------------------------------------------------------------------
-
-Block = Paragraph | Claims | Table | Chart | Images | Command
 
 
 @dataclass(frozen=True)
@@ -329,18 +303,16 @@ class Document:
 
     def brief(self) -> Document:
         """Return the document without details and remarks on tables, for terminals and notebooks."""
-        sections = (
-            dataclasses.replace(section, blocks=tuple(_brief(block) for block in section.blocks if not block.detail))
-            for section in self.sections
-        )
-        return dataclasses.replace(self, facts=(), sections=tuple(each for each in sections if each.blocks))
+        sections = (Section(each.title, tuple(map(_brief, _shown(each)))) for each in self.sections if _shown(each))
+        return dataclasses.replace(self, facts=(), sections=tuple(sections))
+
+
+def _shown(section: Section) -> list[Block]:
+    return [block for block in section.blocks if not block.detail and not isinstance(block, Chart | Images)]
 
 
 def _brief(block: Block) -> Block:
     return dataclasses.replace(block, remark="") if isinstance(block, Table) else block
-
-
-T = TypeVar("T")
 
 
 def visible(value: T) -> T:
@@ -350,9 +322,11 @@ def visible(value: T) -> T:
     if isinstance(value, tuple):
         return tuple(map(visible, value))  # type: ignore[return-value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        return dataclasses.replace(value, **{name: visible(getattr(value, name)) for name in names})
+        return dataclasses.replace(value, **{name: visible(each) for name, each in vars(value).items()})
     return value
+
+
+# Making tables --------------------------------------------------------------------------------------------------------
 
 
 def cell(value: Cell | Spread | str, tag: str | None = None) -> Cell:
@@ -367,19 +341,25 @@ def finding_cell(finding: str) -> Cell:
     return Cell(Spread(finding), finding=True)
 
 
+def words(title: str, short: str = "", priority: int = 0) -> Column:
+    """Return the head of a column of words."""
+    return Column(title, short, "left", priority)
+
+
 def table(
     title: str,
-    columns: Sequence[Column],
-    rows: Iterable[Iterable[Cell | Spread | str]],
+    items: Iterable[T],
+    columns: Mapping[Column, Callable[[T], Cell | Spread | str]],
     remark: str = "",
     *,
     detail: bool = False,
 ) -> Table:
-    """Return a table of cells, or of values that become cells."""
-    cells = tuple(tuple(map(cell, row)) for row in rows)
-    return Table(title, tuple(columns), cells, remark, detail)
+    """Return a table with a row for each item; each column has the function that returns its value for an item."""
+    rows = tuple(tuple(cell(value(item)) for value in columns.values()) for item in items)
+    return Table(title, tuple(columns), rows, remark, detail=detail)
 
 
-def words(title: str, short: str = "", priority: int = 0) -> Column:
-    """Return the head of a column of words."""
-    return Column(title, short, "left", priority)
+def pairs(title: str, values: Mapping[str, Cell | Spread | str], remark: str = "") -> Table:
+    """Return a table of names and values."""
+    columns = {words("What"): lambda what: what, words("Value"): lambda what: values[what]}
+    return table(title, values, columns, remark, detail=True)

@@ -8,7 +8,7 @@ from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.experiment.results import ArmResult, WorkloadResult
 from joulecache.pipelines.experiment.statistics import Ratio
-from joulecache.pipelines.report.describe.values import active_tag, ends, epochs_to, joules, largest, ratio
+from joulecache.pipelines.report.describe.values import active_tag, ends, epochs_to, joules, ratio
 from joulecache.pipelines.report.document import Bars, Chart, Crossing, Intervals, Line, Lines, Mark
 
 _SERIES = {
@@ -43,7 +43,7 @@ def _series(result: WorkloadResult) -> Mapping[str, int]:
 
 def _bars(result: WorkloadResult, audit: Audit) -> Chart:
     energies, series = [arm.active_j_per_1000 for arm in result.arms], _series(result)
-    like_j = largest(energies)
+    like_j = quantities.largest(each.value for each in energies)
     marks = tuple(
         Mark(arm.name, each.value, (each.low, each.high), series[arm.name], quantities.joules(each.value, like_j))
         for arm, each in zip(result.arms, energies, strict=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joulecache.pipelines.auditing.results import Audit, Example
-from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import Spread
+from joulecache.pipelines.core.quantities import Spread, change, count, kind, number
+from joulecache.pipelines.core.quantities import joules as joules_text
 from joulecache.pipelines.experiment.results import ArmResult
 from joulecache.pipelines.report.describe.arms import workload_section
 from joulecache.pipelines.report.describe.compression import compression_section
@@ -19,6 +19,8 @@ from joulecache.pipelines.report.describe.values import (
     epochs_to,
     joules,
     plural,
+    share,
+    shortened,
     title_of,
 )
 from joulecache.pipelines.report.describe.verdict import doubts, headline, main_comparisons, main_workload
@@ -84,16 +86,14 @@ def _about(audit: Audit) -> Text:
         for other in others:
             parts += [", compared with ", Code(other)]
         sizes = [
-            f" {each.name}: {quantities.count(each.images)} images in {quantities.count(each.batches)} batches per epoch."
+            f" {each.name}: {count(each.images)} images in {count(each.batches)} batches per epoch."
             for each in audit.pipelines
         ]
         return (*parts, ".", *sizes)
     records, names = audit.records, audit.class_names
-    listed = ", ".join(names[:_CLASSES_SHOWN])
-    more = f" and {quantities.count(len(names) - _CLASSES_SHOWN)} more" if len(names) > _CLASSES_SHOWN else ""
-    classes = f"{quantities.count(len(names))} {'class' if len(names) == 1 else 'classes'}: {listed}{more}."
+    classes = f"{count(len(names))} {'class' if len(names) == 1 else 'classes'}: {shortened(names, _CLASSES_SHOWN)}."
     counts = (
-        f"{plural(records.train, 'training image')}, {quantities.count(records.val)} held out, {quantities.count(records.rejected)} "
+        f"{plural(records.train, 'training image')}, {count(records.val)} held out, {count(records.rejected)} "
         f"rejected, {plural(records.skipped, 'other file')} skipped."
     )
     return ("Source ", Code(audit.source or ""), ", chain ", Code(audit.chain or ""), f". {counts} {classes}")
@@ -106,11 +106,11 @@ def _facts(audit: Audit) -> Iterator[Fact]:
     if result is not None and compared:
         first, strongest, job = compared[0], compared[-1], title_of(result.workload)
         against = f"{job}, against {first.other}"
-        changed = cell(quantities.change(first.ratio.value), tag)
+        changed = cell(change(first.ratio.value), tag)
         yield Fact("Active energy per epoch", changed, f"{against}; {change_interval(first.ratio)}", first.finding)
         after = epochs_to(first.break_even, first.ratio)
         yield Fact("Build paid back after", cell(after.value), after.interval or against, first.finding)
-        over = cell(quantities.change(strongest.horizon_ratio), tag)
+        over = cell(change(strongest.horizon_ratio), tag)
         label = f"Over {audit.horizon_epochs} epochs, build included"
         yield Fact(label, over, f"{job}, against {strongest.other}", strongest.finding)
     if audit.reuse is not None:
@@ -118,8 +118,8 @@ def _facts(audit: Audit) -> Iterator[Fact]:
     if audit.compression is not None:
         files = audit.compression.model_files
         first_j, last_j = (files[place].energy_per_image.active_j for place in (0, -1))
-        one = cell(quantities.joules(last_j), quantities.kind(files[-1].energy_per_image.active.method))
-        yield Fact("Energy of one inference", one, f"{files[-1].name}; {files[0].name}: {quantities.joules(first_j)}")
+        one = cell(joules_text(last_j), kind(files[-1].energy_per_image.active.method))
+        yield Fact("Energy of one inference", one, f"{files[-1].name}; {files[0].name}: {joules_text(first_j)}")
 
 
 def _own_facts(audit: Audit) -> Iterator[Fact]:
@@ -135,18 +135,17 @@ def _own_facts(audit: Audit) -> Iterator[Fact]:
         yield Fact("Active energy per 1,000 images", Cell(Spread(spent.value), tag), detail)
         yield Fact("Throughput", cell(_rate(first)), job)
         if first.waiting is not None:
-            at_most = "at most " if first.waiting.at_most else ""
-            share = f"{at_most}{quantities.share(first.waiting.share_of_time)}"
-            yield Fact("Waiting for input", cell(share), f"{job}, share of its time")
+            waited = share(first.waiting.share_of_time, at_most=first.waiting.at_most)
+            yield Fact("Waiting for input", cell(waited), f"{job}, share of its time")
         return
     least = min(others, key=lambda arm: arm.ratio.value)
     detail = f"{job}, {least.name} against {first.name}; {change_interval(least.ratio)}"
-    yield Fact("Active energy per image", cell(quantities.change(least.ratio.value), tag), detail, least.finding)
+    yield Fact("Active energy per image", cell(change(least.ratio.value), tag), detail, least.finding)
     yield Fact("Throughput", cell(_rate(least)), f"{job}, {least.name}; {first.name}: {_rate(first)}")
 
 
 def _rate(arm: ArmResult) -> str:
-    return f"{quantities.number(arm.images_per_s)} images/s"
+    return f"{number(arm.images_per_s)} images/s"
 
 
 def _examples(examples: tuple[Example, ...]) -> Section:

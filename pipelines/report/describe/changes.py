@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from joulecache.pipelines.auditing.changes import Changes
-from joulecache.pipelines.core import quantities
+from joulecache.pipelines.core.quantities import number, plain_ratio
 from joulecache.pipelines.report.describe.values import ratio
 from joulecache.pipelines.report.document import Block, Column, Document, Paragraph, Section, Table, table, words
 
@@ -30,28 +30,23 @@ def _shown(value: object) -> str:
 
 
 def _arms(changes: Changes) -> Table:
-    rows = [
-        (
-            arm.workload,
-            arm.arm,
-            quantities.number(arm.before.active_j_per_1000),
-            quantities.number(arm.after.active_j_per_1000),
-            ratio(arm.ratio),
-            f"{arm.before.ratio:.3f}",
-            f"{arm.after.ratio:.3f}",
-        )
-        for arm in changes.arms
-    ]
-    columns = (
-        words("Workload"),
-        words("Arm"),
-        Column("Before", priority=1),
-        Column("After", priority=2),
-        Column("Ratio (95% interval)", "ratio, 95%"),
-        Column("Ratio to the reference, before", "to reference before", priority=3),
-        Column("Ratio to the reference, after", "to reference after", priority=4),
+    return table(
+        "Active J per 1,000 images, after over before",
+        changes.arms,
+        {
+            words("Workload"): lambda arm: arm.workload,
+            words("Arm"): lambda arm: arm.arm,
+            Column("Before", priority=1): lambda arm: number(arm.before.active_j_per_1000),
+            Column("After", priority=2): lambda arm: number(arm.after.active_j_per_1000),
+            Column("Ratio (95% interval)", "ratio, 95%"): lambda arm: ratio(arm.ratio),
+            Column("Ratio to the reference, before", "to reference before", priority=3): lambda arm: plain_ratio(
+                arm.before.ratio
+            ),
+            Column("Ratio to the reference, after", "to reference after", priority=4): lambda arm: plain_ratio(
+                arm.after.ratio
+            ),
+        },
     )
-    return table("Active J per 1,000 images, after over before", columns, rows)
 
 
 def _findings(changes: Changes) -> Iterator[str]:

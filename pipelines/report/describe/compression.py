@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from joulecache.pipelines.compressing.results import CONTROL, Compression, ModelFile
 from joulecache.pipelines.core import quantities
+from joulecache.pipelines.core.quantities import Spread
 from joulecache.pipelines.energy import Energy
-from joulecache.pipelines.report.describe.values import active, joules, joules_cells, largest
+from joulecache.pipelines.report.describe.values import active, joules, joules_column
 from joulecache.pipelines.report.document import (
     Block,
     Chart,
@@ -136,44 +137,38 @@ def _spent_once(compression: Compression) -> str:
 
 def _model_files(compression: Compression) -> Table:
     files = compression.model_files
-    energies = joules_cells([active(file.energy_per_image) for file in files], _tag(files[0]))
-    rows = [
-        (
-            file.name,
-            quantities.count(file.parameters),
-            quantities.count(file.nonzero_weights),
-            quantities.count(file.macs),
-            quantities.data_size(file.file_bytes),
-            quantities.data_size(file.gzip_bytes),
-            quantities.share_range(file.accuracy, file.accuracy_low, file.accuracy_high),
-            f"{quantities.number(file.cpu_ms_per_image)} ms",
-            f"{quantities.number(file.cpu_ms_per_image_median)} ms",
-            energy,
-            file.dense or "-",
-            quantities.answer(file.faster_than_dense),
-        )
-        for file, energy in zip(files, energies, strict=True)
-    ]
-    columns = (
-        words("Model file"),
-        Column("Parameters", "params", priority=4),
-        Column("Non-zero weights", "not 0", priority=5),
-        Column("MACs", priority=6),
-        Column("File"),
-        Column("gzip", priority=2),
-        Column("Accuracy (95% interval)", "accuracy, 95%"),
-        Column("CPU time per image, fastest run", "CPU /image"),
-        Column("CPU time per image, median of the runs", "median", priority=7),
-        Column("Active energy per image (low to high)", "active energy /image"),
-        words("Compared with", priority=3),
-        words("Faster", priority=1),
-    )
     first = files[0]
-    remark = (
+    return table(
+        "Model files",
+        files,
+        {
+            words("Model file"): lambda file: file.name,
+            Column("Parameters", "params", priority=4): lambda file: quantities.count(file.parameters),
+            Column("Non-zero weights", "not 0", priority=5): lambda file: quantities.count(file.nonzero_weights),
+            Column("MACs", priority=6): lambda file: quantities.count(file.macs),
+            Column("File"): lambda file: quantities.data_size(file.file_bytes),
+            Column("gzip", priority=2): lambda file: quantities.data_size(file.gzip_bytes),
+            Column("Accuracy (95% interval)", "accuracy, 95%"): _accuracy,
+            Column("CPU time per image, fastest run", "CPU /image"): lambda file: (
+                f"{quantities.number(file.cpu_ms_per_image)} ms"
+            ),
+            Column("CPU time per image, median of the runs", "median", priority=7): lambda file: (
+                f"{quantities.number(file.cpu_ms_per_image_median)} ms"
+            ),
+            Column("Active energy per image (low to high)", "active energy /image"): joules_column(
+                files, lambda file: active(file.energy_per_image), _tag(first)
+            ),
+            words("Compared with", priority=3): lambda file: file.dense or "-",
+            words("Faster", priority=1): lambda file: quantities.answer(file.faster_than_dense),
+        },
         f"Accuracy on {quantities.count(first.images)} held-out images. CPU time: {first.runs} runs on one thread, in batches of "
         f"{first.batch_size} images that are already in memory. MACs: multiply-accumulates per image."
+        f"{_effect_of_zeros(compression)}",
     )
-    return table("Model files", columns, rows, f"{remark} {_effect_of_zeros(compression)}".rstrip())
+
+
+def _accuracy(file: ModelFile) -> Spread:
+    return quantities.share_range(file.accuracy, file.accuracy_low, file.accuracy_high)
 
 
 def _effect_of_zeros(compression: Compression) -> str:
@@ -185,7 +180,7 @@ def _effect_of_zeros(compression: Compression) -> str:
     whole = [file for file in files if file.dense is not None and file.macs == macs.get(file.dense)]
     faster = [file.name for file in whole if file.faster_than_dense]
     slower = [file.name for file in whole if not file.faster_than_dense]
-    text = "Zeros and shared values save bytes in a compressed file"
+    text = " Zeros and shared values save bytes in a compressed file"
     if not whole:
         return f"{text}; their effect on time was not measured separately, since channels were removed too."
     if not faster:
@@ -212,14 +207,18 @@ def flagged_energies(compression: Compression) -> list[str]:
 
 
 def _flag_tables(compression: Compression, *, detail: bool) -> Iterator[Table]:
-    rows = [(what, name, ", ".join(energy.flags)) for what, name, energy in _energies(compression) if energy.flags]
-    if rows:
-        columns = (words("What"), words("Model file"), words("Why"))
-        yield table("Flagged measurements", columns, rows, detail=detail)
+    columns = {
+        words("What"): lambda row: row[0],
+        words("Model file"): lambda row: row[1],
+        words("Why"): lambda row: ", ".join(row[2].flags),
+    }
+    if rows := [row for row in _energies(compression) if row[2].flags]:
+        yield table("Flagged measurements", rows, columns, detail=detail)
 
 
 def _chart(compression: Compression) -> Chart:
     files = compression.model_files
+    like_j = quantities.largest(file.energy_per_image.active_j for file in files)
     dots = tuple(
         Dot(
             file.name,
@@ -230,12 +229,10 @@ def _chart(compression: Compression) -> Chart:
         )
         for file in files
     )
-    spent = [active(file.energy_per_image) for file in files]
-    shown = [
-        f"{file.name} {joules(energy, largest(spent))} per image, accuracy "
-        f"{quantities.share_range(file.accuracy, file.accuracy_low, file.accuracy_high)}"
-        for file, energy in zip(files, spent, strict=True)
-    ]
+    shown = (
+        f"{file.name} {joules(active(file.energy_per_image), like_j)} per image, accuracy {_accuracy(file)}"
+        for file in files
+    )
     return Chart(
         "Accuracy and energy",
         Scatter(dots, "active J per 1,000 inferences", "accuracy, %"),

@@ -38,43 +38,39 @@ class Finding(Protocol):
 
 def describe_findings(found: Sequence[Finding]) -> Document:
     """Return what `joulecache doctor` found, and what to do about it."""
-    rows = [
-        (
-            finding.what,
-            "ok" if finding.good else "-",
-            f"{finding.found}. To do: {finding.remedy}" if finding.remedy else finding.found,
-        )
-        for finding in found
-    ]
-    shown = table("", (words("What"), words("State"), words("Found")), rows)
+    shown = table(
+        "",
+        found,
+        {
+            words("What"): lambda each: each.what,
+            words("State"): lambda each: "ok" if each.good else "-",
+            words("Found"): lambda each: f"{each.found}. To do: {each.remedy}" if each.remedy else each.found,
+        },
+    )
     return Document("joulecache: doctor", "doctor", sections=(Section("", (shown,)),))
 
 
 def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, advice: Recommendation) -> Document:
     """Return what a machine achieves at each precision, with the provenance of its joules."""
-    rows = [
-        (
-            one.operation,
-            one.precision,
-            f"{one.device}, {one.engine}",
-            Spread(_giga(one.flop_per_s), _giga(one.flop_per_s_low), _giga(one.flop_per_s_high)),
-            Spread(
+    rates = table(
+        "",
+        found,
+        {
+            words("Operation"): lambda one: one.operation,
+            words("Precision"): lambda one: one.precision,
+            words("Runs on", priority=1): lambda one: f"{one.device}, {one.engine}",
+            Column("GFLOP/s (slowest to fastest round)", "GFLOP/s"): lambda one: Spread(
+                _giga(one.flop_per_s), _giga(one.flop_per_s_low), _giga(one.flop_per_s_high)
+            ),
+            Column("GFLOP/s per W (low to high)", "GFLOP/s per W"): lambda one: Spread(
                 _giga(one.flop_per_j),
                 _giga(_per_joule(one.flop, one.energy.active_high_j)),
                 _giga(_per_joule(one.flop, one.energy.active_low_j)),
             ),
-        )
-        for one in found
-    ]
-    columns = (
-        words("Operation"),
-        words("Precision"),
-        words("Runs on", priority=1),
-        Column("GFLOP/s (slowest to fastest round)", "GFLOP/s"),
-        Column("GFLOP/s per W (low to high)", "GFLOP/s per W"),
+        },
     )
     whole = functools.reduce(operator.add, (one.energy for one in found))
-    remark = (
+    machine = (
         f"{provenance.cpu or 'Unknown processor'}, {provenance.vcpus:g} vCPUs. Watts: active, {whole.active.method}."
     )
     recommended = f"Train in {advice.training}, infer in {advice.inference}; {advice.why}."
@@ -83,7 +79,7 @@ def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, ad
         "hardware",
         headline=(Sentence(recommended),),
         warning=f"Flagged by the meter: {'; '.join(whole.flags)}." if whole.flags else "",
-        sections=(Section("", (table("", columns, rows), Paragraph(remark))),),
+        sections=(Section("", (rates, Paragraph(machine))),),
     )
 
 
@@ -106,14 +102,16 @@ class OpRow(TypedDict):
 
 def describe_ops(rows: Sequence[OpRow]) -> Document:
     """Return the ops with what they do and cost, as `joulecache transforms` lists them."""
-    cells = [
-        (
-            row["usage"],
-            row["does"],
-            NOT_MEASURED if row["cpu_us_per_image"] is None else f"{row['cpu_us_per_image']:,.0f} µs",
-        )
-        for row in rows
-    ]
-    columns = (words("Op"), words("Does"), Column("CPU time per image", "CPU /image"))
-    remark = "CPU time on this machine, measured now: 224x224x3, from a photo of about 500x375 or from 256x256."
-    return Document("joulecache: ops", "ops", sections=(Section("", (table("", columns, cells, remark),)),))
+    shown = table(
+        "",
+        rows,
+        {
+            words("Op"): lambda row: row["usage"],
+            words("Does"): lambda row: row["does"],
+            Column("CPU time per image", "CPU /image"): lambda row: (
+                NOT_MEASURED if row["cpu_us_per_image"] is None else f"{row['cpu_us_per_image']:,.0f} µs"
+            ),
+        },
+        "CPU time on this machine, measured now: 224x224x3, from a photo of about 500x375 or from 256x256.",
+    )
+    return Document("joulecache: ops", "ops", sections=(Section("", (shown,)),))

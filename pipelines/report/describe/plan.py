@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import NEVER, Spread, kind
-from joulecache.pipelines.planning.results import Choice, Plan
-from joulecache.pipelines.report.describe.values import joules_cells, plural
+from joulecache.pipelines.core.quantities import NEVER, Spread, data_size, joules, kind, number, seconds
+from joulecache.pipelines.planning.results import Choice, Plan, StepCost
+from joulecache.pipelines.report.describe.values import joules_column, plural
 from joulecache.pipelines.report.document import (
     Block,
     Column,
@@ -38,57 +37,58 @@ def describe_plan(plan: Plan, cache: str | os.PathLike[str] = "cache/") -> Docum
 def _steps(plan: Plan) -> Table:
     """Return what each step of the chain costs, and where it runs in the best choice."""
     layout = plan.best.layout
-    rows = []
-    for place, step in enumerate(plan.steps):  # the first one reads, so that op n is step n
-        where = "online" if layout is None else "cached" if place <= layout.cut else "every epoch"
-        rows.append(
-            (
-                step.name,
-                f"{step.cpu_us_per_image:,.1f} µs",
-                quantities.data_size(step.bytes_per_image),
-                f"{where}, random" if step.random else where,
-            )
-        )
-    columns = (words("Step"), Column("CPU time per image"), Column("Output per image"), words("Runs"))
-    sample = f"{plan.sampled:,} of {plural(plan.records, 'record')} sampled, in {quantities.seconds(plan.duration_s)}"
-    return table(f"Steps, {sample}", columns, rows)
+
+    def where(place: int, step: StepCost) -> str:  # the first one reads, so that op n is step n
+        runs = "online" if layout is None else "cached" if place <= layout.cut else "every epoch"
+        return f"{runs}, random" if step.random else runs
+
+    sample = f"{plan.sampled:,} of {plural(plan.records, 'record')} sampled, in {seconds(plan.duration_s)}"
+    return table(
+        f"Steps, {sample}",
+        enumerate(plan.steps),
+        {
+            words("Step"): lambda row: row[1].name,
+            Column("CPU time per image"): lambda row: f"{row[1].cpu_us_per_image:,.1f} µs",
+            Column("Output per image"): lambda row: data_size(row[1].bytes_per_image),
+            words("Runs"): lambda row: where(*row),
+        },
+    )
 
 
 def _choices(plan: Plan) -> Table:
     """Return the best choices with their prices."""
-    tag, epochs, shown = kind(plan.method), plan.epochs * plan.runs, plan.shown
-    totals = joules_cells([choice.total_j for choice in shown], tag)
-    rows = [
-        (
-            "nothing: online" if choice.layout is None else op_text(plan.chain.ops[choice.layout.cut - 1]),
-            "-" if choice.layout is None else str(choice.layout),
-            "-" if choice.reuse is None else Spread(str(choice.variants), note=f"{choice.reuse:.3g} uses"),
-            cell(quantities.joules(choice.build_j.value), tag),
-            cell(quantities.joules(choice.epoch_j.value + choice.waiting_j.value), tag),
-            total,
-            _break_even(plan, choice),
-            quantities.data_size(choice.cache_bytes),
-        )
-        for choice, total in zip(shown, totals, strict=True)
-    ]
-    columns = (
-        words("Cached up to"),
-        words("Stored as", priority=1),
-        Column("Variants (uses of each)", "variants", priority=3),
-        Column("Build", priority=4),
-        Column("Epoch", priority=2),
-        Column(f"Total over {epochs:,} epochs (low to high)", f"total, {epochs:,} epochs"),
-        Column("Paid back after", priority=5),
-        Column("Disk", priority=6),
+    tag, shown, over = kind(plan.method), plan.shown, f"{plan.epochs * plan.runs:,} epochs"
+
+    def variants(choice: Choice) -> Spread:
+        return Spread("-") if choice.reuse is None else Spread(str(choice.variants), note=f"{choice.reuse:.3g} uses")
+
+    return table(
+        f"Best {len(shown)} of {plural(len(plan.choices), 'choice')}, active energy",
+        shown,
+        {
+            words("Cached up to"): lambda choice: (
+                op_text(plan.chain.ops[choice.layout.cut - 1]) if choice.layout else "nothing: online"
+            ),
+            words("Stored as", priority=1): lambda choice: str(choice.layout or "-"),
+            Column("Variants (uses of each)", "variants", priority=3): variants,
+            Column("Build", priority=4): lambda choice: cell(joules(choice.build_j.value), tag),
+            Column("Epoch", priority=2): lambda choice: cell(
+                joules(choice.epoch_j.value + choice.waiting_j.value), tag
+            ),
+            Column(f"Total over {over} (low to high)", f"total, {over}"): joules_column(
+                shown, lambda choice: choice.total_j, tag
+            ),
+            Column("Paid back after", priority=5): lambda choice: _break_even(plan, choice),
+            Column("Disk", priority=6): lambda choice: data_size(choice.cache_bytes),
+        },
     )
-    return table(f"Best {len(shown)} of {plural(len(plan.choices), 'choice')}, active energy", columns, rows)
 
 
 def _break_even(plan: Plan, choice: Choice) -> str:
     if choice.layout is None or plan.online is None:
         return "-"
     paid = choice.break_even_epochs
-    return NEVER if paid is None else f"{quantities.number(paid)} epochs"
+    return NEVER if paid is None else f"{number(paid)} epochs"
 
 
 def _remarks(plan: Plan) -> Iterator[str]:
@@ -105,5 +105,5 @@ def _remarks(plan: Plan) -> Iterator[str]:
     if plan.unmeasured:
         yield f"{plural(len(plan.unmeasured), 'layout')} not measured for lack of time: give more --seconds."
     days = "1 day" if plan.days == 1 else f"{plan.days:g} days"
-    speed = quantities.data_size(plan.disk_bytes_per_s)
+    speed = data_size(plan.disk_bytes_per_s)
     yield f"Totals include storage for {days}, and reading files that do not fit into memory at {speed}/s."

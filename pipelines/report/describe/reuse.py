@@ -8,13 +8,14 @@ from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import Spread
 from joulecache.pipelines.core.statistics import Mean
-from joulecache.pipelines.report.describe.values import active, ends, epochs, joules_cells, plural
+from joulecache.pipelines.report.describe.values import active, ends, joules_column, plural
 from joulecache.pipelines.report.document import (
     Block,
     Cell,
     Chart,
     Column,
     Dot,
+    Ends,
     Fact,
     Paragraph,
     Scatter,
@@ -38,9 +39,9 @@ def reuse_section(reuse: DrawReuse, horizon: int) -> Section:
 
 def reuse_facts(reuse: DrawReuse) -> Iterator[Fact]:
     """Yield what the cached variants did to accuracy, where that was measured."""
-    if not reuse.points or reuse.points[0].difference is None:
+    cached = reuse.points[0] if reuse.points else None
+    if cached is None or cached.difference is None:
         return
-    cached = reuse.points[0]
     difference = _points_range(cached.difference)
     detail = f"{cached.name} against fresh draws; 95% interval {difference.interval}"
     yield Fact("Accuracy change, in points", Cell(Spread(difference.value)), detail, cached.finding)
@@ -50,7 +51,7 @@ def reuse_sentences(reuse: DrawReuse, horizon: int) -> tuple[str, ...]:
     """Say how often draws are reused, and what that was measured to do, in words that claim no more than the findings do."""
     found = [
         f"The cache holds {plural(reuse.variants, 'variant')} of its random ops. Each is used {times(reuse.horizon_reuse)} over "
-        f"{epochs(horizon)}, and {times(reuse.train_reuse)} in a training of {epochs(reuse.train_epochs)}."
+        f"{plural(horizon, 'epoch')}, and {times(reuse.train_reuse)} in a training of {plural(reuse.train_epochs, 'epoch')}."
     ]
     if reuse.not_measured is not None:
         return (*found, f"Its effect on accuracy was not measured: {reuse.not_measured}.")
@@ -88,8 +89,7 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+z.2f}"
 
 
-def _points_range(mean: Mean | None) -> Spread:
-    assert mean is not None
+def _points_range(mean: Mean) -> Spread:
     if mean.low is None or mean.high is None:
         return Spread(_points(mean.value), note=NO_INTERVAL)
     return Spread(_points(mean.value), _points(mean.low), _points(mean.high))
@@ -116,48 +116,40 @@ def _table(reuse: DrawReuse, horizon: int) -> Table:
     """Return what training costs with each number of variants, and how well it learns."""
     points, tag = reuse.points, _tag(reuse.points[0])
     like_j = quantities.largest(point.with_build_j_per_1000.value for point in points)
-    alone = joules_cells([point.active_j_per_1000 for point in points], tag)
-    built = joules_cells([active(point.build) for point in points], tag)
-    rows = [
-        (
-            point.name,
-            times(point.train_reuse),
-            alone[place],
-            Cell(_energy_range(point.with_build_j_per_1000, like_j), tag),
-            built[place],
-            quantities.data_size(point.cache_bytes),
-            _accuracy_range(point.accuracy),
-            "reference" if point.difference is None else _points_range(point.difference),
-            "reference" if point.finding is None else finding_cell(point.finding),
-            point.why or "-",
-        )
-        for place, point in enumerate(points)
-    ]
-    columns = (
-        words("Variants"),
-        words("Uses in a training", "uses", priority=3),
-        Column("Active energy of training per 1,000 images (low to high)", "training /1,000", priority=5),
-        Column("With its share of the build (95% interval)", "with build /1,000"),
-        Column("Build (low to high)", "build", priority=6),
-        Column("Cache", priority=4),
-        Column("Accuracy (95% interval)", "accuracy, 95%"),
-        Column("Points from fresh (95% interval)", "points from fresh, 95%", priority=1),
-        words("Finding"),
-        words("Why", priority=7),
-    )
-    trained = epochs(reuse.train_epochs)
-    remark = (
+    trained = plural(reuse.train_epochs, "epoch")
+    return table(
+        "Accuracy and energy by number of variants",
+        points,
+        {
+            words("Variants"): lambda point: point.name,
+            words("Uses in a training", "uses", priority=3): lambda point: times(point.train_reuse),
+            Column(
+                "Active energy of training per 1,000 images (low to high)", "training /1,000", priority=5
+            ): joules_column(points, lambda point: point.active_j_per_1000, tag),
+            Column("With its share of the build (95% interval)", "with build /1,000"): lambda point: Cell(
+                _energy_range(point.with_build_j_per_1000, like_j), tag
+            ),
+            Column("Build (low to high)", "build", priority=6): joules_column(
+                points, lambda point: active(point.build), tag
+            ),
+            Column("Cache", priority=4): lambda point: quantities.data_size(point.cache_bytes),
+            Column("Accuracy (95% interval)", "accuracy, 95%"): lambda point: _accuracy_range(point.accuracy),
+            Column("Points from fresh (95% interval)", "points from fresh, 95%", priority=1): lambda point: (
+                _points_range(point.difference) if point.difference else "reference"
+            ),
+            words("Finding"): lambda point: finding_cell(point.finding) if point.finding else "reference",
+            words("Why", priority=7): lambda point: point.why or "-",
+        },
         f"{points[-1].accuracy.count} seeds, trainings of {trained}. With one seed, all start from the same weights and see the records "
-        f"in the same order; the draws are the same for every seed. The build is spread over {epochs(horizon)}, that of fresh draws "
-        f"over the {trained} that it has draws for. Not inferior: the whole "
-        f"interval of the difference lies above {_points(-reuse.margin)} points."
+        "in the same order; the draws are the same for every seed. The build is spread over "
+        f"{plural(horizon, 'epoch')}, that of fresh draws over the {trained} that it has draws for. Not inferior: the whole interval of "
+        f"the difference lies above {_points(-reuse.margin)} points.",
     )
-    return table("Accuracy and energy by number of variants", columns, rows, remark)
 
 
 def _chart(reuse: DrawReuse) -> Chart:
-    def percent(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-        return None if interval is None else (100 * interval[0], 100 * interval[1])
+    def percent(interval: Ends) -> Ends:
+        return interval and (100 * interval[0], 100 * interval[1])
 
     dots = tuple(
         Dot(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from joulecache.pipelines.auditing.results import Audit, Stage, Stages
 from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread, kind
+from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
 from joulecache.pipelines.experiment.results import Joules, Waiting, WorkloadResult
-from joulecache.pipelines.report.describe.values import active_tag, joules, listed, title_of
+from joulecache.pipelines.report.describe.values import active_tag, joules, listed, share, title_of
 from joulecache.pipelines.report.document import (
     Cell,
     Chart,
@@ -42,10 +42,6 @@ def _reference_waiting(audit: Audit, found: Stages) -> Waiting | None:
     return next((result.arm(audit.reference).waiting for result in trained), None)
 
 
-def _at_most(waiting: Waiting, text: str) -> str:
-    return f"at most {text}" if waiting.at_most else text
-
-
 # Sentences ------------------------------------------------------------------------------------------------------------
 
 
@@ -67,12 +63,12 @@ def _most(audit: Audit, found: Stages, known: list[Stage]) -> str:
     if not known:
         return f"{whole}, no stage is above its resolution."
     most = max(known, key=lambda stage: _sum_j([stage]))
-    text = f"{whole}, the largest part is {most.name}: {quantities.share(_sum_j([most]) / whole_j)}."
+    text = f"{whole}, the largest part is {most.name}: {share(_sum_j([most]) / whole_j)}."
     feeding = [stage for stage in known if not stage.trains]
     if not most.trains or not feeding:
         return text
     first = max(feeding, key=lambda stage: _sum_j([stage]))
-    return f"{text} Of the input, it is {first.name}: {quantities.share(_sum_j([first]) / _sum_j(feeding))}."
+    return f"{text} Of the input, it is {first.name}: {share(_sum_j([first]) / _sum_j(feeding))}."
 
 
 def _saved_by_a_cache(audit: Audit, known: list[Stage]) -> str:
@@ -80,18 +76,18 @@ def _saved_by_a_cache(audit: Audit, known: list[Stage]) -> str:
     gone = [stage for stage in feeding if stage.cached]
     if not gone:
         return ""
-    names, share = listed([stage.name for stage in gone]), quantities.share(_sum_j(gone) / _sum_j(feeding))
+    names, saved = listed([stage.name for stage in gone]), share(_sum_j(gone) / _sum_j(feeding))
     instead = f" Reading the cache instead costs energy too: see the arm {audit.cached}." if audit.cached else ""
-    return f"A cache saves {share} of the input's active energy: {names}, which it runs once.{instead}"
+    return f"A cache saves {saved} of the input's active energy: {names}, which it runs once.{instead}"
 
 
 def _closes(found: Stages) -> str:
     rest = found.unattributed_j_per_1000 / found.whole_j_per_1000
-    text = f"The stages add up to {quantities.share(1 - rest)} of the whole"
+    text = f"The stages add up to {share(1 - rest)} of the whole"
     if rest < 0:
         text += ", which is more than all of it: stages and whole were measured in separate runs."
     else:
-        text += f"; {quantities.share(rest)} is unattributed."
+        text += f"; {share(rest)} is unattributed."
     return (
         text if abs(rest) <= _LARGEST_REST else f"{text} That is off by more than a tenth: the stages are approximate."
     )
@@ -101,18 +97,16 @@ def _waits(audit: Audit, found: Stages) -> str:
     waiting = _reference_waiting(audit, found)
     if waiting is None:
         return ""
-    text = (
-        f"Training waited for its next batch {_at_most(waiting, quantities.share(waiting.share_of_time))} of the time"
-    )
+    text = f"Training waited for its next batch {share(waiting.share_of_time, at_most=waiting.at_most)} of the time"
     if waiting.total_j_per_1000 is None or waiting.share_of_total is None or waiting.method is None:
         return f"{text}; how much energy the idle machine used meanwhile is not known."
-    used = _at_most(waiting, quantities.joules(waiting.total_j_per_1000.value))
+    used = "at most " * waiting.at_most + quantities.joules(waiting.total_j_per_1000.value)
     apart = ", and not part of the active energy above."
     if audit.energy.components["gpu"] is not None:
         apart = ". The active energy above counts all joules of the GPU: its part of the waiting is in both."
     return (
-        f"{text}; meanwhile the idle machine used {used} per 1,000 images ({kind(waiting.method)}): "
-        f"{_at_most(waiting, quantities.share(waiting.share_of_total))} of the total energy{apart}"
+        f"{text}; meanwhile the idle machine used {used} per 1,000 images ({quantities.kind(waiting.method)}): "
+        f"{share(waiting.share_of_total, at_most=waiting.at_most)} of the total energy{apart}"
     )
 
 
@@ -121,26 +115,25 @@ def _waits(audit: Audit, found: Stages) -> str:
 
 def _table(audit: Audit, found: Stages) -> Table:
     """Return what each stage uses of the whole, and what is unattributed."""
-    tag, whole_j, rest_j = active_tag(audit), found.whole_j_per_1000, found.unattributed_j_per_1000
-    rows: list[tuple[Cell | str, ...]] = [
+    tag, whole_j = active_tag(audit), found.whole_j_per_1000
+    rows = [
         (
             stage.name,
             _stage_cell(stage, whole_j, tag),
-            "-" if stage.active_j_per_1000 is None else quantities.share(stage.active_j_per_1000 / whole_j),
+            "-" if stage.active_j_per_1000 is None else share(stage.active_j_per_1000 / whole_j),
             "yes" if stage.cached else "no",
         )
         for stage in found.stages
     ]
-    rest = cell(quantities.joules(rest_j, whole_j), tag)
-    rows.append((_UNATTRIBUTED, rest, quantities.share(rest_j / whole_j), "-"))
-    rows.append(("the whole", cell(quantities.joules(whole_j), tag), quantities.share(1), "-"))
-    columns = (
-        words("Stage"),
-        Column("Active energy per 1,000 images (95% interval)", "active energy /1,000, 95%"),
-        Column("Share of the whole", "share"),
-        words("Run once by a cache", priority=1),
-    )
-    return table("Stages", columns, rows, _remark(audit, found))
+    for name, value_j in ((_UNATTRIBUTED, found.unattributed_j_per_1000), ("the whole", whole_j)):
+        rows.append((name, cell(quantities.joules(value_j, whole_j), tag), share(value_j / whole_j), "-"))
+    columns = {
+        words("Stage"): lambda row: row[0],
+        Column("Active energy per 1,000 images (95% interval)", "active energy /1,000, 95%"): lambda row: row[1],
+        Column("Share of the whole", "share"): lambda row: row[2],
+        words("Run once by a cache", priority=1): lambda row: row[3],
+    }
+    return table("Stages", rows, columns, _remark(audit, found))
 
 
 def _stage_cell(stage: Stage, whole_j: float, tag: str) -> Cell:
@@ -171,42 +164,39 @@ def _remark(audit: Audit, found: Stages) -> str:
     return " ".join(parts)
 
 
-def waiting_tables(result: WorkloadResult) -> Iterable[Table]:
+def waiting_tables(result: WorkloadResult) -> Iterator[Table]:
     """Yield how long each arm of a training waited for its input, and what the idle machine used meanwhile."""
     waits = [(arm.name, arm.waiting) for arm in result.arms if arm.waiting is not None]
-    if not waits:
-        return
-    rows = [
-        (
-            name,
-            _at_most(waiting, quantities.share(waiting.share_of_time)),
-            _waiting_cell(waiting),
-            NOT_MEASURED
-            if waiting.share_of_total is None
-            else _at_most(waiting, quantities.share(waiting.share_of_total)),
-        )
-        for name, waiting in waits
-    ]
-    columns = (
-        words("Arm"),
-        Column("Time spent waiting"),
-        Column("Energy meanwhile per 1,000 images (low to high)", "energy meanwhile /1,000"),
-        Column("Share of the total energy"),
-    )
     remark = (
         "Energy: the time for which training was blocked for its next batch, times the watts of the idle machine. It is part of the total "
         "energy, idle included."
     )
     if any(waiting.at_most for _, waiting in waits):
         remark += " At most: the accelerator may still have computed while the next batch was requested; that time counts too."
-    yield table("Waiting for input", columns, rows, remark, detail=True)
+    if waits:
+        yield table(
+            "Waiting for input",
+            waits,
+            {
+                words("Arm"): lambda row: row[0],
+                Column("Time spent waiting"): lambda row: share(row[1].share_of_time, at_most=row[1].at_most),
+                Column("Energy meanwhile per 1,000 images (low to high)", "energy meanwhile /1,000"): lambda row: (
+                    _waiting_cell(row[1])
+                ),
+                Column("Share of the total energy"): lambda row: share(row[1].share_of_total, at_most=row[1].at_most),
+            },
+            remark,
+            detail=True,
+        )
 
 
 def _waiting_cell(waiting: Waiting) -> Cell:
     if waiting.total_j_per_1000 is None or waiting.method is None:
         return cell(NOT_MEASURED)
     spread = joules(waiting.total_j_per_1000)
-    return Cell(dataclasses.replace(spread, value=_at_most(waiting, spread.value)), kind(waiting.method))
+    return Cell(
+        dataclasses.replace(spread, value="at most " * waiting.at_most + spread.value), quantities.kind(waiting.method)
+    )
 
 
 # The chart ------------------------------------------------------------------------------------------------------------
@@ -215,11 +205,11 @@ def _waiting_cell(waiting: Waiting) -> Cell:
 def _chart(audit: Audit, found: Stages) -> Chart:
     whole_j, rest_j = found.whole_j_per_1000, found.unattributed_j_per_1000
     parts = tuple(
-        Mark(stage.name, stage.active_j_per_1000, None, text=quantities.share(stage.active_j_per_1000 / whole_j))
+        Mark(stage.name, stage.active_j_per_1000, text=share(stage.active_j_per_1000 / whole_j))
         for stage in found.stages
         if stage.active_j_per_1000 is not None
     )
-    rest = Mark(_UNATTRIBUTED, rest_j, None, text=quantities.share(rest_j / whole_j))
+    rest = Mark(_UNATTRIBUTED, rest_j, text=share(rest_j / whole_j))
     waiting = _reference_waiting(audit, found)
     waited = None if waiting is None else waiting.total_j_per_1000
     shown = [f"{part.label} {quantities.joules(part.value, whole_j)} ({part.text})" for part in parts]
@@ -231,7 +221,7 @@ def _chart(audit: Audit, found: Stages) -> Chart:
     if waited is not None:
         shown.append(f"separately, {_WAITING} {joules(waited)} of the total energy")
         caption += " Waiting is separate: it is part of the total energy, idle included."
-    apart = None if waited is None else Mark(f"{_WAITING}, separate", waited.value, None)
+    apart = None if waited is None else Mark(f"{_WAITING}, separate", waited.value)
     return Chart(
         "Energy by stage",
         Stack(parts, rest, apart, whole_j, ("active", _WAITING), "J per 1,000 images"),

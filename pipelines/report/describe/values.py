@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import Spread
+from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
 from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
-from joulecache.pipelines.report.document import Cell
+from joulecache.pipelines.report.document import Cell, Ends
 
+T = TypeVar("T")
 NO_COUNTRY = "no country given"
 PARTS = {"input": "the input", "training": "the training"}
 """Names of the parts of a training that are measured alone."""
@@ -35,16 +37,15 @@ def joules(energy: Joules, like_j: float | None = None) -> Spread:
     return quantities.joules_range(energy.value, energy.low, energy.high, like_j)
 
 
-def joules_cells(energies: Iterable[Joules], tag: str) -> list[Cell]:
-    """Return the cells of a column of energies, all in one unit."""
-    column = list(energies)
-    like_j = largest(column)
-    return [Cell(joules(energy, like_j), tag) for energy in column]
+def joules_column(items: Iterable[T], energy: Callable[[T], Joules], tag: str) -> Callable[[T], Cell]:
+    """Return the function that returns the cells of a column of energies, all in one unit. Where nothing is spent, nothing is tagged."""
+    like_j = quantities.largest(energy(item).value for item in items)
 
+    def shown(item: T) -> Cell:
+        spread = joules(energy(item), like_j)
+        return Cell(spread, tag) if energy(item).high else Cell(Spread(spread.value))
 
-def largest(energies: Iterable[Joules]) -> float:
-    """Return the largest value of a column."""
-    return quantities.largest(energy.value for energy in energies)
+    return shown
 
 
 def active(energy: Energy) -> Joules:
@@ -52,11 +53,21 @@ def active(energy: Energy) -> Joules:
     return Joules(energy.active_j, energy.active_low_j, energy.active_high_j)
 
 
+def total(energy: Energy) -> Spread:
+    """Return an energy, idle included, with its bounds."""
+    return quantities.joules_range(energy.total_j, energy.low_j, energy.high_j)
+
+
 def component_cell(part: Component | None) -> Cell:
     """Return a component of an energy as a cell."""
     if part is None:
-        return Cell(Spread(quantities.NOT_MEASURED))
+        return Cell(Spread(NOT_MEASURED))
     return Cell(quantities.joules_range(part.value_j, part.low_j, part.high_j), quantities.kind(part.method))
+
+
+def flagged(what: str, energy: Energy) -> str:
+    """Say why the meter flagged an energy; "" where it did not."""
+    return f"{what} is flagged by the meter: {'; '.join(energy.flags)}." if energy.flags else ""
 
 
 def ratio(one: Ratio) -> Spread:
@@ -71,18 +82,17 @@ def change_interval(one: Ratio) -> str:
 
 def epochs_to(paid: BreakEven, of: Ratio) -> Spread:
     """Return after how many epochs a build is paid back."""
-    has_interval = of.low is not None and of.high is not None
-    return quantities.epochs_range(paid.epochs, paid.low, paid.high, has_interval=has_interval)
+    return quantities.epochs_range(paid.epochs, paid.low, paid.high, has_interval=ends(of) is not None)
 
 
-def ends(mean: Mean | Ratio) -> tuple[float, float] | None:
-    """Return the ends of an interval; None where there is none."""
+def ends(mean: Mean | Ratio) -> Ends:
+    """Return the ends of an interval."""
     return None if mean.low is None or mean.high is None else (mean.low, mean.high)
 
 
-def epochs(number: int) -> str:
-    """Return a number of epochs: "1 epoch", "30 epochs"."""
-    return plural(number, "epoch")
+def share(value: float | None, *, at_most: bool = False) -> str:
+    """Return a share as a percentage, or that it was not measured, or that it is an upper bound."""
+    return NOT_MEASURED if value is None else f"{'at most ' * at_most}{quantities.share(value)}"
 
 
 def plural(number: int, noun: str) -> str:
@@ -94,3 +104,9 @@ def listed(names: Sequence[str]) -> str:
     """Return names as in "a, b and c"."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def shortened(names: Sequence[str], most: int) -> str:
+    """Return names as in "a, b and 3 more"."""
+    more = f" and {quantities.count(len(names) - most)} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

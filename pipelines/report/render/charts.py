@@ -35,8 +35,8 @@ def _painter(chart: Chart) -> tuple[int, Callable[[Axes], None]]:
         case Lines():
             return 250, lambda axes: _lines(axes, plot)
         case Stack():
-            entries = len(plot.parts) + (plot.rest.value > 0) + (plot.apart is not None)
-            height = 96 + (_ROW if plot.apart else 0) + 17 * -(-entries // 2)
+            entries = len(plot.parts) + (plot.rest.value > 0) + (plot.separate is not None)
+            height = 96 + (_ROW if plot.separate else 0) + 17 * -(-entries // 2)
             return height, lambda axes: _stack(axes, plot)
         case Scatter():
             return 230 + 16 * len(plot.dots), lambda axes: _scatter(axes, plot)
@@ -137,11 +137,11 @@ def _stack(axes: Axes, plot: Stack) -> None:
             0, plot.rest.value, left=left, hatch="////", edgecolor=COLOURS["muted"], label=label(plot.rest), **hatched
         )
     apart = 0.0
-    if plot.apart is not None:
-        apart = plot.apart.value
-        axes.barh(1, apart, hatch="xxxx", edgecolor=COLOURS["series-0"], label=label(plot.apart), **hatched)
+    if plot.separate is not None:
+        apart = plot.separate.value
+        axes.barh(1, apart, hatch="xxxx", edgecolor=COLOURS["series-0"], label=label(plot.separate), **hatched)
     axes.plot([plot.whole, plot.whole], [-0.42, 0.42], color=COLOURS["ink"], linewidth=1.6, solid_capstyle="butt")
-    rows = plot.labels[: 1 if plot.apart is None else 2]
+    rows = plot.labels[: 1 if plot.separate is None else 2]
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
     axes.invert_yaxis()
