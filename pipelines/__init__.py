@@ -1,6 +1,6 @@
-"""How images move and what that costs: sources, caches, loaders, energy, training, audits.
+"""Sources, caches, loaders, training, compression, and the energy that they use.
 
-Public names load on first use: TensorFlow takes seconds to import, and Beam does.
+Public names load on first use, since TensorFlow and Beam take seconds to import.
 """
 
 from __future__ import annotations

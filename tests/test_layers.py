@@ -1,8 +1,9 @@
-"""The modules stand in an order, and imports only point back; what is heavy is imported where it is needed, or not at all."""
+"""Packages are in an order, and imports only point back. Heavy libraries are imported where they are needed, or not at all."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import sys
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ ORDER = [
 ]
 
 TENSORFLOW = {"tensorflow", "keras"}
-# They cannot be used without TensorFlow, so they import it at their top.
+# Useless without TensorFlow, so they may import it at the top.
 WITH_TENSORFLOW = (
     "transforms.tensorflow",
     *(f"pipelines.loading.{module}" for module in ("loader", "dataset", "directory", "element_cache")),
@@ -65,12 +66,17 @@ LONGEST_MODULE, LONGEST_FUNCTION = 500, 60
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement's target: where it stands, and whether it runs at all."""
+    """What an import statement names.
 
-    module: str  # "joulecache." is left out, so that ours read as in ORDER
+    Attributes:
+        module: The module, without "joulecache.".
+        line: The line of the statement.
+        runs: False inside `if TYPE_CHECKING:`.
+    """
+
+    module: str
     line: int
-    function: str  # "" at module level, else "Class.method"
-    runs: bool  # False under `if TYPE_CHECKING:`
+    runs: bool
 
 
 def name_of(path: Path) -> str:
@@ -86,40 +92,36 @@ MODULES = {
 
 
 def targets(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """Yield the modules that a statement imports, or imports names from."""
     if isinstance(node, ast.Import):
         yield from (alias.name.removeprefix("joulecache.") for alias in node.names)
         return
     assert node.level == 0, f"a relative import on line {node.lineno}: write the full name"
-    base = (node.module or "").removeprefix("joulecache").removeprefix(".") if ours(node.module) else node.module or ""
+    base = node.module or ""
+    if base.split(".")[0] == "joulecache":
+        base = base.removeprefix("joulecache").removeprefix(".")
     for alias in node.names:
         deeper = f"{base}.{alias.name}".removeprefix(".")
         yield deeper if deeper in MODULES else base
 
 
-def ours(module: str | None) -> bool:
-    return module is not None and module.split(".")[0] == "joulecache"
-
-
+@functools.cache
 def imports_of(module: str) -> list[Import]:
     found: list[Import] = []
 
-    def visit(node: ast.AST, scope: tuple[str, ...], function: str, runs: bool) -> None:
+    def visit(node: ast.AST, runs: bool) -> None:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            found.extend(Import(target, node.lineno, function, runs) for target in targets(node))
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            scope = (*scope, node.name)
-            if not isinstance(node, ast.ClassDef):
-                function = ".".join(scope)
+            found.extend(Import(target, node.lineno, runs) for target in targets(node))
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for statement in node.body:
-                visit(statement, scope, function, False)
+                visit(statement, False)
             for statement in node.orelse:
-                visit(statement, scope, function, runs)
+                visit(statement, runs)
             return
         for child in ast.iter_child_nodes(node):
-            visit(child, scope, function, runs)
+            visit(child, runs)
 
-    visit(ast.parse(MODULES[module].read_text()), (), "", True)
+    visit(ast.parse(MODULES[module].read_text()), True)
     return found
 
 
@@ -151,6 +153,14 @@ def test_imports_point_back() -> None:
             elif ORDER.index(package_of(target.module)) > place:
                 wrong.append(f"{module}, line {target.line}: {target.module} is in a later package")
     assert not wrong
+
+
+def test_planning_does_not_import_auditing() -> None:
+    planning = [module for module in MODULES if package_of(module) == "pipelines.planning"]
+    imported = {
+        package_of(target.module) for module in planning for target in imports_of(module) if target.module in MODULES
+    }
+    assert "pipelines.auditing" not in imported
 
 
 def test_modules_do_not_import_in_a_circle() -> None:
@@ -221,7 +231,7 @@ def test_public_names_exist(package: ModuleType) -> None:
 
 @pytest.mark.parametrize("package", [joulecache, joulecache.pipelines])
 def test_types_know_every_public_name(package: ModuleType) -> None:
-    """Names that are loaded on first use are Any to a type checker, unless they are imported for it alone."""
+    """Names that load on first use are Any to a type checker, unless TYPE_CHECKING imports them."""
     tree = ast.parse(MODULES[package.__name__.removeprefix("joulecache.")].read_text())
     typed = {
         alias.asname or alias.name
