@@ -1,1 +1,1 @@
-"""What the other packages share: files, argument checks, progress, JSON, quantities as text."""
+"""Shared by the other packages: files, argument checks, progress, JSON, formatted quantities."""

@@ -1,4 +1,4 @@
-"""Argument checks. Each raises `ValueError` in one line: what must be what, and what it got."""
+"""Argument checks. Each raises a one-line `ValueError` that says what was expected and ends with "got X"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def shown(value: object) -> str:
     """Return a short `repr` of any value, however long, deep or large it is."""
     try:
         return _SHORT.repr(value)
-    except (ValueError, RecursionError):  # an integer of over 4,300 digits is one
+    except (ValueError, RecursionError):  # such as an integer of over 4,300 digits
         return f"a {type(value).__name__} that is too large to show"
 
 
@@ -24,16 +24,16 @@ def check_whole(name: str, value: object, low: int = 1, high: int | None = None)
     """Check an integer argument.
 
     Args:
-        name: What the message calls it.
+        name: Name of the argument, for the message.
         value: The argument. A bool is not an integer here.
-        low: The smallest value allowed.
-        high: The largest value allowed; None for no limit.
+        low: The smallest allowed value.
+        high: The largest allowed value; None for no limit.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: The value is not an integer, or outside the limits.
+        ValueError: The value is not an integer or is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
@@ -53,18 +53,18 @@ def check_number(
     """Check a finite number.
 
     Args:
-        name: What the message calls it.
+        name: Name of the argument, for the message.
         value: The argument, an int or a float. A bool is not a number here.
-        low: The smallest value allowed.
-        high: The largest value allowed.
-        above: The value must be greater than this.
-        below: The value must be less than this.
+        low: The smallest allowed value.
+        high: The largest allowed value.
+        above: The exclusive lower limit.
+        below: The exclusive upper limit.
 
     Returns:
-        The value as it is: an int stays an int.
+        The value, unconverted: an int stays an int.
 
     Raises:
-        ValueError: The value is not a finite number, or outside the limits.
+        ValueError: The value is not a finite number or is out of range.
     """
     if (
         isinstance(value, bool)
@@ -82,32 +82,19 @@ def check_number(
 def _number_limits(low: float | None, high: float | None, above: float | None, below: float | None) -> str:
     if low is not None and high is not None:
         return f"a number from {low:g} to {high:g}"
-    limits = (
-        ("of at least", low),
-        ("above", above),
-        ("of at most", high),
-        ("below", below),
-    )
-    said = [f"{word} {limit:g}" for word, limit in limits if limit is not None]
-    return f"a finite number {' and '.join(said)}".rstrip()
+    limits = (("of at least", low), ("above", above), ("of at most", high), ("below", below))
+    conditions = [f"{word} {limit:g}" for word, limit in limits if limit is not None]
+    return f"a finite number {' and '.join(conditions)}".rstrip()
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Check that an argument is one of the allowed words.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Raise ValueError unless an argument is one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")
 
 
 def check_choices(name: str, values: Sequence[str], allowed: Sequence[str], needed: Iterable[str] = ()) -> None:
-    """Check that an argument lists some of the allowed words, each once, and all that are needed.
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Raise ValueError unless an argument lists allowed words, each once, and includes all that are needed."""
     got = shown(values) if isinstance(values, str) else ", ".join(map(str, values)) or "none"
     if (
         isinstance(values, str)
@@ -122,11 +109,7 @@ def check_choices(name: str, values: Sequence[str], allowed: Sequence[str], need
 
 
 def check_text(name: str, value: object, *, allow_empty: bool = False) -> str:
-    """Check a string argument, and return it.
-
-    Raises:
-        ValueError: It is not a string, or empty where `allow_empty` is False.
-    """
+    """Return a string argument; raise ValueError if it is not a string, or empty without `allow_empty`."""
     if not isinstance(value, str) or not (value or allow_empty):
         kind = "a string" if allow_empty else "a non-empty string"
         raise ValueError(f"{name} must be {kind}, got {shown(value)}")
@@ -134,11 +117,7 @@ def check_text(name: str, value: object, *, allow_empty: bool = False) -> str:
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Check a boolean argument, and return it.
-
-    Raises:
-        ValueError: It is neither True nor False.
-    """
+    """Return a boolean argument; raise ValueError if it is neither True nor False."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {shown(value)}")
     return value

@@ -1,4 +1,4 @@
-"""Files and folders: atomic writes, locks, digests, and whether a folder may be written to."""
+"""Files and folders: atomic writes, locks, digests, and checks of output folders."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
-_NAME_DIGITS = 8  # of the SHA-256 in the name of a content-named file
-_HASHED_BYTES = 1 << 18  # written and hashed in turn, while they are in the processor's cache: a tenth cheaper
-_BUFFER_BYTES = 1 << 16  # of small writes; larger ones go straight through
+_NAME_DIGITS = 8  # hex digits of the SHA-256 in the name of a content-named file
+_HASHED_BYTES = 1 << 18  # written, then hashed while still in the CPU cache: a tenth cheaper
+_BUFFER_BYTES = 1 << 16  # for small writes; larger ones bypass the buffer
 
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a file name is one that `temporary_path` gives; a killed process may leave such a file."""
+    """Return whether `temporary_path` generates such a file name; a killed process may leave a file behind."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextmanager
 def temporary_path(folder: Path) -> Iterator[Path]:
-    """Yield a path in a folder that no file has; what is there at the end is deleted. Rename it to keep it."""
+    """Yield an unused path in a folder. A file at this path is deleted at the end: rename it to keep it."""
     path = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         yield path
@@ -43,13 +43,13 @@ def temporary_path(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Yield a file to write to, which replaces `path` when the block succeeds.
+    """Yield a file that replaces `path` when the block succeeds.
 
-    Readers see the old content or the new one, never a part. An exception leaves the old content.
+    Readers see either the old content or the new content. An exception leaves the old content.
 
     Args:
-        path: The file to write, in a folder that exists.
-        durable: Make content and name survive a power cut, which costs two calls of fsync.
+        path: The file to write, in an existing folder.
+        durable: Make content and name survive a power failure, which costs two calls of fsync.
     """
     with temporary_path(path.parent) as temporary:
         with open(temporary, "xb") as file:
@@ -63,13 +63,13 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: ReadableBuffer, *, durable: bool = True) -> None:
-    """Write a file as `atomic_write` does."""
+    """Write a file atomically; see `atomic_write`."""
     with atomic_write(path, durable=durable) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str, *, durable: bool = True, errors: str = "strict") -> None:
-    """Write a file of UTF-8 as `atomic_write` does; `errors` is that of `str.encode`."""
+    """Write a UTF-8 file atomically; see `atomic_write`. `errors` is passed to `str.encode`."""
     write_bytes(path, text.encode("utf-8", errors), durable=durable)
 
 
@@ -77,9 +77,9 @@ class NamedFile(NamedTuple):
     """A file that is named by its content.
 
     Attributes:
-        bytes: Its size.
-        sha256: Its SHA-256, 64 hex digits.
-        name: Its name in its folder.
+        bytes: Size.
+        sha256: SHA-256 of the content, 64 hex digits.
+        name: Name in its folder.
     """
 
     bytes: int
@@ -88,14 +88,14 @@ class NamedFile(NamedTuple):
 
 
 def write_named(folder: Path, write: Callable[[BinaryIO], object], name: Callable[[str], str]) -> NamedFile:
-    """Write a durable file whose name depends on its content. A failure leaves nothing.
+    """Write a durable file whose name depends on its content. A failure leaves no file.
 
-    The folder itself is not synced: do so once, after the last file.
+    The folder is not synced: call `sync_folder` once, after the last file.
 
     Args:
         folder: The folder of the file.
-        write: Writes the content to a file.
-        name: Returns the file's name from the first 8 hex digits of the content's SHA-256.
+        write: Writes the content to an open file.
+        name: Returns the file's name for the first 8 hex digits of the content's SHA-256.
     """
     with temporary_path(folder) as temporary:
         with open(temporary, "xb", buffering=0) as raw:
@@ -104,17 +104,16 @@ def write_named(folder: Path, write: Callable[[BinaryIO], object], name: Callabl
             write(file)
             file.flush()
             os.fsync(raw.fileno())
-        found = NamedFile(hashing.size, hashing.sha256, name(hashing.sha256[:_NAME_DIGITS]))
-        temporary.replace(folder / found.name)
-        return found
+        named = NamedFile(hashing.size, hashing.sha256, name(hashing.sha256[:_NAME_DIGITS]))
+        temporary.replace(folder / named.name)
+        return named
 
 
 class HashingFile(io.RawIOBase):
-    """A raw file that is hashed while it is written, which saves reading it again.
+    """A raw file that is hashed while it is written, which avoids reading it again.
 
     Attributes:
         size: Bytes written so far.
-        sha256: Their SHA-256, 64 hex digits.
     """
 
     def __init__(self, file: io.FileIO) -> None:
@@ -124,7 +123,7 @@ class HashingFile(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of what was written so far."""
+        """SHA-256 of the bytes written so far, 64 hex digits."""
         return self._hash.hexdigest()
 
     def writable(self) -> bool:
@@ -132,7 +131,7 @@ class HashingFile(io.RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer) -> int:
-        """Write and hash bytes; return how many."""
+        """Write and hash bytes; return their number."""
         view = memoryview(data).cast("B")
         before = self.size
         for start in range(0, len(view), _HASHED_BYTES):
@@ -146,7 +145,7 @@ class HashingFile(io.RawIOBase):
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the file names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -164,11 +163,11 @@ def sha256_of(path: Path) -> str:
 
 
 class LockHeldError(Exception):
-    """Another process holds a lock. It is no OSError: the disk is well.
+    """Another process holds a lock. Not an OSError, since the file system works.
 
     Attributes:
         path: The locked file.
-        holder: The process id that the holder wrote into it, "unknown" where there is none.
+        holder: Process id in the file, or "unknown".
     """
 
     def __init__(self, path: Path, holder: str) -> None:
@@ -178,18 +177,18 @@ class LockHeldError(Exception):
 
 @contextmanager
 def hold_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file for the block, exclusively; the file and its folder are made where they are missing.
+    """Hold an exclusive lock on a lock file, created with its folder if missing.
 
-    The lock ends with its process, however that ends. The file stays, with the holder's process id in it. The holder may delete it
-    inside the block, and its folder: whoever waits for it makes another.
+    The lock ends with its process, even if that is killed. The file stays, with the process id of the holder in it. Inside the block,
+    the holder may delete the file and its folder: the next holder creates them again.
 
     Args:
-        path: The lock file, which is for nothing else.
-        wait: Wait while another process holds it.
+        path: The lock file, without other content.
+        wait: Wait while another process holds the lock.
 
     Raises:
-        LockHeldError: Another process holds it, and `wait` is False.
-        OSError: The file cannot be made.
+        LockHeldError: Another process holds the lock, and `wait` is False.
+        OSError: The file cannot be created.
     """
     with _locked(path, wait, make_folder=True) as descriptor:
         os.ftruncate(descriptor, 0)
@@ -199,18 +198,18 @@ def hold_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextmanager
 def lock_path(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold the lock of a file that has content of its own, or of a folder, for the block.
+    """Hold an exclusive lock on a file that has content, or on a folder.
 
     Args:
-        path: A folder, or a file in a folder that exists; a missing file is made.
-        wait: Wait while another process holds it.
+        path: A folder, or a file in an existing folder; a missing file is created.
+        wait: Wait while another process holds the lock.
 
     Yields:
-        The open file descriptor: what is written to a file's is appended. It is closed at the end.
+        The open file descriptor. Writes to a file are appended. It is closed at the end.
 
     Raises:
-        LockHeldError: Another process holds it, and `wait` is False.
-        OSError: The path cannot be opened. FileNotFoundError where its folder is missing, or went while this process waited.
+        LockHeldError: Another process holds the lock, and `wait` is False.
+        OSError: The path cannot be opened. FileNotFoundError: Its folder is missing, or was deleted during the wait.
     """
     with _locked(path, wait, make_folder=False) as descriptor:
         yield descriptor
@@ -225,7 +224,7 @@ def _locked(path: Path, wait: bool, *, make_folder: bool) -> Iterator[int]:
                 path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = _acquire(path, wait)
         except (FileNotFoundError, FileExistsError):
-            # a former holder may have deleted the folder at any moment, even inside of mkdir
+            # a previous holder may have deleted the folder at any time, even during mkdir
             if not make_folder or (os.path.lexists(path.parent) and not path.parent.is_dir()):
                 raise
     try:
@@ -235,7 +234,7 @@ def _locked(path: Path, wait: bool, *, make_folder: bool) -> Iterator[int]:
 
 
 def _acquire(path: Path, wait: bool) -> int | None:
-    """Return the descriptor of a locked file; None where its former holder has deleted it since it was opened."""
+    """Return the descriptor of a locked file; None if its previous holder deleted it after it was opened here."""
     descriptor = _open_to_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -270,18 +269,18 @@ def _holder(descriptor: int) -> str:
 
 
 def check_folder(
-    folder: Path, what: str, is_ours: Callable[[Path], bool], error: Callable[[str], Exception] = ValueError
+    folder: Path, what: str, is_expected: Callable[[Path], bool], error: Callable[[str], Exception] = ValueError
 ) -> None:
     """Refuse to write to a folder that holds the user's files.
 
     Args:
         folder: The folder, which need not exist.
-        what: What may be in it: "a joulecache cache".
-        is_ours: Returns whether a folder that is not empty is one of those.
+        what: The expected content, for the message: "a joulecache cache".
+        is_expected: Returns whether a folder has this content.
         error: The exception to raise.
 
     Raises:
-        ValueError: Or `error`: `folder` is a file, or neither empty nor ours.
+        ValueError: Or `error`: `folder` is a file, or has other content.
         OSError: The folder cannot be read.
     """
     if not os.path.lexists(folder):
@@ -291,19 +290,19 @@ def check_folder(
         raise error(f"{str(folder)!r} is not a folder: {advice}")
     with os.scandir(folder) as entries:
         is_empty = next(entries, None) is None
-    if not is_empty and not is_ours(folder):
+    if not is_empty and not is_expected(folder):
         raise error(f"{str(folder)!r} is not empty and not {what}: {advice}")
 
 
 def refuse_overlap(
     sources: Iterable[Path], folder: Path, what: str, error: Callable[[str], Exception] = ValueError
 ) -> None:
-    """Refuse an output folder that contains a source, or lies inside one. Links are followed.
+    """Refuse an output folder that contains a source or is inside one. Links are followed.
 
     Args:
-        sources: Files and folders that are read.
-        folder: The folder that is written to.
-        what: What the message calls the folder: "cache".
+        sources: Files and folders to read.
+        folder: The output folder.
+        what: Name of the output folder, for the message: "cache".
         error: The exception to raise.
 
     Raises:
@@ -318,29 +317,29 @@ def refuse_overlap(
 
 @contextmanager
 def made_folder(folder: Path) -> Iterator[None]:
-    """Make a folder and its parents; if the block fails, delete those of them that are new and still empty."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    """Create a folder and its parents; if the block fails, delete the new ones that are still empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        with suppress(OSError):  # it holds something by now
-            for path in made:
+        with suppress(OSError):  # not empty
+            for path in new:
                 path.rmdir()
         raise
 
 
 @contextmanager
 def staged_folder(out: Path, *, last: str | None = None, stale: Collection[str] = ()) -> Iterator[Path]:
-    """Yield an empty folder beside `out`, which takes its place when the block succeeds, and is deleted when it fails.
+    """Yield an empty folder next to `out` that becomes `out` when the block succeeds, and is deleted when it fails.
 
-    If `out` exists, the new files are moved into it one by one, over files of the same name, and other files stay. Check first with
-    `check_folder` whether it may be written to.
+    If `out` exists, the new files are moved into it one by one, over files of the same name, and other files stay. Call `check_folder`
+    first.
 
     Args:
-        out: The folder to make; its parents are made too.
-        last: The file that is moved last, the one that says what the others are.
-        stale: Names of files in `out` to delete if they are not among the new ones.
+        out: The folder to create, with its parents.
+        last: The file to move last: the one that lists the others.
+        stale: Names of files in `out` to delete if they are not replaced.
     """
     out = out.absolute()  # the parent of "." is not "."
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How much memory this process may use."""
+"""The memory limit of this process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import psutil
 
 _PROC = Path("/proc")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
-# By the controllers that a line of /proc/self/cgroup names; those of version 2 name none.
+# By controller in /proc/self/cgroup; "" is version 2.
 _LIMIT_FILES = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 
 
 def memory_limit(proc: Path = _PROC, control_groups: Path = _CONTROL_GROUPS) -> int:
-    """Return the bytes of memory that this process may use: those of the machine or of the tightest control group around it."""
+    """Return the bytes of memory that this process may use: the machine's, or the lowest limit of its control groups."""
     limits = [int(psutil.virtual_memory().total)]
     try:
         lines = (proc / "self" / "cgroup").read_text("utf-8").splitlines()
@@ -26,7 +26,7 @@ def memory_limit(proc: Path = _PROC, control_groups: Path = _CONTROL_GROUPS) -> 
             continue
         hierarchy, name = _LIMIT_FILES[controllers]
         folder = control_groups / hierarchy / group.lstrip("/")
-        for around in (folder, *folder.parents):
+        for ancestor in (folder, *folder.parents):
             with suppress(OSError, ValueError):  # no such group, or "max"
-                limits.append(int((around / name).read_text("utf-8")))
+                limits.append(int((ancestor / name).read_text("utf-8")))
     return min(limits)

@@ -95,7 +95,7 @@ class ObjectFolder:
     def list(self, under: str = "") -> Iterator[StoredObject]:
         """Yield the objects below a subfolder, in any order."""
         inside = len(self._prefix) + 1 if self._prefix else 0
-        with _explained(self.url):
+        with _store_errors(self.url):
             for page in _obstore().list(self._store, self._path(under) or None, chunk_size=1000):
                 for meta in page:
                     yield _stored(meta["path"][inside:], meta)
@@ -103,14 +103,14 @@ class ObjectFolder:
     def find(self, name: str) -> StoredObject | None:
         """Return an object; None where there is none."""
         try:
-            with _explained(f"{self.url}/{name}"):
+            with _store_errors(f"{self.url}/{name}"):
                 return _stored(name, _obstore().head(self._store, self._path(name)))
         except FileNotFoundError:
             return None
 
     def read(self, name: str) -> tuple[bytes, StoredObject]:
-        """Return an object's bytes, and the object that they were read from; FileNotFoundError where there is none."""
-        with _explained(f"{self.url}/{name}"):
+        """Return an object's bytes and the version that was read; FileNotFoundError where there is none."""
+        with _store_errors(f"{self.url}/{name}"):
             got = _obstore().get(self._store, self._path(name))
             stored = _stored(name, got.meta)
             return bytes(got.bytes()), stored
@@ -119,7 +119,7 @@ class ObjectFolder:
         """Return bytes of an object, fewer where it ends earlier."""
         if not size:
             return b""
-        with _explained(f"{self.url}/{name}"):
+        with _store_errors(f"{self.url}/{name}"):
             return bytes(_obstore().get_range(self._store, self._path(name), start=start, length=size))
 
     def open(self, name: str) -> BinaryIO:
@@ -131,7 +131,7 @@ class ObjectFolder:
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield an object's bytes, a few megabytes at a time."""
-        with _explained(f"{self.url}/{name}"):
+        with _store_errors(f"{self.url}/{name}"):
             for chunk in _obstore().get(self._store, self._path(name)).stream():
                 yield bytes(chunk)
 
@@ -148,7 +148,7 @@ class ObjectFolder:
 
     def write(self, name: str, data: Path | bytes) -> None:
         """Write an object, or overwrite it."""
-        with _explained(f"{self.url}/{name}"):
+        with _store_errors(f"{self.url}/{name}"):
             _obstore().put(self._store, self._path(name), data)
 
     def write_if(self, name: str, data: bytes, before: StoredObject | None) -> None:
@@ -160,15 +160,15 @@ class ObjectFolder:
         mode: Any = "create"
         if before is not None:
             mode = {name: value for name, value in zip(("e_tag", "version"), before.version, strict=True) if value}
-        with _explained(f"{self.url}/{name}"):
+        with _store_errors(f"{self.url}/{name}"):
             _obstore().put(self._store, self._path(name), data, mode=mode)
 
     def delete(self, names: Collection[str]) -> None:
-        """Delete objects; missing ones are no error."""
+        """Delete objects; ignore missing ones."""
         paths = [self._path(name) for name in names]
         for first in range(0, len(paths), _DELETE_BATCH):
             try:
-                with _explained(self.url):
+                with _store_errors(self.url):
                     _obstore().delete(self._store, paths[first : first + _DELETE_BATCH])
             except FileNotFoundError:
                 continue
@@ -245,7 +245,7 @@ def _open_store(bucket_url: str) -> Any:
     _obstore()
     from obstore.store import from_url
 
-    with _explained(bucket_url):
+    with _store_errors(bucket_url):
         return from_url(bucket_url, retry_config={"max_retries": 4, "retry_timeout": _RETRY_TIMEOUT})
 
 
@@ -255,8 +255,8 @@ def _stored(name: str, meta: Any) -> StoredObject:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Raise obstore's errors as StoreError, in one line."""
+def _store_errors(what: str) -> Iterator[None]:
+    """Raise obstore's errors as one-line StoreErrors."""
     _obstore()
     from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Progress = Callable[[str, int, int], None]
-"""Receives what is being done, how many steps of it are done, and how many there are."""
+"""Receives a description, the number of steps done, and the number of steps."""
 
 LINE_DELAY_S = 2.0
-"""How long a job runs before its first line of progress, where stderr is not a terminal."""
+"""Seconds before the first line of progress, where stderr is not a terminal."""
 LINE_EVERY_S = 60.0
-"""The time between two lines about the same step."""
-_NOTED_BYTES = 4000  # of the output before an exception
+"""Seconds between two lines about the same step."""
+_NOTED_BYTES = 4000  # of output added to an exception
 
 
 class ProgressBar(Protocol):
-    """Shows progress. It can be passed as `Progress`."""
+    """Shows progress; usable as `Progress`."""
 
     def __call__(self, what: str, done: int, total: int | None, detail: str = "") -> None:
-        """Show that `done` of `total` steps are done; None: the total is unknown. `detail` is shown after them."""
+        """Show that `done` of `total` steps are done, None if the total is unknown, followed by `detail`."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -49,11 +49,11 @@ def progress_bar(
     """Show progress on stderr: a bar on a terminal, lines elsewhere. The bar disappears at the end.
 
     Args:
-        delay_s: Seconds before the bar appears; short jobs then show none.
-        lines: Print lines where stderr is not a terminal: one for every new step, and one a minute.
+        delay_s: Seconds before the bar appears, so that short jobs show none.
+        lines: Print lines where stderr is not a terminal: at each new step, and every `line_every_s`.
         line_delay_s: Seconds before the first line.
         line_every_s: Seconds between two lines about the same step.
-        console: Where to show it; stderr by default.
+        console: Output; stderr by default.
     """
     from rich.console import Console
 
@@ -84,11 +84,11 @@ def _terminal_bar(console: Console, delay_s: float) -> Iterator[ProgressBar]:
     )
     bars = Bars(*columns, console=console, transient=True)
     task = bars.add_task("", total=None, detail="")
-    begun = time.monotonic()
+    started = time.monotonic()
 
     def bar(what: str, done: int, total: int | None, detail: str = "") -> None:
         if not bars.live.is_started:
-            if time.monotonic() - begun < delay_s:
+            if time.monotonic() - started < delay_s:
                 return
             bars.start()
         bars.update(task, description=what, completed=done, total=total, detail=detail)
@@ -101,12 +101,12 @@ def _terminal_bar(console: Console, delay_s: float) -> Iterator[ProgressBar]:
 
 
 def _line_printer(console: Console, delay_s: float, every_s: float) -> ProgressBar:
-    printed: dict[str, float] = {}  # when a step was last printed
-    begun = time.monotonic()
+    printed: dict[str, float] = {}  # time of the last line about each step
+    started = time.monotonic()
 
     def bar(what: str, done: int, total: int | None, detail: str = "") -> None:
         step, now = what.partition(":")[0], time.monotonic()
-        if now - begun < delay_s or now - printed.get(step, -math.inf) < every_s:
+        if now - started < delay_s or now - printed.get(step, -math.inf) < every_s:
             return
         printed[step] = now
         of = "" if total is None else f" of {total:,}"
@@ -122,14 +122,14 @@ def _line_printer(console: Console, delay_s: float, every_s: float) -> ProgressB
 
 @contextmanager
 def silenced_output(*, stdout: bool = True, stderr: bool = True) -> Iterator[None]:
-    """Keep off the terminal what is printed by native code, and by Python on stdout.
+    """Keep the output of native code, and Python's stdout, off the terminal.
 
-    If the block fails, the end of the output becomes a note of the exception. File descriptors belong to the process: output of other
-    threads is lost too.
+    If the block fails, the end of the output becomes a note of the exception. This affects the whole process: output of other threads is
+    lost too.
 
     Args:
-        stdout: Silence stdout, Python's `sys.stdout` included.
-        stderr: Silence native stderr; Python's `sys.stderr` only where it writes to the same descriptor.
+        stdout: Silence native stdout and Python's `sys.stdout`.
+        stderr: Silence native stderr, and Python's `sys.stderr` if it writes to the same descriptor.
     """
     descriptors = [descriptor for descriptor, wanted in ((1, stdout), (2, stderr)) if wanted]
     with ExitStack() as stack:
@@ -142,14 +142,14 @@ def silenced_output(*, stdout: bool = True, stderr: bool = True) -> Iterator[Non
         except BaseException as error:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - _NOTED_BYTES))
-            if said := log.read().decode(errors="replace"):
-                error.add_note(said)
+            if output := log.read().decode(errors="replace"):
+                error.add_note(output)
             raise
 
 
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what is printed on stdout, by Python or by native code, so that stdout holds results alone."""
+    """Redirect stdout of Python and native code to stderr, so that only results are printed on stdout."""
     with _redirected([1], 2), redirect_stdout(sys.stderr):
         yield
 
@@ -173,4 +173,4 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.__stdout__, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()
-    ctypes.CDLL(None).fflush(None)  # what C holds back for a pipe
+    ctypes.CDLL(None).fflush(None)  # C buffers what it writes to a pipe

@@ -1,4 +1,4 @@
-"""Quantities as people read them: three digits, a unit, and "not measured" where there is no value."""
+"""Format quantities: three digits and a unit, or "not measured"."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _GRAMS: _Units = (("µg", 1e-6), ("mg", 1e-3), ("g", 1.0), ("kg", 1e3), ("t", 1e
 _BYTES: _Units = (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 _COUNTS: _Units = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
 _SECONDS: _Units = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0))
-_SMALLEST_IN_UNIT = 0.01  # below, a column's common unit hides the value behind zeros
-_TURNS_TEXT = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_SMALLEST_IN_UNIT = 0.01  # a smaller value does not use the common unit of its column: it would be mostly zeros
+_BIDI_CONTROLS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _KINDS = {"measured": "measured", "user": "given"}
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A value and its interval, formatted. `str` gives ``12.3 J (11.0 to 13.2)``.
+    """A formatted value with its interval. `str` returns ``12.3 J (11.0 to 13.2)``.
 
     Attributes:
         value: The value, with its unit: "12.3 J".
         low: The lower end, in the unit of the value: "11.0"; "" without an interval.
         high: The upper end.
-        note: Why there is no interval; "" where there is one, or where it has no width.
+        note: Why there is no interval; "" if there is one, or if its width is 0.
     """
 
     value: str
@@ -48,16 +48,16 @@ class Spread:
 
 
 def visible(text: str) -> str:
-    """Escape what acts or vanishes in a text: control, direction and undecodable characters."""
+    """Escape control characters, text direction marks and undecodable characters."""
     return "".join(char if _shows(char) else char.encode("unicode_escape").decode() for char in text)
 
 
 def _shows(char: str) -> bool:
-    return char not in _TURNS_TEXT and unicodedata.category(char) not in ("Cc", "Cs", "Cn", "Co", "Zl", "Zp")
+    return char not in _BIDI_CONTROLS and unicodedata.category(char) not in ("Cc", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
 def kind(method: str) -> str:
-    """Return how a value of this method was obtained: measured, given (by the user) or modelled; a mix counts as modelled."""
+    """Return the kind of a method: measured, given (by the user) or modelled, which includes mixtures."""
     parts = {_KINDS.get(part.partition(":")[0], "modelled") for part in method.split("+")}
     return parts.pop() if len(parts) == 1 else "modelled"
 
@@ -66,8 +66,8 @@ def kind(method: str) -> str:
 
 
 def number(value: float, significant: int = 3) -> str:
-    """Return a number with so many significant digits, without an exponent."""
-    rounded = float(f"{value:.{significant - 1}e}")  # first, since rounding may carry: 9.996 is 10.0
+    """Return a number with `significant` digits, without an exponent."""
+    rounded = float(f"{value:.{significant - 1}e}")  # first, since rounding may add a digit: 9.996 is 10.0
     if rounded == 0:
         return "0"
     decimals = max(0, significant - 1 - math.floor(math.log10(abs(rounded))))
@@ -75,18 +75,18 @@ def number(value: float, significant: int = 3) -> str:
 
 
 def joules(value_j: float | None, like_j: float | None = None) -> str:
-    """Return an energy with its unit, that of `like_j` (the largest of a column) unless it would hide the value."""
+    """Return an energy in its own unit, or in the unit of `like_j` (the largest of a column) where that is readable."""
     return _scaled(value_j, _JOULES, like_j)
 
 
 def joules_range(value_j: float, low_j: float, high_j: float, like_j: float | None = None) -> Spread:
-    """Return an energy with its bounds, all in the unit that `joules` chooses for the value."""
+    """Return an energy with its bounds, all in the unit of the value."""
     name, size = _unit(value_j, _JOULES, like_j)
     return Spread(f"{number(value_j / size)} {name}", number(low_j / size), number(high_j / size))
 
 
 def largest(values: Iterable[float]) -> float:
-    """Return the largest of the values; 0 without any."""
+    """Return the largest value; 0 if there are none."""
     return max(values, default=0.0)
 
 
@@ -106,7 +106,7 @@ def seconds(value_s: float | None) -> str:
 
 
 def count(value: float) -> str:
-    """Return a whole number with separators between thousands."""
+    """Return an integer with thousands separators."""
     return f"{value:,.0f}"
 
 
@@ -116,7 +116,7 @@ def short_count(value: float) -> str:
 
 
 def answer(value: bool | None) -> str:
-    """Return yes or no; a dash where nothing was asked."""
+    """Return yes or no; a dash for None."""
     return "-" if value is None else "yes" if value else "no"
 
 
@@ -142,22 +142,22 @@ def _scaled(value: float | None, units: _Units, like: float | None = None) -> st
 
 
 def share(value: float) -> str:
-    """Return a share of 1 as a percentage with one decimal."""
+    """Return a fraction as a percentage with one decimal."""
     return f"{value:.1%}"
 
 
 def share_range(value: float, low: float, high: float) -> Spread:
-    """Return a share with its bounds."""
+    """Return a fraction as a percentage with its bounds."""
     return Spread(share(value), share(low), share(high))
 
 
 def plain_ratio(value: float) -> str:
-    """Return a ratio: three decimals from 0.01 to 10, else two or three significant digits."""
+    """Return a ratio with three decimals from 0.01 to 10, else with two or three significant digits."""
     return f"{value:.3f}" if 0.01 <= value < 10 else number(value, 2 if value < 1 else 3)
 
 
 def ratio_range(value: float, low: float | None, high: float | None) -> Spread:
-    """Return a ratio with its interval; an end that is None: there is none."""
+    """Return a ratio with its interval; None for no interval."""
     if low is None or high is None:
         return Spread(plain_ratio(value), note=NO_INTERVAL)
     return Spread(plain_ratio(value), plain_ratio(low), plain_ratio(high))
@@ -169,7 +169,7 @@ def change(ratio: float) -> str:
 
 
 def change_range(low: float | None, high: float | None) -> str:
-    """Return a ratio's 95% interval as a change; an end that is None: there is none."""
+    """Return the 95% interval of a ratio as a change; None for no interval."""
     if low is None or high is None:
         return NO_INTERVAL
     if high < 1:
@@ -182,19 +182,19 @@ def change_range(low: float | None, high: float | None) -> str:
 def _percent(size: float) -> str:
     if 0 < size < 0.0005:
         return "under 0.1%"
-    # near 0 and near 1 the whole percents of an interval's ends would be the same
+    # near 0% and 100%, so that both ends of an interval differ
     decimals = 1 if size < 0.0995 or 0.9 < size < 0.9995 else 2 if 0.9995 <= size < 1 else 0
     return f"{size:,.{decimals}%}"
 
 
 def epochs_range(epochs: float | None, low: float | None, high: float | None, *, has_interval: bool) -> Spread:
-    """Return after how many epochs a build is paid back.
+    """Return the number of epochs after which a build pays off.
 
     Args:
-        epochs: The estimate; None: never.
-        low: The lower end of its interval; None: never.
-        high: The upper end.
-        has_interval: False where a single block was measured, so that the ends say nothing.
+        epochs: The estimate; None for never.
+        low: The lower end of its interval; None for never.
+        high: The upper end; None for never.
+        has_interval: False for a single block, which has no interval.
     """
     centre, first, last = (NEVER if end is None else number(end) for end in (epochs, low, high))
     text = centre if centre == NEVER else f"{centre} epochs"

@@ -1,6 +1,6 @@
 """Means and proportions with their 95% intervals.
 
-SciPy is imported on first use: it takes 0.2 s (`scipy.special`) to 0.7 s (`scipy.stats`).
+SciPy is imported on first use, which takes 0.2 s (`scipy.special`) to 0.7 s (`scipy.stats`).
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Sources: where encoded images come from, listed as units that can be read anywhere, in any order."""
 
-from joulecache.pipelines.source.images import ImageFile
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES
 from joulecache.pipelines.source.opening import open_source, source_paths
-from joulecache.pipelines.source.records import MOST_CLASSES, Record, Source, SourceError, Unit
+from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit
 from joulecache.pipelines.source.synthetic import SYNTHETIC, SYNTHETIC_CLASSES, synthetic_photo
-from joulecache.pipelines.source.unit_tables import store_units, take
+from joulecache.pipelines.source.unit_tables import ImageFile, store_units, take
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "MOST_CLASSES",
+    "MAX_CLASSES",
     "SYNTHETIC",
     "SYNTHETIC_CLASSES",
     "ImageFile",

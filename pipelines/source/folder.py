@@ -15,7 +15,7 @@ from joulecache.pipelines.source.records import SourceError
 
 
 def list_folder(root: Path) -> ImageListing:
-    """List the images below a folder; SourceError where a folder cannot be listed."""
+    """List the images below a folder; SourceError if a folder cannot be listed."""
     names: list[str] = []
     sizes, mtimes_ns = array("q"), array("q")
     skipped: Counter[str] = Counter()
@@ -25,9 +25,9 @@ def list_folder(root: Path) -> ImageListing:
         folders[:] = [name for name in folders if not name.startswith(".")]
         if links := sum(os.path.islink(os.path.join(folder, name)) for name in folders):  # noqa: PTH114, PTH118
             skipped["(link to a folder)"] += links
-        inside = os.path.relpath(folder, root)
-        prefix = "" if inside == "." else inside + "/"
-        fit = is_utf8(prefix)
+        relative = os.path.relpath(folder, root)
+        prefix = "" if relative == "." else relative + "/"
+        prefix_is_utf8 = is_utf8(prefix)
         for file in files:
             dot = file.rfind(".")
             suffix = file[dot:].lower() if dot > 0 else ""
@@ -37,7 +37,7 @@ def list_folder(root: Path) -> ImageListing:
             status = _status(f"{folder}/{file}")
             if status is None:
                 skipped["(no regular file)"] += 1
-            elif fit and is_utf8(file):
+            elif prefix_is_utf8 and is_utf8(file):
                 names.append(prefix + file)
                 sizes.append(status.st_size)
                 mtimes_ns.append(status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Images that are files of their own, in a folder or a tar: their keys, classes and splits."""
+"""Images in separate files, in a folder or tar: their keys, classes and splits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from joulecache.pipelines.source.naming import (
     folder_classes,
     sample_evenly,
 )
-from joulecache.pipelines.source.records import MOST_CLASSES, Source, SourceError
-from joulecache.pipelines.source.unit_tables import ImageFile, ImageTable
-
-__all__ = ["CLASS_SUFFIX", "ImageFile", "ImageListing", "image_places", "make_source", "sample_of"]
+from joulecache.pipelines.source.records import MAX_CLASSES, Source, SourceError
+from joulecache.pipelines.source.unit_tables import ImageTable
 
 CLASS_SUFFIX = ".cls"
 _CLASS = re.compile(rb"\s*([0-9]{1,7})\s*")
@@ -33,10 +31,10 @@ class ImageListing:
     """The images of one folder or tar.
 
     Attributes:
-        prefix: Start of each key; the rest is the image's name.
+        prefix: Start of each key, before the name.
         names: Name of each image.
-        places: Where each is, as `image_places` returns it.
-        classes: Content of a tar's class files, by sample. If there are any, an image without one is refused.
+        places: The table of `image_places`.
+        classes: Content of the class files in a tar, by sample. If there are any, images without one are refused.
         skipped: Number of files that are not images, by suffix.
         refused: Keys that cannot be used, with reasons.
     """
@@ -50,7 +48,7 @@ class ImageListing:
 
 
 def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets: Sequence[int] | None) -> pa.Table:
-    """Return where images are, with the columns path, size_bytes, mtime_ns and offset.
+    """Return a table of where images are, with the columns path, size_bytes, mtime_ns and offset.
 
     Args:
         path: Their folder or tar.
@@ -68,22 +66,22 @@ def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offs
     return pa.Table.from_arrays(columns, ["path", "size_bytes", "mtime_ns", "offset"])
 
 
-def make_source(location: str, found: Sequence[ImageListing], limit: int | None, given: Labels | None) -> Source:
+def make_source(location: str, listings: Sequence[ImageListing], limit: int | None, given: Labels | None) -> Source:
     """Return a source of images with their classes and splits.
 
     Args:
-        location: The location, as it was given.
-        found: What was listed there.
-        limit: The most images to use, the same share of each class.
-        given: Classes from a labels file; None takes them from class files in tars, or else from folders.
+        location: The location, as given.
+        listings: The images there.
+        limit: Maximum number of images, the same fraction of each class.
+        given: Classes from a labels file; by default, from class files in tars, else from folders.
 
     Raises:
         SourceError: There are no images, no classes, or images next to class folders.
     """
-    skipped = sum((images.skipped for images in found), Counter[str]())
-    refused = [one for images in found for one in images.refused]
-    names = [name for images in found for name in images.names]
-    keys = [images.prefix + name if images.prefix else name for images in found for name in images.names]
+    skipped = sum((listing.skipped for listing in listings), Counter[str]())
+    refused = [refusal for listing in listings for refusal in listing.refused]
+    names = [name for listing in listings for name in listing.names]
+    keys = [listing.prefix + name if listing.prefix else name for listing in listings for name in listing.names]
     if not keys:
         first = f", {len(refused)} refused, such as {': '.join(refused[0])}" if refused else ""
         raise SourceError(
@@ -93,54 +91,54 @@ def make_source(location: str, found: Sequence[ImageListing], limit: int | None,
     folders, depth = first_folders(names)
     splits = as_splits(folders)
     if splits is None:
-        splits = _tar_splits(found)
+        splits = _tar_splits(listings)
     else:  # class folders are inside split folders
         folders, _ = first_folders([name.split("/", depth + 1)[-1] for name in names])
     labels: Sequence[int | None]
-    held: Sequence[bytes | None] = ()
+    class_texts: Sequence[bytes | None] = ()
     if given:
         labels, class_names, unused = given.of(keys)
         skipped.update({"(label of no image)": unused} if unused else {})
-    elif any(images.classes for images in found):
-        held = [images.classes.get(sample_of(name)) for images in found for name in images.names]
-        labels = [None if text is None else _class_number(text) for text in held]
+    elif any(listing.classes for listing in listings):
+        class_texts = [listing.classes.get(sample_of(name)) for listing in listings for name in listing.names]
+        labels = [None if text is None else _class_number(text) for text in class_texts]
         class_names = tuple(map(str, range(max((label for label in labels if label is not None), default=-1) + 1)))
     else:
         labels, class_names = folder_classes(folders, keys)
     unlabelled = [row for row, label in enumerate(labels) if label is None]
     refused += [
-        (keys[row], f"it has no label in {given.path}" if given else _no_class(held[row])) for row in unlabelled
+        (keys[row], f"it has no label in {given.path}" if given else _no_class(class_texts[row])) for row in unlabelled
     ]
     if not class_names:
         raise SourceError(f"no images with a class in {location!r}: {': '.join(refused[-1])}")
-    table = pa.concat_tables([images.places for images in found]).unify_dictionaries()
+    table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries()
     table = table.append_column("key", pa.array(keys, pa.string()))
     table = table.append_column("label", pa.array(labels, pa.int32()))
     table = table.append_column("split", pa.array(splits, pa.string()).dictionary_encode())
     units = ImageTable(table).take(sample_evenly(keys, labels, limit))
     del table
-    pa.default_memory_pool().release_unused()  # else it keeps the memory of the columns that were built
+    pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
     return Source(location, class_names, units, len(units), "val" in splits, skipped, tuple(refused))
 
 
 def sample_of(name: str) -> str:
-    """Return the part of a member's name that the files of one WebDataset sample share: up to the first dot of its last part."""
+    """Return the name that the files of a WebDataset sample share: up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
 def _class_number(text: bytes) -> int | None:
     match = _CLASS.fullmatch(text)
-    return int(match[1]) if match and int(match[1]) < MOST_CLASSES else None
+    return int(match[1]) if match and int(match[1]) < MAX_CLASSES else None
 
 
 def _no_class(text: bytes | None) -> str:
     if text is None:
         return f"it has no {CLASS_SUFFIX} file"
-    return f"its {CLASS_SUFFIX} file must have a class from 0 to {MOST_CLASSES - 1}, got {text!r}"
+    return f"its {CLASS_SUFFIX} file must have a class from 0 to {MAX_CLASSES - 1}, got {text!r}"
 
 
-def _tar_splits(found: Sequence[ImageListing]) -> list[str | None]:
+def _tar_splits(listings: Sequence[ImageListing]) -> list[str | None]:
     """Return the split of each image by the name of its tar."""
-    splits = file_splits([images.prefix.rstrip("/") for images in found]) or [None] * len(found)
-    return [split for images, split in zip(found, splits, strict=True) for _ in images.names]
+    splits = file_splits([listing.prefix.rstrip("/") for listing in listings]) or [None] * len(listings)
+    return [split for listing, split in zip(listings, splits, strict=True) for _ in listing.names]

@@ -19,50 +19,50 @@ class Labels:
 
     Attributes:
         path: The file.
-        classes: Class of each record by its key, or its key without the suffix.
+        classes: Class by key, or by key without the suffix.
     """
 
     path: str
     classes: Mapping[str, str]
 
     def of(self, names: Sequence[str]) -> tuple[list[int | None], tuple[str, ...], int]:
-        """Label names; classes that are all whole numbers are sorted as numbers.
+        """Label names. Classes that are all integers are sorted as numbers.
 
         Returns:
-            The label of each name, None where it has none; the class names; the number of lines that match no name.
+            The label of each name, None without one; the class names; the number of lines that match no name.
 
         Raises:
-            SourceError: A line matches two names, or none does.
+            SourceError: A line matches two names, or no line matches any.
         """
-        chosen: list[str | None] = []
-        taken: dict[str, str] = {}
+        classes: list[str | None] = []
+        matched: dict[str, str] = {}
         for name in names:
             stem = os.path.splitext(name)[0]  # noqa: PTH122 - a Path for each name costs more than the rest
             line = name if name in self.classes else stem
-            chosen.append(self.classes.get(line))
+            classes.append(self.classes.get(line))
             if line in self.classes:
-                if line in taken:
+                if line in matched:
                     raise SourceError(
-                        f"{self.path!r} labels {line!r}, which may be {taken[line]!r} or {name!r}: use names with their suffix"
+                        f"{self.path!r} labels {line!r}, which may be {matched[line]!r} or {name!r}: use names with their suffix"
                     )
-                taken[line] = name
-        if not taken:
+                matched[line] = name
+        if not matched:
             there = f"it has names such as {next(iter(self.classes))!r}" if self.classes else "it has no lines"
             raise SourceError(f"{self.path!r} labels no record: {there}, the source has names such as {min(names)!r}")
-        found = {name for name in chosen if name is not None}
-        class_names = tuple(sorted(found, key=_order(found)))
+        distinct = {name for name in classes if name is not None}
+        class_names = tuple(sorted(distinct, key=_sort_key(distinct)))
         index: dict[str | None, int] = {name: label for label, name in enumerate(class_names)}
-        return [index.get(name) for name in chosen], class_names, len(self.classes) - len(taken)
+        return [index.get(name) for name in classes], class_names, len(self.classes) - len(matched)
 
 
 def read_labels(path: str | os.PathLike[str]) -> Labels:
     """Read a labels file.
 
     Args:
-        path: A CSV file with a header line. Its first column names a record; its `label` column, or the second of two, has the class.
+        path: A CSV file with a header line. The first column has the record's name; column `label`, or the second of two, its class.
 
     Raises:
-        SourceError: The file is missing or not such a file, or it names a record twice.
+        SourceError: The file is missing or malformed, or names a record twice.
     """
     text = os.fspath(path)
     try:
@@ -100,6 +100,6 @@ def _column(path: str, header: Sequence[str]) -> int:
     )
 
 
-def _order(names: set[str]) -> type[int] | None:
-    """Return how to sort class names: as numbers where all of them are plain whole numbers."""
+def _sort_key(names: set[str]) -> type[int] | None:
+    """Sort class names as numbers if all of them are integers, else as text."""
     return int if all(name.isascii() and name.isdigit() and str(int(name)) == name for name in names) else None

@@ -1,4 +1,4 @@
-"""What file names say: which files are images, and their classes and splits."""
+"""Image files, classes and splits by file name."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _FIRST_WORD = re.compile("[a-z]*")
 
 
 def is_sidecar(name: PurePosixPath) -> bool:
-    """Return whether a file is not an image: it is hidden, or has another suffix."""
+    """Return whether a file is hidden or has no image suffix."""
     hidden = any(part.startswith(".") and part != ".." for part in name.parts)
     return hidden or name.suffix.lower() not in IMAGE_SUFFIXES
 
 
 def key_problem(name: str) -> str | None:
-    """Return why a name cannot be a key; None where it can."""
+    """Return why a name cannot be a key, or None if it can."""
     if not is_utf8(name):
         return NOT_UTF8
     path = PurePosixPath(name)
@@ -66,33 +66,33 @@ def is_utf8(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """Return a file name as text, invalid bytes escaped."""
+    """Return a file name with invalid bytes escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
     """Return each name's first folder that is not shared by all names, and the number of shared folders.
 
-    The folder of a name is "" where it has no more. The innermost folder of a file does not count as shared.
+    The folder is "" for a name without one. The innermost folder of a file never counts as shared.
     """
-    first, last = min(names).split("/"), max(names).split("/")  # all names share what these share
+    first, last = min(names).split("/"), max(names).split("/")  # what these share, all names share
     shared = sum(
         1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False))
     )
     depth = max(0, min(shared, min(name.count("/") for name in names) - 1))
-    known: dict[str, str] = {}  # one object for each folder, not for each name
+    interned: dict[str, str] = {}  # one object for each folder, not for each name
     folders = []
     for name in names:
         parts = name.split("/", depth + 1)
         folder = parts[depth] if len(parts) > depth + 1 else ""
-        folders.append(known.setdefault(folder, folder))
+        folders.append(interned.setdefault(folder, folder))
     return folders, depth
 
 
 def file_splits(names: Sequence[str]) -> list[str | None] | None:
-    """Return the split of each data file by its first folder, or by the first word of its name, as in ``train-00000-of-00010``.
+    """Return the split of each data file by its first folder, or by the first word of its name: ``train-00000-of-00010``.
 
-    None where these are not all splits.
+    Return None if these are not all splits.
     """
     by_folder = as_splits(first_folders(names)[0])
     if by_folder:
@@ -102,14 +102,14 @@ def file_splits(names: Sequence[str]) -> list[str | None] | None:
 
 
 def as_split(word: str) -> str | None:
-    """Return the split that a word stands for: train, val or test; None for any other word."""
+    """Return the split that a word means: train, val or test; None for any other word."""
     return _SPLIT_NAMES.get(word.lower())
 
 
 def as_splits(words: Sequence[str]) -> list[str | None] | None:
-    """Return the splits that words stand for; None unless all of them do, and train is one of several.
+    """Return the splits that words mean; None unless all are splits, and train is one of several.
 
-    Where there is no val, train becomes None: a hash of the keys then holds a part of it out.
+    Without val, train becomes None: a hash of the keys then holds out a part of it.
     """
     splits = list(map(as_split, words))
     found = set(splits)
@@ -129,17 +129,17 @@ def folder_classes(folders: Sequence[str], keys: Sequence[str]) -> tuple[Sequenc
 
 
 def sample_evenly(keys: Sequence[str], labels: Sequence[int | None], limit: int | None) -> list[int]:
-    """Return the rows of at most `limit` labelled keys, the same share of each class, in the order of the keys.
+    """Return the rows of at most `limit` labelled keys, the same fraction of each class, sorted by key.
 
-    They are chosen by the hash of the key, so that no sort order biases the sample.
+    Rows are chosen by the hash of the key, so that the order of the keys does not bias the sample.
     """
     rows = [row for row, label in enumerate(labels) if label is not None]
     if limit is not None and limit < len(rows):
         by_hash = sorted(rows, key=lambda row: (key_hash(keys[row]), keys[row]))
-        turn: Counter[int | None] = Counter()
+        ranked: Counter[int | None] = Counter()
         rank = {}
         for row in by_hash:
-            rank[row] = (turn[labels[row]], labels[row])
-            turn[labels[row]] += 1
+            rank[row] = (ranked[labels[row]], labels[row])
+            ranked[labels[row]] += 1
         rows = sorted(sorted(rows, key=keys.__getitem__), key=rank.__getitem__)[:limit]
     return sorted(rows, key=keys.__getitem__)

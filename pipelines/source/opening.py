@@ -29,10 +29,10 @@ _ALLOWED = "a folder of images, a .tar, Parquet or TFRecord file, a pattern of s
 
 
 def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """Return the local folder or files of a source; none for a remote, synthetic or TFDS one.
+    """Return the local folder or files of a source; none for a remote, synthetic or TFDS source.
 
     Args:
-        location: The source. With ``*``, ``?`` or ``[`` in it, it is a pattern unless such a file exists; ``**`` crosses folders.
+        location: The source. With ``*``, ``?`` or ``[`` it is a pattern, unless a file has this name; ``**`` matches across folders.
     """
     text = os.fspath(location)
     if text.startswith((SYNTHETIC, TFDS)) or is_remote(text):
@@ -53,13 +53,13 @@ def open_source(
     Args:
         location: A folder of images, an uncompressed tar, a Parquet or TFRecord file, a pattern that several such files match,
             ``synthetic:N`` or ``tfds:NAME``. Folders and files may be in an object store, s3:// or gs://.
-        limit: The most records to use, the same share of each class, or of each file where the rows of files have the labels.
+        limit: Maximum number of records: the same fraction of each class, or of each Parquet or TFRecord file.
         labels: A CSV file with the class of each image of a folder or tar.
 
     Raises:
         SourceError: The source is missing, has no images, or is of an unknown kind.
         StoreError: The object store failed.
-        ValueError: `limit` is not a whole number of at least 1.
+        ValueError: `limit` is not an integer of at least 1.
     """
     text = os.fspath(location)
     if limit is not None:
@@ -91,7 +91,7 @@ def open_source(
 
 
 def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
-    """Return how to list a local folder, or the files; SourceError for a pattern that matches folders."""
+    """Return a function that lists a local folder, or the files; SourceError for a pattern that matches folders."""
     paths = [path for path in source_paths(location) if path.exists()]
     folders = [path for path in paths if path.is_dir()]
     if folders and paths == [Path(location)]:
@@ -105,11 +105,11 @@ def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archiv
 
 def _refuse_labels(labels: str | os.PathLike[str] | None, location: str) -> None:
     if labels is not None:
-        raise SourceError(f"a labels file is for a folder or tar of images, but {location!r} has labels of its own")
+        raise SourceError(f"a labels file is for a folder or tar of images, but {location!r} has labels already")
 
 
 def _keys(location: str, archives: Sequence[Archive]) -> list[str] | None:
-    """Return the names of the files of a pattern, relative to its fixed first folders; None where the source is not a pattern."""
+    """Return the file names relative to the fixed first folders of a pattern; None if the source is not a pattern."""
     if [PurePosixPath(archive.name) for archive in archives] == [PurePosixPath(location)]:
         return None
     parts = PurePosixPath(location).parts
@@ -118,7 +118,7 @@ def _keys(location: str, archives: Sequence[Archive]) -> list[str] | None:
 
 
 def _common_kind(location: str, archives: Sequence[Archive]) -> str:
-    """Return the kind of all files of a source; SourceError where they differ or cannot be read."""
+    """Return the kind of the files of a source; SourceError if they differ or cannot be read."""
     kinds: dict[str, Archive] = {}
     for archive in archives:
         kinds.setdefault(_kind(archive), archive)

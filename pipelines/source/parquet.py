@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary
-from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, SourceError
+from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.rows import RowFile, RowRange
 
 _ROWS_AT_ONCE = 16
@@ -26,7 +27,7 @@ class RowGroup(RowRange):
     index: int
 
     def read(self) -> Iterator[Record]:
-        """Yield the rows; a few at a time are in memory where the file's pages allow it."""
+        """Yield the rows. Only a few are in memory at a time if the file's pages allow it."""
         keys, left = self.record_keys(), self.count
         with pq.ParquetFile(_opened(self.path), buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[self.index], columns=["image", "label"]):
@@ -42,16 +43,16 @@ class RowGroup(RowRange):
 
 
 def _opened(location: str) -> Any:
-    """Return what pyarrow opens: a path, or the file of a remote object."""
+    """Return what pyarrow opens: a local path, or a file object for a remote one."""
     return open_binary(location) if is_remote(location) else location
 
 
 def list_parquet(file: Archive, key: str) -> RowFile:
-    """List the row groups of a file; SourceError where it is damaged or has another layout."""
+    """List the row groups of a file; SourceError if it is damaged or has another layout."""
     try:
         with pq.ParquetFile(_opened(file.location)) as parquet:
-            schema, groups = parquet.schema_arrow, parquet.metadata
-            rows = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+            rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             if not _holds_images(schema):
                 raise SourceError(
                     f"{file.name!r} must have columns `image: struct<bytes, path>` and `label` (an integer), got {schema.names}"
@@ -61,16 +62,16 @@ def list_parquet(file: Archive, key: str) -> RowFile:
             if names is None:
                 for batch in parquet.iter_batches(columns=["label"]):
                     labels = batch.column(0)
-                    largest = pc.max(labels.filter(pc.less(labels, MOST_CLASSES))).as_py()
+                    largest = pc.max(labels.filter(pc.less(labels, MAX_CLASSES))).as_py()
                     last = max(last, -1 if largest is None else largest)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read {file.name!r} as Parquet: {error}") from error
-    units = []
-    first = 0
-    for index, count in enumerate(rows):
-        units.append(RowGroup(f"{key}#{index}", file.location, key, first, file.mtime_ns, count, None, index))
-        first += count
-    return RowFile(key, units, names, last)
+    firsts = itertools.accumulate(rows, initial=0)
+    groups = [
+        RowGroup(f"{key}#{index}", file.location, key, first, file.mtime_ns, count, None, index)
+        for index, (first, count) in enumerate(zip(firsts, rows, strict=False))
+    ]
+    return RowFile(key, groups, names, last)
 
 
 def _holds_images(schema: Any) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-MOST_CLASSES = 1_000_000
+MAX_CLASSES = 1_000_000
 """A label of this number or more is not a class."""
 
 
@@ -22,10 +22,10 @@ class Record:
 
     Attributes:
         key: Stable name of the record in its source.
-        label: Number of its class; -1 where it has none.
+        label: Number of its class; -1 for none.
         data: The encoded image.
         mtime_ns: When the file that holds it was last written.
-        problem: Why it cannot be used although it could be read; None where it can.
+        problem: Why the record cannot be used; None if it can.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Archive:
     """A file with many images.
 
     Attributes:
-        name: Its name as it was given or matched.
+        name: Its name, as given or matched.
         location: The absolute path or URL that opens it.
         mtime_ns: When it was last written.
     """
@@ -56,11 +56,11 @@ def local_archive(path: Path) -> Archive:
 
 
 class Unit(Protocol):
-    """What is read at once: a file, a tar member, a Parquet row group, a range of TFRecords, a synthetic photo."""
+    """A part of a source that is read at once: a file, tar member, Parquet row group, range of TFRecords or synthetic photo."""
 
     @property
     def name(self) -> str:
-        """Stable name in the source; its hash decides the shard of its records."""
+        """Stable name in the source, whose hash decides the shard of the records."""
 
     @property
     def count(self) -> int:
@@ -68,21 +68,21 @@ class Unit(Protocol):
 
     @property
     def split(self) -> str | None:
-        """The split of its records; None where a hash of their keys decides between train and val."""
+        """The split of its records; None if a hash of their keys decides between train and val."""
 
     @property
     def mtime_ns(self) -> int:
-        """When the file that holds it was last written; 0 where there is none."""
+        """When its file was last written; 0 without a file."""
 
     @property
     def size_bytes(self) -> int | None:
-        """Encoded size of its one record; None where it has several, or the size is unknown before reading."""
+        """Encoded size of a single record; None for several records, or if it is unknown before reading."""
 
     def record_keys(self) -> Iterator[str]:
         """Yield the keys of its records without reading them."""
 
     def read(self) -> Iterator[Record]:
-        """Yield its records in the order of `record_keys`; OSError where their file is missing or damaged."""
+        """Yield its records in the order of `record_keys`; OSError if their file is missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class Source:
     """A listed source.
 
     Attributes:
-        location: The location, as it was given.
+        location: The location, as given.
         class_names: Name of each class.
-        units: Its units, in the same order on every machine. They may be new objects at each access.
+        units: Its units, in the same order on every machine. Each access may return a new object.
         records: Number of records in the units.
         holds_out: Whether some records are in split val.
         skipped: Number of files that are not images, by suffix.

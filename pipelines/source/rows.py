@@ -1,4 +1,4 @@
-"""Files of many records with their labels: what Parquet and TFRecord have in common."""
+"""Files of many records with their labels, such as Parquet and TFRecord."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from joulecache.pipelines.source.naming import file_splits
-from joulecache.pipelines.source.records import Source, SourceError, Unit
+from joulecache.pipelines.source.records import Record, Source, SourceError, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class RowRange:
         first_row: Row of its first record.
         mtime_ns: When the file was last written.
         count: Number of records.
-        split: The split of its records; None where a hash of their keys decides.
+        split: The split of its records; None if a hash of their keys decides.
     """
 
     name: str
@@ -43,6 +42,10 @@ class RowRange:
         """Yield ``file#row`` for each record."""
         return (f"{self.file_key}#{row}" for row in range(self.first_row, self.first_row + self.count))
 
+    def read(self) -> Iterator[Record]:
+        """Yield the records."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class RowFile:
@@ -50,13 +53,13 @@ class RowFile:
 
     Attributes:
         key: Start of the keys of its records.
-        groups: Its units, which are `RowRange`s.
-        class_names: Name of each class; None where it has only numbers.
+        ranges: Its units.
+        class_names: Name of each class; None if the file has only numbers.
         last_label: The largest label that is a class.
     """
 
     key: str
-    groups: Sequence[Any]
+    ranges: Sequence[RowRange]
     class_names: tuple[str, ...] | None
     last_label: int
 
@@ -70,10 +73,10 @@ def join_files(
     """Return one source of several files.
 
     Args:
-        location: The location, as it was given.
+        location: The location, as given.
         files: The files.
-        limit: The most records to use, the same share of each file, from its start.
-        splits: The split of each file; None takes them from their names.
+        limit: Maximum number of records, the same fraction of each file, from its start.
+        splits: The split of each file; by default, from the file names.
 
     Raises:
         SourceError: The files have different classes, or no rows.
@@ -85,7 +88,7 @@ def join_files(
     class_names = files[0].class_names
     if class_names is None:
         class_names = tuple(map(str, range(max(file.last_label for file in files) + 1)))
-    counts = [sum(group.count for group in file.groups) for file in files]
+    counts = [sum(rows.count for rows in file.ranges) for file in files]
     if not sum(counts):
         raise SourceError(f"{location!r} has no rows")
     taken = min(sum(counts), sum(counts) if limit is None else limit)
@@ -95,9 +98,9 @@ def join_files(
     for file, count, split in zip(files, counts, splits, strict=True):
         left = taken * (before + count) // sum(counts) - taken * before // sum(counts)
         before += count
-        for group in file.groups:
-            rows = min(group.count, left)
-            left -= rows
-            if rows:
-                units.append(dataclasses.replace(group, count=rows, split=split))
+        for rows in file.ranges:
+            used = min(rows.count, left)
+            left -= used
+            if used:
+                units.append(dataclasses.replace(rows, count=used, split=split))
     return Source(location, class_names, tuple(units), taken, "val" in splits, Counter())

@@ -21,7 +21,7 @@ def find_stored(location: str) -> tuple[Callable[[], ImageListing] | None, list[
     """Find a source.
 
     Returns:
-        A function that lists its folder of images, None where it is not one; and its files.
+        A function that lists a folder of images, or None; and the files of any other source.
 
     Raises:
         StoreError: The store failed.
@@ -36,12 +36,11 @@ def find_stored(location: str) -> tuple[Callable[[], ImageListing] | None, list[
         folder = ObjectFolder(location)
         return (functools.partial(_list_folder, folder) if any(True for _ in folder.list()) else None), []
     fixed = "/".join(itertools.takewhile(lambda part: not glob.has_magic(part), location.split("/")))
-    matching = _expression(location[len(fixed) + 1 :])
-    matched = sorted(
-        (stored for stored in ObjectFolder(fixed).list() if matching.fullmatch(stored.name)), key=lambda each: each.name
-    )
-    places = [f"{fixed}/{stored.name}" for stored in matched]
-    return None, [Archive(place, place, stored.mtime_ns) for place, stored in zip(places, matched, strict=True)]
+    pattern = _compiled(location[len(fixed) + 1 :])
+    matches = {
+        f"{fixed}/{stored.name}": stored for stored in ObjectFolder(fixed).list() if pattern.fullmatch(stored.name)
+    }
+    return None, [Archive(url, url, stored.mtime_ns) for url, stored in sorted(matches.items())]
 
 
 def _list_folder(folder: ObjectFolder) -> ImageListing:
@@ -62,11 +61,11 @@ def _list_folder(folder: ObjectFolder) -> ImageListing:
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str) -> re.Pattern[str]:
     """Compile a pattern: ``*`` and ``?`` match inside a folder, ``**`` across folders, ``[...]`` one of several characters."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^]]+\])", pattern)  # every second one is a wildcard
-    spelled = [
+    expressions = [
         _WILD.get(part, part.replace("[!", "[^", 1)) if number % 2 else re.escape(part)
         for number, part in enumerate(parts)
     ]
-    return re.compile("".join(spelled))
+    return re.compile("".join(expressions))

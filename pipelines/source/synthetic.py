@@ -1,4 +1,4 @@
-"""Synthetic photos, drawn when they are read, to try everything without data."""
+"""Synthetic photos, drawn when they are read, to try joulecache without data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SyntheticPhoto:
 
     @property
     def name(self) -> str:
-        """Class folder and number, like a file's."""
+        """Class folder and number, like a file name."""
         return f"{SYNTHETIC_CLASSES[self.index % len(SYNTHETIC_CLASSES)]}/{self.index:08d}.jpg"
 
     def record_keys(self) -> Iterator[str]:
@@ -44,7 +44,7 @@ class SyntheticPhoto:
 
 
 def open_synthetic(text: str, limit: int | None) -> Source:
-    """Return the source ``synthetic:N``; SourceError where N is not a count."""
+    """Return the source ``synthetic:N``; SourceError if N is not a count."""
     digits = text.removeprefix(SYNTHETIC)
     number = digits.isascii() and digits.isdigit() and len(digits) <= len(str(SYNTHETIC_LIMIT))
     if not number or not 1 <= int(digits) <= SYNTHETIC_LIMIT:
@@ -54,10 +54,10 @@ def open_synthetic(text: str, limit: int | None) -> Source:
 
 
 def synthetic_photo(index: int) -> bytes:
-    """Draw a photo of one shape on natural noise, as a JPEG of about 500x375 pixels and 40 kB.
+    """Draw a photo of one shape on noise, as a JPEG of about 500x375 pixels and 40 kB.
 
-    Its spectrum falls as in photographs, by octaves of noise of decreasing strength, so that it costs as much to decode. Place and size of
-    the shape vary.
+    The noise has a spectrum like that of photographs (octaves of decreasing strength), so that decoding costs the same. Position and size
+    of the shape vary.
 
     Args:
         index: Number of the photo; ``index % 4`` is its class, which decides the kind of shape and roughly its hue.

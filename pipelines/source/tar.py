@@ -19,7 +19,7 @@ def list_tar(archive: Archive, prefix: str = "") -> ImageListing:
 
     Args:
         archive: The tar.
-        prefix: Start of their keys.
+        prefix: Start of the keys.
 
     Raises:
         SourceError: The tar is damaged or compressed, or has a name twice.
@@ -31,7 +31,7 @@ def list_tar(archive: Archive, prefix: str = "") -> ImageListing:
     try:
         with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:") as tar:
             while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps an object for each
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every member
                 inside = PurePosixPath(member.name)
                 stem = sample_of(inside.as_posix())
                 is_class = inside.as_posix() == stem + CLASS_SUFFIX and bool(inside.stem)
@@ -52,17 +52,17 @@ def list_tar(archive: Archive, prefix: str = "") -> ImageListing:
                     places[inside.as_posix()] = member.offset_data, member.size
             data.seek(tar.offset)
             if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("no end mark after its members")  # tarfile itself says nothing
+                raise tarfile.ReadError("no end mark after its members")  # tarfile itself accepts this
     except tarfile.TarError as error:
         raise SourceError(
             f"cannot read {archive.name!r} as an uncompressed tar ({error}): decompress it, or copy it again if it was truncated"
         ) from error
     sizes, offsets = [size for _, size in places.values()], [offset for offset, _ in places.values()]
     mtimes_ns = [archive.mtime_ns] * len(places)
-    where = image_places(archive.location, sizes, mtimes_ns, offsets)
-    return ImageListing(prefix, list(places), where, classes, skipped, refused)
+    table = image_places(archive.location, sizes, mtimes_ns, offsets)
+    return ImageListing(prefix, list(places), table, classes, skipped, refused)
 
 
-def _refuse_twice(archive: Archive, name: str, there: bool) -> None:
-    if there:
+def _refuse_twice(archive: Archive, name: str, is_known: bool) -> None:
+    if is_known:
         raise SourceError(f"{archive.name!r} has {name!r} twice: keys must be unique")

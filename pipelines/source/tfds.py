@@ -1,4 +1,4 @@
-"""Datasets that TensorFlow Datasets has prepared on this machine, read from its TFRecord files."""
+"""Datasets prepared by TensorFlow Datasets on this machine, read from its TFRecord files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TFDS = "tfds:"
 
 
 def open_tfds(text: str, limit: int | None) -> Source:
-    """List a dataset: its splits named train, val and test, or all of them where none is.
+    """List a dataset: its splits named train, val and test, or all splits if there are no such names.
 
     Args:
         text: ``tfds:NAME``; NAME may have a config and a version.
-        limit: The most records to use.
+        limit: Maximum number of records.
 
     Raises:
         SourceError: tensorflow-datasets is not installed, or the dataset is unknown, not prepared, or has no images with classes.
@@ -42,13 +42,13 @@ def open_tfds(text: str, limit: int | None) -> Source:
             f"{text!r} must have an image and a ClassLabel named label, got {', '.join(sorted(features))}"
         )
     used = [name for name in splits if as_split(name)] or list(splits)
-    files, of_file = [], []
+    files, file_splits = [], []
     for name, split in zip(used, as_splits(used) or [None] * len(used), strict=True):
         for path in map(Path, splits[name].filepaths):
             files.append(dataclasses.replace(list_tfrecord(local_archive(path), path.name), class_names=tuple(names)))
-            of_file.append(split)
+            file_splits.append(split)
     left_out = Counter({f"(split {name})": splits[name].num_examples for name in splits if name not in used})
-    return dataclasses.replace(join_files(text, files, limit, of_file), skipped=left_out)
+    return dataclasses.replace(join_files(text, files, limit, file_splits), skipped=left_out)
 
 
 def _builder(text: str) -> Any:

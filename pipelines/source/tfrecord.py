@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from joulecache.pipelines.core import tfrecord
 from joulecache.pipelines.core.object_store import is_remote, open_binary
-from joulecache.pipelines.source.records import MOST_CLASSES, Archive, Record, SourceError
+from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.rows import RowFile, RowRange
 
 IMAGES = ("image", "image/encoded", "image_raw")
@@ -27,7 +27,7 @@ class RecordRange(RowRange):
     offset: int
 
     def read(self) -> Iterator[Record]:
-        """Yield the records; one at a time is in memory."""
+        """Yield the records. Only one is in memory at a time."""
         with open_binary(self.path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(self.offset)
@@ -75,7 +75,7 @@ def _contents(location: str) -> Iterator[Any]:
 
 
 def list_tfrecord(file: Archive, key: str) -> RowFile:
-    """List the records of a file, and look at their labels; the images are not read.
+    """List the records of a file and read their labels, but not the images.
 
     Raises:
         SourceError: The file is damaged or compressed, or no record has an image and a label.
@@ -87,7 +87,7 @@ def list_tfrecord(file: Archive, key: str) -> RowFile:
                 ends.append(tfrecord.record_end(stop))
                 try:
                     _, label = _image_and_label(data, start, stop)
-                    last = max(last, label if label < MOST_CLASSES else -1)
+                    last = max(last, label if label < MAX_CLASSES else -1)
                 except ValueError as error:
                     problem = str(error)
     except ValueError as error:
@@ -105,14 +105,14 @@ def list_tfrecord(file: Archive, key: str) -> RowFile:
 
 
 def _image_and_label(data: Any, start: int, stop: int) -> tuple[tfrecord.Feature, int]:
-    """Return where the image of an Example is, and its label; ValueError where it lacks one."""
+    """Return where the image of an Example is, and its label; ValueError if one is missing."""
     features = tfrecord.features(data, start, stop)
 
     def find(names: Sequence[str], kind: int, what: str) -> tfrecord.Feature:
         found = next((features[name] for name in names if name in features), None)
         if found is None or found.kind != kind:
-            there = ", ".join(sorted(features)) or "no features"
-            raise ValueError(f"an Example must have {what} named {' or '.join(names)}, got {there}")
+            got = ", ".join(sorted(features)) or "no features"
+            raise ValueError(f"an Example must have {what} named {' or '.join(names)}, got {got}")
         return found
 
     image = find(IMAGES, tfrecord.BYTES, "an encoded image")

@@ -1,4 +1,4 @@
-"""Units of one image each, as objects and as the columns of a table that holds millions of them."""
+"""Units of one image each, as objects and as tables that scale to millions of images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TarMember:
 
 
 class ImageTable(Sequence[Unit]):
-    """Units of one image each, kept as columns: an image uses 50 bytes and its name, as an object it would use 300."""
+    """Units of one image each, stored as columns: 50 bytes and the name for an image, instead of 300 bytes for an object."""
 
     def __init__(self, table: Any) -> None:
         self._table = table
@@ -83,7 +83,7 @@ class ImageTable(Sequence[Unit]):
         return next(self._units(row, 1))
 
     def take(self, rows: Sequence[int]) -> ImageTable:
-        """Return the units of some rows as a copy, which does not keep the others alive."""
+        """Return a copy of the units of some rows, which does not keep the table alive."""
         return ImageTable(self._table.take(pa.array(rows, pa.int64())).combine_chunks())
 
     def _units(self, first: int, count: int) -> Iterator[Unit]:
@@ -98,14 +98,14 @@ class ImageTable(Sequence[Unit]):
 
 
 def _from_dictionary(column: Any) -> Iterator[Any]:
-    """Yield the values of a dictionary column, each distinct one as one object: five times as fast as `to_pylist`."""
+    """Yield the values of a dictionary column, one object for each distinct value: five times as fast as `to_pylist`."""
     for chunk in column.chunks:
         values = [*chunk.dictionary.to_pylist(), None]
         yield from map(values.__getitem__, chunk.indices.fill_null(len(values) - 1).to_pylist())
 
 
 class _StoredTable(ImageTable):
-    """A table in a file, read when it is accessed; pickled as its place in the file."""
+    """A table in a file, read on first access and pickled by reference."""
 
     def __init__(self, path: str, batch: int, count: int) -> None:
         self._place = path, batch, count
@@ -124,7 +124,7 @@ class _StoredTable(ImageTable):
 
 
 def _store_tables(tables: Sequence[ImageTable], path: Path, location: str) -> list[ImageTable]:
-    """Write parts of one table to a file; return each as workers find it at `location`."""
+    """Write parts of one table to a file; return each as a reference to `location`."""
     with pa.ipc.new_file(str(path), tables[0]._table.schema) as writer:
         for table in filter(len, tables):
             [batch] = table._table.to_batches()  # `take` made it one batch
@@ -134,20 +134,20 @@ def _store_tables(tables: Sequence[ImageTable], path: Path, location: str) -> li
 
 
 def take(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
-    """Return some units of a source; the result does not keep the others alive."""
+    """Return the units of some rows; the result does not keep the others alive."""
     return units.take(rows) if isinstance(units, ImageTable) else tuple(units[row] for row in rows)
 
 
 def store_units(parts: Sequence[Sequence[Unit]], path: Path, location: str) -> list[Sequence[Unit]]:
-    """Write parts of a source's units to a file, if they are tables, so that only their place in it travels to workers.
+    """Write parts of a source's units to a file if they are tables, so that only references are sent to workers.
 
     Args:
         parts: The parts.
         path: The file to write.
-        location: Where workers find that file.
+        location: Where workers find the file.
 
     Returns:
-        The parts, read from the file when they are accessed; or as they are where they are not tables.
+        The parts, read from the file on access; unchanged if they are not tables.
     """
     tables = [part for part in parts if isinstance(part, ImageTable)]
     return [*_store_tables(tables, path, location)] if tables and len(tables) == len(parts) else list(parts)
