@@ -9,21 +9,12 @@ from typing import Annotated, Any, Literal
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.core import codec
-from joulecache.pipelines.core.codec import Limits, alias
+from joulecache.pipelines.core.codec import Amount, Count, Limits, Positive, Share, Whole, alias
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
 from joulecache.pipelines.experiment.claims import Inferiority
-from joulecache.pipelines.experiment.results import (
-    Amount,
-    Count,
-    Joules,
-    Positive,
-    RunProvenance,
-    Share,
-    Whole,
-    WorkloadResult,
-)
+from joulecache.pipelines.experiment.results import Joules, RunProvenance, WorkloadResult
 
 REPORT_VERSION = 1
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from joulecache.pipelines.core.checks import check_choice, check_number, check_whole
-from joulecache.pipelines.core.codec import Limits
+from joulecache.pipelines.core.codec import Amount, Limits, Whole
 
 Criterion = Literal["l1", "gamma"]
 Per = Literal["layer", "channel"]
@@ -39,11 +39,11 @@ class Recipe:
     criterion: Criterion = "l1"
     protected: tuple[str, ...] = ()
     sparsity: Annotated[float, Limits(ge=0, lt=1)] = 0.0
-    l1: Annotated[float, Limits(ge=0)] = 0.0
+    l1: Amount = 0.0
     clusters: Annotated[int, Limits(ge=2)] | None = None
     cluster_per: Per = "layer"
     quantize: Quantization | None = None
-    finetune_epochs: Annotated[int, Limits(ge=0)] = 2
+    finetune_epochs: Whole = 2
 
     def __post_init__(self) -> None:
         check_number("prune", self.prune, low=0, below=1)

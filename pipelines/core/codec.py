@@ -76,6 +76,7 @@ class Limits:
         return cast("CoreSchema", {**handler(source), **limits})
 
 
+# numbers of results
 Amount = Annotated[float, Limits(ge=0)]
 Positive = Annotated[float, Limits(gt=0)]
 Share = Annotated[float, Limits(ge=0, le=1)]

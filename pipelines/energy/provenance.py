@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from joulecache.pipelines.core.codec import OMITTED, Limits
-
-_Amount = Annotated[float, Limits(ge=0)]
+from joulecache.pipelines.core.codec import OMITTED, Amount, Limits, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +51,17 @@ class Provenance:
 
     method: str
     formula: str
-    coefficients_version: Annotated[int, Limits(ge=0)]
+    coefficients_version: Whole
     coefficients: Mapping[str, Coefficient]
     provider: str | None
     pue: Annotated[float, Limits(ge=1)]
     country: str | None
-    carbon_g_per_kwh: _Amount | None
+    carbon_g_per_kwh: Amount | None
     carbon_source: str | None
     rapl: tuple[str, ...]
     gpus: tuple[str, ...]
     cpu: str | None
-    tdp_w: _Amount | None
-    vcpus: _Amount
-    memory_gb: _Amount
+    tdp_w: Amount | None
+    vcpus: Amount
+    memory_gb: Amount
     notes: tuple[str, ...]

@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from joulecache.pipelines.core.codec import Limits
+from joulecache.pipelines.core.codec import Amount, Count, Limits, Share, Whole
 from joulecache.pipelines.energy import Provenance
 from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
-
-Amount = Annotated[float, Limits(ge=0)]
-Positive = Annotated[float, Limits(gt=0)]
-Share = Annotated[float, Limits(ge=0, le=1)]
-Whole = Annotated[int, Limits(ge=0)]
-Count = Annotated[int, Limits(ge=1)]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,9 @@ import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from joulecache.pipelines.core.codec import Limits
+from joulecache.pipelines.core.codec import Amount, Count, Positive
 from joulecache.pipelines.core.statistics import CONFIDENCE, mean_of
-
-_Positive = Annotated[float, Limits(gt=0)]
-_Epochs = Annotated[float, Limits(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -27,10 +23,10 @@ class Ratio:
         blocks: Number of blocks.
     """
 
-    value: _Positive
-    low: _Positive | None
-    high: _Positive | None
-    blocks: Annotated[int, Limits(ge=1)]
+    value: Positive
+    low: Positive | None
+    high: Positive | None
+    blocks: Count
 
     def contains(self, value: float) -> bool:
         """Return whether the interval contains `value`; without an interval it contains everything."""
@@ -47,9 +43,9 @@ class BreakEven:
         high: Epochs at the upper end.
     """
 
-    epochs: _Epochs | None
-    low: _Epochs | None
-    high: _Epochs | None
+    epochs: Amount | None
+    low: Amount | None
+    high: Amount | None
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
