@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +13,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 
 from joulecache.pipelines.core.codec import (
     OMITTED,
@@ -366,16 +364,8 @@ def test_a_hundred_thousand_files_are_read_in_seconds() -> None:
 
 
 def test_importing_the_codec_does_not_import_pydantic() -> None:
-    code = "import sys, joulecache.pipelines.core.codec; print('pydantic' in sys.modules)"
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "False\n"
+    done = run_python("import sys, joulecache.pipelines.core.codec; print('pydantic' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from processes import environment, python
 
 from joulecache.pipelines.core.files import (
     LockHeldError,
@@ -41,14 +41,8 @@ def names(folder: Path) -> list[str]:
 @contextmanager
 def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Another Python process, which has printed its first line when the block begins, and is killed at its end."""
-    path = os.pathsep.join(filter(None, sys.path))
-    started = subprocess.Popen(
-        [sys.executable, "-c", f"{FILES}\n{code}", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with started:
+    command = python(f"{FILES}\n{code}", *arguments)
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as started:
         try:
             assert started.stdout is not None
             assert started.stdout.readline() == "ready\n"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from processes import run_python
 from rich.console import Console
 
 from joulecache.pipelines.core.progress import Progress, progress_bar, silenced_output, silent
@@ -57,11 +56,8 @@ NATIVE = "import ctypes, os, sys; from joulecache.pipelines.core.progress import
 
 def run(code: str) -> tuple[str, str]:
     """Run code, with pipes for stdout and stderr: then C and Python hold back what they print."""
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", f"{NATIVE}\n{code}"], env=environment, capture_output=True, text=True, check=True
-    )
+    done = run_python(f"{NATIVE}\n{code}")
+    assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
 
