@@ -74,7 +74,7 @@ def watched() -> Iterator[Seen]:
 
     def watching(self: CachedSplit, rows: Any, epoch: int) -> Any:
         if self.name == "train":
-            seen.append((self.cache.folder.name, epoch % self.listed.variants, epoch, tuple(rows.tolist())))
+            seen.append((self.cache.folder.name, epoch % self.entry.variants, epoch, tuple(rows.tolist())))
         return images(self, rows, epoch)
 
     with pytest.MonkeyPatch.context() as patch:

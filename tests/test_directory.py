@@ -93,7 +93,7 @@ def numbers(came: Epoch) -> list[int]:
     return [int(image[0, 0, 0]) for images, *_ in came for image in images.reshape(-1, *images.shape[-3:])]
 
 
-def assert_equal(theirs: Any, others: Any, epochs: int = 3) -> None:
+def assert_equal(theirs: Any, others: Any, epochs: int = 2) -> None:
     assert type(others) is type(theirs)
     for one, other in zip(*(parts if type(parts) is list else [parts] for parts in (theirs, others)), strict=True):
         assert other.class_names == one.class_names

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.cache import open_cache
+from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cache.shards import map_file
-from joulecache.pipelines.loading.config import Budget, LoadConfig
+from joulecache.pipelines.loading.config import Budget, LoadConfig, Shuffle
 from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.order import Order
@@ -36,38 +36,45 @@ Listed = list[tuple[bytes, bytes]]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Cache:
     folder = tmp_path_factory.mktemp("resume") / "cache"
     precompute(photo_folder, folder, CHAIN, variants=2, val_fraction=0.3, shards=3, seed=5)
-    return folder
+    return open_cache(folder)
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    """A cache with nothing behind the cut, whose batches are read several at once."""
+def plain(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Cache:
+    """A cache with nothing after the cut, whose batches are read several at once."""
     folder = tmp_path_factory.mktemp("resume") / "plain"
     precompute(photo_folder, folder, "decode|resize(16)", val_fraction=0, shards=3, seed=5)
-    return folder
+    return open_cache(folder)
 
 
 def listed(dataset: Any) -> Listed:
     return [(images.tobytes(), labels.tobytes()) for images, labels in dataset.as_numpy_iterator()]
 
 
-@pytest.fixture(params=[1, 2 * BATCH * 14 * 14 * 3, 1 << 30], ids=["one batch a step", "two", "all"])
-def load_by_steps(request: pytest.FixtureRequest) -> Load:
-    """`load`, with another number of batches read at once: these are the same."""
+STEPS = {"one batch a step": 1, "two": 2 * BATCH * 14 * 14 * 3, "all": 1 << 30}
 
-    def load_by_steps(cache: Path, split: str, batch_size: int, **options: Any) -> Any:
-        budget = Budget(step_bytes=request.param, processed_step_bytes=request.param)
+
+def loader_of(step_bytes: int) -> Load:
+    """Return `load` with another number of batches read at once: these are the same."""
+
+    def load_by_steps(cache: Cache, split: str, batch_size: int, **options: Any) -> Any:
+        budget = Budget(step_bytes=step_bytes, processed_step_bytes=step_bytes)
         config = LoadConfig(split, batch_size, budget=budget, **options)
-        return make_dataset(open_reader(open_cache(cache), config), config)
+        return make_dataset(open_reader(cache, config), config)
 
     return load_by_steps
 
 
+@pytest.fixture(params=STEPS)
+def load_by_steps(request: pytest.FixtureRequest) -> Load:
+    return loader_of(STEPS[request.param])
+
+
 @pytest.fixture(scope="module")
-def expected(cache: Path) -> list[Listed]:
+def expected(cache: Cache) -> list[Listed]:
     dataset = load(cache, "train", BATCH)
     return [listed(dataset) for _ in range(EPOCHS)]
 
@@ -80,14 +87,14 @@ def after(expected: list[Listed], epoch: int, batch: int) -> Listed:
 
 
 def test_a_dataset_over_epochs_is_them_in_a_row_each_time(
-    load_by_steps: Load, cache: Path, expected: list[Listed]
+    load_by_steps: Load, cache: Cache, expected: list[Listed]
 ) -> None:
     dataset = load_by_steps(cache, "train", BATCH, epochs=EPOCHS)
     assert listed(dataset) == listed(dataset) == after(expected, 0, 0)
     assert len(dataset) == EPOCHS * len(expected[0])
 
 
-def test_looking_at_a_batch_does_not_shift_the_epochs(cache: Path, expected: list[Listed]) -> None:
+def test_looking_at_a_batch_does_not_shift_the_epochs(cache: Cache, expected: list[Listed]) -> None:
     dataset = load(cache, "train", BATCH, epochs=EPOCHS)
     iterator = dataset.as_numpy_iterator()
     came = []
@@ -97,7 +104,7 @@ def test_looking_at_a_batch_does_not_shift_the_epochs(cache: Path, expected: lis
     assert came == after(expected, 0, 0)
 
 
-def test_it_begins_anywhere(load_by_steps: Load, cache: Path, expected: list[Listed]) -> None:
+def test_it_begins_anywhere(load_by_steps: Load, cache: Cache, expected: list[Listed]) -> None:
     batches = len(expected[0])
     for epoch, batch in [(0, 0), (0, 1), (1, 0), (1, 2), (2, batches - 1), (2, batches), (3, batches - 1)]:
         dataset = load_by_steps(cache, "train", BATCH, epochs=EPOCHS, start=(epoch, batch))
@@ -106,7 +113,7 @@ def test_it_begins_anywhere(load_by_steps: Load, cache: Path, expected: list[Lis
 
 
 def test_without_epochs_the_first_iteration_is_the_rest_of_one(
-    load_by_steps: Load, cache: Path, expected: list[Listed]
+    load_by_steps: Load, cache: Cache, expected: list[Listed]
 ) -> None:
     for batch in range(len(expected[0])):
         dataset = load_by_steps(cache, "train", BATCH, start=(1, batch))
@@ -116,7 +123,7 @@ def test_without_epochs_the_first_iteration_is_the_rest_of_one(
         assert int(dataset.cardinality()) == (len(expected[1]) if not batch else tf.data.UNKNOWN_CARDINALITY)
 
 
-def test_the_end_of_all_epochs_leaves_nothing(cache: Path, expected: list[Listed]) -> None:
+def test_the_end_of_all_epochs_leaves_nothing(cache: Cache, expected: list[Listed]) -> None:
     for start in [(EPOCHS, 0), (EPOCHS - 1, len(expected[0]))]:
         dataset = load(cache, "train", BATCH, epochs=EPOCHS, start=start)
         assert int(dataset.cardinality()) == 0
@@ -124,7 +131,7 @@ def test_the_end_of_all_epochs_leaves_nothing(cache: Path, expected: list[Listed
 
 
 @pytest.mark.parametrize("start", [(-1, 0), (0, -1), (0, 1000), 3, (1,), (0.5, 0), None, (0, 0, 0)])
-def test_bad_starts_are_refused(cache: Path, start: Any) -> None:
+def test_bad_starts_are_refused(cache: Cache, start: Any) -> None:
     with pytest.raises(
         ValueError, match=r"start must be \(epoch, batch\) with epoch >= 0 and batch from 0 to \d+, got"
     ):
@@ -132,15 +139,9 @@ def test_bad_starts_are_refused(cache: Path, start: Any) -> None:
 
 
 @pytest.mark.parametrize("start", [(3, 1), (4, 0), (9, 2)])
-def test_a_start_behind_the_last_epoch_is_refused(cache: Path, start: tuple[int, int]) -> None:
+def test_a_start_behind_the_last_epoch_is_refused(cache: Cache, start: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="lies after the last of 3 epochs"):
         load(cache, "train", BATCH, epochs=3, start=start)
-
-
-@pytest.mark.parametrize("epochs", [0, -1, True, 2.0, "3"])
-def test_bad_epochs_are_refused(cache: Path, epochs: Any) -> None:
-    with pytest.raises(ValueError, match="epochs must be a whole number of at least 1, got"):
-        load(cache, "train", BATCH, epochs=epochs)
 
 
 # ------------------------------------------------------------------------------------------ checkpoints
@@ -161,10 +162,13 @@ def rest(iterator: Any) -> Listed:
     return [(images.numpy().tobytes(), labels.numpy().tobytes()) for images, labels in iterator]
 
 
-@pytest.mark.parametrize("shuffle", [True, False, "blocks"])
+@pytest.mark.parametrize(
+    ("steps", "shuffle"), [("one batch a step", True), ("two", "blocks"), ("all", False), ("all", True)]
+)
 def test_a_restored_iterator_goes_on_with_the_same_bytes(
-    load_by_steps: Load, cache: Path, tmp_path: Path, shuffle: Any
+    cache: Cache, tmp_path: Path, steps: str, shuffle: Shuffle
 ) -> None:
+    load_by_steps = loader_of(STEPS[steps])
     dataset = load_by_steps(cache, "train", BATCH, epochs=EPOCHS, shuffle=shuffle)
     whole = listed(dataset)
     iterator = iter(dataset)
@@ -176,7 +180,7 @@ def test_a_restored_iterator_goes_on_with_the_same_bytes(
         next(iterator)
 
 
-def test_the_state_is_small(load_by_steps: Load, cache: Path, plain: Path, tmp_path: Path) -> None:
+def test_the_state_is_small(load_by_steps: Load, cache: Cache, plain: Cache, tmp_path: Path) -> None:
     for name, folder in (("suffix", cache), ("plain", plain)):
         iterator = iter(load_by_steps(folder, "train", BATCH, epochs=EPOCHS))
         for _ in range(9):
@@ -187,7 +191,7 @@ def test_the_state_is_small(load_by_steps: Load, cache: Path, plain: Path, tmp_p
         assert 100 < data.stat().st_size - len(graph) - counter <= SAVED_BYTES
 
 
-def test_a_state_of_another_dataset_is_refused(cache: Path, plain: Path, tmp_path: Path, photo_folder: Path) -> None:
+def test_a_state_of_another_dataset_is_refused(cache: Cache, plain: Cache, tmp_path: Path, photo_folder: Path) -> None:
     iterator = iter(load(cache, "train", BATCH, epochs=EPOCHS))
     next(iterator)
     path = save(iterator, tmp_path)
@@ -213,7 +217,7 @@ def test_what_saved_iterators_are_checked_by_is_spelled_as_ever() -> None:
     assert repr(batches) == "Batches(first=3, records=6, batch_size=4, drop_remainder=False, per_step=2)"
 
 
-def test_a_checkpoint_of_more_epochs_goes_on(cache: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_more_epochs_goes_on(cache: Cache, tmp_path: Path) -> None:
     """Two epochs more than were planned: their end is no part of what a position means."""
     iterator = iter(load(cache, "train", BATCH, epochs=1))
     next(iterator)
@@ -233,8 +237,8 @@ def test_a_checkpoint_of_more_epochs_goes_on(cache: Path, tmp_path: Path) -> Non
     shuffle=st.sampled_from([True, False, "blocks"]),
 )
 @settings(max_examples=25, deadline=None)
-def test_hosts_together_see_each_record_once(plain: Path, hosts: int, batch_size: int, shuffle: Any) -> None:
-    records = open_manifest(plain).splits["train"].records
+def test_hosts_together_see_each_record_once(plain: Cache, hosts: int, batch_size: int, shuffle: Any) -> None:
+    records = plain.manifest.splits["train"].records
     shares = [load(plain, "train", batch_size, shuffle=shuffle, hosts=(host, hosts)) for host in range(hosts)]
     alone = load(plain, "train", 1000, shuffle=shuffle)
     for _ in range(2):
@@ -245,7 +249,7 @@ def test_hosts_together_see_each_record_once(plain: Path, hosts: int, batch_size
         assert len({image.tobytes() for image in whole}) == records
 
 
-def test_hosts_that_drop_what_remains_make_the_same_number_of_steps(plain: Path) -> None:
+def test_hosts_that_drop_what_remains_make_the_same_number_of_steps(plain: Cache) -> None:
     for hosts in (2, 4, 7):
         shares = [load(plain, "train", 3, drop_remainder=True, hosts=(host, hosts)) for host in range(hosts)]
         assert {len(share) for share in shares} == {30 // hosts // 3}
@@ -259,20 +263,12 @@ def test_hosts_mix_their_batches_by_draws_of_their_own(tmp_path: Path, photo_fol
     assert set(one) - {0, 1} != set(other) - {0, 1}
 
 
-def test_an_input_context_says_which_host(plain: Path) -> None:
+def test_an_input_context_says_which_host(plain: Cache) -> None:
     context = tf.distribute.InputContext(num_input_pipelines=3, input_pipeline_id=1)
     assert listed(load(plain, "train", 4, hosts=context)) == listed(load(plain, "train", 4, hosts=(1, 3)))
 
 
-@pytest.mark.parametrize("hosts", [(2, 2), (-1, 2), (0, 0), 2, (0,), ("0", "2"), (0.0, 2)])
-def test_bad_hosts_are_refused(plain: Path, hosts: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"hosts must be an InputContext or \(index, count\) with 0 <= index < count, got"
-    ):
-        load(plain, "train", 4, hosts=hosts)
-
-
-def test_more_hosts_than_records_are_refused(plain: Path) -> None:
+def test_more_hosts_than_records_are_refused(plain: Cache) -> None:
     with pytest.raises(ValueError, match="31 hosts are more than the 30 records in 'train'"):
         load(plain, "train", 4, hosts=(3, 31))
     with pytest.raises(ValueError, match="leaves nothing of the 30 records, 15 for each of 2 hosts, in 'train'"):
@@ -302,9 +298,9 @@ print("all of them")
 
 
 @pytest.mark.slow
-def test_a_strategy_distributes_it(plain: Path) -> None:
+def test_a_strategy_distributes_it(plain: Cache) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _DISTRIBUTED, str(plain)],
+        [sys.executable, "-c", _DISTRIBUTED, str(plain.folder)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
@@ -317,7 +313,7 @@ def test_a_strategy_distributes_it(plain: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_floats_are_the_same_levels(plain: Path, dtype: str) -> None:
+def test_floats_are_the_same_levels(plain: Cache, dtype: str) -> None:
     levels, floats = (load(plain, "train", 7, dtype=kind) for kind in ("uint8", dtype))
     assert floats.element_spec[0] == tf.TensorSpec([None, 16, 16, 3], tf.as_dtype(dtype))
     for (one, _), (other, _) in zip(levels, floats, strict=True):
@@ -332,20 +328,6 @@ def test_floats_of_the_chain_stay_as_they_are(tmp_path: Path, photo_folder: Path
     assert one.dtype == tf.float32
     assert float(tf.reduce_max(one)) <= 1
     np.testing.assert_array_equal(one.numpy().astype(np.float16), other.numpy())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("dtype", "int8"), ("dtype", "float64"), ("verify", "never"), ("verify", True)]
-)
-def test_unknown_words_are_refused(plain: Path, name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be one of .*, got"):
-        load(plain, "train", 4, **{name: value})
-
-
-@pytest.mark.parametrize("shuffle", ["all", "block", 1.5, 2])
-def test_unknown_shuffles_are_refused(plain: Path, shuffle: Any) -> None:
-    with pytest.raises(ValueError, match='shuffle must be True, False or "blocks", got'):
-        load(plain, "train", 4, shuffle=shuffle)
 
 
 def test_full_verification_reads_every_byte(tmp_path: Path, photo_folder: Path) -> None:
@@ -372,9 +354,9 @@ def test_full_verification_reads_every_byte(tmp_path: Path, photo_folder: Path) 
     ],
 )
 def test_a_full_shuffle_of_more_than_the_memory_is_warned_of(
-    plain: Path, shuffle: Any, spare: int, warned: bool
+    plain: Cache, shuffle: Any, spare: int, warned: bool
 ) -> None:
-    size = sum(file.bytes for file in open_manifest(plain).splits["train"].files)
+    size = sum(file.bytes for file in plain.manifest.splits["train"].files)
     config = LoadConfig("train", 4, shuffle, budget=Budget(memory_bytes=size + spare))
     reader = open_reader(open_cache(plain), config)
     with warnings.catch_warnings(record=True) as caught:

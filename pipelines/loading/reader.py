@@ -76,7 +76,7 @@ class StepReader:
         """A number of `FINGERPRINT_BITS` bits for everything that the meaning of a step's number depends on."""
         parts = [
             str(self.split.chain),
-            [file.sha256 for file in self.split.listed.files],
+            [file.sha256 for file in self.split.entry.files],
             repr(self.order),
             repr(self.batches),
             self.host,
@@ -108,7 +108,7 @@ def _order(split: CachedSplit, config: LoadConfig) -> Order:
     if config.shuffled != "blocks":
         return Order(len(split), split.seed, "all" if config.shuffled else None)
     split.disable_readahead()
-    image_bytes = split.stored_bytes / (len(split) * split.listed.variants)
+    image_bytes = split.stored_bytes / (len(split) * split.entry.variants)
     block = max(1, round(config.budget.block_bytes / image_bytes))
     window = max(1, round(config.budget.window_bytes / image_bytes / block))
     return Order(len(split), split.seed, "blocks", block, window)

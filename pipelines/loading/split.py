@@ -39,7 +39,7 @@ class CachedSplit:
     Attributes:
         name: ``train``, ``val`` or ``test``.
         cache: The cache.
-        listed: The split's entry in the manifest.
+        entry: The split's entry in the manifest.
         chain: The chain of the split.
         seed: Seed of the ops after the cut.
         image_shape: (height, width, channels) of the images after the ops.
@@ -64,11 +64,11 @@ class CachedSplit:
             CacheError: The split has no records, its images vary in size, an op is missing, or a file is damaged.
         """
         self.name, self.cache = split, cache
-        self.listed = cache.split(split)
+        self.entry = cache.split(split)
         self.chain = cache.chain(split, ops)
         self.soft_labels = parse(cache.manifest.chain, ops).mixes
         self.seed = cache.manifest.seed if seed is None else seed
-        height, width, channels = self.listed.image_shape
+        height, width, channels = self.entry.image_shape
         if height is None or width is None:
             raise CacheError(
                 f"the {split} images of {cache.location!r} vary in size: batches need one size, cache them with a resize or crop"
@@ -77,9 +77,9 @@ class CachedSplit:
         self._decoder = None if cache.manifest.encoding == "raw" else _Decoder(channels)
         self._arrays = ArrayPool()
         shape = None if self._decoder else (height, width, channels)
-        variants = map(self.listed.variant_files, range(self.listed.variants))
+        variants = map(self.entry.variant_files, range(self.entry.variants))
         self._variants = [map_variant(cache.folder, files, shape) for files in variants]
-        self._guard = FileGuard(cache.folder, self.listed.files)
+        self._guard = FileGuard(cache.folder, self.entry.files)
         rows = cache.rows(split)
         self.labels: NDArray[np.int64] = rows["label"].to_numpy()
         self.key_hashes: NDArray[np.uint64] = rows["key_hash"].to_numpy()
@@ -90,7 +90,7 @@ class CachedSplit:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the split's files, of all variants."""
-        return sum(file.bytes for file in self.listed.files)
+        return sum(file.bytes for file in self.entry.files)
 
     def check(self) -> None:
         """Raise CacheError, here and in all later reads, if a file was cut or grew since it was mapped."""
