@@ -66,7 +66,8 @@ class Photos:
 
 @cache
 def rows_of(photos: Photos, split: str) -> list[dict[str, Any]]:
-    return open_cache(photos.folder).rows(split).to_pylist()
+    rows: list[dict[str, Any]] = open_cache(photos.folder).rows(split).to_pylist()
+    return rows
 
 
 @cache
@@ -440,7 +441,8 @@ def test_bad_arguments_are_refused(name: str, value: Any, expected: str) -> None
 
 
 def test_load_checks_its_arguments_and_has_the_defaults_of_its_config(raw: Photos) -> None:
-    for options in ({"batch_size": 0}, {"verify": "never"}, {"verify": True}, {"stage_limit_bytes": 0}):
+    bad: list[dict[str, Any]] = [{"batch_size": 0}, {"verify": "never"}, {"verify": True}, {"stage_limit_bytes": 0}]
+    for options in bad:
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be "):
             load(**{"cache": raw.folder, "split": "train", "batch_size": 8, **options})
     parameters = inspect.signature(load).parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -11,12 +11,15 @@ import tensorflow as tf
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
+from joulecache.pipelines.loading.split import Images, Labels
+
+Tensors: TypeAlias = tuple[tf.Tensor, tf.Tensor]
 
 _STEPS_AHEAD = 1
 _POSITION = 1 << FINGERPRINT_BITS  # positions are multiples of it, plus the fingerprint
 
 
-def make_dataset(reader: StepReader, config: LoadConfig) -> Any:
+def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` over the batches of a reader, as `load` describes it."""
     batches, (epoch, batch) = reader.batches, reader.start
     steps = _Steps(reader, config)
@@ -67,22 +70,22 @@ class _Steps:
         self._image_shape = [*batch_shape, *split.image_shape]
         self._label_shape = [*batch_shape, *[len(split.cache.manifest.class_names)] * split.soft_labels]
 
-    def scan(self, epoch: Any, step: Any) -> tuple[Any, tuple[Any, Any]]:
+    def scan(self, epoch: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
         """Return the epoch of this iterator and its step; `epoch` is -1 in the first step, which takes the next one."""
         types = [tf.int64, self._image_type, self._label_type]
         epoch, *arrays = tf.numpy_function(self._read_next, [epoch, step], types, stateful=False)
         return tf.ensure_shape(epoch, []), self._shaped(*arrays)
 
-    def at_position(self, position: Any) -> tuple[Any, Any]:
+    def at_position(self, position: tf.Tensor) -> Tensors:
         """Return the step at a position: the number of steps since epoch 0, above the reader's fingerprint."""
         types = [self._image_type, self._label_type]
         return self._shaped(*tf.numpy_function(self._read_at, [position], types, stateful=False))
 
-    def _read_next(self, epoch: Any, step: Any) -> tuple[Any, ...]:
+    def _read_next(self, epoch: np.int64, step: np.int64) -> tuple[np.int64, Images, Labels]:
         epoch = np.int64(next(self._epochs)) if epoch < 0 else epoch
         return epoch, *self._read(int(epoch), int(step))
 
-    def _read_at(self, position: Any) -> tuple[Any, Any]:
+    def _read_at(self, position: np.int64) -> tuple[Images, Labels]:
         number, fingerprint = divmod(int(position), _POSITION)
         if fingerprint != self._fingerprint:
             raise CacheError(
@@ -91,19 +94,19 @@ class _Steps:
             )
         return self._read(*divmod(number, self._reader.batches.steps))
 
-    def _read(self, epoch: int, step: int) -> tuple[Any, Any]:
+    def _read(self, epoch: int, step: int) -> tuple[Images, Labels]:
         number = epoch * self._reader.batches.steps + step
         sequential, self._previous = number == self._previous + 1, number
         images, labels = self._reader.read(epoch, step, sequential=sequential)
         return (images, labels) if self.stacked else (images[0], labels[0])
 
-    def _shaped(self, images: Any, labels: Any) -> tuple[Any, Any]:
+    def _shaped(self, images: tf.Tensor, labels: tf.Tensor) -> Tensors:
         if self._dtype != self._image_type:
             images = tf.cast(images, self._dtype)
         return tf.ensure_shape(images, self._image_shape), tf.ensure_shape(labels, self._label_shape)
 
 
-def _in_one_thread(dataset: Any) -> Any:
+def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Run a dataset in one thread: to pass large batches between the threads of TensorFlow's pool costs a tenth more.
 
     Such a dataset has no symbolic checkpoints.

@@ -48,7 +48,7 @@ def image_dataset_from_directory(
     verbose: bool = True,
     *,
     cache_dir: str | os.PathLike[str],
-) -> Any:
+) -> tf.data.Dataset | list[tf.data.Dataset]:
     """Load images from a directory as `keras.utils.image_dataset_from_directory` does, decoding each of them once.
 
     Arguments, listing, labels, splits and the order of every epoch are Keras' own. The first call caches all images of the
@@ -131,11 +131,13 @@ def _check_supported(given: Mapping[str, Any], cache_dir: str | os.PathLike[str]
             raise ValueError(f"{name} must be a local folder, got {os.fspath(path)!r}: copy it to this machine")
 
 
-def _label_of(directory: Any, labels: Any, class_names: Sequence[str] | None) -> Callable[[str], Any] | None:
+def _label_of(
+    directory: str | os.PathLike[str], labels: str | Sequence[int] | None, class_names: Sequence[str] | None
+) -> Callable[[str], object] | None:
     """Return the function from the path of an image to its label; None if Keras yields no labels."""
-    if class_names is None:
+    if labels is None or class_names is None:
         return None
-    if labels == "inferred":
+    if isinstance(labels, str):  # "inferred"
         label = {name: place for place, name in enumerate(class_names)}
         start = len(os.path.join(directory, ""))  # noqa: PTH118
         return lambda path: label[path[start:].partition("/")[0]]
@@ -143,7 +145,9 @@ def _label_of(directory: Any, labels: Any, class_names: Sequence[str] | None) ->
     return dict(zip(in_order.file_paths, labels, strict=True)).__getitem__
 
 
-def _rows_and_labels(part: Any, images: DirectoryCache, directory: str, label_of: Callable[[str], Any] | None) -> Any:
+def _rows_and_labels(
+    part: tf.data.Dataset, images: DirectoryCache, directory: str, label_of: Callable[[str], object] | None
+) -> tf.data.Dataset:
     """Return a dataset of cached rows, and labels if there are any, in the order of Keras' listing."""
     prefix = os.path.join(directory, "")  # noqa: PTH118 - what Keras puts before the names, "./" for "."
     rows = images.rows([path.removeprefix(prefix) for path in part.file_paths])
@@ -154,7 +158,7 @@ def _rows_and_labels(part: Any, images: DirectoryCache, directory: str, label_of
 def _element(images: DirectoryCache, label_mode: str | None, classes: int) -> Callable[..., Any]:
     """Return the function from rows and labels to Keras' elements."""
 
-    def element(rows: Any, *labels: Any) -> Any:
+    def element(rows: tf.Tensor, *labels: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         values = tf.numpy_function(images.images, [rows], tf.uint8)
         pixels = tf.cast(tf.ensure_shape(values, [*rows.shape, *images.image_shape]), tf.float32)
         if not labels:

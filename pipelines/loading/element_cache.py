@@ -68,7 +68,7 @@ def cached(
     return apply
 
 
-def _components(dataset: Any) -> list[Component]:
+def _components(dataset: tf.data.Dataset) -> list[Component]:
     """Return the tensors of an element in the order of `tf.nest.flatten`; raises ValueError for what cannot be kept."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("the dataset has no end and cannot be kept: put its repeat() after cached(...)")
@@ -105,14 +105,16 @@ def _leaves(spec: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, spec
 
 
-def _fill(folder: Path, dataset: Any, components: Sequence[Component], fingerprint: str, progress: Tell | None) -> None:
+def _fill(
+    folder: Path, dataset: tf.data.Dataset, components: Sequence[Component], fingerprint: str, progress: Tell | None
+) -> None:
     known = int(dataset.cardinality())
     with ExitStack() as stack:
         tell = progress or stack.enter_context(told_on_stderr(folder))
         fill(folder, components, fingerprint, _batches(dataset, components), known if known >= 0 else None, tell)
 
 
-def _batches(dataset: Any, components: Sequence[Component]) -> Iterator[list[NDArray[Any]]]:
+def _batches(dataset: tf.data.Dataset, components: Sequence[Component]) -> Iterator[list[NDArray[Any]]]:
     element_bytes = sum(component.row_bytes for component in components)
     batch_size = max(1, min(_BATCH_BYTES // max(1, element_bytes), _BATCH_ELEMENTS))
     for batch in dataset.batch(batch_size).prefetch(2):
@@ -126,7 +128,9 @@ def told_on_stderr(folder: Path, delay_s: float = LINE_DELAY_S) -> Iterator[Tell
         yield lambda done, total: bar(f"filling {folder}", done, total, "elements")
 
 
-def _mapped_dataset(arrays: Sequence[NDArray[Any]], components: Sequence[Component], count: int, like: Any) -> Any:
+def _mapped_dataset(
+    arrays: Sequence[NDArray[Any]], components: Sequence[Component], count: int, like: tf.data.Dataset
+) -> tf.data.Dataset:
     """Return the rows of arrays as a dataset with the structure and the options of another one, without a copy."""
     spec = like.element_spec
     with tf.device("CPU:0"):
@@ -140,7 +144,7 @@ def _mapped_dataset(arrays: Sequence[NDArray[Any]], components: Sequence[Compone
         rows = tf.experimental.Optional.from_value(tuple(tensors))
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def slices(_: Any) -> Any:
+    def slices(_: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(spec, rows.get_value()))
 
     dataset = tf.data.Dataset.range(1).flat_map(slices).apply(tf.data.experimental.assert_cardinality(count))

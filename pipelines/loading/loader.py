@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import tensorflow as tf
 
@@ -34,7 +33,7 @@ def load(
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
-) -> Any:
+) -> tf.data.Dataset:
     """Load a split of a cache as a `tf.data.Dataset`.
 
     Each iteration yields the next epoch, with its own order, variant and draws of the ops after the cut. All of it follows from

@@ -7,15 +7,12 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.order import Order
-from joulecache.pipelines.loading.split import CachedSplit
+from joulecache.pipelines.loading.split import CachedSplit, Images, Labels
 from joulecache.pipelines.loading.steps import Batches, divide, first_batch
 from joulecache.transforms.ops import Op
 
@@ -40,7 +37,7 @@ class StepReader:
     batches: Batches
     start: tuple[int, int]
 
-    def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[Images, Labels]:
         """Return the K batches of a step; in the first epoch only those from the start on.
 
         Args:
