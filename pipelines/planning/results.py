@@ -12,6 +12,7 @@ from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import alias
 from joulecache.pipelines.core.notebook import Displayed
+from joulecache.pipelines.core.quantities import change, joules, number
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.transforms.chain import Chain
 
@@ -204,14 +205,14 @@ def _why(plan: Plan) -> str:
         if cached.break_even_epochs is None:
             return "No cache pays: an epoch from the best one uses no less energy than an epoch online."
         return (
-            f"No cache pays over {epochs:,} epochs: the best one is paid back after {cached.break_even_epochs:,.1f}, and its storage "
-            f"uses {cached.storage_j.value:,.1f} J."
+            f"No cache pays over {epochs:,} epochs: the best one is paid back after {number(cached.break_even_epochs)}, and its storage "
+            f"uses {joules(cached.storage_j.value)}."
         )
-    saved_j = online.epoch_j.value - best.epoch_j.value
+    assert best.break_even_epochs is not None
     text = (
-        f"An epoch from the cache uses {best.epoch_j.value:,.3g} J, an epoch online {online.epoch_j.value:,.3g} J "
-        f"({saved_j / online.epoch_j.value:.0%} less), and the build of {best.build_j.value:,.3g} J is paid back after "
-        f"{best.break_even_epochs:,.1f} epochs."
+        f"An epoch from the cache uses {joules(best.epoch_j.value)}, an epoch online {joules(online.epoch_j.value)} "
+        f"({change(best.epoch_j.value / online.epoch_j.value)}), and the build of {joules(best.build_j.value)} is paid back after "
+        f"{number(best.break_even_epochs)} epochs."
     )
     second = next((choice for choice in plan.choices[1:] if choice.layout), None)
     return text if second is None else f"{text} {_against(plan, best, second, epochs)}"
@@ -228,6 +229,6 @@ def _against(plan: Plan, best: Choice, second: Choice, epochs: int) -> str:
     part = max(parts_j, key=lambda name: parts_j[name])
     more_j = second.total_j.value - best.total_j.value
     return (
-        f"The next best cache ({plan.chain_of(second)}; {second.layout}; variants {second.variants}) uses {more_j:,.3g} J more in total, "
+        f"The next best cache ({plan.chain_of(second)}; {second.layout}; variants {second.variants}) uses {joules(more_j)} more in total, "
         f"mostly for {part}."
     )

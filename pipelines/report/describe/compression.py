@@ -149,10 +149,10 @@ def _model_files(compression: Compression) -> Table:
             Column("File"): lambda file: quantities.data_size(file.file_bytes),
             Column("gzip", priority=2): lambda file: quantities.data_size(file.gzip_bytes),
             Column("Accuracy (95% interval)", "accuracy, 95%"): _accuracy,
-            Column("CPU time per image, fastest run", "CPU /image"): lambda file: (
+            Column("Fastest CPU time per image", "CPU /image"): lambda file: (
                 f"{quantities.number(file.cpu_ms_per_image)} ms"
             ),
-            Column("CPU time per image, median of the runs", "median", priority=7): lambda file: (
+            Column("Median CPU time per image", "median", priority=7): lambda file: (
                 f"{quantities.number(file.cpu_ms_per_image_median)} ms"
             ),
             Column("Active energy per image (low to high)", "active energy /image"): joules_column(

@@ -9,6 +9,14 @@ from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.report.describe.values import component_cell, share, total
 from joulecache.pipelines.report.document import Column, Document, Paragraph, Section, Sentence, table, words
 
+_LOADS = {
+    "others": "other processes",
+    "steal": "hypervisor (steal)",
+    "cpu_stall": "waiting for a CPU",
+    "memory_stall": "for memory",
+    "io_stall": "for I/O",
+}
+
 
 def describe_energy(energy: Energy, notes: Sequence[str] = ()) -> Document:
     """Return what there is to say of an energy; `notes` are those of its meter."""
@@ -22,7 +30,7 @@ def describe_energy(energy: Energy, notes: Sequence[str] = ()) -> Document:
             words("Scope", priority=1): lambda row: row[1].scope if row[1] else "",
         },
     )
-    load = ", ".join(f"{name.replace('_', ' ')} {share(each)}" for name, each in energy.contamination_shares.items())
+    load = ", ".join(f"{_LOADS[name]} {share(each)}" for name, each in energy.contamination_shares.items())
     carbon = "not measured (give a country)" if energy.carbon_g is None else grams(energy.carbon_g)
     text = (
         f"Time {seconds(energy.duration_s)}, CPU time {seconds(energy.cpu_s)}. Peak memory {data_size(energy.peak_rss_bytes)}, read "

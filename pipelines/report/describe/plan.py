@@ -63,7 +63,7 @@ def _choices(plan: Plan) -> Table:
         return Spread("-") if choice.reuse is None else Spread(str(choice.variants), note=f"{choice.reuse:.3g} uses")
 
     return table(
-        f"Best {len(shown)} of {plural(len(plan.choices), 'choice')}, active energy",
+        f"Best {len(shown)} of {plural(len(plan.choices), 'choice')} by active energy",
         shown,
         {
             words("Cached up to"): lambda choice: (

@@ -18,7 +18,7 @@ STYLES = {"saves": "green", "costs": "red", "inconclusive": "yellow", "not infer
 _GAPS = (2, 1)  # between columns; the second where the table does not fit otherwise
 _SHORT, _PROSE = 14, 24  # the least width of a column of short texts, and of long ones
 _LONG = 28  # from here on a text is long
-_HEAD_LINES = 2  # that a head has where there is room
+_HEAD_LINES = 2  # that a long head has where there is room
 _NO_BREAK = "\u00a0"
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d]-)(?=[^\W_])")  # behind a hyphen, but not within -0.5 or 1.2-3.4
 _BETWEEN_PARTS = re.compile(r"(?<=[/\\_.,;:=&?+|-])")  # of addresses and the like, where they do not fit a line
@@ -203,7 +203,8 @@ def _needs(column: Column, entries: Sequence[_Entry]) -> tuple[int, int]:
     head = _head(column)
     longest = max(map(cell_len, head.split(" ")))
     least = max([longest, *(entry.least for entry in entries)])
-    flat = next(size for size in range(longest, cell_len(head) + 1) if len(wrap(head, size)) <= _HEAD_LINES)
+    lines = 1 if cell_len(head) <= _SHORT else _HEAD_LINES
+    flat = next(size for size in range(longest, cell_len(head) + 1) if len(wrap(head, size)) <= lines)
     return least, max([least, flat, *(entry.natural for entry in entries)])
 
 
