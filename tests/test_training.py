@@ -17,6 +17,7 @@ from meters import Diary
 from numpy.typing import NDArray
 
 from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.compressing.compression import compress, held_out_split
@@ -287,7 +288,7 @@ def test_compressed_models_are_measured_on_the_test_split(tmp_path: Path) -> Non
     for split, count in (("train", 24), ("val", 7), ("test", 11)):
         shown(count, tmp_path / "photos" / split, seed=count)
     precompute(tmp_path / "photos", tmp_path / "cache", "decode|resize(18)", shards=1, workers=1)
-    assert held_out_split(tmp_path / "cache") == "test"
+    assert held_out_split(open_cache(tmp_path / "cache")) == "test"
     linear_model().save(tmp_path / "model.keras")
     done = compress(tmp_path / "model.keras", tmp_path / "cache", Recipe(quantize="dynamic"), out=tmp_path / "small")
     assert {file.images for file in done.model_files} == {11}

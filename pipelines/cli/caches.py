@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
 from joulecache.pipelines.cli.options import AsJson, Cache, ChainText, Energy, OpsModule, Source, import_ops, make_meter
 from joulecache.pipelines.cli.terminal import print_json, say, show
+from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.core.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def precompute(
         )
     if as_json:
         facts = {"unchanged": built.unchanged, "resumed_shards": built.resumed_shards, "workers": built.workers}
-        print_json({**facts, "manifest": dataclasses.asdict(built.manifest)})
+        print_json({**facts, "manifest": to_json(built.manifest)})
         return
     if built.unchanged:
         Console().print(f"{cache} is up to date: nothing to build")
@@ -95,7 +95,7 @@ def inspect(
 
         write_contact_sheet(cache, sheet)
     if as_json:
-        print_json(dataclasses.asdict(manifest))
+        print_json(to_json(manifest))
     else:
         from joulecache.pipelines.report.describe.cache import describe_manifest
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
 from joulecache.pipelines.compressing.kernels import copy_of
 from joulecache.pipelines.compressing.measuring import ConvertedModel, Score, measure_files
 from joulecache.pipelines.compressing.output import check_output_folder, staged_output, write_record
@@ -34,7 +34,7 @@ _MOST_SHARED = 0.05  # of the calibration images with the test images: some imag
 
 def compress(
     model: keras.Model | str | os.PathLike[str],
-    cache: str | os.PathLike[str],
+    cache: CacheLike,
     recipe: Recipe,
     *,
     out: str | os.PathLike[str],
@@ -52,7 +52,7 @@ def compress(
 
     Args:
         model: A functional or sequential classifier, which stays untouched, or its `.keras` or `.h5` file.
-        cache: A cache with images of the model's input shape and the classes that it was trained on.
+        cache: A cache with images of the model's input shape and its classes: a folder, a URL, or an opened `Cache`.
         recipe: The steps.
         out: The output folder (see `compress_on`).
         batch_size: Images per batch.
@@ -73,17 +73,18 @@ def compress(
     if not isinstance(model, keras.Model):
         model = load_model(model)
     check_recipe(recipe, model)
-    test_split = held_out_split(cache)
-    train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
+    opened = open_cache(cache)
+    test_split = held_out_split(opened)
+    train_data = load(opened, "train", batch_size, seed=seed, ops=ops)
     if train_data.num_classes != model.outputs[0].shape[-1]:
         raise ValueError(
-            f"the model has {model.outputs[0].shape[-1]} classes, but cache {os.fspath(cache)!r} has "
+            f"the model has {model.outputs[0].shape[-1]} classes, but cache {opened.location!r} has "
             f"{train_data.num_classes}: use a model that was trained on these classes"
         )
     return compress_on(
         model,
         train_data,
-        load(cache, test_split, batch_size, shuffle=False, ops=ops),
+        load(opened, test_split, batch_size, shuffle=False, ops=ops),
         recipe,
         out=out,
         seed=seed,
@@ -171,19 +172,18 @@ def compress_on(
     return compression
 
 
-def held_out_split(cache: str | os.PathLike[str]) -> str:
+def held_out_split(cache: Cache) -> str:
     """Return the split of a cache that compressed models are measured on: `test` if it has records, else `val`.
 
     Raises:
-        CacheError: The cache cannot be read.
         ValueError: Neither has records.
     """
-    splits = open_manifest(cache).splits
+    splits = cache.manifest.splits
     for name in ("test", "val"):
         if name in splits and splits[name].records:
             return name
     raise ValueError(
-        f"cache {os.fspath(cache)!r} has no test or val records to measure compressed models on: build it with "
+        f"cache {cache.location!r} has no test or val records to measure compressed models on: build it with "
         "--val-fraction 0.1"
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
 from joulecache.pipelines.compressing.compression import compress_on, held_out_split
 from joulecache.pipelines.compressing.kernels import copy_of
 from joulecache.pipelines.compressing.output import check_output_folder, discard_output, staged_output, write_record
@@ -97,7 +97,7 @@ def fit(
 
 
 def train(
-    cache: str | os.PathLike[str],
+    cache: CacheLike,
     *,
     out: str | os.PathLike[str],
     epochs: int,
@@ -119,7 +119,7 @@ def train(
     compressed models are measured on the `test` split, or on `val` if there is no `test`.
 
     Args:
-        cache: A cache with images of one size.
+        cache: A cache with images of one size: a folder, a URL, or an opened `Cache`.
         out: The run folder: new, empty, or of an earlier run.
         epochs: Epochs, at least 1.
         model: The name of a model (see `build_model`), or a `.keras` or `.h5` file.
@@ -141,18 +141,18 @@ def train(
     folder = Path(out)
     report = progress or silent
     check_output_folder(folder, TRAINING_RECORD)
-    val = open_manifest(cache).splits.get("val")
-    train_data = load(cache, "train", batch_size, seed=seed, ops=ops)
-    test_split = None if recipe is None else held_out_split(cache)
+    opened = open_cache(cache)
+    train_data = load(opened, "train", batch_size, seed=seed, ops=ops)
+    test_split = None if recipe is None else held_out_split(opened)
     keras.utils.set_random_seed(seed)
-    network = build_model(model, _image_shape(train_data, cache), train_data.num_classes)
+    network = build_model(model, _image_shape(train_data, opened), train_data.num_classes)
     if recipe is not None:
         check_recipe(recipe, network)
     meter = meter or Meter()
     training = fit(
         network,
         train_data,
-        load(cache, "val", batch_size, shuffle=False, ops=ops) if val is not None and val.records else None,
+        load(opened, "val", batch_size, shuffle=False, ops=ops) if opened.manifest.splits["val"].records else None,
         epochs=epochs,
         seed=seed,
         meter=meter,
@@ -162,7 +162,7 @@ def train(
     )
     settings = {
         "model": os.fspath(model),
-        "cache": os.fspath(cache),
+        "cache": opened.location,
         "batch_size": batch_size,
         "seed": seed,
         "learning_rate": learning_rate if optimizer is None else None,
@@ -174,7 +174,7 @@ def train(
         compression = compress_on(
             network,
             train_data,
-            load(cache, test_split, batch_size, shuffle=False, ops=ops),
+            load(opened, test_split, batch_size, shuffle=False, ops=ops),
             recipe,
             out=folder / "compressed",
             seed=seed,
@@ -188,10 +188,10 @@ def _reporting(report: Progress, epochs: int) -> keras.callbacks.Callback:
     return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: report("training: epochs", epoch, epochs))
 
 
-def _image_shape(data: tf.data.Dataset, cache: str | os.PathLike[str]) -> tuple[int, int, int]:
+def _image_shape(data: tf.data.Dataset, cache: Cache) -> tuple[int, int, int]:
     height, width, channels = check_batches(data, "training data")
     if height is None or width is None or channels is None:
-        raise ValueError(f"the images of cache {os.fspath(cache)!r} vary in size: end its chain in resize or a crop")
+        raise ValueError(f"the images of cache {cache.location!r} vary in size: end its chain in resize or a crop")
     return height, width, channels
 
 
