@@ -60,7 +60,7 @@ def describe(*packages: str, meter: Meter | None = None) -> str:
 
 def run_python(code: str, *arguments: object) -> str:
     """Run Python code in a child process that imports from the checkout; return what it prints."""
-    return _output([sys.executable, "-c", code, *arguments])
+    return _output([sys.executable, "-P", "-c", code, *arguments])  # -P: modules in the current folder are not imported
 
 
 def run_joulecache(*arguments: object) -> str:
