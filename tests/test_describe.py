@@ -1,4 +1,4 @@
-"""What a document says of a result: the values of the result, and claims that are as strong as its findings."""
+"""Documents hold the values of the result, and claims that are as strong as its findings."""
 
 from __future__ import annotations
 

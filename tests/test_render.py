@@ -415,6 +415,11 @@ def test_a_terminal_gets_colours_and_a_pipe_gets_none() -> None:
     assert "\x1b[" not in printed(documents()["audit"])
 
 
+@pytest.mark.parametrize("width", [1, 5, 12])
+def test_the_narrowest_terminals_get_lists(width: int) -> None:
+    assert printed(documents()["audit"], width, brief=False)
+
+
 def test_short_forms_leave_details_out() -> None:
     shown = printed(documents()["audit"])
     assert "Background load" not in shown

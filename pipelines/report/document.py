@@ -1,7 +1,7 @@
-"""A result in words, tables and charts, before it has a form.
+"""Results as sentences, tables and charts, independent of any output format.
 
-`report.describe` makes a `Document` of a result, `report.render` turns any document into HTML, Markdown, terminal output or a notebook
-cell. Texts are plain: each renderer escapes them for its form. They hold no line breaks.
+`report.describe` turns a result into a `Document`, `report.render` turns any document into HTML, Markdown, terminal output or a notebook
+cell. Texts are plain: each renderer escapes them. They hold no line breaks.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Command(Block):
 
 @dataclass(frozen=True)
 class Image:
-    """A small JPEG in base64, what it shows, and a mark beside that."""
+    """A small JPEG in base64, a label, and a mark next to the label."""
 
     jpeg: str
     label: str
@@ -279,7 +279,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Document:
-    """All there is to say of a result.
+    """The description of a result.
 
     Attributes:
         title: Its title.

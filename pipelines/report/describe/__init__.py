@@ -1,1 +1,1 @@
-"""What there is to say of a result: each module turns one kind of result into a Document."""
+"""Descriptions of results: each module turns one kind of result into a `Document`."""

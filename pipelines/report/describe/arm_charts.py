@@ -53,8 +53,8 @@ def _bars(result: WorkloadResult, audit: Audit) -> Chart:
         "Active energy per 1,000 images",
         Bars(marks, "active J per 1,000 images"),
         f"Bars: {'; '.join(shown)}.",
-        "Whiskers: from the lowest to the highest published coefficients. They say how far the joules of all arms together may be off; how "
-        "well the arms are told apart is in the ratios.",
+        "Whiskers: from the lowest to the highest published coefficients. They show how far the joules of all arms together may be off; "
+        "the ratios show how well the arms are told apart.",
         active_tag(audit),
     )
 

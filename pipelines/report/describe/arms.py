@@ -199,6 +199,6 @@ def _background_load(result: WorkloadResult) -> Table:
     remark = (
         "The first two are shares of all processors' time, the others shares of the time in which some task on the machine waited (Linux "
         "pressure stall information), which includes threads and reads of the arm itself. The kernel counts processor time in ticks: the "
-        "shorter a run, the more work of others it takes to flag it."
+        "shorter a run, the higher the load that is needed to flag it."
     )
     return table("Background load", result.arms, columns, remark, detail=True)

@@ -1,4 +1,4 @@
-"""What an audit found, as a document."""
+"""The report of an audit."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _EXAMPLES = (
 
 
 def describe_audit(audit: Audit) -> Document:
-    """Return what there is to say of an audit."""
+    """Describe an audit."""
     sections = []
     if audit.stages is not None:
         sections.append(stages_section(audit, audit.stages))

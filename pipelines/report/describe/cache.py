@@ -1,4 +1,4 @@
-"""What is in a cache."""
+"""The contents of a cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLASSES_SHOWN = 10
 
 
 def describe_manifest(manifest: Manifest, name: str = "") -> Document:
-    """Return what there is to say of a cache; `name` says where it is."""
+    """Describe a cache; `name` is where it was opened."""
     blocks: list[Block] = [_splits(manifest), *map(Paragraph, _facts(manifest))]
     return Document(
         "joulecache: a cache",

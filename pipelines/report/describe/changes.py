@@ -11,7 +11,7 @@ from joulecache.pipelines.report.document import Block, Column, Document, Paragr
 
 
 def describe_changes(changes: Changes) -> Document:
-    """Return what there is to say of the changes between two audits."""
+    """Describe the changes between two audits."""
     blocks: list[Block] = [Paragraph(text) for text in _settings(changes)]
     blocks.append(_arms(changes))
     blocks += [Paragraph(text) for text in _findings(changes)]

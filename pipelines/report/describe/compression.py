@@ -32,7 +32,7 @@ _ZEROS = {"sparse", "clustered"}
 
 
 def describe_compression(compression: Compression) -> Document:
-    """Return what there is to say of a compression."""
+    """Describe a compression."""
     name = compression.model_files[-1].name
     warning = " ".join(("Flagged by the meter.", *flagged)) if (flagged := flagged_energies(compression)) else ""
     section = Section("", (*compression_blocks(compression), *_flag_tables(compression, detail=False)))

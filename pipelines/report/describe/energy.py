@@ -1,4 +1,4 @@
-"""What a meter measured in one window."""
+"""The energy of one window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOADS = {
 
 
 def describe_energy(energy: Energy, notes: Sequence[str] = ()) -> Document:
-    """Return what there is to say of an energy; `notes` are those of its meter."""
+    """Describe an energy; `notes` are the notes of its meter."""
     parts = table(
         "",
         {"active": energy.active, **energy.components}.items(),

@@ -37,7 +37,7 @@ class Finding(Protocol):
 
 
 def describe_findings(found: Sequence[Finding]) -> Document:
-    """Return what `joulecache doctor` found, and what to do about it."""
+    """Describe what `joulecache doctor` found, and what to do about it."""
     shown = table(
         "",
         found,
@@ -51,7 +51,7 @@ def describe_findings(found: Sequence[Finding]) -> Document:
 
 
 def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, advice: Recommendation) -> Document:
-    """Return what a machine achieves at each precision, with the provenance of its joules."""
+    """Describe what a machine achieves at each precision, with the provenance of its joules."""
     rates = table(
         "",
         found,
@@ -101,7 +101,7 @@ class OpRow(TypedDict):
 
 
 def describe_ops(rows: Sequence[OpRow]) -> Document:
-    """Return the ops with what they do and cost, as `joulecache transforms` lists them."""
+    """Describe the ops and their cost, as `joulecache transforms` lists them."""
     shown = table(
         "",
         rows,

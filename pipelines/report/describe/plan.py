@@ -25,7 +25,7 @@ from joulecache.transforms.chain import op_text
 
 
 def describe_plan(plan: Plan, cache: str | os.PathLike[str] = "cache/") -> Document:
-    """Return what there is to say of a plan; its command builds the best choice in `cache`."""
+    """Describe a plan; its command builds the best choice in `cache`."""
     command = plan.command(plan.best, cache)
     blocks: list[Block] = [_steps(plan), _choices(plan), *map(Paragraph, _remarks(plan))]
     if command is not None:

@@ -1,4 +1,4 @@
-"""Where the numbers of an audit come from, and what it takes to repeat it."""
+"""Where the numbers of an audit come from, and what is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def provenance_section(audit: Audit) -> Section:
 
 
 def command_line(arguments: tuple[str, ...]) -> str:
-    """Return a command as a shell takes it, with our own program by its name alone."""
+    """Return a command quoted for a shell, with the path of joulecache itself left out."""
     program, *rest = arguments or ("",)
     return shlex.join(["joulecache" if PurePath(program).name == "joulecache" else program, *rest])
 

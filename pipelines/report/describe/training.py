@@ -1,4 +1,4 @@
-"""What a training gave."""
+"""A trained model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from joulecache.pipelines.training.results import TrainedModel
 
 
 def describe_training(trained: TrainedModel) -> Document:
-    """Return what there is to say of a trained model, and of its compression if there was one."""
+    """Describe a trained model, and its compression if there was one."""
     run = trained.training
     compressed = None if trained.compression is None else describe_compression(trained.compression)
     accuracy = f"accuracy {share(run.accuracy)}, held out {share(run.val_accuracy)}"

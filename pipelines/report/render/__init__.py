@@ -1,1 +1,1 @@
-"""Forms of a Document: HTML, Markdown, the terminal and notebooks."""
+"""Renderers of a `Document`: HTML, Markdown, terminal and notebook."""

@@ -1,4 +1,4 @@
-"""Tables as lines of text: where they are too wide, columns are left out, then each row becomes a list. Numbers and words stay whole."""
+"""Tables as lines of text. Where a table is too wide, columns are left out, then rows become lists; numbers and words stay whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wrap(text: str, width: int, *, at_hyphens: bool = False) -> list[str]:
 
     A word that is longer than a line is broken between its parts, or else anywhere.
     """
-    lines, line = [], ""
+    lines, line, width = [], "", max(1, width)
     for word in _words(text, width):
         for part in _pieces(word, width, at_hyphens):
             joint = " " if line and part.starts else ""

@@ -1,4 +1,4 @@
-"""Turn a Matplotlib figure into an inline SVG that takes the page's colours and type, and says in words what it shows."""
+"""Turn a Matplotlib figure into an inline SVG with the page's colours and fonts and a text alternative."""
 
 from __future__ import annotations
 
