@@ -372,8 +372,8 @@ def order(good: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
 @pytest.mark.parametrize(
     ("of_mine", "finding", "said"),
     [
-        (0.5, "saves", "An image used 50% less active energy"),
-        (1.5, "costs", "An image used 50% more active energy"),
+        (0.5, "saves", "Loading images from theirs uses 50% less active energy per image than from mine"),
+        (1.5, "costs", "Loading images from theirs uses 50% more active energy per image than from mine"),
         (1.0, "no difference shown", "Loading images from theirs: no difference shown against mine."),
     ],
     ids=["half", "half as much again", "the same"],
