@@ -7,7 +7,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines import cli
+
+if TYPE_CHECKING:
+    from joulecache.pipelines.auditing.results import Audit
 
 if TYPE_CHECKING:
     import keras
@@ -105,6 +108,16 @@ def photo_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) ->
     folder = tmp_path_factory.mktemp("photo") / "cache"
     build(photo_folder, folder, workers=1, **OPTIONS)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chain_audit(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> tuple[Audit, Path]:
+    """A real audit of `photos`, and its folder: all arms, every workload but fine-tuning, in two blocks. Takes a quarter of a minute."""
+    import small_audits
+
+    out = tmp_path_factory.mktemp("audit")
+    options: dict[str, Any] = {"pairs": 2, "train_epochs": 2, "epochs": 10, "batch_size": 8, "model": "mlp"}
+    return small_audits.audit(photo_folder, small_audits.CHAIN, out, **options), out
 
 
 @pytest.fixture(scope="session")

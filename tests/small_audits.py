@@ -17,6 +17,9 @@ NO_STAGES = Budget(shortest_run_s=0.0, stage_run_s=None)
 
 audit = functools.partial(auditor.audit, budget=QUICK)
 
+CHAIN = "decode|resize(24)|random_crop(20) || flip_lr"
+"""The chain of the fixture `chain_audit`."""
+
 
 def energy(
     active_j: float,

@@ -38,6 +38,7 @@ from joulecache.transforms.chain import parse
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
 INPUT = ("tf.data", "read", "decode", "resize(40)", "random_crop(32)", "flip_lr", "batch")
+AUDITED = ("tf.data", "read", "decode", "resize(24)", "random_crop(20)", "flip_lr", "batch")  # of the shared audit
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,12 @@ def numbers(arm: Arm, epoch: int = 0) -> list[int]:
 def test_each_prefix_knows_what_its_last_step_made_and_no_step_after_it(
     few: Path, tmp_path: Path, chain: str, names: list[str]
 ) -> None:
-    precompute(few, tmp_path / "cache", chain, val_fraction=0, limit=4, encoding="png")
+    precompute(few, tmp_path / "cache", chain, val_fraction=0, limit=3, encoding="png")
     cache = open_cache(tmp_path / "cache")
     files = list_files(few, cache, 2)
-    first, read, *ops, batch = make_prefix_arms(files, cache, 3)
+    first, read, *ops, batch = make_prefix_arms(files, cache, 2)
     assert [arm.name for arm in (first, read, *ops, batch)] == ["tf.data", "read", "decode", *names, "batch"]
-    assert numbers(first) == list(range(4))
+    assert numbers(first) == [0, 1, 2]
     assert numbers(read) == sorted(Path(path).stat().st_size for path in files.paths)
     steps = parse(chain).ops
     for count, arm in enumerate(ops, start=1):
@@ -97,7 +98,7 @@ def test_each_prefix_knows_what_its_last_step_made_and_no_step_after_it(
             made.append(int(graphs.apply(steps[:count], tf.io.read_file(path), drawn)[0, 0, 0]))
         assert numbers(arm, epoch=1) == sorted(made), arm.name
     assert {arm.dataset.element_spec[0].dtype for arm in (first, read, *ops)} == {tf.int32}
-    (naive,) = make_arms(["naive"], files, cache, 3)
+    (naive,) = make_arms(["naive"], files, cache, 2)
     assert batch.dataset.element_spec == naive.dataset.element_spec
 
 
@@ -184,26 +185,18 @@ def test_what_is_inside_the_noise_or_below_0_is_below_resolution() -> None:
 # Real files, a real meter ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def finished(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, list[dict[str, Any]]]:
-    out = tmp_path_factory.mktemp("audit")
-    options: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input", "train"), "train_epochs": 1}
-    result = audit(few, CHAIN, out, pairs=1, batch_size=8, **options)
-    return result, logged(out)
-
-
 def stages_of(result: Audit) -> Stages:
     assert result.stages is not None
     return result.stages
 
 
 @pytest.mark.slow
-def test_an_audit_says_where_the_joules_go(finished: tuple[Audit, list[dict[str, Any]]]) -> None:
-    result, runs = finished
+def test_an_audit_says_where_the_joules_go(chain_audit: tuple[Audit, Path]) -> None:
+    result, runs = chain_audit[0], logged(chain_audit[1])
     found = stages_of(result)
-    names = [*INPUT, "copy", "training step"]
+    names = [*AUDITED, "copy", "training step"]
     assert [stage.name for stage in found.stages] == names
-    assert [stage.name for stage in found.stages if stage.cached] == ["read", "decode", "resize(40)"]
+    assert [stage.name for stage in found.stages if stage.cached] == ["read", "decode", "resize(24)", "random_crop(20)"]
     (whole,) = (workload.arms[0] for workload in result.workloads if workload.workload == "train")
     assert (found.workload, found.blocks) == ("train", 5)
     assert found.whole_j_per_1000 == whole.active_j_per_1000.value
@@ -214,31 +207,29 @@ def test_an_audit_says_where_the_joules_go(finished: tuple[Audit, list[dict[str,
         if run["workload"] == "stages":
             assert run["images"] == found.images
             measured[run["arm"]][run["block"]] = 1000 * run["energy"]["active_j"] / run["images"]
-    assert found.stages == split(measured, cached=["read", "decode", "resize(40)"])
+    assert found.stages == split(measured, cached=["read", "decode", "resize(24)", "random_crop(20)"])
 
 
 @pytest.mark.slow
-def test_stages_run_in_interleaved_blocks_and_the_warm_up_is_not_kept(
-    finished: tuple[Audit, list[dict[str, Any]]],
-) -> None:
-    _, runs = finished
+def test_stages_run_in_interleaved_blocks_and_the_warm_up_is_not_kept(chain_audit: tuple[Audit, Path]) -> None:
+    runs = logged(chain_audit[1])
     orders = [
         tuple(run["arm"] for run in runs if (run["workload"], run["block"]) == ("stages", block)) for block in range(5)
     ]
-    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted([*INPUT, "copy", "training step"]))}
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted([*AUDITED, "copy", "training step"]))}
     assert len(set(orders)) > 1
 
 
 @pytest.mark.slow
-def test_trainings_say_how_long_they_waited(finished: tuple[Audit, list[dict[str, Any]]]) -> None:
-    result, runs = finished
-    for run in runs:
-        trains = run["workload"] == "train" or run["arm"] == "training step"
+def test_trainings_say_how_long_they_waited(chain_audit: tuple[Audit, Path]) -> None:
+    result = chain_audit[0]
+    for run in logged(chain_audit[1]):
+        trains = run["workload"] in ("train", "variants") or run["arm"] == "training step"
         assert (run["waited_s"] is not None) == trains
         if trains:
             assert 0 < run["waited_s"] <= run["energy"]["duration_s"]
-    fed, trained = result.workloads
-    assert all(arm.waiting is None for arm in fed.arms)
+    fed, trained, inferred = result.workloads
+    assert all(arm.waiting is None for arm in (*fed.arms, *inferred.arms))
     for arm in trained.arms:
         waiting = arm.waiting
         assert waiting is not None

@@ -33,7 +33,6 @@ from joulecache.pipelines.experiment.workloads import Training, train_from_scrat
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.models.classifiers import build_model
-from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import parse
 
 CHAIN = "decode|resize(24)|random_crop(20) || flip_lr"
@@ -41,17 +40,7 @@ SEEDS = 3
 EPOCHS = 2
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(32):
-        path = folder / f"{'even' if index % 2 == 0 else 'odd'}" / f"{index}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(synthetic_photo(index))
-    return folder
-
-
-def small_audit(photos: Path, out: Path, chain: str = CHAIN, **changes: Any) -> Audit:
+def small_audit(photo_folder: Path, out: Path, chain: str = CHAIN, **changes: Any) -> Audit:
     options: dict[str, Any] = {
         "arms": ("naive", "optimized"),
         "workloads": ("train",),
@@ -61,7 +50,7 @@ def small_audit(photos: Path, out: Path, chain: str = CHAIN, **changes: Any) -> 
         "batch_size": 8,
         "epochs": 10,
     }
-    return audit(photos, chain, out, **{**options, **changes})
+    return audit(photo_folder, chain, out, **{**options, **changes})
 
 
 Seen = list[tuple[str, int, int, tuple[int, ...]]]
@@ -82,20 +71,12 @@ def watched() -> Iterator[Seen]:
         yield seen
 
 
-@pytest.fixture(scope="module")
-def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Audit, Path, Seen]:
-    out = tmp_path_factory.mktemp("audit")
-    with watched() as seen:
-        result = small_audit(photos, out)
-    return result, out, seen
-
-
 # ---- what an audit does ----
 
 
 @pytest.mark.slow
-def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(finished: tuple[Audit, Path, Seen]) -> None:
-    result, out, _ = finished
+def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(chain_audit: tuple[Audit, Path]) -> None:
+    result, out = chain_audit
     reuse = result.reuse
     assert reuse is not None
     assert (reuse.variants, reuse.horizon_reuse, reuse.train_epochs, reuse.train_reuse) == (1, 10, EPOCHS, EPOCHS)
@@ -126,8 +107,8 @@ def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(finished: tupl
 
 
 @pytest.mark.slow
-def test_every_build_is_measured(finished: tuple[Audit, Path, Seen]) -> None:
-    result, _, _ = finished
+def test_every_build_is_measured(chain_audit: tuple[Audit, Path]) -> None:
+    result, _ = chain_audit
     assert result.reuse is not None
     assert result.build is not None
     one, fresh = result.reuse.points
@@ -139,8 +120,9 @@ def test_every_build_is_measured(finished: tuple[Audit, Path, Seen]) -> None:
 
 
 @pytest.mark.slow
-def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(finished: tuple[Audit, Path, Seen]) -> None:
-    _, _, seen = finished
+def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(photo_folder: Path, tmp_path: Path) -> None:
+    with watched() as seen:
+        measured(photo_folder, tmp_path, (1,), EPOCHS)
     fresh = [each for each in seen if each[0] == f"cache-{EPOCHS}"]
     # a seed has epochs of its own: another order, and other draws after the cut
     assert {epoch for _, _, epoch, _ in fresh} == set(range(SEEDS * EPOCHS))
@@ -153,31 +135,31 @@ def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(finished:
 
 
 @pytest.mark.slow
-def test_the_report_holds_it(finished: tuple[Audit, Path, Seen]) -> None:
-    audited = finished[0]
+def test_the_report_holds_it(chain_audit: tuple[Audit, Path]) -> None:
+    audited, _ = chain_audit
     read = Audit.from_json(json.loads(json.dumps(audited.to_json(), allow_nan=False)))
     assert read.reuse == audited.reuse
     assert read.reuse is not None
     assert [point.name for point in read.reuse.points] == ["1 variant", "fresh"]
 
 
-def measured(photos: Path, folder: Path, variants: Sequence[int], epochs: int) -> tuple[VariantPoint, ...]:
+def measured(photo_folder: Path, folder: Path, variants: Sequence[int], epochs: int) -> tuple[VariantPoint, ...]:
     """Measure variants as an audit does, without all else that it does."""
     folder.mkdir(exist_ok=True)
 
     def build(count: int) -> Cache:
-        precompute(photos, folder / f"cache-{count}", CHAIN, variants=count)
+        precompute(photo_folder, folder / f"cache-{count}", CHAIN, variants=count)
         return open_cache(folder / f"cache-{count}")
 
     config = AuditConfig(variants=tuple(variants), epochs=10, train_epochs=epochs, batch_size=8, pairs=1)
-    network = build_model("mlp", (20, 20, 3), 2)
+    network = build_model("mlp", (20, 20, 3), 3)
     training = train_from_scratch(network, load(build(variants[0]), "val", 8), epochs)
     bench = Bench(RunLog(folder / "runs.jsonl"), Meter(), 0, "naive")
     return measure_variants(bench, training, build, config)
 
 
 @pytest.mark.slow
-def test_one_that_was_stopped_goes_on_with_the_same_epochs(photos: Path, tmp_path: Path) -> None:
+def test_one_that_was_stopped_goes_on_with_the_same_epochs(photo_folder: Path, tmp_path: Path) -> None:
     run, count = Training.run, 0
 
     def dies(self: Training, arm: Arm, first_epoch: int) -> int:
@@ -190,11 +172,11 @@ def test_one_that_was_stopped_goes_on_with_the_same_epochs(photos: Path, tmp_pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "run", dies)
         with pytest.raises(KeyboardInterrupt):
-            measured(photos, tmp_path / "out", (1,), EPOCHS)
+            measured(photo_folder, tmp_path / "out", (1,), EPOCHS)
     log = tmp_path / "out" / "runs.jsonl"
     before = log.read_text()
     with watched() as seen:
-        points = measured(photos, tmp_path / "out", (1,), EPOCHS)
+        points = measured(photo_folder, tmp_path / "out", (1,), EPOCHS)
     assert log.read_text().startswith(before)
     fresh = [run for run in RunLog(log).runs if run.arm == "fresh"]
     assert [(run.attempt, run.block) for run in fresh] == [(1, 0), (2, 1), (2, 2)]
@@ -204,8 +186,8 @@ def test_one_that_was_stopped_goes_on_with_the_same_epochs(photos: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_curve_has_a_point_for_each_number_of_variants(photos: Path, tmp_path: Path) -> None:
-    points = measured(photos, tmp_path / "out", (2, 1), 3)
+def test_a_curve_has_a_point_for_each_number_of_variants(photo_folder: Path, tmp_path: Path) -> None:
+    points = measured(photo_folder, tmp_path / "out", (2, 1), 3)
     assert [(point.name, point.variants) for point in points] == [("2 variants", 2), ("1 variant", 1), ("fresh", 3)]
     assert [(point.train_reuse, point.build_epochs) for point in points] == [(1.5, 10), (3, 10), (1, 3)]
     assert all(len(point.accuracies) == SEEDS for point in points)
@@ -214,8 +196,8 @@ def test_a_curve_has_a_point_for_each_number_of_variants(photos: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_what_was_not_measured_is_said(photos: Path, tmp_path: Path) -> None:
-    result = small_audit(photos, tmp_path / "out", workloads=("input",))
+def test_what_was_not_measured_is_said(photo_folder: Path, tmp_path: Path) -> None:
+    result = small_audit(photo_folder, tmp_path / "out", workloads=("input",))
     assert result.reuse is not None
     assert (result.reuse.points, result.reuse.not_measured) == ((), "the workload train was not asked for")
 
@@ -238,10 +220,10 @@ def test_why_nothing_can_be_measured(
     assert config.why_unmeasured(held_out) == why
 
 
-def test_a_prefix_without_draws_says_nothing(photos: Path, tmp_path: Path) -> None:
+def test_a_prefix_without_draws_says_nothing(photo_folder: Path, tmp_path: Path) -> None:
     chain = "decode|resize(20) || flip_lr"
     assert not draws_before_cut(parse(chain))
-    assert small_audit(photos, tmp_path / "out", chain, workloads=("input",)).reuse is None
+    assert small_audit(photo_folder, tmp_path / "out", chain, workloads=("input",)).reuse is None
 
 
 # ---- what is refused ----
@@ -268,9 +250,9 @@ def test_variants_that_cannot_be_compared_are_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_variants_are_refused_before_anything_is_built(photos: Path, tmp_path: Path) -> None:
+def test_variants_are_refused_before_anything_is_built(photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="draw nothing at random"):
-        small_audit(photos, tmp_path / "out", "decode|resize(20) || flip_lr", variants=(4,))
+        small_audit(photo_folder, tmp_path / "out", "decode|resize(20) || flip_lr", variants=(4,))
     assert not (tmp_path / "out").exists()
 
 
@@ -286,13 +268,13 @@ def test_a_curve_without_held_out_records_is_refused() -> None:
 def test_the_command_line_takes_numbers_with_commas(
     given: str,
     said: str,
-    photos: Path,
+    photo_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--chain", CHAIN, "--out", str(tmp_path / "out"), "--workload", "input", "--variants", given]
-    monkeypatch.setattr(sys, "argv", ["joulecache", "audit", str(photos), *options])
+    monkeypatch.setattr(sys, "argv", ["joulecache", "audit", str(photo_folder), *options])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

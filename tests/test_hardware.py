@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from joulecache.pipelines.auditing import hardware
-from joulecache.pipelines.auditing.hardware import Operation, Precision, Throughput, measure_hardware, recommend
+from joulecache.pipelines.auditing.hardware import FLOP, Task, measure_hardware, measure_tasks, tensorflow_call
+from joulecache.pipelines.auditing.throughput import Operation, Precision, Throughput, recommend
+from joulecache.pipelines.core.progress import silent
+from joulecache.pipelines.energy import Meter
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def test_every_operation_is_measured_at_every_precision(found: tuple[Throughput,
     for one in found:
         assert 0 < one.flop_per_s_low <= one.flop_per_s <= one.flop_per_s_high
         # at least one act a round
-        assert one.flop >= 2 * hardware._FLOP[one.operation]
+        assert one.flop >= 2 * FLOP[one.operation]
         assert one.flop_per_j is not None
         assert one.flop_per_j * one.energy.active_j == pytest.approx(one.flop)
         assert one.energy.duration_s >= 2 * 0.02
@@ -32,28 +35,22 @@ def test_every_operation_is_measured_at_every_precision(found: tuple[Throughput,
         assert one.to_json()["energy"] == one.energy.to_json()
 
 
-def test_operations_are_counted_as_they_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    acts = 0
-
-    def make(operation: Operation) -> Any:
-        def act() -> None:
-            nonlocal acts
-            acts += 1
-
-        return act
-
-    monkeypatch.setattr(hardware, "_in_litert", make)
-    monkeypatch.setattr(hardware, "_in_tensorflow", lambda dtype, device, operation: make(operation))
-    seen = measure_hardware(seconds=0.01, rounds=3)
-    counted = sum(one.flop / hardware._FLOP[one.operation] for one in seen)
-    assert counted == acts - 3 * len(seen)  # one of each turn comes before the window
-    assert hardware._FLOP == {"matrix product": 2 * 1024**3, "convolution": 2 * 8 * 56 * 56 * 64 * 64 * 9}
+def test_operations_are_counted_as_they_are_done() -> None:
+    calls: list[str] = []
+    tasks = tuple(
+        Task(operation, "int8", "CPU", "none", functools.partial(calls.append, operation))
+        for operation in get_args(Operation)
+    )
+    seen = measure_tasks(tasks, Meter(), 0.01, 3, silent)
+    counted = sum(one.flop / FLOP[one.operation] for one in seen)
+    assert counted == len(calls) - 3 * len(seen)  # one of each turn comes before the window
+    assert FLOP == {"matrix product": 2 * 1024**3, "convolution": 2 * 8 * 56 * 56 * 64 * 64 * 9}
 
 
 @pytest.mark.parametrize("operation", get_args(Operation))
 def test_the_operations_are_what_they_are_called(operation: Operation) -> None:
     """By their results: as many multiplications as counted give sums of the spread that random signs have."""
-    values = np.asarray(hardware._in_tensorflow(tf.float32, "CPU", operation)())
+    values = np.asarray(tensorflow_call(tf.float32, "CPU", operation)())
     assert values.shape == ((1024, 1024) if operation == "matrix product" else (8, 56, 56, 64))
     summed = 1024 if operation == "matrix product" else 9 * 64
     inner = values if operation == "matrix product" else values[:, 1:-1, 1:-1]
@@ -63,13 +60,13 @@ def test_the_operations_are_what_they_are_called(operation: Operation) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounds": 0}, "rounds is 0: give a whole number of at least 1"),
-        ({"rounds": True}, "rounds is True"),
-        ({"rounds": 1.5}, "rounds is 1.5"),
-        ({"seconds": 0}, "seconds is 0"),
-        ({"seconds": float("nan")}, "seconds is nan"),
-        ({"seconds": float("inf")}, "seconds is inf"),
-        ({"seconds": True}, "seconds is True"),
+        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+        ({"rounds": True}, "rounds must be"),
+        ({"rounds": 1.5}, "rounds must be"),
+        ({"seconds": 0}, "seconds must be a finite number above 0, got 0"),
+        ({"seconds": float("nan")}, "seconds must be"),
+        ({"seconds": float("inf")}, "seconds must be"),
+        ({"seconds": True}, "seconds must be"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:

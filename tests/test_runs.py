@@ -114,14 +114,6 @@ def test_what_is_no_log_is_one_line(tmp_path: Path) -> None:
         RunLog(tmp_path / "runs.jsonl")
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for index in range(24):
-        (folder / f"{index}.jpg").write_bytes(synthetic_photo(index))
-    return folder
-
-
 def logged(out: Path) -> list[dict[str, Any]]:
     return all_logged(out, stages=False)
 
@@ -135,16 +127,16 @@ def stopping_at(block: int) -> Any:
 
 
 @pytest.mark.slow
-def test_an_audit_that_was_stopped_goes_on(photos: Path, tmp_path: Path) -> None:
+def test_an_audit_that_was_stopped_goes_on(photo_folder: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"arms": ARMS, "workloads": ("input",), "batch_size": 8, "pairs": 3}
     out = tmp_path / "audit"
     with pytest.raises(KeyboardInterrupt):
-        audit(photos, CHAIN, out, progress=stopping_at(3), **settings)
+        audit(photo_folder, CHAIN, out, progress=stopping_at(3), **settings)
     before = logged(out)
     assert {(run["workload"], run["attempt"]) for run in before} == {("fill", 1), ("input", 1)}
     cut = [run for run in before if (run["workload"], run["block"]) == ("input", 2)]
     assert 0 < len(cut) < len(EACH)
-    result = audit(photos, CHAIN, out, **settings)
+    result = audit(photo_folder, CHAIN, out, **settings)
     after = logged(out)
     assert after[: len(before)] == before
     again = after[len(before) :]
@@ -170,12 +162,12 @@ def test_an_audit_that_was_stopped_goes_on(photos: Path, tmp_path: Path) -> None
     ],
     ids=["batch", "seed", "chain", "watts"],
 )
-def test_an_audit_of_something_else_begins_anew(photos: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_an_audit_of_something_else_begins_anew(photo_folder: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 8, "pairs": 2}
     out = tmp_path / "audit"
     with pytest.raises(KeyboardInterrupt):
-        audit(photos, CHAIN, out, progress=stopping_at(2), **settings)
-    audit(photos, out=out, **{"chain": CHAIN, **settings, **changed})
+        audit(photo_folder, CHAIN, out, progress=stopping_at(2), **settings)
+    audit(photo_folder, out=out, **{"chain": CHAIN, **settings, **changed})
     assert {run["attempt"] for run in logged(out)} == {1}
     assert len(logged(out)) == 2 * 3
 
@@ -195,17 +187,17 @@ def test_a_source_that_changed_meanwhile_begins_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_order_of_a_block_does_not_depend_on_what_ran_before(photos: Path, tmp_path: Path) -> None:
+def test_the_order_of_a_block_does_not_depend_on_what_ran_before(photo_folder: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"arms": ("naive", "optimized"), "workloads": ("input",), "batch_size": 8}
-    audit(photos, CHAIN, tmp_path / "two", pairs=2, **settings)
-    audit(photos, CHAIN, tmp_path / "four", pairs=4, **settings)
+    audit(photo_folder, CHAIN, tmp_path / "two", pairs=2, **settings)
+    audit(photo_folder, CHAIN, tmp_path / "four", pairs=4, **settings)
     orders = [[run["arm"] for run in logged(tmp_path / name)] for name in ("two", "four")]
     assert orders[1][: len(orders[0])] == orders[0]
     assert len({tuple(orders[1][start : start + 3]) for start in range(0, 12, 3)}) > 1
 
 
 @pytest.mark.slow
-def test_an_audit_that_was_killed_goes_on(photos: Path, tmp_path: Path) -> None:
+def test_an_audit_that_was_killed_goes_on(photo_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "audit"
     options = (
         "--chain",
@@ -225,7 +217,7 @@ def test_an_audit_that_was_killed_goes_on(photos: Path, tmp_path: Path) -> None:
         "-c",
         "from joulecache.pipelines.cli import main; main()",
         "audit",
-        str(photos),
+        str(photo_folder),
         *options,
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

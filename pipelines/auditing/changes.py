@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.core.codec import JSON, to_json
 from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.results import AccuracyRange, ArmResult
 from joulecache.pipelines.experiment.statistics import Ratio, unpaired_ratio
@@ -67,7 +67,7 @@ class Changes:
         only_after: What only the second audit measured.
     """
 
-    settings: Mapping[str, tuple[Any, Any]]
+    settings: Mapping[str, tuple[JSON, JSON]]
     arms: tuple[ArmChange, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
@@ -76,9 +76,9 @@ class Changes:
         """Return the arms that use more than `ratio` times the energy they used before."""
         return tuple(arm for arm in self.arms if arm.ratio.value > ratio)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a dict of JSON values."""
-        return asdict(self)
+    def to_json(self) -> dict[str, JSON]:
+        """Return the changes as JSON values."""
+        return to_json(self)
 
 
 def compare_audits(before: Audit, after: Audit) -> Changes:
@@ -94,7 +94,7 @@ def compare_audits(before: Audit, after: Audit) -> Changes:
             f"the two audits have no arm of a workload in common: {_listed(old)} in the first, {_listed(new)} in the second"
         )
     return Changes(
-        settings=dict(_settings(before.to_json(), after.to_json())),
+        settings=_settings(before, after),
         arms=tuple(_change(*key, old[key], new[key]) for key in both),
         only_before=tuple(", ".join(key) for key in old if key not in new),
         only_after=tuple(", ".join(key) for key in new if key not in old),
@@ -121,24 +121,30 @@ def _values(arm: ArmResult) -> ArmValues:
     )
 
 
-def _settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    old, new = before["provenance"], after["provenance"]
-    pairs = [(name, before[name], after[name]) for name in _SETTINGS]
-    pairs += [(name, old[name], new[name]) for name in _PROVENANCE]
-    variants_before, variants_after = ((body["build"] or {}).get("variants") for body in (before, after))
-    pairs.append(("variants", variants_before, variants_after))
-    own_before, own_after = ({each["name"]: each for each in body["pipelines"]} for body in (before, after))
-    pairs += [
-        (f"{name}: {fact}", value, own_after[name][fact])
-        for name, facts in own_before.items()
-        if name in own_after
-        for fact, value in facts.items()
-    ]
-    pairs.append(("cpu", old["meter"].get("cpu"), new["meter"].get("cpu")))
-    packages = sorted({*old["versions"], *new["versions"]})
-    pairs += [(name, old["versions"].get(name), new["versions"].get(name)) for name in packages]
-    yield from ((name, (one, other)) for name, one, other in pairs if one != other)
+def _settings(before: Audit, after: Audit) -> dict[str, tuple[JSON, JSON]]:
+    """Return the settings that differ, as report.json has them."""
+    in_both = {each.name for each in before.pipelines} & {each.name for each in after.pipelines}
+    one, other = _facts(before, in_both), _facts(after, in_both)
+    pairs = {name: (to_json(one.get(name)), to_json(other.get(name))) for name in {**one, **other}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _listed(arms: Mapping[tuple[str, str], Any]) -> str:
+def _facts(audit: Audit, pipelines: Collection[str]) -> dict[str, object]:
+    provenance = audit.provenance
+    return {
+        **{name: getattr(audit, name) for name in _SETTINGS},
+        **{name: getattr(provenance, name) for name in _PROVENANCE},
+        "variants": audit.build and audit.build.variants,
+        **{
+            f"{facts.name}: {name}": value
+            for facts in audit.pipelines
+            if facts.name in pipelines
+            for name, value in vars(facts).items()
+        },
+        "cpu": provenance.meter.cpu,
+        **dict(sorted(provenance.versions.items())),
+    }
+
+
+def _listed(arms: Iterable[tuple[str, str]]) -> str:
     return "; ".join(", ".join(key) for key in arms) or "none"

@@ -1,4 +1,4 @@
-"""What this machine achieves at each precision: operations per second, and per joule."""
+"""Measure what this machine achieves at each precision: operations per second, and per joule."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import operator
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import keras
 import numpy as np
@@ -18,144 +18,146 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
+from joulecache.pipelines.auditing.throughput import Operation, Precision, Throughput
 from joulecache.pipelines.compressing.tflite import convert_quietly
-from joulecache.pipelines.core.progress import silenced_output
+from joulecache.pipelines.core.checks import check_number, check_whole
+from joulecache.pipelines.core.progress import Progress, silenced_output, silent
 from joulecache.pipelines.energy import Energy, Meter, available_cpus
-
-Operation = Literal["matrix product", "convolution"]
-Precision = Literal["float32", "bfloat16", "int8"]
 
 _SIDE = 1024  # of square matrices: 4 MB each at float32
 _CONV = (8, 56, 56, 64)  # batch, height, width, channels in and out: a ResNet's first stage
 _KERNEL = 3
-_WORTH = 1.1  # times as much per joule: what a narrower precision must do to be worth its rounding
-_FLOP: dict[Operation, int] = {
+FLOP: Mapping[Operation, int] = {
     "matrix product": 2 * _SIDE**3,
     "convolution": 2 * math.prod(_CONV) * _CONV[-1] * _KERNEL**2,
 }
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, steps done, steps in all)."""
+"""Operations of one call."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Throughput:
-    """What one operation achieved at one precision, over all rounds.
+@dataclass(frozen=True)
+class Task:
+    """An operation at one precision, ready to run.
 
-    `flop_per_s` is the median of the rounds, `flop_per_s_low` and `flop_per_s_high` the least and the most; a multiplication and an
-    addition are two operations, of integers too. `flop_per_j` is of active energy, over all rounds, and the same as FLOP/s per
-    watt; `flop` are the operations of all rounds. `device` and `engine` say where it ran, `energy` what it took, with its passport.
+    Attributes:
+        operation: The operation.
+        precision: The precision.
+        device: Where it runs.
+        engine: What runs it.
+        call: Runs it once.
     """
 
     operation: Operation
     precision: Precision
     device: str
     engine: str
-    flop_per_s: float
-    flop_per_s_low: float
-    flop_per_s_high: float
-    flop: int
-    energy: Energy
-
-    @property
-    def flop_per_j(self) -> float | None:
-        """Operations per active joule; None where no energy is active, as with watts that do not rise with load."""
-        return self.flop / self.energy.active_j if self.energy.active_j else None
-
-    def to_json(self) -> dict[str, object]:
-        """Return a dict of JSON values."""
-        return {**vars(self), "flop_per_j": self.flop_per_j, "energy": self.energy.to_json()}
+    call: Callable[[], object]
 
 
 def measure_hardware(
     *, meter: Meter | None = None, seconds: float = 0.5, rounds: int = 5, progress: Progress | None = None
 ) -> tuple[Throughput, ...]:
-    """Measure a matrix product and a convolution at float32, bfloat16 and int8, on all processors or the first accelerator.
+    """Measure a matrix product and a convolution at every precision, on all processors or on the first accelerator.
 
-    Float precisions run in TensorFlow, int8 in LiteRT, as quantized models do: always on the processors. All take turns, in another order
-    in each of `rounds` rounds, for `seconds` each. Raises ValueError for fewer than 1 round and for seconds that are not above 0.
+    Float precisions run in TensorFlow, int8 in LiteRT as quantized models do: always on the processors.
+
+    Args:
+        meter: Measures. None: a new one.
+        seconds: How long each runs in a round.
+        rounds: Rounds in which all run, each in another order.
+        progress: Called with what is being done, steps done, steps in all.
+
+    Raises:
+        ValueError: `seconds` or `rounds` is out of range.
     """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds is {rounds!r}: give a whole number of at least 1")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds!r}: give a finite number above 0")
-    meter = meter or Meter()
-    accelerators = tf.config.list_logical_devices("GPU")
-    device = accelerators[0].name if accelerators else "CPU"
-    makers: dict[Precision, tuple[str, str, Callable[[Operation], Callable[[], object]]]] = {
-        "float32": (device, "TensorFlow", functools.partial(_in_tensorflow, tf.float32, device)),
-        "bfloat16": (device, "TensorFlow", functools.partial(_in_tensorflow, tf.bfloat16, device)),
-        "int8": ("CPU", "LiteRT", _in_litert),
-    }
-    tasks = [(operation, precision) for operation in get_args(Operation) for precision in get_args(Precision)]
-    acts = {(operation, precision): makers[precision][2](operation) for operation, precision in tasks}
-    rates: dict[tuple[Operation, Precision], list[float]] = {task: [] for task in tasks}
-    energies: dict[tuple[Operation, Precision], list[Energy]] = {task: [] for task in tasks}
-    done = dict.fromkeys(tasks, 0)
-    for turn in range(rounds):
-        for place, task in enumerate(random.Random(turn).sample(tasks, len(tasks))):
-            if progress:
-                progress("measuring operations", turn * len(tasks) + place, rounds * len(tasks))
-            acts[task]()  # what is left of the one before it is gone from the caches
+    check_whole("rounds", rounds)
+    check_number("seconds", seconds, above=0)
+    return measure_tasks(_make_tasks(), meter or Meter(), seconds, rounds, progress or silent)
+
+
+def measure_tasks(
+    tasks: tuple[Task, ...], meter: Meter, seconds: float, rounds: int, progress: Progress
+) -> tuple[Throughput, ...]:
+    """Measure tasks in rounds, in each of which all take turns in random order."""
+    places = range(len(tasks))
+    rates: list[list[float]] = [[] for _ in places]
+    energies: list[list[Energy]] = [[] for _ in places]
+    flop = [0 for _ in places]
+    for number in range(rounds):
+        for step, place in enumerate(random.Random(number).sample(places, len(tasks))):
+            progress("measuring operations", number * len(tasks) + step, rounds * len(tasks))
+            task = tasks[place]
+            task.call()  # the caches no longer hold what the task before it left
             with meter.window("operations") as window:
-                times = _run(acts[task], seconds)
-            done[task] += times
-            energies[task].append(window.energy)
-            rates[task].append(times * _FLOP[task[0]] / window.energy.duration_s)
-    found = []
-    for task in tasks:
-        (name, precision), energy = task, functools.reduce(operator.add, energies[task])
-        found.append(
-            Throughput(
-                operation=name,
-                precision=precision,
-                device=makers[precision][0],
-                engine=makers[precision][1],
-                flop_per_s=statistics.median(rates[task]),
-                flop_per_s_low=min(rates[task]),
-                flop_per_s_high=max(rates[task]),
-                flop=done[task] * _FLOP[name],
-                energy=energy,
-            )
+                done = _repeat(task.call, seconds) * FLOP[task.operation]
+            flop[place] += done
+            energies[place].append(window.energy)
+            rates[place].append(done / window.energy.duration_s)
+    return tuple(
+        Throughput(
+            operation=task.operation,
+            precision=task.precision,
+            device=task.device,
+            engine=task.engine,
+            flop_per_s=statistics.median(rates[place]),
+            flop_per_s_low=min(rates[place]),
+            flop_per_s_high=max(rates[place]),
+            flop=flop[place],
+            energy=functools.reduce(operator.add, energies[place]),
         )
-    return tuple(found)
+        for place, task in enumerate(tasks)
+    )
 
 
-def _run(act: Callable[[], object], seconds: float) -> int:
-    """Repeat an act until the time is over; return how often."""
-    times, end = 0, time.monotonic() + seconds
-    while times == 0 or time.monotonic() < end:
-        act()
+def _repeat(call: Callable[[], object], seconds: float) -> int:
+    """Repeat a call for some seconds; return how often."""
+    times, end_s = 0, time.monotonic() + seconds
+    while times == 0 or time.monotonic() < end_s:
+        call()
         times += 1
     return times
 
 
-def _in_tensorflow(dtype: tf.DType, device: str, name: Operation) -> Callable[[], object]:
+def _make_tasks() -> tuple[Task, ...]:
+    accelerators = tf.config.list_logical_devices("GPU")
+    device = accelerators[0].name if accelerators else "CPU"
+    tasks = []
+    for operation in get_args(Operation):
+        for precision, dtype in (("float32", tf.float32), ("bfloat16", tf.bfloat16)):
+            call = tensorflow_call(dtype, device, operation)
+            tasks.append(Task(operation, precision, device, "TensorFlow", call))  # type: ignore[arg-type]
+        tasks.append(Task(operation, "int8", "CPU", "LiteRT", _litert_call(operation)))
+    return tuple(tasks)
+
+
+def tensorflow_call(dtype: tf.DType, device: str, operation: Operation) -> Callable[[], tf.Tensor]:
+    """Return a function that runs an operation in TensorFlow."""
     with tf.device(device):
-        if name == "matrix product":
+        if operation == "matrix product":
             left, right = (tf.cast(tf.random.stateless_normal((_SIDE, _SIDE), (0, seed)), dtype) for seed in range(2))
-            call = tf.function(tf.linalg.matmul)
+            function = tf.function(tf.linalg.matmul)
         else:
             channels = _CONV[-1]
             left = tf.cast(tf.random.stateless_normal(_CONV, (0, 0)), dtype)
             right = tf.cast(tf.random.stateless_normal((_KERNEL, _KERNEL, channels, channels), (0, 1)), dtype)
-            call = tf.function(lambda images, kernel: tf.nn.conv2d(images, kernel, 1, "SAME"))
+            function = tf.function(lambda images, kernel: tf.nn.conv2d(images, kernel, 1, "SAME"))
 
-        def act() -> object:
-            # one value comes back, since on an accelerator the call returns before the work is done
-            return call(left, right)[..., 0].numpy() if "GPU" in device else call(left, right)
+        def call() -> tf.Tensor:
+            # one value is copied back, since on an accelerator the call returns before the work is done
+            return function(left, right)[..., 0].numpy() if "GPU" in device else function(left, right)
 
-        act()
-    return act
+        call()
+    return call
 
 
-def _in_litert(name: Operation) -> Callable[[], object]:
-    batch, *shape = (_SIDE, _SIDE) if name == "matrix product" else _CONV
+def _litert_call(operation: Operation) -> Callable[[], None]:
+    """Return a function that runs an operation on int8 in LiteRT."""
+    batch, *shape = (_SIDE, _SIDE) if operation == "matrix product" else _CONV
     given = keras.Input(shape, batch_size=batch)
-    if name == "matrix product":
-        layer: Any = layers.Dense(_SIDE, use_bias=False)
-    else:
-        layer = layers.Conv2D(_CONV[-1], _KERNEL, padding="same", use_bias=False)
+    layer: keras.layers.Layer = (
+        layers.Dense(_SIDE, use_bias=False)
+        if operation == "matrix product"
+        else layers.Conv2D(_CONV[-1], _KERNEL, padding="same", use_bias=False)
+    )
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(given, layer(given)))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     sample = np.random.default_rng(0).standard_normal((batch, *shape)).astype(np.float32)
@@ -170,40 +172,3 @@ def _in_litert(name: Operation) -> Callable[[], object]:
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], integers)
     interpreter.invoke()
     return lambda: interpreter.invoke()
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The precision that does the most per joule, for training (float32 or bfloat16) and for inference, and why."""
-
-    training: Precision
-    inference: Precision
-    why: str
-
-
-def recommend(found: tuple[Throughput, ...]) -> Recommendation:
-    """Recommend precisions by operations per active joule, as the geometric mean over both operations.
-
-    A narrower one must do 1.1 times as much as a wider one. Raises ValueError without figures of each.
-    """
-
-    def per_joule(precision: Precision) -> float:
-        figures = [one.flop_per_j for one in found if one.precision == precision and one.flop_per_j is not None]
-        if len(figures) != len(get_args(Operation)):
-            raise ValueError(
-                f"no joules at {precision}: measure every operation at every precision, with watts that rise with load"
-            )
-        return statistics.geometric_mean(figures)
-
-    joules = {precision: per_joule(precision) for precision in get_args(Precision)}
-
-    def best(allowed: tuple[Precision, ...]) -> Precision:
-        chosen = allowed[0]
-        for precision in allowed[1:]:  # from wide to narrow
-            if joules[precision] > _WORTH * joules[chosen]:
-                chosen = precision
-        return chosen
-
-    training, inference = best(("float32", "bfloat16")), best(("float32", "bfloat16", "int8"))
-    shares = ", ".join(f"{name} {value / joules['float32']:.2f}" for name, value in joules.items())
-    return Recommendation(training, inference, f"operations per joule against float32: {shares}")

@@ -88,7 +88,8 @@ def hardware(
     """Measure operations per second and per joule at float32, bfloat16 and int8, and recommend a precision."""
     meter = make_meter(energy)
     with silenced_output(stdout=False):
-        from joulecache.pipelines.auditing.hardware import measure_hardware, recommend
+        from joulecache.pipelines.auditing.hardware import measure_hardware
+        from joulecache.pipelines.auditing.throughput import recommend
 
     with progress_bar() as bar:
         found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=bar)

@@ -24,7 +24,7 @@ from joulecache.pipelines.planning.config import PlanConfig
 from joulecache.pipelines.planning.epochs import EpochRounds
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
 from joulecache.pipelines.planning.results import CacheLayout, StepCost
-from joulecache.pipelines.planning.step_costs import mark_fresh, measure_steps
+from joulecache.pipelines.planning.step_costs import check_fresh, mark_fresh, measure_steps
 from joulecache.pipelines.source import SYNTHETIC, Source, open_source
 from joulecache.transforms.chain import Chain, fixed_size
 from joulecache.transforms.ops import OPS, BatchOp, op_name
@@ -168,6 +168,7 @@ class Sampler:
         started_s = time.monotonic()
         if fixed_size(chain.ops) is None:
             raise ValueError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or a crop")
+        check_fresh(chain, config.fresh or ())
         listed = self._list(None)
         steps = self._measure_steps(listed)
         layouts = self._layouts(steps)

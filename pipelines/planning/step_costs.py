@@ -112,19 +112,20 @@ def _increments_us(sums_s: Sequence[float], images: int) -> list[float]:
     return [max(0.0, b - a) / images * 1e6 for a, b in itertools.pairwise([0.0, *sums_s])]
 
 
+def check_fresh(chain: Chain, fresh: Sequence[str]) -> None:
+    """Raise ValueError for a name that is not that of an op after decode."""
+    names = [op_name(type(op)) for op in chain.ops[1:]]
+    for name in fresh:
+        if name not in names:
+            raise ValueError(f"fresh op {name!r} is not in the chain after decode: allowed are {', '.join(names)}")
+
+
 def mark_fresh(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] | None) -> tuple[StepCost, ...]:
     """Mark the random ops that stay after the cut: those that are named, or if None are, the cheap ones.
 
     An op before the images have one size is never cheap: nothing could be cached.
-
-    Raises:
-        ValueError: A name is not that of an op after decode.
     """
     if fresh is not None:
-        names = [step.name for step in steps[2:]]  # without reading and decode
-        for name in fresh:
-            if name not in names:
-                raise ValueError(f"fresh op {name!r} is not in the chain after decode: allowed are {', '.join(names)}")
         return tuple(replace(step, fresh=step.name in fresh) for step in steps)
     sized = next(cut for cut in range(1, len(chain.ops) + 1) if fixed_size(chain.ops[:cut]))
     cheap_us = _CHEAP_SHARE * sum(step.cpu_us_per_image for step in steps)

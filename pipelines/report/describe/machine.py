@@ -12,7 +12,7 @@ from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
 from joulecache.pipelines.report.document import Column, Document, Paragraph, Section, Sentence, table, words
 
 if TYPE_CHECKING:
-    from joulecache.pipelines.auditing.hardware import Recommendation, Throughput
+    from joulecache.pipelines.auditing.throughput import Recommendation, Throughput
     from joulecache.pipelines.energy import Provenance
 
 
