@@ -29,8 +29,9 @@ from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.loading.array_pool import ArrayPool
-from joulecache.pipelines.loading.config import LoadConfig
+from joulecache.pipelines.loading.config import LoadConfig, Shuffle
 from joulecache.pipelines.loading.loader import load
+from joulecache.pipelines.loading.reader import open_reader
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.transforms.chain import apply
 from joulecache.transforms.randomness import key_hash, random_words
@@ -149,6 +150,23 @@ def test_rows_come_as_they_are_asked_for(of_each_kind: Photos) -> None:
     expected = of_each_kind.expected("train", 4)
     assert [image.tobytes() for image in split.images(rows, 4)] == [expected[row] for row in rows]
     assert split.key_hashes.tolist() == [key_hash(row["key"]) for row in of_each_kind.rows("train")]
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "blocks"])
+def test_a_reader_reads_steps_of_numpy_batches(of_each_kind: Photos, shuffle: Shuffle) -> None:
+    reader = open_reader(open_cache(of_each_kind.folder), LoadConfig("train", 4, shuffle, start=(1, 2)))
+    expected, labels = of_each_kind.expected("train", 1), [row["label"] for row in of_each_kind.rows("train")]
+    order = reader.order.rows(1, 0, len(expected))[2 * 4 :]
+    came: list[tuple[bytes, int]] = []
+    for step in range(reader.batches.steps):
+        images, numbers = reader.read(1, step, sequential=step > 0)
+        assert images.shape[:2] == numbers.shape
+        came += [(image.tobytes(), int(number)) for image, number in zip(*map(joined, (images, numbers)), strict=True)]
+    assert came == [(expected[row], labels[row]) for row in order]
+
+
+def joined(batches: NDArray[Any]) -> NDArray[Any]:
+    return batches.reshape(-1, *batches.shape[2:])
 
 
 def test_labels_are_places_in_the_class_names(raw: Photos) -> None:

@@ -1,4 +1,4 @@
-"""What a loader takes: memory that does not grow with the cache, as real processes show it."""
+"""Memory of the loader, measured in real processes: it does not grow with the cache."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from joulecache.pipelines.cache.errors import CacheError
@@ -56,9 +57,11 @@ class AddressSpace:
         finally:
             os.close(descriptor)
 
-    def __del__(self) -> None:
+    def __del__(
+        self, munmap: Callable[[int, int], int] = _libc.munmap
+    ) -> None:  # when Python exits, globals may be gone
         if hasattr(self, "_start"):
-            _libc.munmap(self._start, self._size)
+            munmap(self._start, self._size)
 
 
 def read_ahead(start: int, stop: int) -> None:
