@@ -57,7 +57,7 @@ from joulecache.transforms import parse
         ({"chain": "decode|resize(40) || random_crop(48)"}, "crop 48x48 is larger than the image 40x40"),
         ({"chain": "decode|resise(20)"}, "did you mean 'resize'"),
         ({"chain": "decode|resize_shorter(20)"}, "varying size, but raw needs one size: .* choose encoding png"),
-        ({"val_chain": "decode"}, "val_chain 'decode' leaves images of varying size"),
+        ({"val_chain": "decode"}, "val_chain 'decode' return images of varying size"),
         ({"beam_options": ["--runer=X"]}, "unknown Beam option '--runer=X': did you mean --runner?"),
         ({"beam_options": ["--xyzzy"]}, "unknown Beam option '--xyzzy'$"),
         ({"beam_options": ["stray"]}, "unknown Beam option 'stray'"),

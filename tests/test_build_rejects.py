@@ -128,7 +128,7 @@ def test_a_label_that_is_no_class_is_a_reject(tmp_path: Path, photos: dict[str, 
     manifest = build(source, tmp_path / "cache", max_reject_rate=0.9, val_fraction=0)
     rejects = {reject["key"]: reject["reason"] for reject in rejects_of(tmp_path / "cache")}
     assert list(rejects) == [f"photos.parquet#{row}" for row in (3, 4, 5, 6, 8)]
-    assert rejects["photos.parquet#3"] == "label 3 is none of the 3 classes"
+    assert rejects["photos.parquet#3"] == "label 3 is not one of the 3 classes"
     assert manifest.splits["train"].class_counts == (1, 3, 1)
     assert manifest.class_names == ("a", "b", "c")
 

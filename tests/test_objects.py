@@ -31,7 +31,7 @@ from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.results import BuildProgress, Built
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard
 from joulecache.pipelines.building.specs import ShardResult
-from joulecache.pipelines.building.workplace import Workplace
+from joulecache.pipelines.building.workspace import Workspace
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
 from joulecache.pipelines.source import Source, SourceError, open_source
@@ -405,10 +405,10 @@ def test_a_killed_build_resumes_with_the_missing_shards(bucket: str, tmp_path: P
 def test_a_shard_that_failed_is_built_by_the_next_build(
     bucket: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(place: Workplace, shard: TransformedShard) -> ShardResult:
-        if place.spec.shard == 1:
+    def full(workspace: Workspace, shard: TransformedShard) -> ShardResult:
+        if workspace.spec.shard == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return finish_shard(place, shard)
+        return finish_shard(workspace, shard)
 
     with monkeypatch.context() as patch:
         patch.setattr(beam_graph, "finish_shard", full)

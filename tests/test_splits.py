@@ -233,7 +233,7 @@ def test_val_fraction_is_refused_where_the_source_has_a_val_split(
     tmp_path: Path, make_folder: MakeSource, photos: Mapping[str, bytes]
 ) -> None:
     source = make_folder(split_photos(photos, "train", "val"))
-    with pytest.raises(SourceError, match=r"has its own validation split: leave val_fraction out, got 0\.1$"):
+    with pytest.raises(SourceError, match=r"has a validation split: val_fraction must not be given, got 0\.1$"):
         precompute(source, tmp_path / "cache", CHAIN, val_fraction=0.1)
 
 

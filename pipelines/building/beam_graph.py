@@ -1,4 +1,4 @@
-"""The Beam graph of a build. It is linear, so that any runner can run it."""
+"""The Beam graph of a build, which is linear, so that any runner supports it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from joulecache.pipelines.building.config import BuildError, EngineError
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard, transform_shard
 from joulecache.pipelines.building.specs import ShardSpec
-from joulecache.pipelines.building.workplace import Workplace
+from joulecache.pipelines.building.workspace import Workspace
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,22 +28,22 @@ _LONGEST_CAUSE = 300
 # Building -------------------------------------------------------------------------------------------------------------
 
 
-def _finish(place: Workplace, transformed: TransformedShard) -> None:
-    """Write a shard. A full disk becomes the shard's result, so that the build fails with one line."""
+def _finish(workspace: Workspace, transformed: TransformedShard) -> None:
+    """Write a shard. On a full disk the error becomes the shard's result, so that the build fails with a one-line message."""
     try:
-        finish_shard(place, transformed)
+        finish_shard(workspace, transformed)
     except OSError as error:
         reason = error.strerror or str(error)
         try:
-            place.fail(reason)
+            workspace.fail(reason)
         except OSError:
-            raise BuildError(f"shard {place.spec.shard} could not be written: {reason}") from None
+            raise BuildError(f"shard {workspace.spec.shard} could not be written: {reason}") from None
     finally:
-        place.close()
+        workspace.close()
 
 
 def _shard_builder(beam: ModuleType) -> Any:
-    """Return a DoFn that writes each shard while it transforms the next: two shards are in memory."""
+    """Return a DoFn that writes each shard while it transforms the next, with two shards in memory."""
 
     class BuildShards(beam.DoFn):  # type: ignore[name-defined, misc]
         def setup(self) -> None:
@@ -51,14 +51,14 @@ def _shard_builder(beam: ModuleType) -> Any:
             self._writing: Future[None] | None = None
 
         def process(self, spec: ShardSpec) -> Iterator[int]:
-            place = Workplace(spec)
+            workspace = Workspace(spec)
             try:
-                transformed = transform_shard(place.spec)
+                transformed = transform_shard(workspace.spec)
                 self._wait()
             except BaseException:
-                place.close()
+                workspace.close()
                 raise
-            self._writing = self._writer.submit(_finish, place, transformed)
+            self._writing = self._writer.submit(_finish, workspace, transformed)
             yield spec.shard
 
         def finish_bundle(self) -> None:
@@ -80,7 +80,7 @@ def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None
 
     Raises:
         EngineError: The runner failed or could not be reached.
-        BuildError: A shard could not be written, and neither could its result.
+        BuildError: Neither a shard nor its result could be written.
     """
     with _quiet_import():
         import apache_beam as beam
@@ -89,9 +89,9 @@ def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None
     is_local = options is None
     options = options or PipelineOptions([])
     named = options.view_as(StandardOptions).runner
-    runner = None if named else FnApiRunner()  # Beam's default runner would first try to download another one
+    runner = None if named else FnApiRunner()  # Beam's default runner would try to download another one
     if log.level == logging.NOTSET:
-        log.setLevel(logging.CRITICAL)  # the exception has what it would say about a failure
+        log.setLevel(logging.CRITICAL)  # it would repeat the exception
     pipeline = beam.Pipeline(runner=runner, options=options)
     shards = pipeline | "specs" >> beam.Create(specs)
     if not is_local:
@@ -109,7 +109,7 @@ def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None
 
 def _engine_error(error: Exception, runner: str | None) -> EngineError:
     cause = str(error).strip().rpartition("\n")[2][:_LONGEST_CAUSE]
-    if not cause:  # so it is when a runner cannot be reached
+    if not cause:  # for example, the runner cannot be reached
         cause = "no answer: check that it is running and reachable" if runner else "no reason given"
     where = f" on {runner}" if runner else ""
     return EngineError(f"the Beam pipeline failed{where}: {type(error).__name__}: {cause}")
@@ -122,7 +122,7 @@ def parse_beam_options(flags: Sequence[str]) -> PipelineOptions | None:
     """Parse Beam's flags; return None if there are none.
 
     Raises:
-        ValueError: Beam does not know a flag (it would ignore it silently), or a flag has no usable value.
+        ValueError: A flag is unknown (Beam would ignore it) or has an invalid value.
     """
     if not flags:
         return None
@@ -138,7 +138,7 @@ def parse_beam_options(flags: Sequence[str]) -> PipelineOptions | None:
     options = PipelineOptions(list(flags))
     if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
         raise ValueError(
-            "Beam's direct_running_mode multi_processing hangs when a worker dies: leave it out and pass --workers"
+            "Beam's direct_running_mode multi_processing hangs when a worker dies: drop it and pass --workers"
         )
     return options
 
@@ -152,7 +152,7 @@ def _runner_of(flags: Sequence[str]) -> str | None:
 
 
 def _import_runner(name: str | None) -> None:
-    """Import a runner's module, which may define options of its own."""
+    """Import the module of a runner, which may define more options."""
     from apache_beam.runners.runner import create_runner
 
     if not name:
@@ -164,7 +164,7 @@ def _import_runner(name: str | None) -> None:
 
 
 def _options_parser() -> argparse.ArgumentParser:
-    """Return a parser of all options that Beam knows so far."""
+    """Return a parser of all options of the imported Beam modules."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parsers: list[argparse.ArgumentParser] = []
@@ -175,7 +175,7 @@ def _options_parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Hide the warnings of Beam's import about clients that joulecache does not use."""
+    """Hide Beam's import warnings about missing clients that joulecache does not use."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

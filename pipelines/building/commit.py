@@ -1,4 +1,4 @@
-"""From the results of shards to the manifest that makes them a cache."""
+"""Turn the results of shards into an index, a list of rejects and a manifest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from joulecache.transforms.chain import fixed_size, output_channels
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that a build has put into the cache folder.
+    """The files that a build wrote to the cache folder.
 
     Attributes:
         results: The results of all shards, in order.
@@ -49,10 +49,10 @@ def complete(job: Job, built: Sequence[ShardResult], folder: Path, work: Path) -
     """Check the results of a build, and write the index and the list of rejected records.
 
     Args:
-        job: What the build had to do.
-        built: The results of its shards, those that were resumed included.
-        folder: Where to write.
-        work: The work folder, which holds the shards' parts of the index.
+        job: The build.
+        built: The results of its shards, including resumed ones.
+        folder: The output folder.
+        work: The work folder, with the shards' parts of the index.
 
     Raises:
         BuildError: Shards could not be written, or all records were rejected.
@@ -92,7 +92,7 @@ def _refuse_rejects(rejects: Sequence[Reject], source: Source, rate: float) -> N
         raise BuildError(message)
     enough = math.ceil(1000 * len(rejects) / total) / 1000
     raise RejectsError(
-        f"{message}; the other records are kept: to finish without these, pass --max-reject-rate {enough:g}"
+        f"{message}; finished shards are kept: to accept these rejects, pass --max-reject-rate {enough:g}"
     )
 
 
@@ -102,7 +102,7 @@ def _read_part(path: Path) -> pa.Table:
 
 
 def _sorted_rows(parts: Sequence[pa.Table]) -> pa.RecordBatch:
-    """Merge the parts of the index, in the order of split, shard and row. Each part has its rows in order."""
+    """Merge the parts of the index, sorted by split, shard and row. The rows of each part are sorted."""
     table = pa.concat_tables(parts).combine_chunks()
     order = np.lexsort((table["shard"].to_numpy(), table["split"].to_numpy()))  # stable
     batches = table.take(order).combine_chunks().to_batches()
@@ -123,7 +123,7 @@ def _write_index(folder: Path, rows: pa.RecordBatch) -> DataFile:
 
 
 def _write_rejects(folder: Path, rejects: Sequence[Reject]) -> DataFile:
-    """Write one JSON object a line, ordered by key."""
+    """Write one JSON object per line, sorted by key."""
     data = "".join(codec.dumps(reject) + "\n" for reject in rejects).encode()
     file = write_named(folder, lambda file: file.write(data), lambda digits: f"rejected-{digits}.jsonl")
     return DataFile(file.name, len(rejects), file.bytes, file.sha256, None, None, None)
@@ -133,12 +133,12 @@ def make_manifest(job: Job, contents: Contents, energy: BuildEnergy | None) -> M
     """Return the manifest of a build.
 
     Args:
-        job: What the build had to do.
-        contents: What it has written.
-        energy: Energy of all builds that went into the cache; None if a part of it was not measured.
+        job: The build.
+        contents: The files that it wrote.
+        energy: Energy of all builds that went into the cache; None if a part was not measured.
 
     Raises:
-        BuildError: Records in are not records cached plus records rejected.
+        BuildError: The number of records is not that of cached and rejected records.
     """
     config, source = job.config, job.source
     records = source.records + len(source.refused)
@@ -195,8 +195,8 @@ def _mean_and_std(stats: Sequence[PixelStats]) -> tuple[tuple[float, ...], tuple
         return (), ()
     total = functools.reduce(operator.add, stats)
     mean = tuple(first / total.pixels for first in total.sums)
-    spreads = (second * total.pixels - first * first for first, second in zip(total.sums, total.squares, strict=True))
-    return mean, tuple(math.sqrt(spread) / total.pixels for spread in spreads)
+    variances = (square * total.pixels - first * first for first, square in zip(total.sums, total.squares, strict=True))
+    return mean, tuple(math.sqrt(variance) / total.pixels for variance in variances)
 
 
 def _versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ SHARD_TARGET_BYTES = 64 << 20
 
 
 class BuildError(RuntimeError):
-    """A build failed. Nothing of it is visible."""
+    """A build failed. The cache is unchanged."""
 
 
 class EngineError(BuildError):
@@ -31,17 +31,17 @@ class RejectsError(BuildError):
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """What determines the bytes of a cache, besides its source. Workers receive it with every shard.
+    """The options that determine the bytes of a cache, sent to workers with every shard.
 
     Attributes:
         chain: The chain of training records.
         val_chain: The chain of held-out records.
-        variants: Draws of the cached ops to keep of each training record. Held-out records have one.
+        variants: Number of draws of the cached ops to store for each training record. Held-out records have one.
         format: Shard format.
-        encoding: How images are stored.
+        encoding: Encoding of the stored images.
         quality: JPEG quality, 1 to 100; None for other encodings.
-        val_fraction: Share of records to hold out; None if the source itself says which.
-        seed: Seed of every draw, 0 to 2**64 - 1.
+        val_fraction: Fraction of records to hold out; None if the source has a validation split.
+        seed: Seed of all draws, 0 to 2**64 - 1.
 
     Raises:
         ValueError: A field is out of range, or fields contradict each other.
@@ -70,10 +70,10 @@ class ShardConfig:
         for name, chain in (("chain", self.chain), ("val_chain", self.val_chain)):
             if fixed_size(chain.prefix) is None and self.encoding == "raw":
                 raise ValueError(
-                    f"the cached part of the {name} {str(chain)!r} leaves images of varying size, but raw needs one size: "
+                    f"the cached ops of the {name} {str(chain)!r} return images of varying size, but raw needs one size: "
                     f"add a resize or crop before the cut, or choose encoding png or jpeg"
                 )
-            fixed_size(chain.ops)  # refuses a crop that is larger than its image
+            fixed_size(chain.ops)  # raises for a crop that is larger than its image
         if self.val_chain.mixes:
             raise ValueError(f"val_chain must not contain mixup or cutmix, got {str(self.val_chain)!r}")
 
@@ -89,8 +89,8 @@ class ShardConfig:
         """Return the split of a record.
 
         Args:
-            key: The record's key. Its hash decides, with a hash function that draws do not use.
-            source_split: The split that the source assigns, which wins; None if it assigns none.
+            key: The record's key. Its hash, which is independent of draws, decides between train and val.
+            source_split: The split that the source assigns, which takes precedence; None if it assigns none.
         """
         if source_split is not None:
             return source_split
@@ -120,15 +120,17 @@ class BuildConfig:
     val_chain: Chain | None = field(
         default=None, metadata={"help": "Chain of held-out records. Default: the chain without its random ops."}
     )
-    variants: int = field(default=1, metadata={"help": "Draws of the cached ops to keep of each record."})
+    variants: int = field(default=1, metadata={"help": "Draws of the cached ops to store for each record."})
     format: Format = field(default="arrow", metadata={"help": "Shard format."})
-    encoding: Encoding = field(default="raw", metadata={"help": "How images are stored."})
+    encoding: Encoding = field(default="raw", metadata={"help": "Encoding of the stored images."})
     quality: int | None = field(default=None, metadata={"help": f"JPEG quality. Default: {DEFAULT_JPEG_QUALITY}."})
     val_fraction: float | None = field(
         default=None,
-        metadata={"help": f"Share of records to hold out. Default: {DEFAULT_VAL_FRACTION}, or the source's own split."},
+        metadata={
+            "help": f"Fraction of records to hold out. Default: {DEFAULT_VAL_FRACTION}, or the source's validation split."
+        },
     )
-    seed: int = field(default=0, metadata={"help": "Seed of every draw."})
+    seed: int = field(default=0, metadata={"help": "Seed of all draws."})
     shards: int | None = field(
         default=None, metadata={"help": "Files per split and variant. Default: about 64 MiB each."}
     )
@@ -137,7 +139,7 @@ class BuildConfig:
     labels: str | os.PathLike[str] | None = field(
         default=None, metadata={"help": "CSV file with the name and class of each image, and a header line."}
     )
-    max_reject_rate: float = field(default=0.05, metadata={"help": "Share of records that may be rejected."})
+    max_reject_rate: float = field(default=0.05, metadata={"help": "Fraction of records that may be rejected."})
     replace: bool = field(default=False, metadata={"help": "Replace a cache that was built with other options."})
     rehash: bool = field(default=False, metadata={"help": "Compare file contents, not only sizes and times."})
     beam_options: tuple[str, ...] = field(default=(), metadata={"help": "Options of Apache Beam, after --."})
@@ -153,10 +155,10 @@ class BuildConfig:
         self.shard_config(holds_out=False)  # checks the other fields
 
     def shard_config(self, *, holds_out: bool) -> ShardConfig:
-        """Return what workers need, with defaults filled in.
+        """Return the options for workers, with defaults filled in.
 
         Args:
-            holds_out: The source itself says which records are held out.
+            holds_out: The source has a validation split.
         """
         quality, val_fraction = self.quality, self.val_fraction
         if quality is None and self.encoding == "jpeg":

@@ -1,4 +1,4 @@
-"""Where a cache is built: a folder that all workers see, or one in an object store."""
+"""Where a cache is built: a folder that all workers can access, or one in an object store."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Destination(Protocol):
     """Where a cache is built.
 
     Attributes:
-        location: The absolute path or the URL under which workers find the cache.
-        work: Name of the work folder in it.
-        folder: The folder on this machine that gets index, rejects and manifest: the cache itself, or a mirror without images.
-        poll_s: Seconds between two looks for finished shards.
+        location: Absolute path or URL of the cache, for workers.
+        work: Name of the work folder in the cache.
+        folder: The local folder of index, rejects and manifest: the cache itself, or a mirror without images.
+        poll_s: Seconds between two polls for finished shards.
     """
 
     location: str
@@ -33,49 +33,49 @@ class Destination(Protocol):
     poll_s: float
 
     def refuse_overlap(self, source: str | os.PathLike[str]) -> None:
-        """Raise CacheError if source and cache are the same, or one contains the other."""
+        """Raise CacheError if source and cache are the same or one contains the other."""
 
     def existing_manifest(self) -> Manifest | None:
-        """Return the manifest of the cache that is there, None if there is none. Raise CacheError if the folder holds other files."""
+        """Return the manifest of an existing cache, or None. Raise CacheError if the folder holds other files."""
 
     def prepare_update(self, manifest: Manifest) -> None:
-        """Make index and rejects of the existing cache available in `folder`. Raise CacheError if files are missing or damaged."""
+        """Make index and rejects of an existing cache available in `folder`. Raise CacheError if files are missing or damaged."""
 
     def was_interrupted(self) -> bool:
         """Return whether a killed build left files that `hold` would delete."""
 
     def hold(self, specs: Sequence[ShardSpec]) -> AbstractContextManager[Path]:
-        """Hold the destination for a build, and yield the work folder on this machine, with what an interrupted build left.
+        """Hold the destination for a build, and yield the local work folder with the files of an interrupted build.
 
-        The work folder is deleted at the end. Raises CacheError if another build holds the destination, or has changed it since
+        The work folder is deleted at the end. Raises CacheError if another build holds the destination, or changed it after
         `existing_manifest`.
         """
 
     def is_intact(self, file: DataFile) -> bool:
-        """Return whether a file of an interrupted build has its bytes."""
+        """Return whether a file of an interrupted build is undamaged."""
 
     def keep_only(self, results: Sequence[ShardResult]) -> None:
-        """Delete what earlier builds left, except these shards."""
+        """Delete the files of interrupted builds, except these shards."""
 
     def refuse_full(self, needed: int) -> None:
         """Raise BuildError if `needed` bytes do not fit."""
 
     def work_location(self, name: str) -> str:
-        """Return the path or URL under which workers find a file of the work folder."""
+        """Return the path or URL of a file of the work folder, for workers."""
 
     def publish(self, name: str) -> None:
         """Make a file of the work folder visible to workers and later builds."""
 
     def fetch_finished(self) -> None:
-        """Get new results from workers into the work folder. Raise CacheError if another build has changed the cache."""
+        """Fetch new results of workers into the work folder. Raise CacheError if another build changed the cache."""
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the manifest visible, with the files it lists, and delete unlisted files. Raise CacheError if another build won."""
+        """Publish the manifest and the files it lists, and delete unlisted files. Raise CacheError if another build won."""
 
 
 @contextmanager
 def open_destination(cache: str | os.PathLike[str]) -> Iterator[Destination]:
-    """Yield where a cache is built. Nothing is written yet."""
+    """Yield the destination of a cache, without writing to it."""
     if not is_remote(cache):
         yield LocalDestination(Path(cache))
         return

@@ -11,13 +11,13 @@ from joulecache.pipelines.energy import Energy, Meter
 
 
 class EnergyLog:
-    """Meters a build, and saves the energy so far: a build that is killed loses only what it used after the last save."""
+    """Meters a build and saves the energy so far, so that a killed build loses only the energy after the last save."""
 
     def __init__(self, meter: Meter, path: Path) -> None:
-        """Start to meter; add what earlier runs of the same build have saved in `path`."""
+        """Start metering, and add the energy that earlier runs of the build saved in `path`."""
         self._path = path
         self._earlier: Energy | None = None
-        with suppress(OSError, ValueError):  # there is none, or its run was killed while it saved
+        with suppress(OSError, ValueError):  # missing, or written by a killed run
             self._earlier = codec.loads(Energy, path.read_bytes())
         self._stack = ExitStack()
         self._window = self._stack.enter_context(meter.window("build"))
@@ -27,11 +27,11 @@ class EnergyLog:
         energy = self._window.so_far()
         if self._earlier is not None:
             energy += self._earlier
-        with suppress(OSError):  # on a full disk the build itself fails, with a better message
+        with suppress(OSError):  # on a full disk the build fails with a better message
             write_text(self._path, codec.dumps(energy), durable=False)
         return energy
 
     def close(self) -> Energy:
-        """Stop to meter, and save once more."""
+        """Stop metering, and save once more."""
         self._stack.close()
         return self.save()

@@ -1,4 +1,4 @@
-"""From an encoded record to its images in the cache."""
+"""Compute the cached images of a record."""
 
 from __future__ import annotations
 
@@ -21,32 +21,36 @@ from joulecache.transforms.randomness import key_hash, random_words
 
 _SAMPLED_UNITS = 32
 _UNKNOWN_IMAGE_BYTES = 256 << 10
-_BATCHED_DRAWS = 256  # enough to hide the cost of a call
+_BATCHED_DRAWS = 256  # amortizes the cost of a call
 
 Pixels: TypeAlias = NDArray[np.uint8]
 CachedImage: TypeAlias = Pixels | bytes
-"""An image as a cache holds it: ``[H, W, C]`` uint8 in a raw cache, else encoded."""
+"""An image in a cache: ``[H, W, C]`` uint8 in a raw cache, else encoded."""
 
 
 class BatchedDraws:
-    """The random words of records, drawn in batches, in the order in which records are asked for."""
+    """The random words of records, drawn in batches, in the order in which records are taken.
+
+    Args:
+        records: (key, split) of each record.
+        config: The options of the cache.
+    """
 
     def __init__(self, records: Sequence[tuple[str, str]], config: ShardConfig) -> None:
-        """`records` are their keys and splits."""
         self._records, self._config = records, config
-        self._places = {key: place for place, (key, _) in enumerate(records)}
+        self._positions = {key: position for position, (key, _) in enumerate(records)}
         self._drawn: dict[str, list[list[int]]] = {}
 
     def take(self, key: str, split: str) -> list[list[int]]:
         """Return the words of a record's random ops, one list per variant. Each record can be taken once."""
         if key not in self._drawn:
-            self._draw_from(self._places[key], split)
+            self._draw_from(self._positions[key], split)
         return self._drawn.pop(key)
 
-    def _draw_from(self, place: int, split: str) -> None:
+    def _draw_from(self, position: int, split: str) -> None:
         prefix, variants = self._config.chain_of(split).prefix, self._config.variants_of(split)
-        records = max(1, _BATCHED_DRAWS // variants)
-        keys = [key for key, its_split in self._records[place : place + records] if its_split == split]
+        end = position + max(1, _BATCHED_DRAWS // variants)
+        keys = [key for key, key_split in self._records[position:end] if key_split == split]
         _, tail = _head_and_tail(prefix)
         hashes = np.array([key_hash(key) for key in keys], np.uint64)
         words = random_words(
@@ -61,9 +65,9 @@ class BatchedDraws:
 
 
 def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
-    """Split the cached ops before the first random one: the head gives the same image for every variant."""
-    fixed = next((place for place, op in enumerate(prefix) if op.random_words), len(prefix))
-    return prefix[:fixed], prefix[fixed:]
+    """Split the cached ops before the first random one: all variants share the result of the head."""
+    first_random = next((position for position, op in enumerate(prefix) if op.random_words), len(prefix))
+    return prefix[:first_random], prefix[first_random:]
 
 
 def make_images(
@@ -72,45 +76,45 @@ def make_images(
     """Compute the cached images of a record. The ops before the first random one run once.
 
     Args:
-        encoded: The encoded image, or what `read_header` returned for it.
+        encoded: The encoded image, or the result of `Decode.read_header`.
         words: The random words of each variant.
-        config: What determines the images.
+        config: The options of the cache.
         split: The split of the record.
 
     Returns:
         The images and their pixel sums, one per variant.
 
     Raises:
-        ValueError: The image does not decode, or an op of the chain cannot take it.
+        ValueError: The image cannot be decoded, or an op does not support it.
     """
     chain = config.chain_of(split)
     head, tail = _head_and_tail(chain.prefix)
     base = run(head, encoded, [])
     pixels = [apply(tail, base, drawn) for drawn in words]
-    output_size(chain.suffix, *pixels[0].shape[:2])  # refuses here what the loader could not take
+    output_size(chain.suffix, *pixels[0].shape[:2])  # raises if the loader could not run the suffix
     if config.encoding == "raw":
         return list(pixels), list(map(pixel_stats_of, pixels))
     stored = [_encode(image, config) for image in pixels]
-    if config.encoding == "jpeg":  # lossy: the statistics are those of what the loader will decode
+    if config.encoding == "jpeg":  # lossy: the statistics are those of the decoded images
         pixels = [decode_cached(image, pixels[0].shape[2]) for image in stored]
     return list(stored), list(map(pixel_stats_of, pixels))
 
 
 def working_bytes(header: Image.Image, channels: int) -> int:
-    """Estimate the memory that `make_images` needs for a record: the decoded image, and what the first op makes of it."""
+    """Estimate the memory that `make_images` needs for a record: the decoded image and the result of the next op."""
     return 2 * header.width * header.height * channels
 
 
 def sample_units(units: Sequence[Unit]) -> list[Unit]:
-    """Return a few units, evenly spread."""
+    """Return a few evenly spaced units."""
     return list(units[:: max(1, len(units) // _SAMPLED_UNITS)][:_SAMPLED_UNITS])
 
 
 def mean_image_bytes(units: Sequence[Unit], config: ShardConfig) -> float:
-    """Return the bytes of a training record in the cache, all variants.
+    """Return the mean bytes of a training record in the cache, including all variants.
 
-    Exact for raw images, else the mean over the first record of each unit. Records that cannot be used are skipped; if none can be
-    used, photos of 256 kB are assumed.
+    Exact for raw images, else estimated from the first record of each unit. Unusable records are skipped; without usable ones, 256 KiB
+    are assumed.
     """
     if config.raw_image_bytes is not None:
         return config.raw_image_bytes * config.variants
@@ -125,14 +129,14 @@ def mean_image_bytes(units: Sequence[Unit], config: ShardConfig) -> float:
 
 
 def decode_cached(data: bytes, channels: int) -> Pixels:
-    """Return the pixels of an encoded image of a cache, ``[H, W, C]``."""
+    """Decode an encoded image of a cache to ``[H, W, C]``."""
     return as_array(Decode(channels=channels).pixels(data))
 
 
 def pixel_stats_of(image: Pixels) -> PixelStats:
     """Return the exact sums over the pixels of an image ``[H, W, C]``.
 
-    Computed in float32, which is exact for whole numbers below 2**24, so for 256 squares of levels, and twice as fast as integers.
+    Computed in float32, twice as fast as in integers: exact below 2**24, which sums of 256 squared levels do not exceed.
     """
     height, width, channels = image.shape
     sums, squares = np.zeros(channels), np.zeros(channels)
@@ -151,7 +155,7 @@ def _encode(pixels: Pixels, config: ShardConfig) -> bytes:
             image.save(stream, "JPEG", quality=config.quality)
         else:
             image.save(stream, "PNG")
-    except OSError as error:  # a side longer than JPEG can hold, for example
+    except OSError as error:  # such as a side that is too long for JPEG
         height, width = pixels.shape[:2]
         raise ValueError(f"its {height}x{width} pixels cannot be saved as {config.encoding}: {error}") from error
     return stream.getvalue()

@@ -1,4 +1,4 @@
-"""Decide what a build has to do: how the source is divided into shards, and which of them are built."""
+"""Plan a build: divide the source into shards, and decide which to build."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from joulecache.transforms.randomness import key_hash
 
 @dataclass(frozen=True)
 class Job:
-    """What a build has to do.
+    """The plan of a build.
 
     Attributes:
-        config: What determines the bytes of the cache, besides the source.
-        max_reject_rate: Share of records that may be rejected.
-        source: The source, without its units: the specs hold them.
+        config: The options of the cache.
+        max_reject_rate: Fraction of records that may be rejected.
+        source: The source, without its units, which are in the specs.
         shards: Number of shards per split and variant.
-        image_bytes: Returns the expected bytes of one record in the cache; computed on first use.
-        update: The cache that is brought up to date; None if nothing of it is used.
-        kept: Shards that stay as they are.
+        image_bytes: Returns the expected bytes of one record in the cache, computed on first use.
+        update: The existing cache to update; None to build everything.
+        kept: Shards that do not change.
         specs: Shards to build.
     """
 
@@ -48,28 +48,28 @@ class Job:
 
     @property
     def unchanged_manifest(self) -> Manifest | None:
-        """The manifest of a cache that is up to date, but for its suffix; None if shards must be built or dropped."""
+        """The manifest of a cache that is up to date except for its suffix; None if shards must be built or dropped."""
         if self.specs or self.update is None or self.config.variants != self.update.manifest.variants:
             return None
         return self.update.manifest
 
 
 def make_job(config: BuildConfig, source: Source, destination: Destination, existing: Manifest | None) -> Job:
-    """Decide what to build.
+    """Plan a build.
 
     Args:
         config: The arguments of the build.
         source: The listed source.
         destination: Where the cache is built.
-        existing: The manifest of the cache that is there.
+        existing: The manifest of an existing cache.
 
     Raises:
-        SourceError: The source itself holds records out, and `val_fraction` was given.
+        SourceError: The source has a validation split, and `val_fraction` was given.
         CacheError: The existing cache was built with other options.
     """
     if source.holds_out and config.val_fraction is not None:
         raise SourceError(
-            f"{source.location!r} has its own validation split: leave val_fraction out, got {config.val_fraction}"
+            f"{source.location!r} has a validation split: val_fraction must not be given, got {config.val_fraction}"
         )
     shard_config = config.shard_config(holds_out=source.holds_out)
     shards, update = config.shards, None
@@ -91,7 +91,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
 def shard_specs(
     source: Source, location: str, shards: int, config: ShardConfig, workers: int | None
 ) -> list[ShardSpec]:
-    """Divide the units of a source into shards, by the hash of their names."""
+    """Divide the units of a source into shards by the hash of their names."""
     rows_of_shard: list[array[int]] = [array("q") for _ in range(shards)]
     for row, unit in enumerate(source.units):
         rows_of_shard[key_hash(unit.name) * shards >> 64].append(row)
@@ -111,19 +111,18 @@ def shard_specs(
 
 
 def _refuse_other_options(existing: Manifest, config: ShardConfig, shards: int | None, cache: str) -> None:
-    """Raise CacheError if a cache was built with options that determine other bytes."""
-    there: dict[str, object] = {name: split.fingerprint for name, split in existing.splits.items()}
-    wanted: dict[str, object] = {name: config.chain_of(name).fingerprint for name in SPLITS}
-    for name in ("seed", "format", "encoding", "quality", "val_fraction"):
-        there[name], wanted[name] = getattr(existing, name), getattr(config, name)
-    there["shards"], wanted["shards"] = existing.shards, shards or existing.shards
-    other = [name for name in wanted if wanted[name] != there[name]]
-    if not other:
-        return
-    name = option = other[0]
-    was, now = there[name], wanted[name]
-    if name in SPLITS:
-        option, was, now = f"{name} chain", existing.splits[name].chain, str(config.chain_of(name))
-    raise CacheError(
-        f"{cache!r} was built with {option} {was!r}, not {now!r}: pass --replace to replace it, or choose another folder"
-    )
+    """Raise CacheError if a cache was built with options that result in different bytes."""
+    differences: list[tuple[str, object, object]] = [
+        (f"{name} chain", existing.splits[name].chain, str(config.chain_of(name)))
+        for name in SPLITS
+        if existing.splits[name].fingerprint != config.chain_of(name).fingerprint
+    ]
+    names = ("seed", "format", "encoding", "quality", "val_fraction")
+    options = [(name, getattr(existing, name), getattr(config, name)) for name in names]
+    options.append(("shards", existing.shards, shards or existing.shards))
+    differences += [(name, was, now) for name, was, now in options if was != now]
+    if differences:
+        name, was, now = differences[0]
+        raise CacheError(
+            f"{cache!r} was built with {name} {was!r}, not {now!r}: pass --replace to replace it, or choose another folder"
+        )

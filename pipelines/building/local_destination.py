@@ -1,4 +1,4 @@
-"""Build into a folder of this machine, or one that all workers see under the same path."""
+"""Build into a local folder, or a shared one with the same path on all workers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from joulecache.pipelines.source import source_paths
 
 
 def existing_cache(folder: Path) -> Manifest | None:
-    """Return the manifest of the cache in a folder, whose files may be missing or damaged; None if a cache may be built there.
+    """Return the manifest of the cache in a folder, whose files may be missing or damaged; None for an empty or new folder.
 
     Raises:
         CacheError: The folder holds other files, or cannot be read.
@@ -83,7 +83,7 @@ class LocalDestination:
         return sha256_of(self.folder / file.name) == file.sha256
 
     def keep_only(self, results: Sequence[ShardResult]) -> None:
-        """Delete from the work folder and the cache folder; the saved energy too, if no shard is kept."""
+        """Delete from the work folder and the cache folder; also the saved energy, if no shard is kept."""
         keep = {name for result in results for name in (result.index, result_name(result.shard), ENERGY_LOG)}
         delete_work_files(self.folder / WORK, keep)
         data_files = {file.name for result in results for file in result.data_files}
@@ -103,7 +103,7 @@ class LocalDestination:
         return str(Path(self.location, WORK, name))
 
     def publish(self, name: str) -> None:
-        """Do nothing: workers see the folder."""
+        """Do nothing: workers share the folder."""
 
     def fetch_finished(self) -> None:
         """Do nothing: workers write here."""

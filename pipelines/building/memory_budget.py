@@ -1,4 +1,4 @@
-"""A limit on the memory of decoded images, however many threads there are and however large the photos."""
+"""A limit on the memory of decoded images in all threads."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ LIMIT_BYTES = 256 << 20
 
 
 class MemoryBudget:
-    """Bytes that threads may hold at the same time. A request for more than all of them waits until no other thread holds any."""
+    """Bytes that threads may hold at the same time. A request for more than the limit waits until no other thread holds any."""
 
     def __init__(self, limit: int = LIMIT_BYTES) -> None:
         self._limit = self._free = limit
-        self._turn = threading.Lock()  # held while waiting, so that small requests do not starve a large one
+        self._queue = threading.Lock()  # held while waiting, so that small requests do not starve a large one
         self._released = threading.Condition()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
         """Wait until `size` bytes are free, and hold them for the block."""
         taken = min(size, self._limit)
-        with self._turn, self._released:
+        with self._queue, self._released:
             self._released.wait_for(lambda: self._free >= taken)
             self._free -= taken
         try:

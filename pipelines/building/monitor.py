@@ -1,4 +1,4 @@
-"""Watch a running build: save the energy so far and report progress whenever shards are finished."""
+"""Monitor a running build: save its energy and report progress when shards are finished."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from joulecache.pipelines.core.object_store import StoreError
 
 
 class Monitor:
-    """Looks for finished shards while a build runs."""
+    """Polls for finished shards while a build runs."""
 
     def __init__(
         self,
@@ -29,15 +29,15 @@ class Monitor:
         finished: Sequence[ShardResult],
         progress: Progress | None,
     ) -> None:
-        """Start with the shards that are already finished.
+        """Start with the finished shards.
 
         Args:
             destination: Where the cache is built.
-            work: The work folder of this machine.
-            log: Where to save the energy.
+            work: The local work folder.
+            log: The energy log.
             records: Records in the source.
-            finished: The shards that are kept or resumed.
-            progress: Receives a `BuildProgress` whenever shards are finished.
+            finished: Kept and resumed shards.
+            progress: Called when shards are finished.
         """
         self._destination, self._work, self._log, self._progress = destination, work, log, progress
         self._records = records
@@ -47,13 +47,13 @@ class Monitor:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Look from time to time while the block runs, and once more at its end."""
+        """Poll while the block runs, and once more at its end."""
         ended = threading.Event()
 
         def run() -> None:
             while not ended.wait(self._destination.poll_s):
-                with suppress(StoreError, CacheError):  # the last look raises it
-                    self._look()
+                with suppress(StoreError, CacheError):  # the last poll raises it
+                    self._poll()
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
@@ -62,9 +62,9 @@ class Monitor:
         finally:
             ended.set()
             thread.join()
-            self._look()
+            self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         self._destination.fetch_finished()
         new = finished_shards(self._work) - self._results.keys()
         if not new:

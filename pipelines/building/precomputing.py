@@ -1,4 +1,4 @@
-"""Build a cache, bring it up to date, or find that it is."""
+"""Build or update a cache."""
 
 from __future__ import annotations
 
@@ -53,42 +53,43 @@ def precompute(
     meter: Meter | None = None,
     progress: Progress | None = None,
 ) -> Built:
-    """Build the cache of a source, bring it up to date, or find that it is.
+    """Build or update the cache of a source; do nothing if it is up to date.
 
-    An update computes only what changed: records that are new or have other content, and variants that are missing. A build that is
-    interrupted, loses its runner or has too many rejects keeps its finished shards; called again, it builds the missing ones. A failed
-    build leaves the previous cache as it was. In an object store, the first of several concurrent builds wins; the others raise CacheError.
+    An update computes only new and changed records and missing variants. A build that is interrupted, loses its runner or has too many
+    rejects keeps its finished shards: call it again to build the missing ones. A failed build does not change an existing cache. In an
+    object store, the first of several concurrent builds wins, and the others raise CacheError.
 
     Args:
         source: A folder, file or pattern, a URL in an object store, ``synthetic:N`` or ``tfds:NAME``; see `open_source`.
-        cache: The folder to build, or its URL (s3://, gs://): new, empty, or a cache.
+        cache: The folder of the cache, or its URL (s3://, gs://). It must be new, empty or a cache.
         chain: The ops, as a `Chain` or as text. The ops before the cut are cached.
         val_chain: The chain of held-out records. Default: `chain` without its random ops.
-        variants: Draws of the cached ops to keep of each training record.
+        variants: Number of draws of the cached ops to store for each training record.
         format: Shard format, ``arrow`` or ``tfrecord``.
-        encoding: How images are stored: ``raw`` (uint8, one size), ``jpeg`` or ``png``.
+        encoding: Encoding of the stored images: ``raw`` (uint8, one size), ``jpeg`` or ``png``.
         quality: JPEG quality, 1 to 100. Default: 95.
-        val_fraction: Share of records to hold out. Default: 0.1, or the source's own split.
-        seed: Seed of every draw.
+        val_fraction: Fraction of records to hold out. Default: 0.1, or the validation split of the source.
+        seed: Seed of all draws.
         shards: Files per split and variant. Default: about 64 MiB each.
         workers: Threads per shard. Default: all cores.
         limit: Read at most this many records.
         labels: CSV file with the classes of the images.
-        max_reject_rate: Share of records that may be rejected, 0 to 1.
+        max_reject_rate: Fraction of records that may be rejected, 0 to 1.
         replace: Replace a cache that was built with other options.
-        rehash: Read all records and compare their content. Otherwise a record whose size and modification time are unchanged is not read.
+        rehash: Read all records and compare their content, instead of skipping those with unchanged size and modification time.
         beam_options: Options of Apache Beam, such as ``--runner=FlinkRunner``.
         meter: Meters the build. The manifest has no energy (None) if other processes built shards.
-        progress: Called from another thread whenever shards are finished.
+        progress: Called from another thread when shards are finished.
 
     Returns:
-        The manifest, and what was done.
+        The manifest, and counts of what was done.
 
     Raises:
         ValueError: An argument is wrong.
         SourceError: The source cannot be used.
-        CacheError: The folder is not a cache, holds one that was built with other options, or is being built.
-        BuildError: All or too many records were rejected (`RejectsError`), the Beam runner failed (`EngineError`), or the disk did.
+        CacheError: The folder has other files, a cache with other options, or a concurrent build.
+        BuildError: The cache cannot be written, all or too many records were rejected (`RejectsError`), or the Beam runner failed
+            (`EngineError`).
     """
     config = BuildConfig(
         chain=_parsed(chain),
@@ -137,7 +138,7 @@ def _write_errors(destination: Destination) -> Iterator[None]:
 
 
 def _with_suffix(destination: Destination, existing: Manifest, config: ShardConfig) -> Manifest:
-    """Give an up-to-date cache the suffix of `config`, and delete what a killed build left. No image changes."""
+    """Set the suffix of an up-to-date cache to that of `config`, and delete leftovers of a killed build. Images do not change."""
     splits = {
         name: dataclasses.replace(split, chain=str(config.chain_of(name))) for name, split in existing.splits.items()
     }
@@ -155,7 +156,7 @@ def _build(
     resumed, missing = _resume(job, destination, work)
     destination.refuse_full(int(job.image_bytes() * job.source.records * len(missing) / job.shards))
     missing = _with_stored_units(missing, destination, work)
-    job.specs.clear()  # frees their units, which are in a file now
+    job.specs.clear()  # frees their units, which are now in a file
     log = EnergyLog(meter, work / ENERGY_LOG)
     try:
         monitor = Monitor(destination, work, log, job.source.records, [*job.kept, *resumed], progress)
@@ -180,7 +181,7 @@ def _build(
 
 
 def _resume(job: Job, destination: Destination, work: Path) -> tuple[list[ShardResult], list[ShardSpec]]:
-    """Return the shards that an interrupted build finished, and those that are missing. Delete everything else that it left."""
+    """Return the shards that an interrupted build finished, and those that are missing. Delete its other files."""
     resumed, missing = [], []
     for spec in job.specs:
         result = finished_result(work, spec, destination.is_intact)
@@ -193,7 +194,7 @@ def _resume(job: Job, destination: Destination, work: Path) -> tuple[list[ShardR
 
 
 def _with_stored_units(specs: Sequence[ShardSpec], destination: Destination, work: Path) -> list[ShardSpec]:
-    """Return the specs as they travel to workers: with their units in a file, if there are many."""
+    """Return the specs to send to workers, with large lists of units in a file."""
     units = store_units([spec.units for spec in specs], work / UNITS, destination.work_location(UNITS))
     if (work / UNITS).exists():
         destination.publish(UNITS)
@@ -206,10 +207,7 @@ def _with_stored_units(specs: Sequence[ShardSpec], destination: Destination, wor
 def _total_energy(
     job: Job, built: Sequence[ShardResult], resumed: set[int], spent: Energy, meter: Meter
 ) -> BuildEnergy | None:
-    """Return the energy of all builds that went into the cache; None if a part of it was not measured.
-
-    What other processes used is not measured, and the rest alone would be mistaken for the whole.
-    """
+    """Return the energy of all builds that went into the cache; None if other processes, which are not measured, built a part."""
     here = this_process()
     if not all(result.metered if result.shard in resumed else result.worker == here for result in built):
         return None

@@ -1,4 +1,4 @@
-"""What a cache already holds of a shard: the rows and images that an update copies instead of computing them again."""
+"""The rows and images of an existing cache that an update copies instead of computing them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from joulecache.pipelines.source import Unit
 
 @dataclass(frozen=True)
 class Previous:
-    """What a cache holds of one shard, as far as a worker needs it to find the rest in the cache's folder.
+    """One shard of an existing cache, as sent to a worker, which finds the rest in the folder of the cache.
 
     Attributes:
         manifest: The cache's manifest, reduced to the files of this shard.
-        rejects: The records of the shard that were rejected.
-        relabelled: The classes have changed since, so that all labels must be read again.
+        rejects: The rejected records of the shard.
+        relabelled: The classes have changed, so that all labels must be read again.
     """
 
     manifest: Manifest
@@ -47,13 +47,13 @@ def shard_files(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, .
 
 
 def is_unchanged(unit: Unit, known: Mapping[str, IndexRow | Reject]) -> bool:
-    """Return whether the cache knows all records of a unit with its time, and its size if that is known without reading."""
+    """Return whether all records of a unit are in the cache with the same modification time, and size if it is known."""
     size = unit.size_bytes
     for key in unit.record_keys():
         row = known.get(key)
         if row is None or row.mtime_ns != unit.mtime_ns:
             return False
-        # Without a split from the source, the hash of the key still gives the split it gave.
+        # Without a split from the source, the hash of the key decides, which has not changed.
         if isinstance(row, IndexRow) and row.split != unit.split and (unit.split or row.split == "test"):
             return False
         if size is not None and size != row.source_bytes:
@@ -100,10 +100,7 @@ class PreviousShard:
         return row.row if isinstance(row, IndexRow) and (row.split, row.digest) == (split, digest) else None
 
     def unchanged_records(self, unit: Unit, config: ShardConfig) -> tuple[list[IndexRow], list[Reject]] | None:
-        """Return the records of a unit that need not be read; None if it must be.
-
-        A unit need not be read if it is unchanged, and its labels and all variants that `config` asks for are here.
-        """
+        """Return the records of a unit if it is unchanged and the cache has all variants; None if it must be read."""
         if self._relabelled or not self._known or not is_unchanged(unit, self._known):
             return None
         records = [self._known[key] for key in unit.record_keys()]

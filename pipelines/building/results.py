@@ -1,4 +1,4 @@
-"""What a build returns, and what it reports while it runs."""
+"""The result of a build, and its progress."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Built(Displayed):
 
     Attributes:
         manifest: The manifest of the cache.
-        unchanged: The cache was up to date; no image was computed or copied.
+        unchanged: The cache was up to date: no image was computed or copied.
         resumed_shards: Shards that an interrupted build had finished.
-        transformed: Images that were computed, of all variants.
-        copied: Images that were copied from the previous cache into shards that changed. Images of unchanged shards are not counted.
-        workers: The processes that built shards, each as ``host:pid``.
+        transformed: Computed images, of all variants.
+        copied: Images copied from the existing cache into changed shards. Images of unchanged shards do not count.
+        workers: Processes that built shards, as ``host:pid``.
     """
 
     manifest: Manifest
@@ -33,15 +33,15 @@ class Built(Displayed):
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """How far a build is, in finished shards.
+    """The progress of a build, in finished shards.
 
     Attributes:
         done: Records in finished shards.
         records: Records in the source.
-        resumed_records: Of `done`: records that were finished when the build started.
+        resumed_records: Records in `done` that were finished when the build started.
         rejects: Rejected records so far.
         written_bytes: Bytes of the shards so far.
-        energy_j: Joules so far; None if other processes than the metered one build.
+        energy_j: Joules so far; None if other processes, which are not metered, build shards.
         duration_s: Seconds since the build started.
     """
 
@@ -55,7 +55,7 @@ class BuildProgress:
 
     @property
     def records_per_s(self) -> float:
-        """Records finished per second of this build."""
+        """Records finished per second."""
         return (self.done - self.resumed_records) / max(self.duration_s, 1e-9)
 
 

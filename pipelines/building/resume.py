@@ -16,12 +16,12 @@ from joulecache.pipelines.cache.names import parse_shard_name
 
 
 def finished_result(work: Path, spec: ShardSpec, is_intact: Callable[[DataFile], bool]) -> ShardResult | None:
-    """Return the result of a shard that an interrupted build of the same specification finished; None if it must be built.
+    """Return the result of a shard if an interrupted build finished it; None if it must be built.
 
     Args:
         work: The work folder.
         spec: The shard's specification.
-        is_intact: Returns whether a file of the shard has its bytes.
+        is_intact: Returns whether a file of the shard is undamaged.
     """
     try:
         result = read_result(work, spec.shard)
@@ -34,6 +34,6 @@ def finished_result(work: Path, spec: ShardSpec, is_intact: Callable[[DataFile],
         with pa.ipc.open_file(pa.memory_map(str(work / result.index))) as reader:
             rows = reader.read_all()
         rows.validate(full=True)
-    except (BuildError, OSError, ValueError):  # there is none, or it is damaged
+    except (BuildError, OSError, ValueError):  # missing or damaged
         return None
     return result if rows.schema == INDEX_SCHEMA and rows.num_rows == result.cached_records else None

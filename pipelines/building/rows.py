@@ -1,4 +1,4 @@
-"""Records of a cache: the rows of its index, and the records it rejected."""
+"""Rows of the index, and rejected records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reject:
         key: The record's key.
         reason: Why it was rejected.
         source_bytes: Its encoded size; None if it could not be read.
-        mtime_ns: Modification time of the file that holds it; None if it could not be read.
+        mtime_ns: Modification time of its file; None if it could not be read.
     """
 
     key: str
@@ -43,14 +43,14 @@ class IndexRow:
 
 
 def index_rows(index: pa.RecordBatch) -> Iterator[IndexRow]:
-    """Yield the rows of a validated index, or of a part of it."""
+    """Yield the rows of a validated index or a part of it."""
     names = ("key", "key_hash", "label", "split", "source_bytes", "mtime_ns", "digest", "row")
     for key, hashed, label, split, *others in zip(*(index[name].to_pylist() for name in names), strict=True):
         yield IndexRow(key, hashed, label, SPLITS[split], *others)
 
 
 def index_batch(rows: Sequence[IndexRow], shard: int) -> pa.RecordBatch:
-    """Return rows of one shard as a batch of `INDEX_SCHEMA`."""
+    """Return the rows of one shard as a batch of `INDEX_SCHEMA`."""
     columns = {
         "key": [row.key for row in rows],
         "key_hash": [row.hash for row in rows],

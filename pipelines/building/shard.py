@@ -28,7 +28,7 @@ from joulecache.pipelines.building.previous import PreviousShard
 from joulecache.pipelines.building.rows import IndexRow, Reject, index_batch
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_process, write_result
 from joulecache.pipelines.building.work_folder import WORK, index_name
-from joulecache.pipelines.building.workplace import Workplace
+from joulecache.pipelines.building.workspace import Workspace
 from joulecache.pipelines.cache.data_file import DataFile, PixelStats
 from joulecache.pipelines.cache.index import write_index
 from joulecache.pipelines.cache.names import SPLITS, ShardName
@@ -40,8 +40,8 @@ from joulecache.pipelines.source import Record, Unit
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
 
-_DECODED = MemoryBudget()  # of this process, whose threads may work on several shards
-_TASK_RECORDS = 16  # records per task of a thread: enough to hide the cost of a task
+_DECODED = MemoryBudget()  # of this process, which may build several shards at once
+_TASK_RECORDS = 16  # amortizes the cost of a task
 
 Images = list[Any]
 """A split's images: one array ``[N, H, W, C]`` (raw) or one list of N encoded images per variant."""
@@ -50,26 +50,26 @@ Images = list[Any]
 def build_shard(spec: ShardSpec) -> ShardResult:
     """Build one shard: read and decode each unit of its range once, and write a file for every split and variant.
 
-    Images of unchanged records are copied from the previous cache, and files that stay the same are not written again. Needs no Beam.
+    Images of unchanged records are copied from the existing cache, and unchanged files are not written again. Does not use Beam.
 
     Returns:
-        The result, which is also in the work folder.
+        The result, which is also written to the work folder.
 
     Raises:
         OSError: The cache cannot be written to.
     """
-    with Workplace(spec) as place:
-        return finish_shard(place, transform_shard(place.spec))
+    with Workspace(spec) as workspace:
+        return finish_shard(workspace, transform_shard(workspace.spec))
 
 
 @dataclass(frozen=True)
 class _Record:
     """A record of the new shard."""
 
-    row: IndexRow  # its `row` is a slot among the split's images, in which rejected records leave gaps
+    row: IndexRow  # its `row` is a slot in the images of the split, where rejected records leave gaps
     pixel_stats: list[PixelStats]  # of each variant
     previous_row: int | None  # where its first variants were copied from
-    transformed: int  # variants that were computed
+    transformed: int  # computed variants
 
     @property
     def copied(self) -> int:
@@ -78,7 +78,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class TransformedShard:
-    """A shard whose images are in memory, ready to be written."""
+    """A shard with its images in memory, ready to be written."""
 
     spec: ShardSpec
     records: list[_Record]
@@ -91,7 +91,7 @@ class TransformedShard:
 
 
 def transform_shard(spec: ShardSpec) -> TransformedShard:
-    """Do the first half of `build_shard`, in threads: read, decode and transform."""
+    """Run the first half of `build_shard`, in threads: read, decode and transform."""
     transformer = _Transformer(spec)
     records: list[_Record] = []
     rejects: list[Reject] = []
@@ -114,7 +114,7 @@ def _tasks(units: Sequence[Unit]) -> Iterator[list[Unit]]:
 
 
 class _Transformer:
-    """Computes or copies the images of a shard. Threads share it: each writes to other slots of `images`."""
+    """Computes or copies the images of a shard. Threads share it, and write to different slots of `images`."""
 
     def __init__(self, spec: ShardSpec) -> None:
         self._spec, self._config = spec, spec.config
@@ -131,7 +131,7 @@ class _Transformer:
             self.previous = PreviousShard(Path(spec.cache), spec.previous, spec.shard, self._config.encoding)
 
     def transform(self, units: Sequence[Unit]) -> tuple[list[_Record], list[Reject]]:
-        """Fill the slots of some units' records; return them and the rejects."""
+        """Fill the slots of the records of units; return the records and the rejects."""
         records: list[_Record] = []
         rejects: list[Reject] = []
         keys = [(key, self._slots[key][0]) for unit in units for key in unit.record_keys()]
@@ -154,9 +154,9 @@ class _Transformer:
                 del unread[record.key]
                 try:
                     records.append(self._transform_record(record, draws))
-                except ValueError as error:  # a broken image, or one that an op cannot take
+                except ValueError as error:  # a damaged image, or one that an op does not support
                     rejects.append(Reject(record.key, str(error), len(record.data), record.mtime_ns))
-        except StoreError:  # says nothing about the records: the store may answer the next time
+        except StoreError:  # no fault of the records: the store may recover
             raise
         except (OSError, pa.ArrowInvalid) as error:
             reason = f"cannot be read: {error}".splitlines()[0]
@@ -166,7 +166,7 @@ class _Transformer:
         if record.problem:
             raise ValueError(record.problem)
         if not 0 <= record.label < self._spec.classes:
-            raise ValueError(f"label {record.label} is none of the {self._spec.classes} classes")
+            raise ValueError(f"label {record.label} is not one of the {self._spec.classes} classes")
         split, slot = self._slots[record.key]
         digest = hashlib.sha256(record.data).digest()[:16]
         previous_row = self.previous.find_row(record.key, split, digest) if self.previous else None
@@ -190,7 +190,7 @@ class _Transformer:
         return _Record(dataclasses.replace(row, row=slot), pixel_stats, previous_row=row.row, transformed=0)
 
     def _copy_images(self, split: str, row: int, slot: int) -> list[PixelStats]:
-        """Copy a record's images of the previous cache, as many variants as are needed; return their pixel sums."""
+        """Copy the needed variants of a record from the existing cache; return their pixel sums."""
         assert self.previous is not None
         pixel_stats = []
         variants = self._config.variants_of(split)
@@ -213,8 +213,8 @@ def _allocate(config: ShardConfig, split: str, count: int) -> Images:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def finish_shard(place: Workplace, shard: TransformedShard) -> ShardResult:
-    """Do the second half of `build_shard`: write the files and the result, and upload them to a remote cache."""
+def finish_shard(workspace: Workspace, shard: TransformedShard) -> ShardResult:
+    """Run the second half of `build_shard`: write the files and the result, and upload them to a remote cache."""
     spec, work = shard.spec, Path(shard.spec.cache, WORK)
     files: dict[str, tuple[DataFile, ...]] = {}
     index: list[IndexRow] = []
@@ -226,7 +226,7 @@ def finish_shard(place: Workplace, shard: TransformedShard) -> ShardResult:
         if records:
             files[split] = _write_split(shard, split, records)
     batch = index_batch(index, spec.shard)
-    # Under a temporary name first: a runner that takes a worker for lost may build a shard twice at the same time.
+    # Atomically, since a runner that considers a worker lost may build a shard twice at the same time.
     write_named(work, lambda file: write_index(file, batch), lambda _: index_name(spec.shard))
     result = ShardResult(
         shard=spec.shard,
@@ -241,12 +241,12 @@ def finish_shard(place: Workplace, shard: TransformedShard) -> ShardResult:
         metered=spec.launcher in ("", this_process()),
     )
     write_result(work, result)
-    place.upload(result)
+    workspace.upload(result)
     return result
 
 
 def _write_split(shard: TransformedShard, split: str, records: Sequence[_Record]) -> tuple[DataFile, ...]:
-    """Return the split's files, one per variant; write those that the previous cache does not have."""
+    """Return the files of a split, one per variant; write those that the existing cache does not have."""
     spec, rows = shard.spec, [record.row for record in records]
     unchanged: tuple[DataFile, ...] = ()
     if shard.previous:

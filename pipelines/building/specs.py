@@ -1,4 +1,4 @@
-"""What travels to a worker and what comes back: the specification of a shard, and its result."""
+"""The specification of a shard, which is sent to a worker, and its result."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ShardSpec:
         cache: The cache's folder, or its URL in an object store.
         shard: Number of the shard.
         shards: Number of shards per split and variant.
-        units: The units whose hash falls into the range.
+        units: The units whose hash is in the range.
         classes: Number of classes.
-        config: What determines the bytes of the cache, besides the source.
-        workers: Threads to use.
-        previous: What the cache already holds of the range, for an update.
-        rehash: Read every unit, whatever its size and time.
-        launcher: The process that meters the build, as `this_process` names it; "" for the worker itself.
+        config: The options of the cache.
+        workers: Number of threads.
+        previous: The shard in the existing cache, for an update.
+        rehash: Read every unit, even with unchanged size and time.
+        launcher: `this_process` of the process that meters the build; "" for the worker itself.
         work: The build's work folder inside the cache.
     """
 
@@ -51,7 +51,7 @@ class ShardSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that determines the shard: specs with equal digests give equal bytes."""
+        """SHA-256 of everything that determines the shard: equal digests mean equal bytes."""
         relevant = dataclasses.replace(self, units=tuple(self.units), cache="", workers=1, launcher="", work="")
         versions = [op.version for chain in (self.config.chain, self.config.val_chain) for op in chain.ops]
         return hashlib.sha256(repr((versions, relevant)).encode()).hexdigest()
@@ -59,19 +59,19 @@ class ShardSpec:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard.
+    """The result of a shard.
 
     Attributes:
         shard: Number of the shard.
         files: By split, one file per variant. Splits without records are missing.
-        rejects: The records that are not in the cache.
+        rejects: The rejected records.
         source_bytes: Encoded bytes of the records.
         index: Name of the shard's part of the index in the work folder; "" for a shard that an update keeps.
         spec: Digest of the `ShardSpec`.
-        transformed: Images that were computed, of all variants.
-        copied: Images that were copied from the previous cache, of all variants.
+        transformed: Computed images, of all variants.
+        copied: Images copied from the existing cache, of all variants.
         error: Why the shard could not be written.
-        worker: The process that built it, as `this_process` names it.
+        worker: `this_process` of the worker.
         metered: The worker was the process that meters the build.
     """
 
@@ -104,7 +104,7 @@ class ShardResult:
 
 
 def this_process() -> str:
-    """Return a name of this process that no other process has, on any host of a cluster."""
+    """Return a name of this process that is unique in a cluster."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -117,8 +117,8 @@ def read_result(work: Path, shard: int) -> ShardResult:
     """Read a shard's result from the work folder.
 
     Raises:
-        BuildError: There is none.
-        ValueError: It is damaged.
+        BuildError: The result is missing.
+        ValueError: The result is damaged.
     """
     try:
         text = (work / result_name(shard)).read_bytes()

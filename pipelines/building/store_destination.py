@@ -1,4 +1,4 @@
-"""Build into a folder of an object store."""
+"""Build into a folder in an object store."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, 
 class StoreDestination:
     """A folder in an object store, with a local mirror of everything but images. See `Destination`.
 
-    There is no lock. Concurrent builds of the same source with the same options share their finished shards; other builds do not
-    interfere, since data files are named by their content and each build has its own work folder. The first build to write its
-    manifest wins: the write succeeds only if the manifest is still the one that the build started with.
+    There is no lock. Concurrent builds of the same source with the same options share their finished shards. Other builds do not
+    interfere, since data files are named by their content, and work folders by the build. The first build to write its manifest wins:
+    the write succeeds only if the manifest has not changed since the build started.
     """
 
-    poll_s = 5.0  # each look costs requests
+    poll_s = 5.0  # each poll costs requests
 
     def __init__(self, url: str, mirror: Path) -> None:
         self._objects, self.folder = ObjectFolder(url), mirror
@@ -74,12 +74,12 @@ class StoreDestination:
                 raise CacheError(f"{self.location}/{file.name} is damaged: its bytes changed")
 
     def was_interrupted(self) -> bool:
-        """Return False: what killed builds left disturbs nobody, and the next commit deletes it."""
+        """Return False: leftovers of killed builds do no harm, and the next commit deletes them."""
         return False
 
     @contextmanager
     def hold(self, specs: Sequence[ShardSpec]) -> Iterator[Path]:
-        """Fetch what an interrupted build of the same specifications has finished."""
+        """Fetch the finished shards of an interrupted build with the same specifications."""
         digest = hashlib.sha256("".join(spec.digest for spec in specs).encode())
         self.work = f"{WORK}/{digest.hexdigest()[:16]}"
         with hold_work_folder(self.folder) as work:
@@ -87,19 +87,19 @@ class StoreDestination:
             yield work
 
     def is_intact(self, file: DataFile) -> bool:
-        """Compare the size: an object is written completely or not at all."""
+        """Compare the size: objects are written completely or not at all."""
         return file.name in self._listed and self._listed[file.name].size_bytes == file.bytes
 
     def keep_only(self, results: Sequence[ShardResult]) -> None:
-        """Delete the results of other shards, which `fetch_finished` would take for new ones; no data files."""
-        useless = finished_shards(self.folder / WORK) - {result.shard for result in results}
-        names = [name for shard in useless for name in (result_name(shard), index_name(shard))]
+        """Delete the results of other shards, which `fetch_finished` would consider new, but no data files."""
+        stale = finished_shards(self.folder / WORK) - {result.shard for result in results}
+        names = [name for shard in stale for name in (result_name(shard), index_name(shard))]
         self._objects.delete([f"{self.work}/{name}" for name in names])
         for name in names:
             (self.folder / WORK / name).unlink(missing_ok=True)
 
     def refuse_full(self, needed: int) -> None:
-        """Do nothing: object stores do not fill up. Workers need space for two shards each."""
+        """Do nothing: object stores do not fill up."""
 
     def work_location(self, name: str) -> str:
         """Return a URL."""
@@ -110,7 +110,7 @@ class StoreDestination:
         self._objects.write(f"{self.work}/{name}", self.folder / WORK / name)
 
     def fetch_finished(self) -> None:
-        """Fetch new files of the work folder; a shard's result last, after the files it names."""
+        """Fetch new files of the work folder, results last, after the files that they name."""
         now = self._objects.find(MANIFEST)
         if (now and now.version) != (self._before and self._before.version):
             raise self._conflict()
@@ -123,12 +123,12 @@ class StoreDestination:
                 temporary.rename(work / name)
 
     def commit(self, manifest: Manifest) -> None:
-        """Upload index and rejects, check that all files are there, and write the manifest if no other build has."""
+        """Upload index and rejects, check that all files exist, and write the manifest if no other build has."""
         for file in (manifest.index, manifest.rejected):
             if file.name not in self._listed:
                 self._objects.write(file.name, self.folder / file.name)
         names = {stored.name for stored in self._objects.list()}
-        if not {file.name for file in manifest.files()} <= names:  # the build that won has deleted some
+        if not {file.name for file in manifest.files()} <= names:  # deleted by the build that won
             raise self._conflict()
         try:
             write_stored_manifest(self._objects, manifest, self._before)

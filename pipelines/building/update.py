@@ -1,4 +1,4 @@
-"""An update: which shards of an existing cache stay as they are, and what the others can copy from it."""
+"""An update: which shards of an existing cache do not change, and what the others can copy from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from joulecache.pipelines.source import Source
 
 
 class Update:
-    """An existing cache that is brought up to date.
+    """An existing cache to update.
 
     Attributes:
         manifest: Its manifest.
@@ -37,13 +37,13 @@ class Update:
             self._rows.setdefault(shard, []).append(row)
         with open(folder / manifest.rejected.name, encoding="utf-8") as lines:
             rejects = [codec.loads(Reject, line) for line in lines]
-        # Records that could not be read are tried again.
+        # The others could not be read, and are tried again.
         self._rejects = {reject.key: reject for reject in rejects if reject.mtime_ns is not None}
         self._relabelled = manifest.class_names != source.class_names
 
     @classmethod
     def open(cls, destination: Destination, manifest: Manifest, source: Source) -> Update | None:
-        """Open the existing cache; return None if it is damaged, so that nothing of it is used."""
+        """Open an existing cache; return None if it is damaged, to build everything."""
         try:
             destination.prepare_update(manifest)
             return cls(destination.folder, manifest, source)
@@ -53,11 +53,11 @@ class Update:
             return None
 
     def divide(self, specs: Sequence[ShardSpec], *, rehash: bool) -> tuple[list[ShardResult], list[ShardSpec]]:
-        """Divide shards into those that stay as they are and those to build, with what the cache holds of these.
+        """Divide shards into results of unchanged shards, and specifications to build, with the shard in the existing cache.
 
         Args:
             specs: The specifications of all shards.
-            rehash: Take no shard as it is: its units must be read.
+            rehash: Build all shards, to read their units.
         """
         kept: list[ShardResult] = []
         changed: list[ShardSpec] = []
@@ -70,12 +70,12 @@ class Update:
         return kept, changed
 
     def kept_rows(self, kept: Sequence[ShardResult]) -> pa.Table:
-        """Return the index rows of the shards that stay as they are."""
+        """Return the index rows of unchanged shards."""
         shards = pa.array([result.shard for result in kept], pa.int32())
         return pa.Table.from_batches([self._index.filter(pc.is_in(self._index["shard"], shards))])
 
     def _unchanged(self, spec: ShardSpec) -> ShardResult | None:
-        """Return the result of a shard that stays as it is, None for one that must be built."""
+        """Return the result of an unchanged shard; None for one that must be built."""
         variants = {split: spec.config.variants_of(split) for split in SPLITS}
         if self._relabelled or any(count > self.manifest.splits[split].variants for split, count in variants.items()):
             return None
@@ -92,11 +92,11 @@ class Update:
             if not is_unchanged(unit, known):
                 return None
         if len(rows) + len(rejects) != records:
-            return None  # some records have been removed from the source
+            return None  # records were removed from the source
         files = {split: shard_files(self.manifest, split, spec.shard)[:count] for split, count in variants.items()}
         return ShardResult(
             shard=spec.shard,
-            files={split: of_split for split, of_split in files.items() if of_split},
+            files={split: split_files for split, split_files in files.items() if split_files},
             rejects=tuple(rejects),
             source_bytes=sum(row.source_bytes for row in rows),
             index="",

@@ -1,4 +1,4 @@
-"""The work folder: what a build keeps inside the cache folder until the manifest is written."""
+"""The work folder: temporary files of a build inside the cache folder."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def index_name(shard: int) -> str:
 
 
 def is_work_file(name: str) -> bool:
-    """Return whether a build gives this name to a file in the work folder. Files with other names are never deleted."""
+    """Return whether builds use this file name in the work folder. Files with other names are never deleted."""
     return _FILE.fullmatch(name) is not None
 
 
 def finished_shards(work: Path) -> set[int]:
-    """Return the shards that have a result."""
+    """Return the shards with a result."""
     return {int(path.stem) for path in work.glob("*.json") if is_work_file(path.name)}
 
 
@@ -50,8 +50,8 @@ def was_interrupted(folder: Path) -> bool:
 def hold_work_folder(folder: Path) -> Iterator[Path]:
     """Lock a cache folder for a build and yield its work folder, which is deleted at the end.
 
-    It is kept, with the finished shards, if the build is interrupted, its runner fails or it has too many rejects: the next build
-    resumes. After any other failure everything that the manifest does not list is deleted, and so is a new cache folder.
+    The work folder and finished shards are kept if the build is interrupted, its runner fails or it has too many rejects, and the next
+    build resumes. After other failures, all files that the manifest does not list are deleted, and so is a new cache folder.
 
     Raises:
         CacheError: Another build holds the folder.

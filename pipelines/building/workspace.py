@@ -1,4 +1,4 @@
-"""Where a worker builds a shard: in the cache's folder, or for a remote cache in a temporary folder."""
+"""The folder in which a worker builds a shard: that of the cache, or a temporary one for a remote cache."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 
 
-class Workplace:
-    """The folder in which one shard is built. It may be closed by another thread than the one that opened it.
+class Workspace:
+    """The folder in which one shard is built. Another thread may close it.
 
     Attributes:
-        spec: The shard's specification, with that folder as its cache.
+        spec: The shard's specification, with this folder as its cache.
     """
 
     def __init__(self, spec: ShardSpec) -> None:
-        """Fetch what a remote cache already holds of the shard. Raises StoreError."""
+        """Fetch the shard's files of an existing remote cache. Raises StoreError."""
         self.spec = spec
         self._objects: ObjectFolder | None = None
         if not is_remote(spec.cache):
@@ -36,14 +36,14 @@ class Workplace:
         if spec.previous:
             _fetch(self._objects, spec.previous.manifest, folder)
 
-    def __enter__(self) -> Workplace:
+    def __enter__(self) -> Workspace:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def upload(self, result: ShardResult) -> None:
-        """Upload a finished shard to a remote cache, its result last."""
+        """Upload a finished shard to a remote cache, the result last."""
         if not self._objects:
             return
         previous = self.spec.previous.manifest.files() if self.spec.previous else ()
