@@ -263,7 +263,11 @@ def test_a_curve_without_held_out_records_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("1,x", "like 1,2,4"), ("1,2", "the workload train measures"), ("1,1", "different whole numbers")],
+    [
+        ("1,x", "whole numbers separated by commas"),
+        ("1,2", "the workload train measures"),
+        ("1,1", "different whole numbers"),
+    ],
 )
 def test_the_command_line_takes_numbers_with_commas(
     given: str,

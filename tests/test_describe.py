@@ -40,11 +40,9 @@ from joulecache.pipelines.report.document import (
     Bars,
     Cell,
     Chart,
-    Claims,
     Document,
     Images,
     Lines,
-    Paragraph,
     Stack,
     Table,
 )
@@ -73,21 +71,7 @@ def charts(document: Document) -> list[Chart]:
 
 def text_of(document: Document) -> str:
     """Return all sentences of a document."""
-    found = [f"{each.lead} {each.claim} {each.detail}" for each in document.headline] + [document.warning]
-    found += [f"{fact.label} {shown(fact.cell)} {fact.detail}" for fact in document.facts] + [plain(document.about)]
-    for block in (block for section in document.sections for block in section.blocks):
-        match block:
-            case Paragraph():
-                found.append(plain(block.text))
-            case Claims():
-                found += [f"{each.claim} {each.detail}" for each in block.sentences]
-            case Table():
-                found.append(block.remark)
-            case Chart():
-                found += [block.description, block.caption]
-            case _:
-                pass
-    return " ".join(" ".join(found).split())
+    return " ".join(printed(document, 10_000, brief=False).split())
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
