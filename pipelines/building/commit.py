@@ -30,14 +30,7 @@ from joulecache.transforms.chain import fixed_size, output_channels
 
 @dataclass(frozen=True)
 class Contents:
-    """The files that a build wrote to the cache folder.
-
-    Attributes:
-        results: The results of all shards, in order.
-        index: The index of the cache.
-        rejected: The list of rejected records.
-        class_counts: Records per class, by split.
-    """
+    """The files that a build wrote to the cache folder, and the number of records per class, by split."""
 
     results: Sequence[ShardResult]
     index: DataFile
@@ -46,13 +39,7 @@ class Contents:
 
 
 def complete(job: Job, built: Sequence[ShardResult], folder: Path, work: Path) -> Contents:
-    """Check the results of a build, and write the index and the list of rejected records.
-
-    Args:
-        job: The build.
-        built: The results of its shards, including resumed ones.
-        folder: The output folder.
-        work: The work folder, with the shards' parts of the index.
+    """Check the results of built and resumed shards, and write the index and the list of rejected records to `folder`.
 
     Raises:
         BuildError: Shards could not be written, or all records were rejected.
@@ -130,16 +117,7 @@ def _write_rejects(folder: Path, rejects: Sequence[Reject]) -> DataFile:
 
 
 def make_manifest(job: Job, contents: Contents, energy: BuildEnergy | None) -> Manifest:
-    """Return the manifest of a build.
-
-    Args:
-        job: The build.
-        contents: The files that it wrote.
-        energy: Energy of all builds that went into the cache; None if a part was not measured.
-
-    Raises:
-        BuildError: The number of records is not that of cached and rejected records.
-    """
+    """Return the manifest of a build; BuildError if the number of records is not that of cached and rejected records."""
     config, source = job.config, job.source
     records = source.records + len(source.refused)
     if records != contents.index.records + contents.rejected.records:

@@ -29,12 +29,7 @@ CachedImage: TypeAlias = Pixels | bytes
 
 
 class BatchedDraws:
-    """The random words of records, drawn in batches, in the order in which records are taken.
-
-    Args:
-        records: (key, split) of each record.
-        config: The options of the cache.
-    """
+    """The random words of records, given as (key, split), drawn in batches in the order of the records."""
 
     def __init__(self, records: Sequence[tuple[str, str]], config: ShardConfig) -> None:
         self._records, self._config = records, config
@@ -73,16 +68,13 @@ def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ..
 def make_images(
     encoded: bytes | Image.Image, words: Sequence[Sequence[int]], config: ShardConfig, split: str
 ) -> tuple[list[CachedImage], list[PixelStats]]:
-    """Compute the cached images of a record. The ops before the first random one run once.
+    """Compute the cached images of a record and their pixel sums, one per variant. The ops before the first random one run once.
 
     Args:
         encoded: The encoded image, or the result of `Decode.read_header`.
         words: The random words of each variant.
         config: The options of the cache.
         split: The split of the record.
-
-    Returns:
-        The images and their pixel sums, one per variant.
 
     Raises:
         ValueError: The image cannot be decoded, or an op does not support it.

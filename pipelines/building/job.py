@@ -55,13 +55,7 @@ class Job:
 
 
 def make_job(config: BuildConfig, source: Source, destination: Destination, existing: Manifest | None) -> Job:
-    """Plan a build.
-
-    Args:
-        config: The arguments of the build.
-        source: The listed source.
-        destination: Where the cache is built.
-        existing: The manifest of an existing cache.
+    """Plan a build, or an update of an existing cache.
 
     Raises:
         SourceError: The source has a validation split, and `val_fraction` was given.

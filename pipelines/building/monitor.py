@@ -18,7 +18,7 @@ from joulecache.pipelines.core.object_store import StoreError
 
 
 class Monitor:
-    """Polls for finished shards while a build runs."""
+    """Polls for finished shards while a build runs, in addition to kept and resumed ones."""
 
     def __init__(
         self,
@@ -29,16 +29,6 @@ class Monitor:
         finished: Sequence[ShardResult],
         progress: Progress | None,
     ) -> None:
-        """Start with the finished shards.
-
-        Args:
-            destination: Where the cache is built.
-            work: The local work folder.
-            log: The energy log.
-            records: Records in the source.
-            finished: Kept and resumed shards.
-            progress: Called when shards are finished.
-        """
         self._destination, self._work, self._log, self._progress = destination, work, log, progress
         self._records = records
         self._results = {result.shard: result for result in finished}

@@ -16,13 +16,7 @@ from joulecache.pipelines.cache.names import parse_shard_name
 
 
 def finished_result(work: Path, spec: ShardSpec, is_intact: Callable[[DataFile], bool]) -> ShardResult | None:
-    """Return the result of a shard if an interrupted build finished it; None if it must be built.
-
-    Args:
-        work: The work folder.
-        spec: The shard's specification.
-        is_intact: Returns whether a file of the shard is undamaged.
-    """
+    """Return the result of a shard if an interrupted build finished it; None if it must be built."""
     try:
         result = read_result(work, spec.shard)
         if result.error or result.index != index_name(spec.shard) or result.spec != spec.digest:

@@ -22,11 +22,7 @@ from joulecache.pipelines.source import Source
 
 
 class Update:
-    """An existing cache to update.
-
-    Attributes:
-        manifest: Its manifest.
-    """
+    """An existing cache to update."""
 
     def __init__(self, folder: Path, manifest: Manifest, source: Source) -> None:
         self.manifest = manifest
@@ -53,12 +49,7 @@ class Update:
             return None
 
     def divide(self, specs: Sequence[ShardSpec], *, rehash: bool) -> tuple[list[ShardResult], list[ShardSpec]]:
-        """Divide shards into results of unchanged shards, and specifications to build, with the shard in the existing cache.
-
-        Args:
-            specs: The specifications of all shards.
-            rehash: Build all shards, to read their units.
-        """
+        """Divide shards into results of unchanged shards, and specifications to build: with `rehash`, all of them."""
         kept: list[ShardResult] = []
         changed: list[ShardSpec] = []
         for spec in specs:

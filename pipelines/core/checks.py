@@ -21,20 +21,7 @@ def shown(value: object) -> str:
 
 
 def check_whole(name: str, value: object, low: int = 1, high: int | None = None) -> int:
-    """Check an integer argument.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: The argument. A bool is not an integer here.
-        low: The smallest allowed value.
-        high: The largest allowed value; None for no limit.
-
-    Returns:
-        The value.
-
-    Raises:
-        ValueError: The value is not an integer or is out of range.
-    """
+    """Return an integer argument; raise ValueError if it is not an integer, is a bool, or is out of range."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be a whole number {limits}, got {shown(value)}")
@@ -50,21 +37,9 @@ def check_number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """Check a finite number.
+    """Return a numeric argument, unconverted; raise ValueError if it is not a finite int or float, is a bool, or is out of range.
 
-    Args:
-        name: Name of the argument, for the message.
-        value: The argument, an int or a float. A bool is not a number here.
-        low: The smallest allowed value.
-        high: The largest allowed value.
-        above: The exclusive lower limit.
-        below: The exclusive upper limit.
-
-    Returns:
-        The value, unconverted: an int stays an int.
-
-    Raises:
-        ValueError: The value is not a finite number or is out of range.
+    The limits `low` and `high` are inclusive, `above` and `below` are exclusive.
     """
     if (
         isinstance(value, bool)

@@ -74,13 +74,7 @@ def write_text(path: Path, text: str, *, durable: bool = True, errors: str = "st
 
 
 class NamedFile(NamedTuple):
-    """A file that is named by its content.
-
-    Attributes:
-        bytes: Size.
-        sha256: SHA-256 of the content, 64 hex digits.
-        name: Name in its folder.
-    """
+    """Size, SHA-256 and name of a file that is named by its content."""
 
     bytes: int
     sha256: str

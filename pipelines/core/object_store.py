@@ -42,14 +42,7 @@ def is_remote(location: str | os.PathLike[str]) -> bool:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object in a listing.
-
-    Attributes:
-        name: Its name inside the folder.
-        size_bytes: Its size.
-        mtime_ns: When it was last written, in nanoseconds since the epoch.
-        version: Its ETag and version, which change when it is overwritten.
-    """
+    """An object in a listing, by its name inside the folder. ETag and version change when it is overwritten."""
 
     name: str
     size_bytes: int

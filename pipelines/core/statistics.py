@@ -32,14 +32,7 @@ class Mean:
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Return the mean of values with Student's t interval.
-
-    Args:
-        values: At least one number.
-
-    Raises:
-        ValueError: There are no values.
-    """
+    """Return the mean of values with Student's t interval; raise ValueError without values."""
     if not values:
         raise ValueError("a mean needs at least one value, got none")
     mean = statistics.fmean(values)
@@ -50,26 +43,14 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def student_t(freedom: float) -> float:
-    """Return the two-sided quantile of Student's t distribution.
-
-    Args:
-        freedom: The degrees of freedom, which need not be whole.
-    """
+    """Return the two-sided quantile of Student's t distribution for degrees of freedom, which may be fractional."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
 
 
 def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion, as (low, high).
-
-    Args:
-        successes: From 0 to `trials`.
-        trials: At least 1.
-
-    Raises:
-        ValueError: The counts are out of range.
-    """
+    """Return Wilson's score interval of a proportion as (low, high); raise ValueError for impossible counts."""
     from scipy import stats
 
     if not 0 <= successes <= trials or trials < 1:

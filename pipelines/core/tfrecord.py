@@ -20,13 +20,7 @@ _LONGEST_VARINT = 10  # bytes
 
 
 class Feature(NamedTuple):
-    """Where the first value of a feature is in the buffer.
-
-    Attributes:
-        kind: BYTES or INTEGER.
-        start: First byte of the value; of an integer, of its varint.
-        stop: The byte after its last; of an integer, after its list.
-    """
+    """Where the first value of a feature, BYTES or INTEGER, is in the buffer. For an integer, `stop` is the end of the list."""
 
     kind: int
     start: int
@@ -54,7 +48,7 @@ def is_header(data: bytes) -> bool:
 
 
 def records(data: Any, at: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of the data of each record from byte `at` of a buffer on; ValueError where it is not a TFRecord.
+    """Yield (start, stop) of the data of each record from byte `at` of a buffer; ValueError if it is not a TFRecord.
 
     The checksum of the data is not checked, so that the data need not be read.
     """
@@ -99,7 +93,7 @@ def read_record(file: BinaryIO, file_bytes: int) -> tuple[bytes, bool]:
 
 
 def features(data: Any, start: int, stop: int) -> dict[str, Feature]:
-    """Return the features with bytes or integers of the Example from `start` to `stop`; ValueError where it is not one."""
+    """Return the bytes and integer features of the Example from `start` to `stop`; ValueError if it is not an Example."""
     found = {}
     for number, first, last in _fields(data, start, stop):
         if number == 1:  # Features
@@ -159,18 +153,18 @@ def _fields(data: Any, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
 def _varint_at(data: Any, at: int, stop: int) -> tuple[int, int]:
     """Read a varint: seven bits a byte, the low ones first. Return it and where it ends."""
     value = 0
-    for place in range(at, min(stop, at + _LONGEST_VARINT)):
-        byte = int(data[place])
-        value |= (byte & 0x7F) << 7 * (place - at)
+    for position in range(at, min(stop, at + _LONGEST_VARINT)):
+        byte = int(data[position])
+        value |= (byte & 0x7F) << 7 * (position - at)
         if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, place + 1
+            return value & 0xFFFFFFFFFFFFFFFF, position + 1
     raise ValueError(f"the number at byte {at} extends past its message")
 
 
 def make_example(values: Mapping[str, bytes | int]) -> bytes:
     """Serialize an Example with features of one value each, in this order; an integer of 2**63 or more wraps around.
 
-    Protobuf's own serializers promise no order, and an image has to be at the same place in every record.
+    Protobuf's own serializers promise no order, and an image must be at the same offset in every record.
     """
     entries = [_field(1, _field(1, name.encode()) + _field(2, _feature(value))) for name, value in values.items()]
     return _field(1, b"".join(entries))

@@ -23,15 +23,7 @@ _NODE = re.compile(r"\{\{function_node [^}]*\}\} ")
 
 
 def import_user_module(option: str, module: str) -> ModuleType:
-    """Import a module from the working directory or Python's path.
-
-    Args:
-        option: The option that names it, for the message.
-        module: Its name.
-
-    Raises:
-        ValueError: The import failed.
-    """
+    """Import a module from the working directory or Python's path; raise a ValueError that names `option` if that fails."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # as python -m does

@@ -48,14 +48,7 @@ class ImageListing:
 
 
 def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets: Sequence[int] | None) -> pa.Table:
-    """Return a table of where images are, with the columns path, size_bytes, mtime_ns and offset.
-
-    Args:
-        path: Their folder or tar.
-        sizes: Size of each image in bytes.
-        mtimes_ns: When each was last written.
-        offsets: First byte of each in the tar; None for a folder.
-    """
+    """Return a table of where images in a folder or tar are: path, size_bytes, mtime_ns and offset (in a tar only)."""
     count = len(sizes)
     paths = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([path]))
     columns = [
@@ -69,11 +62,8 @@ def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offs
 def make_source(location: str, listings: Sequence[ImageListing], limit: int | None, given: Labels | None) -> Source:
     """Return a source of images with their classes and splits.
 
-    Args:
-        location: The location, as given.
-        listings: The images there.
-        limit: Maximum number of images, the same fraction of each class.
-        given: Classes from a labels file; by default, from class files in tars, else from folders.
+    Classes are those of a labels file if given, else of class files in tars, else of folders. A `limit` on the number of images keeps the
+    same fraction of each class.
 
     Raises:
         SourceError: There are no images, no classes, or images next to class folders.

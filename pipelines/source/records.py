@@ -24,7 +24,7 @@ class Record:
         key: Stable name of the record in its source.
         label: Number of its class; -1 for none.
         data: The encoded image.
-        mtime_ns: When the file that holds it was last written.
+        mtime_ns: When its file was last written.
         problem: Why the record cannot be used; None if it can.
     """
 
@@ -37,13 +37,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file with many images.
-
-    Attributes:
-        name: Its name, as given or matched.
-        location: The absolute path or URL that opens it.
-        mtime_ns: When it was last written.
-    """
+    """A file with many images: its name, as given or matched, and its absolute path or URL."""
 
     name: str
     location: str

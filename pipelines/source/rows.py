@@ -13,17 +13,7 @@ from joulecache.pipelines.source.records import Record, Source, SourceError, Uni
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Consecutive records of a file.
-
-    Attributes:
-        name: Stable name of the range.
-        path: The file.
-        file_key: Start of the keys of its records.
-        first_row: Row of its first record.
-        mtime_ns: When the file was last written.
-        count: Number of records.
-        split: The split of its records; None if a hash of their keys decides.
-    """
+    """A `Unit` of consecutive records of a file, whose keys are ``file_key#row``."""
 
     name: str
     path: str
@@ -54,7 +44,7 @@ class RowFile:
     Attributes:
         key: Start of the keys of its records.
         ranges: Its units.
-        class_names: Name of each class; None if the file has only numbers.
+        class_names: Names of the classes; None if the file has only numbers.
         last_label: The largest label that is a class.
     """
 
@@ -70,16 +60,9 @@ def join_files(
     limit: int | None,
     splits: Sequence[str | None] | None = None,
 ) -> Source:
-    """Return one source of several files.
+    """Return one source of several files; SourceError if they have different classes, or no rows.
 
-    Args:
-        location: The location, as given.
-        files: The files.
-        limit: Maximum number of records, the same fraction of each file, from its start.
-        splits: The split of each file; by default, from the file names.
-
-    Raises:
-        SourceError: The files have different classes, or no rows.
+    A `limit` on the number of records uses the same fraction of each file, from its start. Splits are by default those of the file names.
     """
     names = {file.class_names for file in files}
     if len(names) > 1:

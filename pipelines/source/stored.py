@@ -18,15 +18,7 @@ from joulecache.pipelines.source.records import Archive
 
 
 def find_stored(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
-    """Find a source.
-
-    Returns:
-        A function that lists a folder of images, or None; and the files of any other source.
-
-    Raises:
-        StoreError: The store failed.
-        ValueError: `location` is not a URL of an object store.
-    """
+    """Return a function that lists a folder of images, or the files of another source. Raises StoreError."""
     url, _, last = location.rstrip("/").rpartition("/")
     if not glob.has_magic(location):
         if url.count("/") > 1:  # more than a bucket

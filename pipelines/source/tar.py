@@ -15,15 +15,7 @@ _LONGEST_CLASS = 64  # bytes
 
 
 def list_tar(archive: Archive, prefix: str = "") -> ImageListing:
-    """List the images of a tar without reading them.
-
-    Args:
-        archive: The tar.
-        prefix: Start of the keys.
-
-    Raises:
-        SourceError: The tar is damaged or compressed, or has a name twice.
-    """
+    """List the images of a tar without reading them; SourceError if it is damaged or compressed, or has a name twice."""
     places: dict[str, tuple[int, int]] = {}  # by name: offset and size
     classes: dict[str, bytes] = {}
     skipped: Counter[str] = Counter()

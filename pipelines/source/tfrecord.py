@@ -77,8 +77,7 @@ def _contents(location: str) -> Iterator[Any]:
 def list_tfrecord(file: Archive, key: str) -> RowFile:
     """List the records of a file and read their labels, but not the images.
 
-    Raises:
-        SourceError: The file is damaged or compressed, or no record has an image and a label.
+    Raise SourceError if the file is damaged or compressed, or no record has an image and a label.
     """
     ends, last, problem = array("q", [0]), -1, "it has no records"
     try:

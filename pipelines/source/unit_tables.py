@@ -141,13 +141,7 @@ def take(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
 def store_units(parts: Sequence[Sequence[Unit]], path: Path, location: str) -> list[Sequence[Unit]]:
     """Write parts of a source's units to a file if they are tables, so that only references are sent to workers.
 
-    Args:
-        parts: The parts.
-        path: The file to write.
-        location: Where workers find the file.
-
-    Returns:
-        The parts, read from the file on access; unchanged if they are not tables.
+    Workers find the file at `location`. Parts that are not tables are returned unchanged.
     """
     tables = [part for part in parts if isinstance(part, ImageTable)]
     return [*_store_tables(tables, path, location)] if tables and len(tables) == len(parts) else list(parts)
