@@ -51,7 +51,7 @@ class AddressSpace:
             actual = os.fstat(descriptor).st_size
             if actual != file_bytes:
                 raise CacheError(
-                    f"{path} has {actual} bytes, its manifest says {file_bytes}: it was cut or changed, rebuild the cache"
+                    f"{path} has {actual} bytes, its manifest says {file_bytes}: it was truncated or changed, rebuild the cache"
                 )
             _mmap(self._start + start, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, offset)
         finally:

@@ -195,7 +195,7 @@ def _map(path: Path, component: Component, count: int, remedy: str) -> NDArray[n
         actual = path.stat().st_size
         if actual != size:
             raise CacheError(
-                f"{path} has {actual} bytes, not the {size} of its manifest: it was cut or changed, {remedy}"
+                f"{path} has {actual} bytes, not the {size} of its manifest: it was truncated or changed, {remedy}"
             )
         with open(path, "rb") as file:
             if file.read(PAGE) != component.header(count):
