@@ -16,17 +16,22 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
 
 
-def python(code: str, *arguments: object) -> list[str]:
-    """Return the command that runs Python code, with warnings as errors."""
-    return [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+def python(code: str, *arguments: object, strict: bool = True) -> list[str]:
+    """Return the command that runs Python code; `strict` makes warnings errors."""
+    return [sys.executable, *(["-W", "error"] if strict else []), "-c", code, *map(str, arguments)]
 
 
 def run_python(
-    code: str, *arguments: object, cwd: Path | None = None, stdin: str | None = None, **changes: str
+    code: str,
+    *arguments: object,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    strict: bool = True,
+    **changes: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python code to its end, for at most 120 s; `changes` are to its environment."""
     return subprocess.run(
-        python(code, *arguments),
+        python(code, *arguments, strict=strict),
         cwd=cwd,
         input=stdin,
         env=environment(**changes),
