@@ -232,10 +232,10 @@ def test_a_prefix_without_draws_says_nothing(photo_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("variants", "chain", "workloads", "message"),
     [
-        ((), CHAIN, ("train",), "different whole numbers, got none"),
-        ((1, 1), CHAIN, ("train",), "different whole numbers, got 1, 1"),
-        ((0,), CHAIN, ("train",), "whole number of at least 1, got 0"),
-        ((1, 2.5), CHAIN, ("train",), r"whole number of at least 1, got 2\.5"),
+        ((), CHAIN, ("train",), "different integers, got none"),
+        ((1, 1), CHAIN, ("train",), "different integers, got 1, 1"),
+        ((0,), CHAIN, ("train",), "integer of at least 1, got 0"),
+        ((1, 2.5), CHAIN, ("train",), r"integer of at least 1, got 2\.5"),
         ((1, 2), "decode|resize(20) || flip_lr", ("train",), "draw nothing at random: all would be the same"),
         ((4,), "decode|resize(20) || flip_lr", ("train",), "draw nothing at random: all would be the same"),
         ((1, 2), CHAIN, ("input",), "the workload train measures: add it"),
@@ -264,9 +264,9 @@ def test_a_curve_without_held_out_records_is_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("1,x", "whole numbers separated by commas"),
+        ("1,x", "integers separated by commas"),
         ("1,2", "the workload train measures"),
-        ("1,1", "different whole numbers"),
+        ("1,1", "different integers"),
     ],
 )
 def test_the_command_line_takes_numbers_with_commas(

@@ -182,7 +182,7 @@ def test_the_source_is_not_touched(
         ({"arms": ("naive",)}, "arms must include optimized"),
         ({"arms": ("optimized", "naive", "fast")}, "arms must be some of naive, tuned, tf_cache, optimized"),
         ({"workloads": ()}, "workloads must be some of"),
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"pairs": True}, "pairs must be"),
         ({"train_epochs": 0}, "train_epochs must be"),
     ],

@@ -37,7 +37,7 @@ from joulecache.transforms import parse
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variants": 0}, "variants must be a whole number from 1 to 999999, got 0"),
+        ({"variants": 0}, "variants must be an integer from 1 to 999999, got 0"),
         ({"variants": True}, "variants"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**64}, "seed"),
@@ -48,7 +48,7 @@ from joulecache.transforms import parse
         ({"format": "csv"}, "format must be one of arrow, tfrecord, got 'csv'"),
         ({"encoding": "webp"}, "encoding must be one of raw, jpeg, png, got 'webp'"),
         ({"quality": 90}, "quality needs encoding jpeg, got quality 90 with raw"),
-        ({"encoding": "jpeg", "quality": 0}, "quality must be a whole number from 1 to 100, got 0"),
+        ({"encoding": "jpeg", "quality": 0}, "quality must be an integer from 1 to 100, got 0"),
         ({"val_fraction": 1}, "val_fraction must be a number from 0 to 0.9, got 1"),
         ({"val_fraction": float("nan")}, "val_fraction"),
         ({"max_reject_rate": -0.1}, "max_reject_rate must be a number from 0 to 1, got -0.1"),

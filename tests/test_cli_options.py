@@ -84,7 +84,7 @@ def test_only_what_is_given_arrives_in_the_type_of_its_field(parse: Parse) -> No
 
 
 def test_a_list_of_something_else_names_the_option(parse: Parse) -> None:
-    with pytest.raises(ValueError, match=r"--counts must be whole numbers separated by commas, got '1,x'"):
+    with pytest.raises(ValueError, match=r"--counts must be integers separated by commas, got '1,x'"):
         parse("--counts", "1,x")
 
 

@@ -217,7 +217,7 @@ def test_a_nested_model_is_clustered_too() -> None:
 
 def test_what_cannot_be_clustered_is_refused() -> None:
     model = classifier()
-    with pytest.raises(ValueError, match="clusters must be a whole number of at least 2, got 1"):
+    with pytest.raises(ValueError, match="clusters must be an integer of at least 2, got 1"):
         cluster_weights(model, 1)
     for refused in (lambda: cluster_weights(model, 4, per="row"), lambda: WeightSharing(per="row")):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="per must be one of layer, channel, got 'row'"):

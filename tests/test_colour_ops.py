@@ -1,4 +1,4 @@
-"""The ops that change levels: against whole numbers and fractions written out, and against Pillow and SciPy."""
+"""The ops that change levels: against integers and fractions written out, and against Pillow and SciPy."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from joulecache.pipelines.core.checks import (
     check_choice,
     check_choices,
     check_flag,
+    check_integer,
     check_number,
     check_text,
-    check_whole,
     shown,
 )
 
@@ -43,11 +43,11 @@ def test_short_values_are_shown_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("check", "message"),
     [
-        (lambda: check_whole("batch_size", 0), "batch_size must be a whole number of at least 1, got 0"),
-        (lambda: check_whole("seed", -1, 0, 9), "seed must be a whole number from 0 to 9, got -1"),
-        (lambda: check_whole("seed", 10, 0, 9), "seed must be a whole number from 0 to 9, got 10"),
-        (lambda: check_whole("n", 2.0), "n must be a whole number of at least 1, got 2.0"),
-        (lambda: check_whole("n", True), "n must be a whole number of at least 1, got True"),
+        (lambda: check_integer("batch_size", 0), "batch_size must be an integer of at least 1, got 0"),
+        (lambda: check_integer("seed", -1, 0, 9), "seed must be an integer from 0 to 9, got -1"),
+        (lambda: check_integer("seed", 10, 0, 9), "seed must be an integer from 0 to 9, got 10"),
+        (lambda: check_integer("n", 2.0), "n must be an integer of at least 1, got 2.0"),
+        (lambda: check_integer("n", True), "n must be an integer of at least 1, got True"),
         (lambda: check_number("x", math.nan), "x must be a finite number, got nan"),
         (lambda: check_number("x", math.inf, 0), "x must be a finite number of at least 0, got inf"),
         (lambda: check_number("x", -1, 0), "x must be a finite number of at least 0, got -1"),
@@ -80,7 +80,7 @@ def test_a_huge_integer_is_no_finite_number() -> None:
 
 
 def test_what_is_right_is_returned_as_it_is() -> None:
-    assert check_whole("n", 2**64 - 1, 0, 2**64 - 1) == 2**64 - 1
+    assert check_integer("n", 2**64 - 1, 0, 2**64 - 1) == 2**64 - 1
     assert type(check_number("x", 3, 0, 3)) is int
     assert check_number("x", 0.0, 0, below=1) == 0.0
     check_choice("format", "arrow", ("arrow", "png"))

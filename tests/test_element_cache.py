@@ -557,7 +557,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "fewer": (lambda body: body.update(count=-1), "at count"),
     "more than any": (lambda body: body.update(count=2**53), "at count"),
     "a count that is no number": (lambda body: body.update(count="40"), "at count"),
-    "a count that is no whole number": (lambda body: body.update(count=40.0), "at count"),
+    "a count that is no integer": (lambda body: body.update(count=40.0), "at count"),
     "no count": (lambda body: body.pop("count") and None, "count"),
     "no files": (lambda body: body.pop("files") and None, "files"),
     "files of another kind": (lambda body: body.update(files="files"), "at files"),

@@ -136,9 +136,9 @@ def test_energy_prints_value_bounds_and_method() -> None:
 
 @pytest.mark.parametrize("count", [0, -3, True, 2.0, "2", None])
 def test_division_refuses_what_is_not_a_count(count: Any) -> None:
-    with pytest.raises(ValueError, match="whole number of at least 1"):
+    with pytest.raises(ValueError, match="integer of at least 1"):
         energy() / count
-    with pytest.raises(ValueError, match="whole number of at least 1"):
+    with pytest.raises(ValueError, match="integer of at least 1"):
         component() / count
 
 

@@ -60,7 +60,7 @@ def test_the_operations_are_what_they_are_called(operation: Operation) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+        ({"rounds": 0}, "rounds must be an integer of at least 1, got 0"),
         ({"rounds": True}, "rounds must be"),
         ({"rounds": 1.5}, "rounds must be"),
         ({"seconds": 0}, "seconds must be a finite number above 0, got 0"),

@@ -420,9 +420,9 @@ def test_damaged_shards_are_refused_and_damaged_images_stop_the_stream(
 
 
 BAD: list[tuple[str, object, str]] = [
-    *(("batch_size", value, "a whole number of at least 1") for value in (0, -1, True, "8", 2.0, None)),
-    *(("epochs", value, "a whole number of at least 1") for value in (0, True, 2.0)),
-    *(("seed", value, "a whole number from 0 to") for value in (-1, 2**64, True, 1.0)),
+    *(("batch_size", value, "an integer of at least 1") for value in (0, -1, True, "8", 2.0, None)),
+    *(("epochs", value, "an integer of at least 1") for value in (0, True, 2.0)),
+    *(("seed", value, "an integer from 0 to") for value in (-1, 2**64, True, 1.0)),
     *(("dtype", value, "one of uint8, float16, bfloat16, float32") for value in ("int8", "float64", None)),
     *(("shuffle", value, 'True, False or "blocks"') for value in ("all", 1.5, 2)),
     *(

@@ -513,7 +513,7 @@ def test_an_epoch_of_unknown_length_may_not_go_on_for_ever(good: ModuleType, tmp
         ({"datasets": {}}, "there is no pipeline to audit"),
         ({"datasets": {"": len}}, "a pipeline has an empty name"),
         ({"datasets": {"a": "good:mine"}}, "a is a str: give a function"),
-        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
         ({"workloads": ("input", "infer")}, "workloads must be some of input, train, each once, got input, infer"),
         ({"source": "photos", "limit": 3}, "source, limit: only for the audit of a chain"),
         ({"arms": ("naive", "optimized")}, "arms: only for the audit of a chain"),

@@ -389,7 +389,7 @@ def test_a_sample_is_larger_than_caches_and_smaller_than_the_time(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"runs": 0}, "runs must be"),
         ({"batch_size": True}, "batch_size must be"),
         ({"seconds": 0}, "seconds must be a finite number above 0, got 0"),

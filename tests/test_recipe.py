@@ -35,7 +35,7 @@ def network(size: int | None = 20) -> keras.Model:
         ({"sparsity": -0.1}, "sparsity must be .* got -0.1"),
         ({"macs": 0.0}, "macs must be .* above 0 and of at most 1, got 0.0"),
         ({"sparsity": 0.5, "l1": math.inf}, "l1 must be a finite number of at least 0, got inf"),
-        ({"clusters": 1}, "clusters must be a whole number of at least 2, got 1"),
+        ({"clusters": 1}, "clusters must be an integer of at least 2, got 1"),
         ({"prune": 0.5, "finetune_epochs": -1}, "finetune_epochs must be .* at least 0, got -1"),
         ({"prune": 0.5, "criterion": "l2"}, "criterion must be one of l1, gamma, got 'l2'"),
         ({"clusters": 4, "cluster_per": "model"}, "cluster_per must be one of layer, channel, got 'model'"),

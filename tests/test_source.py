@@ -124,7 +124,7 @@ def test_a_file_of_unknown_kind_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, True])
 def test_a_limit_below_1_is_refused(limit: int) -> None:
-    with pytest.raises(ValueError, match=f"^limit must be a whole number of at least 1, got {limit}$"):
+    with pytest.raises(ValueError, match=f"^limit must be an integer of at least 1, got {limit}$"):
         open_source("synthetic:4", limit=limit)
 
 

@@ -141,7 +141,7 @@ def test_half_way_seven_eighths_are_pruned() -> None:
         ((0, 0, 9, 1.0), "target sparsity must be .* got 1.0"),
         ((0, 0, 9, 0.5, 0.6), "initial sparsity must not exceed the target, got 0.6"),
         ((0, 0, 9, 0.5, float("nan")), "initial sparsity must be .* got nan"),
-        ((-1, 0, 9, 0.5), "step must be a whole number of at least 0, got -1"),
+        ((-1, 0, 9, 0.5), "step must be an integer of at least 0, got -1"),
         ((0, -1, 9, 0.5), "begin step must"),
         ((0, True, 9, 0.5), "begin step must"),
         ((0, 3, 2.5, 0.5), "end step must"),
@@ -157,7 +157,7 @@ def test_impossible_schedules_are_refused(arguments: tuple[Any, ...], message: s
 
 
 def test_impossible_prunings_are_refused() -> None:
-    with pytest.raises(ValueError, match="every must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="every must be an integer of at least 1"):
         MagnitudePruning(0.5, 0, 1, every=0)
     with pytest.raises(ValueError, match="scope must be one of layer, global, got 'model'"):
         MagnitudePruning(0.5, 0, 1, scope="model")  # type: ignore[arg-type]

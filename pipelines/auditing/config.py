@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.core.checks import check_choices, check_number, check_whole
+from joulecache.pipelines.core.checks import check_choices, check_integer, check_number
 from joulecache.pipelines.experiment.names import ARMS, CACHED, INFER, INPUT, REFERENCE, TRAIN, WORKLOADS
 from joulecache.transforms.chain import Chain
 
@@ -62,8 +62,8 @@ class _Config:
 
     def __post_init__(self) -> None:
         if self.pairs is not None:
-            check_whole("pairs", self.pairs)
-        check_whole("train_epochs", self.train_epochs)
+            check_integer("pairs", self.pairs)
+        check_integer("train_epochs", self.train_epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class PipelinesConfig(_Config):
         super().__post_init__()
         check_choices("workloads", self.workloads, PIPELINE_WORKLOADS)
         if self.steps is not None:
-            check_whole("steps", self.steps)
+            check_integer("steps", self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class AuditConfig(_Config):
         check_choices("arms", self.arms, ARMS, needed=(REFERENCE, CACHED))
         check_choices("workloads", self.workloads, WORKLOADS)
         for name in ("epochs", "runs", "batch_size"):
-            check_whole(name, getattr(self, name))
+            check_integer(name, getattr(self, name))
         _ = self.recipe  # checks prune
         self._check_variants()
 
@@ -133,9 +133,9 @@ class AuditConfig(_Config):
 
     def _check_variants(self) -> None:
         for count in self.variants:
-            check_whole("variants", count)
+            check_integer("variants", count)
         if not self.variants or len(set(self.variants)) != len(self.variants):
-            raise ValueError(f"variants must be different whole numbers, got {listed(self.variants) or 'none'}")
+            raise ValueError(f"variants must be different integers, got {listed(self.variants) or 'none'}")
         if len(self.variants) == 1:
             return
         if TRAIN not in self.workloads:

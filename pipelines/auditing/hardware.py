@@ -20,7 +20,7 @@ from keras import layers
 
 from joulecache.pipelines.auditing.throughput import Operation, Precision, Throughput
 from joulecache.pipelines.compressing.tflite import convert_quietly
-from joulecache.pipelines.core.checks import check_number, check_whole
+from joulecache.pipelines.core.checks import check_integer, check_number
 from joulecache.pipelines.core.progress import Progress, silenced_output, silent
 from joulecache.pipelines.energy import Energy, Meter, available_cpus
 
@@ -69,7 +69,7 @@ def measure_hardware(
     Raises:
         ValueError: `seconds` or `rounds` is out of range.
     """
-    check_whole("rounds", rounds)
+    check_integer("rounds", rounds)
     check_number("seconds", seconds, above=0)
     return measure_tasks(_make_tasks(), meter or Meter(), seconds, rounds, progress or silent)
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 
 from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, Encoding, Format
-from joulecache.pipelines.core.checks import check_choice, check_flag, check_number, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_number
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
 
 DEFAULT_JPEG_QUALITY = 95
@@ -57,12 +57,12 @@ class ShardConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("variants", self.variants, 1, 999_999)
-        check_whole("seed", self.seed, 0, 2**64 - 1)
+        check_integer("variants", self.variants, 1, 999_999)
+        check_integer("seed", self.seed, 0, 2**64 - 1)
         check_choice("format", self.format, FORMATS)
         check_choice("encoding", self.encoding, ENCODINGS)
         if self.encoding == "jpeg":
-            check_whole("quality", self.quality, 1, 100)
+            check_integer("quality", self.quality, 1, 100)
         elif self.quality is not None:
             raise ValueError(f"quality needs encoding jpeg, got quality {self.quality} with {self.encoding}")
         if self.val_fraction is not None:
@@ -146,9 +146,9 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         if self.workers is not None:
-            check_whole("workers", self.workers, 1, 4096)
+            check_integer("workers", self.workers, 1, 4096)
         if self.shards is not None:
-            check_whole("shards", self.shards, 1, MAX_SHARDS)
+            check_integer("shards", self.shards, 1, MAX_SHARDS)
         check_number("max_reject_rate", self.max_reject_rate, 0, 1)
         check_flag("replace", self.replace)
         check_flag("rehash", self.rehash)

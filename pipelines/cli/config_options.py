@@ -27,7 +27,7 @@ Given = dict[str, Any]
 
 _REFERENCE = re.compile(r"`(\w+)`")  # in help: to a field, or to a value
 _METAVARS: dict[type, str] = {int: "N", float: "X", Path: "FILE"}
-_PLURALS: dict[type, str] = {int: "whole numbers", float: "numbers"}
+_PLURALS: dict[type, str] = {int: "integers", float: "numbers"}
 
 
 @dataclass(frozen=True)

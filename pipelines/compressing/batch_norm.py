@@ -9,7 +9,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.kernels import check_functional
-from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.models.fitting import check_batches
 from joulecache.pipelines.models.macs import call_counts
 
@@ -34,7 +34,7 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
         ValueError: As `check_batches`; or the model is not functional, contains models, or has no trainable
             BatchNormalization layer, one that is used twice, or one that renormalizes.
     """
-    check_whole("batches", batches)
+    check_integer("batches", batches)
     norms = _trainable_norms(model)
     check_batches(data, "training data", model)
     # running in training mode also changes variables of other layers, such as the seeds of Dropout

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from joulecache.pipelines.compressing.held_kernels import HeldKernels, Projection
 from joulecache.pipelines.compressing.kernels import copy_of, weighted_layers
 from joulecache.pipelines.compressing.recipe import Per
-from joulecache.pipelines.core.checks import check_choice, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_integer
 
 _ITERATIONS = 300
 
@@ -33,7 +33,7 @@ def cluster_weights(model: keras.Model, clusters: int, *, per: Per = "layer") ->
     Raises:
         ValueError: As `weighted_layers`; or an argument is out of range, or weights are not finite.
     """
-    check_whole("clusters", clusters, 2)
+    check_integer("clusters", clusters, 2)
     check_choice("per", per, get_args(Per))
     weighted_layers(model)
     copy = copy_of(model)

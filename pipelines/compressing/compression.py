@@ -21,7 +21,7 @@ from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression
 from joulecache.pipelines.compressing.steps import AWARE, Job, StepRunner, check_recipe, count_batches
 from joulecache.pipelines.compressing.tflite import CALIBRATION_IMAGES
-from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
@@ -137,7 +137,7 @@ def compress_on(
             or `out` holds other files, all before any work; later, if the model cannot be converted.
     """
     check_recipe(recipe, model)
-    check_whole("seeds", seeds)
+    check_integer("seeds", seeds)
     folder = Path(out)
     check_output_folder(folder, COMPRESSION_RECORD)
     if train_data is test_data:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.results import ModelFile
 from joulecache.pipelines.compressing.tflite import PREDICT_BATCH, TfliteModel
-from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.statistics import proportion_interval
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.models.fitting import check_batches
@@ -121,7 +121,7 @@ def measure_files(
         cpu_clock: Returns CPU seconds of this thread. The interpreter has only this one; the CPU time of the process
             would include whatever else runs in it.
     """
-    check_whole("runs", runs)
+    check_integer("runs", runs)
     cpu_s, energies = _run_in_turns(list(scores), _timed_images(test_data), meter or Meter(), runs, cpu_clock)
     return tuple(_model_file(model, scored, cpu_s, energies) for model, scored in scores.items())
 

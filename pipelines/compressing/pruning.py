@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, Step, dependencies
 from joulecache.pipelines.compressing.recipe import Criterion
-from joulecache.pipelines.core.checks import check_choice, check_number, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
 from joulecache.pipelines.models.macs import count_macs
 
 _ACROSS_CHANNELS = (
@@ -130,7 +130,7 @@ def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, prote
         ValueError: As `prune_channels` and `count_macs`; or the share is out of range or cannot be reached.
     """
     check_number("share", share, above=0, high=1)
-    check_whole("multiple", multiple)
+    check_integer("multiple", multiple)
     found, before = dependencies(model, protected), count_macs(model)
     steps = {
         round(1 - (kept - 0.5) * multiple / len(group.channels), 12)
@@ -160,7 +160,7 @@ def _alive(
     model: keras.Model, found: Dependencies, ratio: float, multiple: int, criterion: Criterion
 ) -> NDArray[np.bool_]:
     check_number("ratio", ratio, low=0, below=1)
-    check_whole("multiple", multiple)
+    check_integer("multiple", multiple)
     check_choice("criterion", criterion, get_args(Criterion))
     strengths = _strengths(model, found, criterion) if ratio else np.zeros(found.channels)
     alive = _strongest(found, strengths, ratio, multiple)

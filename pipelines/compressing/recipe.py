@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from joulecache.pipelines.core.checks import check_choice, check_number, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
 from joulecache.pipelines.core.codec import Amount, Limits, Whole
 
 Criterion = Literal["l1", "gamma"]
@@ -49,13 +49,13 @@ class Recipe:
         check_number("prune", self.prune, low=0, below=1)
         check_number("sparsity", self.sparsity, low=0, below=1)
         check_number("l1", self.l1, low=0)
-        check_whole("finetune_epochs", self.finetune_epochs, 0)
+        check_integer("finetune_epochs", self.finetune_epochs, 0)
         check_choice("criterion", self.criterion, get_args(Criterion))
         check_choice("cluster_per", self.cluster_per, get_args(Per))
         if self.macs is not None:
             check_number("macs", self.macs, above=0, high=1)
         if self.clusters is not None:
-            check_whole("clusters", self.clusters, 2)
+            check_integer("clusters", self.clusters, 2)
         if self.quantize is not None:
             check_choice("quantize", self.quantize, get_args(Quantization))
         object.__setattr__(self, "protected", tuple(self.protected))

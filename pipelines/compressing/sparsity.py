@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.held_kernels import HeldKernels, Projection
 from joulecache.pipelines.compressing.kernels import copy_of, kernel_of, prunable_layers
-from joulecache.pipelines.core.checks import check_choice, check_number, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
 
 Scope = Literal["layer", "global"]
 
@@ -52,7 +52,7 @@ def sparsity_at(step: int, begin: int, end: int, target: float, initial: float =
     """
     _check_schedule(begin, end, target)
     check_number("initial sparsity", initial, low=0, below=1)
-    check_whole("step", step, 0)
+    check_integer("step", step, 0)
     if initial > target:
         raise ValueError(f"initial sparsity must not exceed the target, got {initial} and {target}")
     if step >= end:
@@ -161,7 +161,7 @@ class MagnitudePruning(HeldKernels):
     ) -> None:
         super().__init__()
         _check_schedule(begin_step, end_step, target)
-        check_whole("every", every)
+        check_integer("every", every)
         check_choice("scope", scope, get_args(Scope))
         self._target, self._begin, self._end, self._every = target, begin_step, end_step, every
         self._scope: Scope = scope
@@ -235,7 +235,7 @@ def _masking(mask: tf.Variable) -> Projection:
 
 def _check_schedule(begin: int, end: int, target: float) -> None:
     check_number("target sparsity", target, low=0, below=1)
-    check_whole("begin step", begin, 0)
-    check_whole("end step", end, 0)
+    check_integer("begin step", begin, 0)
+    check_integer("end step", end, 0)
     if end < begin:
         raise ValueError(f"pruning must not end before it begins, got end step {end} and begin step {begin}")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from joulecache.pipelines.core.checks import check_choice, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_integer
 from joulecache.pipelines.core.progress import silenced_output
 
 TfliteKind = Literal["float32", "float16", "dynamic", "int8"]
@@ -158,7 +158,7 @@ class TfliteModel:
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             wanted = ", ".join(map(str, ("B", *shape)))
             raise ValueError(f"images must be uint8 [{wanted}], got {images.dtype} {list(images.shape)}")
-        check_whole("batch_size", batch_size)
+        check_integer("batch_size", batch_size)
         logits = np.empty((len(images), self._output["shape"][-1]), np.float32)
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]

@@ -20,11 +20,11 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} that is too large to show"
 
 
-def check_whole(name: str, value: object, low: int = 1, high: int | None = None) -> int:
+def check_integer(name: str, value: object, low: int = 1, high: int | None = None) -> int:
     """Return an integer argument; raise ValueError if it is not an integer, is a bool, or is out of range."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a whole number {limits}, got {shown(value)}")
+        raise ValueError(f"{name} must be an integer {limits}, got {shown(value)}")
     return value
 
 

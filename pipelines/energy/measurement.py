@@ -33,7 +33,7 @@ _MEMORY_STALL_LIMIT = 0.01
 
 def _divisor(count: SupportsIndex) -> int:
     if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 1:
-        raise ValueError(f"energy can be divided by a whole number of at least 1, got {shown(count)}")
+        raise ValueError(f"energy can be divided by an integer of at least 1, got {shown(count)}")
     return operator.index(count)
 
 

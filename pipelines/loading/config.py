@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.core.checks import check_choice, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_integer
 
 Shuffle: TypeAlias = bool | Literal["blocks"]
 Verify: TypeAlias = Literal["open", "full"]
@@ -69,12 +69,12 @@ class LoadConfig:
 
     def __post_init__(self) -> None:
         check_choice("split", self.split, SPLITS)
-        check_whole("batch_size", self.batch_size)
+        check_integer("batch_size", self.batch_size)
         check_choice("dtype", self.dtype, tuple(PIXEL_BYTES))
         if self.shuffle is not None and not isinstance(self.shuffle, bool) and self.shuffle != "blocks":
             raise ValueError(f'shuffle must be True, False or "blocks", got {self.shuffle!r}')
         if self.seed is not None:
-            check_whole("seed", self.seed, 0, 2**64 - 1)
+            check_integer("seed", self.seed, 0, 2**64 - 1)
         match self.hosts:
             case (int(index), int(count)) if 0 <= index < count:
                 pass
@@ -83,7 +83,7 @@ class LoadConfig:
                     f"hosts must be an InputContext or (index, count) with 0 <= index < count, got {self.hosts!r}"
                 )
         if self.epochs is not None:
-            check_whole("epochs", self.epochs)
+            check_integer("epochs", self.epochs)
 
     @property
     def shuffled(self) -> Shuffle:

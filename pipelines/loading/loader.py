@@ -9,7 +9,7 @@ import tensorflow as tf
 from joulecache.pipelines.cache.cache import CacheLike, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
-from joulecache.pipelines.core.checks import check_choice, check_whole
+from joulecache.pipelines.core.checks import check_choice, check_integer
 from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.reader import open_reader, warn_of_slow_shuffle
@@ -72,7 +72,7 @@ def load(
         UserWarning: The images do not fit in memory and are shuffled as a whole.
     """
     check_choice("verify", verify, VERIFY)
-    check_whole("stage_limit_bytes", stage_limit_bytes)
+    check_integer("stage_limit_bytes", stage_limit_bytes)
     config = LoadConfig(
         split, batch_size, shuffle, seed, drop_remainder, _as_pair(hosts), dtype=dtype, epochs=epochs, start=start
     )

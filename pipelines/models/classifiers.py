@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from joulecache.pipelines.core.checks import check_whole, shown
+from joulecache.pipelines.core.checks import check_integer, shown
 from joulecache.pipelines.models.architectures import MODELS, build_architecture
 
 MODEL_SUFFIXES = (".keras", ".h5")
@@ -36,7 +36,7 @@ def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int],
     """
     if len(input_shape) != 3 or any(not isinstance(size, int) or size < 1 for size in input_shape):
         raise ValueError(f"input_shape must be (height, width, channels), each at least 1, got {shown(input_shape)}")
-    check_whole("num_classes", num_classes)
+    check_integer("num_classes", num_classes)
     if str(name).endswith(MODEL_SUFFIXES):
         model = load_model(name)
         if model.inputs[0].shape[1:] != tuple(input_shape) or model.outputs[0].shape[1:] != (num_classes,):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from joulecache.pipelines.core.checks import check_number, check_whole
+from joulecache.pipelines.core.checks import check_integer, check_number
 
 
 def _option(text: str, **default: Any) -> Any:
@@ -30,7 +30,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("warm_builds", "rounds", "disk_bytes"):
-            check_whole(name, getattr(self, name))
+            check_integer(name, getattr(self, name))
         check_number("pass_cpu_s", self.pass_cpu_s, above=0)
 
 
@@ -71,7 +71,7 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "runs", "batch_size"):
-            check_whole(name, getattr(self, name))
+            check_integer(name, getattr(self, name))
         for name in ("seconds", "days", "disk_budget_bytes"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0)

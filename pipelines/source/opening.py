@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
 from joulecache.pipelines.source.folder import list_folder
@@ -63,7 +63,7 @@ def open_source(
     """
     text = os.fspath(location)
     if limit is not None:
-        check_whole("limit", limit)
+        check_integer("limit", limit)
     if text.startswith(SYNTHETIC):
         _refuse_labels(labels, text)
         return open_synthetic(text, limit)

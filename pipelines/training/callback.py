@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.training.input_waits import InputWaits
 
@@ -43,7 +43,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, meter: Meter, images_per_epoch: int | None = None) -> None:
         super().__init__()
         if images_per_epoch is not None:
-            check_whole("images_per_epoch", images_per_epoch)
+            check_integer("images_per_epoch", images_per_epoch)
         self.energies: list[Energy] = []
         self.val_energies: list[Energy] = []
         self.images: list[int | None] = []

@@ -18,7 +18,7 @@ from joulecache.pipelines.compressing.output import check_output_folder, discard
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import COMPRESSION_RECORD
 from joulecache.pipelines.compressing.steps import check_recipe
-from joulecache.pipelines.core.checks import check_whole
+from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
@@ -62,7 +62,7 @@ def fit(
         ValueError: An argument is out of range, or the data is something else, never ends, or has another shape than
             the model.
     """
-    check_whole("epochs", epochs)
+    check_integer("epochs", epochs)
     check_batches(train_data, "training data", model)
     if validation_data is not None:
         check_batches(validation_data, "validation data", model)
