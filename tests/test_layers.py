@@ -21,30 +21,11 @@ import joulecache.transforms
 ROOT = Path(__file__).resolve().parents[1]
 
 # A module imports from its own package and from those before it.
-ORDER = [
-    "transforms",
-    *(
-        f"pipelines.{package}"
-        for package in (
-            "core",
-            "energy",
-            "source",
-            "cache",
-            "building",
-            "loading",
-            "models",
-            "compressing",
-            "training",
-            "experiment",
-            "auditing",
-            "planning",
-            "report",
-            "cli",
-        )
-    ),
-    "pipelines",
-    "joulecache",
-]
+PIPELINES = (
+    *("core", "energy", "source", "cache", "building", "loading", "models", "compressing", "training", "experiment"),
+    *("auditing", "planning", "report", "cli"),
+)
+ORDER = ["transforms", *(f"pipelines.{package}" for package in PIPELINES), "pipelines", "joulecache"]
 
 TENSORFLOW = {"tensorflow", "keras"}
 # Useless without TensorFlow, so they may import it at the top.

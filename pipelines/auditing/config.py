@@ -55,9 +55,9 @@ class _Config:
     """
 
     pairs: int | None = _option(None, "Blocks. Default: 20 input, 5 train, 10 others.")
-    model: str = _option("cnn", "A model's name, or a .keras file.")
+    model: str = _option("cnn", "cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
     train_epochs: int = _option(3, "Epochs of one training run.")
-    seed: int = _option(0, "Seed.")
+    seed: int = _option(0, "Seed of every draw.")
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
@@ -107,14 +107,14 @@ class AuditConfig(_Config):
         ValueError: An argument is out of range, or arguments do not fit together.
     """
 
-    arms: tuple[str, ...] = _option(ARMS, "Default: naive,tuned,tf_cache,optimized.")
+    arms: tuple[str, ...] = _option(ARMS, "Arms to compare.")
     workloads: tuple[str, ...] = _option((INPUT, TRAIN, INFER), "Some of input, train, finetune, infer.")
-    epochs: int = _option(30, "Horizon of the verdict, not run. Default: 30.")
-    runs: int = _option(1, "Trainings that share the cache. Default: 1.")
-    prune: float = _option(0.5, "Channels to prune. Default: 0.5.")
-    batch_size: int = _option(64, "Default: 64.")
-    limit: int | None = _option(None, "Records to use at most.")
-    labels: str | None = _option(None, "File with the labels.")
+    epochs: int = _option(30, "Horizon of the verdict, not run.")
+    runs: int = _option(1, "Trainings that share the cache.")
+    prune: float = _option(0.5, "Share of the channels to prune.")
+    batch_size: int = _option(64, "Images in a batch.")
+    limit: int | None = _option(None, "Use at most this many records.")
+    labels: str | None = _option(None, "CSV file with the name and class of each image, and a header line.")
     variants: tuple[int, ...] = _option((1,), "Draws that the cache holds, and others to compare.")
 
     def __post_init__(self) -> None:

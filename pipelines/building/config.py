@@ -135,7 +135,7 @@ class BuildConfig:
         default=None, metadata={"help": "Files per split and variant. Default: about 64 MiB each."}
     )
     workers: int | None = field(default=None, metadata={"help": "Threads per shard. Default: all cores."})
-    limit: int | None = field(default=None, metadata={"help": "Read at most this many records."})
+    limit: int | None = field(default=None, metadata={"help": "Use at most this many records."})
     labels: str | os.PathLike[str] | None = field(
         default=None, metadata={"help": "CSV file with the name and class of each image, and a header line."}
     )

@@ -44,7 +44,6 @@ class OptionsOf:
         repeated: Names of tuple fields whose option is repeated, once for each value. Other tuples are one text with commas.
         metavars: What help shows for a value, by the names of fields.
         panel: Title of the options' box in the help; None for the common one.
-        panels: The same for single fields.
     """
 
     config: type
@@ -54,7 +53,6 @@ class OptionsOf:
     repeated: Collection[str] = ()
     metavars: Mapping[str, str] = field(default_factory=dict)
     panel: str | None = None
-    panels: Mapping[str, str] = field(default_factory=dict)
 
     def options(self) -> dict[str, _Option]:
         """Return the options by the names of their fields."""
@@ -77,7 +75,7 @@ class OptionsOf:
             flag,
             help=text,
             metavar=self.metavars.get(each.name, each.metadata.get("metavar", kind.metavar)),
-            rich_help_panel=self.panels.get(each.name, self.panel),
+            rich_help_panel=self.panel,
             show_default=False,
         )
         return _Option(flag, kind, info, required=not _has_default(each))

@@ -64,9 +64,9 @@ class PlanConfig:
     seconds: float = _option("About how long to measure.", default=60.0)
     days: float = _option("How long the cache is stored.", default=1.0)
     batch_size: int = _option("Images in a batch.", default=64)
-    limit: int | None = _option("Records to use at most.", default=None)
-    labels: str | None = _option("File with the labels.", default=None)
-    seed: int = _option("Seed.", default=0)
+    limit: int | None = _option("Use at most this many records.", default=None)
+    labels: str | None = _option("CSV file with the name and class of each image, and a header line.", default=None)
+    seed: int = _option("Seed of every draw.", default=0)
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
