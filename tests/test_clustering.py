@@ -53,7 +53,7 @@ def fit(model: keras.Model, *callbacks: keras.callbacks.Callback, **given: Any) 
     generator = np.random.default_rng(0)
     images, labels = generator.integers(0, 256, (40, 6, 6, 2), np.uint8), generator.integers(0, 3, 40)
     model.compile(
-        keras.optimizers.Adam(0.01),
+        keras.optimizers.SGD(0.01, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,
         **given,

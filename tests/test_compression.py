@@ -123,24 +123,24 @@ def test_the_folder_holds_what_was_compressed(compressed: Compressed) -> None:
     assert not keras.saving.load_model(compressed.out / "pruned-int8.keras").compiled
 
 
-def test_quantizing_alone_needs_no_tuning_and_replaces_what_was_there(blob_model: keras.Model, tmp_path: Path) -> None:
+def test_quantizing_alone_needs_no_tuning_and_replaces_what_was_there(tmp_path: Path) -> None:
+    model = tiny()
     out = tmp_path / "out"
     out.mkdir()
     train, test = batches(90), batches(60, seed=5)
-    first = compress_on(blob_model, train, test, Recipe(quantize="float16"), out=out)
+    first = compress_on(model, train, test, Recipe(quantize="float16"), out=out)
     assert [file.name for file in first.model_files] == ["baseline", "baseline-float16"]
     assert [file.finetune_energy for file in first.model_files] == [None, None]
     assert (first.calibration_images, first.widths) == (0, {})
     (out / "notes.txt").write_text("mine")
-    second = compress_on(blob_model, train, test, Recipe(quantize="int8", finetune_epochs=0), out=out)
+    second = compress_on(model, train, test, Recipe(quantize="int8", finetune_epochs=0), out=out)
     assert second.calibration_images == 90  # all that there are
-    assert second.model_file("baseline-int8").accuracy >= 0.9
     assert {path.name for path in out.iterdir()} == {
         *("baseline.tflite", "baseline-int8.tflite", "compression.json", "notes.txt"),
     }
 
 
-def test_a_failure_leaves_nothing_behind(blob_model: keras.Model, tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     def broken() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         yield blobs(4)
         raise RuntimeError("the disk is gone")
@@ -148,18 +148,18 @@ def test_a_failure_leaves_nothing_behind(blob_model: keras.Model, tmp_path: Path
     spec = (tf.TensorSpec([None, 20, 20, 3], tf.uint8), tf.TensorSpec([None], tf.int64))
     test_data = tf.data.Dataset.from_generator(broken, output_signature=spec)
     with pytest.raises(tf.errors.UnknownError, match="the disk is gone"):
-        compress_on(blob_model, batches(40, seed=1), test_data, Recipe(quantize="float16"), out=tmp_path / "out")
+        compress_on(tiny(), batches(40, seed=1), test_data, Recipe(quantize="float16"), out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_of_others_are_not_written_to(blob_model: keras.Model, tmp_path: Path) -> None:
+def test_folders_of_others_are_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     (tmp_path / "photos" / "compression.json").write_text('{"format": "another/1", "files": ["cat.jpg"]}')
     with pytest.raises(ValueError, match=r"photos' is not empty and not .* compression\.json of joulecache"):
-        compress_on(blob_model, batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos")
+        compress_on(tiny(), batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos")
     with pytest.raises(ValueError, match=r"cat\.jpg' is not a folder"):
-        compress_on(blob_model, batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos" / "cat.jpg")
+        compress_on(tiny(), batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos" / "cat.jpg")
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
 
 
@@ -171,19 +171,17 @@ def test_folders_of_others_are_not_written_to(blob_model: keras.Model, tmp_path:
         ({"test_data": batches(8).repeat()}, "test data never ends"),
     ],
 )
-def test_bad_settings_are_refused_before_any_work(
-    blob_model: keras.Model, tmp_path: Path, settings: dict[str, Any], message: str
-) -> None:
+def test_bad_settings_are_refused_before_any_work(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     given_data = {"train_data": batches(8), "test_data": batches(8, seed=1)}
     with pytest.raises(ValueError, match=message):
-        compress_on(blob_model, recipe=HALF, out=tmp_path / "out", progress=never, **(given_data | settings))
+        compress_on(tiny(), recipe=HALF, out=tmp_path / "out", progress=never, **(given_data | settings))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_testing_on_the_training_data_is_refused(blob_model: keras.Model, tmp_path: Path) -> None:
+def test_testing_on_the_training_data_is_refused(tmp_path: Path) -> None:
     data = batches(8)
     with pytest.raises(ValueError, match="training and test data are the same"):
-        compress_on(blob_model, data, data, HALF, out=tmp_path / "out")
+        compress_on(tiny(), data, data, HALF, out=tmp_path / "out")
 
 
 def chain_with(*inner: keras.Layer) -> keras.Model:
@@ -275,9 +273,9 @@ def test_calibrating_on_the_test_set_is_refused(count: int, shared: int, said: s
         calibration_images(train, batches(150, seed=5))
 
 
-def test_an_overlap_is_refused_before_any_work(blob_model: keras.Model, tmp_path: Path) -> None:
+def test_an_overlap_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the calibration set overlaps the test set"):
-        compress_on(blob_model, batches(32), batches(32), HALF, out=tmp_path / "out", progress=never)
+        compress_on(tiny(), batches(32), batches(32), HALF, out=tmp_path / "out", progress=never)
     assert list(tmp_path.iterdir()) == []
 
 

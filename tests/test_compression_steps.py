@@ -251,14 +251,20 @@ def models_of(
     return {converted.name: converted for converted in run.run(aware=aware)}
 
 
-def test_without_tuning_statistics_are_re_estimated(blob_model: keras.Model) -> None:
-    models = models_of(blob_model, Recipe(prune=0.5, finetune_epochs=0))
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return network()
+
+
+def test_without_tuning_statistics_are_re_estimated(model: keras.Model) -> None:
+    models = models_of(model, Recipe(prune=0.5, finetune_epochs=0))
     assert [(name, each.dense) for name, each in models.items()] == [
         ("baseline", None),
         ("pruned-float32", "baseline"),
     ]
     pruned = models["pruned-float32"]
-    expected = prune_channels(blob_model, 0.5)
+    expected = prune_channels(model, 0.5)
     trailing = statistics(expected)
     reestimate_batch_norm(expected, batches(32 * BATCHES))
     assert weights_of(pruned.model) == weights_of(expected)
@@ -267,25 +273,25 @@ def test_without_tuning_statistics_are_re_estimated(blob_model: keras.Model) -> 
     assert pruned.finetune_energy.total_j > 0
 
 
-def test_frozen_statistics_stay(blob_model: keras.Model) -> None:
-    model = copy_of(blob_model)
-    model.get_layer("norm").trainable = False
-    pruned = models_of(model, Recipe(prune=0.5, finetune_epochs=0))["pruned-float32"]
-    assert weights_of(pruned.model) == weights_of(prune_channels(model, 0.5))
+def test_frozen_statistics_stay(model: keras.Model) -> None:
+    frozen = copy_of(model)
+    frozen.get_layer("norm").trainable = False
+    pruned = models_of(frozen, Recipe(prune=0.5, finetune_epochs=0))["pruned-float32"]
+    assert weights_of(pruned.model) == weights_of(prune_channels(frozen, 0.5))
     assert pruned.finetune_energy is None
 
 
-def test_without_tuning_the_smallest_weights_become_zeros(blob_model: keras.Model) -> None:
-    before = weights_of(blob_model)
+def test_without_tuning_the_smallest_weights_become_zeros(model: keras.Model) -> None:
+    before = weights_of(model)
     recipe = Recipe(sparsity=0.7, finetune_epochs=0)
-    sparse = models_of(blob_model, recipe, runner=Untuned)["sparse-float32"].model
-    kernels = {name: np.asarray(layer.kernel) for name, layer in prunable_layers(blob_model).items()}
+    sparse = models_of(model, recipe, runner=Untuned)["sparse-float32"].model
+    kernels = {name: np.asarray(layer.kernel) for name, layer in prunable_layers(model).items()}
     for name, mask in magnitude_masks(kernels, 0.7).items():
         assert mask.mean() == pytest.approx(0.3, abs=0.005)
         expected = np.where(mask, kernels[name], np.float32(0))
         assert np.asarray(sparse.get_layer(name).kernel).tobytes() == expected.tobytes()  # no zero is negative
-    np.testing.assert_array_equal(sparse.get_layer("logits").kernel, blob_model.get_layer("logits").kernel)
-    assert weights_of(blob_model) == before
+    np.testing.assert_array_equal(sparse.get_layer("logits").kernel, model.get_layer("logits").kernel)
+    assert weights_of(model) == before
 
 
 def test_l1_pulls_weights_to_zero_while_they_are_pruned() -> None:
@@ -306,8 +312,8 @@ def kernel_of(model: keras.Model, name: str = "hidden") -> NDArray[np.float32]:
     return np.asarray(model.get_layer(name).kernel)
 
 
-def test_the_criterion_and_protected_layers_reach_the_pruning(blob_model: keras.Model) -> None:
-    model = copy_of(blob_model)
+def test_the_criterion_and_protected_layers_reach_the_pruning(model: keras.Model) -> None:
+    model = copy_of(model)
     weakest = np.argsort(np.abs(model.get_layer("first").kernel).sum((0, 1, 2)), kind="stable")[:8]
     gamma = np.full(16, 0.1, np.float32)
     gamma[weakest] = 1.0  # the criteria disagree on every channel
@@ -321,15 +327,15 @@ def test_the_criterion_and_protected_layers_reach_the_pruning(blob_model: keras.
     np.testing.assert_array_equal(by_norm.get_layer("norm").gamma, gamma[np.setdiff1d(np.arange(16), weakest)])
 
 
-def test_a_share_of_macs_is_a_ratio_of_the_same_step(blob_model: keras.Model) -> None:
+def test_a_share_of_macs_is_a_ratio_of_the_same_step(model: keras.Model) -> None:
     recipe = Recipe(macs=0.5, finetune_epochs=0)
-    pruned = models_of(blob_model, recipe, runner=Untuned)["pruned-float32"].model
-    assert 0.25 < count_macs(pruned) / count_macs(blob_model) <= 0.5
+    pruned = models_of(model, recipe, runner=Untuned)["pruned-float32"].model
+    assert 0.25 < count_macs(pruned) / count_macs(model) <= 0.5
 
 
-def test_values_are_shared_per_channel_if_asked_for(blob_model: keras.Model) -> None:
+def test_values_are_shared_per_channel_if_asked_for(model: keras.Model) -> None:
     recipe = Recipe(clusters=4, cluster_per="channel", finetune_epochs=0)
-    clustered = models_of(blob_model, recipe, runner=Untuned)["clustered-float32"].model
+    clustered = models_of(model, recipe, runner=Untuned)["clustered-float32"].model
     assert max(distinct_values(clustered, per="channel").values()) <= 4
     assert max(distinct_values(clustered).values()) > 16
 
