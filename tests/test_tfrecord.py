@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sources import records
 
@@ -81,6 +81,7 @@ def test_unpacked_integers_are_read() -> None:
     assert tfrecord.integer(unpacked, tfrecord.features(unpacked, 0, len(unpacked))["n"]) == 42
 
 
+@settings(deadline=None)  # TensorFlow's first call is slow
 @given(st.lists(payloads, max_size=5))
 def test_records_match_tensorflows(tmp_path_factory: Any, written: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("records") / "ours"
