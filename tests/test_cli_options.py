@@ -95,7 +95,8 @@ def test_help_comes_from_the_field_or_the_docstring_with_the_default(
     parse("--help")
     text = capsys.readouterr().out
     assert "How many epochs; see --type and l1." in text
-    assert "Some names. Default: a,b." in text
+    assert "Some names. [default: a,b]" in text
+    assert "[default: 0.25]" in text
     assert "Whole numbers." in text
     assert "--share" in text
     assert "SHARE" in text

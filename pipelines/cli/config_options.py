@@ -25,6 +25,7 @@ from joulecache.pipelines.core.codec import documented
 Given = dict[str, Any]
 """Values of the options that were given, by the names of their fields."""
 
+_CHOICE: Any = StrEnum  # mypy knows only enums with literal members
 _REFERENCE = re.compile(r"`(\w+)`")  # in help: to a field, or to a value
 _METAVARS: dict[type, str] = {int: "N", float: "X", Path: "FILE"}
 _PLURALS: dict[type, str] = {int: "integers", float: "numbers"}
@@ -67,18 +68,23 @@ class OptionsOf:
         }
 
     def _option(self, each: dataclasses.Field[Any], kind: _ValueType, text: str) -> _Option:
+        default = None if each.default is dataclasses.MISSING else each.default
         flag = self._flag(each.name)
-        text = _REFERENCE.sub(lambda found: self._flag(found[1]), each.metadata.get("help", text))
-        if _has_default(each) and "Default" not in text and (shown := _shown(each.default)):
-            text = f"{text} Default: {shown}."
         info = typer.Option(
             flag,
-            help=text,
+            help=_REFERENCE.sub(lambda found: self._flag(found[1]), each.metadata.get("help", text)),
             metavar=self.metavars.get(each.name, each.metadata.get("metavar", kind.metavar)),
             rich_help_panel=self.panel,
-            show_default=False,
+            show_default=bool(default),
         )
-        return _Option(flag, kind, info, required=not _has_default(each))
+        annotation = kind.parsed if default is not None or _is_required(each) else kind.parsed | None
+        parameter = inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[annotation, info],
+            default=inspect.Parameter.empty if _is_required(each) else kind.show(default),
+        )
+        return _Option(flag, kind.convert, parameter)
 
     def _flag(self, name: str) -> str:
         """Return the option of a field; another name as it is."""
@@ -89,41 +95,30 @@ class OptionsOf:
 
 @dataclass(frozen=True)
 class _ValueType:
-    """How a value is given: the type that typer parses, and how that becomes a field's value."""
+    """How a value is given.
+
+    Attributes:
+        parsed: The type that typer parses.
+        metavar: What help shows for it; None for typer's own.
+        convert: Makes the value of a field of it, given the option.
+        show: Makes it of the default of a field.
+    """
 
     parsed: Any
     metavar: str | None = None
     convert: Callable[[str, Any], object] = lambda flag, value: value
+    show: Callable[[Any], object] = lambda value: value
 
 
 @dataclass(frozen=True)
 class _Option:
     flag: str
-    kind: _ValueType
-    info: Any
-    required: bool
-
-    @property
-    def parameter(self) -> dict[str, Any]:
-        """The annotation and default of the parameter that typer sees."""
-        if self.kind.parsed is bool:
-            return {"annotation": Annotated[bool, self.info], "default": False}
-        if self.required:
-            return {"annotation": Annotated[self.kind.parsed, self.info], "default": inspect.Parameter.empty}
-        return {"annotation": Annotated[self.kind.parsed | None, self.info], "default": None}
+    convert: Callable[[str, Any], object]
+    parameter: inspect.Parameter
 
 
-def _has_default(each: dataclasses.Field[Any]) -> bool:
-    return each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
-
-
-def _shown(default: object) -> str:
-    """Return a default as help shows it, "" for none, zero, False and nothing."""
-    if default is dataclasses.MISSING or not default:
-        return ""
-    if isinstance(default, float):
-        return f"{default:g}"
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+def _is_required(each: dataclasses.Field[Any]) -> bool:
+    return each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
 
 
 def _value_type(hint: Any, repeated: bool) -> _ValueType:
@@ -139,11 +134,13 @@ def _value_type(hint: Any, repeated: bool) -> _ValueType:
         )
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return _ValueType(StrEnum("Choice", {word: word for word in parts}), convert=lambda flag, value: value.value)
+        choice = _CHOICE("Choice", {word: word for word in parts})
+        return _ValueType(choice, None, lambda flag, value: value.value, lambda value: value and choice(value))
     if origin is tuple and repeated:
-        return _ValueType(list[parts[0]], convert=lambda flag, value: tuple(value))  # type: ignore[valid-type]
+        return _ValueType(list[parts[0]], None, lambda flag, value: tuple(value), lambda value: None)  # type: ignore[valid-type]
     if origin is tuple:
-        return _ValueType(str, f"{_METAVARS.get(parts[0], 'NAME')},...", _splitter(parts[0]))
+        metavar = f"{_METAVARS.get(parts[0], 'NAME')},..."
+        return _ValueType(str, metavar, _splitter(parts[0]), lambda value: value and ",".join(map(str, value)))
     if hint in (str, bool, *_METAVARS):
         return _ValueType(hint, _METAVARS.get(hint))
     raise TypeError(f"a field of type {hint} cannot be an option: leave it out")
@@ -172,18 +169,16 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         groups[parameter.name] = mark.options()
-        parameters += [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **option.parameter)
-            for name, option in groups[parameter.name].items()
-        ]
+        parameters += [option.parameter for option in groups[parameter.name].values()]
+    parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
-    def run(**values: Any) -> None:
+    def run(context: typer.Context, **values: Any) -> None:
         for group, options in groups.items():
-            given = {name: values.pop(name) for name in options}
+            parsed = {name: values.pop(name) for name in options}
             values[group] = {
-                name: options[name].kind.convert(options[name].flag, value)
-                for name, value in given.items()
-                if value is not None and value is not False and value != []
+                name: options[name].convert(options[name].flag, value)
+                for name, value in parsed.items()
+                if (source := context.get_parameter_source(name)) and source.name != "DEFAULT"
             }
         command(**values)
 

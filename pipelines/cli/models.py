@@ -40,7 +40,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The folder of the run: new, empty, or an earlier run.")],
     epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1, metavar="N")],
     model: ModelName = "cnn",
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.", min=1, metavar="N")] = 64,
     learning_rate: Annotated[
         float, typer.Option(help="Initial learning rate; it falls to 0 along half a cosine.", metavar="X")
     ] = 1e-3,
