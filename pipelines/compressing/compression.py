@@ -74,7 +74,7 @@ def compress(
         model = load_model(model)
     check_recipe(recipe, model)
     opened = open_cache(cache)
-    test_split = held_out_split(opened)
+    test_data = load(opened, held_out_split(opened), batch_size, shuffle=False, ops=ops)
     train_data = load(opened, "train", batch_size, seed=seed, ops=ops)
     if train_data.num_classes != model.outputs[0].shape[-1]:
         raise ValueError(
@@ -84,7 +84,7 @@ def compress(
     return compress_on(
         model,
         train_data,
-        load(opened, test_split, batch_size, shuffle=False, ops=ops),
+        test_data,
         recipe,
         out=out,
         seed=seed,
@@ -129,17 +129,13 @@ def compress_on(
         progress: Receives what is fine-tuned, epochs done, and all of them.
         int8_tolerance: Accuracy that int8 may lose before the models are fine-tuned with its rounding.
 
-    Returns:
-        What was made and measured.
-
     Raises:
         ValueError: The recipe cannot be applied to the model, the data has another shape or tests on training images,
             or `out` holds other files, all before any work; later, if the model cannot be converted.
     """
     check_recipe(recipe, model)
     check_integer("seeds", seeds)
-    folder = Path(out)
-    check_output_folder(folder, COMPRESSION_RECORD)
+    check_output_folder(Path(out), COMPRESSION_RECORD)
     if train_data is test_data:
         raise ValueError("training and test data are the same: test on held-out images")
     check_batches(train_data, "training data", model)
@@ -156,16 +152,22 @@ def compress_on(
         progress=progress or silent,
         int8_tolerance=int8_tolerance,
     )
-    with staged_output(folder, COMPRESSION_RECORD) as staging:
-        scores = StepRunner(job, seed).run()
+    return _compress(job, Path(out), range(seed, seed + seeds))
+
+
+def _compress(job: Job, out: Path, seeds: Sequence[int]) -> Compression:
+    """Run a job for all seeds, and fill the output folder."""
+    model, recipe = job.model, job.recipe
+    with staged_output(out, COMPRESSION_RECORD) as staging:
+        scores = StepRunner(job, seeds[0]).run()
         models = list(scores)
         compression = Compression(
-            model_files=measure_files(scores, test_data, meter=job.meter),
+            model_files=measure_files(scores, job.test_data, meter=job.meter),
             recipe=recipe,
-            seed=seed,
+            seed=seeds[0],
             widths=_widths(model, models[-1].model, recipe) if recipe.prunes_channels else {},
             calibration_images=0 if job.calibration is None else len(job.calibration),
-            accuracies=_accuracies(job, scores, range(seed + 1, seed + seeds)),
+            accuracies=_accuracies(job, scores, seeds[1:]),
         )
         write_models(staging, models, model)
         write_record(staging / COMPRESSION_RECORD, compression.to_json())

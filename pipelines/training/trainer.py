@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -86,14 +87,7 @@ def fit(
         )
     finally:
         metered.close()
-    return TrainingRun(
-        history=history,
-        energy=reduce(operator.add, metered.energies),
-        val_energy=reduce(operator.add, metered.val_energies) if metered.val_energies else None,
-        accuracy=history["accuracy"][-1],
-        val_accuracy=history["val_accuracy"][-1] if validation_data is not None else None,
-        images=None if None in metered.images else sum(images or 0 for images in metered.images),
-    )
+    return _training_run(history, metered)
 
 
 def train(
@@ -115,8 +109,7 @@ def train(
     """Train a model on a cache, and compress it if there is a recipe.
 
     The run folder gets `model.keras` and `history.json` (loss, accuracy, joules and seconds of each epoch), together,
-    when training is done; then `compressed/`, as `compress` writes it. The `val` split validates, if it has records;
-    compressed models are measured on the `test` split, or on `val` if there is no `test`.
+    when training is done; then `compressed/`, as `compress` writes it. The `val` split validates, if it has records.
 
     Args:
         cache: A cache with images of one size: a folder, a URL, or an opened `Cache`.
@@ -138,21 +131,18 @@ def train(
         ValueError: An argument is wrong, images vary in size, the recipe cannot be applied, or the folder holds other
             files; all before training.
     """
-    folder = Path(out)
-    report = progress or silent
+    folder, meter, report = Path(out), meter or Meter(), progress or silent
     check_output_folder(folder, TRAINING_RECORD)
     opened = open_cache(cache)
-    train_data = load(opened, "train", batch_size, seed=seed, ops=ops)
-    test_split = None if recipe is None else held_out_split(opened)
+    data = _load_splits(opened, batch_size, seed, ops, with_test=recipe is not None)
     keras.utils.set_random_seed(seed)
-    network = build_model(model, _image_shape(train_data, opened), train_data.num_classes)
+    network = build_model(model, _image_shape(data.train, opened), data.train.num_classes)
     if recipe is not None:
         check_recipe(recipe, network)
-    meter = meter or Meter()
     training = fit(
         network,
-        train_data,
-        load(opened, "val", batch_size, shuffle=False, ops=ops) if opened.manifest.splits["val"].records else None,
+        data.train,
+        data.val,
         epochs=epochs,
         seed=seed,
         meter=meter,
@@ -170,18 +160,44 @@ def train(
     }
     _write_run(folder, network, {**settings, **training.to_json()})
     compression = None
-    if recipe is not None and test_split is not None:
+    if recipe is not None:
+        out = folder / "compressed"
         compression = compress_on(
-            network,
-            train_data,
-            load(opened, test_split, batch_size, shuffle=False, ops=ops),
-            recipe,
-            out=folder / "compressed",
-            seed=seed,
-            meter=meter,
-            progress=report,
+            network, data.train, data.test, recipe, out=out, seed=seed, meter=meter, progress=report
         )
     return TrainedModel(folder=folder, path=folder / "model.keras", training=training, compression=compression)
+
+
+class _Splits(NamedTuple):
+    train: tf.data.Dataset
+    val: tf.data.Dataset | None
+    test: tf.data.Dataset | None
+
+
+def _load_splits(
+    cache: Cache, batch_size: int, seed: int, ops: Mapping[str, type[Op]] | None, *, with_test: bool
+) -> _Splits:
+    """Load the splits to train and to validate on, and the one to measure compressed models on."""
+
+    def held_out(split: str) -> tf.data.Dataset:
+        return load(cache, split, batch_size, shuffle=False, ops=ops)
+
+    return _Splits(
+        train=load(cache, "train", batch_size, seed=seed, ops=ops),
+        val=held_out("val") if cache.manifest.splits["val"].records else None,
+        test=held_out(held_out_split(cache)) if with_test else None,
+    )
+
+
+def _training_run(history: Mapping[str, Sequence[float]], metered: EnergyCallback) -> TrainingRun:
+    return TrainingRun(
+        history=history,
+        energy=reduce(operator.add, metered.energies),
+        val_energy=reduce(operator.add, metered.val_energies) if metered.val_energies else None,
+        accuracy=history["accuracy"][-1],
+        val_accuracy=history["val_accuracy"][-1] if "val_accuracy" in history else None,
+        images=None if None in metered.images else sum(images or 0 for images in metered.images),
+    )
 
 
 def _reporting(report: Progress, epochs: int) -> keras.callbacks.Callback:
