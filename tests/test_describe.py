@@ -136,7 +136,7 @@ def test_tables_of_workloads_have_the_values_of_the_audit() -> None:
             else:
                 assert read(row["Break-even (95% interval)"]) == close(paid.epochs, paid.low, paid.high)
         assert read(controls[title]["Ratio (95% interval)"]) == interval(result.control)
-        assert shown(controls[title]["Outcome"]) == "holds 1"
+        assert shown(controls[title]["Outcome"]) == "contains 1"
 
 
 def test_tables_of_model_files_have_the_values_of_the_compression() -> None:
@@ -202,7 +202,7 @@ def test_provenance_says_what_it_takes_to_repeat_the_audit() -> None:
     assert "/opt/bin" not in text
     said = {
         what: shown(row["Value"])
-        for title in ("To repeat this audit", "Machine and versions", "Build of the cache")
+        for title in ("Reproducing this audit", "Machine and versions", "Build of the cache")
         for what, row in rows(document, title).items()
     }
     assert said["Seed"] == "7"
@@ -321,7 +321,7 @@ def test_one_block_has_no_interval() -> None:
     for word in ("95% interval 9", "None", "nan"):
         assert word not in text
     assert shown(rows(document, "Arms")["tuned"]["Ratio to naive (95% interval)"]) == "0.917 (one block, no interval)"
-    assert shown(rows(document, "A/A control")["Input only"]["Outcome"]) == "one block cannot show anything"
+    assert shown(rows(document, "A/A control")["Input only"]["Outcome"]) == "a single block shows nothing"
 
 
 def test_accuracies_that_do_not_meet_are_said() -> None:
@@ -333,7 +333,7 @@ def test_accuracies_that_do_not_meet_are_said() -> None:
 def test_a_failed_control_is_said() -> None:
     result = dataclasses.replace(INPUT, control=Ratio(1.2, 1.1, 1.3, 5))
     found = rows(describe_audit(audit_of(result, TRAIN)), "A/A control")["Input only"]
-    assert shown(found["Outcome"]) == "does not hold 1: nothing is claimed"
+    assert shown(found["Outcome"]) == "does not contain 1: nothing is claimed"
 
 
 # Doubts ---------------------------------------------------------------------------------------------------------------
@@ -550,7 +550,7 @@ def test_the_parts_of_a_training_have_the_values_of_the_audit() -> None:
         "plain": ("20", "3"),
         "tuned": ("20", "3"),
     }
-    repeat = rows(document, "To repeat this audit")
+    repeat = rows(document, "Reproducing this audit")
     assert shown(repeat["Batches per epoch"]["Value"]) == "3"
     assert not {"Batch size", "Horizon of the verdict"} & set(repeat)
 
@@ -588,7 +588,7 @@ def test_stages_have_the_values_of_the_audit() -> None:
     waiting = rows(document, "Waiting for input")["naive"]
     assert [shown(cell) for cell in waiting.values()] == ["naive", "62.0%", "1.50 J modelled (1.20 to 1.90)", "31.0%"]
     for said in (
-        "Of 5.00 J of active energy per 1,000 images (Training, naive, modelled), the largest part is training step: 40.0%. Of the "
+        "Of 5.00 J of active energy per 1,000 images (Training, naive, modelled), the largest part is training step: 40.0%. Within the "
         "input, it is decode: 48.0%.",
         "A cache saves 88.0% of the input's active energy: read, decode and resize(72), which it runs once.",
         "The stages add up to 90.0% of the whole; 10.0% is unattributed.",
@@ -735,7 +735,7 @@ def test_reuse_that_was_not_measured_is_said() -> None:
 
 def test_storage_is_a_cost_of_its_own() -> None:
     document = describe_audit(AUDIT)
-    assert "Storing the cache, 21.5 MB, uses 2.23 J a day (1.21 to 7.35), modelled; this is in no ratio." in text_of(
+    assert "Storing the cache, 21.5 MB, uses 2.23 J (1.21 to 7.35) a day, modelled; no ratio includes this." in text_of(
         document
     )
     stored = {
@@ -779,7 +779,7 @@ def test_examples_are_shown_with_what_the_cache_holds() -> None:
     found = [block for section in describe_audit(AUDIT).sections for block in section.blocks]
     (images,) = (block for block in found if isinstance(block, Images))
     assert plain(images.caption) == "cat/1.jpg, cat"
-    assert [(image.label, image.mark) for image in images.images] == [("decode", "cached"), ("flip_lr", "")]
+    assert [(image.label, image.badge) for image in images.images] == [("decode", "cached"), ("flip_lr", "")]
 
 
 # Plans ----------------------------------------------------------------------------------------------------------------

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from joulecache.pipelines.cli.diagnosis import Finding, examine, import_tensorflow
+from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
 from joulecache.pipelines.energy.nvml import Nvml
+from joulecache.pipelines.report.describe.machine import Check
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-def processor(powercap: Path) -> Finding:
-    findings = examine(powercap=powercap, nvml=Nvml(), listen_s=0.01)
-    return next(finding for finding in findings if finding.what == "energy of the processor")
+def processor(powercap: Path) -> Check:
+    checks = examine(powercap=powercap, nvml=Nvml(), listen_s=0.01)
+    return next(check for check in checks if check.what == "energy of the processor")
 
 
 @pytest.fixture

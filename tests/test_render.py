@@ -41,7 +41,7 @@ from joulecache.pipelines.report.describe.cache import describe_manifest
 from joulecache.pipelines.report.describe.changes import describe_changes
 from joulecache.pipelines.report.describe.compression import describe_compression
 from joulecache.pipelines.report.describe.energy import describe_energy
-from joulecache.pipelines.report.describe.machine import OpRow, describe_findings, describe_ops, describe_throughputs
+from joulecache.pipelines.report.describe.machine import OpRow, describe_checks, describe_ops, describe_throughputs
 from joulecache.pipelines.report.describe.plan import describe_plan
 from joulecache.pipelines.report.document import (
     Cell,
@@ -212,7 +212,7 @@ def documents() -> dict[str, Document]:
         "cache": describe_manifest(manifest(), "s3://bucket/a-cache/"),
         "energy": describe_energy(SHAKEN, ("RAPL: no counters",)),
         "hardware": describe_throughputs(operations, Meter().provenance(), advice),
-        "doctor": describe_findings(found),
+        "doctor": describe_checks(found),
         "ops": describe_ops(ops),
     }
 

@@ -1,4 +1,4 @@
-"""What `joulecache doctor` finds: what can be measured on this machine, what cannot, and what to do about it."""
+"""The checks of `joulecache doctor`: what can be measured on this machine, what cannot, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,12 @@ from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter, available_cpus
 from joulecache.pipelines.energy.nvml import Nvml
 from joulecache.pipelines.energy.rapl import Rapl
+from joulecache.pipelines.report.describe.machine import Check
 
 _POWERCAP = Path("/sys/class/powercap")
 LISTEN_S = 2.0
 _LOW_DISK_BYTES = 10e9
 _LOW_MEMORY_BYTES = 4e9
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One examined thing.
-
-    Attributes:
-        what: What was examined.
-        good: Whether it is as good as it can be.
-        found: What was found.
-        remedy: What to do; None for nothing.
-    """
-
-    what: str
-    good: bool
-    found: str
-    remedy: str | None = None
 
 
 def import_tensorflow() -> str:
@@ -57,7 +40,7 @@ def examine(
     nvml: Nvml | None = None,
     listen_s: float = LISTEN_S,
     progress: Progress = silent,
-) -> tuple[Finding, ...]:
+) -> tuple[Check, ...]:
     """Examine what measuring and training need: counters, coefficients, background load, TensorFlow, memory and disks.
 
     Args:
@@ -65,14 +48,11 @@ def examine(
         folder: The folder whose disk is examined.
         powercap: As for `Meter`.
         nvml: As for `Meter`.
-        listen_s: For how many seconds the background load is measured.
+        listen_s: How long the background load is measured, in seconds.
         progress: Called before each step.
-
-    Returns:
-        The findings, in the order of the report.
     """
     gpus = nvml or Nvml()
-    steps: tuple[Callable[[], Iterator[Finding]], ...] = (
+    steps: tuple[Callable[[], Iterator[Check]], ...] = (
         lambda: _processor(powercap),
         lambda: _gpus(gpus),
         _carbon,
@@ -82,23 +62,21 @@ def examine(
         *(() if broken else (_memory,)),
         lambda: _disks(folder),
     )
-    found: list[Finding] = []
+    checks: list[Check] = []
     for number, step in enumerate(steps):
         progress("examining", number, len(steps))
-        found += step()
-    return tuple(found)
+        checks += step()
+    return tuple(checks)
 
 
-def _processor(powercap: Path) -> Iterator[Finding]:
+def _processor(powercap: Path) -> Iterator[Check]:
     rapl = Rapl(powercap)
     if rapl.domains:
         counters = ", ".join(folder.name for folder in rapl.domains)
-        yield Finding(
-            "energy of the processor", not rapl.problem, f"measured by RAPL: {counters}", rapl.problem or None
-        )
+        yield Check("energy of the processor", not rapl.problem, f"measured by RAPL: {counters}", rapl.problem or None)
         return
     coefficient = Meter(powercap=powercap).provenance().coefficients["active_j_per_cpu_s"]
-    yield Finding(
+    yield Check(
         "energy of the processor",
         False,
         f"modelled: {coefficient.central:g} J for a second of CPU time ({coefficient.low:g} to {coefficient.high:g}); {rapl.problem}",
@@ -106,21 +84,21 @@ def _processor(powercap: Path) -> Iterator[Finding]:
     )
 
 
-def _gpus(nvml: Nvml) -> Iterator[Finding]:
+def _gpus(nvml: Nvml) -> Iterator[Check]:
     if nvml.names:
-        yield Finding("energy of GPUs", True, f"measured by NVML: {', '.join(nvml.names)}")
+        yield Check("energy of GPUs", True, f"measured by NVML: {', '.join(nvml.names)}")
     else:
         found, _, remedy = nvml.problem.partition("; ")
-        yield Finding("energy of GPUs", found.startswith("no NVIDIA GPU"), found, remedy or None)
+        yield Check("energy of GPUs", found.startswith("no NVIDIA GPU"), found, remedy or None)
 
 
-def _carbon() -> Iterator[Finding]:
-    yield Finding(
+def _carbon() -> Iterator[Check]:
+    yield Check(
         "CO2", False, "not computed without a country", "give --country, as a code of three letters such as FRA"
     )
 
 
-def _background_load(meter: Meter, listen_s: float) -> Iterator[Finding]:
+def _background_load(meter: Meter, listen_s: float) -> Iterator[Check]:
     with meter.window("listening") as window:
         time.sleep(listen_s)
     shares = window.energy.contamination_shares
@@ -128,30 +106,30 @@ def _background_load(meter: Meter, listen_s: float) -> Iterator[Finding]:
     heard = ", ".join(f"{name} {share:.0%}" for name, share in known.items()) or "not known on this system"
     flags = [flag for flag in window.energy.flags if not flag.startswith("too short")]
     remedy = f"{'; '.join(flags)}: stop other work before an audit, or use more --pairs" if flags else None
-    yield Finding("background load", not flags, f"{heard}, over {listen_s:g} s", remedy)
+    yield Check("background load", not flags, f"{heard}, over {listen_s:g} s", remedy)
 
 
-def _processors() -> Iterator[Finding]:
+def _processors() -> Iterator[Check]:
     allowed, there = available_cpus(), os.cpu_count() or 1
     remedy = (
         None if allowed >= there else "a container or affinity limits this process: audits then apply to that share"
     )
-    yield Finding("processors", allowed >= there, f"{allowed:g} of {there}", remedy)
+    yield Check("processors", allowed >= there, f"{allowed:g} of {there}", remedy)
 
 
-def _tensorflow(broken: str) -> Iterator[Finding]:
+def _tensorflow(broken: str) -> Iterator[Check]:
     if broken:
-        yield Finding("TensorFlow", False, f"cannot be imported: {broken}", "reinstall joulecache in a new environment")
+        yield Check("TensorFlow", False, f"cannot be imported: {broken}", "reinstall joulecache in a new environment")
         return
     tf: Any = importlib.import_module("tensorflow")
     built = "for CUDA" if tf.sysconfig.get_build_info()["is_cuda_build"] else "for processors only"
     gpus = tf.config.list_physical_devices("GPU")
     driver = Path("/proc/driver/nvidia").exists()
     remedy = "run `pip install tensorflow[and-cuda]`, in the installed version" if driver and not gpus else None
-    yield Finding("TensorFlow", remedy is None, f"{tf.version.VERSION}, built {built}, sees {len(gpus)} GPUs", remedy)
+    yield Check("TensorFlow", remedy is None, f"{tf.version.VERSION}, built {built}, sees {len(gpus)} GPUs", remedy)
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[Check]:
     from joulecache.pipelines.core.memory import memory_limit
 
     limit = memory_limit()
@@ -161,13 +139,13 @@ def _memory() -> Iterator[Finding]:
         else "builds need about 1 GB, and the loader the size of its cache: add memory"
     )
     found = f'{limit / 1e9:,.1f} GB for this process; for a larger cache use load(..., shuffle="blocks")'
-    yield Finding("memory", remedy is None, found, remedy)
+    yield Check("memory", remedy is None, found, remedy)
 
 
-def _disks(folder: Path) -> Iterator[Finding]:
+def _disks(folder: Path) -> Iterator[Check]:
     for what, place in (("disk", folder.absolute()), ("disk for temporary files", Path(tempfile.gettempdir()))):
         free = shutil.disk_usage(place).free
         remedy = (
             None if free >= _LOW_DISK_BYTES else "a cache of 10,000 images of 224x224 needs 1.5 GB: free some space"
         )
-        yield Finding(what, remedy is None, f"{place}: {free / 1e9:,.1f} GB free", remedy)
+        yield Check(what, remedy is None, f"{place}: {free / 1e9:,.1f} GB free", remedy)

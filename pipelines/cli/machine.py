@@ -63,17 +63,17 @@ def run(
 def doctor(*, as_json: AsJson = False) -> None:
     """Show what can be measured here, what cannot, and what to do about it. The exit code is 1 if TensorFlow is unusable."""
     from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
-    from joulecache.pipelines.report.describe.machine import describe_findings
+    from joulecache.pipelines.report.describe.machine import describe_checks
 
     with progress_bar() as bar:
         bar("importing TensorFlow", 0, 1)
         with silenced_output(stdout=False):
             broken = import_tensorflow()
-        found = examine(broken, progress=bar)
+        checks = examine(broken, progress=bar)
     if as_json:
-        print_json([dataclasses.asdict(finding) for finding in found])
+        print_json([dataclasses.asdict(check) for check in checks])
     else:
-        show(describe_findings(found))
+        show(describe_checks(checks))
     if broken:
         raise typer.Exit(1)
 

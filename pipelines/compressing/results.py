@@ -18,6 +18,7 @@ from joulecache.pipelines.energy import Energy
 COMPRESSION_RECORD = "compression.json"
 CONTROL = "control"
 """Name of the model file that was fine-tuned for as long as the compressed ones, but not compressed."""
+_STEPS = ("pruned", "sparse", "clustered")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,11 @@ class ModelFile:
     faster_than_dense: bool | None
     finetune_energy: Energy | None
     inferences_to_pay_back: Amount | None
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Steps before quantization that made the file: some of ``pruned``, ``sparse`` and ``clustered``."""
+        return tuple(step for step in self.name.split("-") if step in _STEPS)
 
 
 class AccuracyLoss(NamedTuple):

@@ -31,14 +31,11 @@ Text = str | tuple[str | Code, ...]
 
 @dataclass(frozen=True)
 class Sentence:
-    """A claim and what qualifies it.
+    """A claim, with the sentences that qualify it and the words that introduce it.
 
     Attributes:
-        claim: The claim.
-        detail: The sentences that qualify it.
-        finding: What was found ("saves", "costs", ...); None where nothing was compared.
+        finding: "saves", "costs" and so on; None where nothing was compared.
         tag: How its joules were obtained: measured, modelled or given.
-        lead: What introduces the claim where it is not the first one.
     """
 
     claim: str
@@ -50,13 +47,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of a table.
-
-    Attributes:
-        value: The formatted value, with its interval where it has one.
-        tag: How its joules were obtained; None where it is not an energy.
-        finding: Whether the value is a finding, which is shown in colour.
-    """
+    """A formatted value with its tag, as in `Sentence`; a finding is shown in colour."""
 
     value: Spread
     tag: str | None = None
@@ -70,13 +61,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column.
+    """The head of a column, with a shorter title for terminals.
 
-    Attributes:
-        title: The full title.
-        short: A shorter one for terminals; the title by default.
-        align: Numbers are aligned right.
-        priority: Where a table is too wide, columns of the highest priority are left out first; those of priority 0 stay.
+    Where a table is too wide, columns of the highest priority are dropped first; those of priority 0 stay.
     """
 
     title: str
@@ -87,14 +74,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section. Short forms leave it out if it is a detail."""
+    """A part of a section. Short forms leave out details."""
 
     detail: bool = dataclasses.field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Table(Block):
-    """A table, whose first column names the rows, with a remark on how to read it."""
+    """A table with a remark on how to read it. Its first column names the rows."""
 
     title: str
     columns: tuple[Column, ...]
@@ -126,11 +113,11 @@ class Command(Block):
 
 @dataclass(frozen=True)
 class Image:
-    """A small JPEG in base64, a label, and a mark next to the label."""
+    """A small JPEG in base64, a label, and a badge next to the label."""
 
     jpeg: str
     label: str
-    mark: str = ""
+    badge: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +133,7 @@ class Images(Block):
 
 @dataclass(frozen=True)
 class Mark:
-    """A value in a chart, the number of its colour (None: muted), and the value as text."""
+    """A value in a chart. Its series selects the colour; None is muted."""
 
     label: str
     value: float
@@ -157,7 +144,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars with whiskers."""
+    """Horizontal bars with error bars."""
 
     marks: tuple[Mark, ...]
     axis: str
@@ -165,7 +152,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Ratios with their intervals, one below the other, and a line at 1."""
+    """A forest plot: ratios with their intervals, and a line at 1."""
 
     marks: tuple[Mark, ...]
     axis: str
@@ -173,7 +160,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Line:
-    """A straight line from 0 to the right end of the chart."""
+    """A straight line across the chart."""
 
     label: str
     start: float
@@ -183,7 +170,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A point where two lines meet, with the interval of its abscissa."""
+    """A point where two lines cross, with the interval of `x`."""
 
     x: float
     y: float
@@ -193,7 +180,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines from 0 to `until`, with their crossings."""
+    """Lines from x = 0 to `until`, with their crossings."""
 
     until: float
     lines: tuple[Line, ...]
@@ -204,7 +191,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Stack:
-    """Parts of a `whole` in one bar, in order; the `rest` of it; and a value that is not a part, in a separate bar."""
+    """A stacked bar of the parts and the rest of a whole, and a separate bar for a value that is not one of them."""
 
     parts: tuple[Mark, ...]
     rest: Mark
@@ -216,7 +203,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point with its intervals."""
+    """A point with error bars."""
 
     label: str
     x: float
@@ -227,7 +214,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points in a plane."""
+    """A scatter plot."""
 
     dots: tuple[Dot, ...]
     x_axis: str
@@ -239,15 +226,7 @@ Plot = Bars | Intervals | Lines | Stack | Scatter
 
 @dataclass(frozen=True)
 class Chart(Block):
-    """A chart.
-
-    Attributes:
-        title: What it shows.
-        plot: What is drawn.
-        description: The same in words, for those who cannot see it.
-        caption: How to read it.
-        tag: How its joules were obtained; None: it shows none.
-    """
+    """A plot with a description for screen readers, and a caption that says how to read it."""
 
     title: str
     plot: Plot
@@ -256,12 +235,12 @@ class Chart(Block):
     tag: str | None = None
 
 
-# The whole ------------------------------------------------------------------------------------------------------------
+# Documents ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a title; "" for none."""
+    """Blocks under an optional title."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -269,7 +248,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Fact:
-    """One large value, with what it is and what it holds for."""
+    """One key value, with what it means and what it holds for."""
 
     label: str
     cell: Cell
@@ -279,17 +258,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class Document:
-    """The description of a result.
+    """The description of a result: the answer first, then key values, then sections.
 
     Attributes:
-        title: Its title.
-        name: What it is about.
-        headline: The answer, the most important sentence first.
-        warning: What makes the values doubtful; "" for nothing.
-        facts: The values that matter most.
+        name: What the document is about: the title of a browser tab.
+        warning: Reasons to doubt the values.
         about: What was measured.
-        sections: The rest.
-        footer: Where there is more.
+        footer: Where to find more.
     """
 
     title: str
@@ -302,21 +277,26 @@ class Document:
     footer: str = ""
 
     def brief(self) -> Document:
-        """Return the document without details and remarks on tables, for terminals and notebooks."""
-        sections = (Section(each.title, tuple(map(_brief, _shown(each)))) for each in self.sections if _shown(each))
-        return dataclasses.replace(self, facts=(), sections=tuple(sections))
+        """Return the document without details, charts, images and remarks on tables, for terminals and notebooks."""
+        sections = (Section(each.title, _brief(each.blocks)) for each in self.sections)
+        return dataclasses.replace(self, facts=(), sections=tuple(each for each in sections if each.blocks))
 
 
-def _shown(section: Section) -> list[Block]:
-    return [block for block in section.blocks if not block.detail and not isinstance(block, Chart | Images)]
+def _brief(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    return tuple(
+        dataclasses.replace(block, remark="") if isinstance(block, Table) else block
+        for block in blocks
+        if not block.detail and not isinstance(block, Chart | Images)
+    )
 
 
-def _brief(block: Block) -> Block:
-    return dataclasses.replace(block, remark="") if isinstance(block, Table) else block
+def parts(text: Text) -> tuple[str | Code, ...]:
+    """Return the parts of a text."""
+    return (text,) if isinstance(text, str) else text
 
 
 def visible(value: T) -> T:
-    """Return a document, or a part of one, in which characters that act or vanish are escaped."""
+    """Return a document, or a part of one, with control and invisible characters escaped."""
     if isinstance(value, str):
         return quantities.visible(value)  # type: ignore[return-value]
     if isinstance(value, tuple):
@@ -326,7 +306,7 @@ def visible(value: T) -> T:
     return value
 
 
-# Making tables --------------------------------------------------------------------------------------------------------
+# Tables --------------------------------------------------------------------------------------------------------
 
 
 def cell(value: Cell | Spread | str, tag: str | None = None) -> Cell:
@@ -342,7 +322,7 @@ def finding_cell(finding: str) -> Cell:
 
 
 def words(title: str, short: str = "", priority: int = 0) -> Column:
-    """Return the head of a column of words."""
+    """Return the head of a column of text."""
     return Column(title, short, "left", priority)
 
 
@@ -354,7 +334,7 @@ def table(
     *,
     detail: bool = False,
 ) -> Table:
-    """Return a table with a row for each item; each column has the function that returns its value for an item."""
+    """Return a table with a row for each item. Each column has a function from an item to its value."""
     rows = tuple(tuple(cell(value(item)) for value in columns.values()) for item in items)
     return Table(title, tuple(columns), rows, remark, detail=detail)
 

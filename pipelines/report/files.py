@@ -1,4 +1,4 @@
-"""The files of a report: report.json, and the same numbers as HTML and Markdown."""
+"""Write and read reports: report.json, and the same numbers as HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from joulecache.pipelines.report.render.markdown import to_markdown
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files of a report.
-
-    Attributes:
-        json: For machines; `read_report` reads it.
-        markdown: For reviews and pull requests.
-        html: One page with charts that loads nothing.
-    """
+    """The files of a report: JSON for `read_report`, Markdown for pull requests, a self-contained HTML page with charts."""
 
     json: Path
     markdown: Path
@@ -32,16 +26,9 @@ class ReportFiles:
 
 
 def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
-    """Write an audit into a folder as ``report.html``, ``report.md`` and, last, ``report.json``.
+    """Write an audit into a folder as ``report.html``, ``report.md`` and, last, ``report.json``, each atomically.
 
-    Each file appears whole or not at all.
-
-    Args:
-        audit: The audit.
-        folder: Where to write. It is created if it does not exist.
-
-    Returns:
-        The paths of the files.
+    The folder is created if it does not exist.
 
     Raises:
         ValueError: A number is not finite; the message says where.
@@ -57,22 +44,16 @@ def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
         (files.markdown, to_markdown(document)),
         (files.json, f"{text}\n"),
     ):
-        # an undecodable character, which a file name may hold, is escaped as JSON and Python write it
+        # file names may hold undecodable characters
         write_text(path, content, errors="backslashreplace")
     return files
 
 
 def read_report(path: str | os.PathLike[str]) -> Audit:
-    """Read a report.json.
-
-    Args:
-        path: The file. It may come from anywhere: it is checked whole.
-
-    Returns:
-        The audit that it holds.
+    """Read and validate a report.json, which may come from an untrusted source.
 
     Raises:
-        ValueError: In one line: the file is not a report, and where that shows.
+        ValueError: The file is not a report; the message says where, in one line.
         OSError: The file cannot be read.
     """
     try:

@@ -17,11 +17,11 @@ _SERIES = {
     "tf_cache": 2,
     "optimized": 3,
 }  # the built-in arms have the same colours in every report
-_ZOOMED = 4  # a crossing in the first quarter of the horizon gets a chart of its own
+_ZOOMED = 4  # a crossing in the first quarter of the horizon gets a separate chart
 
 
 def workload_charts(result: WorkloadResult, audit: Audit) -> Iterator[Chart]:
-    """Yield energy, ratios, energy over epochs, and its beginning where the build is paid back early."""
+    """Yield charts of energy, of ratios, and of energy over epochs, with a close-up where the build is paid back early."""
     yield _bars(result, audit)
     yield _ratios(result, audit)
     horizon = audit.horizon_epochs
@@ -36,9 +36,8 @@ def workload_charts(result: WorkloadResult, audit: Audit) -> Iterator[Chart]:
 
 
 def _series(result: WorkloadResult) -> Mapping[str, int]:
-    """Return the number of each arm's colour."""
     others = [arm.name for arm in result.arms if arm.name not in _SERIES]
-    return {**_SERIES, **{name: len(_SERIES) + place for place, name in enumerate(others)}}
+    return {**_SERIES, **{name: len(_SERIES) + index for index, name in enumerate(others)}}
 
 
 def _bars(result: WorkloadResult, audit: Audit) -> Chart:
@@ -53,8 +52,8 @@ def _bars(result: WorkloadResult, audit: Audit) -> Chart:
         "Active energy per 1,000 images",
         Bars(marks, "active J per 1,000 images"),
         f"Bars: {'; '.join(shown)}.",
-        "Whiskers: from the lowest to the highest published coefficients. They show how far the joules of all arms together may be off; "
-        "the ratios show how well the arms are told apart.",
+        "Error bars: from the lowest to the highest published coefficients. They show how far off the joules of all arms may be together; "
+        "the ratios show how well the arms can be told apart.",
         active_tag(audit),
     )
 
@@ -76,12 +75,11 @@ def _ratios(result: WorkloadResult, audit: Audit) -> Chart:
         "Ratios with their 95% intervals",
         Intervals(marks, "ratio of active energy; below 1: less"),
         f"{'; '.join(f'{one} / {other} {ratio(each)}' for one, other, each in rows)}.",
-        f"An interval that holds 1 shows no difference. The last row is the control: {reference} against itself, which must hold 1.",
+        f"An interval that contains 1 shows no difference. The last row is the control: {reference} against itself, which must contain 1.",
     )
 
 
 def _over_epochs(result: WorkloadResult, audit: Audit, images: int, until: float) -> Chart:
-    """Return the energy of each arm from what it costs once to the end of so many epochs."""
     series, horizon = _series(result), audit.horizon_epochs or 0
 
     def energy_j(arm: ArmResult, epochs: float) -> float:
@@ -99,7 +97,7 @@ def _over_epochs(result: WorkloadResult, audit: Audit, images: int, until: float
             crossings.append(Crossing(paid.epochs, y, band, series[comparison.other]))
     paid_back = [f"{each.other}: {epochs_to(each.break_even, each.ratio)}" for each in result.comparisons]
     when = f"Epochs until the build is paid back, against {'; '.join(paid_back)}." if paid_back else ""
-    marked = " Rings and bands mark them where they are on the chart." if crossings else ""
+    marked = " Rings and bands mark those on the chart." if crossings else ""
     title, caption = f"Energy over {horizon} epochs", f"Lines begin at the one-time cost. {when}{marked}".rstrip()
     if until < horizon:
         title, caption = "The first epochs", "The beginning of the same lines, where the build is paid back."

@@ -1,4 +1,4 @@
-"""What the arms of a workload cost: its section of a report."""
+"""The section of a report about one workload: what its arms cost."""
 
 from __future__ import annotations
 
@@ -57,7 +57,6 @@ def workload_section(result: WorkloadResult, audit: Audit) -> Section:
 
 
 def _arms(result: WorkloadResult, audit: Audit) -> Table:
-    """Return what each arm costs."""
     arms, reference, tag = result.arms, audit.reference, active_tag(audit)
     columns: dict[Column, Callable[[ArmResult], Cell | Spread | str]] = {
         words("Arm"): _name,
@@ -81,19 +80,21 @@ def _arms(result: WorkloadResult, audit: Audit) -> Table:
             quantities.share_range(*arm.accuracy) if arm.accuracy else NOT_MEASURED
         )
     remark = (
-        "Active energy excludes the idle power of the machine. Low and high: the ends of the coefficients. They move all arms together, so "
-        "a ratio is known better than its parts."
+        "Active energy excludes the idle power of the machine. Low and high: the bounds of the coefficients. They shift all arms together, "
+        "so a ratio is more certain than the values it compares."
     )
     if audit.cached is not None:
-        remark += " One-time cost: the build, or what the epoch that fills cache() costs beyond a later one."
+        remark += " One-time cost: the build, or the extra cost of the epoch that fills cache()."
     return table("Arms", arms, columns, remark)
 
 
 def _parts(result: WorkloadResult, audit: Audit) -> Iterator[Table]:
-    """Yield what the parts of a training cost when they run alone, next to both together."""
+    """Yield what input and training cost alone, next to both together."""
     if not any(arm.parts for arm in result.arms):
         return
-    thousands = {each.name: each.images / each.batches / 1000 for each in audit.pipelines}  # of images in a step
+    thousands = {
+        each.name: each.images / each.batches / 1000 for each in audit.pipelines
+    }  # images in a step, in 1,000s
     rows: list[tuple[ArmResult, ArmResult | PartResult]] = []
     for arm in result.arms:
         rows += [*((arm, part) for part in arm.parts), (arm, arm)]
@@ -121,13 +122,13 @@ def _parts(result: WorkloadResult, audit: Audit) -> Iterator[Table]:
                 "1" if row[1] is row[0] else ratio(row[1].ratio)
             ),
         },
-        "All in the same blocks. Training alone: as many steps, on a batch of the same shape that stays in memory. The next batch is made "
-        "while a step is computed, so the times overlap and need not add up.",
+        "All in the same blocks. Training alone: as many steps, on a batch of the same shape that stays in memory. The next batch is "
+        "prepared while a step is computed, so the times overlap and need not add up.",
     )
 
 
 def _costs(result: WorkloadResult, audit: Audit, build: BuildFacts, images: int) -> Table:
-    """Return what each arm costs once, in every epoch, and for every day that its cache is stored."""
+    """Return what each arm costs once, per epoch and per day of storage."""
     arms, tag = result.arms, active_tag(audit)
 
     def epoch(arm: ArmResult) -> Joules:
@@ -142,12 +143,11 @@ def _costs(result: WorkloadResult, audit: Audit, build: BuildFacts, images: int)
             component_cell(build.storage_per_day) if arm.name == audit.cached else "nothing"
         ),
     }
-    remark = "Active energy. Ratios cover epochs, break-evens epochs and one-time costs. Neither covers storage."
+    remark = "Active energy. Ratios cover epochs; break-evens cover epochs and one-time costs; neither covers storage."
     return table("Costs by kind", arms, columns, remark, detail=True)
 
 
 def _comparisons(result: WorkloadResult, audit: Audit) -> Table:
-    """Return the cache against each other arm, with its break-even."""
     over = f"Ratio over {audit.horizon_epochs} epochs"
     return table(
         "The cache against each other arm",
@@ -166,7 +166,6 @@ def _comparisons(result: WorkloadResult, audit: Audit) -> Table:
 
 
 def _other_metrics(result: WorkloadResult, audit: Audit) -> Table:
-    """Return what else was measured in the same runs."""
     arms, country = result.arms, audit.provenance.meter.country
     total = joules_column(arms, lambda arm: arm.total_j_per_1000, quantities.kind(audit.method))
     columns: dict[Column, Callable[[ArmResult], Cell | Spread | str]] = {
@@ -185,7 +184,6 @@ def _other_metrics(result: WorkloadResult, audit: Audit) -> Table:
 
 
 def _background_load(result: WorkloadResult) -> Table:
-    """Return what else the machine did during the runs of each arm."""
     columns: dict[Column, Callable[[ArmResult], Cell | Spread | str]] = {
         words("Arm"): _name,
         Column("Other processes"): lambda arm: share(arm.contamination.others),
@@ -197,8 +195,8 @@ def _background_load(result: WorkloadResult) -> Table:
         words("Flags of all runs together", "flags", priority=1): lambda arm: ", ".join(arm.flags) or "none",
     }
     remark = (
-        "The first two are shares of all processors' time, the others shares of the time in which some task on the machine waited (Linux "
-        "pressure stall information), which includes threads and reads of the arm itself. The kernel counts processor time in ticks: the "
-        "shorter a run, the higher the load that is needed to flag it."
+        "The first two are shares of the time of all processors; the others are shares of time during which some task was waiting (Linux "
+        "pressure stall information), tasks of the arm itself included. The kernel counts processor time in ticks: the shorter a run, the "
+        "higher the load that is needed to flag it."
     )
     return table("Background load", result.arms, columns, remark, detail=True)

@@ -41,10 +41,7 @@ from joulecache.pipelines.report.document import (
 _CLASSES_SHOWN = 20
 _FOOTER = "The same numbers: report.html with charts, report.md as text, report.json for machines. Every single run: runs.jsonl."
 _NOTHING = Sentence("Nothing was compared with the cache.")
-_EXAMPLES = (
-    "Some training images after every op in epoch 0, and in the epochs that follow. Large images are shrunk to 112 pixels, small ones "
-    "enlarged."
-)
+_EXAMPLES = "Training images after each op in epoch 0, and as later epochs see them, shrunk or enlarged to 112 pixels."
 
 
 def describe_audit(audit: Audit) -> Document:
@@ -65,7 +62,7 @@ def describe_audit(audit: Audit) -> Document:
         name=f"joulecache: {', '.join(each.name for each in audit.pipelines) or audit.source}",
         headline=headline(audit) or (_NOTHING,),
         warning=doubts(audit),
-        facts=tuple(_facts(audit) if audit.cached is not None else _own_facts(audit)),
+        facts=tuple(_facts(audit) if audit.cached is not None else _custom_facts(audit)),
         about=_about(audit),
         sections=tuple(sections),
         footer=_FOOTER,
@@ -79,7 +76,6 @@ def _question(audit: Audit) -> str:
 
 
 def _about(audit: Audit) -> Text:
-    """Say what was audited."""
     if audit.records is None:
         first, *others = (each.name for each in audit.pipelines)
         parts: list[str | Code] = ["Reference " if others else "Pipeline ", Code(first)]
@@ -100,7 +96,7 @@ def _about(audit: Audit) -> Text:
 
 
 def _facts(audit: Audit) -> Iterator[Fact]:
-    """Yield the values that matter most in the audit of a chain."""
+    """Yield the key values of the audit of a chain."""
     tag, result = active_tag(audit), main_workload(audit)
     compared = main_comparisons(result, audit) if result else ()
     if result is not None and compared:
@@ -117,13 +113,13 @@ def _facts(audit: Audit) -> Iterator[Fact]:
         yield from reuse_facts(audit.reuse)
     if audit.compression is not None:
         files = audit.compression.model_files
-        first_j, last_j = (files[place].energy_per_image.active_j for place in (0, -1))
+        first_j, last_j = (files[index].energy_per_image.active_j for index in (0, -1))
         one = cell(joules_text(last_j), kind(files[-1].energy_per_image.active.method))
         yield Fact("Energy of one inference", one, f"{files[-1].name}; {files[0].name}: {joules_text(first_j)}")
 
 
-def _own_facts(audit: Audit) -> Iterator[Fact]:
-    """Yield the values that matter most of custom pipelines: the leanest against the first one, or what a single one uses."""
+def _custom_facts(audit: Audit) -> Iterator[Fact]:
+    """Yield the key values of custom pipelines: the best against the first one, or what a single one uses."""
     result = main_workload(audit)
     if result is None:
         return

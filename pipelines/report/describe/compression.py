@@ -1,4 +1,4 @@
-"""What a compression gained and lost."""
+"""What a compression saved and lost."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from joulecache.pipelines.report.document import (
     words,
 )
 
-_SMALLER = {"pruned", "sparse", "clustered"}  # steps whose fine-tuning is to be paid back
 _FASTER = (
     "Faster: every run used less CPU time than that of the model it is compared with, which is not pruned and has the same precision. "
     "Quantized models that are not pruned are compared with the float32 one."
 )
-_ZEROS = {"sparse", "clustered"}
 
 
 def describe_compression(compression: Compression) -> Document:
@@ -60,16 +58,11 @@ def _tag(file: ModelFile) -> str:
     return quantities.kind(file.energy_per_image.active.method)
 
 
-def _steps(file: ModelFile) -> set[str]:
-    """Return the steps that made a file, which its name lists."""
-    return set(file.name.split("-"))
-
-
 # Sentences ------------------------------------------------------------------------------------------------------------
 
 
 def compression_sentences(compression: Compression) -> tuple[str, ...]:
-    """Say what the last model gained and lost, which other one uses less energy, if one does, and what was spent once."""
+    """Say what the last model saved and lost, which other one uses less energy, and what was spent once."""
     first, last = compression.model_files[0], compression.model_files[-1]
     found = []
     if first is not last:
@@ -109,7 +102,7 @@ def _lost(compression: Compression, name: str) -> str:
 
 
 def _spent_once(compression: Compression) -> str:
-    """Say what fine-tuning the last model and the control used, and when the former has paid that back."""
+    """Say what fine-tuning the last model and the control used, and when the former pays that back."""
     last = compression.model_files[-1]
     spent = {
         "the control" if file.name == CONTROL else file.name: file.finetune_energy
@@ -127,7 +120,7 @@ def _spent_once(compression: Compression) -> str:
     if after is not None:
         inferences = quantities.short_count(after)
         return f"{text} {last.name} pays that back against {last.dense} after {inferences} inferences."
-    if last.name in spent and _SMALLER & _steps(last):
+    if last.name in spent and last.steps:
         return f"{text} {last.name} never pays that back: not every run used less energy than that of {last.dense}."
     return text
 
@@ -172,8 +165,8 @@ def _accuracy(file: ModelFile) -> Spread:
 
 
 def _effect_of_zeros(compression: Compression) -> str:
-    """Say what zeros and shared values gain; of time only what models with all their channels showed."""
-    files = [file for file in compression.model_files if _ZEROS & _steps(file)]
+    """Say what zeros and shared values save; of time only what models with all their channels showed."""
+    files = [file for file in compression.model_files if {"sparse", "clustered"} & set(file.steps)]
     if not files:
         return ""
     macs = {file.name: file.macs for file in compression.model_files}
@@ -190,7 +183,7 @@ def _effect_of_zeros(compression: Compression) -> str:
 
 
 def _energies(compression: Compression) -> Iterator[tuple[str, str, Energy]]:
-    """Yield what was measured, of which model file, and its energy."""
+    """Yield each energy with the kind of its measurement and the name of its model file."""
     for file in compression.model_files:
         yield "Model files", file.name, file.energy_per_image
     for file in compression.model_files:
@@ -237,6 +230,6 @@ def _chart(compression: Compression) -> Chart:
         "Accuracy and energy",
         Scatter(dots, "active J per 1,000 inferences", "accuracy, %"),
         f"Points: {'; '.join(shown)}.",
-        "Up and to the left is better. Whiskers: the 95% interval of the accuracy on the held-out images.",
+        "Up and to the left is better. Error bars: the 95% interval of the accuracy on the held-out images.",
         _tag(files[0]),
     )

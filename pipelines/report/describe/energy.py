@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from joulecache.pipelines.core.quantities import data_size, grams, seconds
 from joulecache.pipelines.energy import Energy
-from joulecache.pipelines.report.describe.values import component_cell, share, total
+from joulecache.pipelines.report.describe.values import component_cell, flagged, share, total
 from joulecache.pipelines.report.document import Column, Document, Paragraph, Section, Sentence, table, words
 
 _LOADS = {
@@ -42,6 +42,6 @@ def describe_energy(energy: Energy, notes: Sequence[str] = ()) -> Document:
         "joulecache: energy",
         "energy",
         headline=(Sentence(f"Energy: {total(energy)}, {energy.method}."),),
-        warning=f"Flagged by the meter: {'; '.join(energy.flags)}." if energy.flags else "",
+        warning=flagged("This window", energy),
         sections=(Section("", (parts, *map(Paragraph, text))),),
     )

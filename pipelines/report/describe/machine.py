@@ -1,14 +1,16 @@
-"""What a machine can do: its throughput, the cost of the ops on it, and what can be measured."""
+"""What a machine can measure, its throughput, and the cost of ops on it."""
 
 from __future__ import annotations
 
 import functools
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
+from joulecache.pipelines.report.describe.values import flagged
 from joulecache.pipelines.report.document import Column, Document, Paragraph, Section, Sentence, table, words
 
 if TYPE_CHECKING:
@@ -16,42 +18,32 @@ if TYPE_CHECKING:
     from joulecache.pipelines.energy import Provenance
 
 
-class Finding(Protocol):
-    """What `joulecache doctor` found: one thing that was examined."""
+@dataclass(frozen=True)
+class Check:
+    """What `joulecache doctor` found out about one thing, whether that is as good as it gets, and what to do about it."""
 
-    @property
-    def what(self) -> str:
-        """What was examined."""
-
-    @property
-    def good(self) -> bool:
-        """Whether it is as good as it can be."""
-
-    @property
-    def found(self) -> str:
-        """What was found."""
-
-    @property
-    def remedy(self) -> str | None:
-        """What to do about it; None: nothing."""
+    what: str
+    good: bool
+    found: str
+    remedy: str | None = None
 
 
-def describe_findings(found: Sequence[Finding]) -> Document:
-    """Describe what `joulecache doctor` found, and what to do about it."""
+def describe_checks(checks: Sequence[Check]) -> Document:
+    """Describe the checks of `joulecache doctor`."""
     shown = table(
         "",
-        found,
+        checks,
         {
-            words("What"): lambda each: each.what,
-            words("State"): lambda each: "ok" if each.good else "-",
-            words("Found"): lambda each: f"{each.found}. To do: {each.remedy}" if each.remedy else each.found,
+            words("What"): lambda check: check.what,
+            words("State"): lambda check: "ok" if check.good else "-",
+            words("Found"): lambda check: f"{check.found}. To do: {check.remedy}" if check.remedy else check.found,
         },
     )
     return Document("joulecache: doctor", "doctor", sections=(Section("", (shown,)),))
 
 
 def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, advice: Recommendation) -> Document:
-    """Describe what a machine achieves at each precision, with the provenance of its joules."""
+    """Describe a machine's throughput at each precision, with the provenance of its joules."""
     rates = table(
         "",
         found,
@@ -78,7 +70,7 @@ def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, ad
         "joulecache: hardware",
         "hardware",
         headline=(Sentence(recommended),),
-        warning=f"Flagged by the meter: {'; '.join(whole.flags)}." if whole.flags else "",
+        warning=flagged("The measurement", whole),
         sections=(Section("", (rates, Paragraph(machine))),),
     )
 
@@ -92,7 +84,7 @@ def _giga(value: float | None) -> str:
 
 
 class OpRow(TypedDict):
-    """One op as `joulecache transforms --json` prints it; the cost in microseconds is None where it was not measured."""
+    """One op as `joulecache transforms --json` prints it; the cost is None where it was not measured."""
 
     op: str
     usage: str
@@ -101,7 +93,7 @@ class OpRow(TypedDict):
 
 
 def describe_ops(rows: Sequence[OpRow]) -> Document:
-    """Describe the ops and their cost, as `joulecache transforms` lists them."""
+    """Describe the ops and their CPU cost."""
     shown = table(
         "",
         rows,

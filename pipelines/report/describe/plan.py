@@ -35,11 +35,10 @@ def describe_plan(plan: Plan, cache: str | os.PathLike[str] = "cache/") -> Docum
 
 
 def _steps(plan: Plan) -> Table:
-    """Return what each step of the chain costs, and where it runs in the best choice."""
     layout = plan.best.layout
 
-    def where(place: int, step: StepCost) -> str:  # the first one reads, so that op n is step n
-        runs = "online" if layout is None else "cached" if place <= layout.cut else "every epoch"
+    def where(index: int, step: StepCost) -> str:  # step 0 reads: op n is step n
+        runs = "online" if layout is None else "cached" if index <= layout.cut else "every epoch"
         return f"{runs}, random" if step.random else runs
 
     sample = f"{plan.sampled:,} of {plural(plan.records, 'record')} sampled, in {seconds(plan.duration_s)}"
@@ -56,7 +55,6 @@ def _steps(plan: Plan) -> Table:
 
 
 def _choices(plan: Plan) -> Table:
-    """Return the best choices with their prices."""
     tag, shown, over = kind(plan.method), plan.shown, f"{plan.epochs * plan.runs:,} epochs"
 
     def variants(choice: Choice) -> Spread:
@@ -103,7 +101,7 @@ def _remarks(plan: Plan) -> Iterator[str]:
     if plan.too_large:
         yield f"{plural(plan.too_large, 'choice')} left out: larger than the disk budget."
     if plan.unmeasured:
-        yield f"{plural(len(plan.unmeasured), 'layout')} not measured for lack of time: give more --seconds."
+        yield f"{plural(len(plan.unmeasured), 'layout')} not measured: time ran out, raise --seconds."
     days = "1 day" if plan.days == 1 else f"{plan.days:g} days"
     speed = data_size(plan.disk_bytes_per_s)
     yield f"Totals include storage for {days}, and reading files that do not fit into memory at {speed}/s."

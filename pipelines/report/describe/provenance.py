@@ -1,4 +1,4 @@
-"""Where the numbers of an audit come from, and what is needed to repeat it."""
+"""Where the numbers of an audit come from, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from joulecache.pipelines.report.document import (
     words,
 )
 
-_HASH_DIGITS = 16  # enough to tell two files apart
+_HASH_DIGITS = 16  # enough to distinguish files
 _LEGEND = (
     "Measured joules come from hardware counters, modelled joules from published coefficients, given ones from the user. A sum with a "
     "modelled part is modelled."
@@ -42,34 +42,32 @@ _LEGEND = (
 
 
 def provenance_section(audit: Audit) -> Section:
-    """Return the section of a report about where its numbers come from."""
+    """Return the provenance section of a report."""
     run = audit.provenance
-    blocks: list[Block] = [Paragraph(_LEGEND, detail=True), Command(command_line(run.command), detail=True)]
+    blocks: list[Block] = [Paragraph(_LEGEND, detail=True), Command(_command_line(run.command), detail=True)]
     blocks += [Paragraph(f"Note of the meter: {note}.", muted=True, detail=True) for note in run.meter.notes]
-    blocks.append(_control(audit))
+    blocks.append(_aa_control(audit))
     if audit.build is not None:
         blocks += [_storage(audit.build), _build(audit.build)]
         blocks.append(_components(audit.build.energy, "Energy of the build, by component"))
     else:
         blocks.append(_components(audit.energy, "Energy of all runs, by component"))
-    blocks += [_coefficients(run.meter), *_pixels(audit), *_pipelines(audit), _repeat(audit), _machine(run)]
+    blocks += [_coefficients(run.meter), *_pixels(audit), *_pipelines(audit), _reproducing(audit), _machine(run)]
     return Section("Where the numbers come from", tuple(blocks))
 
 
-def command_line(arguments: tuple[str, ...]) -> str:
-    """Return a command quoted for a shell, with the path of joulecache itself left out."""
+def _command_line(arguments: tuple[str, ...]) -> str:
+    """Return a command quoted for a shell, without the path of joulecache."""
     program, *rest = arguments or ("",)
     return shlex.join(["joulecache" if PurePath(program).name == "joulecache" else program, *rest])
 
 
-def _control(audit: Audit) -> Table:
-    """Return the A/A control of each workload."""
-
+def _aa_control(audit: Audit) -> Table:
     def outcome(result: WorkloadResult) -> str:
         low, high = result.control.low, result.control.high
         if low is None or high is None:
-            return "one block cannot show anything"
-        return "holds 1" if low <= 1 <= high else "does not hold 1: nothing is claimed"
+            return "a single block shows nothing"
+        return "contains 1" if low <= 1 <= high else "does not contain 1: nothing is claimed"
 
     return table(
         "A/A control",
@@ -80,20 +78,16 @@ def _control(audit: Audit) -> Table:
             Column("Blocks"): lambda result: quantities.count(result.blocks),
             words("Outcome"): outcome,
         },
-        f"The control measures {audit.reference} against itself in every block: its ratio shows how far two equal arms come out apart.",
+        f"The control measures {audit.reference} against itself in every block: the ratio shows how much two identical arms differ.",
     )
 
 
 def _storage(build: BuildFacts) -> Paragraph:
-    stored, size = build.storage_per_day, quantities.data_size(build.cache_bytes)
-    used = quantities.joules_range(stored.value_j, stored.low_j, stored.high_j)
-    return Paragraph(
-        f"Storing the cache, {size}, uses {used.value} a day ({used.interval}), {quantities.kind(stored.method)}; this is in no ratio."
-    )
+    size, stored = quantities.data_size(build.cache_bytes), component_cell(build.storage_per_day)
+    return Paragraph(f"Storing the cache, {size}, uses {stored.value} a day, {stored.tag}; no ratio includes this.")
 
 
 def _build(build: BuildFacts) -> Table:
-    """Return what building the cache cost."""
     energy, stored = build.energy, build.storage_per_day
     return pairs(
         "Build of the cache",
@@ -107,14 +101,12 @@ def _build(build: BuildFacts) -> Table:
             "Variants": quantities.count(build.variants),
             "Storage for a day (low to high)": component_cell(stored),
         },
-        f"The build is a one-time cost. Storage costs energy every day, {stored.method}: {stored.source}. Scope: {stored.scope}. It is in "
-        "no ratio and in no break-even.",
+        f"The build is a one-time cost. Storage costs energy every day, {stored.method}: {stored.source}. Scope: {stored.scope}. No ratio "
+        "and no break-even includes it.",
     )
 
 
 def _components(energy: Energy, title: str) -> Table:
-    """Return where joules come from, component by component."""
-
     def text(part: Component | None, name: str) -> str:
         return "" if part is None else str(getattr(part, name))
 
@@ -134,8 +126,6 @@ def _components(energy: Energy, title: str) -> Table:
 
 
 def _coefficients(meter: Provenance) -> Table:
-    """Return the coefficients of the energy model."""
-
     def shown(value: float | None) -> str:
         return "none given" if value is None else f"{value:g}"
 
@@ -156,7 +146,7 @@ def _coefficients(meter: Provenance) -> Table:
 
 
 def _pixels(audit: Audit) -> Iterator[Table]:
-    """Yield how far the images of the arms differ, and which arms were left out."""
+    """Yield the differences between the images of the arms, and the arms that were left out."""
     if audit.cached is None:
         return
     shown = {name: quantities.number(level) for name, level in audit.pixel_difference.items()}
@@ -171,7 +161,7 @@ def _pixels(audit: Audit) -> Iterator[Table]:
 
 
 def _pipelines(audit: Audit) -> Iterator[Table]:
-    """Yield where custom pipelines come from, and what one epoch of each is."""
+    """Yield the origin of custom pipelines, and the size of an epoch of each."""
     if audit.pipelines:
         yield table(
             "Pipelines",
@@ -189,8 +179,7 @@ def _pipelines(audit: Audit) -> Iterator[Table]:
         )
 
 
-def _repeat(audit: Audit) -> Table:
-    """Return what is needed to run the audit again."""
+def _reproducing(audit: Audit) -> Table:
     run, horizon = audit.provenance, audit.horizon_epochs
     facts = {
         "Seed": str(run.seed),
@@ -201,11 +190,10 @@ def _repeat(audit: Audit) -> Table:
         "Horizon of the verdict": horizon and plural(horizon, "epoch"),
         "Every single run": "runs.jsonl, next to this report",
     }
-    return pairs("To repeat this audit", {what: str(fact) for what, fact in facts.items() if fact is not None})
+    return pairs("Reproducing this audit", {what: str(fact) for what, fact in facts.items() if fact is not None})
 
 
 def _machine(run: RunProvenance) -> Table:
-    """Return the machine, and the versions of the software."""
     meter, threads = run.meter, run.threads
 
     def chosen(count: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
 from joulecache.pipelines.core import quantities
@@ -38,7 +38,7 @@ def reuse_section(reuse: DrawReuse, horizon: int) -> Section:
 
 
 def reuse_facts(reuse: DrawReuse) -> Iterator[Fact]:
-    """Yield what the cached variants did to accuracy, where that was measured."""
+    """Yield the effect of the cached variants on accuracy, if it was measured."""
     cached = reuse.points[0] if reuse.points else None
     if cached is None or cached.difference is None:
         return
@@ -48,7 +48,7 @@ def reuse_facts(reuse: DrawReuse) -> Iterator[Fact]:
 
 
 def reuse_sentences(reuse: DrawReuse, horizon: int) -> tuple[str, ...]:
-    """Say how often draws are reused, and what that was measured to do, in words that claim no more than the findings do."""
+    """Say how often draws are reused and what that was measured to do, claiming no more than the findings support."""
     found = [
         f"The cache holds {plural(reuse.variants, 'variant')} of its random ops. Each is used {times(reuse.horizon_reuse)} over "
         f"{plural(horizon, 'epoch')}, and {times(reuse.train_reuse)} in a training of {plural(reuse.train_epochs, 'epoch')}."
@@ -85,27 +85,27 @@ def _compared(point: VariantPoint, difference: Mean, margin: float) -> str:
 
 
 def _points(difference: float) -> str:
-    """Return a difference of accuracies, shares of 1, in points with its sign."""
+    """Return a difference of accuracies in percentage points, with its sign."""
     return f"{100 * difference:+z.2f}"
 
 
-def _points_range(mean: Mean) -> Spread:
+def _spread(mean: Mean, formatted: Callable[[float, float, float], Spread]) -> Spread:
     if mean.low is None or mean.high is None:
-        return Spread(_points(mean.value), note=NO_INTERVAL)
-    return Spread(_points(mean.value), _points(mean.low), _points(mean.high))
+        return Spread(formatted(mean.value, mean.value, mean.value).value, note=NO_INTERVAL)
+    return formatted(mean.value, mean.low, mean.high)
+
+
+def _points_range(mean: Mean) -> Spread:
+    return _spread(mean, lambda *values: Spread(*map(_points, values)))
 
 
 def _energy_range(mean: Mean, like_j: float) -> Spread:
-    if mean.low is None or mean.high is None:
-        return Spread(quantities.joules(mean.value, like_j), note=NO_INTERVAL)
-    return quantities.joules_range(mean.value, mean.low, mean.high, like_j)
+    return _spread(mean, lambda *values_j: quantities.joules_range(*values_j, like_j=like_j))
 
 
 def _accuracy_range(mean: Mean) -> Spread:
-    """Return an accuracy over seeds; none lies outside of 0 and 1, and so no end that is shown does."""
-    if mean.low is None or mean.high is None:
-        return Spread(quantities.share(mean.value), note=NO_INTERVAL)
-    return quantities.share_range(mean.value, max(0.0, mean.low), min(1.0, mean.high))
+    """Return an accuracy over seeds, with its interval limited to 0% to 100%."""
+    return _spread(mean, lambda value, low, high: quantities.share_range(value, max(0.0, low), min(1.0, high)))
 
 
 def _tag(point: VariantPoint) -> str:
@@ -113,7 +113,6 @@ def _tag(point: VariantPoint) -> str:
 
 
 def _table(reuse: DrawReuse, horizon: int) -> Table:
-    """Return what training costs with each number of variants, and how well it learns."""
     points, tag = reuse.points, _tag(reuse.points[0])
     like_j = quantities.largest(point.with_build_j_per_1000.value for point in points)
     trained = plural(reuse.train_epochs, "epoch")
@@ -170,7 +169,7 @@ def _chart(reuse: DrawReuse) -> Chart:
         "Accuracy and energy by number of variants",
         Scatter(dots, "active J per 1,000 images, with the build's share", "accuracy, %"),
         f"Points: {'; '.join(shown)}.",
-        "Up and to the left is better. Whiskers: 95% intervals over the seeds, which share some of their variation: whether two points "
-        "differ is in the table, seed by seed.",
+        "Up and to the left is better. Error bars: 95% intervals over the seeds, which share some of their variation: the table compares "
+        "points seed by seed.",
         _tag(reuse.points[0]),
     )

@@ -27,7 +27,7 @@ from joulecache.pipelines.report.document import (
 _BELOW_RESOLUTION = "below resolution"
 _UNATTRIBUTED = "unattributed"
 _WAITING = "waiting"
-_LARGEST_REST = 0.1  # of the whole: beyond, stages are approximate
+_LARGEST_REST = 0.1  # of the whole: above, stages are approximate
 
 
 def stages_section(audit: Audit, found: Stages) -> Section:
@@ -37,7 +37,6 @@ def stages_section(audit: Audit, found: Stages) -> Section:
 
 
 def _reference_waiting(audit: Audit, found: Stages) -> Waiting | None:
-    """Return the waiting of the reference arm in the training that the stages are of; None where there is none."""
     trained = (result for result in audit.workloads if result.workload == found.workload)
     return next((result.arm(audit.reference).waiting for result in trained), None)
 
@@ -46,7 +45,7 @@ def _reference_waiting(audit: Audit, found: Stages) -> Waiting | None:
 
 
 def stage_sentences(audit: Audit, found: Stages) -> tuple[str, ...]:
-    """Say which stage uses most, what of the input a cache saves, how far the stages explain the whole, and what waiting costs."""
+    """Say which stage uses most, what a cache saves, how much the stages explain, and what waiting for input costs."""
     known = [stage for stage in found.stages if stage.active_j_per_1000 is not None]
     text = (_most(audit, found, known), _saved_by_a_cache(audit, known), _closes(found), _waits(audit, found))
     return tuple(filter(None, text))
@@ -68,7 +67,7 @@ def _most(audit: Audit, found: Stages, known: list[Stage]) -> str:
     if not most.trains or not feeding:
         return text
     first = max(feeding, key=lambda stage: _sum_j([stage]))
-    return f"{text} Of the input, it is {first.name}: {share(_sum_j([first]) / _sum_j(feeding))}."
+    return f"{text} Within the input, it is {first.name}: {share(_sum_j([first]) / _sum_j(feeding))}."
 
 
 def _saved_by_a_cache(audit: Audit, known: list[Stage]) -> str:
@@ -88,9 +87,9 @@ def _closes(found: Stages) -> str:
         text += ", which is more than all of it: stages and whole were measured in separate runs."
     else:
         text += f"; {share(rest)} is unattributed."
-    return (
-        text if abs(rest) <= _LARGEST_REST else f"{text} That is off by more than a tenth: the stages are approximate."
-    )
+    if abs(rest) > _LARGEST_REST:
+        text += " That is off by more than a tenth: the stages are approximate."
+    return text
 
 
 def _waits(audit: Audit, found: Stages) -> str:
@@ -114,7 +113,6 @@ def _waits(audit: Audit, found: Stages) -> str:
 
 
 def _table(audit: Audit, found: Stages) -> Table:
-    """Return what each stage uses of the whole, and what is unattributed."""
     tag, whole_j = active_tag(audit), found.whole_j_per_1000
     rows = [
         (
@@ -137,7 +135,6 @@ def _table(audit: Audit, found: Stages) -> Table:
 
 
 def _stage_cell(stage: Stage, whole_j: float, tag: str) -> Cell:
-    """Return a stage's energy with its interval, or below resolution the most it uses."""
     if stage.active_j_per_1000 is None:
         return Cell(Spread(_BELOW_RESOLUTION, note=f"at most {quantities.joules(stage.high, whole_j)}"))
     return Cell(joules(Joules(stage.active_j_per_1000, stage.low, stage.high), whole_j), tag)
@@ -146,9 +143,9 @@ def _stage_cell(stage: Stage, whole_j: float, tag: str) -> Cell:
 def _remark(audit: Audit, found: Stages) -> str:
     arm, gpu = audit.reference, audit.energy.components["gpu"] is not None
     parts = [
-        f"{arm} was cut off after each of its steps in turn, in {found.blocks} interleaved blocks over {quantities.count(found.images)} "
-        "files. A stage is what that adds to the step before; below resolution: the interval holds 0. tf.data: listing and shuffling the "
-        "files, and calling the map; batch: collating the images.",
+        f"{arm} was truncated after each of its steps in turn, in {found.blocks} interleaved blocks over {quantities.count(found.images)} "
+        "files. A stage is what its step adds; below resolution: the interval contains 0. tf.data: listing and shuffling the files, and "
+        "calling the map; batch: collating the images.",
     ]
     if any(stage.trains for stage in found.stages):
         parts.append(
@@ -165,10 +162,10 @@ def _remark(audit: Audit, found: Stages) -> str:
 
 
 def waiting_tables(result: WorkloadResult) -> Iterator[Table]:
-    """Yield how long each arm of a training waited for its input, and what the idle machine used meanwhile."""
+    """Yield how long the arms of a training waited for input, and what the idle machine used meanwhile."""
     waits = [(arm.name, arm.waiting) for arm in result.arms if arm.waiting is not None]
     remark = (
-        "Energy: the time for which training was blocked for its next batch, times the watts of the idle machine. It is part of the total "
+        "Energy: the time that training was blocked waiting for a batch, times the watts of the idle machine. It is part of the total "
         "energy, idle included."
     )
     if any(waiting.at_most for _, waiting in waits):

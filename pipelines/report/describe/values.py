@@ -1,4 +1,4 @@
-"""Typed values as cells and texts."""
+"""Format typed values as cells and text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def title_of(workload: str) -> str:
 
 
 def active_tag(audit: Audit) -> str:
-    """Return how the active joules of an audit were obtained."""
+    """Return whether the active joules of an audit are measured, modelled or given."""
     return quantities.kind(audit.energy.active.method)
 
 
@@ -38,7 +38,7 @@ def joules(energy: Joules, like_j: float | None = None) -> Spread:
 
 
 def joules_column(items: Iterable[T], energy: Callable[[T], Joules], tag: str) -> Callable[[T], Cell]:
-    """Return the function that returns the cells of a column of energies, all in one unit. Where nothing is spent, nothing is tagged."""
+    """Return a function from an item to its energy as a cell, in the unit of the largest. Zero energies have no tag."""
     like_j = quantities.largest(energy(item).value for item in items)
 
     def shown(item: T) -> Cell:
@@ -66,7 +66,7 @@ def component_cell(part: Component | None) -> Cell:
 
 
 def flagged(what: str, energy: Energy) -> str:
-    """Say why the meter flagged an energy; "" where it did not."""
+    """Say why the meter flagged an energy; "" if it did not."""
     return f"{what} is flagged by the meter: {'; '.join(energy.flags)}." if energy.flags else ""
 
 

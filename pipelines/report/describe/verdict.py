@@ -1,4 +1,4 @@
-"""What an audit found, in sentences that claim no more than its findings do."""
+"""What an audit found, in sentences that claim no more than the findings support."""
 
 from __future__ import annotations
 
@@ -14,33 +14,29 @@ from joulecache.pipelines.report.document import Sentence
 
 _SUBJECTS = {"input": "Loading images", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
 _STRONGEST = "Against the strongest alternative:"
-_WHOLE_JOBS = ("train", "finetune", "infer", "input")  # the headline is about the first of them that was measured
+_BY_RELEVANCE = ("train", "finetune", "infer", "input")  # the headline is about the first that was measured
 
 
 def main_workload(audit: Audit) -> WorkloadResult | None:
     """Return the result that the headline is about; None without any."""
     by_name = {result.workload: result for result in audit.workloads}
-    first = next((by_name[name] for name in _WHOLE_JOBS if name in by_name), None)
+    first = next((by_name[name] for name in _BY_RELEVANCE if name in by_name), None)
     return first or next(iter(audit.workloads), None)
 
 
 def headline(audit: Audit) -> tuple[Sentence, ...]:
-    """Return what an audit found on the most complete job.
-
-    A cache is compared with the reference and with the arm that costs least otherwise. Custom pipelines are compared with the first one,
-    the one that costs least first.
-    """
+    """Return the findings of the main workload: the cache against the reference and the best alternative, or custom pipelines."""
     result = main_workload(audit)
     if result is None:
         return ()
     if audit.cached is None:
-        return own_sentences(result, audit)
-    found = [_compared(result, comparison, audit) for comparison in main_comparisons(result, audit)]
-    return tuple(replace(each, lead=_STRONGEST) if place else each for place, each in enumerate(found))
+        return _custom_sentences(result, audit)
+    found = [_cache_sentence(result, comparison, audit) for comparison in main_comparisons(result, audit)]
+    return (*found[:1], *(replace(each, lead=_STRONGEST) for each in found[1:]))
 
 
 def main_comparisons(result: WorkloadResult, audit: Audit) -> tuple[Comparison, ...]:
-    """Return the cache's comparison with the reference, and that with the arm that costs least over the horizon, if it is another."""
+    """Return the cache's comparisons with the reference and with the arm that uses least over the horizon, if they differ."""
     by_other = {comparison.other: comparison for comparison in result.comparisons}
     others = [arm for arm in result.arms if arm.name in by_other]
     strongest = min(others, key=lambda arm: _over_horizon(arm, audit), default=None)
@@ -57,36 +53,43 @@ def _over_horizon(arm: ArmResult, audit: Audit) -> float:
 
 
 def sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, ...]:
-    """Return what one workload found: the cache against each other arm, or custom pipelines against the first one."""
+    """Return the findings of one workload: the cache against each other arm, or custom pipelines against the first one."""
     if audit.cached is None:
-        return own_sentences(result, audit)
-    return tuple(_compared(result, comparison, audit) for comparison in result.comparisons)
+        return _custom_sentences(result, audit)
+    return tuple(_cache_sentence(result, comparison, audit) for comparison in result.comparisons)
 
 
-def _subject(result: WorkloadResult) -> str:
-    return _SUBJECTS.get(result.workload, result.workload)
+def _subject(result: WorkloadResult, arm: str) -> str:
+    return f"{_SUBJECTS.get(result.workload, result.workload)} from {arm}"
+
+
+def _claim(subject: str, compared: ArmResult | Comparison, other: str, unit: str, than: str) -> tuple[str, str]:
+    """Return a claim about a ratio; where the finding is neither saves nor costs, the ratio becomes a detail."""
+    changed, interval = quantities.change(compared.ratio.value), change_interval(compared.ratio)
+    if compared.finding in ("saves", "costs"):
+        return f"{subject} uses {changed} active energy per {unit} than {than} ({interval}).", ""
+    claim = f"{subject}: {compared.finding} against {other}."
+    return claim, f"An {unit} used {changed} active energy ({interval}); {compared.why}."
 
 
 # The cache against another arm ----------------------------------------------------------------------------------------
 
 
-def _compared(result: WorkloadResult, comparison: Comparison, audit: Audit) -> Sentence:
-    """Return what the cache does against one other arm."""
-    ratio, other = comparison.ratio, comparison.other
-    changed, interval = quantities.change(ratio.value), change_interval(ratio)
-    if comparison.finding in ("saves", "costs"):
-        claim = f"{_subject(result)} from the cache uses {changed} active energy per epoch than {other} ({interval})."
-        parts = []
-    else:
-        claim = f"{_subject(result)} from the cache: {comparison.finding} against {other}."
-        parts = [f"An epoch used {changed} active energy ({interval}); {comparison.why}."]
-    parts += [_build_paid_back(comparison), _over_runs(comparison), _horizon(comparison, audit)]
-    parts.append(_accuracy_differs(result, audit, other))
-    return Sentence(claim, " ".join(filter(None, parts)), comparison.finding, active_tag(audit))
+def _cache_sentence(result: WorkloadResult, comparison: Comparison, audit: Audit) -> Sentence:
+    other = comparison.other
+    claim, ratio = _claim(_subject(result, "the cache"), comparison, other, "epoch", other)
+    held = "If that ratio holds, the" if ratio else "The"
+    details = (
+        ratio,
+        f"{held} build is {_paid_back(comparison)}.",
+        _over_runs(comparison),
+        _horizon(comparison, audit),
+        _accuracy_differs(result, audit, other),
+    )
+    return Sentence(claim, " ".join(filter(None, details)), comparison.finding, active_tag(audit))
 
 
-def paid_back(comparison: Comparison, *, over_runs: bool = False) -> str:
-    """Say when the build is paid back against another arm, in words that follow "the build is"."""
+def _paid_back(comparison: Comparison, *, over_runs: bool = False) -> str:
     paid = comparison.break_even_over_runs if over_runs else comparison.break_even
     when = epochs_to(paid, comparison.ratio)
     if paid.epochs == 0:
@@ -96,18 +99,12 @@ def paid_back(comparison: Comparison, *, over_runs: bool = False) -> str:
     return f"paid back after {when}"
 
 
-def _build_paid_back(comparison: Comparison) -> str:
-    if comparison.finding in ("saves", "costs"):
-        return f"The build is {paid_back(comparison)}."
-    return f"If that ratio holds, the build is {paid_back(comparison)}."
-
-
 def _over_runs(comparison: Comparison) -> str:
     if comparison.runs == 1:
         return ""
     paid = comparison.break_even_over_runs.epochs
     each = " of each" if paid else ""
-    return f"With {comparison.runs} trainings on the same cache, it is {paid_back(comparison, over_runs=True)}{each}."
+    return f"With {comparison.runs} trainings on the same cache, it is {_paid_back(comparison, over_runs=True)}{each}."
 
 
 def _horizon(comparison: Comparison, audit: Audit) -> str:
@@ -139,43 +136,34 @@ def _accuracy_differs(result: WorkloadResult, audit: Audit, other: str) -> str:
 # Custom pipelines -----------------------------------------------------------------------------------------------------
 
 
-def own_sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, ...]:
-    """Return how custom pipelines compare with the first one, the leanest first; of a single one, what it uses."""
+def _custom_sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, ...]:
+    """Return how custom pipelines compare with the first one, in order of energy; of a single one, what it uses."""
     reference = result.arm(audit.reference)
     others = [arm for arm in result.arms if arm is not reference]
     if not others:
-        return (_alone(result, reference, audit),)
-    return tuple(_own(result, arm, reference, audit) for arm in sorted(others, key=lambda arm: arm.ratio.value))
+        claim = (
+            f"{_subject(result, reference.name)} uses {joules(reference.active_j_per_1000)} of active energy per 1,000 images, at "
+            f"{quantities.number(reference.images_per_s)} images/s."
+        )
+        return (Sentence(claim, _waiting_and_parts(reference), None, active_tag(audit)),)
+    return tuple(_custom(result, arm, reference, audit) for arm in sorted(others, key=lambda arm: arm.ratio.value))
 
 
-def _alone(result: WorkloadResult, arm: ArmResult, audit: Audit) -> Sentence:
-    claim = (
-        f"{_subject(result)} from {arm.name} uses {joules(arm.active_j_per_1000)} of active energy per 1,000 images, at "
-        f"{quantities.number(arm.images_per_s)} images/s."
-    )
-    return Sentence(claim, " ".join(filter(None, (_waits(arm), _parts(arm)))), None, active_tag(audit))
-
-
-def _own(result: WorkloadResult, arm: ArmResult, reference: ArmResult, audit: Audit) -> Sentence:
-    """Return how a pipeline compares with the first one."""
-    changed, interval = quantities.change(arm.ratio.value), change_interval(arm.ratio)
-    if arm.finding in ("saves", "costs"):
-        subject = f"{_subject(result)} from {arm.name}"
-        claim = f"{subject} uses {changed} active energy per image than from {reference.name} ({interval})."
-        parts = []
-    else:
-        claim = f"{_subject(result)} from {arm.name}: {arm.finding} against {reference.name}."
-        parts = [f"An image used {changed} active energy ({interval}); {arm.why}."]
+def _custom(result: WorkloadResult, arm: ArmResult, reference: ArmResult, audit: Audit) -> Sentence:
+    claim, ratio = _claim(_subject(result, arm.name), arm, reference.name, "image", f"from {reference.name}")
     values_j = [each.active_j_per_1000.value for each in (arm, reference)]
-    one, other = (quantities.joules(value_j, max(values_j)) for value_j in values_j)
-    rates = [quantities.number(each.images_per_s) for each in (arm, reference)]
-    parts.append(f"Per 1,000 images: {one} against {other}. Images/s: {rates[0]} against {rates[1]}.")
-    parts += [_waits(arm), _parts(arm)]
-    return Sentence(claim, " ".join(filter(None, parts)), arm.finding, active_tag(audit))
+    energy, reference_energy = (quantities.joules(value_j, max(values_j)) for value_j in values_j)
+    rate, reference_rate = (quantities.number(each.images_per_s) for each in (arm, reference))
+    values = f"Per 1,000 images: {energy} against {reference_energy}. Images/s: {rate} against {reference_rate}."
+    detail = " ".join(filter(None, (ratio, values, _waiting_and_parts(arm))))
+    return Sentence(claim, detail, arm.finding, active_tag(audit))
+
+
+def _waiting_and_parts(arm: ArmResult) -> str:
+    return " ".join(filter(None, (_waits(arm), _parts(arm))))
 
 
 def _parts(arm: ArmResult) -> str:
-    """Say what the parts of a training use when they run alone."""
     found = [
         f"{PARTS.get(part.name, part.name)} {quantities.share(part.ratio.value)} of the energy and "
         f"{quantities.share(part.wall_us_per_image / arm.wall_us_per_image)} of the time"
@@ -185,7 +173,6 @@ def _parts(arm: ArmResult) -> str:
 
 
 def _waits(arm: ArmResult) -> str:
-    """Say for how much of its time a training waits for input, and what the machine uses meanwhile."""
     waiting = arm.waiting
     if waiting is None:
         return ""
@@ -201,11 +188,11 @@ def _waits(arm: ArmResult) -> str:
 
 
 def doubts(audit: Audit) -> str:
-    """Return which measurements the meter flagged, "" for none; the reasons are in tables, by arm and by model file."""
+    """Say which measurements the meter flagged, "" for none. Tables list the reasons by arm and by model file."""
     parts = []
     for result in audit.workloads:
         flagged, runs = sum(arm.flagged_runs for arm in result.arms), sum(arm.runs for arm in result.arms)
-        whole = [arm.name for arm in result.arms if arm.flags]  # short runs may pass where their sum does not
+        whole = [arm.name for arm in result.arms if arm.flags]  # the sum of the runs can be flagged where no run is
         if flagged or whole:
             names = "" if len(whole) == len(result.arms) else f" of {', '.join(whole)}"
             together = f", and all runs{names} together" if whole else ""

@@ -52,12 +52,12 @@ def _label(name: str, longest: int = _LONGEST_LABEL) -> str:
 
 
 def _bars(axes: Axes, plot: Bars) -> None:
-    for place, mark in enumerate(plot.marks):
+    for index, mark in enumerate(plot.marks):
         low, high = mark.ends or (mark.value, mark.value)
-        axes.barh(place, mark.value, 0.56, color=_colour(mark.series))
+        axes.barh(index, mark.value, 0.56, color=_colour(mark.series))
         whisker = [[mark.value - low], [high - mark.value]]
-        axes.errorbar(mark.value, place, xerr=whisker, color=COLOURS["ink"], capsize=3.5, linewidth=1.2)
-        axes.annotate(mark.text, (high, place), (6, 0), textcoords="offset points", va="center", size=11)
+        axes.errorbar(mark.value, index, xerr=whisker, color=COLOURS["ink"], capsize=3.5, linewidth=1.2)
+        axes.annotate(mark.text, (high, index), (6, 0), textcoords="offset points", va="center", size=11)
     axes.set_yticks(range(len(plot.marks)), [_label(mark.label) for mark in plot.marks], color=COLOURS["ink"])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.32 * largest((mark.ends or (0, mark.value))[1] for mark in plot.marks))
@@ -69,11 +69,11 @@ def _bars(axes: Axes, plot: Bars) -> None:
 
 def _intervals(axes: Axes, plot: Intervals) -> None:
     axes.axvline(1, color=COLOURS["muted"], linewidth=1)
-    for place, mark in enumerate(plot.marks):
+    for index, mark in enumerate(plot.marks):
         colour = _colour(mark.series)
-        axes.plot(mark.ends or [mark.value] * 2, [place, place], color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(mark.ends or [mark.value] * 2, [index, index], color=colour, linewidth=2, solid_capstyle="round")
         fill = colour if mark.ends else COLOURS["paper"]
-        axes.plot([mark.value], [place], "o", color=colour, markerfacecolor=fill, markersize=7)
+        axes.plot([mark.value], [index], "o", color=colour, markerfacecolor=fill, markersize=7)
     ends = [1.0, *(end for mark in plot.marks for end in mark.ends or (mark.value,))]
     _ratio_axis(axes, min(ends), max(ends))
     labels = [" / ".join(_label(part) for part in mark.label.split(" / ")) for mark in plot.marks]
@@ -126,9 +126,9 @@ def _stack(axes: Axes, plot: Stack) -> None:
         return f"{_label(mark.label, _LONGEST_STAGE)} {mark.text}".rstrip()
 
     left = 0.0
-    for place, part in enumerate(plot.parts):
-        colour = COLOURS[f"series-{1 + place % (SERIES - 1)}"]
-        hatch = _HATCHES[place // (SERIES - 1) % len(_HATCHES)]
+    for index, part in enumerate(plot.parts):
+        colour = COLOURS[f"series-{1 + index % (SERIES - 1)}"]
+        hatch = _HATCHES[index // (SERIES - 1) % len(_HATCHES)]
         axes.barh(0, part.value, 0.6, left, color=colour, hatch=hatch, edgecolor=COLOURS["paper"], label=label(part))
         left += part.value
     hatched: dict[str, Any] = {"height": 0.6, "color": "none"}
@@ -156,15 +156,15 @@ def _scatter(axes: Axes, plot: Scatter) -> None:
     def reach(value: float, ends: tuple[float, float] | None) -> list[list[float]] | None:
         return None if ends is None else [[value - ends[0]], [ends[1] - value]]
 
-    for place, dot in enumerate(plot.dots):
+    for index, dot in enumerate(plot.dots):
         axes.errorbar(
             dot.x,
             dot.y,
             xerr=reach(dot.x, dot.x_ends),
             yerr=reach(dot.y, dot.y_ends),
-            fmt=MARKERS[place % SERIES],
-            fillstyle="full" if place < SERIES else "none",
-            color=_colour(place),
+            fmt=MARKERS[index % SERIES],
+            fillstyle="full" if index < SERIES else "none",
+            color=_colour(index),
             markersize=8,
             capsize=3.5,
             linewidth=1.2,

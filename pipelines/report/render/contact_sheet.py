@@ -82,9 +82,9 @@ def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
     size = (_COLUMNS * (_TILE + _GAP) + _GAP, lines * (_TILE + _CAPTION + _GAP) + _GAP)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, (image, caption) in enumerate(tiles):
-        left = _GAP + place % _COLUMNS * (_TILE + _GAP)
-        top = _GAP + place // _COLUMNS * (_TILE + _CAPTION + _GAP)
+    for index, (image, caption) in enumerate(tiles):
+        left = _GAP + index % _COLUMNS * (_TILE + _GAP)
+        top = _GAP + index // _COLUMNS * (_TILE + _CAPTION + _GAP)
         scale = _TILE / max(image.size)
         fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR

@@ -1,4 +1,4 @@
-"""A document as HTML: one page that loads nothing and runs nothing, or the cell of a notebook."""
+"""Render a document as HTML: a self-contained page without scripts, or the cell of a notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from joulecache.pipelines.report.document import Block, Chart, Code, Document, visible
+from joulecache.pipelines.report.document import Block, Chart, Code, Document, parts, visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -21,12 +21,11 @@ def to_html(document: Document) -> str:
 
 
 def to_notebook(document: Document) -> str:
-    """Return a document without its details as HTML for the cell of a notebook."""
+    """Return a brief document as HTML for the cell of a notebook."""
     return _render("notebook.html.j2", document.brief())
 
 
 def _render(template: str, document: Document) -> str:
-    """Return a document in the form of a template of this package."""
     shown = visible(document)
     charts = [block for section in shown.sections for block in section.blocks if isinstance(block, Chart)]
     names = {id(chart): f"chart-{number}" for number, chart in enumerate(charts)}
@@ -48,12 +47,12 @@ def _environment() -> jinja2.Environment:
     environment.tests["code"] = lambda part: isinstance(part, Code)
     environment.tests["kind"] = lambda block, name: type(block).__name__ == name
     environment.filters["grouped"] = _grouped
-    environment.filters["parts"] = lambda text: (text,) if isinstance(text, str) else text
+    environment.filters["parts"] = parts
     return environment
 
 
 def _grouped(blocks: Sequence[Block]) -> list[list[Block]]:
-    """Return blocks in groups, of which charts stand side by side."""
+    """Group blocks so that adjacent charts stand side by side."""
     return [list(group) for _, group in itertools.groupby(blocks, lambda block: isinstance(block, Chart))]
 
 

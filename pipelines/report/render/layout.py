@@ -110,7 +110,7 @@ def _grid(table: Table, tag: str | None, width: int) -> list[Text]:
             return _grid_lines(columns, entries, shown, widths, gap)
     if not widths:
         return []
-    hidden = ", ".join(column.title for place, column in enumerate(columns) if place not in shown)
+    hidden = ", ".join(column.title for index, column in enumerate(columns) if index not in shown)
     left_out = [Text(part, "dim") for part in wrap(f"Left out at this width: {hidden}.", width)]
     return _grid_lines(columns, entries, shown, widths, gap) + left_out
 
@@ -118,10 +118,10 @@ def _grid(table: Table, tag: str | None, width: int) -> list[Text]:
 def _entries(table: Table, tag: str | None, *, beside: bool) -> list[list[_Entry]]:
     """Return the entries of all cells by row, with intervals beside the values or below them."""
     by_column = [
-        [_text_entry(row[place], tag) for row in table.rows]
+        [_text_entry(row[index], tag) for row in table.rows]
         if column.align == "left"
-        else _number_entries([row[place] for row in table.rows], tag, beside)
-        for place, column in enumerate(table.columns)
+        else _number_entries([row[index] for row in table.rows], tag, beside)
+        for index, column in enumerate(table.columns)
     ]
     return [list(row) for row in zip(*by_column, strict=True)]
 
@@ -189,13 +189,13 @@ def _fit(
     while True:
         for gap in _GAPS:
             room = width - gap * (len(shown) - 1)
-            needs = [_needs(columns[place], [row[place] for row in entries]) for place in shown]
+            needs = [_needs(columns[index], [row[index] for row in entries]) for index in shown]
             if sum(least for least, _ in needs) <= room:
                 return shown, _spread_out(needs, room), gap
-        optional = [place for place in shown if columns[place].priority]
+        optional = [index for index in shown if columns[index].priority]
         if not optional:
             return shown, None, 0
-        shown.remove(max(optional, key=lambda place: (columns[place].priority, place)))
+        shown.remove(max(optional, key=lambda index: (columns[index].priority, index)))
 
 
 def _needs(column: Column, entries: Sequence[_Entry]) -> tuple[int, int]:
@@ -211,11 +211,11 @@ def _needs(column: Column, entries: Sequence[_Entry]) -> tuple[int, int]:
 def _spread_out(needs: Sequence[tuple[int, int]], room: int) -> list[int]:
     """Give each column its least width, and share out the rest equally, so that narrow columns get all that they can use."""
     widths, spare = [least for least, _ in needs], room - sum(least for least, _ in needs)
-    by_need = sorted(range(len(needs)), key=lambda place: needs[place][1] - needs[place][0])
-    for done, place in enumerate(by_need):
-        least, most = needs[place]
+    by_need = sorted(range(len(needs)), key=lambda index: needs[index][1] - needs[index][0])
+    for done, index in enumerate(by_need):
+        least, most = needs[index]
         more = min(most - least, spare // (len(needs) - done))
-        widths[place], spare = least + more, spare - more
+        widths[index], spare = least + more, spare - more
     return widths
 
 
@@ -228,10 +228,10 @@ def _grid_lines(
 ) -> list[Text]:
     def line(parts: Sequence[Text]) -> Text:
         made = Text()
-        for place, part, size in zip(shown, parts, widths, strict=True):
+        for index, part, size in zip(shown, parts, widths, strict=True):
             space = " " * (size - part.cell_len)
-            made.append_text(part if columns[place].align == "left" else Text(space))
-            made.append_text(Text(space) if columns[place].align == "left" else part)
+            made.append_text(part if columns[index].align == "left" else Text(space))
+            made.append_text(Text(space) if columns[index].align == "left" else part)
             made.append(" " * gap)
         made.rstrip()
         return made
@@ -243,12 +243,12 @@ def _grid_lines(
         yield from map(line, zip(*stacks, strict=True))
 
     heads = [
-        [Text(part, "dim") for part in wrap(_head(columns[place]), size)]
-        for place, size in zip(shown, widths, strict=True)
+        [Text(part, "dim") for part in wrap(_head(columns[index]), size)]
+        for index, size in zip(shown, widths, strict=True)
     ]
     lines = [*rows(heads, True), Text("─" * (sum(widths) + gap * (len(widths) - 1)), "dim")]
     for row in entries:
-        lines += rows([row[place].wrapped(size) for place, size in zip(shown, widths, strict=True)], False)
+        lines += rows([row[index].wrapped(size) for index, size in zip(shown, widths, strict=True)], False)
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A document as Markdown, for reviews and pull requests. Charts and images are left out."""
+"""Render a document as Markdown, for reviews and pull requests, without charts and images."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from joulecache.pipelines.report.document import (
     Sentence,
     Table,
     Text,
+    parts,
     visible,
 )
 
-# Underscores stay inside words, where they mark nothing: tf_cache reads better than tf\_cache.
+# Underscores inside words are not markup: tf_cache reads better than tf\_cache.
 _MARKS = re.compile(r"[\\`*{}\[\]<>#!|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def to_markdown(document: Document) -> str:
-    """Return a document as one Markdown text."""
+    """Return a document as Markdown."""
     shown = visible(document)
     lines = [f"# {escape(shown.title)}", ""]
-    for place, sentence in enumerate(shown.headline):
-        lead = f"{escape(sentence.lead)} " if place and sentence.lead else ""
-        lines += [f"{lead}{_sentence(sentence)}", ""]
+    for sentence in shown.headline:
+        lines += [f"{escape(sentence.lead)} {_sentence(sentence)}".lstrip(), ""]
     if shown.warning:
         lines += [f"**{escape(shown.warning)}**", ""]
     for fact in shown.facts:
@@ -45,7 +45,7 @@ def to_markdown(document: Document) -> str:
 
 
 def sections_markdown(document: Document) -> list[str]:
-    """Return the lines of a document's sections."""
+    """Return the sections of a document as lines of Markdown."""
     lines = []
     for section in visible(document).sections:
         lines += [f"## {escape(section.title)}", ""] if section.title else []
@@ -54,12 +54,12 @@ def sections_markdown(document: Document) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, in a table too."""
+    """Escape text so that Markdown shows it unchanged, also in a table."""
     return _MARKS.sub(lambda match: _ENTITIES.get(match[0], f"\\{match[0]}"), text)
 
 
 def code(text: str) -> str:
-    """Return text as a code span, which no backtick in it ends."""
+    """Return text as a code span, with a fence longer than any run of backticks in it."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}"
@@ -81,15 +81,14 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _paragraph(text: Text) -> list[str]:
-    parts = (text,) if isinstance(text, str) else text
-    line = "".join(code(part.text) if isinstance(part, Code) else escape(part) for part in parts)
+    line = "".join(code(part.text) if isinstance(part, Code) else escape(part) for part in parts(text))
     return [line, ""] if line else []
 
 
 def _sentence(sentence: Sentence) -> str:
     marks = ", ".join(escape(mark) for mark in (sentence.finding, sentence.tag) if mark)
-    parts = (f"**{escape(sentence.claim)}**", escape(sentence.detail), marks and f"\\[{marks}\\]")
-    return " ".join(filter(None, parts))
+    texts = (f"**{escape(sentence.claim)}**", escape(sentence.detail), marks and f"\\[{marks}\\]")
+    return " ".join(filter(None, texts))
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -105,10 +105,10 @@ def _inline(name: str, text: str, title: str, description: str) -> str:
     view = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib.update({"viewBox": view, "role": "img", "aria-labelledby": f"{name}-title {name}-desc"})
-    for place, (tag, words) in enumerate((("title", title), ("desc", description))):
+    for index, (tag, words) in enumerate((("title", title), ("desc", description))):
         element = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
         element.text = words
-        root.insert(place, element)
+        root.insert(index, element)
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -1,4 +1,4 @@
-"""A document on a terminal: plain when piped, in colour where there is some, and as wide as the terminal."""
+"""Print a document on a terminal, as wide as it is; plain when piped."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from joulecache.pipelines.report.document import (
     Paragraph,
     Sentence,
     Table,
+    parts,
     visible,
 )
 from joulecache.pipelines.report.document import Text as DocumentText
@@ -25,16 +26,10 @@ if TYPE_CHECKING:
 
 
 def print_document(document: Document, console: Console, *, brief: bool = True) -> None:
-    """Print a document.
-
-    Args:
-        document: What to print.
-        console: Where to print it.
-        brief: Leave out details. Charts and images are never printed.
-    """
+    """Print a document without its charts and images, and if brief without details."""
     shown = visible(document.brief() if brief else document)
-    for place, sentence in enumerate(shown.headline):
-        _print_sentence(sentence, console, lead=bool(place))
+    for sentence in shown.headline:
+        _print_sentence(sentence, console)
         console.print()
     if shown.warning:
         _print(shown.warning, console, "yellow")
@@ -52,9 +47,8 @@ def print_document(document: Document, console: Console, *, brief: bool = True) 
 
 
 def plain(text: DocumentText) -> str:
-    """Return a text without its marks."""
-    parts = (text,) if isinstance(text, str) else text
-    return "".join(part.text if isinstance(part, Code) else part for part in parts)
+    """Return a text without markup."""
+    return "".join(part.text if isinstance(part, Code) else part for part in parts(text))
 
 
 def _print_block(block: Block, console: Console) -> None:
@@ -70,18 +64,19 @@ def _print_block(block: Block, console: Console) -> None:
             for sentence in block.sentences:
                 _print_sentence(sentence, console)
         case Command():
-            # one line, to be copied
+            # not wrapped, so that it can be copied
             console.print(block.text, soft_wrap=True, markup=False, highlight=False)
         case Images() | Chart():
             return
     console.print()
 
 
-def _print_sentence(sentence: Sentence, console: Console, *, lead: bool = False) -> None:
+def _print_sentence(sentence: Sentence, console: Console) -> None:
     from joulecache.pipelines.report.render.layout import STYLES
 
-    claim = f"{sentence.lead} {sentence.claim}" if lead and sentence.lead else sentence.claim
-    _print(claim, console, f"bold {STYLES.get(sentence.finding or '', '')}".strip())
+    _print(
+        f"{sentence.lead} {sentence.claim}".lstrip(), console, f"bold {STYLES.get(sentence.finding or '', '')}".strip()
+    )
     tag = f"Energy: {sentence.tag}." if sentence.tag else ""
     if detail := f"{sentence.detail} {tag}".strip():
         _print(detail, console)
