@@ -41,17 +41,22 @@ _PASS_S = 0.02
 
 @dataclass(frozen=True)
 class OpCost:
-    """What an op costs: the draws given, the result copied to its place in a batch. Its random draws are not in it."""
+    """The cost of an op whose random parameters are given, with copying its result into a batch.
+
+    Attributes:
+        op: The op.
+        cpu_us_per_image: Microseconds of CPU time per image.
+    """
 
     op: Op
     cpu_us_per_image: float
 
 
 def op_costs() -> Iterator[OpCost]:
-    """Measure the ops of `EXAMPLES`, one after the other: a tenth of a second each.
+    """Measure the ops of `EXAMPLES`, one after the other, a tenth of a second each.
 
-    `decode` reads a synthetic photo of about 500x375, resizes take it decoded, crops 256x256, all others 224x224; `normalize`
-    goes with `to_float`.
+    `decode` decodes a synthetic photo of about 500x375. Resizes get that photo, crops get images of 256x256, all others of 224x224.
+    `normalize` is measured together with `to_float`.
     """
     for op in EXAMPLES:
         yield OpCost(op, cpu_us(_work(op)) / _DRAWS)
