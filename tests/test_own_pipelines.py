@@ -380,8 +380,14 @@ def order(good: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
     ids=["half", "half as much again", "the same"],
 )  # fmt: skip
 def test_the_verdict_on_recorded_joules(
-    order: tuple[dict[str, Any], list[dict[str, Any]]], tmp_path: Path, of_mine: float, finding: str, said: str
+    order: tuple[dict[str, Any], list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    of_mine: float,
+    finding: str,
+    said: str,
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["joulecache", "audit"])  # which the report shows
     arguments, runs = order
     meter = replayed(tmp_path, runs, lambda arm, part: of_mine if arm == "theirs" else 1.0)
     result = audit(out=tmp_path / "out", meter=meter, **arguments)
