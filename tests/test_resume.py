@@ -162,9 +162,7 @@ def rest(iterator: Any) -> Listed:
     return [(images.numpy().tobytes(), labels.numpy().tobytes()) for images, labels in iterator]
 
 
-@pytest.mark.parametrize(
-    ("steps", "shuffle"), [("one batch a step", True), ("two", "blocks"), ("all", False), ("all", True)]
-)
+@pytest.mark.parametrize(("steps", "shuffle"), [("one batch a step", False), ("two", "blocks"), ("all", True)])
 def test_a_restored_iterator_goes_on_with_the_same_bytes(
     cache: Cache, tmp_path: Path, steps: str, shuffle: Shuffle
 ) -> None:
@@ -173,7 +171,7 @@ def test_a_restored_iterator_goes_on_with_the_same_bytes(
     whole = listed(dataset)
     iterator = iter(dataset)
     for taken in range(len(whole)):
-        if taken % 5 in (0, 3):
+        if taken in (0, 1, 8, len(whole) - 1):
             path = save(iterator, tmp_path / str(taken))
             again = restored(load_by_steps(cache, "train", BATCH, epochs=EPOCHS, shuffle=shuffle), path)
             assert rest(again) == whole[taken:]
