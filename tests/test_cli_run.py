@@ -27,9 +27,9 @@ def test_a_command_is_measured_and_keeps_its_streams_and_exit_code(tmp_path: Pat
     options = ("--country", "FRA", "--emissions", tmp_path)
     done = run_python(CLI, "run", *options, "--", sys.executable, "-c", code, stdin="abc")
     assert (done.returncode, done.stdout) == (3, "cba\n")
-    assert "energy: " in done.stderr
+    assert "Energy: " in done.stderr
     assert "modelled:cpu-seconds@1" in done.stderr
-    assert "CO2: " in done.stderr
+    assert "CO2 " in done.stderr
     with open(tmp_path / "emissions.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["project_name"] == Path(sys.executable).name

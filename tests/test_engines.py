@@ -79,7 +79,7 @@ def test_another_process_builds_the_same_files_and_its_energy_is_not_measured(
     assert there.workers
     assert this_process() not in there.workers
     assert there.manifest.energy is None
-    assert "build: energy not measured" in run("inspect", tmp_path / "there")[1]
+    assert "not measured, since other processes" in run("inspect", tmp_path / "there")[1]
     # Nor is it when the rest is built here: a part would be mistaken for the whole.
     more = precompute(photo_folder, tmp_path / "there", CHAIN, variants=2)
     assert more.workers == (this_process(),)
