@@ -51,7 +51,7 @@ def load(
         hosts: (index, count) or an `InputContext`: load one host's share of every epoch. Shares differ by at most one record.
         dtype: ``uint8`` leaves images as the chain makes them: uint8, or float32 where it has to_float. ``float32``, ``float16``
             and ``bfloat16`` yield the same values, 0 to 255, as floats.
-        epochs: Run through so many epochs in each iteration, the same ones every time. A `tf.train.Checkpoint` of an iterator then
+        epochs: Number of epochs in one iteration, the same ones every time. A `tf.train.Checkpoint` of an iterator then
             has less than 1 KB and resumes with the same images; a dataset over other images or with other arguments refuses it.
         start: (epoch, batch) to start with. Without `epochs` the first iteration is then shorter, and the cardinality unknown.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.

@@ -11,7 +11,7 @@ from joulecache.pipelines.loading.split import CachedSplit
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one host in an epoch. A smaller last batch, the remainder, has a step of its own.
+    """The batches of one host in an epoch. A smaller last batch, the remainder, has a separate step.
 
     Saved iterators depend on the names, order and values of these fields.
 
@@ -90,7 +90,7 @@ def _batches_per_step(split: CachedSplit, config: LoadConfig) -> int:
 
 
 def first_batch(config: LoadConfig, batches: int) -> tuple[int, int]:
-    """Return the epoch and the batch to start with, where an epoch has so many batches.
+    """Return the epoch and the batch to start with; `batches` is the number of batches in an epoch.
 
     The end of an epoch is the start of the next. Raises ValueError for a `start` that is out of range.
     """
