@@ -431,12 +431,12 @@ def test_nothing_is_said_of_waiting_where_nothing_was_timed() -> None:
 def test_recorded_runs_with_a_gpu_give_the_waiting_of_each_arm(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "runs.jsonl")
     for block in range(5):
-        runners: tuple[tuple[str, Role, float], ...] = (
+        slots: tuple[tuple[str, Role, float], ...] = (
             ("naive", "arm", 8.0),
             ("naive", "control", 8.0),
             ("tuned", "arm", 1.0),
         )
-        for arm, role, waited_s in runners:
+        for arm, role, waited_s in slots:
             log.add(run_of(arm, counted(40.0, 350.0, 100.0, 5.0), "input", block, role=role))
             log.add(run_of(arm, counted(50.0, 900.0, 200.0, 10.0), "train", block, waited_s, role))
     log.attempt = 1

@@ -19,7 +19,7 @@ from small_audits import audit, energy
 from small_audits import logged as all_logged
 
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.experiment.runs import Run, RunLog, Runner
+from joulecache.pipelines.experiment.runs import Run, RunLog, Slot
 from joulecache.pipelines.source import synthetic_photo
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
@@ -49,8 +49,8 @@ def test_runs_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
     again = RunLog(tmp_path / "runs.jsonl")
     assert again.runs == runs
     assert again.attempt == 2
-    assert again.block("input", 1, [Runner("b"), Runner("a")]) == runs[2:]
-    assert again.block("train", 1, [Runner("a"), Runner("b")]) is None
+    assert again.block("input", 1, [Slot("b"), Slot("a")]) == runs[2:]
+    assert again.block("train", 1, [Slot("a"), Slot("b")]) is None
 
 
 @given(st.integers(0, 400))
@@ -70,22 +70,22 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path_factory: pytest.TempPathF
 def test_a_block_counts_when_all_its_arms_ran_in_one_attempt(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "runs.jsonl")
     log.add(run_of("a", 0))
-    assert log.block("input", 0, [Runner("a"), Runner("b")]) is None
+    assert log.block("input", 0, [Slot("a"), Slot("b")]) is None
     later = RunLog(tmp_path / "runs.jsonl")
     later.add(run_of("b", 0, attempt=2))
     assert (
-        later.block("input", 0, [Runner("a"), Runner("b")]) is None
+        later.block("input", 0, [Slot("a"), Slot("b")]) is None
     )  # half a block and half a block, hours apart, are no block
     later.add(run_of("a", 0, attempt=2))
-    assert later.block("input", 0, [Runner("a"), Runner("b")]) == [run_of("b", 0, attempt=2), run_of("a", 0, attempt=2)]
-    assert later.block("input", 0, [Runner("a")]) == [run_of("a", 0)]
+    assert later.block("input", 0, [Slot("a"), Slot("b")]) == [run_of("b", 0, attempt=2), run_of("a", 0, attempt=2)]
+    assert later.block("input", 0, [Slot("a")]) == [run_of("a", 0)]
 
 
 def test_a_block_needs_its_control_and_its_parts(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "runs.jsonl")
     whole = run_of("a", 0)
     runs = [whole, replace(whole, role="control"), replace(whole, role="part", part="input")]
-    each = [Runner("a"), Runner("a", "control"), Runner("a", "part", "input")]
+    each = [Slot("a"), Slot("a", "control"), Slot("a", "part", "input")]
     for run, wanted in zip(runs, (each[:1], each[:2], each), strict=True):
         assert log.block("input", 0, each) is None
         log.add(run)
@@ -105,7 +105,7 @@ def test_logs_without_roles_are_read(tmp_path: Path) -> None:
     old = RunLog(log.path)
     assert old.runs == log.runs
     assert old.attempt == 2
-    assert old.block("input", 0, [Runner("a"), Runner("a", "control")]) is None
+    assert old.block("input", 0, [Slot("a"), Slot("a", "control")]) is None
 
 
 def test_what_is_no_log_is_one_line(tmp_path: Path) -> None:

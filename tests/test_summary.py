@@ -6,15 +6,15 @@ import pytest
 from small_audits import energy
 
 from joulecache.pipelines.experiment.results import Joules
-from joulecache.pipelines.experiment.runs import Run, Runner
+from joulecache.pipelines.experiment.runs import Run, Slot
 from joulecache.pipelines.experiment.summary import CachedArm, Design, summarize
 
 RECORDS = 100
 EPOCH_J = {
-    Runner("naive"): 50.0,
-    Runner("naive", "control"): 50.0,
-    Runner("tf_cache"): 8.0,
-    Runner("optimized"): 5.0,
+    Slot("naive"): 50.0,
+    Slot("naive", "control"): 50.0,
+    Slot("tf_cache"): 8.0,
+    Slot("optimized"): 5.0,
 }
 ONCE = {"tf_cache": Joules(4.0, 3.0, 5.0), "optimized": Joules(10.0, 8.0, 12.0)}
 
@@ -38,14 +38,14 @@ def runs(blocks: int) -> list[Run]:
             workload="input",
             block=block,
             place=place,
-            arm=runner.arm,
-            role=runner.role,
+            arm=slot.arm,
+            role=slot.role,
             images=RECORDS,
             energy=energy(epoch_j * (1.01 if block % 2 else 1 / 1.01)),
             accuracy=None,
         )
         for block in range(blocks)
-        for place, (runner, epoch_j) in enumerate(EPOCH_J.items())
+        for place, (slot, epoch_j) in enumerate(EPOCH_J.items())
     ]
 
 

@@ -19,7 +19,7 @@ from joulecache.pipelines.experiment.files import ImageFiles
 from joulecache.pipelines.experiment.names import TRAIN
 from joulecache.pipelines.experiment.online_arms import BATCH, TF_DATA
 from joulecache.pipelines.experiment.results import WorkloadResult
-from joulecache.pipelines.experiment.runs import Runner
+from joulecache.pipelines.experiment.runs import Slot
 from joulecache.pipelines.experiment.workloads import CopyToDevice, InputOnly, Training
 
 _WORKLOAD = "stages"
@@ -53,7 +53,7 @@ def measure_stages(
         count = _images_within(naive, limit_s)
     entries = _entries(files.sample(count, bench.seed), cache, config, training if whole.workload == TRAIN else None)
     blocks = max(FEWEST_BLOCKS, config.pairs or _BLOCKS)
-    measured: dict[str, list[float]] = {entry.runner.arm: [] for entry in entries}
+    measured: dict[str, list[float]] = {entry.slot.arm: [] for entry in entries}
     for run in bench.interleave(_WORKLOAD, entries, blocks, warm_ups=entries):
         measured[run.arm].append(1000 * run.energy.active_j / run.images)
     steps = [name for name in measured if name not in (TF_DATA, BATCH, COPY, TRAINING_STEP)]  # read, then the ops
@@ -72,13 +72,13 @@ def measure_stages(
 def _entries(files: ImageFiles, cache: Cache, config: AuditConfig, training: Training | None) -> list[Entry]:
     shortest_s = config.budget.shortest_run_s
     arms = make_prefix_arms(files, cache, config.batch_size)
-    entries = [Entry(Runner(arm.name), InputOnly(shortest_s=shortest_s), arm) for arm in arms]
+    entries = [Entry(Slot(arm.name), InputOnly(shortest_s=shortest_s), arm) for arm in arms]
     if training is not None:
         weights = training.network.get_weights()  # which ones does not change what a step costs
         epoch = Training(_WORKLOAD, training.network, lambda seed: weights, None, 1)
         entries += [
-            Entry(Runner(COPY), CopyToDevice(shortest_s=shortest_s), arms[-1]),
-            Entry(Runner(TRAINING_STEP), epoch, arms[-1]),
+            Entry(Slot(COPY), CopyToDevice(shortest_s=shortest_s), arms[-1]),
+            Entry(Slot(TRAINING_STEP), epoch, arms[-1]),
         ]
     return entries
 

@@ -13,7 +13,7 @@ from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.blocks import Bench, Entry
 from joulecache.pipelines.experiment.claims import FEWEST_SEEDS, MARGIN, inferiority
 from joulecache.pipelines.experiment.failures import ArmError
-from joulecache.pipelines.experiment.runs import Run, Runner
+from joulecache.pipelines.experiment.runs import Run, Slot
 from joulecache.pipelines.experiment.summary import ACTIVE, per_1000
 from joulecache.pipelines.experiment.workloads import Training, Workload
 from joulecache.pipelines.loading.loader import load
@@ -97,7 +97,7 @@ def measure_variants(
     caches[FRESH] = build(config.train_epochs)
     records = _check_records(caches)
     entries = [
-        Entry(Runner(name), _CachedTraining(training, cache, config.batch_size), Arm(name, records, None))
+        Entry(Slot(name), _CachedTraining(training, cache, config.batch_size), Arm(name, records, None))
         for name, cache in caches.items()
     ]
     blocks = max(FEWEST_SEEDS, config.pairs or training.blocks)

@@ -13,7 +13,7 @@ from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.failures import naming_failures
 from joulecache.pipelines.experiment.results import Joules, WorkloadResult
-from joulecache.pipelines.experiment.runs import Run, RunLog, Runner
+from joulecache.pipelines.experiment.runs import Run, RunLog, Slot
 from joulecache.pipelines.experiment.summary import CachedArm, Design, summarize
 from joulecache.pipelines.experiment.workloads import InputOnly, Workload, training_device
 
@@ -25,12 +25,12 @@ class Entry:
     """What runs once per block.
 
     Attributes:
-        runner: What its runs are called in the log.
-        workload: What consumes.
-        arm: What is consumed.
+        slot: The place in the block that its runs fill.
+        workload: The consumer.
+        arm: What it consumes.
     """
 
-    runner: Runner
+    slot: Slot
     workload: Workload
     arm: Arm
 
@@ -90,14 +90,14 @@ class Bench:
             ArmError: The input of an arm fails.
         """
         blocks = blocks or workload.blocks
-        entries = [Entry(Runner(arm.name), workload, arm) for arm in arms]
+        entries = [Entry(Slot(arm.name), workload, arm) for arm in arms]
         entries += [
-            Entry(Runner(arm.name, "part", part.name), part.workload, alone)
+            Entry(Slot(arm.name, "part", part.name), part.workload, alone)
             for part in parts
             for arm, alone in zip(arms, part.arms, strict=True)
         ]
         reference = next(arm for arm in arms if arm.name == self.reference)
-        control = Entry(Runner(self.reference, "control"), workload, reference)
+        control = Entry(Slot(self.reference, "control"), workload, reference)
         for arm in arms:
             if arm.fills and arm.name not in self.one_time:
                 self.one_time[arm.name] = self._fill(arm)
@@ -127,11 +127,11 @@ class Bench:
         Returns:
             The runs of all blocks.
         """
-        runners = [entry.runner for entry in entries]
+        slots = [entry.slot for entry in entries]
         runs: list[Run] = []
         steps, warm = len(warm_ups) + blocks * len(entries), False
         for block in range(blocks):
-            known = self.log.block(name, block, runners)
+            known = self.log.block(name, block, slots)
             if known is not None:
                 runs += known
                 continue
@@ -153,8 +153,8 @@ class Bench:
 
     def _fill(self, arm: Arm) -> Joules:
         """Return what the epoch that fills an arm's cache uses beyond the next one."""
-        entry = Entry(Runner(arm.name), InputOnly(), arm)
-        runs = [self.log.block(_FILL, epoch, [entry.runner]) for epoch in range(2)]
+        entry = Entry(Slot(arm.name), InputOnly(), arm)
+        runs = [self.log.block(_FILL, epoch, [entry.slot]) for epoch in range(2)]
         if None in runs:
             runs = [[self._run(_FILL, entry, epoch, 0)] for epoch in range(2)]
         first, second = (astuple(active_joules(run.energy)) for found in runs if found is not None for run in found)
@@ -171,13 +171,13 @@ class Bench:
             workload=name,
             block=block,
             place=place,
-            arm=entry.runner.arm,
+            arm=entry.slot.arm,
             images=images,
             energy=window.energy,
             accuracy=workload.accuracy(),
             waited_s=workload.waited_s(window.energy.duration_s),
-            role=entry.runner.role,
-            part=entry.runner.part,
+            role=entry.slot.role,
+            part=entry.slot.part,
         )
         self.log.add(run)
         return run

@@ -56,16 +56,16 @@ class OnlineChain:
     # Datasets ---------------------------------------------------------------------------------------------------------
 
     def naive(self) -> tf.data.Dataset:
-        """Map all ops over one file after the other, then batch."""
+        """Return the pipeline that people write first: map all ops over one file after the other, then batch."""
         return self._one_by_one(self._read(len(self._ops)))
 
     def tuned(self) -> tf.data.Dataset:
-        """Follow TensorFlow's guide: parallel map and batch, cheap ops on whole batches, prefetch."""
+        """Return the pipeline that TensorFlow's guide recommends: parallel map and batch, cheap ops on whole batches, prefetch."""
         batched = batched_from(self._ops, 1)
         return self._batches(self._shuffled().map(self._read(batched), num_parallel_calls=tf.data.AUTOTUNE), batched)
 
     def cached_in_memory(self) -> tf.data.Dataset:
-        """Be `tuned`, with `cache()` as uint8 in RAM after the ops whose output is the same in every epoch."""
+        """Return `tuned` with `cache()` as uint8 in RAM after the ops whose output is the same in every epoch."""
         dataset = self._files.map(self._read(self._steady), num_parallel_calls=tf.data.AUTOTUNE).cache()
         if self._shuffle:
             # Over the whole set: the buffer holds references to what is in RAM anyway, and files are sorted by class.
@@ -76,11 +76,11 @@ class OnlineChain:
         return self._batches(dataset, batched)
 
     def listing(self) -> tf.data.Dataset:
-        """Be `naive` without reading any file: yield a number for each."""
+        """Return `naive` without reading any file: it yields a number for each."""
         return self._one_by_one(lambda path, label, row: (tf.cast(row, tf.int32), label, row))
 
     def first_numbers(self, count: int) -> tf.data.Dataset:
-        """Be `naive` with the first `count` ops only: yield an image's first number, or without ops the file's length."""
+        """Return `naive` with only the first `count` ops: it yields the first number of each image, or without ops the file's length."""
         read = self._read(count)
 
         def function(path: tf.Tensor, label: tf.Tensor, row: tf.Tensor) -> _Element:

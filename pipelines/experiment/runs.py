@@ -17,8 +17,8 @@ from joulecache.pipelines.energy import Energy
 Role = Literal["arm", "control", "part"]
 
 
-class Runner(NamedTuple):
-    """What runs once in every block of a workload.
+class Slot(NamedTuple):
+    """A place in every block of a workload, filled by one run.
 
     Attributes:
         arm: The arm.
@@ -46,8 +46,8 @@ class Run:
         energy: Its energy.
         accuracy: Accuracy on the held-out records; None if not measured.
         waited_s: Seconds in which a training waited for batches; None if not measured.
-        role: See `Runner`.
-        part: See `Runner`.
+        role: See `Slot`.
+        part: See `Slot`.
     """
 
     attempt: int
@@ -64,9 +64,9 @@ class Run:
     part: str | None = None
 
     @property
-    def runner(self) -> Runner:
-        """What ran."""
-        return Runner(self.arm, self.role, self.part)
+    def slot(self) -> Slot:
+        """The place in the block that it fills."""
+        return Slot(self.arm, self.role, self.part)
 
 
 @dataclass
@@ -110,11 +110,11 @@ class RunLog:
         """Return the energy of all runs together."""
         return functools.reduce(operator.add, (run.energy for run in self.runs))
 
-    def block(self, workload: str, number: int, runners: Iterable[Runner]) -> list[Run] | None:
+    def block(self, workload: str, number: int, slots: Iterable[Slot]) -> list[Run] | None:
         """Return the latest complete runs of a block; None if there are none."""
-        wanted = Counter(runners)
+        wanted = Counter(slots)
         for attempt in range(self.attempt, 0, -1):
             found = [run for run in self.runs if (run.attempt, run.workload, run.block) == (attempt, workload, number)]
-            if Counter(run.runner for run in found) == wanted:
+            if Counter(run.slot for run in found) == wanted:
                 return found
         return None

@@ -19,7 +19,7 @@ from joulecache.pipelines.experiment.results import (
     PartResult,
     WorkloadResult,
 )
-from joulecache.pipelines.experiment.runs import Run, Runner
+from joulecache.pipelines.experiment.runs import Run, Slot
 from joulecache.pipelines.experiment.statistics import Ratio, break_even, paired_ratio
 from joulecache.pipelines.experiment.waiting import input_runs, price_waiting
 
@@ -85,7 +85,7 @@ def summarize(design: Design, runs: Sequence[Run], logged: Sequence[Run] = ()) -
 
 
 class _Summary:
-    """The runs of a design by runner, and their active joules per image, block by block.
+    """The runs of a design by slot, and their active joules per image, block by block.
 
     Both runs of the reference in a block measure it. Ratios are judged by their logarithms, where the arithmetic mean of two noisy
     runs lies above either: with 40% noise and 20 blocks equal arms were claimed to save in 5% of audits, and to cost in 1%. So the
@@ -94,13 +94,13 @@ class _Summary:
 
     def __init__(self, design: Design, runs: Sequence[Run], logged: Sequence[Run]) -> None:
         self._design, self._logged = design, logged
-        self._runs: dict[Runner, list[Run]] = {}
+        self._runs: dict[Slot, list[Run]] = {}
         for run in runs:
-            self._runs.setdefault(run.runner, []).append(run)
+            self._runs.setdefault(run.slot, []).append(run)
         self._blocks_j = {
-            runner: [run.energy.active_j / run.images for run in found] for runner, found in self._runs.items()
+            slot: [run.energy.active_j / run.images for run in found] for slot, found in self._runs.items()
         }
-        reference, control = Runner(design.reference), Runner(design.reference, "control")
+        reference, control = Slot(design.reference), Slot(design.reference, "control")
         self._control = paired_ratio(self._blocks_j[control], self._blocks_j[reference])
         pairs = zip(self._blocks_j[reference], self._blocks_j[control], strict=True)
         self._blocks_j[reference] = [math.sqrt(a * b) for a, b in pairs]
@@ -121,15 +121,13 @@ class _Summary:
         )
 
     def _compare(self, name: str, other: str) -> tuple[Ratio, Finding, str]:
-        runner, against = Runner(name), Runner(other)
-        ratio = paired_ratio(self._blocks_j[runner], self._blocks_j[against])
-        corners = [
-            _mean_per_image(self._runs[runner], end) / _mean_per_image(self._runs[against], end) for end in _TOTAL
-        ]
+        slot, against = Slot(name), Slot(other)
+        ratio = paired_ratio(self._blocks_j[slot], self._blocks_j[against])
+        corners = [_mean_per_image(self._runs[slot], end) / _mean_per_image(self._runs[against], end) for end in _TOTAL]
         return ratio, *finding(ratio, self._control, corners)
 
     def _arm_result(self, name: str) -> ArmResult:
-        runs, blocks_j = self._runs[Runner(name)], self._blocks_j[Runner(name)]
+        runs, blocks_j = self._runs[Slot(name)], self._blocks_j[Slot(name)]
         ratio, found, why = self._compare(name, self._design.reference)
         whole = functools.reduce(operator.add, (run.energy for run in runs))
         wall_us = _wall_us(runs)
@@ -164,18 +162,18 @@ class _Summary:
         )
 
     def _part_result(self, name: str, part: str) -> PartResult:
-        runner = Runner(name, "part", part)
-        runs = self._runs[runner]
+        slot = Slot(name, "part", part)
+        runs = self._runs[slot]
         return PartResult(
             name=part,
             active_j_per_1000=per_1000(runs, *ACTIVE),
             wall_us_per_image=_wall_us(runs),
-            ratio=paired_ratio(self._blocks_j[runner], self._blocks_j[Runner(name)]),
+            ratio=paired_ratio(self._blocks_j[slot], self._blocks_j[Slot(name)]),
         )
 
     def _comparison(self, cached: CachedArm, other: str) -> Comparison:
         ratio, found, why = self._compare(cached.name, other)
-        epoch_j = cached.records * statistics.fmean(self._blocks_j[Runner(other)])
+        epoch_j = cached.records * statistics.fmean(self._blocks_j[Slot(other)])
         built_j, filled_j = (self._design.one_time.get(name, _NOTHING).value for name in (cached.name, other))
         return Comparison(
             other=other,
