@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from audits import COMPRESSION
 from blobs import CLASSES, batches, blobs, weights_of
 from keras import layers
 from numpy.typing import NDArray
@@ -85,9 +86,6 @@ def test_compressing_prunes_tunes_quantizes_and_keeps_a_control(
         assert tuned.finetune_energy.total_j > 0
     assert baseline.finetune_energy is None
     assert done.calibration_images == 200
-    assert done.model_file("control") is control
-    with pytest.raises(ValueError, match="no model file 'int8': choose one of baseline, control"):
-        done.model_file("int8")
 
 
 @pytest.mark.slow
@@ -347,6 +345,36 @@ def test_what_is_lost_is_a_t_interval_over_the_seeds() -> None:
     )
     assert with_accuracies({"control": (0.9,), "small": (0.8,)}).accuracy_lost == {}
     assert with_accuracies({"baseline": (0.9, 0.9), "small": (0.8, 0.8)}).accuracy_lost == {}
+
+
+# ------------------------------------------------------------------------------------------------ records
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "compression.json"
+    write_record(path, COMPRESSION.to_json())
+    assert read_compression(path) == COMPRESSION
+    assert COMPRESSION.model_file("control").name == "control"
+    with pytest.raises(ValueError, match="no model file 'int8': choose one of baseline, control"):
+        COMPRESSION.model_file("int8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "joulecache.history/1"}, "its format is not 'joulecache.compression/1'"),
+        ({"variants": []}, "at variants"),
+        ({"seed": "0"}, "at seed: must be an integer"),
+        ({"recipe": {"prune": 1.5}}, "at recipe"),
+        ({"more": 1}, "at more: unknown key"),
+    ],
+)
+def test_records_of_something_else_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "compression.json"
+    write_record(path, COMPRESSION.to_json())
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=f"compression.json' is not a compression of joulecache: {message}"):
+        read_compression(path)
 
 
 # ----------------------------------------------------------------------------------------------- folders
