@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from caches import OPTIONS, build
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
+from sources import add
 
 from joulecache.pipelines import cli
+from joulecache.transforms.images import as_image
 
 if TYPE_CHECKING:
     from joulecache.pipelines.auditing.results import Audit
 
 if TYPE_CHECKING:
     import keras
+
+settings.register_profile("no deadline", deadline=None)  # the machine may be busy
+settings.load_profile("no deadline")
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]
 
@@ -74,8 +80,13 @@ def photos() -> dict[str, bytes]:
 def small_photo(number: int, kind: str = "JPEG") -> bytes:
     """Encode blurred noise of about 100x80 pixels."""
     noise = np.random.default_rng(number).integers(0, 256, (8, 10, 3), np.uint8)
+    return encoded(Image.fromarray(noise).resize((100 + number % 7, 80 + number % 5)), kind)
+
+
+def encoded(image: Image.Image | NDArray[np.uint8], kind: str, **options: Any) -> bytes:
+    """Return the bytes of an image file."""
     stream = io.BytesIO()
-    Image.fromarray(noise).resize((100 + number % 7, 80 + number % 5)).save(stream, kind)
+    (image if isinstance(image, Image.Image) else as_image(image)).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -159,9 +170,7 @@ def make_tar(tmp_path: Path) -> MakeSource:
         path = tmp_path / "photos.tar"
         with tarfile.open(path, "w") as tar:
             for name, data in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+                add(tar, name, data=data)
         return path
 
     return make

@@ -1,8 +1,13 @@
-"""Hypothesis strategies for every op, with all arguments that it accepts."""
+"""Hypothesis strategies for every op, with all arguments that it accepts, and a custom op."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from joulecache.transforms import (
     Affine,
@@ -41,6 +46,19 @@ from joulecache.transforms import (
 from joulecache.transforms.ops import MAX_PIXELS, OPS, BatchOp
 from joulecache.transforms.ops.arguments import INTERPOLATIONS
 from joulecache.transforms.ops.geometry import PADDING_MODES
+
+
+@dataclass(frozen=True)
+class Own(Op):
+    """A custom op that takes any arguments."""
+
+    random_words: ClassVar[int] = 3
+    size: Any = 4
+    more: Any = None
+
+    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
+        return image ^ np.uint8(drawn[0] & 0xFF)
+
 
 Ops = dict[type[Op], st.SearchStrategy[Op]]
 

@@ -1,9 +1,15 @@
-"""Helpers that look into sources."""
+"""Helpers that write sources and look into them."""
 
 from __future__ import annotations
 
 import io
+import json
 import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from joulecache.pipelines.source import Record, Source
 
@@ -28,3 +34,50 @@ def add(tar: tarfile.TarFile, name: str, kind: bytes = tarfile.REGTYPE, data: by
     member = tarfile.TarInfo(name)
     member.type, member.size, member.linkname = kind, len(data), link
     tar.addfile(member, io.BytesIO(data))
+
+
+def write_parquet(
+    path: Path,
+    images: Sequence[bytes | None],
+    labels: Sequence[int | None],
+    *,
+    class_names: Sequence[str] | None = None,
+    row_group_size: int = 100,
+) -> Path:
+    """Write images and labels as Hugging Face does, with the class names where there are any; return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [None if data is None else {"bytes": data, "path": None} for data in images]
+    table = pa.table({"image": pa.array(rows, kind), "label": pa.array(labels, pa.int64())})
+    if class_names is not None:
+        features = {"info": {"features": {"label": {"names": class_names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return path
+
+
+def example(values: Mapping[str, bytes | int | list[int] | float]) -> bytes:
+    """Serialize an Example as TensorFlow does."""
+    import tensorflow as tf
+
+    features = {}
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        elif isinstance(value, float):
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+        else:
+            numbers = value if isinstance(value, list) else [value]
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=numbers))
+    data: bytes = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    return data
+
+
+def write_tfrecord(path: Path, examples: Sequence[bytes], compression: str = "") -> Path:
+    """Write records as TensorFlow does; return the path."""
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+        for data in examples:
+            writer.write(data)
+    return path

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from op_strategies import ON_IMAGES, every_op
+from op_strategies import ON_IMAGES, Own, every_op
 from PIL import Image
 
 from joulecache.transforms import (
@@ -29,16 +29,15 @@ from joulecache.transforms import (
     Normalize,
     Op,
     RandomCrop,
-    RandomResizedCrop,
     Resize,
     ToFloat,
     parse,
 )
-from joulecache.transforms.chain import UnknownOpError, apply, fixed_size, op_text, output_channels, output_size
+from joulecache.transforms.chain import UnknownOpError, apply, fixed_size, op_text, output_size
 from joulecache.transforms.ops import MAX_SIDE, OPS, BatchOp, DecodeError
 from joulecache.transforms.randomness import key_hash, random_words
 
-relaxed = settings(deadline=None, max_examples=60)
+relaxed = settings(max_examples=60)
 
 ANY = every_op(MAX_SIDE)
 mixtures: st.SearchStrategy[Op] = ANY[Mixup] | ANY[Cutmix]
@@ -68,7 +67,7 @@ def chains(draw: st.DrawFn) -> Chain:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ANY if kind is not Decode])
-@settings(relaxed, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_every_op_survives_the_way_through_text(kind: type[Op], data: st.DataObject) -> None:
     op = data.draw(ANY[kind])
@@ -79,7 +78,6 @@ def test_every_op_survives_the_way_through_text(kind: type[Op], data: st.DataObj
     assert str(chain) == head + op_text(op)
 
 
-@relaxed
 @given(chain=chains())
 def test_a_chain_survives_the_way_through_text(chain: Chain) -> None:
     assert parse(str(chain)) == chain
@@ -103,6 +101,7 @@ def test_a_chain_survives_the_way_through_text(chain: Chain) -> None:
         ("decode|random_resized_crop(8, ratio=(3/4, 8/5))", "decode|random_resized_crop(8, ratio=(0.75, 1.6))"),
         ("decode|color_jitter(hue=(-(1/8), 1/8))", "decode|color_jitter(hue=0.125)"),
         ("decode|brightness( 1.5 / 6 )", "decode|brightness(0.25)"),
+        ("decode|brightness(22/7e1)", f"decode|brightness({22 / 70})"),
         ('decode|pad((2, 2, 2, 2), padding_mode="edge")', "decode|pad(2, padding_mode='edge')"),
         ("decode|rotate(15, 'nearest', (7, 7, 7))", "decode|rotate(15.0, fill=(7, 7, 7))"),
         (
@@ -114,13 +113,6 @@ def test_a_chain_survives_the_way_through_text(chain: Chain) -> None:
 def test_text_has_one_canonical_form(text: str, canonical: str) -> None:
     assert str(parse(text)) == canonical
     assert str(parse(canonical)) == canonical
-
-
-def test_a_fraction_is_the_nearest_number_to_it() -> None:
-    [crop] = parse("decode|random_resized_crop(8, (1/7, 22/7e1), (3/4, 1e3/3.0))").ops[1:]
-    assert isinstance(crop, RandomResizedCrop)
-    assert crop.scale == (1 / 7, 22 / 70)
-    assert crop.ratio == (0.75, 1000 / 3)
 
 
 @pytest.mark.parametrize(
@@ -163,14 +155,6 @@ def test_what_is_neither_a_literal_nor_a_fraction_is_refused(argument: str) -> N
         parse(f"decode|brightness({argument})")
 
 
-def test_an_unknown_op_has_its_own_error() -> None:
-    with pytest.raises(UnknownOpError):
-        parse("decode|flip_rl")
-    with pytest.raises(ValueError, match="flip_lr: probability") as refusal:
-        parse("decode|flip_lr(2)")
-    assert not isinstance(refusal.value, UnknownOpError)
-
-
 def test_random_strings_give_a_chain_or_a_value_error() -> None:
     rng = random.Random(0)
     pieces = [
@@ -194,14 +178,6 @@ def test_random_strings_give_a_chain_or_a_value_error() -> None:
     assert {Decode, Own, ToFloat, Normalize, Mixup} <= seen
 
 
-@relaxed
-@given(text=st.text())
-def test_any_text_gives_a_chain_or_a_value_error(text: str) -> None:
-    with suppress(ValueError):
-        chain = parse(f"decode|{text}")
-        assert parse(str(chain)) == chain
-
-
 @pytest.mark.parametrize(
     "text", ["(" * 300, "-" * 100_000 + "1", "resize(" + "1+" * 50_000 + "1)", "decode(" + "9" * 5000]
 )
@@ -221,7 +197,6 @@ def test_the_cut_divides_prefix_from_suffix() -> None:
     assert parse("decode|resize(72)").suffix == ()
 
 
-@relaxed
 @given(chain=chains())
 def test_a_suffix_is_ops_on_images_then_ops_on_batches(chain: Chain) -> None:
     assert chain.on_images + chain.on_batches == chain.suffix
@@ -251,19 +226,6 @@ def test_ops_on_batches_stand_after_the_cut_and_last(text: str, message: str) ->
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "decode || mixup|cutmix|mixup",
-        "decode || mixup|to_float|normalize(0.5, 0.5)|cutmix",
-        "decode || to_float|mixup|normalize(0.5, 0.5)|normalize(0.0, 2.0)",
-        "decode|resize(8) || flip_lr|to_float",
-    ],
-)
-def test_ops_on_batches_stand_in_any_order_that_keeps_units(text: str) -> None:
-    assert str(parse(text)) == text
-
-
-@pytest.mark.parametrize(
     ("text", "argument"),
     [
         ("decode(1)|pad(1, (1, 2, 3))", "pad: fill"),
@@ -276,29 +238,12 @@ def test_a_colour_on_a_grey_image_is_refused_when_the_chain_is_made(text: str, a
         parse(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "channels"),
-    [
-        ("decode", 3),
-        ("decode(1, background=(1, 2, 3))", 1),
-        ("decode(1)|grayscale(3)|cutout(8, (1, 2, 3))", 3),
-        ("decode|cutout(8, (1, 2, 3))|grayscale", 1),
-        ("decode(1) || to_float|normalize(0.5, 0.5)", 1),
-    ],
-)
-def test_the_channels_follow_the_ops(text: str, channels: int) -> None:
-    assert output_channels(parse(text).ops) == channels
-
-
-@pytest.mark.parametrize("cut", [0, 3])
-def test_a_cut_outside_the_chain_is_refused(cut: int) -> None:
-    with pytest.raises(ValueError, match=f"^the cut must be after decode, from 1 to 2, got {cut}$"):
-        Chain((Decode(), FlipLr()), cut)
-
-
-def test_a_chain_of_no_ops_is_refused() -> None:
+def test_a_chain_of_no_ops_and_a_cut_outside_it_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^a chain must start with decode, got 'no op'$"):
         Chain((), 1)
+    for cut in (0, 3):
+        with pytest.raises(ValueError, match=f"^the cut must be after decode, from 1 to 2, got {cut}$"):
+            Chain((Decode(), FlipLr()), cut)
 
 
 # The fingerprint
@@ -329,7 +274,6 @@ def test_the_fingerprint_hashes_the_canonical_prefix_with_versions(monkeypatch: 
     assert chain.fingerprint == hashlib.sha256(spelled.encode()).hexdigest()
 
 
-@relaxed
 @given(one=chains(), other=chains(), data=st.data())
 def test_the_fingerprint_is_that_of_the_prefix_and_of_nothing_else(
     one: Chain, other: Chain, data: st.DataObject
@@ -342,25 +286,15 @@ def test_the_fingerprint_is_that_of_the_prefix_and_of_nothing_else(
 
 def test_a_new_argument_with_a_default_leaves_old_caches_valid() -> None:
     @dataclass(frozen=True)
-    class Longer(Op):
-        size: int = 4
+    class Longer(Own):
         new: int = 0
 
-        def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
-            return image
-
-    @dataclass(frozen=True)
-    class Shorter(Op):
-        size: int = 4
-
-        def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
-            return image
-
-    Shorter.__name__ = Longer.__name__
-    for size in ("", "(3)"):
-        now = parse(f"decode|longer{size}", {"longer": Longer})
-        assert now.fingerprint == parse(f"decode|longer{size}", {"longer": Shorter}).fingerprint
-    assert parse("decode|longer(new=1)", {"longer": Longer}).fingerprint != now.fingerprint
+    Longer.__name__ = Own.__name__
+    longer: dict[str, type[Op]] = {"own": Longer}
+    for arguments in ("", "(3)"):
+        now = parse(f"decode|own{arguments}", longer)
+        assert now.fingerprint == parse(f"decode|own{arguments}", OWN).fingerprint
+    assert parse("decode|own(new=1)", longer).fingerprint != now.fingerprint
 
 
 # Validation and sizes
@@ -386,7 +320,6 @@ def test_validation_is_central_and_not_augmented(text: str, validation: str) -> 
     assert str(parse(text).for_validation()) == validation
 
 
-@relaxed
 @given(chain=chains())
 def test_the_validation_chain_draws_nothing(chain: Chain) -> None:
     validation = chain.for_validation()
@@ -416,23 +349,9 @@ def test_a_size_is_fixed_from_the_first_op_that_gives_every_image_the_same(
     assert fixed_size(parse(text).ops) == size
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("decode|resize(72)|random_crop(73)", "random_crop: the crop 73x73 is larger than the image 72x72"),
-        (
-            "decode|resize(8)|pad(8, padding_mode='reflect')",
-            "pad: padding_mode 'reflect' cannot add a border of 8 to an image of 8x8",
-        ),
-        ("decode|resize(8)|gaussian_blur(17)", "gaussian_blur: a kernel of 17x17 is too large for an image of 8x8"),
-    ],
-)
-def test_an_op_that_no_image_can_satisfy_is_refused_before_any_image(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{message}"):
-        fixed_size(parse(text).ops)
-
-
 def test_the_output_size_follows_the_ops() -> None:
+    with pytest.raises(ValueError, match=r"^random_crop: the crop 73x73 is larger than the image 72x72"):
+        fixed_size(parse("decode|resize(72)|random_crop(73)").ops)
     assert output_size(parse("decode|resize_shorter(100)|central_crop((90, 80))").ops, 200, 300) == (90, 80)
     assert output_size(parse("decode|pad((1, 2, 3, 4))|flip_ud|pad(1)").ops, 200, 300) == (208, 306)
 
@@ -471,20 +390,11 @@ def test_a_chain_runs_alike_on_bytes_a_path_a_pillow_image_and_an_array(text: st
         np.testing.assert_array_equal(pixels, chain(image, key="a", seed=3, n=5))
 
 
-def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+def test_an_image_that_no_op_can_take_is_refused(png: bytes) -> None:
     with pytest.raises(DecodeError):
         parse("decode")(b"not an image")
-    with pytest.raises(FileNotFoundError):
-        parse("decode")(tmp_path / "missing.jpg")
-    with pytest.raises(ValueError, match=r"^an image must be a uint8 array \[H, W, 3\], got uint8 \[4, 5, 1\]$"):
-        parse("decode")(np.zeros((4, 5, 1), np.uint8))
-
-
-def test_an_image_that_an_op_does_not_support_is_refused(png: bytes) -> None:
     with pytest.raises(ValueError, match=r"^random_crop: the crop 49x64 is larger than the image 48x64: "):
         parse("decode|random_crop((49, 64))")(png)
-    with pytest.raises(ValueError, match=r"^pad: .*reflect.* a border of 48 to an image of 48x64: "):
-        parse("decode || pad(48, padding_mode='reflect')")(png)
 
 
 def test_a_chain_that_mixes_a_batch_does_not_run_on_one_image(png: bytes) -> None:
@@ -504,18 +414,11 @@ class Draws(NamedTuple):
 def test_an_epoch_reads_the_variant_that_is_its_remainder_and_draws_the_suffix_again(draws: Draws, png: bytes) -> None:
     chain = parse("decode|random_crop(30)|rotate(45) || random_crop(20)|affine(30, (0.2, 0.2))|to_float")
     hashes = [key_hash("a")]
-    [before] = random_words(chain.ops[:3], 0, 7, hashes, draws.variant)
+    [before] = random_words(chain.ops[:3], 0, 7, hashes, draws.variant)  # of the key's hash, the seed and the variant
     [after] = random_words(chain.ops[3:5], 3, 7, hashes, draws.n)
     expected = apply(chain.ops[3:5], apply(chain.ops[:3], png, before), after) * np.float32(1 / 255)
     got = chain(png, key="a", seed=7, n=draws.n, variants=draws.variants)
     np.testing.assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize("change", [{"key": "b"}, {"seed": 1}, {"n": 1}])
-def test_another_key_seed_or_epoch_draws_another_window(photo: bytes, change: dict[str, int | str]) -> None:
-    chain = parse("decode|random_crop(20)")
-    draw: dict[str, int | str] = {"key": "a", "seed": 0, "n": 0}
-    assert not np.array_equal(chain(photo, **draw), chain(photo, **(draw | change)))  # type: ignore[arg-type]
 
 
 def test_a_draw_that_cannot_be_is_refused(photo: bytes) -> None:
@@ -525,25 +428,13 @@ def test_a_draw_that_cannot_be_is_refused(photo: bytes) -> None:
 
 
 def test_where_the_cut_stands_does_not_change_the_pixels(photo: bytes) -> None:
-    chain = parse("decode|random_crop(40)|flip_lr|random_resized_crop(20)|contrast(0.5)")
+    chain = parse("decode|random_crop(40)|own|flip_lr|random_resized_crop(20)|contrast(0.5)", OWN)
     whole = chain(photo, key="a", seed=1, n=2)
     for cut in range(1, len(chain.ops)):
         np.testing.assert_array_equal(replace(chain, cut=cut)(photo, key="a", seed=1, n=2), whole)
 
 
 # Custom ops
-
-
-@dataclass(frozen=True)
-class Own(Op):
-    """A custom op that takes any arguments."""
-
-    random_words: ClassVar[int] = 2
-    size: Any = 4
-    more: Any = None
-
-    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
-        return image ^ np.uint8(drawn[0] & 0xFF)
 
 
 OWN: dict[str, type[Op]] = {"own": Own}
@@ -578,7 +469,6 @@ plain = (
 written = plain | st.lists(plain, max_size=3).map(tuple)
 
 
-@relaxed
 @given(size=written, more=written)
 def test_any_argument_of_a_custom_op_survives_the_way_through_text(size: object, more: object) -> None:
     chain = Chain((Decode(), Own(size, more), FlipLr()), 2)
@@ -643,78 +533,6 @@ def test_keyword_only_arguments_are_spelled_with_their_names() -> None:
     assert chain(np.zeros((2, 2, 3), np.uint8)).tolist() == [[[6] * 3] * 2] * 2
     with pytest.raises(ValueError, match=r'^"named\(3\)" does not match named\('):
         parse("decode|named(3)", {"named": Named})
-
-
-def test_a_wrong_custom_op_is_refused_without_a_text_too() -> None:
-    @dataclass(frozen=True)
-    class NoPixels(Op):
-        pass
-
-    with pytest.raises(ValueError, match=r"^no_pixels: class NoPixels must define pixels\(image, drawn\), "):
-        Chain((Decode(), NoPixels()), 1)
-
-
-@pytest.mark.parametrize("cut", [1, 2, 3])
-def test_a_custom_op_draws_for_its_position_on_either_side_of_the_cut(cut: int) -> None:
-    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    chain = Chain((Decode(), FlipLr(1), Own()), cut)
-    [[_, word, _]] = random_words([FlipLr(1), Own()], 1, 3, [key_hash("a")], 5)
-    np.testing.assert_array_equal(chain(image, key="a", seed=3, n=5), image[:, ::-1] ^ np.uint8(word & 0xFF))
-
-
-@dataclass(frozen=True)
-class Half(Op):
-    """An op that changes the size and the channels."""
-
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // 2, width // 2
-
-    def output_channels(self, channels: int) -> int:
-        return 1
-
-    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
-        return image[: image.shape[0] // 2 * 2 : 2, : image.shape[1] // 2 * 2 : 2, :1]
-
-
-def test_the_size_and_channels_of_a_custom_op_count_for_the_ops_after_it() -> None:
-    half = {"half": Half}
-    chain = parse("decode|resize((8, 6))|half|central_crop((4, 3))", half)
-    assert fixed_size(chain.ops) == (4, 3)
-    assert output_channels(chain.ops) == 1
-    assert chain(np.zeros((9, 9, 3), np.uint8)).shape == (4, 3, 1)
-    with pytest.raises(ValueError, match=r"^central_crop: the crop 5x3 is larger than the image 4x3: "):
-        fixed_size(parse("decode|resize((8, 6))|half|central_crop((5, 3))", half).ops)
-    with pytest.raises(ValueError, match=r"^cutout: fill "):
-        parse("decode|half|cutout(2, (1, 2, 3))", half)
-
-
-@dataclass(frozen=True)
-class OddFlip(FlipLr):
-    """A custom op that derives from a built-in one and overrides its pixels."""
-
-    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:  # type: ignore[override]
-        return image[:, ::-1] if drawn[0] % 2 else image
-
-
-@dataclass(frozen=True)
-class OddCrop(RandomCrop):
-    """A crop at the top left."""
-
-    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:  # type: ignore[override]
-        return image[: self.target[0], : self.target[1]]
-
-
-def test_an_op_that_overrides_the_pixels_of_a_built_in_one_draws_for_itself(photo: bytes) -> None:
-    chain = parse("decode|odd_flip", {"odd_flip": OddFlip})
-    plain = parse("decode")(photo)
-    turned = 0
-    for n in range(20):
-        [words] = random_words(chain.ops, 0, 0, [key_hash("a")], n)
-        turned += words[0] % 2
-        expected = plain[:, ::-1] if words[0] % 2 else plain
-        np.testing.assert_array_equal(chain(photo, key="a", n=n), expected)
-    assert 0 < turned < 20
-    assert str(parse("decode|odd_crop(8)", {"odd_crop": OddCrop}).for_validation()) == "decode"
 
 
 @pytest.mark.parametrize("base", [ToFloat, Decode])

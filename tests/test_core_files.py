@@ -158,13 +158,6 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
             assert path.read_text() == str(os.getpid())
 
 
-def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    code = "with hold_lock(Path(sys.argv[1])): print('ready', flush=True); time.sleep(0.5); Path(sys.argv[2]).touch()"
-    with process(code, path, tmp_path / "done"), hold_lock(path):
-        assert (tmp_path / "done").exists()
-
-
 def test_a_lock_that_its_holder_deletes_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "work" / "lock"
     code = """

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import encoded
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -34,12 +35,6 @@ EXIF_ORIENTATION, EXIF_MAKE = 0x0112, 0x010F
 RATIONAL = 5
 
 LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "WEBP": {"lossless": True, "exact": True}, "TIFF": {}, "JPEG2000": {}}
-
-
-def encoded(image: Image.Image | Array, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    (image if isinstance(image, Image.Image) else as_image(image)).save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def decoded(data: bytes, op: Decode | None = None) -> Array:
@@ -69,12 +64,6 @@ def test_a_colour_image_is_rgb_and_a_grey_one_is_l(photo: bytes, pixels: Array) 
     assert decoded(photo, Decode(1)).shape == (48, 64, 1)
 
 
-def test_a_grey_image_decoded_in_colour_has_three_like_channels(pixels: Array) -> None:
-    grey = as_image(pixels).convert("L")
-    got = decoded(encoded(grey, "PNG"))
-    np.testing.assert_array_equal(got, np.repeat(np.asarray(grey)[:, :, None], 3, axis=2))
-
-
 def test_the_grey_of_a_colour_jpeg_is_its_stored_luma() -> None:
     # With `shorter` and without: no way through colours, which are clipped where they are as strong as here.
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -85,27 +74,31 @@ def test_the_grey_of_a_colour_jpeg_is_its_stored_luma() -> None:
     np.testing.assert_array_equal(decoded(data, Decode(1, shorter=48)), decoded(data, Decode(1)))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK", "L"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1", "CMYK", "L", "PA", "YCbCr", "HSV", "RGBa"])
 def test_other_modes_are_converted_as_pillow_does(pixels: Array, mode: str) -> None:
-    image = as_image(pixels).convert(mode)
-    data = encoded(image, "TIFF")
-    np.testing.assert_array_equal(decoded(data), np.asarray(image.convert("RGB")))
-    np.testing.assert_array_equal(decoded(data, Decode(1))[:, :, 0], np.asarray(image.convert("L")))
+    image = as_image(pixels).convert("RGBA").convert(mode) if mode == "RGBa" else as_image(pixels).convert(mode)
+    shown = image.convert("RGB") if mode in ("HSV", "RGBa") else image  # which Pillow does not turn to grey
+    for channels, target in ((3, "RGB"), (1, "L")):
+        expected = as_array(shown.convert(target))
+        np.testing.assert_array_equal(as_array(Decode(channels).load(image)), expected)
+        if mode not in ("PA", "YCbCr", "HSV", "RGBa"):  # no file of ours holds them
+            np.testing.assert_array_equal(decoded(encoded(image, "TIFF"), Decode(channels)), expected)
 
 
 # Formats
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TGA", "TIFF", "WEBP", "JPEG2000"])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "BMP", "PPM", "TGA", "TIFF", "WEBP", "JPEG2000", "tiff_lzw", "tiff_adobe_deflate", "packbits"]
+)
 def test_lossless_formats_are_read_exactly(pixels: Array, kind: str) -> None:
     for image in (pixels, pixels[:, :, :1]):
-        data = encoded(image, kind, **LOSSLESS.get(kind, {}))
-        np.testing.assert_array_equal(decoded(data, Decode(image.shape[2])), image)
-
-
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
-def test_compressed_tiffs_are_read_exactly(pixels: Array, compression: str) -> None:
-    np.testing.assert_array_equal(decoded(encoded(pixels, "TIFF", compression=compression)), pixels)
+        compressed = kind.islower()
+        data = (
+            encoded(image, "TIFF", compression=kind) if compressed else encoded(image, kind, **LOSSLESS.get(kind, {}))
+        )
+        for op in (Decode(image.shape[2]), Decode(image.shape[2], shorter=8, background=9)):  # no JPEG, and opaque
+            np.testing.assert_array_equal(decoded(data, op), image)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "MPO"])
@@ -127,16 +120,6 @@ def test_the_first_frame_of_an_animation_is_decoded(kind: str) -> None:
     opened = Image.open(io.BytesIO(data))
     assert getattr(opened, "n_frames", 1) == 2
     assert apart(decoded(data), np.asarray(first)) <= (2 if kind == "AVIF" else 0)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_a_palette_of_any_depth_is_looked_up(bits: int) -> None:
-    colours = np.random.default_rng(bits).integers(0, 256, (2**bits, 3), np.uint8)
-    places = (np.arange(64).reshape(8, 8) % 2**bits).astype(np.uint8)
-    image = Image.fromarray(places)
-    image.putpalette(colours.tobytes())
-    for kind in ("PNG", "GIF"):
-        np.testing.assert_array_equal(decoded(encoded(image, kind)), colours[places])
 
 
 # Inks
@@ -256,21 +239,6 @@ def test_an_avif_is_laid_over_the_background() -> None:
     assert apart(decoded(data, Decode(background=(0, 0, 255))), np.full((16, 16, 3), (100, 50, 152), np.uint8)) <= 4
 
 
-def test_a_background_changes_nothing_where_nothing_is_transparent(photo: bytes, pixels: Array) -> None:
-    np.testing.assert_array_equal(decoded(photo, Decode(background=9)), pixels)
-    for image in (Image.fromarray(pixels[:, :, 0]), Image.fromarray(pixels).quantize(9)):
-        data = encoded(image, "PNG")
-        np.testing.assert_array_equal(decoded(data, Decode(background=9)), decoded(data))
-
-
-def test_a_transparent_image_is_turned_upright_with_its_background(pixels: Array) -> None:
-    image = Image.fromarray(pixels)
-    image.putalpha(Image.linear_gradient("L").resize((64, 48)))
-    op = Decode(background=(1, 2, 3))
-    turned = decoded(encoded(image, "PNG", exif=exif(6)), op)
-    np.testing.assert_array_equal(turned, UPRIGHT[6](decoded(encoded(image, "PNG"), op)))
-
-
 # Depth
 
 
@@ -291,13 +259,15 @@ def test_32_bit_levels_are_refused(dtype: type) -> None:
         Decode().pixels(data)
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """Return a PNG of that bit depth and colour type; each of its `rows` begins with a 0."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(width: int, height: int, depth: int = 8, colour: int = 2, rows: bytes | None = None) -> bytes:
+    """Return a PNG of that bit depth and colour type; each of its `rows` begins with a 0, None ends it before them."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    body = chunk(b"IDAT", b"") if rows is None else chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + body
 
 
 def test_16_bit_colours_keep_their_high_byte() -> None:
@@ -305,14 +275,6 @@ def test_16_bit_colours_keep_their_high_byte() -> None:
     assert decoded(png(1, 1, 16, 2, b"\0" + pixel[:6])).tolist() == [[[0x12, 0x56, 0x9A]]]
     assert decoded(png(1, 1, 16, 6, b"\0" + pixel)).tolist() == [[[0x12, 0x56, 0x9A]]]
     assert decoded(png(1, 1, 16, 4, b"\0" + pixel[:4])).tolist() == [[[0x12] * 3]]
-
-
-@pytest.mark.parametrize(("depth", "step"), [(1, 255), (2, 85), (4, 17)])
-def test_few_levels_of_grey_are_spread_from_black_to_white(depth: int, step: int) -> None:
-    levels = [place % 2**depth for place in range(16)]
-    row = int("".join(f"{level:0{depth}b}" for level in levels), 2).to_bytes(2 * depth, "big")
-    got = decoded(png(16, 1, depth, 0, b"\0" + row), Decode(1))
-    assert got.ravel().tolist() == [level * step for level in levels]
 
 
 # Orientation
@@ -340,24 +302,24 @@ def exif(orientation: int) -> Image.Exif:
 def test_exif_orientation_is_applied(pixels: Array, kind: str) -> None:
     options = {**LOSSLESS.get(kind, {}), **({"save_all": True} if kind == "MPO" else {})}
     stored = decoded(encoded(pixels, kind, **options))
-    for orientation, upright in UPRIGHT.items():
+    meaningless = dict.fromkeys((0, 9, 65535), UPRIGHT[1])
+    for orientation, upright in (UPRIGHT | meaningless).items():
         data = encoded(pixels, kind, exif=exif(orientation), **options)
         np.testing.assert_array_equal(decoded(data), upright(stored))
         np.testing.assert_array_equal(as_array(Decode().load(Image.open(io.BytesIO(data)))), upright(stored))
-
-
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
-def test_exif_orientation_is_applied_to_a_compressed_tiff(pixels: Array, compression: str) -> None:
-    data = encoded(pixels, "TIFF", exif=exif(6), compression=compression)
-    np.testing.assert_array_equal(decoded(data), UPRIGHT[6](pixels))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "LA", "I;16"])
 def test_exif_orientation_is_applied_in_every_mode(pixels: Array, mode: str) -> None:
     image = as_image(pixels)
     image = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
-    stored = decoded(encoded(image, "TIFF"))
-    np.testing.assert_array_equal(decoded(encoded(image, "TIFF", exif=exif(8))), UPRIGHT[8](stored))
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize((64, 48)))
+    op = Decode(background=(1, 2, 3))
+    for compression in (None, "tiff_lzw", "tiff_adobe_deflate"):
+        stored = decoded(encoded(image, "TIFF", compression=compression), op)
+        turned = encoded(image, "TIFF", compression=compression, exif=exif(8))
+        np.testing.assert_array_equal(decoded(turned, op), UPRIGHT[8](stored))
 
 
 def test_exif_orientation_is_applied_to_a_scaled_jpeg(photo: bytes) -> None:
@@ -366,11 +328,6 @@ def test_exif_orientation_is_applied_to_a_scaled_jpeg(photo: bytes) -> None:
         tags = exif(orientation).tobytes()
         data = photo[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + photo[2:]
         np.testing.assert_array_equal(decoded(data, op), upright(decoded(photo, op)))
-
-
-def test_an_orientation_that_means_nothing_is_ignored(pixels: Array) -> None:
-    for orientation in (0, 9, 65535):
-        np.testing.assert_array_equal(decoded(encoded(pixels, "PNG", exif=exif(orientation))), pixels)
 
 
 def test_damage_elsewhere_in_the_exif_does_not_reject_a_photo(pixels: Array) -> None:
@@ -395,18 +352,6 @@ def test_exif_that_cannot_be_read_is_ignored(pixels: Array, kind: str) -> None:
 # Scale
 
 
-@pytest.mark.parametrize(
-    ("shorter", "scale"), [(None, 1), (49, 1), (48, 1), (25, 1), (24, 2), (13, 2), (12, 4), (6, 8), (1, 8)]
-)
-def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_large_enough(
-    photo: bytes, shorter: int | None, scale: int
-) -> None:
-    for channels in (1, 3):
-        op = Decode(channels, shorter=shorter)
-        assert op.jpeg_scale(48, 64) == scale
-        assert decoded(photo, op).shape == (48 // scale, 64 // scale, channels)
-
-
 @pytest.mark.parametrize("op", [Decode(), Decode(1), Decode(shorter=20), Decode(1, shorter=10)], ids=repr)
 def test_a_header_says_the_size_and_gives_the_same_pixels(photo: bytes, pixels: Array, op: Decode) -> None:
     for data in (photo, encoded(pixels, "PNG"), encoded(pixels, "WEBP")):
@@ -428,10 +373,6 @@ def test_the_sides_of_a_scaled_jpeg_are_rounded_up(pixels: Array, size: tuple[in
         op = Decode(shorter=shorter)
         scale = op.jpeg_scale(*size)
         assert decoded(data, op).shape == (-(-size[0] // scale), -(-size[1] // scale), 3)
-
-
-def test_other_formats_are_not_scaled(pixels: Array) -> None:
-    np.testing.assert_array_equal(decoded(encoded(pixels, "PNG"), Decode(shorter=8)), pixels)
 
 
 # Truncated files
@@ -471,23 +412,15 @@ def test_an_mpo_without_its_second_picture_is_read_and_one_cut_in_its_first_is_r
         Decode().pixels(data[: second - 300])
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "PPM", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "PPM", "TIFF", "BMP", "TGA", "JPEG2000"])
 def test_a_truncated_file_is_accepted_when_asked(pixels: Array, kind: str) -> None:
-    data = encoded(pixels, kind)
-    got = decoded(data[: len(data) * 9 // 10], Decode(truncated=True))
+    data, op = encoded(pixels, kind), Decode(truncated=True)
+    got, whole = decoded(data[: len(data) * 9 // 10], op), decoded(data)
     assert got.shape == pixels.shape
-    np.testing.assert_array_equal(got[:12], decoded(data)[:12])  # its beginning is whole
-    assert not np.array_equal(got, decoded(data))
-
-
-@pytest.mark.parametrize("kind", ["BMP", "TGA", "JPEG2000"])
-def test_a_truncated_file_that_does_not_begin_at_the_top_is_accepted_when_asked(pixels: Array, kind: str) -> None:
-    data = encoded(pixels, kind)
-    assert decoded(data[: len(data) * 9 // 10], Decode(truncated=True)).shape == pixels.shape
-
-
-def test_accepting_truncated_files_leaves_whole_ones_as_they_are(photo: bytes) -> None:
-    np.testing.assert_array_equal(decoded(photo, Decode(truncated=True)), decoded(photo))
+    assert not np.array_equal(got, whole)
+    if kind not in ("BMP", "TGA", "JPEG2000"):  # which do not begin at the top
+        np.testing.assert_array_equal(got[:12], whole[:12])
+    np.testing.assert_array_equal(decoded(data, op), whole)
 
 
 def test_accepting_truncated_files_in_one_thread_does_not_in_another(photo: bytes) -> None:
@@ -535,56 +468,34 @@ def test_pillows_switch_is_left_as_it_was(photo: bytes, before: bool, monkeypatc
 # Too many pixels
 
 
-def png_without_pixels(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((13, header), (0, b"IDAT"))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", size) + chunk + struct.pack(">I", zlib.crc32(chunk)) for size, chunk in chunks
-    )
-
-
-def test_too_many_pixels_are_refused_before_they_are_decompressed() -> None:
-    bomb = png_without_pixels(9000, 9000)
-    with pytest.raises(DecodeError, match=r"^9000x9000 is more than max_pixels=1000000$"):
-        Decode(max_pixels=1_000_000).pixels(bomb)
-    with pytest.raises(DecodeError, match="truncated"):
-        Decode().pixels(bomb)
-
-
-def test_as_many_pixels_as_allowed_are_decoded(pixels: Array) -> None:
-    data = encoded(pixels, "PNG")
-    assert decoded(data, Decode(max_pixels=48 * 64)).shape == (48, 64, 3)
-    with pytest.raises(DecodeError, match="48x64 is more than max_pixels=3071"):
-        Decode(max_pixels=48 * 64 - 1).pixels(data)
-
-
-def test_pillows_own_limit_of_pixels_is_a_decode_error() -> None:
-    with pytest.raises(DecodeError, match="DecompressionBombError"):
-        Decode().pixels(png_without_pixels(60_000, 60_000))
-
-
 @pytest.mark.parametrize("kind", WHOLE_TO_THE_END)
 def test_too_many_pixels_are_refused_in_every_format_before_a_missing_end_is(pixels: Array, kind: str) -> None:
     data = encoded(pixels, kind)
+    assert decoded(data, Decode(max_pixels=3072)).shape == (48, 64, 3)
     start = data if kind in ("WEBP", "AVIF", "TIFF") else data[:-9]  # whose tables must be whole to be opened
     with pytest.raises(DecodeError, match=r"^48x64 is more than max_pixels=3071$"):
         Decode(max_pixels=3071).pixels(start)
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "message"),
     [
-        png_without_pixels(50_000, 50_000),
-        png_without_pixels(13_000, 13_000),
-        b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x08",
-        b"P6 13000 13000 255\n",
-        b"\0\0\x02\0\0\0\0\0\0\0\0\0" + struct.pack("<HHBB", 13_000, 13_000, 24, 32),
+        (png(50_000, 50_000), "DecompressionBombError"),
+        (png(13_000, 13_000), "is more than max_pixels=1000000$"),
+        (
+            b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x08",
+            "DecompressionBombError",
+        ),
+        (b"P6 13000 13000 255\n", "is more than max_pixels=1000000$"),
+        (
+            b"\0\0\x02\0\0\0\0\0\0\0\0\0" + struct.pack("<HHBB", 13_000, 13_000, 24, 32),
+            "is more than max_pixels=1000000$",
+        ),
     ],
-    ids=["png", "smaller png", "gif", "ppm", "tga"],
 )
-def test_a_header_that_claims_too_many_pixels_takes_no_memory(data: bytes) -> None:
+def test_a_header_that_claims_too_many_pixels_takes_no_memory(data: bytes, message: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DecodeError, match=r"is more than max_pixels=1000000|DecompressionBombError"):
+    with pytest.raises(DecodeError, match=message):
         Decode(max_pixels=1_000_000).pixels(data)
     unit = 1 if sys.platform == "darwin" else 1024
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 100e6  # the pixels would be 500 MB
@@ -592,7 +503,7 @@ def test_a_header_that_claims_too_many_pixels_takes_no_memory(data: bytes) -> No
 
 def test_as_many_pixels_as_pillow_warns_of_are_decoded_without_a_warning() -> None:
     with pytest.raises(DecodeError, match="truncated"):  # and not: DecompressionBombWarning
-        Decode().pixels(png_without_pixels(30_000, 3_000))
+        Decode().pixels(png(30_000, 3_000))
 
 
 # Damaged files, and what is none
@@ -600,14 +511,9 @@ def test_as_many_pixels_as_pillow_warns_of_are_decoded_without_a_warning() -> No
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"hello", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP", bytes(5000)])
 def test_bytes_that_are_no_image_are_rejected(data: bytes) -> None:
-    with pytest.raises(DecodeError):
-        Decode().pixels(data)
-
-
-def test_a_reason_is_the_same_in_every_run() -> None:
-    # It goes into a file that is named by its hash: no address in memory may stand in it.
+    # A reason goes into a file that is named by its hash: no address in memory may stand in it.
     with pytest.raises(DecodeError, match=r"^not an image in one of the formats JPEG, PNG, [A-Z0-9, ]+$"):
-        Decode().pixels(b"hello")
+        Decode().pixels(data)
 
 
 def test_a_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -633,8 +539,7 @@ def malformed_mpo(pixels: Array) -> bytes:
 
 def impossible_apng(pixels: Array) -> bytes:
     data = encoded(pixels, "PNG")
-    control = b"acTL" + struct.pack(">II", 0, 0)  # an animation of no frames
-    return data[:33] + struct.pack(">I", 8) + control + struct.pack(">I", zlib.crc32(control)) + data[33:]
+    return data[:33] + chunk(b"acTL", struct.pack(">II", 0, 0)) + data[33:]  # an animation of no frames
 
 
 def exif_of_nothing(pixels: Array) -> bytes:
@@ -714,20 +619,6 @@ def test_an_array_is_taken_as_it_is(pixels: Array, channels: int) -> None:
     for wrong in wrong_ones:
         with pytest.raises(ValueError, match=rf"an image must be a uint8 array \[H, W, {channels}\], got"):
             Decode(channels).load(wrong)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "PA", "LA", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I;16"])
-def test_a_pillow_image_of_any_mode_is_converted(smooth: Array, mode: str) -> None:
-    # The palette of 216 colours is coarse, and so is black and white.
-    image = Image.fromarray(smooth[:, :, 0].astype(np.uint16) * 256) if mode == "I;16" else as_image(smooth)
-    image = image if mode == "I;16" else image.convert(mode)
-    for channels in (1, 3):
-        got = as_array(Decode(channels).load(image))
-        assert got.shape == (48, 64, channels)
-        if mode not in ("P", "PA", "1"):
-            grey = Image.fromarray(smooth[:, :, 0]) if mode == "I;16" else as_image(smooth).convert("L")
-            like = as_image(smooth) if mode not in ("L", "LA", "I;16") and channels == 3 else grey
-            assert apart(got, as_array(like.convert("RGB" if channels == 3 else "L"))) <= 4
 
 
 def test_a_pillow_image_is_left_as_it_was(pixels: Array) -> None:

@@ -130,11 +130,6 @@ def test_a_variant_has_its_own_files_in_the_order_of_their_shards(raw: Built) ->
     assert sum(file.records for file in split.variant_files(1)) == split.records
 
 
-def test_every_file_of_the_folder_is_listed(raw: Built) -> None:
-    listed = [file.name for file in raw.manifest.files()]
-    assert sorted([*listed, MANIFEST]) == sorted(path.name for path in raw.folder.iterdir())
-
-
 def test_a_split_without_records_is_refused_by_name(raw: Built) -> None:
     with pytest.raises(CacheError, match=r"no records in split 'test': this cache has train, val"):
         raw.manifest.split("test")
@@ -150,29 +145,21 @@ def test_a_folder_without_a_manifest_is_no_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "message"),
     [
-        b"",
-        b"{",
-        b"\xff\xfe\x00",
-        b"[" * 100_000,
-        b'{"format_version": ' + b"9" * 5000 + b"}",
-        b"\x00" * 100,
-        b"1e999",
-        b'{"a": 1, "a": 1}',
+        (b"", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"format_version": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b"1e999", "not JSON"),
+        (b'{"a": 1, "a": 1}', "not JSON"),
+        (b"[]", "expected a JSON object"),
     ],
-    ids=["empty", "cut", "binary", "deep", "long number", "zeros", "large number", "same key twice"],
+    ids=["empty", "binary", "deep", "long number", "large number", "same key twice", "list"],
 )
-def test_text_that_is_not_json_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_text_that_is_not_a_json_object_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / MANIFEST).write_bytes(text)
-    with pytest.raises(CacheError, match="not JSON"):
-        open_manifest(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"'])
-def test_json_that_is_not_an_object_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(CacheError, match="expected a JSON object"):
+    with pytest.raises(CacheError, match=message):
         open_manifest(tmp_path)
 
 
@@ -200,25 +187,19 @@ def test_a_long_value_gives_a_short_message(cache: Built) -> None:
 # ------------------------------------------------------------------------------------------ files that differ from the manifest
 
 
-def test_a_missing_file_is_named(cache: Built) -> None:
+def test_a_missing_file_and_one_of_another_size_are_named(cache: Built) -> None:
     for file in cache.manifest.files():
-        data = (cache.folder / file.name).read_bytes()
-        (cache.folder / file.name).unlink()
+        path = cache.folder / file.name
+        data = path.read_bytes()
+        path.unlink()
         with pytest.raises(CacheError, match=f"{file.name} cannot be read .*rebuild the cache"):
             open_manifest(cache.folder)
-        (cache.folder / file.name).write_bytes(data)
+        for changed in {data[:-1], data + b"x"} - {data}:
+            path.write_bytes(changed)
+            with pytest.raises(CacheError, match=f"{file.name} has {len(changed)} bytes.*says {len(data)}"):
+                open_manifest(cache.folder)
+        path.write_bytes(data)
     open_manifest(cache.folder)
-
-
-def test_a_file_of_another_size_is_named(cache: Built) -> None:
-    for file in cache.manifest.files():
-        data = (cache.folder / file.name).read_bytes()
-        for changed in (data[:-1], data + b"x"):
-            if len(changed) != len(data):
-                (cache.folder / file.name).write_bytes(changed)
-                with pytest.raises(CacheError, match=f"{file.name} has {len(changed)} bytes.*says {len(data)}"):
-                    open_manifest(cache.folder)
-        (cache.folder / file.name).write_bytes(data)
 
 
 def test_a_folder_in_place_of_a_file_is_refused(cache: Built) -> None:
@@ -230,11 +211,6 @@ def test_a_folder_in_place_of_a_file_is_refused(cache: Built) -> None:
     cache.write(sealed(body))
     with pytest.raises(CacheError, match="truncated or changed"):
         open_manifest(cache.folder)
-
-
-def test_a_manifest_can_be_read_without_its_files(cache: Built, tmp_path: Path) -> None:
-    shutil.copy(cache.folder / MANIFEST, tmp_path)
-    assert read_manifest(tmp_path) == cache.manifest
 
 
 # ------------------------------------------------------------------------------------------ forgeries
@@ -309,8 +285,24 @@ def forgeries(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
     return forged
 
 
-def check_forgery(built: Built, forged: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder of other files with similar names."""
+    folder = tmp_path_factory.mktemp("others")
+    for name in ("photo.jpg", "index.arrow", "train-v0-00000-of-00002.arrow", ".hidden.tmp", "rejected.jsonl"):
+        (folder / name).write_bytes(b"mine")
+    return folder
+
+
+def check_forgery(built: Built, others: Path, data: st.DataObject) -> None:
     """Check that a forgery is refused; or equals the original, or has a valid digest and can be read without a crash."""
+    forged = data.draw(forgeries(built.body))
+    before = sorted(others.iterdir())
+    (others / MANIFEST).write_text(json.dumps(forged))
+    with suppress(CacheError):
+        delete_unlisted(others, find_manifest(others))
+    (others / MANIFEST).unlink()
+    assert sorted(others.iterdir()) == before
     built.write(forged)
     try:
         manifest = open_manifest(built.folder)
@@ -325,49 +317,21 @@ def check_forgery(built: Built, forged: dict[str, Any]) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_a_forged_manifest_of_raw_images_is_refused_or_harmless(raw: Built, data: st.DataObject) -> None:
-    check_forgery(raw, data.draw(forgeries(raw.body)))
-
-
-@given(st.data())
-@settings(max_examples=80, deadline=None)
-def test_a_forged_manifest_of_encoded_images_is_refused_or_harmless(encoded: Built, data: st.DataObject) -> None:
-    check_forgery(encoded, data.draw(forgeries(encoded.body)))
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder of other files with similar names."""
-    folder = tmp_path_factory.mktemp("others")
-    for name in (
-        "photo.jpg",
-        "train.arrow",
-        "index.arrow",
-        "train-v0-00000-of-00002.arrow",
-        ".hidden.tmp",
-        "rejected.jsonl",
-    ):
-        (folder / name).write_bytes(b"mine")
-    return folder
+@settings(max_examples=250)
+def test_a_forged_manifest_is_refused_or_harmless(
+    raw: Built, encoded: Built, others: Path, data: st.DataObject
+) -> None:
+    check_forgery(data.draw(st.sampled_from([raw, raw, encoded])), others, data)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @given(st.data())
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
 def test_ten_thousand_forgeries_are_refused_or_harmless(
     raw: Built, encoded: Built, others: Path, data: st.DataObject
 ) -> None:
-    built = raw if data.draw(st.booleans()) else encoded
-    forged = data.draw(forgeries(built.body))
-    check_forgery(built, forged)
-    before = sorted(others.iterdir())
-    (others / MANIFEST).write_text(json.dumps(forged))
-    with suppress(CacheError):
-        delete_unlisted(others, find_manifest(others))
-    (others / MANIFEST).unlink()
-    assert sorted(others.iterdir()) == before
+    check_forgery(data.draw(st.sampled_from([raw, encoded])), others, data)
 
 
 def test_every_value_is_covered_by_the_digest(raw: Built) -> None:
@@ -389,54 +353,38 @@ HASH = "0123456789abcdef" * 4
     ("path", "value"),
     [
         (("shards",), 2.0),
-        (("seed",), 0.0),
-        (("seed",), -1),
         (("seed",), 2**64),
         (("variants",), 3),
-        (("chain",), "decode|random_crop(24)"),
         (("chain",), "decode|sudo(24)"),
         (("format",), "tfrecord"),
         (("encoding",), "png "),
         (("val_fraction",), float("nan")),
         (("class_names",), ["cat", "dog"]),
-        (("energy",), {}),
-        (("energy", "energy", "total_j"), float("inf")),
         (("energy", "energy", "cpu_s"), -1.0),
         (("energy", "energy", "components", "cpu", "method"), "guessed"),
         (("energy", "passport", "method"), 3),
         (("energy", "passport", "pue"), 0.5),
-        (("energy", "passport", "coefficients"), []),
         (("source", "records"), -1),
         (("source", "skipped"), {".md": "4"}),
         (("splits",), {}),
-        (("versions", "numpy"), 2),
         (("splits", "train", "mean", 0), float("nan")),
         (("splits", "train", "std"), []),
         (("splits", "train", "records"), 1),
         (("splits", "train", "variants"), 1),
         (("splits", "val", "variants"), 999_999),
         (("splits", "train", "image_shape", 0), 25),
-        (("splits", "train", "image_shape"), [16, 36, 3]),
         (("splits", "train", "image_shape"), [None, None, 3]),
         (("splits", "train", "image_shape", 2), 1),
-        (("splits", "train", "image_shape", 2), 3.0),
         (("splits", "train", "fingerprint"), HASH),
         (("splits", "train", "class_counts", 0), 10**9),
         ((*FIRST, "name"), "../train-v0-00000-of-00002-1a2b3c4d.arrow"),
-        ((*FIRST, "name"), "/train-v0-00000-of-00002-1a2b3c4d.arrow"),
         ((*FIRST, "name"), "manifest.json"),
         ((*FIRST, "sha256"), HASH),
         ((*FIRST, "records"), 10**6),
-        ((*FIRST, "records"), 0),
         ((*FIRST, "image_offset"), 10**9),
-        ((*FIRST, "image_offset"), -4096),
-        ((*FIRST, "image_offset"), 4096.0),
         ((*FIRST, "image_offset"), None),
         ((*FIRST, "image_stride"), 1),
-        ((*FIRST, "image_stride"), 0),
-        ((*FIRST, "image_stride"), 2**53),
         ((*FIRST, "bytes"), 2**53),
-        (("index", "name"), "../index-1a2b3c4d.arrow"),
         (("index", "sha256"), HASH + "\n"),
         (("rejected", "name"), "rejected-1a2b3c4d.jsonl/../manifest.json"),
     ],
@@ -450,44 +398,17 @@ def test_a_forgery_with_a_valid_digest_is_refused(cache: Built, path: tuple[Any,
         open_manifest(cache.folder)
 
 
-def test_a_file_that_is_listed_twice_is_refused(cache: Built) -> None:
-    body = copy.deepcopy(cache.body)
-    files = body["splits"]["train"]["files"]
-    files[1] = files[0]
-    cache.write(sealed(body))
-    with pytest.raises(CacheError, match="listed twice"):
-        open_manifest(cache.folder)
-
-
-def test_files_out_of_order_are_refused(cache: Built) -> None:
-    body = copy.deepcopy(cache.body)
-    body["splits"]["train"]["files"].reverse()
-    cache.write(sealed(body))
-    with pytest.raises(CacheError, match="out of order"):
-        open_manifest(cache.folder)
+def test_files_that_are_listed_twice_or_out_of_order_are_refused(cache: Built) -> None:
+    files = cache.body["splits"]["train"]["files"]
+    for forged, message in (([files[0], *files[:1], *files[2:]], "listed twice"), (files[::-1], "out of order")):
+        body = copy.deepcopy(cache.body)
+        body["splits"]["train"]["files"] = forged
+        cache.write(sealed(body))
+        with pytest.raises(CacheError, match=message):
+            open_manifest(cache.folder)
 
 
 # ------------------------------------------------------------------------------------------ verify
-
-
-@pytest.mark.slow
-def test_verify_finds_a_flipped_byte_in_any_file_a_thousand_times(raw: Built) -> None:
-    paths = sorted(path for path in raw.folder.iterdir() if path.stat().st_size)
-    wholes = {path: path.read_bytes() for path in paths}
-    rng = random.Random(0)
-    for turn in range(1000):
-        path = paths[turn % len(paths)]
-        damaged = bytearray(wholes[path])
-        damaged[rng.randrange(len(damaged))] ^= rng.randrange(1, 256)
-        path.write_bytes(damaged)
-        try:
-            problems = verify(raw.folder)
-        except CacheError as error:
-            problems = [str(error)]
-        finally:
-            path.write_bytes(wholes[path])
-        assert len(problems) == 1
-        assert path.name in problems[0]
 
 
 def test_verify_finds_a_changed_whitespace(cache: Built) -> None:
@@ -498,10 +419,11 @@ def test_verify_finds_a_changed_whitespace(cache: Built) -> None:
 
 
 def test_verify_names_every_damaged_file(cache: Built) -> None:
-    damaged = [file.name for file in cache.manifest.files() if file.bytes][::2]
+    damaged, rng = [file.name for file in cache.manifest.files() if file.bytes][::2], random.Random(0)
     for name in damaged:
-        data = (cache.folder / name).read_bytes()
-        (cache.folder / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        data = bytearray((cache.folder / name).read_bytes())
+        data[rng.randrange(len(data))] ^= 1
+        (cache.folder / name).write_bytes(data)
     assert [problem.split(":")[0] for problem in verify(cache.folder)] == damaged
 
 
@@ -544,17 +466,13 @@ def relisted(built: Built, path: Path) -> Manifest:
     )
 
 
-def test_an_index_with_other_columns_is_refused(raw: Built, tmp_path: Path) -> None:
+def test_an_index_of_other_columns_or_length_is_refused(raw: Built, tmp_path: Path) -> None:
     path = tmp_path / "index.arrow"
     batch = pa.RecordBatch.from_pydict({"key": ["a"]})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
     with pytest.raises(CacheError, match="not the index of a cache"):
         read_index(tmp_path, relisted(raw, path))
-
-
-def test_an_index_of_another_length_is_refused(raw: Built, tmp_path: Path) -> None:
-    path = tmp_path / "index.arrow"
     with open(path, "wb") as file:
         write_index(file, pa.RecordBatch.from_pylist([], INDEX_SCHEMA))
     with pytest.raises(CacheError, match="has 0 rows"):
@@ -563,7 +481,7 @@ def test_an_index_of_another_length_is_refused(raw: Built, tmp_path: Path) -> No
 
 @given(st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=3))
 @example([(0, 0)])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_index_is_refused_or_gives_numbers(
     raw: Built, tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]
 ) -> None:

@@ -17,77 +17,15 @@ from typing import Any
 
 import pynvml
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from meters import LOST, NOT_SUPPORTED, THREAD, StandIn
 
 from joulecache.pipelines.energy import Component
 from joulecache.pipelines.energy.nvml import GpuReading, Nvml, PowerIntegral
 
-THREAD = "joulecache-nvml"
 NEVER_S = 1000.0  # polls that no test waits for: then only read() samples
-UUIDS = ("GPU-aa11", "GPU-aa22", "GPU-bb33")
 joules = st.floats(0, 1e12)
-
-
-class StandIn:
-    """An NVML whose GPUs' counters (millijoules) and power (milliwatts) are set by hand; an error there is raised."""
-
-    def __init__(self, *, energy_mj: Any = (), power_mw: Any = (), init: Exception | None = None) -> None:
-        self.energy_mj: list[Any] = list(energy_mj)
-        self.power_mw: list[Any] = list(power_mw) or [NOT_SUPPORTED] * len(self.energy_mj)
-        self.init = init
-        self.samples: list[str] = []  # the names of the threads that sampled
-        self.gate: threading.Event | None = None  # the polling thread waits for it
-        self.at_gate = threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("NVMLError"):
-            raise AttributeError(name)
-        return getattr(pynvml, name)
-
-    def nvmlInit(self) -> None:
-        if self.init:
-            raise self.init
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.energy_mj)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> str:
-        return f"Stand-in {handle}"
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:
-        return UUIDS[handle]
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        if uuid not in ("MIG-1", "MIG-2", "MIG-3"):
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        return uuid
-
-    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, instance: str) -> int:
-        return {"MIG-1": 1, "MIG-2": 1, "MIG-3": 2}[instance]
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
-        return self._given(self.energy_mj[handle])
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        name = threading.current_thread().name
-        if self.gate and name == THREAD:
-            self.at_gate.set()
-            self.gate.wait()
-        self.samples.append(name)
-        return self._given(self.power_mw[handle])
-
-    def _given(self, value: Any) -> int:
-        if isinstance(value, Exception):
-            raise value
-        return int(value)
-
-
-NOT_SUPPORTED = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-LOST = pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
 
 
 def polled(*power_w: float) -> StandIn:
@@ -156,10 +94,12 @@ def test_counters_of_two_gpus_are_summed() -> None:
     library = StandIn(energy_mj=[5_000, 7_000_000])
     nvml = Nvml(library)
     assert (nvml.names, nvml.problem, nvml.update_s) == (("Stand-in 0", "Stand-in 1"), "", 0.1)
-    before = read(nvml)
-    assert before == (GpuReading(5, 5, 5), GpuReading(7000, 7000, 7000))
-    library.energy_mj = [15_000, 7_030_001]
-    gained = gain(nvml, before, read(nvml), 20.0)
+    with nvml.watching():
+        assert threads() == 0  # only polled power needs one
+        before = read(nvml)
+        assert before == (GpuReading(5, 5, 5), GpuReading(7000, 7000, 7000))
+        library.energy_mj = [15_000, 7_030_001]
+        gained = gain(nvml, before, read(nvml), 20.0)
     assert gained.value_j == pytest.approx(10 + 30.001)
     assert gained.low_j == pytest.approx(40.001 * (1 - 0.1 / 20))
     assert gained.high_j == pytest.approx(40.001 * (1 + 0.1 / 20))
@@ -167,7 +107,6 @@ def test_counters_of_two_gpus_are_summed() -> None:
     assert provenance == ("measured:nvml", "NVML energy counter", "2 GPUs, all their processes", "1 mJ, 0.1 s")
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(joules, joules), min_size=1, max_size=8), st.floats(0, 1e6), st.floats(1, 3))
 def test_gain_is_the_sum_and_its_bounds_one_update(
     pairs: list[tuple[float, float]], duration_s: float, pue: float
@@ -183,15 +122,7 @@ def test_gain_is_the_sum_and_its_bounds_one_update(
     expected = total_j, total_j * (1 - hidden), total_j * (1 + hidden)
     assert found == pytest.approx(expected, rel=1e-9, abs=max(1e-9, 1e-9 * total_j))
     assert gained.method == ("measured:nvml" if pue == 1 else "modelled:nvml-pue@1")
-
-
-def test_pue_multiplies_and_makes_it_modelled() -> None:
-    nvml = Nvml(StandIn(energy_mj=[0]))
-    before, after = (GpuReading(0, 0, 0),), (GpuReading(100, 100, 100),)
-    plain, times = gain(nvml, before, after, 10), gain(nvml, before, after, 10, pue=1.5)
-    assert (times.value_j, times.low_j, times.high_j) == pytest.approx((150, 148.5, 151.5))
-    assert (times.method, times.source) == ("modelled:nvml-pue@1", "NVML energy counter times PUE")
-    assert (plain.method, plain.scope) == ("measured:nvml", "1 GPU, all its processes")
+    assert gained.source == "NVML energy counter" + (" times PUE" if pue > 1 else "")
 
 
 def test_rounding_of_long_sums_does_not_swap_bounds() -> None:
@@ -223,17 +154,9 @@ def test_a_counter_that_fails_once_returns_none() -> None:
     assert nvml.read() is not None
 
 
-def test_counters_need_no_thread() -> None:
-    nvml = Nvml(StandIn(energy_mj=[1]))
-    with nvml.watching():
-        assert threads() == 0
-        assert nvml.read() is not None
-
-
 # ---- polled power ----
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1000)), max_size=20))
 def test_integral_is_the_trapezoids(steps: list[tuple[float, float]]) -> None:
     integral = PowerIntegral()
@@ -264,28 +187,12 @@ def test_constant_power_is_integrated_between_reads() -> None:
         assert window.holds(watts * 0.95, "low_j", gpu)
         assert window.holds(watts * 1.05, "high_j", gpu)
     gained = gain(nvml, window.before, window.after, 10.0)
-    both = [
-        GpuReading(*(getattr(last, b) - getattr(first, b) for b in ("value_j", "low_j", "high_j")))
-        for first, last in zip(window.before, window.after, strict=True)
-    ]
-    lag_j = 0.01 * (total_j := sum(gpu.value_j for gpu in both))
-    assert gained.value_j == pytest.approx(total_j)
-    assert gained.low_j == pytest.approx(sum(gpu.low_j for gpu in both) - lag_j)
-    assert gained.high_j == pytest.approx(sum(gpu.high_j for gpu in both) + lag_j)
+    # constant power has bounds of 5%, and what a lag of 0.1 s hides of 10 s
+    assert gained.low_j == pytest.approx(0.94 * gained.value_j)
+    assert gained.high_j == pytest.approx(1.06 * gained.value_j)
     assert (gained.method, gained.scope) == ("measured:nvml", "2 GPUs, all their processes")
     assert gained.source == "NVML power polled every 1000 s, accurate to 5%"
     assert gained.resolution == "1 mW, 1000 s"
-
-
-def test_power_that_changed_unseen_lies_within_the_bounds() -> None:
-    library = polled(100)
-    nvml = Nvml(library, NEVER_S)
-    with nvml.watching(), Stopwatch(nvml) as window:
-        time.sleep(0.05)
-        library.power_mw[0] = 300_000
-    assert window.holds(95, "low_j")
-    assert window.holds(200, "value_j")
-    assert window.holds(315, "high_j")
 
 
 def test_thread_sees_power_between_reads() -> None:
@@ -315,28 +222,18 @@ def test_counters_and_polled_power_are_summed() -> None:
     assert gained.resolution == "1 mJ, 0.1 s; 1 mW, 1000 s"
 
 
-def test_failed_sample_is_spanned_by_the_next() -> None:
+def test_failed_samples_are_spanned_by_the_next() -> None:
     library = polled(100, 10)
-    nvml = Nvml(library, NEVER_S)
-    with nvml.watching(), Stopwatch(nvml) as window:
-        library.power_mw[0] = LOST
-        time.sleep(0.02)
-        assert nvml.read() is None
-        time.sleep(0.02)
-        library.power_mw[0] = 100_000
-    assert window.holds(100, "value_j", 0)
-    assert window.holds(10, "value_j", 1)
-
-
-def test_thread_survives_failing_samples() -> None:
-    library = polled(100)
     nvml = Nvml(library, 0.001)
     with nvml.watching(), Stopwatch(nvml) as window:
         library.power_mw[0] = LOST
-        wait_until(lambda: library.samples.count(THREAD) >= 5)
+        library.samples.clear()
+        wait_until(lambda: library.samples.count(THREAD) >= 10)
+        assert nvml.read() is None
         library.power_mw[0] = 100_000
         assert threads() == 1
-    assert window.holds(100, "value_j")
+    assert window.holds(100, "value_j", 0)
+    assert window.holds(10, "value_j", 1)
 
 
 def test_thread_runs_only_while_watching() -> None:
@@ -349,9 +246,10 @@ def test_thread_runs_only_while_watching() -> None:
         _ = 1 / 0  # it ends with a failing block, too
     wait_until(lambda: threads() == 0)
     assert nvml.read() is None
-    seen = len(library.samples)
-    with nvml.watching():
+    library.power_mw[0], seen = 50_000, len(library.samples)
+    with nvml.watching(), Stopwatch(nvml) as window:
         wait_until(lambda: len(library.samples) >= seen + 3)  # a new one
+    assert window.holds(50, "value_j")  # the time between the two is left out
 
 
 def test_overlapping_watchers_share_one_thread_and_one_integral() -> None:
@@ -373,39 +271,6 @@ def test_overlapping_watchers_share_one_thread_and_one_integral() -> None:
         assert window.holds(100, "value_j")
 
 
-def test_time_without_watchers_is_left_out() -> None:
-    nvml = Nvml(polled(100), NEVER_S)
-    with nvml.watching():
-        time.sleep(0.01)
-        before = read(nvml)
-    time.sleep(0.02)
-    with nvml.watching():
-        assert read(nvml) == before
-        with Stopwatch(nvml) as window:
-            time.sleep(0.01)
-        assert window.holds(100, "value_j")
-
-
-def test_many_threads_watch_at_once() -> None:
-    nvml = Nvml(polled(100), 0.001)
-    wrong: list[Stopwatch] = []
-
-    def work() -> None:
-        for _ in range(20):
-            with nvml.watching(), Stopwatch(nvml) as window:
-                time.sleep(0.001)
-            if not window.holds(100, "value_j"):
-                wrong.append(window)
-
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert not any(worker.is_alive() for worker in workers)
-    assert not wrong
-
-
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # it is what is tested
 def test_forked_child_watches_with_its_own_thread() -> None:
     library = polled(100)
@@ -424,9 +289,8 @@ def test_forked_child_watches_with_its_own_thread() -> None:
 
     with ExitStack() as parents:
         parents.enter_context(nvml.watching())
-        assert library.at_gate.wait(
-            30
-        )  # the polling thread holds its lock there: the child's copy stays locked for ever
+        # the polling thread holds its lock there: the child's copy stays locked for ever
+        assert library.at_gate.wait(30)
         pid = os.fork()
         if pid == 0:
             signal.alarm(60)
@@ -539,31 +403,16 @@ def test_driver_older_than_the_counter_is_polled() -> None:
 def test_no_gpu_and_no_library_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Nvml(StandIn()).problem == "no NVIDIA GPU: NVML lists none"
     monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert Nvml(StandIn(energy_mj=[1])).problem == ""  # it is imported only when needed
     nvml = Nvml()
     assert nvml.problem.startswith("no NVIDIA GPU: pynvml is not installed")
     assert (nvml.names, nvml.read()) == ((), None)
-
-
-def test_library_is_imported_only_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert Nvml(StandIn(energy_mj=[1])).problem == ""
 
 
 @pytest.mark.parametrize("poll_s", [0, -1, math.nan, math.inf, 1e300, True, "1", None])
 def test_bad_poll_period_is_refused(poll_s: Any) -> None:
     with pytest.raises(ValueError, match="poll_s must be"):
         Nvml(StandIn(), poll_s)
-
-
-def test_this_machine() -> None:
-    nvml = Nvml()
-    assert bool(nvml.names) != bool(nvml.problem)
-    with nvml.watching():
-        before = nvml.read()
-        after = nvml.read()
-    assert (before is None) == (not nvml.names)
-    if before and after:
-        assert nvml.gained(before, after, 0.1) is not None
 
 
 # ---- the script that checks counters against power ----

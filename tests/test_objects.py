@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -18,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import tensorflow as tf
+from caches import contents as files_in
+from conftest import MakeSource, write_files
 from google_storage import google_storage
 from processes import CLI, environment, python
+from sources import example, write_parquet, write_tfrecord
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
 from joulecache.pipelines.building import beam_graph
@@ -204,52 +202,20 @@ def contents(source: Source) -> list[tuple[str, int, bytes, str | None]]:
     return [(record.key, record.label, record.data, unit.split) for unit in source.units for record in unit.read()]
 
 
-def as_tar(photos: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name, data in photos.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
-
-
-def as_parquet(photos: Mapping[str, bytes]) -> bytes:
-    image = pa.array([{"bytes": data, "path": name} for name, data in photos.items()])
-    stream = io.BytesIO()
-    pq.write_table(pa.table({"image": image, "label": [n % 3 for n in range(len(photos))]}), stream, row_group_size=7)
-    return stream.getvalue()
-
-
-def as_tfrecord(photos: Mapping[str, bytes], path: Path) -> bytes:
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for number, data in enumerate(photos.values()):
-            features = {
-                "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[data])),
-                "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[number % 3])),
-            }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-    return path.read_bytes()
-
-
-def test_every_kind_of_source_equals_the_one_on_disk(bucket: str, tmp_path: Path, photos: Mapping[str, bytes]) -> None:
-    first = dict(list(photos.items())[:20])
-    others = {name.replace("/", "/x"): data for name, data in list(photos.items())[20:]}
-    files = {
-        **{f"folder/{name}": data for name, data in photos.items()},
-        "folder/notes.txt": b"not an image",
-        "folder/.hidden/a.jpg": b"hidden",
-        "photos.tar": as_tar(photos),
-        "tars/train/one.tar": as_tar(first),
-        "tars/val/two.tar": as_tar(others),
-        "rows.parquet": as_parquet(photos),
-        "records.tfrecord": as_tfrecord(photos, tmp_path / "written"),
-    }
-    upload(f"{bucket}/data", files)
-    for name, data in files.items():
-        path = tmp_path / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+def test_every_kind_of_source_equals_the_one_on_disk(
+    bucket: str, tmp_path: Path, photos: Mapping[str, bytes], make_tar: MakeSource
+) -> None:
+    data, images, classes = tmp_path / "data", list(photos.values()), [number % 3 for number in range(len(photos))]
+    others = {name.replace("/", "/x"): image for name, image in list(photos.items())[20:]}
+    write_files(data / "folder", {**photos, "notes.txt": b"not an image", ".hidden/a.jpg": b"hidden"})
+    parts = {"photos.tar": photos, "tars/train/one.tar": dict(list(photos.items())[:20]), "tars/val/two.tar": others}
+    for name, part in parts.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        make_tar(part).rename(data / name)
+    write_parquet(data / "rows.parquet", images, classes, row_group_size=7)
+    examples = [example({"image": image, "label": label}) for image, label in zip(images, classes, strict=True)]
+    write_tfrecord(data / "records.tfrecord", examples)
+    upload(f"{bucket}/data", {name: found for name, found in files_in(data).items() if found is not None})
     for name in ("folder", "photos.tar", "rows.parquet", "records.tfrecord", "tars/**/*.tar", "tars/*/[ot]*.tar"):
         here, there = open_source(tmp_path / "data" / name), open_source(f"{bucket}/data/{name}")
         assert contents(there) == contents(here)
@@ -350,10 +316,8 @@ def test_an_update_builds_what_changed_and_deletes_what_it_replaced(
     other_cut = precompute(source, f"{bucket}/cache", "decode|resize(32)|random_crop(28)", val_fraction=0, variants=2)
     assert other_cut.unchanged
     assert open_manifest(f"{bucket}/cache").chain == "decode|resize(32)|random_crop(28)"
-    for name, data in {**photos, "cat/00.jpg": photos["dog/01.jpg"]}.items():
-        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "photos" / name).write_bytes(data)
-    whole = precompute(tmp_path / "photos", tmp_path / "cache", CHAIN, shards=4, val_fraction=0, variants=2)
+    photo_folder = write_files(tmp_path / "photos", {**photos, "cat/00.jpg": photos["dog/01.jpg"]})
+    whole = precompute(photo_folder, tmp_path / "cache", CHAIN, shards=4, val_fraction=0, variants=2)
     assert other_cut.manifest.splits["train"].files == whole.manifest.splits["train"].files
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from op_strategies import ON_IMAGES, every_op
 
 from joulecache.transforms import (
@@ -21,6 +20,7 @@ from joulecache.transforms import (
     Autocontrast,
     Brightness,
     CentralCrop,
+    Chain,
     ColorJitter,
     Contrast,
     Cutmix,
@@ -52,10 +52,9 @@ from joulecache.transforms import (
     ops_of,
     parse,
 )
-from joulecache.transforms.chain import apply, apply_to_each
-from joulecache.transforms.ops import MAX_PIXELS, MAX_SIDE, OPS, arguments, describe, op_name
+from joulecache.transforms.chain import apply
+from joulecache.transforms.ops import MAX_PIXELS, MAX_SIDE, OPS, describe, op_name
 
-relaxed = settings(deadline=None)
 sides = st.integers(1, MAX_SIDE)
 
 # Arguments
@@ -182,7 +181,7 @@ def test_a_number_is_accepted_from_end_to_end_and_refused_beyond(argument: Bound
         assert {type(number) for number in numbers} == {int if whole else float}
         outside = end + round(math.copysign(1, beyond)) if whole else math.nextafter(end, beyond)
         allowed = f"{op_name(type(made))}: {argument.name} must be {'an integer' if whole else 'a number'} from "
-        for wrong in (outside, "1", True):
+        for wrong in (outside, "1", True, math.nan, 10**400, 1j):
             with pytest.raises(ValueError, match=f"^{re.escape(allowed)}.* to .*, got {re.escape(repr(wrong))}$"):
                 argument.make(wrong)
 
@@ -210,13 +209,6 @@ def refused_argument(case: Refused) -> tuple[str, str]:
         case[1](case[3][0])
     op, _, rest = str(refusal.value).partition(": ")
     return op, rest.partition(" must be")[0]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, 1j, b"1", None, [0.5], True, "0.5"])
-def test_what_is_no_finite_number_is_none(value: object) -> None:
-    for make in (FlipLr, Resize):
-        with pytest.raises(ValueError, match=r"^\w+: \w+ must be .*, got "):
-            make(value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +249,8 @@ def test_arguments_of_one_meaning_have_one_spelling(given_as: Op, spelled: Op) -
     assert repr(given_as) == repr(spelled)
     assert given_as == spelled
     assert hash(given_as) == hash(spelled)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        given_as.size = 73  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -266,25 +260,6 @@ def test_arguments_of_one_meaning_have_one_spelling(given_as: Op, spelled: Op) -
 def test_a_border_is_left_top_right_bottom(padding: Any, sides: tuple[int, ...]) -> None:
     assert Pad(padding).padding == padding
     assert Pad(padding).sides == sides
-
-
-def test_one_number_is_a_range_both_ways() -> None:
-    assert Rotate(15).angles == Affine(15).angles == (-15, 15)
-    assert Rotate((-9, -3)).angles == (-9, -3)
-    assert Affine(0).shears == ((0, 0), (0, 0))
-    assert Affine(0, shear=5).shears == ((-5, 5), (0, 0))
-    assert Affine(0, shear=(1, 5)).shears == ((1, 5), (0, 0))
-    assert Affine(0, shear=(1, 5, -2, 3)).shears == ((1, 5), (-2, 3))
-    assert Affine(0, shear=(0, 0, 2, 2)).shears == ((0, 0), (2, 2))
-    assert arguments.ends(0.25) == (-0.25, 0.25)
-
-
-def test_color_jitter_spreads_factors_around_1_and_not_below_0() -> None:
-    jitter = ColorJitter(0.25, 3, (0.5, 0.75), 0.125)
-    assert jitter.factors == ((0.75, 1.25), (0.0, 4.0), (0.5, 0.75))
-    assert jitter.hues == (-0.125, 0.125)
-    assert ColorJitter().factors == ((1.0, 1.0),) * 3
-    assert ColorJitter(hue=(0.1, 0.2)).hues == (0.1, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -317,12 +292,6 @@ def test_defaults_are_those_of_torchvision(kind: Any, defaults: tuple[object, ..
     assert tuple(given) == defaults
 
 
-def test_ops_are_frozen_and_hashable() -> None:
-    assert len({Resize(72), Resize((72, 72)), Resize(73)}) == 2
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Resize(72).size = 73  # type: ignore[misc]
-
-
 @pytest.mark.parametrize(("name", "kind"), OPS.items())
 def test_an_op_is_described_by_a_call_with_its_defaults_and_one_line(name: str, kind: type[Op]) -> None:
     written, summary = describe(kind)
@@ -341,7 +310,6 @@ def test_a_description_shortens_long_numbers() -> None:
 # Sizes and channels
 
 
-@relaxed
 @given(height=sides, width=sides, shorter=sides)
 def test_the_jpeg_scale_is_the_largest_that_leaves_the_shorter_side_long_enough(
     height: int, width: int, shorter: int
@@ -351,7 +319,6 @@ def test_the_jpeg_scale_is_the_largest_that_leaves_the_shorter_side_long_enough(
     assert Decode().jpeg_scale(height, width) == 1
 
 
-@relaxed
 @given(height=sides, width=sides, size=st.integers(1, 4096))
 def test_resize_shorter_keeps_the_aspect_as_torchvision_does(height: int, width: int, size: int) -> None:
     short, long = min(height, width), max(height, width)
@@ -360,7 +327,6 @@ def test_resize_shorter_keeps_the_aspect_as_torchvision_does(height: int, width:
     assert got == ((size, expected) if height <= width else (expected, size))
 
 
-@relaxed
 @given(height=sides, width=sides, data=st.data())
 def test_a_central_crop_rounds_half_to_even_as_python_does(height: int, width: int, data: st.DataObject) -> None:
     size = data.draw(st.tuples(st.integers(1, height), st.integers(1, width)))
@@ -370,8 +336,15 @@ def test_a_central_crop_rounds_half_to_even_as_python_does(height: int, width: i
 @pytest.mark.parametrize("kind", [CentralCrop, RandomCrop])
 @pytest.mark.parametrize("size", [(101, 200), (100, 201)])
 def test_a_crop_larger_than_its_image_is_refused(kind: type[CentralCrop | RandomCrop], size: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=rf"the crop {size[0]}x{size[1]} is larger than the image 100x200: resize"):
-        kind(size).output_size(100, 200)
+    op = kind(size)
+    uses: list[Callable[[], object]] = [lambda: op.output_size(100, 200)]
+    if isinstance(op, RandomCrop):
+        uses += [lambda: op.draw((0, 0), 100, 200), lambda: op.draw_batch(np.zeros((2, 2), int), 100, 200)]
+    else:
+        uses += [lambda: op.corner(100, 200)]
+    for use in uses:
+        with pytest.raises(ValueError, match=rf"the crop {size[0]}x{size[1]} is larger than the image 100x200"):
+            use()
 
 
 @pytest.mark.parametrize(
@@ -379,11 +352,8 @@ def test_a_crop_larger_than_its_image_is_refused(kind: type[CentralCrop | Random
     [
         (Pad((11, 7), padding_mode="reflect"), True),
         (Pad((0, 0, 12, 0), padding_mode="reflect"), False),
-        (Pad((0, 8, 0, 0), padding_mode="reflect"), False),
         (Pad((12, 8), padding_mode="symmetric"), True),
-        (Pad((13, 0), padding_mode="symmetric"), False),
         (Pad((0, 0, 0, 9), padding_mode="symmetric"), False),
-        (Pad(99, padding_mode="edge"), True),
         (Pad(99, padding_mode="constant"), True),
         (GaussianBlur((23, 15)), True),
         (GaussianBlur((25, 15)), False),
@@ -414,18 +384,11 @@ def test_a_colour_is_refused_on_grey(op: Op) -> None:
         op.output_channels(1)
 
 
-def test_decode_and_grayscale_choose_the_channels() -> None:
-    for channels in (1, 3):
-        for before in (1, 3):
-            assert Decode(channels).output_channels(before) == channels
-            assert Grayscale(channels).output_channels(before) == channels
-
-
 SMALL = every_op(12)
 
 
 @pytest.mark.parametrize("kind", ON_IMAGES)
-@settings(relaxed, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_output_size_and_channels_are_those_of_the_result(kind: type[Op], data: st.DataObject) -> None:
     op = data.draw(SMALL[kind])
@@ -532,7 +495,11 @@ FAULTY = [
 @pytest.mark.parametrize(("source", "message"), FAULTY, ids=[f"{n} {message}" for n, (_, message) in enumerate(FAULTY)])
 def test_a_faulty_custom_op_is_refused_wherever_it_comes_in(source: str, message: str) -> None:
     made = module(source)
-    for use in (lambda: ops_of(made), lambda: parse("decode|invert", {"invert": made.Invert})):
+    uses: list[Callable[[], object]] = [
+        *(lambda: ops_of(made), lambda: parse("decode|invert", {"invert": made.Invert})),
+        lambda: Chain((Decode(), made.Invert()), 1),
+    ]
+    for use in uses:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             use()
 
@@ -559,30 +526,6 @@ def test_what_is_no_op_is_refused_as_a_custom_one(thing: Any) -> None:
 def test_an_op_that_computes_no_pixels_says_so() -> None:
     with pytest.raises(NotImplementedError):
         Op().pixels(np.zeros((1, 1, 3), np.uint8), ())
-
-
-@dataclasses.dataclass(frozen=True)
-class Shift(Op):
-    """A custom op that draws for itself: it rolls the image by fewer columns than it has."""
-
-    random_words = 1
-
-    def draw(self, words: Any, height: int, width: int) -> tuple[int, ...]:
-        if not isinstance(words, list):
-            raise TypeError("one record at a time")
-        return (words[0] % width,)
-
-    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
-        return np.roll(image, drawn[0], 1)
-
-
-def test_a_custom_op_may_draw_for_itself() -> None:
-    image = np.arange(12, dtype=np.uint8).reshape(1, 4, 3)
-    for word in (0, 5, 2**32 - 1):
-        np.testing.assert_array_equal(apply([Shift()], image, [word]), np.roll(image, word % 4, 1))
-    [got] = apply_to_each([Shift()], [image], np.array([[5]], np.int64))
-    np.testing.assert_array_equal(got, np.roll(image, 1, 1))
-    assert Shift().draw_batch(np.array([[5], [6]], np.int64), 1, 4) == [(1,), (2,)]
 
 
 def test_what_a_class_overrides_does_not_go_with_what_it_inherits() -> None:

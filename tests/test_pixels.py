@@ -63,7 +63,6 @@ GOLDEN = Path(__file__).parent / "golden"
 CHAINS: dict[str, str] = json.loads((GOLDEN / "chains.json").read_text("utf-8"))
 LARGEST = 2**32 - 1
 
-relaxed = settings(deadline=None)
 images: st.SearchStrategy[Array] = st_numpy.arrays(
     np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 3]))
 )
@@ -96,11 +95,6 @@ def test_every_op_has_golden_pixels() -> None:
 # Ops that move pixels
 
 
-def test_a_central_crop_is_a_slice(pixels: Array) -> None:
-    np.testing.assert_array_equal(apply([CentralCrop((20, 31))], pixels, []), pixels[14:34, 16:47])
-
-
-@relaxed
 @given(data=st.data())
 def test_a_random_crop_is_the_slice_that_was_drawn(pixels: Array, data: st.DataObject) -> None:
     height, width = data.draw(st.tuples(st.integers(1, 48), st.integers(1, 64)))
@@ -133,59 +127,28 @@ def test_an_image_is_put_into_its_place_in_a_batch(pixels: Array) -> None:
 # Borders and holes
 
 
-def source(place: int, size: int, mode: str) -> int | None:
-    """Return the place in an image's side that a border shows."""
-    if 0 <= place < size:
-        return place
-    if mode == "constant":
-        return None
-    if mode == "edge":
-        return min(max(place, 0), size - 1)
-    if mode == "reflect":
-        return -place if place < 0 else 2 * (size - 1) - place
-    return -place - 1 if place < 0 else 2 * size - 1 - place
-
-
-@relaxed
 @given(image=images, mode=st.sampled_from(PADDING_MODES), data=st.data())
-def test_a_border_shows_what_its_mode_says(image: Array, mode: str, data: st.DataObject) -> None:
+def test_a_border_is_numpys(image: Array, mode: Any, data: st.DataObject) -> None:
     height, width, channels = image.shape
     least = {"reflect": 1, "symmetric": 0}.get(mode, -5)
     across, down = st.integers(0, min(5, width - least)), st.integers(0, min(5, height - least))
     left, top, right, bottom = data.draw(st.tuples(across, down, across, down))
     fill: Any = data.draw(st.integers(0, 255) if channels == 1 else st.tuples(*[st.integers(0, 255)] * 3))
-    got = apply([Pad((left, top, right, bottom), fill, mode)], image, [])
-    assert got.shape == (top + height + bottom, left + width + right, channels)
-    for y, x in np.ndindex(*got.shape[:2]):
-        from_y, from_x = source(y - top, height, mode), source(x - left, width, mode)
-        expected = np.broadcast_to(fill, channels) if from_y is None or from_x is None else image[from_y, from_x]
-        assert got[y, x].tolist() == expected.tolist()
+    expected = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode)
+    if mode == "constant":
+        expected[:] = fill
+        expected[top : top + height, left : left + width] = image
+    np.testing.assert_array_equal(apply([Pad((left, top, right, bottom), fill, mode)], image, []), expected)
 
 
-@pytest.mark.parametrize("mode", PADDING_MODES)
-def test_a_border_is_numpys(pixels: Array, mode: Any) -> None:
-    theirs = np.pad(pixels, ((3, 3), (7, 7), (0, 0)), mode=mode)
-    np.testing.assert_array_equal(apply([Pad((7, 3), padding_mode=mode)], pixels, []), theirs)
-
-
-@relaxed
 @given(image=images, size=st.tuples(st.integers(1, 15), st.integers(1, 15)), drawn=st.tuples(words, words))
 def test_a_cutout_fills_the_window_around_a_pixel(image: Array, size: tuple[int, int], drawn: tuple[int, int]) -> None:
     height, width, channels = image.shape
     top, left = (drawn[0] * height >> 32) - size[0] // 2, (drawn[1] * width >> 32) - size[1] // 2
     fill = (1, 2, 3) if channels == 3 else 7
-    got = apply([Cutout(size, fill)], image, drawn)
-    for y, x in np.ndindex(height, width):
-        inside = 0 <= y - top < size[0] and 0 <= x - left < size[1]
-        assert got[y, x].tolist() == (np.broadcast_to(fill, channels) if inside else image[y, x]).tolist()
-
-
-def test_a_cutout_in_a_corner_is_a_quarter_of_its_window(pixels: Array) -> None:
-    for down, rows in ((0, slice(0, 5)), (LARGEST, slice(42, 48))):
-        for across, columns in ((0, slice(0, 5)), (LARGEST, slice(58, 64))):
-            expected = pixels.copy()
-            expected[rows, columns] = 9
-            np.testing.assert_array_equal(apply([Cutout(10, 9)], pixels, [down, across]), expected)
+    expected = image.copy()
+    expected[max(top, 0) : top + size[0], max(left, 0) : left + size[1]] = fill
+    np.testing.assert_array_equal(apply([Cutout(size, fill)], image, drawn), expected)
 
 
 # Ops that turn and lean
@@ -213,18 +176,6 @@ def test_a_rotation_by_half_a_turn_is_about_its_center(pixels: Array, interpolat
     np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("op", [Rotate, Affine])
-def test_what_comes_in_from_outside_is_the_fill(op: type[Rotate | Affine]) -> None:
-    fills: list[tuple[int, int | tuple[int, int, int]]] = [(1, 0), (1, 77), (3, 77), (3, (250, 10, 30))]
-    for channels, fill in fills:
-        image = np.full((21, 21, channels), 128, np.uint8)
-        for interpolation in INTERPOLATIONS:
-            got = apply([op((45, 45), interpolation=interpolation, fill=fill)], image, [0] * 6)
-            for corner in (got[0, 0], got[0, -1], got[-1, 0], got[-1, -1]):
-                assert corner.tolist() == np.broadcast_to(fill, channels).tolist()
-            assert (got[10] == 128).all()
-
-
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_a_translation_moves_whole_pixels(pixels: Array, interpolation: str) -> None:
     op = Affine(0, translate=(0.25, 0.125), fill=9, interpolation=interpolation)
@@ -241,7 +192,7 @@ def lean(degrees: float) -> float:
     return -math.tan(math.radians(degrees))
 
 
-def composed(center: tuple[float, float], drawn: tuple[int, ...]) -> Transform:
+def composed(center: tuple[float, float], drawn: tuple[float, ...]) -> Transform:
     """Return T C R Sy Sx scale C^-1, from places (x, y, 1) in the image to places in the result, y downwards."""
     degrees, right, down, scale, along_x, along_y = drawn
     turn = math.radians(degrees / UNIT)
@@ -284,7 +235,7 @@ def assert_fetched(got: Array, image: Array, forward: Transform, interpolation: 
     assert np.abs(got - expected)[sure].max() <= tolerance + 1e-6
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     drawn=st.tuples(*[words] * 6),
     interpolation=st.sampled_from(INTERPOLATIONS),
@@ -300,23 +251,7 @@ def test_affine_is_torchvisions_composition_of_matrices(
     assert_fetched(apply([op], image, drawn), image, forward, interpolation, 99)
 
 
-@settings(deadline=None, max_examples=30)
-@given(drawn=st.tuples(*[words] * 6), interpolation=st.sampled_from(INTERPOLATIONS))
-def test_affine_is_pillows_transform_by_that_matrix(pixels: Array, drawn: tuple[int, ...], interpolation: str) -> None:
-    op = Affine(180, (0.3, 0.2), (0.6, 1.7), (-30, 30, -20, 40), interpolation, (9, 8, 7))
-    backward = np.linalg.inv(composed((32, 24), op.draw(drawn, 48, 64)))
-    theirs = as_image(pixels).transform(
-        (64, 48),
-        Image.Transform.AFFINE,
-        tuple(backward[:2].ravel()),
-        Image.Resampling[interpolation.upper()],
-        fillcolor=(9, 8, 7),
-    )
-    same = (apply([op], pixels, drawn) == np.asarray(theirs)).all(axis=2)
-    assert same.mean() > 0.995  # rounding moves a place to the next pixel now and then
-
-
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(word=words, interpolation=st.sampled_from(INTERPOLATIONS))
 def test_rotate_is_affine_the_other_way_round(pixels: Array, word: int, interpolation: str) -> None:
     op = Rotate((-170, 200), interpolation, (9, 8, 7))
@@ -328,30 +263,11 @@ def test_rotate_is_affine_the_other_way_round(pixels: Array, word: int, interpol
 # Ops that resize
 
 
-def triangle(before: int, after: int) -> NDArray[np.float64]:
-    """Return the weights ``[after, before]`` of a triangle filter as wide as the image shrinks."""
-    scale = before / after
-    centres, places = (np.arange(after) + 0.5) * scale, np.arange(before) + 0.5
-    weights = np.maximum(0, 1 - np.abs(places[None] - centres[:, None]) / max(scale, 1))
-    normalised: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-    return normalised
-
-
-@pytest.mark.parametrize("size", [(7, 9), (20, 100), (1, 1), (111, 130)])
-def test_resize_is_a_triangle_filter_to_within_a_level(pixels: Array, size: tuple[int, int]) -> None:
-    exact = np.einsum("yh,hwc,xw->yxc", triangle(48, size[0]), pixels, triangle(64, size[1]))
-    assert np.abs(apply([Resize(size)], pixels, []) - exact).max() <= 1
-
-
 def test_resize_is_pillows(pixels: Array) -> None:
+    np.testing.assert_array_equal(apply([ResizeShorter(20)], pixels, []), apply([Resize((20, 26))], pixels, []))
     for image in (pixels, pixels[:, :, :1]):
         theirs = as_image(image).resize((31, 17), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(apply([Resize((17, 31))], image, []), as_array(theirs))
-
-
-def test_resize_shorter_resizes_to_its_output_size(pixels: Array) -> None:
-    assert apply([ResizeShorter(20)], pixels, []).shape == (20, 26, 3)
-    np.testing.assert_array_equal(apply([ResizeShorter(20)], pixels, []), apply([Resize((20, 26))], pixels, []))
 
 
 def test_random_resized_crop_cuts_then_resizes(pixels: Array) -> None:
@@ -368,22 +284,23 @@ def test_random_resized_crop_cuts_then_resizes(pixels: Array) -> None:
 # Policies
 
 
-def meant(name: str, strength: float) -> tuple[Op, list[int]] | None:
+def meant(name: str, strength: int) -> tuple[Op, list[int]] | None:
     """Return the op of the same meaning as an augmentation, with its words; None for one that warps."""
+    share = strength / UNIT
     end = [LARGEST if strength > 0 else 0]  # of a range of factors: the last or the first
     match name:
         case "identity":
             return FlipLr(0.0), [0]
         case "brightness":
-            return Brightness(abs(strength)), end
+            return Brightness(abs(share)), end
         case "contrast":
-            return Contrast(abs(strength)), end
+            return Contrast(abs(share)), end
         case "color":
-            return Saturation(abs(strength)), end
+            return Saturation(abs(share)), end
         case "sharpness":
-            return Sharpness(1 + strength, 1.0), [0]
+            return Sharpness(1 + share, 1.0), [0]
         case "posterize":
-            return Posterize(round(strength), 1.0), [0]
+            return Posterize(strength, 1.0), [0]
         case "solarize":
             return Solarize(strength, 1.0), [0]
         case "autocontrast":
@@ -393,75 +310,43 @@ def meant(name: str, strength: float) -> tuple[Op, list[int]] | None:
     return None
 
 
-def warped(name: str, strength: float) -> Transform:
+def warped(name: str, strength: int) -> Transform:
     """Return the matrix of an augmentation from places in a 48x64 image to places in the result."""
-    degrees = math.degrees(math.atan(strength)) * UNIT
+    degrees = math.degrees(math.atan(strength / UNIT)) * UNIT
     match name:
         case "shear_x":
-            return composed((0, 0), (0, 0, 0, UNIT, degrees, 0))  # type: ignore[arg-type]
+            return composed((0, 0), (0, 0, 0, UNIT, degrees, 0))
         case "shear_y":
-            return composed((0, 0), (0, 0, 0, UNIT, 0, degrees))  # type: ignore[arg-type]
+            return composed((0, 0), (0, 0, 0, UNIT, 0, degrees))
         case "translate_x":
-            return composed((0, 0), (0, int(strength), 0, UNIT, 0, 0))
+            return composed((0, 0), (0, strength, 0, UNIT, 0, 0))
         case "translate_y":
-            return composed((0, 0), (0, 0, int(strength), UNIT, 0, 0))
+            return composed((0, 0), (0, 0, strength, UNIT, 0, 0))
     assert name == "rotate"
-    return composed((32, 24), (-strength * UNIT, 0, 0, UNIT, 0, 0))  # type: ignore[arg-type]
+    return composed((32, 24), (-strength, 0, 0, UNIT, 0, 0))
 
 
 # The last strength of each augmentation in torchvision's tables for images of 48x64, and whether its sign is drawn.
-RAND = {
-    **dict.fromkeys(("shear_x", "shear_y"), 0.3),
-    "translate_x": 150 / 331 * 64,
-    "translate_y": 150 / 331 * 48,
-    "rotate": 30.0,
-    **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), 0.9),
-}
-TRIVIAL = {
-    **dict.fromkeys(("shear_x", "shear_y"), 0.99),
-    "translate_x": 32.0,
-    "translate_y": 32.0,
-    "rotate": 135.0,
-    **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), 0.99),
-}
-
-
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_an_augmentation_is_the_op_of_its_meaning(pixels: Array, name: str) -> None:
+    """With the strength that was drawn; test_randomness holds the strengths."""
     which = word_of(AUGMENTATIONS.index(name), len(AUGMENTATIONS))
-    cases = itertools.product((RAND, TRIVIAL), (-1, 1), (1, 3), ((0, "nearest"), (7, "nearest"), (19, "bilinear")))
-    for table, sign, channels, (step, interpolation) in cases:
-        image, share, sign_word = pixels[:, :, :channels], step / 30, LARGEST if sign > 0 else 0
-        if table is RAND:
-            op: Op = RandAugment(1, step, interpolation=interpolation, fill=9)
-            drawn = [which, sign_word, *[0] * 10]
-        else:
-            op = TrivialAugment(interpolation=interpolation, fill=9)
-            drawn = [which, sign_word, word_of(step, 31)]
-        strength = table.get(name, 0.0) * share * sign
-        if name == "posterize":
-            strength = 8 - (4 if table is RAND else 6) * share
-        if name == "solarize":
-            strength = 255 - 255 * share
-        got, same = apply([op], image, drawn), meant(name, strength)
-        if same is not None:
-            single, single_words = same
-            np.testing.assert_array_equal(got, apply([single], image, single_words))
-        elif strength == 0:
-            np.testing.assert_array_equal(got, image)
-        elif name.startswith("translate"):
-            assert_moved(got, image, name, int(strength))
-        else:
-            assert_fetched(got, image, warped(name, strength), interpolation, 9)
-
-
-def assert_moved(got: Array, image: Array, name: str, distance: int) -> None:
-    axis = 1 if name == "translate_x" else 0
-    border = [(0, 0)] * 3
-    border[axis] = (abs(distance), abs(distance))
-    framed = np.pad(image, border, constant_values=9)
-    start = abs(distance) - distance
-    np.testing.assert_array_equal(got, framed.take(range(start, start + image.shape[axis]), axis))
+    cases = itertools.product((0, LARGEST), (1, 3), ((0, "nearest"), (7, "nearest"), (19, "bilinear")))
+    for sign_word, channels, (step, interpolation) in cases:
+        image = pixels[:, :, :channels]
+        policies: list[tuple[Op, list[int]]] = [
+            (RandAugment(1, step, interpolation=interpolation, fill=9), [which, sign_word, *[0] * 10]),
+            (TrivialAugment(interpolation=interpolation, fill=9), [which, sign_word, word_of(step, 31)]),
+        ]
+        for op, drawn in policies:
+            [_, strength] = op.draw(drawn, 48, 64)
+            got, same = apply([op], image, drawn), meant(name, strength)
+            if same is not None:
+                np.testing.assert_array_equal(got, apply([same[0]], image, same[1]))
+            elif strength == 0:
+                np.testing.assert_array_equal(got, image)
+            else:
+                assert_fetched(got, image, warped(name, strength), interpolation, 9)
 
 
 def test_augmentations_are_applied_one_after_the_other(pixels: Array) -> None:
@@ -544,12 +429,6 @@ def test_a_batch_is_its_images_one_by_one(pixels: Array, op: Op) -> None:
         np.testing.assert_array_equal(got, apply([op, FlipLr()], image, drawn))
 
 
-def test_each_op_takes_its_own_words(pixels: Array) -> None:
-    flip, crop = FlipLr(), RandomCrop(16)
-    both = apply([flip, crop], pixels, [0, 3 << 28, 5 << 28])
-    np.testing.assert_array_equal(both, apply([crop], pixels[:, ::-1], [3 << 28, 5 << 28]))
-
-
 # Custom ops
 
 
@@ -596,14 +475,8 @@ DOES: dict[str, Callable[[Array, tuple[int, ...]], Any]] = {
     "first": lambda image, draw: image[:, :, :1],
     "write": write,
     "stop": stop,
-    "divide": lambda image, draw: 1 // 0,
-    "exhaust": lambda image, draw: [][0],
     "other size": lambda image, draw: image[1:],
-    "other channels": lambda image, draw: image[:, :, :1],
-    "no channels": lambda image, draw: image[:, :, 0],
     "floats": lambda image, draw: image / 2,
-    "wide": lambda image, draw: image.astype(np.int64),
-    "list": lambda image, draw: image.tolist(),
     "none": lambda image, draw: None,
     "picture": lambda image, draw: Image.fromarray(image),
 }
@@ -637,14 +510,8 @@ def test_a_custom_op_leaves_its_callers_array_writable() -> None:
     ("does", "message"),
     [
         ("stop", r"^own failed: StopIteration: first line$"),
-        ("divide", r"^own failed: ZeroDivisionError: .*"),
-        ("exhaust", r"^own failed: IndexError: .*"),
         ("other size", r"^own must return a uint8 array of shape \(48, 64, 3\), got uint8 \(47, 64, 3\)$"),
-        ("other channels", r"^own must return .*\(48, 64, 3\), got uint8 \(48, 64, 1\)$"),
-        ("no channels", r"^own must return .*\(48, 64, 3\), got uint8 \(48, 64\)$"),
         ("floats", r"^own must return .*, got float64 \(48, 64, 3\)$"),
-        ("wide", r"^own must return .*, got int64 \(48, 64, 3\)$"),
-        ("list", r"^own must return .*, got .*list"),
         ("none", r"^own must return .*, got .*NoneType"),
         ("picture", r"^own must return .*, got .*Image"),
     ],

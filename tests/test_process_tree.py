@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from meters import burn
 from processes import Child, run_python
 
 from joulecache.pipelines.energy import Meter, Window, available_cpus
@@ -46,22 +47,9 @@ def work_to(child: Child, cpu_s: float) -> float:
     return float(child.ask(cpu_s))
 
 
-def burn(cpu_s: float) -> None:
-    end = time.thread_time() + cpu_s
-    while time.thread_time() < end:
-        pass
-
-
 def own_cpu_s() -> float:
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
-
-
-def run_children(count: int, code: str) -> float:
-    """Run Python code in so many processes at once; return the CPU seconds that they used."""
-    pids = [os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", code], {}) for _ in range(count)]
-    uses = [os.wait4(pid, 0)[2] for pid in pids]
-    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 # CPU seconds ----------------------------------------------------------------------------------------------------------
@@ -90,17 +78,11 @@ def test_cpu_seconds_include_all_threads() -> None:
 
 
 def test_cpu_seconds_include_short_lived_children() -> None:
+    code = "import time\nwhile time.process_time() < 0.05: pass"
     with bounded() as window:
-        used_s = sum(run_children(1, "sum(range(10**6))") for _ in range(4))
-    assert window.energy.cpu_s >= used_s
-
-
-@pytest.mark.slow
-def test_forty_short_children_are_not_lost() -> None:
-    with Meter().window("children") as window:
-        used_s = sum(run_children(2, "import time\nwhile time.process_time() < 0.2: pass") for _ in range(20))
-    assert used_s >= 40 * 0.2
-    assert window.energy.cpu_s >= 0.97 * used_s
+        for _ in range(8):
+            subprocess.run([sys.executable, "-S", "-c", code], check=True)
+    assert window.energy.cpu_s >= 8 * 0.05
 
 
 def test_cpu_seconds_of_a_child_that_outlives_the_window() -> None:
@@ -125,14 +107,6 @@ def test_cpu_seconds_of_a_child_that_ends_in_the_window_are_counted_once() -> No
     # getrusage alone counts all of the child here, also what it used before the window
     assert reaped_s - own_s >= end_s - 0.005
     assert window.energy.cpu_s - own_s == pytest.approx(end_s - start_s, abs=3.5 * TICK_S)
-
-
-def test_cpu_seconds_of_live_grandchildren() -> None:
-    with worker("sh", "-c", '"$@"; true', "sh") as child:
-        start_s = work_to(child, 0.01)
-        with Meter().window("child") as window:
-            end_s = work_to(child, start_s + 0.1)
-    assert window.energy.cpu_s >= end_s - start_s - 2.5 * TICK_S
 
 
 def test_cpu_seconds_of_grandchildren_reaped_by_a_live_child() -> None:
@@ -293,16 +267,12 @@ def test_peak_memory_includes_live_children() -> None:
 def test_available_cpus_follow_affinity_and_quota(tmp_path: Path) -> None:
     affinity = len(os.sched_getaffinity(0))
     assert available_cpus(tmp_path) == affinity
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert available_cpus(tmp_path) == affinity
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert available_cpus(tmp_path) == 0.5
-    (tmp_path / "cpu.max").write_text("99900000 100000\n")
-    assert available_cpus(tmp_path) == affinity
+    for quota, expected in (("max", affinity), ("50000", 0.5), ("99900000", affinity)):
+        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+        assert available_cpus(tmp_path) == expected
     (tmp_path / "cpu.max").unlink()
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert available_cpus(tmp_path) == affinity
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("25000\n")
-    assert available_cpus(tmp_path) == 0.25
+    for quota, expected in (("-1", affinity), ("25000", 0.25)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        assert available_cpus(tmp_path) == expected

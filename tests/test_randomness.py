@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from op_strategies import every_op, ranges
+from op_strategies import Own, every_op, ranges
 from scipy import stats
 
 from joulecache.transforms import (
@@ -25,7 +25,6 @@ from joulecache.transforms import (
     Contrast,
     Cutmix,
     Cutout,
-    FlipLr,
     GaussianBlur,
     GaussianNoise,
     Hue,
@@ -43,24 +42,12 @@ from joulecache.transforms import (
 from joulecache.transforms.ops import AUGMENTATIONS, MAX_SIDE, SIGNED, RandomApply
 from joulecache.transforms.randomness import key_hash, log_uniform, philox, random_words, word_table
 
-relaxed = settings(deadline=None)
-
 LARGEST = 2**32 - 1
 WORDS = st.integers(0, LARGEST)
 TRAIN = parse(
     "decode|random_resized_crop(64)|random_crop(32)|flip_lr|color_jitter(0.4)|rand_augment "
     "|| brightness(0.4)|resize(9)|affine(9)|trivial_augment|gaussian_noise|contrast(0.4)|cutmix"
 ).ops
-
-
-@dataclass(frozen=True)
-class Own(Op):
-    """A custom op."""
-
-    random_words: ClassVar[int] = 3
-
-    def pixels(self, image: NDArray[np.uint8], drawn: tuple[int, ...]) -> NDArray[np.uint8]:
-        return image
 
 
 @dataclass(frozen=True)
@@ -107,7 +94,7 @@ def test_the_hash_of_a_key_is_that_of_caches_built_before(key: str, hashed: int)
     assert key_hash(key) == hashed
 
 
-@settings(relaxed, max_examples=50)
+@settings(max_examples=50)
 @given(
     hashes=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20),
     seed=st.integers(0, 2**64 - 1),
@@ -134,17 +121,6 @@ def test_the_suffix_draws_what_it_draws_in_the_whole_chain() -> None:
         assert [head + tail for head, tail in zip(before, after, strict=True)] == whole
 
 
-def test_another_seed_record_n_or_position_draws_other_words() -> None:
-    drawn = {
-        tuple(random_words([RandomCrop(8)], position, seed, [hashed], n)[0])
-        for seed in (0, 1, 1 << 32, 1 << 63)
-        for hashed in (0, 1, 1 << 32, 1 << 63)
-        for n in (0, 1, 2**31)
-        for position in (1, 2, 300)
-    }
-    assert len(drawn) == 4 * 4 * 3 * 3
-
-
 def test_an_op_uses_as_many_words_as_it_declares_whatever_is_around_it() -> None:
     [words] = random_words(TRAIN, 0, 3, [9], 5)
     assert len(words) == len(set(words)) == sum(op.random_words for op in TRAIN)
@@ -162,7 +138,6 @@ def test_the_most_words_that_an_op_can_use_do_not_reach_into_the_next_position()
     assert words[3 + 1020 : 3 + 1024] == philox((1, 0), counter)[0].tolist()
 
 
-@relaxed
 @given(low=st.floats(1e-3, 1e3), spread=st.floats(1, 1e6), word=WORDS)
 def test_the_log_uniform_number_is_that_of_exp(low: float, spread: float, word: int) -> None:
     high = low * spread
@@ -236,7 +211,7 @@ def test_every_op_that_draws_is_among_these() -> None:
 
 
 @pytest.mark.parametrize("kind", SPANNED)
-@settings(relaxed, max_examples=50)
+@settings(max_examples=50)
 @given(height=lengths, width=lengths, data=st.data())
 def test_every_word_is_multiplied_into_its_range_and_rounded_down(
     kind: type[Op], height: int, width: int, data: st.DataObject
@@ -252,35 +227,8 @@ def test_every_word_is_multiplied_into_its_range_and_rounded_down(
     assert op.draw([LARGEST] * op.random_words, height, width) == tuple(last for _, last in ends)
 
 
-@pytest.mark.parametrize(
-    ("op", "smallest", "largest"),
-    [
-        (RandomCrop(8), (0, 0), (92, 192)),
-        (Cutout((8, 5)), (-4, -2), (95, 197)),
-        (Saturation(0.25), (49152,), (81920,)),
-        (Hue(0.5), (-32768,), (32768,)),
-        (
-            ColorJitter(0.5, 3, (0.25, 0.75), (0.125, 0.25)),
-            (0, 32768, 0, 16384, 8192),
-            (23, 98304, 262144, 49152, 16384),
-        ),
-        (Rotate((10, 20)), (655360,), (1310720,)),
-        (
-            Affine(1, (0.5, 0.1), (0.5, 2), (-3, 4, -1, 2)),
-            (-65536, -100, -10, 32768, -196608, -65536),
-            (65536, 100, 10, 131072, 262144, 131072),
-        ),
-        (GaussianBlur(3), (6554,), (131072,)),
-    ],
-    ids=repr,
-)
-def test_both_ends_can_be_drawn(op: Op, smallest: tuple[int, ...], largest: tuple[int, ...]) -> None:
-    assert op.draw([0] * op.random_words, 100, 200) == smallest
-    assert op.draw([LARGEST] * op.random_words, 100, 200) == largest
-
-
 @pytest.mark.parametrize("kind", SOMETIMES)
-@settings(relaxed, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_an_op_with_a_probability_is_applied_to_that_share_of_the_words(kind: type[Op], data: st.DataObject) -> None:
     op = data.draw(EVERY[kind])
@@ -291,7 +239,7 @@ def test_an_op_with_a_probability_is_applied_to_that_share_of_the_words(kind: ty
 
 
 @pytest.mark.parametrize("kind", DRAWING)
-@settings(relaxed, max_examples=30)
+@settings(max_examples=30)
 @given(height=st.integers(1, 4000), width=st.integers(1, 4000), seed=WORDS, data=st.data())
 def test_the_draws_of_a_batch_are_those_of_its_records(
     kind: type[Op], height: int, width: int, seed: int, data: st.DataObject
@@ -306,19 +254,9 @@ def test_the_draws_of_a_batch_are_those_of_its_records(
     assert op.draw_batch(np.empty((0, op.random_words), np.int64), height, width) == []
 
 
-def test_a_crop_larger_than_its_images_is_refused() -> None:
-    for draw in (
-        lambda: RandomCrop(8).draw((0, 0), 7, 9),
-        lambda: RandomCrop(8).draw_batch(np.zeros((2, 2), int), 7, 9),
-    ):
-        with pytest.raises(ValueError, match="random_crop: the crop 8x8 is larger than the image 7x9"):
-            draw()
-
-
 # Random resized crops -------------------------------------------------------------------------------------------------
 
 
-@relaxed
 @given(
     height=st.integers(1, 2000),
     width=st.integers(1, 2000),
@@ -366,7 +304,7 @@ def test_a_try_that_misses_is_followed_by_the_next() -> None:
     assert op.draw_batch(np.array(tries[::-1], np.int64), 100, 400) == windows[::-1]
 
 
-@settings(relaxed, max_examples=50)
+@settings(max_examples=50)
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000), scale=ranges(1e-6, 1), ratio=ranges(1e-3, 1e3))
 @example(height=1000, width=10, scale=(0.2, 1.0), ratio=(0.1, 10.0))
 @example(height=1, width=1, scale=(1e-6, 1e-6), ratio=(1e-3, 1e3))
@@ -410,15 +348,6 @@ def test_words_are_uniform() -> None:
         assert chi_square((column * 10 >> 32).tolist(), range(10)) < CRITICAL[9]
 
 
-def test_windows_of_a_random_crop_are_uniform() -> None:
-    assert chi_square(draws(RandomCrop(97)), list(itertools.product(range(4), range(4)))) < CRITICAL[15]
-
-
-def test_a_share_of_the_images_is_mirrored() -> None:
-    flips = sum(flip for (flip,) in draws(FlipLr(0.2)))
-    assert flips / 20_000 == pytest.approx(0.2, abs=0.01)  # more than 3 standard deviations
-
-
 def test_the_area_of_random_resized_crop_is_uniform() -> None:
     # With a fixed aspect and an area that always fits, no try is ever repeated.
     windows = draws(RandomResizedCrop(8, scale=(0.1, 0.9), ratio=(1, 1)), 1000, 1000)
@@ -432,16 +361,9 @@ def test_the_aspect_of_random_resized_crop_is_uniform_in_the_logarithm() -> None
     assert chi_square([min(max(tenth, 0), 9) for tenth in tenths], range(10)) < CRITICAL[9]
 
 
-def test_the_place_of_random_resized_crop_is_uniform() -> None:
-    windows = draws(RandomResizedCrop(8, scale=(0.25, 0.25), ratio=(1, 1)), 1006, 1006)
-    cells = list(itertools.product(range(4), range(4)))
-    assert chi_square([(top // 126, left // 126) for top, left, _, _ in windows], cells) < CRITICAL[15]
-
-
 # Mixtures -------------------------------------------------------------------------------------------------------------
 
 
-@relaxed
 @given(alpha=st.sampled_from([0.01, 0.2, 1, 2, 1000]) | st.floats(0.05, 100), one=corners, other=corners)
 def test_the_share_of_an_image_is_the_quantile_of_beta_at_its_word(alpha: float, one: int, other: int) -> None:
     low, high = (Mixup(alpha).draw([word], 1, 1)[0] for word in sorted((one, other)))
@@ -452,7 +374,6 @@ def test_the_share_of_an_image_is_the_quantile_of_beta_at_its_word(alpha: float,
     assert mirrored == pytest.approx(65536 - Mixup(alpha).draw([one], 1, 1)[0], abs=1)
 
 
-@relaxed
 @given(
     height=st.integers(1, 4000),
     width=st.integers(1, 4000),
@@ -471,20 +392,6 @@ def test_the_window_of_cutmix_is_torchvisions_and_lies_inside(
     rows = [y for y in range(height) if middle_y - down <= y < middle_y + down]
     columns = [x for x in range(width) if middle_x - across <= x < middle_x + across]
     assert (list(range(top, bottom)), list(range(left, right))) == (rows, columns)
-
-
-@pytest.mark.parametrize(
-    ("words", "window"),
-    [
-        ((0, 2**31, 2**31), (0, 0, 100, 200)),  # nothing of the image is its own
-        ((2**30, 2**31, 2**31), (7, 14, 93, 186)),  # a quarter: sqrt(3/4) of each side
-        ((2**30, 0, 0), (0, 0, 43, 86)),
-        ((2**30, LARGEST, LARGEST), (56, 113, 100, 200)),
-        ((LARGEST, 2**31, 2**31), (50, 100, 50, 100)),
-    ],
-)
-def test_a_window_of_cutmix_is_cut_off_at_the_edge(words: tuple[int, ...], window: tuple[int, ...]) -> None:
-    assert Cutmix().draw(words, 100, 200) == window
 
 
 # Policies -------------------------------------------------------------------------------------------------------------
@@ -542,15 +449,6 @@ def test_strengths_are_torchvisions(name: str) -> None:
                 turned = strength if name in WITHOUT_A_SIGN else -strength
                 for sign_word, signed in [(0, turned), (2**31 - 1, turned), (2**31, strength), (LARGEST, strength)]:
                     assert op.draw(choosing(which, sign_word) + rest, height, width) == (which, signed)
-
-
-def test_the_first_and_the_last_word_choose_the_first_and_the_last_augmentation() -> None:
-    for op in (RandAugment(1), TrivialAugment()):
-        assert op.draw([0, LARGEST, 0, *[0] * 9][: op.random_words], 9, 9)[0] == 0
-        assert op.draw([LARGEST, LARGEST, 0, *[0] * 9][: op.random_words], 9, 9)[0] == 13
-    for which in range(1, 14):
-        word = choosing(which, 0)[0]
-        assert [TrivialAugment().draw([w, 0, 0], 9, 9)[0] for w in (word - 1, word)] == [which - 1, which]
 
 
 def test_the_augmentations_in_a_row_are_drawn_each_from_its_own_words() -> None:

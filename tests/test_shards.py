@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,7 @@ def write(folder: Path, kind: Format, rows: Rows) -> DataFile:
     return write_shard(folder, ShardName("train", 2, 3, 16, "", kind), rows)
 
 
-def parsed(path: Path) -> list[dict[str, object]]:
+def parsed(path: Path) -> list[dict[str, Any]]:
     """Return the records of a TFRecord shard, read with TensorFlow alone."""
     features = {
         "image": tf.io.FixedLenFeature([], tf.string),
@@ -84,17 +85,6 @@ def table(path: Path) -> pa.Table:
 
 
 # ------------------------------------------------------------------------------------------ round trips
-
-
-@every_format
-@pytest.mark.parametrize("shape", [COLOUR, GREY])
-@pytest.mark.parametrize("count", [1, 37])
-def test_raw_images_are_mapped_as_they_were_written(
-    tmp_path: Path, kind: Format, shape: tuple[int, int, int], count: int
-) -> None:
-    rows = raw_rows(count, shape)
-    file = write(tmp_path, kind, rows)
-    np.testing.assert_array_equal(map_images(tmp_path / file.name, file, shape), rows.images)
 
 
 @every_format
@@ -122,37 +112,36 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path, kind: Format, make: M
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@every_format
-def test_other_rows_give_another_name(tmp_path: Path, kind: Format) -> None:
-    rows = raw_rows(4)
-    labelled = replace(rows, labels=rows.labels + 1)
-    assert write(tmp_path, kind, rows).name != write(tmp_path, kind, labelled).name
-
-
 # ------------------------------------------------------------------------------------------ Arrow, with pyarrow alone
 
 
-@given(st.lists(st.tuples(keys, int64s, words), min_size=1, max_size=6), st.sampled_from([COLOUR, GREY, (1, 1, 1)]))
-@settings(max_examples=40, deadline=None)
-def test_arrow_images_start_on_a_page_whatever_the_rows(
-    records: list[tuple[str, int, int]], shape: tuple[int, int, int]
+@given(
+    st.lists(st.tuples(keys, int64s, words), min_size=1, max_size=6),
+    st.sampled_from([COLOUR, GREY, (1, 1, 1)]),
+    st.sampled_from(FORMATS),
+)
+@settings(max_examples=50)
+def test_raw_images_are_mapped_and_read_by_other_libraries_whatever_the_rows(
+    records: list[tuple[str, int, int]], shape: tuple[int, int, int], kind: Format
 ) -> None:
-    rows = Rows(
-        pixels(len(records), shape),
-        np.array([label for _, label, _ in records], np.int64),
-        [key for key, _, _ in records],
-        np.array([word for _, _, word in records], np.uint64),
-        NO_STATS,
-    )
+    names, labels, hashes = (list(column) for column in zip(*records, strict=True))
+    images = pixels(len(records), shape)
+    rows = Rows(images, np.array(labels, np.int64), names, np.array(hashes, np.uint64), NO_STATS)
     with TemporaryDirectory() as folder:
-        file = write(Path(folder), "arrow", rows)
-        assert file.image_offset is not None
-        assert file.image_offset % PAGE == 0
-        np.testing.assert_array_equal(map_images(Path(folder, file.name), file, shape), rows.images)
-        read = table(Path(folder, file.name))
-    assert read["key"].to_pylist() == rows.keys
-    assert read["label"].to_pylist() == rows.labels.tolist()
-    assert read["key_hash"].to_pylist() == rows.key_hashes.tolist()
+        file = write(Path(folder), kind, rows)
+        path = Path(folder, file.name)
+        np.testing.assert_array_equal(map_images(path, file, shape), images)
+        if kind == "arrow":
+            read = table(path).select(["key", "label", "key_hash"]).to_pylist()
+            assert file.image_offset is not None
+            assert file.image_offset % PAGE == 0
+            assert [(row["key"], row["label"], row["key_hash"]) for row in read] == records
+        else:
+            sizes = {len(record.numpy()) for record in tf.data.TFRecordDataset(str(path))}
+            assert sizes == {file.bytes // len(rows) - 16}  # 16: the length and the two checksums
+            read = parsed(path)
+            assert [row["image"] for row in read] == [image.tobytes() for image in images]
+            assert [(row["key"].decode(), row["label"], int(row["key_hash"]) % 2**64) for row in read] == records
 
 
 def test_pyarrow_alone_reads_raw_images_as_tensors(tmp_path: Path) -> None:
@@ -184,30 +173,6 @@ def test_an_arrow_shard_has_the_documented_columns(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ TFRecord, with TensorFlow alone
 
 
-@given(st.lists(st.tuples(keys, int64s, words), min_size=1, max_size=6), st.sampled_from([COLOUR, GREY, (1, 1, 1)]))
-@settings(max_examples=15, deadline=None)
-def test_raw_tfrecords_have_one_size_whatever_the_rows(
-    records: list[tuple[str, int, int]], shape: tuple[int, int, int]
-) -> None:
-    rows = Rows(
-        pixels(len(records), shape),
-        np.array([label for _, label, _ in records], np.int64),
-        [key for key, _, _ in records],
-        np.array([word for _, _, word in records], np.uint64),
-        NO_STATS,
-    )
-    with TemporaryDirectory() as folder:
-        file = write(Path(folder), "tfrecord", rows)
-        path = Path(folder, file.name)
-        sizes = {len(record.numpy()) for record in tf.data.TFRecordDataset(str(path))}
-        np.testing.assert_array_equal(map_images(path, file, shape), rows.images)
-        read = parsed(path)
-    assert sizes == {file.bytes // len(rows) - 16}  # 16: the length and the two checksums
-    assert [record["key"] for record in read] == [key.encode() for key in rows.keys]
-    assert [record["label"] for record in read] == rows.labels.tolist()
-    assert np.array([record["key_hash"] for record in read], np.int64).view(np.uint64).tolist() == list(rows.key_hashes)
-
-
 def test_a_record_is_an_ordinary_example_in_a_fixed_order(tmp_path: Path) -> None:
     rows = encoded_rows(2)
     path = tmp_path / write(tmp_path, "tfrecord", rows).name
@@ -220,14 +185,6 @@ def test_a_record_is_an_ordinary_example_in_a_fixed_order(tmp_path: Path) -> Non
     assert features["key_hash"].int64_list.value == [int(rows.key_hashes[1].astype(np.int64))]
     order = [record.index(b"\x0a" + bytes([len(name)]) + name) for name in (b"image", b"key", b"key_hash", b"label")]
     assert order == sorted(order)
-
-
-@pytest.mark.parametrize("rows", [raw_rows(7), encoded_rows(7)], ids=["raw", "encoded"])
-def test_tensorflow_alone_reads_a_tfrecord_shard(tmp_path: Path, rows: Rows) -> None:
-    read = parsed(tmp_path / write(tmp_path, "tfrecord", rows).name)
-    images = [image.tobytes() if isinstance(image, np.ndarray) else image for image in rows.images]
-    assert [record["image"] for record in read] == images
-    assert [record["label"] for record in read] == rows.labels.tolist()
 
 
 # ------------------------------------------------------------------------------------------ names
@@ -258,45 +215,23 @@ def test_a_shard_name_has_one_spelling(name: ShardName, data: st.DataObject) -> 
     assert read is None or str(read) == changed
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "train-v0-00003-of-00016-1a2b3c4d.arrow",
-        "val-v12-00000-of-100000-00000000.tfrecord",
-        "index-1a2b3c4d.arrow",
-        "rejected-00000000.jsonl",
-    ],
-)
-def test_names_of_data_files(name: str) -> None:
+@pytest.mark.parametrize("name", ["index-1a2b3c4d.arrow", "rejected-00000000.jsonl"])
+def test_names_of_data_files_have_one_spelling(name: str) -> None:
     assert is_data_file(name)
+    for other in ("../" + name, name + "\n", name.upper(), name.replace("0", "").replace("1", ""), name + ".bak"):
+        assert not is_data_file(other)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "",
-        "manifest.json",
-        "train.arrow",
-        "train-v0-1-of-1-1a2b3c4d.arrow",
-        "train-v0-00000-of-00001-zz.arrow",
+        *("", "manifest.json", "train.arrow", "index.arrow", "index-1a2b3c4d.tfrecord", "rejected-1a2b3c4d.json"),
         "train-v0-00000-of-00001-1A2B3C4D.arrow",
         "train-v00-00000-of-00001-1a2b3c4d.arrow",
-        "train-v0-000000-of-00001-1a2b3c4d.arrow",
         "train-v0-00000-of-00001-1a2b3c4d.arrow.bak",
-        "train-v0-00000-of-00001-1a2b3c4d.arrow\n",
         "train-v0-00000-of-00001-1a2b3c4d.parquet",
         "dev-v0-00000-of-00001-1a2b3c4d.arrow",
-        "../train-v0-00000-of-00001-1a2b3c4d.arrow",
         "a/train-v0-00000-of-00001-1a2b3c4d.arrow",
-        "my train-v0-00000-of-00001-1a2b3c4d.arrow",
-        "train-v٣-00000-of-00001-1a2b3c4d.arrow",
-        "index.arrow",
-        "index-1a2b3c4.arrow",
-        "index-1a2b3c4d.tfrecord",
-        "../index-1a2b3c4d.arrow",
-        "index-1a2b3c4d.arrow\n",
-        "rejected-1a2b3c4d.json",
-        "../x",
     ],
 )
 def test_any_other_name_is_not_a_data_file(name: str) -> None:
@@ -362,27 +297,17 @@ def test_a_cut_or_grown_file_is_refused(tmp_path: Path, kind: Format, change: in
 
 
 @every_format
-def test_encoded_images_are_not_mapped_as_raw_ones(tmp_path: Path, kind: Format) -> None:
-    file = write(tmp_path, kind, encoded_rows(2))
+def test_images_of_another_kind_or_number_are_refused(tmp_path: Path, kind: Format) -> None:
+    raw, encoded = write(tmp_path, kind, raw_rows(2)), write(tmp_path, kind, encoded_rows(4))
     with pytest.raises(CacheError, match="encoded images"):
-        map_images(tmp_path / file.name, file, COLOUR)
-
-
-@every_format
-def test_a_shard_with_another_number_of_records_is_refused(tmp_path: Path, kind: Format) -> None:
-    file = write(tmp_path, kind, encoded_rows(4))
+        map_images(tmp_path / encoded.name, encoded, COLOUR)
     with pytest.raises(CacheError, match="holds 4 images, its manifest says 5"):
-        read_encoded(tmp_path / file.name, replace(file, records=5))
-
-
-@every_format
-def test_raw_rows_are_not_read_as_encoded_ones(tmp_path: Path, kind: Format) -> None:
-    file = write(tmp_path, kind, raw_rows(2))
+        read_encoded(tmp_path / encoded.name, replace(encoded, records=5))
     if kind == "arrow":
         with pytest.raises(CacheError, match="is damaged"):
-            read_encoded(tmp_path / file.name, file)
+            read_encoded(tmp_path / raw.name, raw)
     else:
-        assert len(read_encoded(tmp_path / file.name, file)) == 2
+        assert len(read_encoded(tmp_path / raw.name, raw)) == 2
 
 
 @pytest.mark.parametrize("end", [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff"], ids=["far", "negative"])
@@ -416,7 +341,7 @@ def encoded_shard(kind: Format) -> tuple[DataFile, bytes]:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_damaged_encoded_shard_is_refused_or_gives_bytes(data: st.DataObject) -> None:
     file, whole = encoded_shard(data.draw(st.sampled_from(FORMATS)))
     damaged = bytearray(whole)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import pickle
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import MakeSource
 from PIL import Image
-from sources import add, labels, records
+from sources import add, labels, records, write_parquet
 
 from joulecache.pipelines.source import (
     IMAGE_SUFFIXES,
@@ -31,12 +30,6 @@ from joulecache.pipelines.source import (
     synthetic_photo,
     take,
 )
-
-MakeSource = Callable[[Mapping[str, bytes]], Path]
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-CIFAR10, DOGS_CATS = SHARED / "cifar10" / "test.parquet", SHARED / "dogs_cats.tar"
-
 
 # What all kinds share: class folders
 
@@ -74,19 +67,11 @@ def test_loose_images_beside_class_folders_are_refused(make_folder: MakeSource, 
 
 def test_sidecars_are_skipped_and_counted(make_folder: MakeSource, make_tar: MakeSource) -> None:
     names = ("cat/1.jpg", "cat/1.txt", "dog/2.TXT", "README", "labels.json", "cat/.DS_Store", "cat/._1.jpg")
-    files = dict.fromkeys(names, b"")
+    hidden = (".thumbnails/1.jpg", "cat/.old/2.jpg")
     for make in (make_folder, make_tar):
-        source = open_source(make(files))
+        source = open_source(make(dict.fromkeys((*names, *hidden), b"")))
         assert [unit.name for unit in source.units] == ["cat/1.jpg"]
-        assert source.skipped == Counter({".txt": 2, "README": 1, ".json": 1, ".DS_Store": 1, ".jpg": 1})
-
-
-def test_hidden_folders_are_skipped(make_folder: MakeSource, make_tar: MakeSource) -> None:
-    files = {"cat/1.jpg": b"", "dog/1.jpg": b"", ".thumbnails/1.jpg": b"", "cat/.old/2.jpg": b""}
-    for make in (make_folder, make_tar):
-        source = open_source(make(files))
-        assert source.class_names == ("cat", "dog")
-        assert source.records == 2
+        assert source.skipped.items() >= Counter({".txt": 2, "README": 1, ".json": 1, ".DS_Store": 1}).items()
 
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
@@ -114,9 +99,10 @@ def test_a_missing_source_is_refused_with_what_is_expected(location: str) -> Non
 
 def test_a_file_of_unknown_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    path.write_bytes(b"no tar")
-    with pytest.raises(SourceError, match=r"^unsupported source '.*photo\.jpg': expected a folder of images, a \.tar"):
-        open_source(path)
+    for data in (b"no tar", gzip.compress(b"photo")):
+        path.write_bytes(data)
+        with pytest.raises(SourceError, match=r"^unsupported source '.*photo\.jpg': expected a folder of images, a \."):
+            open_source(path)
 
 
 # Limit
@@ -144,13 +130,9 @@ def test_a_larger_limit_takes_a_superset(make_folder: MakeSource) -> None:
     taken = [{unit.name for unit in open_source(path, limit=limit).units} for limit in (10, 20, 79, 80, 1000)]
     assert [len(names) for names in taken] == [10, 20, 79, 80, 80]
     assert taken[0] < taken[1] < taken[2] < taken[3]
-
-
-def test_a_limit_does_not_take_neighbours(make_folder: MakeSource) -> None:
-    path = make_folder({f"{number:03d}.jpg": b"" for number in range(100)})
-    numbers = [int(unit.name[:3]) for unit in open_source(path, limit=20).units]
-    assert min(numbers) < 20
-    assert max(numbers) >= 80
+    numbers = [int(name[4:7]) for name in taken[1]]
+    assert min(numbers) < 10  # no neighbours
+    assert max(numbers) >= 30
 
 
 # Units
@@ -179,7 +161,9 @@ def source(request: pytest.FixtureRequest, make_folder: MakeSource, make_tar: Ma
         case "tar":
             return open_source(make_tar(files))
         case "parquet":
-            return open_source(make_parquet(tmp_path, list(files.values()), [0, 1] * 4, row_group_size=3))
+            return open_source(
+                write_parquet(tmp_path / "photos.parquet", list(files.values()), [0, 1] * 4, row_group_size=3)
+            )
         case _:
             return open_source("synthetic:8")
 
@@ -200,14 +184,6 @@ def test_units_know_their_keys_without_reading(source: Source) -> None:
         assert list(unit.record_keys()) == [record.key for record in read]
         assert unit.count == len(read)
         assert {record.mtime_ns for record in read} == {unit.mtime_ns}
-
-
-def test_a_unit_can_be_read_from_any_working_directory(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = records(source)
-    monkeypatch.chdir(tmp_path.parent)
-    assert records(source) == here
 
 
 def test_a_relative_location_can_be_read_from_any_working_directory(
@@ -366,13 +342,6 @@ def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path, mode: Any) 
         open_source(path)
 
 
-def test_a_compressed_file_that_is_not_a_tar_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "photo.gz"
-    path.write_bytes(gzip.compress(b"photo"))
-    with pytest.raises(SourceError, match=r"^unsupported source"):
-        open_source(path)
-
-
 def test_a_tar_truncated_anywhere_is_refused(make_tar: MakeSource, tmp_path: Path) -> None:
     whole = make_tar({f"cat/{number}.jpg": bytes([number]) * 700 for number in range(3)}).read_bytes()
     path, members_end = tmp_path / "short.tar", 3 * (512 + 1024)
@@ -402,46 +371,25 @@ def test_a_tar_truncated_after_listing_is_an_os_error(make_tar: MakeSource) -> N
 # Parquet
 
 
-def make_parquet(
-    folder: Path,
-    images: list[bytes | None],
-    label: list[int | None],
-    *,
-    names: list[str] | None = None,
-    row_group_size: int = 100,
-) -> Path:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    rows = [None if data is None else {"bytes": data, "path": None} for data in images]
-    table = pa.table({"image": pa.array(rows, kind), "label": pa.array(label, pa.int64())})
-    if names is not None:
-        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
-    path = folder / "photos.parquet"
-    pq.write_table(table, path, row_group_size=row_group_size)
-    return path
-
-
 def test_parquet_rows_are_keyed_by_file_and_row(tmp_path: Path) -> None:
-    path = make_parquet(tmp_path, [b"a", b"b", b"c"], [1, 0, 1], names=["cat", "dog"], row_group_size=2)
+    path = write_parquet(
+        tmp_path / "photos.parquet", [b"a", b"b", b"c"], [1, 0, 1], class_names=["cat", "dog"], row_group_size=2
+    )
     source = open_source(path)
     assert [unit.name for unit in source.units] == ["photos.parquet#0", "photos.parquet#1"]
     assert labels(source) == {"photos.parquet#0": "dog", "photos.parquet#1": "cat", "photos.parquet#2": "dog"}
     assert [record.data for record in records(source)] == [b"a", b"b", b"c"]
 
 
-def test_parquet_classes_without_names_are_their_numbers(tmp_path: Path) -> None:
-    assert open_source(make_parquet(tmp_path, [b"a"] * 3, [0, 3, 1])).class_names == ("0", "1", "2", "3")
-
-
 @pytest.mark.parametrize("metadata", [{}, {"huggingface": "{"}, {"huggingface": "[]"}, {"huggingface": '{"info": {}}'}])
 def test_other_metadata_is_ignored(tmp_path: Path, metadata: dict[str, str]) -> None:
-    path = make_parquet(tmp_path, [b"a"], [1])
+    path = write_parquet(tmp_path / "photos.parquet", [b"a"], [1])
     pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
     assert open_source(path).class_names == ("0", "1")
 
 
 def test_a_limit_may_end_inside_a_row_group(tmp_path: Path) -> None:
-    path = make_parquet(tmp_path, [bytes([row]) for row in range(10)], [0, 1] * 5, row_group_size=4)
+    path = write_parquet(tmp_path / "photos.parquet", [bytes([row]) for row in range(10)], [0, 1] * 5, row_group_size=4)
     source = open_source(path, limit=6)
     assert [unit.count for unit in source.units] == [4, 2]
     assert source.records == 6
@@ -450,15 +398,11 @@ def test_a_limit_may_end_inside_a_row_group(tmp_path: Path) -> None:
 
 
 def test_a_missing_image_is_empty_and_a_missing_label_is_no_class(tmp_path: Path) -> None:
-    read = records(open_source(make_parquet(tmp_path, [b"a", None, b"c"], [0, 1, None])))
-    assert [record.data for record in read] == [b"a", b"", b"c"]
-    assert [record.label for record in read] == [0, 1, -1]
-
-
-def test_a_label_too_large_for_a_class_adds_no_classes(tmp_path: Path) -> None:
-    source = open_source(make_parquet(tmp_path, [b"a", b"b"], [1, 2**40]))
-    assert source.class_names == ("0", "1")
-    assert [record.label for record in records(source)] == [1, 2**40]
+    images, classes = [b"a", None, b"c", b"d"], [0, 1, None, 2**40]
+    source = open_source(write_parquet(tmp_path / "photos.parquet", images, classes))
+    assert [record.data for record in records(source)] == [b"a", b"", b"c", b"d"]
+    assert [record.label for record in records(source)] == [0, 1, -1, 2**40]
+    assert source.class_names == ("0", "1")  # a label too large for a class adds none
 
 
 @pytest.mark.parametrize(
@@ -481,19 +425,18 @@ def test_parquet_of_another_layout_is_refused_with_its_columns(tmp_path: Path, c
 
 
 def test_large_binary_images_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "large.parquet"
     image = pa.array([{"bytes": b"a"}], pa.struct([("bytes", pa.large_binary())]))
-    pq.write_table(pa.table({"image": image, "label": pa.array([0], pa.uint8())}), path)
-    assert [record.data for record in records(open_source(path))] == [b"a"]
+    pq.write_table(pa.table({"image": image, "label": pa.array([0], pa.uint8())}), tmp_path / "large.parquet")
+    assert [record.data for record in records(open_source(tmp_path / "large.parquet"))] == [b"a"]
 
 
 def test_parquet_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"photos\.parquet' has no rows$"):
-        open_source(make_parquet(tmp_path, [], []))
+        open_source(write_parquet(tmp_path / "photos.parquet", [], []))
 
 
 def test_damaged_parquet_is_refused_or_fails_with_expected_errors(tmp_path: Path) -> None:
-    path = make_parquet(tmp_path, [b"photo"] * 20, [0, 1] * 10, row_group_size=7)
+    path = write_parquet(tmp_path / "photos.parquet", [b"photo"] * 20, [0, 1] * 10, row_group_size=7)
     whole = path.read_bytes()
     rng = random.Random(0)
     refused = 0
@@ -513,24 +456,6 @@ def test_damaged_parquet_is_refused_or_fails_with_expected_errors(tmp_path: Path
             except (OSError, pa.ArrowInvalid):
                 refused += 1
     assert refused > 50
-
-
-@pytest.mark.skipif(not CIFAR10.exists(), reason=f"needs {CIFAR10}")
-def test_cifar10_opens_with_its_class_names() -> None:
-    source = open_source(CIFAR10, limit=1000)
-    assert source.class_names[:3] == ("airplane", "automobile", "bird")
-    assert source.records == 1000
-    counts = Counter(labels(source).values())
-    assert set(counts.values()) == {100}
-
-
-@pytest.mark.skipif(not DOGS_CATS.exists(), reason=f"needs {DOGS_CATS}")
-def test_a_tar_of_real_photos_opens_and_reads() -> None:
-    source = open_source(DOGS_CATS, limit=20)
-    assert source.class_names == ("cat", "dog")
-    assert Counter(labels(source).values()) == Counter(cat=10, dog=10)
-    for record in records(source):
-        Image.open(io.BytesIO(record.data)).load()
 
 
 # Synthetic photos
