@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.loading.element_cache import cached, told_on_stderr
+from joulecache.pipelines.loading.element_cache import cached, progress_on_stderr
 from joulecache.pipelines.loading.element_files import DTYPES, Component, map_elements
 
 PAGE = 4096
@@ -252,7 +252,9 @@ def test_bfloat16_is_not_taken_for_uint16(tmp_path: Path) -> None:
 def test_another_fingerprint_is_refused(tmp_path: Path) -> None:
     numbers().apply(cached(tmp_path, fingerprint="v1"))
     for other in ("v2", ""):
-        with pytest.raises(CacheError, match=f"fingerprint 'v1', this dataset has '{other}': use another folder, or"):
+        with pytest.raises(
+            CacheError, match=f"fingerprint 'v1', but this dataset has '{other}': use another folder, or"
+        ):
             numbers().apply(cached(tmp_path, fingerprint=other))
     assert values(never().apply(cached(tmp_path, fingerprint="v1"))) == list(range(10))
 
@@ -301,17 +303,17 @@ def test_what_is_read_outlives_the_folder(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "text": (lambda: numbers().map(lambda n: (n, {"name": tf.as_string(n)})), r"element\[1\]\['name'\] is of dtype string"),
-    "a named text": (lambda: numbers().map(lambda n: Pair(n, tf.as_string(n))), r"element\.label is of dtype string"),
+    "text": (lambda: numbers().map(lambda n: (n, {"name": tf.as_string(n)})), r"element\[1\]\['name'\] has dtype string"),
+    "a named text": (lambda: numbers().map(lambda n: Pair(n, tf.as_string(n))), r"element\.label has dtype string"),
     "ragged": (lambda: numbers().map(lambda n: tf.RaggedTensor.from_tensor([[n]])), "element is a RaggedTensorSpec"),
     "sparse": (lambda: numbers().map(lambda n: tf.sparse.from_dense([n])), "element is a SparseTensorSpec.*to_dense"),
     "windows": (lambda: numbers().window(2), "element is a DatasetSpec"),
     "variant": (lambda: numbers().map(lambda n: tf.raw_ops.EmptyTensorList(
-        element_shape=np.zeros(0, np.int32), max_num_elements=1, element_dtype=tf.int32)), "element is of dtype variant"),
+        element_shape=np.zeros(0, np.int32), max_num_elements=1, element_dtype=tf.int32)), "element has dtype variant"),
     "quantized": (lambda: numbers().map(lambda n: tf.bitcast(tf.cast(n, tf.int8), tf.qint8)), "of dtype qint8"),
-    "batches of two sizes": (lambda: numbers().batch(3), r"element has the shape \(None,\).*drop_remainder=True"),
+    "batches of two sizes": (lambda: numbers().batch(3), r"element has shape \(None,\).*drop_remainder=True"),
     "unknown rank": (lambda: numbers().map(lambda n: tf.numpy_function(lambda x: x, [n], tf.int64)), "shape <unknown>"),
-    "endless": (lambda: numbers().repeat(), r"has no end.*put its repeat\(\) after cached"),
+    "endless": (lambda: numbers().repeat(), r"is infinite.*put its repeat\(\) after cached"),
 }  # fmt: skip
 
 
@@ -472,7 +474,7 @@ def test_one_that_loses_to_another_fingerprint_is_refused(tmp_path: Path) -> Non
     def overtake(done: int, total: int | None) -> None:
         numbers().apply(cached(tmp_path, fingerprint="first"))
 
-    with pytest.raises(CacheError, match="was filled with fingerprint 'first', this dataset has 'second'"):
+    with pytest.raises(CacheError, match="was filled with fingerprint 'first', but this dataset has 'second'"):
         numbers().apply(cached(tmp_path, fingerprint="second", progress=overtake))
     assert names(tmp_path) == ["elements"]
 
@@ -609,7 +611,7 @@ def test_what_is_no_manifest_is_refused(filled: Path, text: str) -> None:
 
 def test_a_manifest_of_any_size_is_not_read(filled: Path) -> None:
     os.truncate(filled / "elements" / "manifest.json", 1 << 25)
-    with pytest.raises(CacheError, match="33554432 bytes, a manifest has at most"):
+    with pytest.raises(CacheError, match="33554432 bytes, but a manifest has at most"):
         map_elements(filled, IMAGES, "")
 
 
@@ -690,6 +692,6 @@ def test_progress_is_told(tmp_path: Path, known: bool) -> None:
 def test_a_short_fill_is_quiet_and_a_long_one_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers().apply(cached(tmp_path))
     assert capsys.readouterr() == ("", "")
-    with told_on_stderr(tmp_path / "[red]", delay_s=0) as tell:
+    with progress_on_stderr(tmp_path / "[red]", delay_s=0) as tell:
         tell(16, 37)
     assert capsys.readouterr() == ("", f"filling {tmp_path}/[red]: 16 of 37 (elements)\n")

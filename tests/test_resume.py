@@ -140,7 +140,7 @@ def test_bad_starts_are_refused(cache: Cache, start: Any) -> None:
 
 @pytest.mark.parametrize("start", [(3, 1), (4, 0), (9, 2)])
 def test_a_start_behind_the_last_epoch_is_refused(cache: Cache, start: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="lies after the last of 3 epochs"):
+    with pytest.raises(ValueError, match="is after the last of 3 epochs"):
         load(cache, "train", BATCH, epochs=3, start=start)
 
 

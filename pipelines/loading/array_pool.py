@@ -1,4 +1,4 @@
-"""Memory for batches that is used again as soon as nothing refers to it."""
+"""A pool of memory for batches, reused as soon as nothing refers to it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_TENSOR_ALIGNMENT = 64  # bytes: TensorFlow takes over arrays that start at a multiple of it, and copies all others
+_TENSOR_ALIGNMENT = 64  # bytes: TensorFlow copies arrays that do not start at a multiple of it
 
 
 class ArrayPool:
-    """Allocates arrays that TensorFlow takes over without a copy, and reuses their memory when the last tensor is gone.
+    """Allocates arrays that TensorFlow uses without a copy, and reuses their memory when the last tensor is gone.
 
     Fresh memory costs as much as filling it.
     """
@@ -29,11 +29,11 @@ class ArrayPool:
             block = free.pop()
         except IndexError:
             block = np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
-        return np.asarray(_Loan(block, free, shape, np.dtype(dtype).str))
+        return np.asarray(_PooledArray(block, free, shape, np.dtype(dtype).str))
 
 
-class _Loan:
-    """A block of memory while it is an array: the array and all its views keep this object, whose end returns the block."""
+class _PooledArray:
+    """A block of memory in use: the array and all its views keep this object, which returns the block when it is deleted."""
 
     def __init__(
         self, block: NDArray[np.uint8], free: list[NDArray[np.uint8]], shape: tuple[int, ...], typestr: str

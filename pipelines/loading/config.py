@@ -1,4 +1,4 @@
-"""How a cache is loaded: the arguments of `load` as one checked value. Imports no TensorFlow."""
+"""The arguments of `load` as one checked value. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Budget:
     """How many bytes the loader reads, shuffles and expects to fit in memory; only tests set these.
 
     Attributes:
-        step_bytes: Images read by one call. Small images are read several batches at a time, because a call of Python per
-            batch would cost more than the batch. Three to four steps lie in memory: 16 MiB would save a tenth of the CPU
-            time and cost 64 MB.
-        processed_step_bytes: The same where ops or decoding take longer than any call.
-        block_bytes: What ``shuffle="blocks"`` reads in one piece: at most two pages of it in vain.
-        window_bytes: What ``shuffle="blocks"`` shuffles together. This window and the next lie in the page cache.
-        memory_bytes: The memory that a full shuffle may count on; None means that of this machine or control group.
+        step_bytes: Images read by one call. Small images are read several batches at a time, because a Python call per batch
+            would cost more than the batch. Three to four steps are in memory: 16 MiB would save a tenth of the CPU time and cost
+            64 MB.
+        processed_step_bytes: The same if ops or decoding cost more than the call.
+        block_bytes: What ``shuffle="blocks"`` reads in one piece, with at most two extra pages.
+        window_bytes: What ``shuffle="blocks"`` shuffles together. This window and the next are in the page cache.
+        memory_bytes: The memory that a full shuffle may use; None: that of this machine or control group.
     """
 
     step_bytes: int = 8 << 20
@@ -40,21 +40,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """How a split is loaded; the arguments of `load` of the same names.
-
-    Attributes:
-        split: ``train``, ``val`` or ``test``.
-        batch_size: Images per batch, on each host.
-        shuffle: True for a uniform permutation of the split, ``"blocks"`` for one that reads large pieces in sequence, False for
-            the order of the cache. None shuffles ``train`` only.
-        seed: Seed of the order and of the ops after the cut, from 0 to 2**64 - 1; None takes the cache's.
-        drop_remainder: Drop the last batch of an epoch where it is smaller than `batch_size`.
-        hosts: (index, count): which of how many equal parts of every epoch to load.
-        dtype: Type of the images: ``uint8``, or a float type for the values 0 to 255 as floats.
-        epochs: How many epochs one iteration runs through; None for one, the next one at each iteration.
-        start: (epoch, batch) of the first batch.
-        budget: Sizes of what is read at once.
-    """
+    """The arguments of `load` of the same names, and the budget."""
 
     split: str
     batch_size: int

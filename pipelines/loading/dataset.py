@@ -36,7 +36,7 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
         count = batches.count if config.epochs is None else (config.epochs - epoch) * batches.count - batch
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     options = tf.data.Options()
-    # Steps are read ahead: to do it again with batches costs a fifth of a small one.
+    # Steps are read ahead already: doing it again for batches costs a fifth of a small one.
     options.experimental_optimization.inject_prefetch = False
     # Save positions, not the batches that were read ahead.
     options.experimental_symbolic_checkpoint = config.epochs is not None
@@ -49,11 +49,8 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
 class _Steps:
     """The steps of a reader as functions for tf.data.
 
-    These have few TensorFlow ops: each costs milliseconds whenever an epoch starts.
-
-    Attributes:
-        stacked: Whether a step has a leading axis of batches. One that starts inside an epoch has it in any case, because the
-            steps before the start have no batches.
+    They have few TensorFlow ops: each costs milliseconds at the start of every epoch. `stacked` is whether a step has a
+    leading axis of batches. One that starts inside an epoch always has it, because steps before the start are empty.
     """
 
     def __init__(self, reader: StepReader, config: LoadConfig) -> None:
@@ -71,7 +68,7 @@ class _Steps:
         self._label_shape = [*batch_shape, *[len(split.cache.manifest.class_names)] * split.soft_labels]
 
     def scan(self, epoch: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
-        """Return the epoch of this iterator and its step; `epoch` is -1 in the first step, which takes the next one."""
+        """Return an iterator's epoch and step; at its first step `epoch` is -1, and becomes the next epoch."""
         types = [tf.int64, self._image_type, self._label_type]
         epoch, *arrays = tf.numpy_function(self._read_next, [epoch, step], types, stateful=False)
         return tf.ensure_shape(epoch, []), self._shaped(*arrays)
@@ -107,7 +104,7 @@ class _Steps:
 
 
 def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Run a dataset in one thread: to pass large batches between the threads of TensorFlow's pool costs a tenth more.
+    """Run a dataset in one thread: passing large batches between the threads of TensorFlow's pool costs a tenth more.
 
     Such a dataset has no symbolic checkpoints.
     """

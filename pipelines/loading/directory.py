@@ -49,13 +49,13 @@ def image_dataset_from_directory(
     *,
     cache_dir: str | os.PathLike[str],
 ) -> tf.data.Dataset | list[tf.data.Dataset]:
-    """Load images from a directory as `keras.utils.image_dataset_from_directory` does, decoding each of them once.
+    """Load images from a directory as `keras.utils.image_dataset_from_directory` does, but decode each only once.
 
-    Arguments, listing, labels, splits and the order of every epoch are Keras' own. The first call caches all images of the
+    Arguments, listing, labels, splits and the order of every epoch are those of Keras. The first call caches all images of the
     directory, whichever are asked for; later calls cache those that were added or changed. Labels are not cached.
 
-    Images whose size differs from that of the file are not the same as Keras': they are resized with antialiasing, to whole values
-    from 0 to 255, and rotated as EXIF says.
+    Pixels differ from Keras' for images that are resized or rotated: they are resized with antialiasing, rounded to integers
+    from 0 to 255, and rotated according to EXIF.
 
     Args:
         directory: The directory of the images.
@@ -75,8 +75,8 @@ def image_dataset_from_directory(
         pad_to_aspect_ratio: Only False.
         data_format: Only ``channels_last``.
         format: Only ``tf``.
-        verbose: Print how many files were found, and show the progress of the cache on a terminal.
-        cache_dir: A folder that is empty or does not exist, for this directory, size and colour mode alone.
+        verbose: Print the number of files, and show the progress of the cache on a terminal.
+        cache_dir: A folder that is empty or does not exist, one for each directory, size and color mode.
 
     Returns:
         A `tf.data.Dataset` of images, float32 ``[B, H, W, C]``, and labels as Keras has them; two for ``subset="both"``.
@@ -90,10 +90,10 @@ def image_dataset_from_directory(
     given = dict(locals())
     del given["cache_dir"]
     _check_supported(given, cache_dir)
-    if seed is None and not (shuffle and validation_split):  # for these Keras demands one
+    if seed is None and not (shuffle and validation_split):  # which require one in Keras
         given["seed"] = seed = np.random.randint(1_000_000)  # noqa: NPY002 - as Keras draws it, so that np.random.seed counts
     if isinstance(labels, list | tuple):
-        given["labels"] = list(labels)  # Keras shuffles the list that it is given
+        given["labels"] = list(labels)  # Keras shuffles its argument in place
     listed = keras.utils.image_dataset_from_directory(**given)
     size = image_size if isinstance(image_size, int) else (image_size[0], image_size[1])
     chain = Chain((Decode(channels=_CHANNELS[color_mode]), Resize(size)), cut=2)
@@ -123,8 +123,8 @@ def _check_supported(given: Mapping[str, Any], cache_dir: str | os.PathLike[str]
     for name, allowed in _SUPPORTED.items():
         if found[name] not in allowed:
             raise ValueError(
-                f"{name} must be {' or '.join(map(repr, allowed))}, got {found[name]!r}: for that use Keras' own function, "
-                f"which does not cache"
+                f"{name} must be {' or '.join(map(repr, allowed))}, got {found[name]!r}: use keras.utils.image_dataset_from_directory for "
+                "that, which does not cache"
             )
     for name, path in (("directory", given["directory"]), ("cache_dir", cache_dir)):
         if "://" in os.fspath(path):

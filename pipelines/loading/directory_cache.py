@@ -1,4 +1,4 @@
-"""All images of a directory in a cache, without labels: what `image_dataset_from_directory` takes its images from."""
+"""A cache of all images of a directory, without labels, for `image_dataset_from_directory`."""
 
 from __future__ import annotations
 
@@ -26,24 +26,20 @@ from joulecache.transforms.chain import Chain
 from joulecache.transforms.randomness import key_hash
 
 _CLASS = "all"  # the class of every image in the cache: labels may differ between calls
-_QUIET_S = 2  # before a build shows its progress
+_PROGRESS_DELAY_S = 2
 
 
 class DirectoryCache:
-    """The images of a directory, by row. The cache is brought up to date when this is made.
-
-    Attributes:
-        image_shape: (height, width, channels).
-    """
+    """The images of a directory, by row, of shape `image_shape`: (height, width, channels)."""
 
     def __init__(self, directory: Path, cache: Path, chain: Chain, *, verbose: bool) -> None:
-        """Cache what is new or has changed.
+        """Cache images that are new or changed.
 
         Args:
             directory: The directory; all images below it are cached.
             cache: The folder of the cache.
             chain: The ops to cache.
-            verbose: Show on a terminal how far a build is that takes long.
+            verbose: Show the progress of a long build on a terminal.
 
         Raises:
             CacheError: The folder holds something else.
@@ -52,14 +48,14 @@ class DirectoryCache:
         _check_same_images(directory, cache, chain)
         _build(directory, cache, chain, verbose)
         opened = open_cache(cache)
-        # Folders called train, val and test are splits of a cache, but may be classes for Keras.
+        # Folders named train, val and test are splits in a cache, but may be classes in Keras.
         self._splits = [CachedSplit(opened, name) for name in SPLITS if opened.manifest.splits[name].records]
         self._ends = np.cumsum([len(split) for split in self._splits])
         self._directory, self._rejected = directory, cache / opened.manifest.rejected.name
         self.image_shape = self._splits[0].image_shape
 
     def rows(self, names: Sequence[str]) -> NDArray[np.int64]:
-        """Return the rows of images, int64 ``[N]``, by their paths in the directory; raises SourceError for one that is not cached."""
+        """Return the rows of images, int64 ``[N]``, by their paths in the directory; raise SourceError if one is not cached."""
         hashes = np.concatenate([split.key_hashes for split in self._splits])
         row_of = {hashed: row for row, hashed in enumerate(hashes.tolist())}
         rows = [row_of.get(key_hash(name), -1) for name in names]
@@ -67,7 +63,7 @@ class DirectoryCache:
         if missing:
             raise SourceError(
                 f"{len(missing)} of {len(names)} images in {str(self._directory)!r} cannot be cached, such as "
-                f"{min(missing)!r}, {self._reason(min(missing))}: repair or delete it, or use Keras' own function"
+                f"{min(missing)!r}, {self._reason(min(missing))}: repair or delete it, or use Keras' function"
             )
         return np.array(rows, np.int64)
 
@@ -90,7 +86,7 @@ class DirectoryCache:
                     return str(reject["reason"])
         if any(part.startswith(".") for part in name.split("/")):
             return "which is hidden"
-        return "which is not a regular file, or lies behind a link to a folder"
+        return "which is not a regular file, or is in a linked folder"
 
 
 def _check_same_images(directory: Path, cache: Path, chain: Chain) -> None:
@@ -106,7 +102,7 @@ def _check_same_images(directory: Path, cache: Path, chain: Chain) -> None:
     if (manifest.chain, manifest.class_names) != (str(chain), (_CLASS,)):
         raise CacheError(
             f"{str(cache)!r} holds {manifest.chain!r} with classes {list(manifest.class_names[:5])}, not {str(chain)!r} without: use "
-            f"a separate cache_dir for each image_size and color_mode"
+            "a separate cache_dir for each image_size and color_mode"
         )
 
 
@@ -123,7 +119,7 @@ def _build(directory: Path, cache: Path, chain: Chain, verbose: bool) -> None:
             chain,
             val_fraction=None if "val" in (splits or ()) else 0,  # not allowed where the folders hold out records
             labels=labels,
-            max_reject_rate=1,  # `rows` raises for those that are asked for
+            max_reject_rate=1,  # `rows` raises for those that are used
             progress=progress,
         )
 
@@ -133,7 +129,7 @@ def _shown_progress(verbose: bool) -> Iterator[Progress | None]:
     if not verbose:
         yield None
         return
-    with progress_bar(delay_s=_QUIET_S, lines=False) as bar:
+    with progress_bar(delay_s=_PROGRESS_DELAY_S, lines=False) as bar:
 
         def show(progress: BuildProgress) -> None:
             bar("caching images", progress.done, progress.records)

@@ -1,4 +1,4 @@
-"""`cached`: the elements of any tf.data pipeline, computed once and then shared by every run and process that reads them."""
+"""`cached`: the elements of any tf.data pipeline, computed once, and shared by runs and processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.checks import check_text
 from joulecache.pipelines.core.progress import LINE_DELAY_S, progress_bar
 from joulecache.pipelines.loading.element_files import DTYPES, Component, is_filled, map_elements
-from joulecache.pipelines.loading.element_filling import Tell, fill
+from joulecache.pipelines.loading.element_filling import ElementProgress, fill
 
 _BATCH_BYTES = 1 << 21  # written at once
 _BATCH_ELEMENTS = 1 << 14  # at most, however small they are
@@ -28,27 +28,28 @@ def cached(
     fingerprint: str = "",
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """Keep the elements of a dataset in a folder: ``ds.apply(cached("dir/"))`` in place of ``ds.cache()``.
+    """Cache the elements of a dataset in a folder: ``ds.apply(cached("dir/"))`` replaces ``ds.cache()``.
 
-    The folder is filled when this is applied, in little memory. From then on its files are mapped, by any number of processes, and the
-    dataset itself is not run. The elements come in the order in which the folder was filled, at every iteration: draws and
-    shuffles before it are frozen, as by ``cache()``, so shuffle after it.
+    Applying it fills the folder, in little memory. From then on its files are memory-mapped, by any number of processes, and
+    the dataset does not run. Every iteration yields the elements in the order in which they were written: draws and shuffles
+    before it are frozen, as by ``cache()``, so shuffle after it.
 
-    A folder holds one dataset. Another element spec or another `fingerprint` is refused; other changes of the pipeline cannot be seen. A
-    fill that fails or is killed leaves nothing that is read. If several processes fill a folder at once, the elements of the first one to
-    finish are kept, and all read these. Opening checks headers and sizes, not every byte.
+    A folder holds one dataset. Another element spec or `fingerprint` is an error; other changes of the pipeline are not
+    detected. A fill that fails or is killed leaves nothing that is read. If several processes fill a folder at once, all of
+    them use the elements of the first to finish. Opening checks headers and sizes, not every byte.
 
     Args:
         directory: A folder that is empty, does not exist, or was filled before.
-        fingerprint: Any text that says what the elements are: ``"v2 of my augmentation"``.
-        progress: Receives how many elements are done, and how many there are (None: unknown). By default progress is shown on stderr.
+        fingerprint: Any text that identifies the elements: ``"v2 of my augmentation"``.
+        progress: Called with the elements done and their total (None: unknown). By default progress is shown on stderr.
 
     Returns:
-        A function for `tf.data.Dataset.apply`. It takes elements (tuples, dicts, NamedTuples, nested) of tensors with a fixed shape and a
-        dtype of fixed width, and raises ValueError for others, and CacheError for a folder that holds something else, or is damaged.
+        A function for `tf.data.Dataset.apply`. Elements are tuples, dicts or NamedTuples, possibly nested, of tensors with a
+        fixed shape and a dtype of fixed width. It raises ValueError for others, and CacheError for a folder that holds
+        something else or is damaged.
 
     Raises:
-        ValueError: `fingerprint` is no text.
+        ValueError: `fingerprint` is not a string.
     """
     check_text("fingerprint", fingerprint, allow_empty=True)
     folder = Path(directory)
@@ -69,24 +70,24 @@ def cached(
 
 
 def _components(dataset: tf.data.Dataset) -> list[Component]:
-    """Return the tensors of an element in the order of `tf.nest.flatten`; raises ValueError for what cannot be kept."""
+    """Return the tensors of an element in the order of `tf.nest.flatten`; raise ValueError for unsupported ones."""
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("the dataset has no end and cannot be kept: put its repeat() after cached(...)")
+        raise ValueError("the dataset is infinite and cannot be cached: put its repeat() after cached(...)")
     components = []
     for path, spec in _leaves(dataset.element_spec, "element"):
         if not isinstance(spec, tf.TensorSpec):
             raise ValueError(
-                f"{path} is a {type(spec).__name__}, cached() keeps tensors of one shape: convert it (to_tensor with a shape, "
+                f"{path} is a {type(spec).__name__}, but cached() needs tensors of one shape: convert it (to_tensor with a shape, "
                 f"tf.sparse.to_dense), or leave it out"
             )
         if spec.dtype.name not in DTYPES:
             raise ValueError(
-                f"{path} is of dtype {spec.dtype.name}, cached() keeps {', '.join(DTYPES)}: decode or parse it before, "
+                f"{path} has dtype {spec.dtype.name}, but cached() supports {', '.join(DTYPES)}: decode or parse it before, "
                 f"cast it, or leave it out"
             )
         if not spec.shape.is_fully_defined():
             raise ValueError(
-                f"{path} has the shape {spec.shape}, cached() keeps tensors of one known shape: resize or pad it, set_shape where it "
+                f"{path} has shape {spec.shape}, but cached() needs tensors of one known shape: resize or pad it, set_shape where it "
                 f"is known, batch(..., drop_remainder=True), or batch after cached(...)"
             )
         components.append(Component(path, spec.dtype.name, tuple(spec.shape)))
@@ -106,12 +107,16 @@ def _leaves(spec: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _fill(
-    folder: Path, dataset: tf.data.Dataset, components: Sequence[Component], fingerprint: str, progress: Tell | None
+    folder: Path,
+    dataset: tf.data.Dataset,
+    components: Sequence[Component],
+    fingerprint: str,
+    progress: ElementProgress | None,
 ) -> None:
     known = int(dataset.cardinality())
     with ExitStack() as stack:
-        tell = progress or stack.enter_context(told_on_stderr(folder))
-        fill(folder, components, fingerprint, _batches(dataset, components), known if known >= 0 else None, tell)
+        report = progress or stack.enter_context(progress_on_stderr(folder))
+        fill(folder, components, fingerprint, _batches(dataset, components), known if known >= 0 else None, report)
 
 
 def _batches(dataset: tf.data.Dataset, components: Sequence[Component]) -> Iterator[list[NDArray[Any]]]:
@@ -122,25 +127,25 @@ def _batches(dataset: tf.data.Dataset, components: Sequence[Component]) -> Itera
 
 
 @contextmanager
-def told_on_stderr(folder: Path, delay_s: float = LINE_DELAY_S) -> Iterator[Tell]:
-    """Show the progress of a fill that takes longer than `delay_s`: a bar on a terminal, a line a minute elsewhere."""
+def progress_on_stderr(folder: Path, delay_s: float = LINE_DELAY_S) -> Iterator[ElementProgress]:
+    """Show the progress of a fill longer than `delay_s`: a bar on a terminal, elsewhere a line per minute."""
     with progress_bar(delay_s=delay_s, line_delay_s=delay_s) as bar:
         yield lambda done, total: bar(f"filling {folder}", done, total, "elements")
 
 
 def _mapped_dataset(
-    arrays: Sequence[NDArray[Any]], components: Sequence[Component], count: int, like: tf.data.Dataset
+    arrays: Sequence[NDArray[Any]], components: Sequence[Component], count: int, template: tf.data.Dataset
 ) -> tf.data.Dataset:
-    """Return the rows of arrays as a dataset with the structure and the options of another one, without a copy."""
-    spec = like.element_spec
+    """Return the rows of arrays, without a copy, as a dataset with the structure and the options of a template."""
+    spec = template.element_spec
     with tf.device("CPU:0"):
         tensors = []
         for array, component in zip(arrays, components, strict=True):
             assert array.ctypes.data % PAGE == 0
             tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
             tensors.append(tf.bitcast(tensor, tf.bfloat16) if component.dtype == "bfloat16" else tensor)
-        # To optimize a pipeline TensorFlow makes up (and fills) an input as large as each tensor that a dataset holds: twice the cache in
-        # memory. It does not look into an Optional.
+        # To optimize a pipeline, TensorFlow allocates and fills an input as large as each tensor that a dataset holds: twice the
+        # cache in memory. An Optional is opaque to it.
         rows = tf.experimental.Optional.from_value(tuple(tensors))
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
@@ -148,4 +153,4 @@ def _mapped_dataset(
         return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(spec, rows.get_value()))
 
     dataset = tf.data.Dataset.range(1).flat_map(slices).apply(tf.data.experimental.assert_cardinality(count))
-    return dataset.with_options(like.options())
+    return dataset.with_options(template.options())

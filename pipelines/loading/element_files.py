@@ -1,7 +1,6 @@
-"""Elements of a dataset on disk: one ``.npy`` file for each tensor of an element, and a manifest that lists them.
+"""The files of `cached`: one ``.npy`` file for each tensor of an element, and a manifest that lists them.
 
-A folder that `cached` filled holds ``elements/``. It is filled as ``.fill-<random>/`` next to it and renamed when it is complete, so
-that it is there as a whole or not at all.
+They are in ``elements/`` of the folder, which is filled as ``.fill-<random>/`` next to it and renamed when complete.
 """
 
 from __future__ import annotations
@@ -37,18 +36,12 @@ DTYPES = (
 
 _LARGEST_MANIFEST = 1 << 24
 _NAME_DIGITS = 8  # of a file's SHA-256
-_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python has its name from 3.13
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python 3.13 and later
 
 
 @dataclass(frozen=True)
 class Component:
-    """One tensor of every element.
-
-    Attributes:
-        path: Where it is in an element: ``element[0]['image']``.
-        dtype: One of `DTYPES`.
-        shape: Its shape.
-    """
+    """One tensor of every element: its `path`, such as ``element[0]['image']``, its dtype, one of `DTYPES`, and its shape."""
 
     path: str
     dtype: str
@@ -76,13 +69,7 @@ class Component:
 
 @dataclass(frozen=True)
 class ElementFile:
-    """The file of a component, as the manifest lists it.
-
-    Attributes:
-        name: Its name, which carries the first 8 hex digits of its SHA-256.
-        bytes: Its size.
-        sha256: Its SHA-256.
-    """
+    """The file of a component: its name, which contains the first 8 hex digits of the SHA-256, its size and its SHA-256."""
 
     name: str
     bytes: int
@@ -91,12 +78,12 @@ class ElementFile:
 
 @dataclass(frozen=True)
 class ElementManifest:
-    """What a folder of elements holds.
+    """The manifest of a folder of elements.
 
     Attributes:
         format_version: Version of the format.
         elements: The components as text.
-        fingerprint: What the caller of `cached` says the elements are.
+        fingerprint: The one given to `cached`.
         count: Number of elements.
         files: The file of each component.
     """
@@ -119,14 +106,14 @@ def make_manifest(
     return ElementManifest(FORMAT_VERSION, tuple(map(str, components)), fingerprint, count, files)
 
 
-def spell_manifest(manifest: ElementManifest) -> bytes:
-    """Return a manifest as the content of its file, with a digest of the rest."""
+def manifest_bytes(manifest: ElementManifest) -> bytes:
+    """Return the content of a manifest's file, with a digest of the rest."""
     body = to_json(manifest)
     return dumps({**body, "digest": json_sha256(body)}, indent=1).encode()
 
 
 def is_filled(folder: Path) -> bool:
-    """Return whether a folder holds elements, False for one that may be filled; raises CacheError for any other."""
+    """Return whether a folder holds elements, False for one that may be filled; raise CacheError for any other."""
     check_folder(folder, "filled by cached()", _may_use, CacheError)
     return os.path.lexists(folder / ELEMENTS)
 
@@ -139,13 +126,10 @@ def _may_use(folder: Path) -> bool:
 def map_elements(
     folder: Path, components: Sequence[Component], fingerprint: str
 ) -> tuple[int, list[NDArray[np.generic]]]:
-    """Map the elements of a folder.
+    """Map the elements of a folder; return their number, and an array ``[count, *shape]`` for each component.
 
-    Nothing in it is trusted: apart from the number of elements and the hashes, the manifest has to say exactly what follows from the
-    components.
-
-    Returns:
-        The number of elements, and an array ``[count, *shape]`` for each component.
+    Nothing in the folder is trusted: apart from the number of elements and the hashes, the manifest must equal the one that
+    follows from the components.
 
     Raises:
         CacheError: The folder holds other elements, or is damaged.
@@ -159,7 +143,7 @@ def map_elements(
     ):
         if found != expected:
             raise CacheError(
-                f"{str(folder)!r} was filled with {name} {shown(found)}, this dataset has {shown(expected)}: {remedy}"
+                f"{str(folder)!r} was filled with {name} {shown(found)}, but this dataset has {shown(expected)}: {remedy}"
             )
     hashes = [file.sha256 for file in manifest.files]
     if len(hashes) != len(components) or manifest != make_manifest(components, fingerprint, manifest.count, hashes):
@@ -173,7 +157,7 @@ def _read_manifest(path: Path, remedy: str) -> ElementManifest:
         raise CacheError(f"{path} is missing: {remedy}")
     if path.stat().st_size > _LARGEST_MANIFEST:
         raise CacheError(
-            f"{path} has {path.stat().st_size} bytes, a manifest has at most {_LARGEST_MANIFEST}: {remedy}"
+            f"{path} has {path.stat().st_size} bytes, but a manifest has at most {_LARGEST_MANIFEST}: {remedy}"
         )
     try:
         body = parse_json(path.read_bytes())
@@ -189,7 +173,7 @@ def _read_manifest(path: Path, remedy: str) -> ElementManifest:
 
 
 def _map(path: Path, component: Component, count: int, remedy: str) -> NDArray[np.generic]:
-    """Map the rows of a file; raises CacheError when it is not exactly the file of the component."""
+    """Map the rows of a file; raise CacheError unless it is exactly the file of the component."""
     size = PAGE + count * component.row_bytes
     try:
         actual = path.stat().st_size
@@ -200,8 +184,8 @@ def _map(path: Path, component: Component, count: int, remedy: str) -> NDArray[n
         with open(path, "rb") as file:
             if file.read(PAGE) != component.header(count):
                 raise CacheError(f"{path} does not hold {count} rows of {component}: it was changed, {remedy}")
-            # TensorFlow takes over only writable memory. Without NORESERVE that counts against the machine's memory, and a larger
-            # file is refused. What is written to it never reaches the file.
+            # TensorFlow copies read-only memory. Without NORESERVE, a private mapping counts as memory, and a file larger than that
+            # of the machine is refused. Writes never reach the file.
             access = mmap.PROT_READ | mmap.PROT_WRITE
             mapped = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=access)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Filling a folder with the elements of a dataset, so that it is there as a whole or not at all."""
+"""Fill a folder with the elements of a dataset, completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from joulecache.pipelines.loading.element_files import (
     WORK_FOLDER,
     Component,
     make_manifest,
-    spell_manifest,
+    manifest_bytes,
 )
 
-Tell = Callable[[int, int | None], None]
-"""Receives how many elements are done, and how many there are; None: unknown."""
+ElementProgress = Callable[[int, int | None], None]
+"""Called with the number of elements done and their total; None: unknown."""
 
 
 def fill(
@@ -42,27 +42,27 @@ def fill(
     fingerprint: str,
     batches: Iterable[Sequence[NDArray[Any]]],
     total: int | None,
-    tell: Tell,
+    report: ElementProgress,
 ) -> None:
     """Write elements to a folder. If another process fills it first, its elements stay; a failure leaves nothing.
 
     Args:
         folder: The folder, which need not exist.
         components: The tensors of an element.
-        fingerprint: What the caller says the elements are.
+        fingerprint: The one given to `cached`.
         batches: The elements batch by batch, an array ``[B, *shape]`` for each component.
-        total: How many elements to expect; None if unknown.
-        tell: Receives the progress after each batch.
+        total: Expected number of elements; None if unknown.
+        report: Receives the progress after each batch.
     """
     with made_folder(folder):
-        _sweep(folder)
+        _delete_leftovers(folder)
         with _work_folder(folder) as (work, lock):
-            count, hashes = _write_components(work, components, batches, total, tell)
+            count, hashes = _write_components(work, components, batches, total, report)
             manifest = make_manifest(components, fingerprint, count, hashes)
             for number, file in enumerate(manifest.files):
-                (work / _unnamed(number)).rename(work / file.name)
+                (work / _temporary_name(number)).rename(work / file.name)
             with open(lock, "wb", closefd=False) as file_of_manifest:
-                file_of_manifest.write(spell_manifest(manifest))
+                file_of_manifest.write(manifest_bytes(manifest))
             os.fsync(lock)
             sync_folder(work)
             try:
@@ -75,13 +75,13 @@ def fill(
 
 @contextmanager
 def _work_folder(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield a new folder to fill, and the descriptor of its manifest, whose lock tells that this process is alive."""
+    """Yield a new folder to fill, and the descriptor of its manifest, which is locked while this process lives."""
     with ExitStack() as stack:
         lock = None
         while lock is None:
             work = folder / f".fill-{uuid.uuid4().hex}"
             work.mkdir()
-            with suppress(LockHeldError, FileNotFoundError):  # the sweep of another process took it just now
+            with suppress(LockHeldError, FileNotFoundError):  # another process just deleted it as a leftover
                 lock = stack.enter_context(lock_path(work / MANIFEST, wait=False))
         try:
             yield work, lock
@@ -89,8 +89,8 @@ def _work_folder(folder: Path) -> Iterator[tuple[Path, int]]:
             _delete(work)
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what killed processes left."""
+def _delete_leftovers(folder: Path) -> None:
+    """Delete the folders of killed processes."""
     for work in folder.iterdir():
         if WORK_FOLDER.fullmatch(work.name):
             with suppress(LockHeldError, FileNotFoundError), lock_path(work / MANIFEST, wait=False):
@@ -105,7 +105,7 @@ def _delete(work: Path) -> None:
         work.rmdir()
 
 
-def _unnamed(number: int) -> str:
+def _temporary_name(number: int) -> str:
     return f"component-{number:03d}.npy"
 
 
@@ -114,20 +114,20 @@ def _write_components(
     components: Sequence[Component],
     batches: Iterable[Sequence[NDArray[Any]]],
     total: int | None,
-    tell: Tell,
+    report: ElementProgress,
 ) -> tuple[int, list[str]]:
     """Write the file of each component; return the number of elements and the SHA-256 of each file."""
     count = 0
     with ExitStack() as stack:
         columns = [
-            stack.enter_context(_Column(work / _unnamed(number), component, total or 0))
+            stack.enter_context(_Column(work / _temporary_name(number), component, total or 0))
             for number, component in enumerate(components)
         ]
         for arrays in batches:
             for column, rows in zip(columns, arrays, strict=True):
                 column.append(rows)
             count += len(arrays[0])
-            tell(count, total)
+            report(count, total)
         return count, [column.finish(count) for column in columns]
 
 
@@ -152,7 +152,7 @@ class _Column:
         self._file.write(rows.reshape(-1).view(np.uint8).data)
 
     def finish(self, count: int) -> str:
-        """Make the file durable, and return its SHA-256; it is read again for that if `count` was not announced."""
+        """Make the file durable, and return its SHA-256; this reads it again if `count` was not announced."""
         self._file.flush()
         if count != self._announced:
             self._raw.seek(0)

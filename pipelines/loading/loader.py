@@ -36,32 +36,32 @@ def load(
 ) -> tf.data.Dataset:
     """Load a split of a cache as a `tf.data.Dataset`.
 
-    Each iteration yields the next epoch, with its own order, variant and draws of the ops after the cut. All of it follows from
-    the seed. If you append work that takes time, end with `prefetch`.
+    Each iteration yields the next epoch, with its order, variant and draws of the ops after the cut, all determined by the
+    seed. If you append expensive work, end with `prefetch`.
 
     Args:
         cache: A folder, the URL of a cache in an object store, or an opened `Cache`.
         split: ``train``, ``val`` or ``test``.
         batch_size: Images per batch, on each host.
-        shuffle: True for a uniform permutation of the split; False for the order of the cache; ``"blocks"`` for caches that do not
-            fit in memory: blocks of 1 MiB in random order, shuffled inside windows of 128 MiB, read once and ahead of their use. By
-            default only ``train`` is shuffled.
+        shuffle: True for a uniform permutation of the split; False for the order of the cache; ``"blocks"`` for caches that do
+            not fit in memory: blocks of 1 MiB in random order, shuffled inside windows of 128 MiB, read once and ahead of their
+            use. By default only ``train`` is shuffled.
         seed: Seed of the order and of the draws; the cache's by default.
-        drop_remainder: Drop the last batch of an epoch where it is smaller, so that all hosts make the same number of steps.
+        drop_remainder: Drop the last batch of an epoch if it is smaller, so that all hosts run the same number of steps.
         hosts: (index, count) or an `InputContext`: load one host's share of every epoch. Shares differ by at most one record.
-        dtype: ``uint8`` leaves images as the chain makes them: uint8, or float32 where it has to_float. ``float32``, ``float16``
-            and ``bfloat16`` yield the same values, 0 to 255, as floats.
-        epochs: Number of epochs in one iteration, the same ones every time. A `tf.train.Checkpoint` of an iterator then
-            has less than 1 KB and resumes with the same images; a dataset over other images or with other arguments refuses it.
+        dtype: ``uint8`` leaves images as the chain outputs them: uint8, or float32 after to_float. ``float32``, ``float16`` and
+            ``bfloat16`` yield the same values, 0 to 255, as floats.
+        epochs: Number of epochs per iteration, the same ones every time. A `tf.train.Checkpoint` of an iterator then has less
+            than 1 KB and resumes with the same images; a dataset over other images or with other arguments refuses it.
         start: (epoch, batch) to start with. Without `epochs` the first iteration is then shorter, and the cardinality unknown.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
-        ops: The custom ops that the chain names, by name.
+        ops: Custom ops in the chain, by name.
         stage_limit_bytes: The largest cache to copy from an object store to ``$JOULECACHE_STAGE``, by default
             ``~/.cache/joulecache``. Files that are already there are not copied again.
 
     Returns:
-        A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``. Labels are float32 ``[B, K]`` for every split where
-        the training chain has mixup or cutmix, so that all splits fit one loss. The dataset has a known cardinality, reads ahead,
+        A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``. If the training chain has mixup or cutmix, labels
+        are float32 ``[B, K]`` in every split, so that all splits fit one loss. The dataset has a known cardinality, reads ahead,
         and has the attributes `class_names` and `num_classes`.
 
     Raises:
@@ -69,7 +69,7 @@ def load(
         ValueError: An argument is invalid.
 
     Warns:
-        UserWarning: The images do not fit in memory and are shuffled as a whole.
+        UserWarning: The images do not fit in memory and are fully shuffled.
     """
     check_choice("verify", verify, VERIFY)
     check_integer("stage_limit_bytes", stage_limit_bytes)

@@ -1,4 +1,4 @@
-"""The order of an epoch: a permutation that is computed piece by piece, so that no array of all records is made."""
+"""The order of an epoch: a permutation computed piece by piece, without an array of all records."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from joulecache.pipelines.loading.permutation import SMALLEST_DOMAIN, permute
 Rows = NDArray[np.int64]
 
 CHUNK = SMALLEST_DOMAIN
-"""How many places of a permutation are computed at once."""
+"""Positions of a permutation that are computed at once."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which row stands at which place of an epoch; a function of `seed` and the epoch alone.
+    """The order of rows in an epoch; a function of `seed` and the epoch alone.
 
     Saved iterators depend on the names, order and values of these fields.
 
     Attributes:
-        records: How many rows there are.
+        records: Number of rows.
         seed: Seed of the permutations.
         shuffle: None for the order of the rows; ``all`` for a uniform permutation; ``blocks`` for blocks of neighbouring rows in
             random order, with the rows permuted inside windows of blocks, so that files are read in pieces of a block.
@@ -40,7 +40,7 @@ class Order:
     window: int = 1
 
     def rows(self, epoch: int, start: int, stop: int) -> Rows:
-        """Return the rows at the places from `start` to before `stop`, int64 ``[stop - start]``."""
+        """Return the rows at positions `start` to `stop` - 1, int64 ``[stop - start]``."""
         if start == stop:
             return np.empty(0, np.int64)
         match self.shuffle:
@@ -56,14 +56,9 @@ class Order:
                 return _cut(windows, start - int(starts[first]), stop - start)
 
     def read_ahead(self, epoch: int, start: int, stop: int, *, first: bool) -> list[tuple[int, int]]:
-        """Return the ranges of rows to read from disk while some places are consumed; none unless in blocks.
+        """Return the ranges of rows to read from disk while positions `start` to `stop` - 1 are consumed; none unless in blocks.
 
-        Args:
-            epoch: The epoch.
-            start: The first place.
-            stop: The place after the last.
-            first: Whether reading starts here. The ranges then cover this window and its share of the next one, otherwise only
-                the share of the next one.
+        If reading starts here (`first`), they cover this window and its share of the next one, otherwise only that share.
         """
         if self.shuffle != "blocks":
             return []
@@ -88,7 +83,7 @@ def _chunk(order: Order, epoch: int, chunk: int) -> Rows:
 
 @lru_cache(maxsize=4)
 def _windows(order: Order, epoch: int) -> tuple[Rows, Rows]:
-    """Return the blocks in the order of the epoch, and the place where each window of them starts."""
+    """Return the blocks in the order of the epoch, and the position where each window of them starts."""
     count = -(-order.records // order.block)
     blocks = permute(np.arange(count), count, (order.seed, epoch, 0))
     sizes = np.minimum(order.block, order.records - blocks * order.block)  # the last one is shorter

@@ -1,8 +1,8 @@
-"""Pseudorandom permutations of any length, evaluated at any places without storing them.
+"""Pseudorandom permutations of any length, evaluated at any positions without storing them.
 
-A value is encrypted by the block cipher Simon (https://eprint.iacr.org/2013/404) on the smallest even number of bits that holds it,
-at least 16, and again while the result is out of range (cycle walking). Word size, key schedule and round function are those of
-TensorFlow's ``RandomIndexShuffle``, so both give the same order; this one is vectorised and needs no TensorFlow.
+A value is encrypted by the block cipher Simon (https://eprint.iacr.org/2013/404) on the smallest even number of bits that
+holds it, at least 16, and again while the result is out of range (cycle walking). Word size, key schedule and round function
+are those of TensorFlow's ``RandomIndexShuffle``, so both give the same order; this one is vectorised and needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Integers = NDArray[np.int64]
 SMALLEST_DOMAIN = 1 << 16
 """Permutations up to this length cost as much as one of this length."""
 
-# `RandomIndexShuffle` has 4 by default, which leaves neighbours of a million records near each other: their places correlate by
-# 0.4. From 12 on nothing shows.
+# `RandomIndexShuffle` has 4 by default, which leaves neighbours among a million records near each other: their positions
+# correlate by 0.4. From 12 on there is no measurable correlation.
 _ROUNDS = 16
 _KEY_WORDS = 3
 _CONSTANT = 0xFFFFFFFC
@@ -28,15 +28,9 @@ _TABLE_BITS = 16  # larger tables leave the processor's cache
 
 
 def permute(places: Integers, count: int, key: tuple[int, int, int]) -> Integers:
-    """Return the values of a permutation of ``range(count)`` at some places.
+    """Return the values of a permutation of ``range(count)`` at positions `places`, both int64 ``[N]``.
 
-    Args:
-        places: int64 ``[N]``, each from 0 to `count` - 1.
-        count: Length of the permutation.
-        key: Selects the permutation; only as many low bits of each number count as half a block has.
-
-    Returns:
-        int64 ``[N]``.
+    `key` selects the permutation; only the low bits of each number count, half as many as a block has.
     """
     if count == 1:
         return np.zeros_like(places)

@@ -1,4 +1,4 @@
-"""Reading the steps of epochs as NumPy arrays: what every form of the loader is made of. Imports no TensorFlow."""
+"""Read the steps of epochs as NumPy arrays. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ FINGERPRINT_BITS = 31
 
 @dataclass(frozen=True)
 class StepReader:
-    """Reads the steps of one host.
-
-    Attributes:
-        split: The split that is read.
-        order: The order of its epochs.
-        host: Number of the host.
-        batches: The batches of the host in an epoch.
-        start: (epoch, batch) of the first batch.
-    """
+    """Reads the batches of one host, from `start`, (epoch, batch), on."""
 
     split: CachedSplit
     order: Order
@@ -43,10 +35,10 @@ class StepReader:
         Args:
             epoch: The epoch.
             step: The step; the files are checked in the first one of each epoch.
-            sequential: Whether the step before was read just now, and had this one read ahead.
+            sequential: Whether the previous step was just read, and has read this one ahead.
 
         Returns:
-            Images ``[K, B, H, W, C]`` and labels ``[K, B]``, or ``[K, B, C]`` where they are soft.
+            Images ``[K, B, H, W, C]`` and labels ``[K, B]``, or ``[K, B, C]`` if they are soft.
 
         Raises:
             CacheError: A file was cut or grew.
@@ -63,14 +55,14 @@ class StepReader:
         for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
             self.split.read_ahead(epoch, *ahead)
         rows = self.order.rows(epoch, place, stop)
-        # Hosts have batches of the same numbers, and mix them by different draws.
+        # Batch numbers repeat on every host, but their draws for mixing must differ.
         images, labels = self.split.batch(rows, epoch, (self.host << 32) + first)
         shape = end - first, size
         return images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *labels.shape[1:])
 
     @property
     def fingerprint(self) -> int:
-        """A number of `FINGERPRINT_BITS` bits for everything that the meaning of a step's number depends on."""
+        """A number of `FINGERPRINT_BITS` bits for everything that determines the meaning of a step's number."""
         parts = [
             str(self.split.chain),
             [file.sha256 for file in self.split.entry.files],
@@ -84,17 +76,7 @@ class StepReader:
 
 
 def open_reader(cache: Cache, config: LoadConfig, ops: Mapping[str, type[Op]] | None = None) -> StepReader:
-    """Open a split for reading step by step.
-
-    Args:
-        cache: The opened cache.
-        config: What to read, in which order and in which batches.
-        ops: The custom ops that the chain names, by name.
-
-    Raises:
-        CacheError: The split cannot be read.
-        ValueError: Hosts, batch size or start do not fit the split.
-    """
+    """Open a split for reading by step; raise CacheError if it cannot be read, ValueError if the config does not fit it."""
     split = CachedSplit(cache, config.split, config.seed, ops)
     order = _order(split, config)
     batches = divide(split, config)
@@ -117,7 +99,7 @@ def warn_of_slow_shuffle(reader: StepReader, config: LoadConfig, stacklevel: int
     limit = memory_limit() if config.budget.memory_bytes is None else config.budget.memory_bytes
     if reader.order.shuffle == "all" and stored_bytes > limit:
         warnings.warn(
-            f"the images in {str(reader.split.cache.folder)!r} have {stored_bytes / 1e9:.1f} GB, this process may use "
+            f"the images in {str(reader.split.cache.folder)!r} have {stored_bytes / 1e9:.1f} GB, but this process may use "
             f"{limit / 1e9:.1f} GB of memory: a full shuffle causes small random reads from disk in every epoch; "
             'use shuffle="blocks"',
             stacklevel=stacklevel + 1,

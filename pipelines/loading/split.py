@@ -44,21 +44,15 @@ class CachedSplit:
         seed: Seed of the ops after the cut.
         image_shape: (height, width, channels) of the images after the ops.
         labels: int64 ``[N]``, mapped.
-        key_hashes: uint64 ``[N]``, mapped: what the draws of each record follow from.
-        soft_labels: Whether `batch` returns a row of class shares for each label, because the training chain mixes images. It
-            holds for every split, so that all fit one loss.
+        key_hashes: uint64 ``[N]``, mapped: they determine the draws of each record.
+        soft_labels: Whether `batch` returns class shares instead of labels, because the training chain mixes images. It holds
+            for every split, so that all fit one loss.
     """
 
     def __init__(
         self, cache: Cache, split: str, seed: int | None = None, ops: Mapping[str, type[Op]] | None = None
     ) -> None:
-        """Map the files of a split.
-
-        Args:
-            cache: The opened cache.
-            split: ``train``, ``val`` or ``test``.
-            seed: Seed of the ops after the cut; None takes the cache's.
-            ops: The custom ops that the chain names, by name.
+        """Map the files of a split; the seed defaults to the cache's.
 
         Raises:
             CacheError: The split has no records, its images vary in size, an op is missing, or a file is damaged.
@@ -93,30 +87,23 @@ class CachedSplit:
         return sum(file.bytes for file in self.entry.files)
 
     def check(self) -> None:
-        """Raise CacheError, here and in all later reads, if a file was cut or grew since it was mapped."""
+        """Raise CacheError, now and in all later reads, if a file was cut or grew since it was mapped."""
         self._guard.check()
 
     def read_ahead(self, epoch: int, start: int, stop: int) -> None:
-        """Have the kernel read the rows from `start` to before `stop` of the epoch's variant in the background."""
+        """Let the kernel read rows `start` to `stop` - 1 of the epoch's variant in the background."""
         self._guard.require_unchanged()
         self._variants[epoch % len(self._variants)].read_ahead(start, stop)
 
     def disable_readahead(self) -> None:
-        """Have the kernel read only what `read_ahead` and batches ask for."""
+        """Make the kernel read only what `read_ahead` and batches request."""
         for images in self._variants:
             images.disable_readahead()
 
     def images(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
-        """Return images of an epoch, before the ops on whole batches.
+        """Return images of an epoch, uint8 ``[B, H, W, C]``, by row, int64 ``[B]``, before the ops on whole batches.
 
-        The ops after the cut run on views of the mapped files, so each image is copied once, into its place in the batch.
-
-        Args:
-            rows: int64 ``[B]``.
-            epoch: Which variant to read and which draws to make.
-
-        Returns:
-            uint8 ``[B, H, W, C]``.
+        The ops after the cut run on views of the mapped files, so each image is copied once, to its position in the batch.
 
         Raises:
             IndexError: A row is out of range.
@@ -143,15 +130,10 @@ class CachedSplit:
         return batch
 
     def batch(self, rows: NDArray[np.int64], epoch: int, number: int) -> tuple[Images, Labels]:
-        """Return a batch of an epoch, with all ops applied.
-
-        Args:
-            rows: int64 ``[B]``.
-            epoch: Which variant to read and which draws to make.
-            number: Number of the batch; what ops on whole batches draw by.
+        """Return a batch of an epoch by row, int64 ``[B]``, with all ops applied; ops on whole batches draw by its `number`.
 
         Returns:
-            Images ``[B, H, W, C]``, uint8, or float32 after to_float; and labels, int64 ``[B]``, or float32 ``[B, K]`` where
+            Images ``[B, H, W, C]``, uint8, or float32 after to_float; and labels, int64 ``[B]``, or float32 ``[B, K]`` if
             `soft_labels`.
         """
         ops = self.chain.on_batches
@@ -165,12 +147,12 @@ class CachedSplit:
 
 
 class _Decoder:
-    """Decodes images in as many threads as this process has CPUs."""
+    """Decodes images in one thread per CPU."""
 
     def __init__(self, channels: int) -> None:
         self._op = Decode(channels=channels)
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
 
     def decode(self, images: Sequence[Any]) -> list[Any]:
-        """Return encoded images, given as buffers, decoded and in their order."""
+        """Return encoded images, given as buffers, decoded and in order."""
         return list(self._threads.map(lambda data: self._op.pixels(bytes(data)), images))

@@ -1,4 +1,4 @@
-"""How an epoch is divided: one host's share into batches, and batches into the steps that are read at once."""
+"""Divide an epoch into hosts' shares, batches, and the steps that are read at once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from joulecache.pipelines.loading.split import CachedSplit
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one host in an epoch. A smaller last batch, the remainder, has a separate step.
+    """The batches of one host in an epoch. A smaller last batch, the remainder, is a separate step.
 
     Saved iterators depend on the names, order and values of these fields.
 
     Attributes:
-        first: The host's first place in the order of an epoch.
-        records: How many places the host has.
+        first: The host's first position in the order of an epoch.
+        records: Number of the host's records.
         batch_size: Images per batch.
-        drop_remainder: Whether the remainder is left out.
+        drop_remainder: Whether the remainder is dropped.
         per_step: Batches that are read at once.
     """
 
@@ -36,7 +36,7 @@ class Batches:
 
     @property
     def remainder(self) -> int:
-        """Size of the last batch where it is smaller, else 0."""
+        """Size of the last batch if it is smaller, else 0."""
         return 0 if self.drop_remainder else self.records % self.batch_size
 
     @property
@@ -64,7 +64,7 @@ class Batches:
 
 
 def divide(split: CachedSplit, config: LoadConfig) -> Batches:
-    """Return the batches of a host; raises ValueError where they would be none."""
+    """Return the batches of a host; raise ValueError if there are none."""
     index, hosts = config.hosts
     if hosts > len(split):
         raise ValueError(
@@ -90,9 +90,9 @@ def _batches_per_step(split: CachedSplit, config: LoadConfig) -> int:
 
 
 def first_batch(config: LoadConfig, batches: int) -> tuple[int, int]:
-    """Return the epoch and the batch to start with; `batches` is the number of batches in an epoch.
+    """Return the epoch and the batch to start with; the end of an epoch, after `batches`, is the start of the next.
 
-    The end of an epoch is the start of the next. Raises ValueError for a `start` that is out of range.
+    Raises ValueError for a `start` that is out of range.
     """
     match config.start:
         case (int(epoch), int(batch)) if epoch >= 0 and 0 <= batch <= batches:
@@ -103,6 +103,6 @@ def first_batch(config: LoadConfig, batches: int) -> tuple[int, int]:
             )
     if config.epochs is not None and (epoch, batch) > (config.epochs, 0):
         raise ValueError(
-            f"start {config.start!r} lies after the last of {config.epochs} epochs: raise epochs or start earlier"
+            f"start {config.start!r} is after the last of {config.epochs} epochs: raise epochs or start earlier"
         )
     return epoch, batch
