@@ -21,8 +21,8 @@ from joulecache.pipelines.compressing.clustering import (
     distinct_values,
     kmeans,
 )
-from joulecache.pipelines.compressing.held_kernels import HeldConstraint
 from joulecache.pipelines.compressing.kernels import weighted_layers
+from joulecache.pipelines.compressing.projected_kernels import ProjectedConstraint
 from joulecache.pipelines.compressing.recipe import Per
 from joulecache.pipelines.compressing.sparsity import MagnitudePruning, magnitude_masks, sparsity_by_layer
 
@@ -254,7 +254,7 @@ def test_fine_tuning_moves_shared_values_together(tmp_path: Path, per: Per, step
             assert all(partition(part) == partition(given_part) for part, given_part in parts)
             assert (kernel[alive] != before[name][alive]).mean() > 0.5
     assert list(tmp_path.glob("*.keras"))
-    assert not any(isinstance(variable.constraint, HeldConstraint) for variable in model.variables)
+    assert not any(isinstance(variable.constraint, ProjectedConstraint) for variable in model.variables)
     if per == "layer":
         fit(model)
         assert min(distinct_values(model).values()) > 6, "without the callback they part: the test sees that"
@@ -282,7 +282,7 @@ def test_fine_tuning_refuses_what_shares_nothing_and_what_is_pruned_meanwhile() 
     with pytest.raises(ValueError, match="'small' has no weights that share a value: use cluster_weights first"):
         fit(classifier(convolutional=False), WeightSharing())
     model = cluster_weights(classifier(convolutional=False), 4)
-    with pytest.raises(ValueError, match="the kernel of layer 'dense' is already held by MagnitudePruning"):
+    with pytest.raises(ValueError, match="the kernel of layer 'dense' is already constrained by MagnitudePruning"):
         fit(model, MagnitudePruning(0.5, 0, 0), WeightSharing())
 
 

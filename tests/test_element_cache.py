@@ -310,7 +310,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "windows": (lambda: numbers().window(2), "element is a DatasetSpec"),
     "variant": (lambda: numbers().map(lambda n: tf.raw_ops.EmptyTensorList(
         element_shape=np.zeros(0, np.int32), max_num_elements=1, element_dtype=tf.int32)), "element has dtype variant"),
-    "quantized": (lambda: numbers().map(lambda n: tf.bitcast(tf.cast(n, tf.int8), tf.qint8)), "of dtype qint8"),
+    "quantized": (lambda: numbers().map(lambda n: tf.bitcast(tf.cast(n, tf.int8), tf.qint8)), "has dtype qint8"),
     "batches of two sizes": (lambda: numbers().batch(3), r"element has shape \(None,\).*drop_remainder=True"),
     "unknown rank": (lambda: numbers().map(lambda n: tf.numpy_function(lambda x: x, [n], tf.int64)), "shape <unknown>"),
     "endless": (lambda: numbers().repeat(), r"is infinite.*put its repeat\(\) after cached"),

@@ -443,7 +443,7 @@ def test_batches_say_their_image_shape() -> None:
         (batches(labels=np.eye(6, dtype=np.int64)), "mine must be batches of .*integer labels"),
         (batches().repeat(), r"mine never ends: remove \.repeat"),
         (batches().take(0), "mine is empty"),
-        (batches((6, 24, 20, 3)), r"mine has images of 24x20x3, but the model takes 20x20x3"),
+        (batches((6, 24, 20, 3)), r"mine has images of 24x20x3, but the model expects 20x20x3"),
     ],
 )
 def test_other_data_is_refused(data: Any, message: str) -> None:

@@ -729,5 +729,5 @@ def test_models_that_cannot_be_reestimated_are_named(build: Build, message: str)
 def test_data_that_cannot_be_used_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batches must be .* got 0"):
         reestimate_batch_norm(normalizing(), batches_of(images_of(8)), batches=0)
-    with pytest.raises(ValueError, match=re.escape("images of 6x6x3, but the model takes 5x4x3")):
+    with pytest.raises(ValueError, match=re.escape("images of 6x6x3, but the model expects 5x4x3")):
         reestimate_batch_norm(normalizing(), batches_of(np.zeros((4, 6, 6, 3), np.uint8)))

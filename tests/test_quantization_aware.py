@@ -138,7 +138,7 @@ def test_its_error_is_that_of_the_file(trained: keras.Model, pictures: tuple[Ima
     model, tuned = QuantizationAware(trained), twin(trained)
     compile_model(model, 1e-4)
     run_epochs(model, batches(pictures), epochs=2)
-    model.give_to(tuned)
+    model.copy_weights_to(tuned)
     exact = logits(tuned, images)
     simulated = np.abs(logits(model, images) - exact).mean()
     converted = np.abs(int8(tuned, images) - exact).mean()
@@ -169,7 +169,7 @@ def test_the_model_is_copied_and_gets_its_weights_back() -> None:
     model.inner.get_layer("first").set_weights([np.zeros_like(trained.get_layer("first").get_weights()[0])])
     assert all((old == new).all() for old, new in zip(before, trained.get_weights(), strict=True))
     copy = twin(trained)
-    model.give_to(copy)
+    model.copy_weights_to(copy)
     assert (copy.get_layer("first").get_weights()[0] == 0).all()
     assert (copy.get_layer("logits").get_weights()[0] == trained.get_layer("logits").get_weights()[0]).all()
 

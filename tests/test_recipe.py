@@ -158,7 +158,7 @@ def depthwise() -> keras.Model:
 @pytest.mark.parametrize(
     ("build", "settings", "message"),
     [
-        (weightless, {"quantize": "int8"}, "model 'mean' has no weights: there is nothing to compress"),
+        (weightless, {"quantize": "int8"}, "model 'mean' has no weights to compress"),
         (
             with_a_layer_of_my_own,
             {"quantize": "int8"},
@@ -166,7 +166,7 @@ def depthwise() -> keras.Model:
         ),
         (upwards, {"quantize": "int8"}, "layer 'upwards' is a Conv2DTranspose"),
         (lambda: network(None), {"quantize": "float16"}, "layer 'first' has output shape .*fix the image size"),
-        (of_any_size_without_convolutions, {"quantize": "int8"}, "model 'colours' takes images of any size"),
+        (of_any_size_without_convolutions, {"quantize": "int8"}, "model 'colours' accepts images of any size"),
         (Subclassed, {"quantize": "int8"}, r"model 'mine' has no fixed input: build it from keras\.Input"),
         (called, {"prune": 0.5}, r"model 'mine' has no fixed input: build it from keras\.Input"),
         (network, {"prune": 0.5, "protected": ("frist",)}, "unknown protected layer 'frist': did you mean first"),

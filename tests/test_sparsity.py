@@ -17,8 +17,8 @@ from hypothesis.extra.numpy import arrays
 from keras import layers, regularizers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing.held_kernels import HeldConstraint
 from joulecache.pipelines.compressing.kernels import prunable_layers, weighted_layers
+from joulecache.pipelines.compressing.projected_kernels import ProjectedConstraint
 from joulecache.pipelines.compressing.regularization import with_l1, without_l1
 from joulecache.pipelines.compressing.sparsity import (
     MagnitudePruning,
@@ -393,7 +393,7 @@ def test_trainings_that_cannot_be_pruned_are_refused() -> None:
     with pytest.raises(ValueError, match="this training has only 10 steps"):
         fit(model, MagnitudePruning(0.5, 0, 11), epochs=5, initial_epoch=4)
     assert model.get_layer("wide").kernel.constraint is None
-    with pytest.raises(ValueError, match="the kernel of layer 'wide' is already held by MagnitudePruning"):
+    with pytest.raises(ValueError, match="the kernel of layer 'wide' is already constrained by MagnitudePruning"):
         fit(model, MagnitudePruning(0.5, 0, 0, names=["wide"]), MagnitudePruning(0.5, 0, 0))
     model.get_layer("wide").kernel.assign(np.zeros((72, 8)))
     with pytest.raises(ValueError, match="the kernel of layer 'wide' is all zeros"):
@@ -404,7 +404,7 @@ def test_layers_with_targets_of_their_own() -> None:
     model = tiny()
     fit(model, MagnitudePruning(0.25, 0, 0, names=["wide"]), MagnitudePruning(0.75, 0, 0, names=["logits"]))
     assert sparsity_by_layer(model, ["wide", "logits"]) == {"wide": 0.25, "logits": 0.75}
-    assert not any(isinstance(variable.constraint, HeldConstraint) for variable in model.variables)
+    assert not any(isinstance(variable.constraint, ProjectedConstraint) for variable in model.variables)
 
 
 # ------------------------------------------------------------------------------------------------ L1

@@ -157,7 +157,7 @@ def test_bad_arguments_of_fit_are_refused() -> None:
         fit(model, batches(40).map(lambda x, y: (tf.cast(x, tf.float32), y)), epochs=1)
     with pytest.raises(ValueError, match=r"validation data never ends: remove \.repeat"):
         fit(model, batches(40), batches(40).repeat(), epochs=1)
-    with pytest.raises(ValueError, match="training data has images of 9x18x3, but the model takes 18x18x3"):
+    with pytest.raises(ValueError, match="training data has images of 9x18x3, but the model expects 18x18x3"):
         fit(model, batches(40).map(lambda x, y: (x[:, :9], y)), epochs=1)
 
 

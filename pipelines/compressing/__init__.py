@@ -1,5 +1,5 @@
-"""Make a trained classifier smaller, and measure what each step gains and costs.
+"""Compress a trained classifier, and measure what each step saves and costs.
 
-`compression.compress` prunes channels and weights, shares weights and quantizes; `recipe.Recipe` says which of these,
-and `results.Compression` holds the result. The last two import no TensorFlow.
+`compression.compress` prunes channels and weights, shares weights and quantizes, as a `recipe.Recipe` says, and returns
+a `results.Compression`. The last two modules do not import TensorFlow.
 """

@@ -11,21 +11,16 @@ from numpy.typing import NDArray
 from joulecache.pipelines.compressing.kernels import check_functional
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.models.fitting import check_batches
-from joulecache.pipelines.models.macs import call_counts
+from joulecache.pipelines.models.macs import check_used_once
 
 
 def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: int = 100) -> int:
-    """Set the moving statistics of BatchNormalization layers, in place, to those of training images.
+    """Set the moving statistics of BatchNormalization layers, in place, to those of up to `batches` training batches.
 
-    Images run as in training, Dropout included. Mean and variance are the population's, over all images: mean = E[m]
-    and variance = E[v + m^2] - mean^2, from the m and v of each batch (PreciseBN, Wu & Johnson, arXiv:2105.07576). A
-    momentum would weigh the last batches most and ignore differences between batches. Nothing else changes, and nothing
-    at all after an error. Layers that are not trainable keep their statistics, as in training.
-
-    Args:
-        model: A functional or sequential model.
-        data: Batches of (uint8 images `[B, H, W, C]`, labels).
-        batches: How many of them to run at most.
+    Images run as in training, including Dropout. Mean and variance are those of all images: mean = E[m] and
+    variance = E[v + m^2] - mean^2, from the m and v of each batch (PreciseBN, Wu & Johnson, arXiv:2105.07576). A moving
+    average would weight the last batches most and ignore differences between batches. Frozen layers keep their
+    statistics. After an error nothing has changed.
 
     Returns:
         The number of images.
@@ -79,13 +74,9 @@ def _trainable_norms(model: keras.Model) -> list[layers.BatchNormalization]:
             raise ValueError(f"layer {layer.name!r} is a model: nested models are not supported")
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable]
     if not norms:
-        raise ValueError(
-            f"model {model.name!r} has no trainable BatchNormalization layer: there is nothing to re-estimate"
-        )
-    calls = call_counts(model)
+        raise ValueError(f"model {model.name!r} has no trainable BatchNormalization layer to re-estimate")
+    check_used_once(model, {norm.name for norm in norms})
     for norm in norms:
-        if calls[norm.name] > 1:
-            raise ValueError(f"layer {norm.name!r} is used {calls[norm.name]} times: use a separate layer each time")
         if norm.renorm:
             raise ValueError(f"layer {norm.name!r} renormalizes: only plain batch normalization is supported")
     return norms

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing.held_kernels import HeldKernels, Projection
-from joulecache.pipelines.compressing.kernels import copy_of, weighted_layers
+from joulecache.pipelines.compressing.kernels import copy_of, kernel_of, weighted_layers
+from joulecache.pipelines.compressing.projected_kernels import ProjectedKernels, Projection
 from joulecache.pipelines.compressing.recipe import Per
 from joulecache.pipelines.core.checks import check_choice, check_integer
 
@@ -19,15 +19,14 @@ _ITERATIONS = 300
 
 
 def cluster_weights(model: keras.Model, clusters: int, *, per: Per = "layer") -> keras.Model:
-    """Return an uncompiled copy whose Conv2D and Dense kernels have few distinct values.
+    """Return an uncompiled copy whose Conv2D and Dense kernels have few distinct values: the means of their clusters.
 
-    The values are the means of clusters (`cluster_values`; Han et al. 2016, Deep Compression, arXiv:1510.00149). Zeros
-    are a cluster of their own and stay, so a sparse model stays as sparse. Biases, BatchNormalization and depthwise
-    kernels stay as they are.
+    See `cluster_values` (Han et al. 2016, Deep Compression, arXiv:1510.00149). Zeros stay zero, so a sparse model stays as
+    sparse. Biases, BatchNormalization and depthwise kernels do not change.
 
     Args:
         model: A functional or sequential model, which stays untouched.
-        clusters: Distinct values, at least 2, including zero if there are zeros.
+        clusters: Number of distinct values, at least 2, including zero if there are zeros.
         per: Count them per kernel ("layer") or per output channel ("channel").
 
     Raises:
@@ -38,7 +37,7 @@ def cluster_weights(model: keras.Model, clusters: int, *, per: Per = "layer") ->
     weighted_layers(model)
     copy = copy_of(model)
     for name, layer in weighted_layers(copy).items():
-        kernel = np.array(keras.ops.convert_to_numpy(layer.kernel), order="C")
+        kernel = np.array(kernel_of(layer), order="C")
         if not np.isfinite(kernel.astype(np.float64)).all():
             raise ValueError(f"the kernel of layer {name!r} has weights that are not finite: they cannot be clustered")
         for part in _parts(kernel, per):
@@ -51,7 +50,7 @@ def distinct_values(model: keras.Model, *, per: Per = "layer") -> dict[str, int]
     """Return the number of distinct values of each Conv2D and Dense kernel, or of its channel with most values."""
     check_choice("per", per, get_args(Per))
     return {
-        name: max(len(np.unique(part)) for part in _parts(keras.ops.convert_to_numpy(layer.kernel), per))
+        name: max(len(np.unique(part)) for part in _parts(kernel_of(layer), per))
         for name, layer in weighted_layers(model).items()
     }
 
@@ -59,8 +58,7 @@ def distinct_values(model: keras.Model, *, per: Per = "layer") -> dict[str, int]
 def cluster_values(values: NDArray[Any], clusters: int) -> NDArray[Any]:
     """Return values `[N]`, each replaced by the mean of its cluster.
 
-    Zeros are a cluster of their own; `kmeans` clusters the others. If there are at most `clusters` distinct values,
-    nothing changes.
+    Zeros form a separate cluster; `kmeans` clusters the others. With at most `clusters` distinct values nothing changes.
     """
     shared = values.copy()
     alive = values != 0
@@ -75,17 +73,12 @@ def cluster_values(values: NDArray[Any], clusters: int) -> NDArray[Any]:
 def kmeans(
     values: NDArray[np.float64], counts: NDArray[np.int64], clusters: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Cluster values on a line by Lloyd's iteration.
+    """Cluster distinct values `[N]`, ascending and more than `clusters`, that occur `counts` times, by Lloyd's iteration.
 
-    Centres start evenly spaced between the smallest and the largest value, so that large weights, which are rare, are
-    not averaged away (Han et al. 2016, section 3.2). A centre without values moves to the value with the largest error.
-    The squared error is never above that of the first centres; it is a local optimum. The iteration ends when nothing
-    changes, after at most 300 rounds.
-
-    Args:
-        values: Distinct values `[N]` in ascending order, more than `clusters`.
-        counts: How often each occurs, `[N]`.
-        clusters: Number of clusters.
+    Initial centres are evenly spaced between the smallest and the largest value, so that large weights, which are rare,
+    are not averaged away (Han et al. 2016, section 3.2). A centre without values moves to the value with the largest
+    error. The squared error never exceeds that of the initial centres; it is a local optimum. The iteration ends when
+    nothing changes, after at most 300 rounds.
 
     Returns:
         The cluster of each value `[N]`, and the means of the clusters; both ascend, and no cluster is empty.
@@ -103,19 +96,16 @@ def kmeans(
     return _labels(starts, len(values)), _means(values, counts, starts)
 
 
-class WeightSharing(HeldKernels):
+class WeightSharing(ProjectedKernels):
     """Fine-tune a model of `cluster_weights`: values change, and weights that share a value keep sharing one.
 
-    Weights of a kernel that are equal when the training begins form a cluster. After each step of the optimizer they
-    become their mean. With plain gradient descent a value moves along the mean of the gradients of its weights; Han et
-    al. 2016 use the sum. Zeros stay exactly 0, and weights without a gradient stay as they are to the bit. Nothing is
-    random, but sums on a GPU have no fixed order unless TensorFlow's op determinism is on.
-
-    Args:
-        per: Form clusters of the whole kernel ("layer") or of each output channel ("channel").
+    Weights of a kernel ("layer") or of an output channel ("channel") that are equal when training begins form a cluster.
+    After each optimizer step they become their mean. With plain gradient descent a value moves along the mean of the
+    gradients of its weights; Han et al. 2016 use the sum. Zeros stay exactly 0, and weights without a gradient do not
+    change by a bit. Nothing is random, but sums on a GPU have no fixed order unless TensorFlow's op determinism is on.
 
     Raises:
-        ValueError: When the training begins: as `weighted_layers`; or no kernel has two weights per value, not counting
+        ValueError: When training begins: as `weighted_layers`; or no kernel has two weights per value, not counting
             zeros.
     """
 
@@ -126,25 +116,26 @@ class WeightSharing(HeldKernels):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Find the clusters."""
-        kernels = {name: layer.kernel for name, layer in weighted_layers(self.model).items()}
-        labels = {
-            name: _shared_labels(keras.ops.convert_to_numpy(kernel), self._per) for name, kernel in kernels.items()
-        }
+        weighted = weighted_layers(self.model)
+        labels = {name: _shared_labels(kernel_of(layer), self._per) for name, layer in weighted.items()}
         # some initial weights are equal by chance: they are drawn from 2^23 values
-        if all(2 * those.max() > (those > 0).sum() for those in labels.values()):
+        if all(2 * each.max() > (each > 0).sum() for each in labels.values()):
             raise ValueError(f"model {self.model.name!r} has no weights that share a value: use cluster_weights first")
-        self.hold(kernels, {name: _sharing(those) for name, those in labels.items()})
+        self.start_projecting(
+            {name: layer.kernel for name, layer in weighted.items()},
+            {name: _sharing(each) for name, each in labels.items()},
+        )
 
 
 def _shared_labels(kernel: NDArray[Any], per: Per) -> NDArray[np.int32]:
     """Number the clusters of equal weights of a kernel from 1; 0 stands for zeros, even if there are none."""
     labels = np.zeros(kernel.shape, np.int32)
-    taken = 1
-    for part, of_part in zip(_parts(kernel, per), _parts(labels, per), strict=True):
+    used = 1
+    for part, part_labels in zip(_parts(kernel, per), _parts(labels, per), strict=True):
         alive = part != 0
         distinct, where = np.unique(part[alive], return_inverse=True)
-        of_part[alive] = taken + where
-        taken += len(distinct)
+        part_labels[alive] = used + where
+        used += len(distinct)
     return labels
 
 
@@ -176,7 +167,7 @@ def _parts(kernel: NDArray[Any], per: Per) -> Iterator[NDArray[Any]]:
 
 
 def _starts(values: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return where the values of each centre that has any begin. A value belongs to the nearest, of two to the lower."""
+    """Return where the values of each nonempty cluster begin. A value belongs to the nearest centre, of two to the lower."""
     bounds = np.searchsorted(values, (centres[1:] + centres[:-1]) / 2, side="right")
     starts = np.unique(np.append(0, bounds))
     return starts[starts < len(values)]

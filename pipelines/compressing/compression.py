@@ -29,7 +29,7 @@ from joulecache.pipelines.models.classifiers import load_model
 from joulecache.pipelines.models.fitting import check_batches
 from joulecache.transforms.ops import Op
 
-_MOST_SHARED = 0.05  # of the calibration images with the test images: some images do occur twice
+_MAX_SHARED = 0.05  # of the calibration images with the test images: data sets do contain duplicates
 
 
 def compress(
@@ -56,15 +56,15 @@ def compress(
         recipe: The steps.
         out: The output folder (see `compress_on`).
         batch_size: Images per batch.
-        seed: Seed of all that is random.
+        seed: Random seed.
         seeds: Number of seeds (see `compress_on`).
-        meter: Meters fine-tuning and inference.
-        control: Fine-tune the given model for as long, to compare with.
-        progress: Receives what is fine-tuned, epochs done, and all of them.
-        ops: Your own ops that the cache's chain names, by name.
+        meter: Measures fine-tuning and inference.
+        control: Also fine-tune the uncompressed model for as long, as a control.
+        progress: Called with a description, the epochs done and their total.
+        ops: Custom ops in the cache's chain, by name.
 
     Returns:
-        What was made and measured.
+        The model files and their measurements.
 
     Raises:
         CacheError: The cache cannot be read.
@@ -109,29 +109,32 @@ def compress_on(
     progress: Progress | None = None,
     int8_tolerance: float = 0.005,
 ) -> Compression:
-    """Compress a classifier with datasets of your own.
+    """Compress a classifier with your own datasets.
 
     The folder `out` gets a TensorFlow Lite file for each model (see `StepRunner.run` for their names), the last one as a
-    Keras file too, and `compression.json`. All appear together at the end, or nothing does. int8 is calibrated on the
-    first 200 training images that are not test images, or on all if there are fewer.
+    Keras file too, and `compression.json`: all of them at the end, or none. int8 is calibrated on the first 200 training
+    images that are not test images, or on all if there are fewer. Sets Keras' global seed.
 
     Args:
-        model: A functional or sequential classifier, which stays untouched. Keras' global seed is set.
+        model: A functional or sequential classifier, which stays untouched.
         train_data: Batches of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`) to fine-tune
             on.
         test_data: Held-out batches to measure on.
         recipe: The steps.
         out: The output folder: new, empty, or of an earlier compression.
         seed: The first seed.
-        seeds: How many seeds to run. Files and figures are those of the first; further ones add accuracies.
-        meter: Meters fine-tuning and inference.
-        control: Fine-tune the given model for as long, to compare with.
-        progress: Receives what is fine-tuned, epochs done, and all of them.
-        int8_tolerance: Accuracy that int8 may lose before the models are fine-tuned with its rounding.
+        seeds: Number of seeds. Files and figures are those of the first; further ones add accuracies.
+        meter: Measures fine-tuning and inference.
+        control: Also fine-tune the uncompressed model for as long, as a control.
+        progress: Called with a description, the epochs done and their total.
+        int8_tolerance: Loss of accuracy by int8 above which the models are fine-tuned with its rounding.
+
+    Returns:
+        The model files and their measurements.
 
     Raises:
-        ValueError: The recipe cannot be applied to the model, the data has another shape or tests on training images,
-            or `out` holds other files, all before any work; later, if the model cannot be converted.
+        ValueError: Before any work, if the recipe cannot be applied to the model, the data has another shape or tests on
+            training images, or `out` holds other files; later, if the model cannot be converted.
     """
     check_recipe(recipe, model)
     check_integer("seeds", seeds)
@@ -175,11 +178,7 @@ def _compress(job: Job, out: Path, seeds: Sequence[int]) -> Compression:
 
 
 def held_out_split(cache: Cache) -> str:
-    """Return the split of a cache that compressed models are measured on: `test` if it has records, else `val`.
-
-    Raises:
-        ValueError: Neither has records.
-    """
+    """Return the split that measures compressed models: `test` if it has records, else `val`; ValueError if neither has."""
     splits = cache.manifest.splits
     for name in ("test", "val"):
         if name in splits and splits[name].records:
@@ -191,22 +190,18 @@ def held_out_split(cache: Cache) -> str:
 
 
 def calibration_images(train_data: tf.data.Dataset, test_data: tf.data.Dataset) -> NDArray[np.uint8]:
-    """Return the first training images that are not test images, uint8 `[N, H, W, C]`.
-
-    Raises:
-        ValueError: Too many are test images, or none is left.
-    """
-    tested = {_digest(image) for images, _ in test_data.as_numpy_iterator() for image in images}
+    """Return the first training images, uint8 `[N, H, W, C]`; skip test images, but raise ValueError if there are many."""
+    test_digests = {_digest(image) for images, _ in test_data.as_numpy_iterator() for image in images}
     kept: list[NDArray[np.uint8]] = []
     shared = 0
     for image, _ in train_data.unbatch().as_numpy_iterator():
-        if _digest(image) in tested:
+        if _digest(image) in test_digests:
             shared += 1
         else:
             kept.append(image)
-        if len(kept) == CALIBRATION_IMAGES or shared > _MOST_SHARED * CALIBRATION_IMAGES:
+        if len(kept) == CALIBRATION_IMAGES or shared > _MAX_SHARED * CALIBRATION_IMAGES:
             break
-    if shared > _MOST_SHARED * (shared + len(kept)):
+    if shared > _MAX_SHARED * (shared + len(kept)):
         raise ValueError(
             f"the calibration set overlaps the test set: {shared} of the first {shared + len(kept)} training images equal "
             "test images: test on held-out images"
@@ -222,7 +217,7 @@ def write_models(folder: Path, models: Sequence[ConvertedModel], given: keras.Mo
         (folder / each.file_name).write_bytes(each.content)
     last = models[-1]
     if last.model is not given:
-        # a .keras file includes the optimizer, twice the size of the weights, unless the model is a copy without one
+        # without the optimizer, which is twice the size of the weights
         copy_of(last.model).save(folder / f"{last.name}.keras")
 
 
@@ -231,7 +226,7 @@ def _accuracies(
 ) -> dict[str, tuple[float, ...]]:
     """Run the steps for further seeds; return the accuracies of all seeds, by model."""
     accuracies: dict[str, tuple[float, ...]] = {model.name: (scored.accuracy,) for model, scored in first.items()}
-    # the same models for each seed, however much int8 loses
+    # every seed makes the same models, however much accuracy int8 loses
     aware = any(model.name.endswith(AWARE) for model in first)
     for seed in further:
         for model, scored in StepRunner(job, seed).run(aware=aware).items():

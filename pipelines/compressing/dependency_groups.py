@@ -14,11 +14,10 @@ from keras import layers
 from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.kernels import check_functional
-from joulecache.pipelines.models.macs import call_counts
+from joulecache.pipelines.models.macs import check_used_once
 
 Indices = NDArray[np.int64]
 
-# they apply the same function to every value or every channel
 _CHANNELWISE = (
     layers.Dropout,
     layers.SpatialDropout2D,
@@ -50,15 +49,10 @@ _PRODUCERS = (layers.Conv2D, layers.Dense)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """A layer, and the channels on the last axis of its input and its output.
+class LayerChannels:
+    """A layer of a copy of the model, and the channels on the last axis of its (first) input and its output.
 
     Channels are numbers; channels that must be removed together have the same one.
-
-    Attributes:
-        layer: A layer of a copy of the model.
-        reads: Channels of its input; of a merging layer's first input.
-        writes: Channels of its output.
     """
 
     layer: keras.Layer
@@ -67,17 +61,17 @@ class Step:
 
     @property
     def produces(self) -> bool:
-        """Whether the layer makes new channels: a filter or a unit each."""
+        """Whether each output channel is a new one, a filter or a unit."""
         return type(self.layer) in _PRODUCERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Channels that the same layers make.
+    """Channels with the same producers.
 
     Attributes:
         channels: The channels, sorted.
-        producers: Names of the layers that make them.
+        producers: Names of the layers that compute them.
         fixed: Whether they belong to the input, the output or a protected layer, and stay.
     """
 
@@ -88,29 +82,22 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
-    """The layers and the channel groups of a model.
+    """The layers of a model in order, without the input, and its groups of channels.
 
-    Attributes:
-        steps: The layers in order, without the input.
-        groups: The groups.
-        channels: Number of channels: each is below it.
+    Channels are numbered below `channels`.
     """
 
-    steps: tuple[Step, ...]
+    layers: tuple[LayerChannels, ...]
     groups: tuple[Group, ...]
     channels: int
 
 
 def dependencies(model: keras.Model, protected: Sequence[str] = ()) -> Dependencies:
-    """Find the dependency groups of a model.
+    """Find the dependency groups of a functional or sequential model, with the names of protected layers.
 
-    Conv2D and Dense make channels; DepthwiseConv2D and the rest pass them on; Add joins those of its inputs one by one;
-    Concatenate puts them in a row; Flatten repeats them. The channels of the input, the output and the outputs of
-    protected layers are fixed.
-
-    Args:
-        model: A functional or sequential model, which stays untouched.
-        protected: Names of protected layers.
+    Conv2D and Dense produce channels; the other layers pass them through. Add merges those of its inputs one by one;
+    Concatenate appends them; Flatten repeats them. The channels of the input, the output and the outputs of protected
+    layers are fixed.
 
     Raises:
         ValueError: The model has several inputs or outputs, unsupported layers or settings, a layer used more than
@@ -123,8 +110,8 @@ def dependencies(model: keras.Model, protected: Sequence[str] = ()) -> Dependenc
             raise ValueError(f"unknown protected layer {name!r}: did you mean {' or '.join(close)}?")
     count = copy.inputs[0].shape[-1]
     read = {id(copy.inputs[0]): np.arange(count)}
-    joined: list[tuple[Indices, Indices]] = []
-    passed: list[tuple[keras.Layer, Indices, Indices]] = []
+    added: list[tuple[Indices, Indices]] = []
+    traced: list[tuple[keras.Layer, Indices, Indices]] = []
     for layer in _without_input(copy):
         tensors = layer.input if isinstance(layer.input, list) else [layer.input]
         reads = [read[id(tensor)] for tensor in tensors]
@@ -132,19 +119,21 @@ def dependencies(model: keras.Model, protected: Sequence[str] = ()) -> Dependenc
             writes = np.arange(count, count + layer.output.shape[-1])
             count += len(writes)
         else:
-            writes = _passed_on(layer, reads)
+            writes = _passed_through(layer, reads)
         if type(layer) is layers.Add:
-            joined += [(writes, other) for other in reads[1:]]
+            added += [(writes, other) for other in reads[1:]]
         read[id(layer.output)] = writes
-        passed.append((layer, reads[0], writes))
-    first = _first_of_joined(count, joined)
-    steps = tuple(Step(layer=layer, reads=first[reads], writes=first[writes]) for layer, reads, writes in passed)
+        traced.append((layer, reads[0], writes))
+    first = _merged(count, added)
+    channels = tuple(
+        LayerChannels(layer=layer, reads=first[reads], writes=first[writes]) for layer, reads, writes in traced
+    )
     fixed = [first[read[id(tensor)]] for tensor in (copy.inputs[0], copy.outputs[0])]
-    fixed += [step.writes for step in steps if step.layer.name in protected]
-    return Dependencies(steps=steps, groups=_groups(steps, first, np.concatenate(fixed)), channels=count)
+    fixed += [each.writes for each in channels if each.layer.name in protected]
+    return Dependencies(layers=channels, groups=_groups(channels, first, np.concatenate(fixed)), channels=count)
 
 
-def _passed_on(layer: keras.Layer, reads: Sequence[Indices]) -> Indices:
+def _passed_through(layer: keras.Layer, reads: Sequence[Indices]) -> Indices:
     if type(layer) is layers.Concatenate:
         return np.concatenate(reads)
     if type(layer) is layers.DepthwiseConv2D:
@@ -154,37 +143,37 @@ def _passed_on(layer: keras.Layer, reads: Sequence[Indices]) -> Indices:
     return reads[0]
 
 
-def _first_of_joined(count: int, joined: Sequence[tuple[Indices, Indices]]) -> Indices:
-    """Return, for each channel, the smallest of those it is joined with, directly or through others."""
+def _merged(count: int, added: Sequence[tuple[Indices, Indices]]) -> Indices:
+    """Return, for each channel, the smallest one that it is added to, directly or through others."""
     first = np.arange(count)
-    if not joined:
+    if not added:
         return first
-    one, other = (np.concatenate(side) for side in zip(*joined, strict=True))
+    one, other = (np.concatenate(side) for side in zip(*added, strict=True))
     while (first[one] != first[other]).any():
         smaller = np.minimum(first[one], first[other])
         for side in (one, other):
-            # update the smallest so far as well: otherwise a long row of Adds would take one round each
+            # update the roots too: otherwise a long chain of Adds needs one round each
             np.minimum.at(first, first[side], smaller)
             np.minimum.at(first, side, smaller)
         first = first[first]
     return first
 
 
-def _groups(steps: Sequence[Step], first: Indices, fixed_channels: Indices) -> tuple[Group, ...]:
-    producers = [step for step in steps if step.produces]
-    # how many of each producer's channels have this number: channels with equal columns differ only in strength
-    made = np.stack([np.bincount(step.writes, minlength=len(first)) for step in producers])
+def _groups(channels: Sequence[LayerChannels], first: Indices, fixed_channels: Indices) -> tuple[Group, ...]:
+    producers = [each for each in channels if each.produces]
+    # channels with equal columns come from the same producers, and differ only in strength
+    made = np.stack([np.bincount(each.writes, minlength=len(first)) for each in producers])
     found: dict[tuple[bytes, bool], list[int]] = {}
     is_fixed = np.isin(np.arange(len(first)), fixed_channels)
     for channel in np.unique(first):
         found.setdefault((made[:, channel].tobytes(), bool(is_fixed[channel])), []).append(channel)
     return tuple(
         Group(
-            channels=np.array(channels),
-            producers=tuple(step.layer.name for step, n in zip(producers, made[:, channels[0]], strict=True) if n),
+            channels=np.array(members),
+            producers=tuple(each.layer.name for each, n in zip(producers, made[:, members[0]], strict=True) if n),
             fixed=fixed,
         )
-        for (_, fixed), channels in found.items()
+        for (_, fixed), members in found.items()
     )
 
 
@@ -201,9 +190,7 @@ def _checked_copy(model: keras.Model) -> keras.Model:
             supported = ", ".join(sorted(kind.__name__ for kind in _SUPPORTED))
             raise ValueError(f"layer {operation.name!r} is a {type(operation).__name__}: pruning supports {supported}")
         _refuse(operation, _unsupported_setting(operation))
-    for name, calls in call_counts(model).items():
-        if calls > 1:
-            raise ValueError(f"layer {name!r} is used {calls} times: use a separate layer each time")
+    check_used_once(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(f"model {model.name!r} has several inputs or outputs: pruning supports one of each")
     if not any(type(layer) in _PRODUCERS for layer in model.layers):

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-# not DepthwiseConv2D: its kernels are about 1% of a model's weights, and each output is a sum of only nine of them
+# not DepthwiseConv2D: its kernels are about 1% of a model's weights, and each output sums only nine of them
 _WEIGHTED = (layers.Conv2D, layers.Dense)
 
 
@@ -32,11 +33,9 @@ def weighted_layers(model: keras.Model) -> dict[str, keras.Layer]:
 
 
 def prunable_layers(model: keras.Model, names: Sequence[str] | None = None) -> dict[str, keras.Layer]:
-    """Return the layers whose weights are pruned, by name.
+    """Return the layers whose weights are pruned, by name: those of `names`, spelled as in `weighted_layers`.
 
-    Args:
-        model: The model.
-        names: Names as `weighted_layers` has them. None: all but the last, which holds few weights, each important.
+    By default all but the last, which holds few weights, each important.
 
     Raises:
         ValueError: As `weighted_layers`; or a name is unknown, or no layer is left.
@@ -61,9 +60,7 @@ def kernel_of(layer: keras.Layer) -> NDArray[Any]:
 def copy_of(model: keras.Model, clone: Callable[[keras.Layer], keras.Layer] | None = None) -> keras.Model:
     """Return an uncompiled copy of a functional or sequential model, with its weights.
 
-    Args:
-        model: The model.
-        clone: Makes a layer of the copy from one of the model, with equal weights; by default an equal layer.
+    `clone` returns a layer of the copy for one of the model, with equal weights; by default an equal layer.
 
     Raises:
         ValueError: The model is neither functional nor sequential, or not built.
@@ -79,13 +76,15 @@ def copy_of(model: keras.Model, clone: Callable[[keras.Layer], keras.Layer] | No
 
 
 def check_functional(model: keras.Model) -> None:
-    """Check that a model is functional or sequential, and built.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Raise ValueError unless a model is functional or sequential, and built."""
     if not getattr(model, "inputs", None):
         raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
+
+
+def check_finite(model: keras.Model) -> None:
+    """Raise ValueError if a weight of a model is not finite."""
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise ValueError(f"model {model.name!r} has weights that are not finite: its training diverged")
 
 
 def _collect(model: keras.Model, prefix: str, found: dict[str, keras.Layer]) -> None:

@@ -1,4 +1,4 @@
-"""Measure converted models side by side: size, accuracy, time and energy."""
+"""Measure the size, accuracy, time and energy of converted models."""
 
 from __future__ import annotations
 
@@ -24,40 +24,35 @@ from joulecache.pipelines.models.fitting import check_batches
 from joulecache.pipelines.models.macs import count_macs
 
 RUNS = 5
-"""Runs of each file. That all of 5 are faster happens by chance in 1 of 32 cases."""
+"""Runs of each file. By chance, all 5 are faster in 1 of 32 cases."""
 TIMED_IMAGES = 512
 """Images per run."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Test images that a model classifies correctly.
-
-    Attributes:
-        correct: Images classified correctly.
-        images: All test images.
-    """
+    """How many test images a model classifies correctly."""
 
     correct: int
     images: int
 
     @property
     def accuracy(self) -> float:
-        """The share of images classified correctly."""
+        """Share of the images classified correctly."""
         return self.correct / self.images
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConvertedModel:
-    """A Keras model and the TensorFlow Lite file made from it.
+    """A Keras model and its TensorFlow Lite file.
 
     Attributes:
         name: As in `ModelFile`.
         model: The Keras model.
         content: The file.
-        dense: Name of the converted model to compare time and energy with: unpruned, of the same precision. For an
-            unpruned model that is quantized it is the one in float32.
-        finetune_energy: Energy of all fine-tuning on the way to it; None where there was none.
+        dense: Name of the unpruned model of the same precision to compare time and energy with; for a quantized unpruned
+            model, the float32 one.
+        finetune_energy: Energy of all its fine-tuning; None if there was none.
         pruned: Whether a step made it smaller or sparser.
     """
 
@@ -75,20 +70,12 @@ class ConvertedModel:
 
     @cached_property
     def runner(self) -> TfliteModel:
-        """The file, opened, on one thread."""
+        """The opened file, on one thread."""
         return TfliteModel(self.content)
 
 
 def score(model: ConvertedModel, test_data: tf.data.Dataset) -> Score:
-    """Run a TensorFlow Lite file on all test data.
-
-    Args:
-        model: The model.
-        test_data: Batches of (uint8 images, labels).
-
-    Raises:
-        ValueError: The data has another form, or no images.
-    """
+    """Run a TensorFlow Lite file on batches of (uint8 images, labels); raise ValueError for other data or none."""
     check_batches(test_data, "test data")
     correct = images = 0
     for batch, labels in test_data.as_numpy_iterator():
@@ -111,15 +98,15 @@ def measure_files(
     """Measure converted models.
 
     A run is a pass over 512 test images in memory, repeated if there are fewer: the model alone, without its input. In
-    every round each model runs once, so that a slow moment of the machine meets all of them.
+    every round each model runs once, so that a slow moment of the machine affects all of them.
 
     Args:
-        scores: The models, which include those that `dense` names, and their scores on `test_data`.
+        scores: The models, including those that `dense` names, and their scores on `test_data`.
         test_data: Batches of (uint8 images, labels).
-        meter: Meters the runs.
+        meter: Measures the runs.
         runs: Rounds, at least 1.
-        cpu_clock: Returns CPU seconds of this thread. The interpreter has only this one; the CPU time of the process
-            would include whatever else runs in it.
+        cpu_clock: Returns CPU seconds of this thread. The interpreter runs in it alone; the CPU time of the process would
+            include whatever else runs in it.
     """
     check_integer("runs", runs)
     cpu_s, energies = _run_in_turns(list(scores), _timed_images(test_data), meter or Meter(), runs, cpu_clock)
@@ -184,10 +171,10 @@ def _model_file(
 
 
 def _timed_images(test_data: tf.data.Dataset) -> NDArray[np.uint8]:
-    held: list[NDArray[np.uint8]] = []
+    batches: list[NDArray[np.uint8]] = []
     for batch, _ in test_data.as_numpy_iterator():
-        held.append(batch)
-        if sum(map(len, held)) >= TIMED_IMAGES:
+        batches.append(batch)
+        if sum(map(len, batches)) >= TIMED_IMAGES:
             break
-    images = np.concatenate(held)
+    images = np.concatenate(batches)
     return images[np.arange(TIMED_IMAGES) % len(images)]

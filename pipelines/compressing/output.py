@@ -1,4 +1,4 @@
-"""Output folders of trainings and compressions. Each holds a JSON record that lists its files."""
+"""Output folders of training and compression. Each has a JSON record that lists its files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ _ENVELOPE = ("format", "versions", "files")  # of every record, around its body
 
 
 def check_output_folder(out: Path, record: str) -> None:
-    """Check that files may be written to a folder.
-
-    Args:
-        out: The folder, which need not exist.
-        record: Name of the record in it.
-
-    Raises:
-        ValueError: `out` is a file, or holds files but no such record of joulecache.
-    """
+    """Raise ValueError if `out` is a file, or holds files but no such record of joulecache."""
     files.check_folder(
         out, f"a folder with a {record} of joulecache", lambda folder: _listed(folder / record) is not None
     )
@@ -31,16 +23,10 @@ def check_output_folder(out: Path, record: str) -> None:
 
 @contextmanager
 def staged_output(out: Path, record: str) -> Iterator[Path]:
-    """Yield an empty folder whose files appear in `out` together at the end, or not at all.
+    """Yield an empty folder whose files move to `out` together at the end, or not at all.
 
-    Files in `out` that its old record lists and the new one does not are deleted; all others stay.
-
-    Args:
-        out: The folder.
-        record: Name of the record, which `write_record` must have written into the yielded folder at the end.
-
-    Raises:
-        ValueError: As `check_output_folder`.
+    `write_record` must have written the record into it by then. Files that only the old record lists are deleted; all
+    others in `out` stay. Raises as `check_output_folder`.
     """
     check_output_folder(out, record)
     with files.staged_folder(out, last=record, stale=_listed(out / record) or ()) as staging:
@@ -48,7 +34,7 @@ def staged_output(out: Path, record: str) -> Iterator[Path]:
 
 
 def discard_output(out: Path, record: str) -> None:
-    """Delete the files that the record of `out` lists, and `out` itself if it is empty then."""
+    """Delete the files that the record of `out` lists, and then `out` if it is empty."""
     listed = _listed(out / record)
     if listed is None:
         return
@@ -59,7 +45,7 @@ def discard_output(out: Path, record: str) -> None:
 
 
 def write_record(path: Path, body: Mapping[str, object]) -> None:
-    """Write a record: its body, library versions, and the names of all files that are in its folder by now."""
+    """Write a record: its body, library versions, and the names of all files in its folder."""
     record = {
         "format": _format(path),
         **body,
@@ -70,12 +56,7 @@ def write_record(path: Path, body: Mapping[str, object]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return the body that `write_record` wrote.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is something else.
-    """
+    """Return the body that `write_record` wrote; raise ValueError for any other JSON."""
     record = codec.parse_json(path.read_bytes())
     if not isinstance(record, dict) or record.get("format") != _format(path):
         raise ValueError(f"its format is not {_format(path)!r}")
@@ -87,7 +68,7 @@ def _format(record: Path) -> str:
 
 
 def _listed(record: Path) -> set[str] | None:
-    """Return the names of files that a record lists; None where it is not one of joulecache."""
+    """Return the file names that a record lists; None if it is not a record of joulecache."""
     try:
         body = json.loads(record.read_text("utf-8"))
         if body["format"] != _format(record):

@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, Step, dependencies
+from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, LayerChannels, dependencies
 from joulecache.pipelines.compressing.recipe import Criterion
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
 from joulecache.pipelines.models.macs import count_macs
@@ -41,12 +41,11 @@ def kept_channels(
 
     Args:
         model: The model.
-        ratio: Share of the channels to drop, in [0, 1). Of n channels of a group `(1 - ratio) * n` stay, rounded to the
+        ratio: Share of the channels to drop, in [0, 1). Of n channels in a group, `(1 - ratio) * n` stay, rounded to the
             nearest multiple, at least one multiple and at most n.
-        multiple: Widths are kept at multiples of this.
-        criterion: Which channels are strongest: "l1", by the L1 norm of their weights, summed over the layers that make
-            them (Li et al., arXiv:1608.08710), or "gamma", by the absolute scale of BatchNormalization (Liu et al.,
-            arXiv:1708.06519).
+        multiple: Kept widths are multiples of this.
+        criterion: Strength of a channel: "l1", the L1 norm of its weights, summed over the layers that produce it (Li et
+            al., arXiv:1608.08710), or "gamma", the absolute scale of BatchNormalization (Liu et al., arXiv:1708.06519).
         protected: Names of layers that keep all channels.
 
     Returns:
@@ -55,13 +54,11 @@ def kept_channels(
     Raises:
         ValueError: As `prune_channels`.
     """
-    found = dependencies(model, protected)
-    alive = _alive(model, found, ratio, multiple, criterion)
-    free = _free_channels(found)
+    graph = dependencies(model, protected)
+    alive = _alive(model, graph, ratio, multiple, criterion)
+    free = _free_channels(graph)
     return {
-        step.layer.name: _places(alive, step.writes)
-        for step in found.steps
-        if step.produces and free[step.writes].any()
+        each.layer.name: _kept(alive, each.writes) for each in graph.layers if each.produces and free[each.writes].any()
     }
 
 
@@ -73,31 +70,26 @@ def prune_channels(
     criterion: Criterion = "l1",
     protected: Sequence[str] = (),
 ) -> keras.Model:
-    """Return an uncompiled, smaller model without the weakest channels.
+    """Return an uncompiled, smaller model without the weakest channels; for the arguments see `kept_channels`.
 
     It computes what the given model does with zeros in place of the dropped channels wherever they are read: equal to
-    1e-5, and identical at ratio 0. The input, the output, the outputs of protected layers and all that is added to them
-    keep all channels.
+    1e-5, and identical at ratio 0. The input, the output, and the outputs of protected layers and all that is added to
+    them keep all channels.
 
-    Args:
-        model: A functional or sequential model, which stays untouched, of Conv2D, DepthwiseConv2D, Dense,
-            BatchNormalization, Add, Concatenate, Rescaling, Flatten, Reshape before the last axis, pooling, padding,
-            dropout and activations, each used once.
-        ratio: As in `kept_channels`.
-        multiple: As in `kept_channels`.
-        criterion: As in `kept_channels`.
-        protected: As in `kept_channels`.
+    The model is functional or sequential and stays untouched. Supported layers are Conv2D, DepthwiseConv2D, Dense,
+    BatchNormalization, Add, Concatenate, Rescaling, Flatten, Reshape before the last axis, pooling, padding, dropout and
+    activations, each used once.
 
     Raises:
-        ValueError: The model has other layers, an argument is out of range, a protected name is unknown, or "gamma"
-            meets channels without BatchNormalization; the message names the layer.
+        ValueError: The model has other layers, an argument is out of range, a protected name is unknown, or channels lack
+            the BatchNormalization that "gamma" needs; the message names the layer.
     """
-    found = dependencies(model, protected)
-    alive = _alive(model, found, ratio, multiple, criterion)
-    steps = {step.layer.name: step for step in found.steps}
+    graph = dependencies(model, protected)
+    alive = _alive(model, graph, ratio, multiple, criterion)
+    channels = {each.layer.name: each for each in graph.layers}
 
-    def smaller(layer: keras.Layer) -> keras.Layer:
-        config, width = layer.get_config(), len(_places(alive, steps[layer.name].writes))
+    def shrunk(layer: keras.Layer) -> keras.Layer:
+        config, width = layer.get_config(), len(_kept(alive, channels[layer.name].writes))
         if type(layer) is layers.Conv2D:
             config["filters"] = width
         elif type(layer) is layers.Dense:
@@ -106,19 +98,19 @@ def prune_channels(
             config["target_shape"] = (*layer.target_shape[:-1], width)
         return type(layer).from_config(config)
 
-    clone = keras.models.clone_model(model, clone_function=smaller)
+    clone = keras.models.clone_model(model, clone_function=shrunk)
     pruned = keras.Model(clone.inputs[0], clone.outputs[0], name=model.name)  # a clone of a compiled model is compiled
     for layer in pruned.layers:
-        if layer.name in steps:
-            layer.set_weights(_weights_left(model.get_layer(layer.name), steps[layer.name], alive))
+        if layer.name in channels:
+            layer.set_weights(_remaining_weights(model.get_layer(layer.name), channels[layer.name], alive))
     return pruned
 
 
 def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, protected: Sequence[str] = ()) -> float:
-    """Return a ratio at which pruning leaves at most a share of the multiply-accumulates, but as many as possible.
+    """Return a ratio at which pruning keeps as many multiply-accumulates as possible, but at most a share of them.
 
-    Widths change in steps: the ratio lies in the middle of its step. The criterion does not matter, as it does not
-    change widths.
+    Widths change in steps: the ratio lies in the middle of its step. The criterion is irrelevant, as it does not change
+    widths.
 
     Args:
         model: The model.
@@ -131,66 +123,65 @@ def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, prote
     """
     check_number("share", share, above=0, high=1)
     check_integer("multiple", multiple)
-    found, before = dependencies(model, protected), count_macs(model)
+    graph, before = dependencies(model, protected), count_macs(model)
     steps = {
         round(1 - (kept - 0.5) * multiple / len(group.channels), 12)
-        for group in found.groups
+        for group in graph.groups
         if not group.fixed
         for kept in range(1, len(group.channels) // multiple + 2)
     }
     ends = [0.0, *sorted(step for step in steps if 0 < step < 1), 1.0]
     ratios = [0.0, *((low + high) / 2 for low, high in itertools.pairwise(ends))]
-    none = np.zeros(found.channels)
+    equal = np.zeros(graph.channels)
 
-    def left(ratio: float) -> int:
-        return _macs(found, _strongest(found, none, ratio, multiple))
+    def macs(ratio: float) -> int:
+        return _macs(graph, _strongest(graph, equal, ratio, multiple))
 
-    most = share * before * (1 + 1e-12)  # a share that is itself a quotient may be rounded down
-    place = bisect.bisect_left(ratios, -most, key=lambda ratio: -left(ratio))
+    limit = share * before * (1 + 1e-12)  # a share that is itself a quotient may be rounded down
+    place = bisect.bisect_left(ratios, -limit, key=lambda ratio: -macs(ratio))
     if place == len(ratios):
         raise ValueError(
-            f"pruning cannot reach {share} of the multiply-accumulates: at multiples of {multiple}, {left(ratios[-1])} of "
-            f"{before} are left ({left(ratios[-1]) / before:.3f})"
+            f"pruning cannot reach {share} of the multiply-accumulates: at multiples of {multiple}, {macs(ratios[-1])} of "
+            f"{before} are left ({macs(ratios[-1]) / before:.3f})"
         )
-    _check_readers(found, _strongest(found, none, ratios[place], multiple))
+    _check_readers(graph, _strongest(graph, equal, ratios[place], multiple))
     return ratios[place]
 
 
 def _alive(
-    model: keras.Model, found: Dependencies, ratio: float, multiple: int, criterion: Criterion
+    model: keras.Model, graph: Dependencies, ratio: float, multiple: int, criterion: Criterion
 ) -> NDArray[np.bool_]:
     check_number("ratio", ratio, low=0, below=1)
     check_integer("multiple", multiple)
     check_choice("criterion", criterion, get_args(Criterion))
-    strengths = _strengths(model, found, criterion) if ratio else np.zeros(found.channels)
-    alive = _strongest(found, strengths, ratio, multiple)
-    _check_readers(found, alive)
+    strengths = _strengths(model, graph, criterion) if ratio else np.zeros(graph.channels)
+    alive = _strongest(graph, strengths, ratio, multiple)
+    _check_readers(graph, alive)
     return alive
 
 
-def _strengths(model: keras.Model, found: Dependencies, criterion: Criterion) -> NDArray[np.float64]:
-    strengths, scaled = np.zeros(found.channels), np.zeros(found.channels, bool)
-    for step in found.steps:
-        layer = model.get_layer(step.layer.name)
-        if criterion == "l1" and step.produces:
-            # the norm of a filter, or of a unit, over all its inputs
-            np.add.at(strengths, step.writes, np.abs(layer.kernel).sum(axis=tuple(range(layer.kernel.ndim - 1))))
+def _strengths(model: keras.Model, graph: Dependencies, criterion: Criterion) -> NDArray[np.float64]:
+    strengths, scaled = np.zeros(graph.channels), np.zeros(graph.channels, bool)
+    for each in graph.layers:
+        layer = model.get_layer(each.layer.name)
+        if criterion == "l1" and each.produces:
+            np.add.at(strengths, each.writes, np.abs(layer.kernel).sum(axis=tuple(range(layer.kernel.ndim - 1))))
         elif criterion == "gamma" and type(layer) is layers.BatchNormalization and layer.scale:
-            np.add.at(strengths, step.writes, np.abs(layer.gamma))
-            scaled[step.writes] = True
+            np.add.at(strengths, each.writes, np.abs(layer.gamma))
+            scaled[each.writes] = True
     if criterion == "gamma":
-        for group in found.groups:
+        for group in graph.groups:
             if not group.fixed and not scaled[group.channels].all():
                 raise ValueError(
-                    f"layer {group.producers[0]!r} has channels that no BatchNormalization scales: use the criterion l1, "
+                    f"layer {group.producers[0]!r} has channels that no BatchNormalization scales: use criterion l1, "
                     "or protect the layer"
                 )
     return strengths
 
 
-def _strongest(found: Dependencies, strengths: NDArray[np.float64], ratio: float, multiple: int) -> NDArray[np.bool_]:
-    alive = np.ones(found.channels, bool)
-    for group in found.groups:
+def _strongest(graph: Dependencies, strengths: NDArray[np.float64], ratio: float, multiple: int) -> NDArray[np.bool_]:
+    alive = np.ones(graph.channels, bool)
+    for group in graph.groups:
         if ratio == 0 or group.fixed:
             continue
         width = math.floor((1 - ratio) * len(group.channels) / multiple + 0.5) * multiple
@@ -199,48 +190,48 @@ def _strongest(found: Dependencies, strengths: NDArray[np.float64], ratio: float
     return alive
 
 
-def _free_channels(found: Dependencies) -> NDArray[np.bool_]:
-    free = np.zeros(found.channels, bool)
-    for group in found.groups:
+def _free_channels(graph: Dependencies) -> NDArray[np.bool_]:
+    free = np.zeros(graph.channels, bool)
+    for group in graph.groups:
         free[group.channels] = not group.fixed
     return free
 
 
-def _check_readers(found: Dependencies, alive: NDArray[np.bool_]) -> None:
-    for step in found.steps:
-        layer = step.layer
+def _check_readers(graph: Dependencies, alive: NDArray[np.bool_]) -> None:
+    for each in graph.layers:
+        layer = each.layer
         if type(layer) is layers.Rescaling:
-            each = np.ndim(layer.scale) > 0 or np.ndim(layer.offset) > 0
+            sensitive = np.ndim(layer.scale) > 0 or np.ndim(layer.offset) > 0
         else:
-            each = type(layer) is layers.Softmax or getattr(layer, "activation", None) in _ACROSS_CHANNELS
-        if each and not alive[step.writes].all():
+            sensitive = type(layer) is layers.Softmax or getattr(layer, "activation", None) in _ACROSS_CHANNELS
+        if sensitive and not alive[each.writes].all():
             raise ValueError(
                 f"layer {layer.name!r} ({type(layer).__name__}) mixes channels or treats them differently, and would lose "
-                "some: protect the layer that it reads"
+                "some: protect the layer before it"
             )
 
 
-def _places(alive: NDArray[np.bool_], channels: Indices) -> Indices:
+def _kept(alive: NDArray[np.bool_], channels: Indices) -> Indices:
     return np.flatnonzero(alive[channels])
 
 
-def _weights_left(layer: keras.Layer, step: Step, alive: NDArray[np.bool_]) -> list[NDArray[Any]]:
-    came, kept = _places(alive, step.reads), _places(alive, step.writes)
+def _remaining_weights(layer: keras.Layer, channels: LayerChannels, alive: NDArray[np.bool_]) -> list[NDArray[Any]]:
+    inputs, outputs = _kept(alive, channels.reads), _kept(alive, channels.writes)
     weights: list[NDArray[Any]] = layer.get_weights()
     if type(layer) is layers.DepthwiseConv2D:
-        return [weights[0][..., came, :], *(bias[kept] for bias in weights[1:])]
-    if step.produces:
-        return [weights[0][..., came, :][..., kept], *(bias[kept] for bias in weights[1:])]
-    return [statistic[kept] for statistic in weights]  # BatchNormalization: no other supported layer has weights
+        return [weights[0][..., inputs, :], *(bias[outputs] for bias in weights[1:])]
+    if channels.produces:
+        return [weights[0][..., inputs, :][..., outputs], *(bias[outputs] for bias in weights[1:])]
+    return [statistic[outputs] for statistic in weights]  # BatchNormalization: no other supported layer has weights
 
 
-def _macs(found: Dependencies, alive: NDArray[np.bool_]) -> int:
-    """Count what `count_macs` does of the pruned model, without building it."""
+def _macs(graph: Dependencies, alive: NDArray[np.bool_]) -> int:
+    """Return `count_macs` of the pruned model, without building it."""
     total = 0
-    for step in found.steps:
-        layer = step.layer
-        if step.produces or type(layer) is layers.DepthwiseConv2D:
+    for each in graph.layers:
+        layer = each.layer
+        if each.produces or type(layer) is layers.DepthwiseConv2D:
             window = 1 if type(layer) is layers.Dense else math.prod(layer.kernel_size)
-            came = len(_places(alive, step.reads)) if step.produces else 1
-            total += math.prod(layer.output.shape[1:-1]) * window * came * len(_places(alive, step.writes))
+            inputs = len(_kept(alive, each.reads)) if each.produces else 1
+            total += math.prod(layer.output.shape[1:-1]) * window * inputs * len(_kept(alive, each.writes))
     return total

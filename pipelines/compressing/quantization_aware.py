@@ -8,19 +8,20 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from joulecache.pipelines.compressing.kernels import check_functional
+from joulecache.pipelines.compressing.kernels import check_finite, check_functional
+from joulecache.pipelines.models.fitting import is_softmax
 
-_WEIGHTED = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
+_WITH_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 _WEIGHT_LEVELS = 127  # on each side of 0: TensorFlow Lite's kernels are symmetric
 _ACTIVATION_BITS = 8
-_FORGETTING = 0.1  # of a range, with every batch
+_RANGE_MOMENTUM = 0.1  # weight of each new batch in a moving range
 _FOLDED = (layers.BatchNormalization, layers.ReLU, layers.Activation)  # into the layer before
 _SAME_SCALE = (layers.MaxPooling2D, layers.GlobalMaxPooling2D, layers.Flatten, layers.Reshape, layers.Permute)
 _UNROUNDED = (layers.InputLayer, layers.Dropout, layers.SpatialDropout2D, layers.ZeroPadding2D, *_SAME_SCALE)
 
 
 class _Range(layers.Layer):  # type: ignore[misc]
-    """Round a tensor to the levels of its range, a moving one in training; exact until it has seen a batch."""
+    """Round a tensor to the levels of its range, which moves in training; exact until the first batch."""
 
     def __init__(self, bits: int, **settings: Any) -> None:
         super().__init__(**settings)
@@ -36,7 +37,7 @@ class _Range(layers.Layer):  # type: ignore[misc]
         if training:
             # 0 is always a level, so padding is exact
             ends = (tf.minimum(tf.reduce_min(inputs), 0.0), tf.maximum(tf.reduce_max(inputs), 0.0))
-            share = tf.where(self.seen.value > 0, _FORGETTING, 1.0)
+            share = tf.where(self.seen.value > 0, _RANGE_MOMENTUM, 1.0)
             for kept, now in zip((self.low, self.high), ends, strict=True):
                 kept.assign(kept + share * (tf.stop_gradient(now) - kept))
             self.seen.assign(1.0)
@@ -51,8 +52,8 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
 
     Kernels are rounded to 255 levels per output channel, symmetric about 0; activations to 256 levels of a moving range
     (Jacob et al. 2018, arXiv:1712.05877); gradients pass the rounding unchanged. What TensorFlow Lite folds into one op
-    (convolution, normalization, activation) is rounded once, after it. It maps pixels `[B, H, W, C]` from 0 to 255 to
-    logits. Compile and fit it like the classifier, then copy its weights back with `give_to`.
+    (convolution, normalization, activation) is rounded once, after it. The model maps pixels `[B, H, W, C]` from 0 to 255
+    to logits. Compile and fit it like the classifier, then copy its weights back with `copy_weights_to`.
 
     Args:
         model: The classifier.
@@ -68,6 +69,7 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
     ) -> None:
         super().__init__(name=f"{model.name}_int8")
         check_functional(model)
+        check_finite(model)
         plain = keras.models.clone_model(keras.Model(model.inputs, model.outputs))
         rounded = {layer.name for layer in plain.layers if _is_rounded(layer)}
 
@@ -77,9 +79,7 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
 
         self.inner = keras.models.clone_model(plain, call_function=call)
         _copy_weights(model, self.inner)
-        if not all(tf.reduce_all(tf.math.is_finite(weight)) for weight in self.inner.get_weights()):
-            raise ValueError(f"model {model.name!r} has weights that are not finite: its training diverged")
-        weighted = [layer for layer in self.inner.layers if type(layer) in _WEIGHTED]
+        weighted = [layer for layer in self.inner.layers if type(layer) in _WITH_KERNEL]
         if not weighted:
             raise ValueError(
                 f"model {model.name!r} has no Conv2D, DepthwiseConv2D or Dense layer: there is nothing to round"
@@ -107,40 +107,30 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
                 variable.assign(value)
         return logits
 
-    def give_to(self, model: keras.Model) -> None:
+    def copy_weights_to(self, model: keras.Model) -> None:
         """Copy the weights, before rounding, to a model of the same layers."""
         _copy_weights(self.inner, model)
 
 
 def rounded_kernel(kernel: tf.Tensor, axes: list[int], levels_per_side: int = _WEIGHT_LEVELS) -> tf.Tensor:
-    """Round a kernel to the levels of int8; the gradient passes unchanged.
-
-    Args:
-        kernel: The kernel.
-        axes: Axes that share a scale.
-        levels_per_side: Levels on each side of 0.
-    """
+    """Round a kernel to int8 levels, with one scale for all `axes`; the gradient passes unchanged."""
     scale = tf.reduce_max(tf.abs(kernel), axes, keepdims=True) / levels_per_side
     levels = tf.math.divide_no_nan(kernel, scale)
     return kernel + tf.stop_gradient(tf.round(levels) * scale - kernel)
 
 
 def _is_rounded(layer: keras.Layer) -> bool:
-    """Return whether TensorFlow Lite stores a layer's output with a scale of its own.
+    """Return whether TensorFlow Lite stores a layer's output with a separate scale.
 
-    Probabilities that a model outputs are not rounded: one near 1 would have no gradient.
+    Output probabilities are not rounded: one near 1 would have no gradient.
     """
     if isinstance(layer, _UNROUNDED):
         return False
     readers = [node.operation for node in layer._outbound_nodes]
-    if not readers and _is_softmax(layer):
+    if not readers and is_softmax(layer):
         return False
-    folds = isinstance(layer, (*_WEIGHTED, layers.BatchNormalization, layers.Add))
-    return not (folds and len(readers) == 1 and isinstance(readers[0], _FOLDED) and not _is_softmax(readers[0]))
-
-
-def _is_softmax(layer: keras.Layer) -> bool:
-    return isinstance(layer, layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
+    folds = isinstance(layer, (*_WITH_KERNEL, layers.BatchNormalization, layers.Add))
+    return not (folds and len(readers) == 1 and isinstance(readers[0], _FOLDED) and not is_softmax(readers[0]))
 
 
 def _copy_weights(source: keras.Model, target: keras.Model) -> None:

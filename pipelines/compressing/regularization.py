@@ -13,14 +13,9 @@ from joulecache.pipelines.core.checks import check_number
 
 
 def with_l1(model: keras.Model, strength: float, names: Sequence[str] | None = None) -> keras.Model:
-    """Return an uncompiled copy whose loss includes an L1 penalty on the kernels of `prunable_layers`.
+    """Return an uncompiled copy whose loss includes an L1 penalty, times `strength`, on the kernels of `prunable_layers`.
 
-    Weights and predictions are equal. An L1 that a kernel has is replaced; an L2 stays.
-
-    Args:
-        model: A functional or sequential model.
-        strength: Factor of the weights' magnitudes in the loss.
-        names: As in `prunable_layers`.
+    Weights and predictions are equal. An existing L1 is replaced; an L2 stays.
 
     Raises:
         ValueError: As `prunable_layers`; or the strength is negative or not finite, or a kernel has a regularizer of
@@ -30,11 +25,7 @@ def with_l1(model: keras.Model, strength: float, names: Sequence[str] | None = N
 
 
 def without_l1(model: keras.Model, names: Sequence[str] | None = None) -> keras.Model:
-    """Return an uncompiled copy without the L1 penalty on the kernels of `prunable_layers`; an L2 stays.
-
-    Raises:
-        ValueError: As `with_l1`.
-    """
+    """Return an uncompiled copy without the L1 penalty that `with_l1` adds; an L2 stays."""
     return _regularized(model, names, None)
 
 

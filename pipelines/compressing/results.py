@@ -111,15 +111,11 @@ class Compression(Displayed):
         object.__setattr__(self, "accuracy_lost", _accuracy_lost(self.accuracies))
 
     def model_file(self, name: str) -> ModelFile:
-        """Return the model file of that name.
-
-        Raises:
-            ValueError: There is none; the message lists the names.
-        """
-        for each in self.model_files:
-            if each.name == name:
-                return each
-        raise ValueError(f"no model file {name!r}: choose one of {', '.join(each.name for each in self.model_files)}")
+        """Return the model file of that name; raise ValueError, which lists the names, if there is none."""
+        by_name = {each.name: each for each in self.model_files}
+        if name not in by_name:
+            raise ValueError(f"no model file {name!r}: choose one of {', '.join(by_name)}")
+        return by_name[name]
 
     def to_json(self) -> dict[str, JSON]:
         """Return the body of `compression.json`."""

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing.held_kernels import HeldKernels, Projection
 from joulecache.pipelines.compressing.kernels import copy_of, kernel_of, prunable_layers
+from joulecache.pipelines.compressing.projected_kernels import ProjectedKernels, Projection
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
 
 Scope = Literal["layer", "global"]
@@ -35,17 +35,10 @@ def masks_of(model: keras.Model, names: Sequence[str] | None = None) -> dict[str
 
 
 def sparsity_at(step: int, begin: int, end: int, target: float, initial: float = 0.0) -> float:
-    """Return the sparsity that the cubic schedule asks for after a step.
+    """Return the sparsity of the cubic schedule after a step.
 
-    It is target + (initial - target) * (1 - t)^3, where t is the share of the way from `begin` to `end` (Zhu and Gupta
-    2017, arXiv:1710.01878, equation 1): it rises fast while there is much to drop, and slowly towards the end.
-
-    Args:
-        step: Steps done.
-        begin: Step up to which the sparsity is `initial`.
-        end: Step from which on it is `target`.
-        target: Final sparsity, in [0, 1).
-        initial: First sparsity, in [0, target].
+    It is target + (initial - target) * (1 - t)^3, where t is the share of the way from step `begin` to step `end` (Zhu and
+    Gupta 2017, arXiv:1710.01878, equation 1): it rises fast at first, and slowly towards the end.
 
     Raises:
         ValueError: An argument is out of range.
@@ -77,16 +70,15 @@ def smallest(magnitudes: NDArray[np.floating[Any]], count: int) -> NDArray[np.bo
 def magnitude_masks(
     kernels: Mapping[str, NDArray[np.floating[Any]]], sparsity: float, scope: Scope = "layer"
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return masks that drop the smallest weights.
+    """Return masks, by layer, of the kernels' shapes, that are False where a weight is dropped: the smallest ones.
+
+    All zeros are dropped, even if there are more than asked for. Each kernel keeps its largest weight: a kernel of zeros
+    passes no gradient on.
 
     Args:
         kernels: Kernels, by layer.
         sparsity: Share of the weights to drop; their number is rounded to the nearest.
-        scope: Count it for each layer, or for all together ("global").
-
-    Returns:
-        By layer, a mask of the kernel's shape, False where the weight is dropped. All zeros are dropped, even if there
-        are more than asked for. Each kernel keeps its largest weight: a kernel of zeros passes no gradient on.
+        scope: Apply it to each layer, or to all together ("global").
     """
     groups = [[name] for name in kernels] if scope == "layer" else [list(kernels)]
     masks: dict[str, NDArray[np.bool_]] = {}
@@ -105,15 +97,10 @@ def magnitude_masks(
 
 
 def prune_weights(model: keras.Model, sparsity: float, *, scope: Scope = "layer") -> keras.Model:
-    """Return an uncompiled copy with the smallest weights of its `prunable_layers` set to zero.
-
-    Args:
-        model: The model, which stays untouched.
-        sparsity: Share of the weights to drop, in [0, 1).
-        scope: As in `magnitude_masks`.
+    """Return an uncompiled copy with a share `sparsity` of the weights of its `prunable_layers` set to zero: the smallest.
 
     Raises:
-        ValueError: As `prunable_layers`; or the share is out of range.
+        ValueError: As `prunable_layers`; or the share is not in [0, 1).
     """
     check_number("sparsity", sparsity, low=0, below=1)
     copy = copy_of(model)
@@ -124,29 +111,28 @@ def prune_weights(model: keras.Model, sparsity: float, *, scope: Scope = "layer"
     return copy
 
 
-class MagnitudePruning(HeldKernels):
+class MagnitudePruning(ProjectedKernels):
     """Prune the smallest weights of a model while it trains.
 
-    The masks grow after `begin_step` steps of this training, then every `every` steps, last after `end_step`, as
-    `sparsity_at` says; masked weights stay exactly 0. `MagnitudePruning(0.5, 0, 0)` prunes before the first step. With
-    `steps_per_execution` above 1 masks grow between executions, and hold after each step.
+    The masks grow after `begin_step` steps of this training, then every `every` steps, last after `end_step`, as given by
+    `sparsity_at`; masked weights stay exactly 0. `MagnitudePruning(0.5, 0, 0)` prunes before the first step. With
+    `steps_per_execution` above 1, masks grow between executions and hold after each step.
 
-    Weights that are 0 when the training begins are masked, so training a sparse model further keeps it sparse. Frozen
-    layers are pruned too. Nothing is random. List the callback last, so that it masks weights which others restore
-    (`EarlyStopping`).
+    Weights that are 0 when training begins are masked, so a sparse model stays sparse. Frozen layers are pruned too.
+    Nothing is random. List the callback last, so that it masks weights which others restore (`EarlyStopping`).
 
     Args:
         target: Final share of zeros, in [0, 1).
         begin_step: Step after which masks begin to grow.
         end_step: Step after which the target is reached.
-        every: Steps between two growths.
+        every: Steps between updates of the masks.
         scope: "layer" drops the same share of each layer. "global" has one threshold for all; as magnitudes depend on
-            the number of inputs that a layer sums, it drops most from the widest and can leave little of one.
+            the number of inputs that a layer sums, it drops most from the widest and can leave little of it.
         names: As in `prunable_layers`.
 
     Raises:
-        ValueError: An argument is out of range. When the training begins: as `prunable_layers`, for a kernel of zeros
-            only, and if the training is known to end before `end_step`.
+        ValueError: An argument is out of range. When training begins: as `prunable_layers`, a kernel is all zeros, or
+            training is known to end before `end_step`.
     """
 
     def __init__(
@@ -178,7 +164,7 @@ class MagnitudePruning(HeldKernels):
         return cls(0.0, 0, 0, names=names)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Mask present zeros, and what is due before the first step."""
+        """Mask existing zeros, and prune if the schedule begins at step 0."""
         self._layers = prunable_layers(self.model, self._names)
         for name, mask in masks_of(self.model, self._names).items():
             if not mask.any():
@@ -187,7 +173,7 @@ class MagnitudePruning(HeldKernels):
             name: tf.Variable(tf.ones(layer.kernel.shape, tf.bool), trainable=False)
             for name, layer in self._layers.items()
         }
-        self.hold(
+        self.start_projecting(
             {name: layer.kernel for name, layer in self._layers.items()},
             {name: _masking(mask) for name, mask in self._masks.items()},
         )

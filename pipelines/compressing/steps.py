@@ -24,7 +24,7 @@ from joulecache.pipelines.compressing.sparsity import MagnitudePruning, prune_we
 from joulecache.pipelines.compressing.tflite import TfliteKind, to_tflite
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Energy, Meter
-from joulecache.pipelines.models.fitting import compile_model, ends_in_softmax, has_soft_labels, run_epochs
+from joulecache.pipelines.models.fitting import compile_model, has_soft_labels, is_softmax, run_epochs
 from joulecache.pipelines.models.macs import count_macs
 
 AWARE = "-aware"
@@ -32,7 +32,7 @@ AWARE = "-aware"
 
 _LEARNING_RATE = 1e-3
 _AWARE_LEARNING_RATE = 1e-4  # rounding is a small change
-_GROWING = 2 / 3  # of the fine-tuning: the time in which zeros become more; the rest repairs
+_SPARSIFYING_SHARE = 2 / 3  # of the fine-tuning, in which sparsity grows; the rest recovers accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Job:
         batches: Number of these batches.
         test_data: Batches to measure on.
         calibration: Images that calibrate int8, uint8 `[N, H, W, C]`.
-        control: Fine-tune the given model for as long, to compare with.
-        meter: Meters all fine-tuning, in windows named "fine-tuning".
+        control: Also fine-tune the given model for as long.
+        meter: Measures all fine-tuning, in windows named "fine-tuning".
         progress: Receives the epochs of fine-tuning.
-        int8_tolerance: Accuracy that int8 may lose before the models are fine-tuned with its rounding.
+        int8_tolerance: Loss of accuracy by int8 above which the models are fine-tuned with its rounding.
     """
 
     model: keras.Model
@@ -65,14 +65,8 @@ class Job:
 
 
 @dataclass
-class _Track:
-    """A model on its way.
-
-    Attributes:
-        name: `baseline`, `control`, or its steps so far.
-        energy: Energy of its fine-tuning so far.
-        score: Score of its float32 file.
-    """
+class _Branch:
+    """A model after the steps in its `name`, with the energy of all its fine-tuning and the score of its float32 file."""
 
     name: str
     model: keras.Model
@@ -80,18 +74,13 @@ class _Track:
     pruned: bool = False
     score: Score | None = None
 
-    def spend(self, energy: Energy | None) -> None:
+    def add_energy(self, energy: Energy | None) -> None:
         if energy is not None:
             self.energy = energy if self.energy is None else self.energy + energy
 
 
 class StepRunner:
-    """Runs the steps of a job with one seed.
-
-    Args:
-        job: What to do.
-        seed: Seed of all that is random.
-    """
+    """Runs the steps of a job with one random seed."""
 
     def __init__(self, job: Job, seed: int) -> None:
         self.job, self.seed = job, seed
@@ -109,17 +98,17 @@ class StepRunner:
             the quantized models of the control (or baseline) and of the last step; the same two fine-tuned with int8's
             rounding, "...-int8-aware", after a "control" if the recipe only quantizes.
         """
-        # the Dropout of a copy draws a seed when it is made
+        # copying a Dropout layer draws a seed
         keras.utils.set_random_seed(self.seed)
         recipe = self.job.recipe
         steps = self._steps()
-        last = dense = _Track("baseline", self.job.model)
+        last = dense = _Branch("baseline", self.job.model)
         dense.score = self._convert(dense, "baseline", "float32", None)
         if steps and self.job.control and recipe.finetune_epochs:
             dense = self._control(recipe.finetune_epochs * len(steps))
         for number, (label, change) in enumerate(steps):
             name = f"{last.name}-{label}" if number else label
-            last = _Track(name, last.model, last.energy, pruned=True)
+            last = _Branch(name, last.model, last.energy, pruned=True)
             change(last)
             last.score = self._convert(last, f"{name}-float32", "float32", dense.name)
         if recipe.quantize is not None:
@@ -135,12 +124,11 @@ class StepRunner:
         return score(model, self.job.test_data)
 
     def finetune(
-        self, model: keras.Model, what: str, epochs: int, callbacks: Sequence[keras.callbacks.Callback] = ()
+        self, model: keras.Model, label: str, epochs: int, callbacks: Sequence[keras.callbacks.Callback] = ()
     ) -> Energy | None:
         """Fine-tune in place, then re-estimate the statistics of BatchNormalization, which are outdated by then.
 
-        Returns:
-            The energy; None if there was nothing to do.
+        Returns the energy; None if there was nothing to do.
         """
         job = self.job
         normalizes = any(isinstance(layer, layers.BatchNormalization) and layer.trainable for layer in model.layers)
@@ -151,7 +139,7 @@ class StepRunner:
             if epochs:
                 soft = has_soft_labels(job.train_data)
                 compile_model(model, _LEARNING_RATE, steps=job.batches * epochs, soft_labels=soft)
-                run_epochs(model, job.train_data, epochs=epochs, callbacks=[*callbacks, self._reported(what, epochs)])
+                run_epochs(model, job.train_data, epochs=epochs, callbacks=[*callbacks, self._reported(label, epochs)])
             if normalizes:
                 reestimate_batch_norm(model, job.train_data)
         return window.energy
@@ -167,14 +155,14 @@ class StepRunner:
                 _AWARE_LEARNING_RATE,
                 steps=job.batches * epochs,
                 soft_labels=has_soft_labels(job.train_data),
-                softmax=ends_in_softmax(model),
+                softmax=is_softmax(model.layers[-1]),
             )
             reported = self._reported(f"{model.name} with int8's rounding", epochs)
             run_epochs(rounded, job.train_data, epochs=epochs, callbacks=[*callbacks, reported])
-            rounded.give_to(model)
+            rounded.copy_weights_to(model)
         return window.energy
 
-    def _steps(self) -> list[tuple[str, Callable[[_Track], None]]]:
+    def _steps(self) -> list[tuple[str, Callable[[_Branch], None]]]:
         recipe = self.job.recipe
         steps = (
             (recipe.prunes_channels, "pruned", self._prune),
@@ -183,48 +171,48 @@ class StepRunner:
         )
         return [(label, change) for wanted, label, change in steps if wanted]
 
-    def _convert(self, track: _Track, name: str, kind: TfliteKind, dense: str | None) -> Score:
+    def _convert(self, branch: _Branch, name: str, kind: TfliteKind, dense: str | None) -> Score:
         model = ConvertedModel(
             name=name,
-            model=track.model,
-            content=self.file_of(track.model, kind),
+            model=branch.model,
+            content=self.file_of(branch.model, kind),
             dense=dense,
-            finetune_energy=track.energy,
-            pruned=track.pruned,
+            finetune_energy=branch.energy,
+            pruned=branch.pruned,
         )
         self._scores[model] = self.score(model)
         return self._scores[model]
 
-    def _control(self, epochs: int) -> _Track:
+    def _control(self, epochs: int) -> _Branch:
         """Fine-tune a copy of the given model."""
-        track = _Track(CONTROL, copy_of(self.job.model))
-        track.spend(self.finetune(track.model, "the control", epochs))
-        track.score = self._convert(track, CONTROL, "float32", None)
-        return track
+        branch = _Branch(CONTROL, copy_of(self.job.model))
+        branch.add_energy(self.finetune(branch.model, "the control", epochs))
+        branch.score = self._convert(branch, CONTROL, "float32", None)
+        return branch
 
-    def _prune(self, track: _Track) -> None:
-        recipe, ratio = self.job.recipe, prune_ratio(self.job.recipe, track.model)
-        track.model = prune_channels(track.model, ratio, criterion=recipe.criterion, protected=recipe.protected)
-        track.spend(self.finetune(track.model, "the pruned model", recipe.finetune_epochs))
+    def _prune(self, branch: _Branch) -> None:
+        recipe, ratio = self.job.recipe, prune_ratio(self.job.recipe, branch.model)
+        branch.model = prune_channels(branch.model, ratio, criterion=recipe.criterion, protected=recipe.protected)
+        branch.add_energy(self.finetune(branch.model, "the pruned model", recipe.finetune_epochs))
 
-    def _sparsify(self, track: _Track) -> None:
+    def _sparsify(self, branch: _Branch) -> None:
         recipe = self.job.recipe
         if not recipe.finetune_epochs:
-            track.model = prune_weights(track.model, recipe.sparsity)
-            track.spend(self.finetune(track.model, "the sparse model", 0))
+            branch.model = prune_weights(branch.model, recipe.sparsity)
+            branch.add_energy(self.finetune(branch.model, "the sparse model", 0))
             return
         steps = self.job.batches * recipe.finetune_epochs
-        track.model = with_l1(track.model, recipe.l1) if recipe.l1 else copy_of(track.model)
-        pruning = MagnitudePruning(recipe.sparsity, 0, int(steps * _GROWING), every=max(1, steps // 100))
-        track.spend(self.finetune(track.model, "the sparse model", recipe.finetune_epochs, [pruning]))
+        branch.model = with_l1(branch.model, recipe.l1) if recipe.l1 else copy_of(branch.model)
+        pruning = MagnitudePruning(recipe.sparsity, 0, int(steps * _SPARSIFYING_SHARE), every=max(1, steps // 100))
+        branch.add_energy(self.finetune(branch.model, "the sparse model", recipe.finetune_epochs, [pruning]))
         if recipe.l1:
-            track.model = without_l1(track.model)
+            branch.model = without_l1(branch.model)
 
-    def _cluster(self, track: _Track) -> None:
+    def _cluster(self, branch: _Branch) -> None:
         recipe = self.job.recipe
         assert recipe.clusters is not None
-        track.model = cluster_weights(track.model, recipe.clusters, per=recipe.cluster_per)
-        track.spend(self.finetune(track.model, "the clustered model", recipe.finetune_epochs, self._keeping()))
+        branch.model = cluster_weights(branch.model, recipe.clusters, per=recipe.cluster_per)
+        branch.add_energy(self.finetune(branch.model, "the clustered model", recipe.finetune_epochs, self._keeping()))
 
     def _keeping(self) -> list[keras.callbacks.Callback]:
         """Return the callbacks that keep zeros and shared values; sharing keeps zeros too."""
@@ -233,49 +221,45 @@ class StepRunner:
             return [WeightSharing(per=recipe.cluster_per)]
         return [MagnitudePruning.keeping()] if recipe.sparsity else []
 
-    def _quantize_all(self, tracks: Sequence[_Track], aware: bool | None) -> None:
-        """Quantize models, the first of which is the unpruned one."""
-        recipe, dense = self.job.recipe, tracks[0]
-        lost = [self._quantize(track, dense) for track in tracks]
+    def _quantize_all(self, branches: Sequence[_Branch], aware: bool | None) -> None:
+        """Quantize models, of which the first is unpruned."""
+        recipe, dense = self.job.recipe, branches[0]
+        lost = [self._quantize(branch, dense) for branch in branches]
         if aware is None:
             aware = max(lost) > self.job.int8_tolerance
         if not (aware and recipe.quantize == "int8" and recipe.finetune_epochs):
             return
-        if self.job.control and len(tracks) == 1:
+        if self.job.control and len(branches) == 1:
             self._control(recipe.finetune_epochs)
-        for track in tracks:
-            tuned = replace(track, model=copy_of(track.model))
-            tuned.spend(self.finetune_aware(tuned.model, self._keeping() if track.pruned else []))
-            compared = dense.name if track is dense else f"{dense.name}-int8{AWARE}"
-            self._convert(tuned, f"{track.name}-int8{AWARE}", "int8", compared)
+        for branch in branches:
+            tuned = replace(branch, model=copy_of(branch.model))
+            tuned.add_energy(self.finetune_aware(tuned.model, self._keeping() if branch.pruned else []))
+            compared = dense.name if branch is dense else f"{dense.name}-int8{AWARE}"
+            self._convert(tuned, f"{branch.name}-int8{AWARE}", "int8", compared)
 
-    def _quantize(self, track: _Track, dense: _Track) -> float:
-        """Quantize a model; return the accuracy that it lost."""
+    def _quantize(self, branch: _Branch, dense: _Branch) -> float:
+        """Quantize a model; return its loss of accuracy."""
         kind = self.job.recipe.quantize
         assert kind is not None
-        assert track.score is not None
-        compared = dense.name if track is dense else f"{dense.name}-{kind}"
-        quantized = self._convert(track, f"{track.name}-{kind}", kind, compared)
+        assert branch.score is not None
+        compared = dense.name if branch is dense else f"{dense.name}-{kind}"
+        quantized = self._convert(branch, f"{branch.name}-{kind}", kind, compared)
         # a difference of accuracies would be rounded
-        return (track.score.correct - quantized.correct) / quantized.images
+        return (branch.score.correct - quantized.correct) / quantized.images
 
-    def _reported(self, what: str, epochs: int) -> keras.callbacks.Callback:
+    def _reported(self, label: str, epochs: int) -> keras.callbacks.Callback:
         return keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: self.job.progress(f"fine-tuning {what}", epoch, epochs)
+            on_epoch_begin=lambda epoch, logs: self.job.progress(f"fine-tuning {label}", epoch, epochs)
         )
 
 
 def check_recipe(recipe: Recipe, model: keras.Model) -> None:
-    """Check that a recipe can be applied to a model.
-
-    Raises:
-        ValueError: It cannot, or the model's multiply-accumulates cannot be counted; the message names the layer.
-    """
+    """Raise ValueError, naming the layer, if a recipe cannot be applied to a model or its multiply-accumulates are unknown."""
     count_macs(model)
     if None in model.inputs[0].shape[1:]:
-        raise ValueError(f"model {model.name!r} takes images of any size: fix the image size of keras.Input")
+        raise ValueError(f"model {model.name!r} accepts images of any size: fix the image size of keras.Input")
     if not model.count_params():
-        raise ValueError(f"model {model.name!r} has no weights: there is nothing to compress")
+        raise ValueError(f"model {model.name!r} has no weights to compress")
     if recipe.prunes_channels:
         kept_channels(model, prune_ratio(recipe, model), criterion=recipe.criterion, protected=recipe.protected)
     if recipe.sparsity:

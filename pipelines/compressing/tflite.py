@@ -14,6 +14,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.kernels import check_finite
 from joulecache.pipelines.core.checks import check_choice, check_integer
 from joulecache.pipelines.core.progress import silenced_output
 
@@ -32,15 +33,15 @@ def to_tflite(
     *,
     minimum_calibration: int = CALIBRATION_IMAGES,
 ) -> bytes:
-    """Convert a classifier to a TensorFlow Lite file that takes batches of any size.
+    """Convert a classifier to a TensorFlow Lite file that accepts batches of any size.
 
     Args:
         model: A classifier of pixels from 0 to 255.
         kind: `float32`; `float16`, which halves the weights; `dynamic`, with int8 weights and ranges of activations
-            computed at run time; or `int8`, which is integer throughout: it takes uint8 pixels as they are (scale 1,
-            zero point 0) and outputs int8 logits. The others take float32 pixels.
+            computed at run time; or `int8`, integer throughout: uint8 pixels (scale 1, zero point 0) to int8 logits. The
+            others read float32 pixels.
         calibration: Training images for int8, uint8 `[N, H, W, C]`.
-        minimum_calibration: The fewest images that calibrate. Lower it only if the training set is smaller.
+        minimum_calibration: Minimum number of them. Lower it only if the training set is smaller.
 
     Raises:
         ValueError: An argument is wrong, the model has weights or outputs that are not finite, or layers that int8 does
@@ -48,8 +49,7 @@ def to_tflite(
         Exception: What the converter raises, with its log as a note.
     """
     check_choice("kind", kind, get_args(TfliteKind))
-    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise ValueError(f"model {model.name!r} has weights that are not finite: its training diverged")
+    check_finite(model)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if kind != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -69,7 +69,7 @@ def to_tflite(
 
 
 def convert_quietly(converter: tf.lite.TFLiteConverter) -> bytes:
-    """Run a converter; its log becomes a note of the exception, if there is one."""
+    """Run a converter; if it raises, its log becomes a note of the exception."""
     with warnings.catch_warnings(), silenced_output():
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected")
         content: bytes = converter.convert()
@@ -86,15 +86,14 @@ def _calibration_samples(
     if len(images) < max(1, minimum):
         raise ValueError(f"calibration must be at least {max(1, minimum)} training images, got {len(images)}")
     samples = images.astype(np.float32)
-    # The input's scale is 1 only if its range, which always includes 0, ends at 255. If no image reaches full
-    # brightness, one white pixel in the corner of the first one sees to it.
+    # The input's scale is 1 only if its range, which always includes 0, ends at 255.
     if samples.max() < 255:
         samples[0, -1, -1] = 255
     return samples
 
 
 def _check_outputs(model: keras.Model, samples: NDArray[np.float32]) -> None:
-    """Refuse outputs that are not finite: the quantizer would end the process with a segmentation fault."""
+    """Refuse outputs that are not finite: with them the quantizer crashes the process."""
     for start in range(0, len(samples), PREDICT_BATCH):
         if not np.isfinite(model(samples[start : start + PREDICT_BATCH], training=False)).all():
             raise ValueError(f"model {model.name!r} overflows on calibration images: int8 needs finite outputs")
@@ -113,11 +112,7 @@ def _check_int8(content: bytes) -> None:
 
 
 class TfliteModel:
-    """Run a TensorFlow Lite classifier. One thread at a time may use it.
-
-    Args:
-        model: The file's bytes or its path.
-        num_threads: Threads of the interpreter.
+    """Run a TensorFlow Lite classifier, given as bytes or a path. Not thread-safe.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -126,30 +121,23 @@ class TfliteModel:
 
     def __init__(self, model: bytes | str | os.PathLike[str], *, num_threads: int = 1) -> None:
         content = model if isinstance(model, bytes) else Path(model).read_bytes()
-        what = f"{len(content)} bytes" if isinstance(model, bytes) else repr(str(model))
+        name = f"{len(content)} bytes" if isinstance(model, bytes) else repr(str(model))
         try:
             with silenced_output():
                 self._interpreter = Interpreter(model_content=content, num_threads=num_threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{what}: not a TensorFlow Lite model ({error}): make one with to_tflite") from error
+            raise ValueError(f"{name}: not a TensorFlow Lite model ({error}): make one with to_tflite") from error
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4 or len(outputs[0]["shape"]) != 2:
             raise ValueError(
-                f"{what}: not an image classifier: expected one input [B, H, W, C] and one output [B, classes]"
+                f"{name}: not an image classifier: expected one input [B, H, W, C] and one output [B, classes]"
             )
         self._input, self._output = inputs[0], outputs[0]
         self._rows = int(self._input["shape"][0])
 
     def predict(self, images: NDArray[np.uint8], *, batch_size: int = PREDICT_BATCH) -> NDArray[np.float32]:
-        """Compute the logits of images.
-
-        Args:
-            images: uint8 `[B, H, W, C]`.
-            batch_size: Images per call of the interpreter.
-
-        Returns:
-            Logits, float32 `[B, classes]`.
+        """Return the logits, float32 `[B, classes]`, of images, uint8 `[B, H, W, C]`, computed in batches of `batch_size`.
 
         Raises:
             ValueError: The images are of another shape or type.

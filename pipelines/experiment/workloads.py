@@ -18,7 +18,7 @@ from joulecache.pipelines.compressing.quantization_aware import QuantizationAwar
 from joulecache.pipelines.compressing.tflite import TfliteModel
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.names import FINETUNE, INFER, INPUT, TRAIN
-from joulecache.pipelines.models.fitting import compile_model, ends_in_softmax
+from joulecache.pipelines.models.fitting import compile_model, is_softmax
 from joulecache.pipelines.training.input_waits import InputWaits
 
 _MOST_REPEATS = 50
@@ -218,7 +218,7 @@ def finetune_pruned(trained: keras.Model, prune: float, val_data: tf.data.Datase
     """Make the workload "finetune": the trained model, pruned, with the rounding of int8 in every step."""
     pruned = prune_channels(trained, prune)
     network = QuantizationAware(pruned)
-    compile_model(network, 1e-4, softmax=ends_in_softmax(pruned))
+    compile_model(network, 1e-4, softmax=is_softmax(pruned.layers[-1]))
     network(keras.ops.zeros((1, *pruned.inputs[0].shape[1:])))
     weights = network.get_weights()
     return Training(FINETUNE, network, lambda seed: weights, val_data, epochs)

@@ -1,4 +1,4 @@
-"""The architectures of the classifiers that have a name."""
+"""The named architectures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ class Architecture:
     """The models of one name.
 
     Attributes:
-        features: Maps pixels `[B, H, W, C]` from 0 to 255 and a width to features `[B, F]`, which a Dense layer then
-            maps to logits.
-        smallest: The least height and width of an image.
-        widths: The widths that a name can ask for, as in `mobilenet:0.5`, the default first; empty where there is only
-            one.
+        features: Maps pixels `[B, H, W, C]` from 0 to 255 and a width to features `[B, F]`, the input of a Dense layer.
+        smallest: Minimum height and width of an image.
+        widths: Valid widths in a name such as `mobilenet:0.5`, the default first; empty if there is only one.
     """
 
     features: Callable[[Any, float], Any]
@@ -31,12 +29,7 @@ class Architecture:
 
 
 def build_architecture(name: str, input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    """Build a classifier that ends in a Dense layer named "logits".
-
-    Args:
-        name: A name in `MODELS`, with `:` and a width where one is chosen.
-        input_shape: Height, width and channels of an image.
-        num_classes: Number of classes.
+    """Build the classifier of a name such as `cnn` or `mobilenet:0.5`, ending in a Dense layer named "logits".
 
     Raises:
         KeyError: The name is not in `MODELS`.

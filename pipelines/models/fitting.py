@@ -1,4 +1,4 @@
-"""Training a classifier: checks of its data, its loss and optimizer, and Keras' `fit` without noise."""
+"""Checks of training data, the loss and optimizer of a classifier, and a quiet `fit`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def check_batches(
 
     Args:
         data: A finite dataset of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`).
-        what: What messages call the data.
-        model: A classifier whose input the images must fit.
+        what: Name of the data in messages.
+        model: A classifier whose input shape the images must match.
 
     Returns:
         The shape (H, W, C) of an image; None for a size that varies.
 
     Raises:
-        ValueError: The data is something else, is empty or never ends.
+        ValueError: The data has another form, is empty or infinite.
     """
     spec = data.element_spec
     parts = list(spec) if isinstance(spec, tuple) else [spec]
@@ -51,19 +51,18 @@ def check_batches(
         for size, wanted in zip(shape, model.inputs[0].shape[1:], strict=True)
     ):
         wanted = shape_text(model.inputs[0].shape[1:])
-        raise ValueError(f"{what} has images of {shape_text(shape)}, but the model takes {wanted}: resize them")
+        raise ValueError(f"{what} has images of {shape_text(shape)}, but the model expects {wanted}: resize them")
     return shape
 
 
 def has_soft_labels(data: tf.data.Dataset) -> bool:
-    """Return whether labels are shares `[B, K]` rather than class numbers `[B]`."""
+    """Return whether labels are class shares `[B, K]` instead of class numbers `[B]`."""
     return int(data.element_spec[1].shape.rank) == 2
 
 
-def ends_in_softmax(model: keras.Model) -> bool:
-    """Return whether a classifier outputs probabilities rather than logits."""
-    last = model.layers[-1]
-    return isinstance(last, layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
+def is_softmax(layer: keras.Layer) -> bool:
+    """Return whether a layer ends in a softmax: as the last one, the model outputs probabilities instead of logits."""
+    return isinstance(layer, layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
 
 
 def compile_model(
@@ -79,13 +78,12 @@ def compile_model(
 
     XLA is left to Keras, which uses it on accelerators only. On a CPU it doubles the CPU time of a small CNN
     (TensorFlow 2.21, 2 Xeon cores, batch 64: from 0.37 to 0.79 ms per image at 32x32, from 1.6 to 3.6 at 64x64) and
-    takes seconds to compile.
+    needs seconds to compile.
 
     Args:
         model: The classifier.
         learning_rate: Adam's initial learning rate.
-        steps: Batches over which the learning rate falls to 0 along half a cosine (Loshchilov and Hutter,
-            arXiv:1608.03983); None keeps it constant.
+        steps: Batches of a cosine decay of the learning rate to 0 (Loshchilov and Hutter, arXiv:1608.03983); None: constant.
         optimizer: Replaces Adam and its schedule.
         soft_labels: Labels are shares `[B, K]`.
         softmax: The model outputs probabilities; None: look at its last layer.
@@ -94,7 +92,7 @@ def compile_model(
     rate = learning_rate if steps is None else keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(
         optimizer=optimizer or keras.optimizers.Adam(rate),
-        loss=cross_entropy(from_logits=not (ends_in_softmax(model) if softmax is None else softmax)),
+        loss=cross_entropy(from_logits=not (is_softmax(model.layers[-1]) if softmax is None else softmax)),
         metrics=["accuracy"],
         jit_compile="auto",
     )
@@ -108,11 +106,7 @@ def run_epochs(
     validation_data: tf.data.Dataset | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, list[float]]:
-    """Run the `fit` of a compiled model without output or false warnings.
-
-    Returns:
-        Keras' history: by metric, one value per epoch.
-    """
+    """Run `fit` of a compiled model without output or false warnings; return its history: metric to values by epoch."""
     with warnings.catch_warnings():
         if tf.data.UNKNOWN_CARDINALITY in [
             int(data.cardinality()) for data in (train_data, validation_data) if data is not None

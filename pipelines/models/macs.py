@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import keras
 from keras import layers
@@ -66,10 +67,8 @@ def count_macs(model: keras.Model) -> int:
                 f"layer {step.name!r} is a {type(step).__name__}, whose multiply-accumulates are unknown: expected "
                 f"{', '.join(kind.__name__ for kind in _WITH_MACS)} or layers without any"
             )
-    calls = call_counts(model)
+    check_used_once(model, {step.name for step in steps})
     for step in steps:
-        if calls.get(step.name, 1) != 1:
-            raise ValueError(f"layer {step.name!r} is used {calls[step.name]} times: use a separate layer each time")
         if None in step.output.shape[1:]:
             raise ValueError(
                 f"layer {step.name!r} has output shape {step.output.shape}: fix the image size of the model"
@@ -77,11 +76,14 @@ def count_macs(model: keras.Model) -> int:
     return sum(map(_macs_of, steps))
 
 
-def call_counts(model: keras.Model) -> dict[str, int]:
-    """Return how often a functional or sequential model calls each of its layers, by name; other models do not count."""
-    # the configuration of a sequential model lists no calls: it calls every layer once
-    entries = model.get_config()["layers"]
-    return {entry["config"]["name"]: len(entry.get("inbound_nodes", "1")) for entry in entries}
+def check_used_once(model: keras.Model, names: Collection[str] | None = None) -> None:
+    """Raise ValueError if a functional or sequential model uses a layer repeatedly: one of these names, or any."""
+    for entry in model.get_config()["layers"]:
+        name = entry["config"]["name"]
+        # the configuration of a sequential model lists no calls: it calls every layer once
+        calls = len(entry.get("inbound_nodes", "1"))
+        if calls > 1 and (names is None or name in names):
+            raise ValueError(f"layer {name!r} is used {calls} times: use a separate layer each time")
 
 
 def _costs_nothing(step: keras.Operation) -> bool:
@@ -93,9 +95,9 @@ def _costs_nothing(step: keras.Operation) -> bool:
 def _macs_of(layer: keras.Layer) -> int:
     outputs: tuple[int, ...] = layer.output.shape[1:]
     if type(layer) is layers.SeparableConv2D:
-        places: int = math.prod(outputs) // layer.filters
+        positions: int = math.prod(outputs) // layer.filters
         weights: int = math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape)
-        return places * weights
-    # an output value is a sum over a window of inputs: the axes of the kernel that are not output channels
+        return positions * weights
+    # an output value sums over the axes of the kernel that are not output channels
     window: tuple[int, ...] = layer.kernel.shape[: 2 if type(layer) is layers.DepthwiseConv2D else -1]
     return math.prod(window) * math.prod(outputs)

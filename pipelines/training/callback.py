@@ -12,29 +12,29 @@ from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.training.input_waits import InputWaits
 
-_MOST_OPEN = 100  # trainings that share a meter
+_MAX_OPEN = 100  # trainings that share a meter
 
 
 class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Put the energy of each epoch into Keras' logs: History, CSVLogger and TensorBoard show it next to the loss.
+    """Add the energy of each epoch to Keras' logs, so that History, CSVLogger and TensorBoard show it next to the loss.
 
     Keys of the logs: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s` and, if the number of images is known,
     `energy_j_per_1000_images`, all of training without validation; `val_energy_j`, of validation. If the input is
     `timed`, also `input_wait_s`, the seconds that training waited for batches, and `compute_s`, the rest.
 
-    The meter's windows are named "training" and "validation", or "training 2" and so on where a name is taken. List
-    this callback before those that write logs: they receive logs in that order.
+    The meter's windows are named "training" and "validation", or "training 2" and so on if a name is in use. List this
+    callback before those that write logs: they receive logs in that order.
 
     Args:
-        meter: Meters the epochs.
+        meter: Measures the epochs.
         images_per_epoch: Training images per epoch. None: count them with Keras' mean of the loss, which a custom train
             step hides.
 
     Attributes:
         energies: Energy of training, by epoch.
         val_energies: Energy of validation, by epoch.
-        images: Training images, by epoch; None where not known.
-        input_waits_s: Seconds of waiting for batches, by epoch; None where not timed.
+        images: Training images, by epoch; None if unknown.
+        input_waits_s: Seconds of waiting for batches, by epoch; None if not timed.
 
     Raises:
         ValueError: `images_per_epoch` is below 1.
@@ -56,17 +56,17 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._waits = InputWaits()  # of this epoch
 
     def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Return a dataset of the same batches that measures how long each is waited for.
+        """Return a dataset of the same batches that measures the wait for each.
 
-        Use it last: `model.fit(callback.timed(train), callbacks=[callback])`, or `train.apply(callback.timed)`. If
-        something reads ahead behind it (`prefetch`, `class_weight` in Keras' fit, a strategy for several devices), the
-        waits are those of that reader. If the next batch is requested while a step still runs, as on a GPU or with
+        Apply it last: `model.fit(callback.timed(train), callbacks=[callback])`, or `train.apply(callback.timed)`. If
+        something reads ahead behind it (`prefetch`, `class_weight` in Keras' fit, a strategy for several devices), it measures
+        the waits of that reader. If the next batch is requested while a step still runs, as on a GPU or with
         `steps_per_execution` above 1, the overlap counts as waiting, and `compute_s` is a lower bound.
 
         TensorFlow's graphs have only the wall clock, in microseconds: if it is set during a wait, the figure is off by
         as much, but never below 0 or above the epoch's duration. `scripts/bench_meter.py` prints what timing costs.
-        TensorFlow does not save the dataset's iterator in a checkpoint. In the scope of a distribution strategy, and
-        with op determinism, which allows no clock, the dataset is returned as it is, and nothing is measured.
+        TensorFlow does not save the dataset's iterator in a checkpoint. In the scope of a distribution strategy, and with op
+        determinism, which allows no clock, the dataset is returned unchanged, and nothing is measured.
 
         Raises:
             TypeError: It is not a dataset.
@@ -74,25 +74,25 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return self._waits.timed(dataset)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Begin to meter an epoch's training."""
+        """Begin to measure an epoch's training."""
         self.close()
         self._waits.restart()
         self._training = self._open("training")
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """End the training's window and begin the validation's."""
+        """Close the window of training and open that of validation."""
         if self._training is not None:  # otherwise this is an evaluation outside of training
             self._end_training(self._training)
             self._validation = self._open("validation")
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """End the validation's window."""
+        """Close the window of validation."""
         if self._validation is not None:
             self._opened.close()
             self.val_energies.append(self._validation.energy)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put the epoch's figures into the logs."""
+        """Add the epoch's figures to the logs."""
         if self._training is not None:
             self._end_training(self._training)
         if logs is None:
@@ -110,16 +110,16 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._validation = None
 
     def close(self) -> None:
-        """Close the window that an interrupted training left open, and drop its energy."""
+        """Close the window of an interrupted training, and drop its energy."""
         self._opened.close()
         self._training = self._validation = None
 
-    def _open(self, what: str) -> Window:
+    def _open(self, name: str) -> Window:
         # a meter refuses a name that is open, and another training, nested or interrupted, may share the meter
-        for number in range(1, _MOST_OPEN):
+        for number in range(1, _MAX_OPEN):
             with suppress(ValueError):
-                return self._opened.enter_context(self._meter.window(what if number == 1 else f"{what} {number}"))
-        return self._opened.enter_context(self._meter.window(f"{what} {_MOST_OPEN}"))
+                return self._opened.enter_context(self._meter.window(name if number == 1 else f"{name} {number}"))
+        return self._opened.enter_context(self._meter.window(f"{name} {_MAX_OPEN}"))
 
     def _end_training(self, window: Window) -> None:
         # reading the count waits for the last step, which may still run on a GPU and belongs to the window

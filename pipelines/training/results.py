@@ -17,7 +17,7 @@ TRAINING_RECORD = "history.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What a training measured.
+    """Measurements of a training.
 
     Attributes:
         history: Keras' history: by metric, including joules and waits for input, one value per epoch.
@@ -25,7 +25,7 @@ class TrainingRun:
         val_energy: Energy of validating after each epoch; None without validation.
         accuracy: Accuracy on the training images in the last epoch.
         val_accuracy: Accuracy on the validation images after the last epoch; None without validation.
-        images: Images trained on, once per epoch; None where the model's own train step hides it.
+        images: Images trained on, once per epoch; None if a custom train step hides it.
     """
 
     history: Mapping[str, Sequence[float]]
@@ -53,13 +53,13 @@ class TrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel(Displayed):
-    """A run folder and what is in it.
+    """A run folder and its contents.
 
     Attributes:
         folder: The run folder.
         path: The Keras model file in it.
-        training: What the training measured.
-        compression: What compressing the model produced; None if there was no recipe.
+        training: Measurements of the training.
+        compression: Result of compressing the model; None if there was no recipe.
     """
 
     folder: Path

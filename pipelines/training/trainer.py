@@ -1,4 +1,4 @@
-"""Train a classifier, metered, and compress it if asked to."""
+"""Train a classifier, measure its energy, and optionally compress it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fit(
     optimizer: keras.optimizers.Optimizer | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingRun:
-    """Train a classifier in place, metered.
+    """Train a classifier in place, and measure its energy.
 
     The model is compiled (`compile_model`) and Keras' global seed is set first: the same seed, data and initial weights
     give the same model on the same machine.
@@ -52,16 +52,15 @@ def fit(
         train_data: Batches of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`).
         validation_data: Batches to validate on after each epoch.
         epochs: Epochs, at least 1.
-        seed: Seed of all that is random.
-        meter: Meters training and validation.
-        learning_rate: Adam's initial learning rate. It falls to 0 along half a cosine if the number of batches is
-            known, else it is constant.
+        seed: Random seed.
+        meter: Measures training and validation.
+        learning_rate: Adam's initial learning rate. It decays to 0 along a cosine if the number of batches is known, else
+            it is constant.
         optimizer: Replaces Adam and its schedule.
         callbacks: Further callbacks. Their logs include joules and waits for input (`EnergyCallback`).
 
     Raises:
-        ValueError: An argument is out of range, or the data is something else, never ends, or has another shape than
-            the model.
+        ValueError: An argument is out of range, or the data has another form or shape, or never ends.
     """
     check_integer("epochs", epochs)
     check_batches(train_data, "training data", model)
@@ -76,18 +75,18 @@ def fit(
         optimizer=optimizer,
         soft_labels=has_soft_labels(train_data),
     )
-    metered = EnergyCallback(meter or Meter())
+    energy = EnergyCallback(meter or Meter())
     try:
         history = run_epochs(
             model,
-            metered.timed(train_data),
+            energy.timed(train_data),
             epochs=epochs,
             validation_data=validation_data,
-            callbacks=[metered, *callbacks],
+            callbacks=[energy, *callbacks],
         )
     finally:
-        metered.close()
-    return _training_run(history, metered)
+        energy.close()
+    return _training_run(history, energy)
 
 
 def train(
@@ -108,8 +107,9 @@ def train(
 ) -> TrainedModel:
     """Train a model on a cache, and compress it if there is a recipe.
 
-    The run folder gets `model.keras` and `history.json` (loss, accuracy, joules and seconds of each epoch), together,
-    when training is done; then `compressed/`, as `compress` writes it. The `val` split validates, if it has records.
+    The run folder gets `model.keras` and `history.json` (loss, accuracy, joules and seconds of each epoch) when training
+    is done; then `compressed/`, as `compress` writes it. The `val` split validates, if it has records; compressed models
+    are measured on the `test` split, or on `val` if there is no `test`.
 
     Args:
         cache: A cache with images of one size: a folder, a URL, or an opened `Cache`.
@@ -117,19 +117,22 @@ def train(
         epochs: Epochs, at least 1.
         model: The name of a model (see `build_model`), or a `.keras` or `.h5` file.
         batch_size: Images per batch.
-        seed: Seed of all that is random.
+        seed: Random seed.
         learning_rate: Adam's initial learning rate (see `fit`).
         optimizer: Replaces Adam.
         recipe: How to compress the trained model; None: do not.
-        meter: Meters all of it.
+        meter: Measures all of it.
         callbacks: Further Keras callbacks.
-        progress: Receives what is being done, epochs done, and all of them.
-        ops: Your own ops that the cache's chain names, by name.
+        progress: Called with a description, the epochs done and their total.
+        ops: Custom ops in the cache's chain, by name.
+
+    Returns:
+        The run folder and its contents.
 
     Raises:
         CacheError: The cache cannot be read.
-        ValueError: An argument is wrong, images vary in size, the recipe cannot be applied, or the folder holds other
-            files; all before training.
+        ValueError: Before training, if an argument is wrong, images vary in size, the recipe cannot be applied, or the
+            folder holds other files.
     """
     folder, meter, report = Path(out), meter or Meter(), progress or silent
     check_output_folder(folder, TRAINING_RECORD)
