@@ -1,4 +1,4 @@
-"""Files mapped next to each other into one reserved range of addresses, seen as one NumPy array."""
+"""Map files side by side into one reserved range of addresses, as one NumPy array."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.errors import wrong_size
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -18,13 +18,13 @@ _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
-_ADVICE_BYTES = 1 << 17  # the kernel reads no more for one advice than its read-ahead, 128 KiB by default
+_ADVICE_BYTES = 1 << 17  # the kernel reads at most its read-ahead per call, 128 KiB by default
 
 
 class AddressSpace:
-    """Reserved addresses that parts of files are mapped over, as a uint8 array ``[rows, *shape]``.
+    """Reserved addresses for parts of files, as a uint8 array ``[rows, *shape]``.
 
-    NumPy arrays of it keep it alive. Addresses that no file is mapped over must not be read.
+    NumPy arrays of it keep it alive. Addresses without a mapped file must not be read.
     """
 
     def __init__(self, rows: int, shape: tuple[int, int, int]) -> None:
@@ -40,7 +40,7 @@ class AddressSpace:
         }
 
     def map(self, path: Path, file_bytes: int, start: int, size: int, offset: int) -> None:
-        """Map `size` bytes of a file from `offset` on, read-only, over those from `start` on.
+        """Map `size` bytes of a file from `offset` on, read-only, at `start`.
 
         Raises:
             CacheError: The file does not have `file_bytes` bytes.
@@ -50,28 +50,25 @@ class AddressSpace:
         try:
             actual = os.fstat(descriptor).st_size
             if actual != file_bytes:
-                raise CacheError(
-                    f"{path} has {actual} bytes, its manifest says {file_bytes}: it was truncated or changed, rebuild the cache"
-                )
+                raise wrong_size(path, actual, file_bytes)
             _mmap(self._start + start, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, offset)
         finally:
             os.close(descriptor)
 
-    def __del__(
-        self, munmap: Callable[[int, int], int] = _libc.munmap
-    ) -> None:  # when Python exits, globals may be gone
+    # a default argument, since globals may be gone when Python exits
+    def __del__(self, munmap: Callable[[int, int], int] = _libc.munmap) -> None:
         if hasattr(self, "_start"):
             munmap(self._start, self._size)
 
 
 def read_ahead(start: int, stop: int) -> None:
-    """Have the kernel read mapped addresses from disk in the background."""
+    """Ask the kernel to read mapped addresses from disk in the background."""
     for piece in range(start - start % mmap.PAGESIZE, stop, _ADVICE_BYTES):
         _libc.madvise(piece, min(_ADVICE_BYTES, stop - piece), mmap.MADV_WILLNEED)
 
 
 def disable_readahead(start: int, stop: int) -> None:
-    """Tell the kernel that mapped addresses are read in random order: it then reads only what is asked for."""
+    """Tell the kernel to expect random reads of mapped addresses."""
     first = start - start % mmap.PAGESIZE
     _libc.madvise(first, stop - first, mmap.MADV_RANDOM)
 

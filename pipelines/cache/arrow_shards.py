@@ -17,12 +17,12 @@ PAGE = 4096
 
 
 def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:
-    """Write rows; return where the raw images are, None for encoded ones."""
+    """Write rows; return the layout of raw images, None for encoded ones."""
     if not isinstance(rows.images, np.ndarray):
         _write_batch(file, rows, len(rows), 0)
         return None
-    # The image buffer follows the schema and the batch header, whose sizes do not depend on the rows: measure them on one
-    # row, then pad the schema so that the buffer starts on a page. TensorFlow aborts on a misaligned one.
+    # Pad the schema so that the image buffer starts on a page: TensorFlow aborts on misaligned buffers. The sizes of schema and batch
+    # header do not depend on the rows: one row tells them.
     pad = -_image_offset(_one_row(rows, 0)) % PAGE
     _write_batch(file, rows, len(rows), pad)
     offset = _image_offset(_one_row(rows, pad))
@@ -62,7 +62,7 @@ def _image_offset(buffer: pa.Buffer) -> int:
 
 
 def encoded_images(mapped: NDArray[np.uint8]) -> Sequence[Any]:
-    """Return the encoded images of a mapped file as buffers; ValueError or ArrowException where it has none."""
+    """Return the encoded images of a mapped file as buffers; raises ValueError or ArrowException if it has none."""
     with pa.ipc.open_file(pa.py_buffer(mapped)) as reader:
         column = reader.get_batch(0).column("image")
     if column.type != pa.binary() or column.null_count:

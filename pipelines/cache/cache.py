@@ -1,4 +1,4 @@
-"""An opened cache: its manifest, index and chains, read and checked once and then passed as an object."""
+"""An opened cache: its manifest, index and chains, read and checked once."""
 
 from __future__ import annotations
 
@@ -41,15 +41,11 @@ class Cache(Displayed):
 
     @cached_property
     def index(self) -> pa.RecordBatch:
-        """The index, mapped on first use: a batch of `INDEX_SCHEMA`; see `read_index` for what is checked."""
+        """The index, mapped on first use as a batch of `INDEX_SCHEMA`; see `read_index`."""
         return read_index(self.folder, self.manifest)
 
     def rows(self, split: str) -> pa.RecordBatch:
-        """Return the index rows of a split, in the order of its files.
-
-        Raises:
-            CacheError: The split has no records, or the index is damaged.
-        """
+        """Return the index rows of a split, in the order of its files; raises CacheError."""
         records = self.manifest.split(split).records
         return self.index.slice(self.manifest.first_row(split), records)
 
@@ -58,11 +54,7 @@ class Cache(Displayed):
         return self.manifest.split(name)
 
     def images(self, split: str, variant: int = 0) -> MappedImages:
-        """Map the cached images of one variant of a split, in the order of its index rows.
-
-        Raises:
-            CacheError: The split has no records, or a file is missing or damaged.
-        """
+        """Map the cached images of one variant of a split, in the order of its index rows; raises CacheError."""
         found = self.manifest.split(split)
         height, width, channels = found.image_shape
         shape = None if height is None or width is None else (height, width, channels)
@@ -70,20 +62,11 @@ class Cache(Displayed):
         return map_variant(self.folder, files, shape if self.manifest.encoding == "raw" else None)
 
     def chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
-        """Return the parsed chain of a split.
-
-        Args:
-            split: ``train``, ``val`` or ``test``.
-            ops: The custom ops that the chain names, by name.
-
-        Raises:
-            CacheError: The split has no records, an op is missing from `ops`, or an op has another version than the one
-                that built the cache.
-        """
+        """Return the parsed chain of a split; see `Manifest.parsed_chain`."""
         return self.manifest.parsed_chain(split, ops)
 
     def verify(self) -> list[str]:
-        """Check every byte on this machine against the manifest; return one line per problem, none when it is intact."""
+        """Check every byte on this machine against the manifest; return one line per problem."""
         return find_problems(self.folder)
 
     def __fspath__(self) -> str:
@@ -101,15 +84,14 @@ def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) 
     already there are not copied again.
 
     Args:
-        cache: A folder, the URL of a cache in an object store, or an opened `Cache`, which is returned as it is.
+        cache: A folder, the URL of a cache in an object store, or an opened `Cache`, which is returned unchanged.
         stage_limit_bytes: The largest cache to copy from an object store.
 
     Returns:
-        The opened cache. Pass it to `load`, `train`, `compress`, `plan` and the other functions that take a cache: they do
-        not read its manifest again.
+        The opened cache. Functions that take it do not read its manifest again.
 
     Raises:
-        CacheError: There is no cache, its manifest cannot be trusted, or it cannot be copied here.
+        CacheError: There is no cache, its manifest cannot be trusted, or it cannot be copied.
     """
     if isinstance(cache, Cache):
         return cache
@@ -120,13 +102,10 @@ def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) 
 
 
 def verify(cache: CacheLike) -> list[str]:
-    """Check every byte of a cache against its manifest.
-
-    Args:
-        cache: A folder, the URL of a cache in an object store, which is read there, or an opened `Cache`.
+    """Check every byte of a cache against its manifest; a remote cache is read where it is.
 
     Returns:
-        One line per problem; none when the cache is intact.
+        One line per problem; none if the cache is intact.
 
     Raises:
         CacheError: The manifest itself cannot be trusted.

@@ -66,7 +66,7 @@ class DataFile:
     pixel_stats: PixelStats | None = field(metadata=alias("levels"))
 
     def image_layout(self, shape: tuple[int, int, int]) -> ImageLayout:
-        """Return where the raw images of this shape are; CacheError where they do not fit the file."""
+        """Return the layout of raw images of this shape; raises CacheError if they do not fit the file."""
         offset, stride, image_bytes = self.image_offset, self.image_stride, math.prod(shape)
         if offset is None or stride is None:
             raise CacheError(f"{self.name} holds encoded images: they cannot be mapped")

@@ -1,4 +1,4 @@
-"""Detection of mapped files that changed size: reading past the end of one kills the process."""
+"""Detect mapped files that changed size: reading past the end of one kills the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from joulecache.pipelines.cache.errors import CacheError
 
 
 class FileGuard:
-    """Watches the sizes of mapped files. Files that were deleted or replaced are fine: what is mapped stays."""
+    """Watches the sizes of mapped files. Deleted and replaced files are fine: their mappings stay valid."""
 
     def __init__(self, folder: Path, files: Sequence[DataFile]) -> None:
         self._folder, self._files = folder, files
@@ -18,7 +18,7 @@ class FileGuard:
         self._problem: str | None = None
 
     def check(self) -> None:
-        """Look at all files; raise CacheError, now and in `require_unchanged`, if one was cut or grew."""
+        """Check all files; raise CacheError, now and in `require_unchanged`, if one changed its size."""
         self._problem = next(filter(None, map(self._problem_of, self._files)), None)
         self.require_unchanged()
 

@@ -29,8 +29,8 @@ INDEX_SCHEMA = pa.schema(
 def read_index(folder: Path, manifest: Manifest) -> pa.RecordBatch:
     """Map the index of a cache as a batch of `INDEX_SCHEMA`.
 
-    Numbers can be read from it at once; keys and digests only after ``validate(full=True)``, which reads everything: in a damaged file
-    their offsets may point anywhere.
+    Numbers can be read directly, keys and digests only after ``validate(full=True)``, which reads everything: the offsets in a damaged
+    file may point anywhere.
 
     Raises:
         CacheError: The file is missing, damaged, or does not have the rows that the manifest lists.

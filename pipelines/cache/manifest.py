@@ -1,4 +1,4 @@
-"""The manifest: the one file that says what a cache holds. It is written last and whole; readers trust nothing that it does not list."""
+"""The manifest: the file that lists the contents of a cache, written last. Readers ignore files that it does not list."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from joulecache.transforms.ops import Op
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 3
-_LONGEST_MESSAGE = 500  # a hostile manifest can make messages long
+_LONGEST_MESSAGE = 500  # a malicious manifest can cause long messages
 
 _Text = Annotated[str, Limits(max_length=1 << 20)]
 _Variants = Annotated[int, Limits(ge=1, le=999_999)]
 _Side = Annotated[int, Limits(ge=1, le=65535)]
-_Levels = Annotated[tuple[float, ...], Limits(max_length=4)]
+_ChannelValues = Annotated[tuple[float, ...], Limits(max_length=4)]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Split:
     records: Count
     image_shape: tuple[_Side | None, _Side | None, Annotated[int, Limits(ge=1, le=3)]]
     class_counts: tuple[Count, ...]
-    mean: _Levels
-    std: _Levels
+    mean: _ChannelValues
+    std: _ChannelValues
     files: tuple[DataFile, ...]
 
     def variant_files(self, variant: int) -> tuple[DataFile, ...]:
@@ -65,9 +65,9 @@ class SourceSummary:
     """What a cache was built from.
 
     Attributes:
-        location: The source as it was given.
+        location: The source as given.
         records: Records that it listed.
-        bytes: Encoded size of its images, as far as it was read.
+        bytes: Encoded size of the images that were read.
         skipped: Number of files that are not images, by suffix.
     """
 
@@ -101,7 +101,7 @@ class Manifest(Displayed):
         format: Format of the shards.
         encoding: Encoding of the images.
         quality: JPEG quality; None for other encodings.
-        val_fraction: Share of records held out by a hash of their keys; None where the source said which to hold out.
+        val_fraction: Share of records held out by a hash of their keys; None if the source has a validation split.
         shards: Number of ranges into which records are partitioned.
         class_names: Name of each class.
         source: What it was built from.
@@ -182,18 +182,14 @@ class Manifest(Displayed):
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the content of a manifest's file; ValueError for a number that JSON does not have."""
+    """Return the content of a manifest's file; raises ValueError for a number that is not finite."""
     body = {"format_version": FORMAT_VERSION, **to_json(manifest)}
     body["digest"] = json_sha256(body)
     return json.dumps(body, indent=1).encode()
 
 
 def parse_manifest(data: bytes, path: object) -> Manifest:
-    """Parse the content of a manifest's file and check that it is consistent.
-
-    Args:
-        data: The content.
-        path: Where it was read, for messages.
+    """Parse the content of a manifest's file, and check that it is consistent; `path` is for messages.
 
     Raises:
         CacheError: It is not a manifest of this version, or it is damaged or inconsistent.
@@ -221,7 +217,7 @@ def parse_manifest(data: bytes, path: object) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Check that the parts agree with each other; ValueError where they do not."""
+    """Raise ValueError unless the parts agree with each other."""
     if set(manifest.splits) != set(SPLITS):
         raise ValueError(f"splits must be {', '.join(SPLITS)}, got {shown([*manifest.splits])}")
     files = manifest.files()
@@ -238,7 +234,7 @@ def _check(manifest: Manifest) -> None:
     if (manifest.chain, manifest.variants, {1}) != (train.chain, train.variants, {split.variants for split in others}):
         raise ValueError("chain and variants differ from those of its splits")
     for name, split in manifest.splits.items():
-        # Custom ops are not needed to look at a cache: what keeps reading safe does not depend on the chain.
+        # inspecting a cache needs no custom ops: what keeps reading safe does not depend on the chain
         with suppress(UnknownOpError):
             _check_chain(manifest, name, split, parse(split.chain))
         if len(split.class_counts) != len(manifest.class_names) or sum(split.class_counts) != split.records:

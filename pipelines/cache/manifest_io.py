@@ -1,4 +1,4 @@
-"""Reading and writing a cache's manifest, on this machine and in object stores."""
+"""Read and write the manifest of a cache, on this machine and in object stores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.errors import CacheError, wrong_size
 from joulecache.pipelines.cache.manifest import MANIFEST, Manifest, encode_manifest, parse_manifest
 from joulecache.pipelines.core.files import sync_folder, write_bytes
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject, StoreError, is_remote
@@ -17,33 +17,20 @@ _LARGEST_MANIFEST = 1 << 30
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Commit a manifest atomically and durably: readers see the old one or the new one."""
-    sync_folder(folder)  # the names of the data files first
+    """Commit a manifest atomically and durably."""
+    sync_folder(folder)  # the names of the data files must be durable first
     write_bytes(folder / MANIFEST, encode_manifest(manifest))
 
 
 def write_stored_manifest(objects: ObjectFolder, manifest: Manifest, before: StoredObject | None) -> None:
-    """Commit a manifest to an object store by one conditional write.
-
-    Args:
-        objects: The cache.
-        manifest: The manifest.
-        before: The stored manifest that it replaces; None where there is none.
-
-    Raises:
-        ConflictError: The store holds another manifest than `before`.
-        StoreError: The store failed.
-    """
+    """Commit a manifest to an object store by one conditional write; raises ConflictError unless it replaces `before`."""
     objects.write_if(MANIFEST, encode_manifest(manifest), before)
 
 
 def open_manifest(cache: str | os.PathLike[str]) -> Manifest:
-    """Read the manifest of a cache, and check it and the sizes of its files.
+    """Read the manifest of a cache in a folder or an object store, and check it and the sizes of its files.
 
-    Nothing in it is trusted: structure, digest, file names, sizes and the place of the images are checked.
-
-    Args:
-        cache: A folder, or the URL of a cache in an object store, which is not copied.
+    Nothing in it is trusted: structure, digest, file names, sizes and the offsets of the images are checked.
 
     Raises:
         CacheError: There is no cache, or its manifest or files are damaged.
@@ -59,7 +46,7 @@ def open_manifest(cache: str | os.PathLike[str]) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of a folder; the files that it lists may be missing or damaged. Raises CacheError."""
+    """Read and check the manifest of a folder, but not the files that it lists; raises CacheError."""
     path = folder / MANIFEST
     try:
         if not path.is_file():
@@ -73,22 +60,16 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def find_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a folder as `read_manifest` does; return None if it has none."""
+    """Read the manifest of a folder like `read_manifest`; return None if there is none."""
     return read_manifest(folder) if (folder / MANIFEST).exists() else None
 
 
 def read_stored_manifest(
     objects: ObjectFolder, stored: Mapping[str, StoredObject], *, damaged: bool = False
 ) -> tuple[Manifest, StoredObject]:
-    """Read the manifest of a cache in an object store.
+    """Read the manifest of a cache in an object store, whose objects are `stored`; return it and its own object.
 
-    Args:
-        objects: The cache.
-        stored: Its objects by name.
-        damaged: Skip the check that all listed files are stored, in their size.
-
-    Returns:
-        The manifest, and the object that it was read from.
+    `damaged` skips the check of the sizes of all listed files.
 
     Raises:
         CacheError: There is no cache, or it is damaged.
@@ -110,7 +91,7 @@ def read_stored_manifest(
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Check that every file that a manifest lists exists and has its size; CacheError where one does not."""
+    """Check the sizes of all files that a manifest lists; raises CacheError."""
     for file in manifest.files():
         path = folder / file.name
         try:
@@ -118,9 +99,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise CacheError(f"{path} cannot be read ({error.strerror}): restore it or rebuild the cache") from error
         if found.st_size != file.bytes or not stat.S_ISREG(found.st_mode):
-            raise CacheError(
-                f"{path} has {found.st_size} bytes, its manifest says {file.bytes}: it was truncated or changed, rebuild the cache"
-            )
+            raise wrong_size(path, found.st_size, file.bytes)
 
 
 def _no_cache(where: object) -> CacheError:

@@ -1,4 +1,4 @@
-"""The images of one variant in its mapped files, read by row: raw ones as one array where possible, others file by file."""
+"""Read the images of one variant by row from mapped files: raw images as one array if possible, others file by file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.shards import map_images, read_encoded
 
-_SMALL_IMAGE_BYTES = 1 << 12  # to copy such an image twice costs less than a view of it in Python
+_SMALL_IMAGE_BYTES = 1 << 12  # copying such an image twice is faster than a Python view of it
 
 
 class MappedImages(ABC):
@@ -37,12 +37,12 @@ class MappedImages(ABC):
         """Return the images of some rows without a copy: arrays uint8 ``[H, W, C]``, or buffers of encoded images."""
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Have the kernel read the rows from `start` to before `stop` from disk in the background."""
+        """Ask the kernel to read the rows from `start` to before `stop` from disk in the background."""
         for first, last in self.addresses(start, stop):
             read_ahead(first, last)
 
     def disable_readahead(self) -> None:
-        """Have the kernel read only what `read_ahead` and accesses ask for."""
+        """Tell the kernel to read only what is accessed or passed to `read_ahead`."""
         for first, last in self.addresses(0, int(self._ends[-1])):
             disable_readahead(first, last)
 
@@ -56,12 +56,7 @@ class MappedImages(ABC):
 
 
 def map_variant(folder: Path, files: Sequence[DataFile], shape: tuple[int, int, int] | None) -> MappedImages:
-    """Map the files of a variant.
-
-    Args:
-        folder: The folder of the cache.
-        files: The files of the variant, in the order of the index.
-        shape: (height, width, channels) of raw images; None for encoded ones.
+    """Map the files of a variant; `shape` is (height, width, channels) of raw images, None for encoded ones.
 
     Raises:
         CacheError: A file is missing, damaged or of another size, or the process may map no more files.
@@ -88,7 +83,7 @@ def _map_variant(folder: Path, files: Sequence[DataFile], shape: tuple[int, int,
 
 
 class _FileByFile(MappedImages):
-    """A sequence of images for each file: encoded ones, or raw ones with something between them."""
+    """A sequence of images for each file: encoded ones, or raw ones with other data in between."""
 
     def __init__(self, images: Sequence[Sequence[Any] | NDArray[np.uint8]], files: Sequence[DataFile]) -> None:
         super().__init__(files)
@@ -113,10 +108,9 @@ class _FileByFile(MappedImages):
 
 
 class _OneArray(MappedImages):
-    """Raw images of any number of files as one array, so that a gather from many files costs no more than from one.
+    """Raw images of all files as one array, so that a gather from many files is as fast as from one.
 
-    Each file is mapped over a part of one reserved range of addresses, at a row that starts on a page. The rows between two files
-    are not backed by anything, and no row number leads to them.
+    Each file is mapped at a row that starts on a page of one reserved range of addresses. Rows between files are never accessed.
     """
 
     def __init__(self, folder: Path, files: Sequence[DataFile], shape: tuple[int, int, int]) -> None:
@@ -124,23 +118,23 @@ class _OneArray(MappedImages):
         image_bytes = math.prod(shape)
         rows_per_page = mmap.ALLOCATIONGRANULARITY // math.gcd(mmap.ALLOCATIONGRANULARITY, image_bytes)
         reserved = [-(-file.records // rows_per_page) * rows_per_page for file in files]
-        places = np.cumsum([0, *reserved])
-        space = AddressSpace(int(places[-1]), shape)
-        for file, place in zip(files, places.tolist(), strict=False):
+        positions = np.cumsum([0, *reserved])
+        space = AddressSpace(int(positions[-1]), shape)
+        for file, position in zip(files, positions.tolist(), strict=False):
             offset, _ = file.image_layout(shape)
-            space.map(folder / file.name, file.bytes, place * image_bytes, file.records * image_bytes, offset)
+            space.map(folder / file.name, file.bytes, position * image_bytes, file.records * image_bytes, offset)
         self._images: NDArray[np.uint8] = np.asarray(space)
-        self._shifts = places[:-1] - self._starts
+        self._shifts = positions[:-1] - self._starts
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         self._images.take(self._locate(rows), axis=0, out=out, mode="clip")  # other modes copy `out`
 
     def views(self, rows: NDArray[np.int64]) -> list[Any]:
         images = self._images
-        return [images[place] for place in self._locate(rows).tolist()]
+        return [images[position] for position in self._locate(rows).tolist()]
 
     def _locate(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         if len(self._ends) == 1:
             return rows
-        places: NDArray[np.int64] = rows + self._shifts[np.searchsorted(self._ends, rows, side="right")]
-        return places
+        positions: NDArray[np.int64] = rows + self._shifts[np.searchsorted(self._ends, rows, side="right")]
+        return positions

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 Format = Literal["arrow", "tfrecord"]
-FORMATS: tuple[Format, ...] = ("arrow", "tfrecord")
+FORMATS: tuple[Format, ...] = get_args(Format)
 Encoding = Literal["raw", "jpeg", "png"]
-ENCODINGS: tuple[Encoding, ...] = ("raw", "jpeg", "png")
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 SPLITS = ("train", "val", "test")
 
 _SHARD_NAME = re.compile(
@@ -23,15 +23,9 @@ _REJECTED_NAME = re.compile(r"rejected-[0-9a-f]{8}\.jsonl")
 
 @dataclass(frozen=True)
 class ShardName:
-    """The name of a shard file: ``train-v0-00003-of-00016-1a2b3c4d.arrow``.
+    """The name of a shard file, such as ``train-v0-00003-of-00016-1a2b3c4d.arrow``.
 
-    Attributes:
-        split: The split that its records belong to.
-        variant: The variant of its images.
-        shard: Its number, from 0.
-        shards: How many shards there are.
-        hash: The first 8 hex digits of the SHA-256 of its content.
-        format: Its format.
+    It ends in the first 8 hex digits of the SHA-256 of the content; `shards` is the number of shards.
     """
 
     split: str
@@ -46,7 +40,7 @@ class ShardName:
 
 
 def parse_shard_name(name: str) -> ShardName | None:
-    """Parse the name of a shard file; None where it is not one."""
+    """Parse the name of a shard file; return None for another name."""
     match = _SHARD_NAME.fullmatch(name)
     if not match:
         return None
@@ -66,5 +60,5 @@ def is_rejected(name: str) -> bool:
 
 
 def is_data_file(name: str) -> bool:
-    """Return whether a file name is one that a build gives to its data: only such files are ever deleted."""
+    """Return whether a build gave a file its name: only such files are ever deleted."""
     return parse_shard_name(name) is not None or is_index(name) or is_rejected(name)

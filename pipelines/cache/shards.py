@@ -1,4 +1,4 @@
-"""Shards: immutable files of records, written once and named by their content; one module per format.
+"""Shards: immutable files of records named by their content.
 
 Both formats keep raw images at ``image_offset + row * image_stride`` in the file, so that one NumPy view maps either.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.cache import arrow_shards, tfrecord_shards
 from joulecache.pipelines.cache.data_file import DataFile, ImageLayout
-from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.errors import CacheError, wrong_size
 from joulecache.pipelines.cache.names import ShardName
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.core.files import write_named
@@ -26,7 +26,7 @@ _ENCODED_IMAGES = {".arrow": arrow_shards.encoded_images, ".tfrecord": tfrecord_
 
 
 def write_shard(folder: Path, name: ShardName, rows: Rows) -> DataFile:
-    """Write one shard durably and return its entry; `name.hash` is replaced by that of the content."""
+    """Write one shard durably, named by the hash of its content, and return its manifest entry."""
     layout: ImageLayout | None = None
 
     def write(file: BinaryIO) -> None:
@@ -39,17 +39,15 @@ def write_shard(folder: Path, name: ShardName, rows: Rows) -> DataFile:
 
 
 def map_file(path: Path, size: int) -> NDArray[np.uint8]:
-    """Map a file of `size` bytes read-only; CacheError where it has another size."""
+    """Map a file of `size` bytes read-only; raises CacheError if its size differs."""
     actual = path.stat().st_size
     if actual != size:
-        raise CacheError(
-            f"{path} has {actual} bytes, its manifest says {size}: the file was truncated or changed, rebuild the cache"
-        )
+        raise wrong_size(path, actual, size)
     return np.memmap(path, np.uint8, "r")
 
 
 def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Map a shard's raw images as uint8 ``[N, H, W, C]`` without reading them; CacheError where they do not fit the file."""
+    """Map a shard's raw images as uint8 ``[N, H, W, C]``; raises CacheError if they do not fit the file."""
     offset, stride = file.image_layout(shape)
     _, width, channels = shape
     return np.ndarray(
@@ -62,7 +60,7 @@ def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArr
 
 
 def read_encoded(path: Path, file: DataFile) -> Sequence[Any]:
-    """Map a shard's encoded images as a sequence of buffers; CacheError where the file does not hold them."""
+    """Map a shard's encoded images as a sequence of buffers; raises CacheError if the file is damaged."""
     mapped = map_file(path, file.bytes)
     try:
         images = _ENCODED_IMAGES[path.suffix](mapped)

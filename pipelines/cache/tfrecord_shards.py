@@ -16,7 +16,7 @@ _PAD_BYTES = 128  # the least: from here to 16383 a protobuf length takes two by
 
 
 def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:
-    """Write rows; return where the raw images are, None for encoded ones."""
+    """Write rows; return the layout of raw images, None for encoded ones."""
     if not isinstance(rows.images, np.ndarray):
         for row, image in enumerate(rows.images):
             tfrecord.write_record(file, _example(rows, row, image))
@@ -47,7 +47,7 @@ def _example(rows: Rows, row: int, image: bytes, pad: int | None = None) -> byte
 
 
 def encoded_images(mapped: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
-    """Return the encoded images of a mapped file as views; ValueError or LookupError where it has none."""
+    """Return the encoded images of a mapped file as views; raises ValueError or LookupError if it has none."""
     data = mapped.data
     found = [tfrecord.features(data, start, stop)["image"] for start, stop in tfrecord.records(data)]
     return [mapped[image.start : image.stop] for image in found]

@@ -14,10 +14,7 @@ from joulecache.pipelines.core.object_store import ObjectFolder, is_remote, open
 
 
 def find_problems(cache: str | os.PathLike[str]) -> list[str]:
-    """Return one line per problem of a cache, none when it is intact.
-
-    Args:
-        cache: A folder, or the URL of a cache in an object store, which is read there.
+    """Return one line per problem of a cache in a folder or an object store.
 
     Raises:
         CacheError: The manifest itself cannot be trusted, or the store failed.

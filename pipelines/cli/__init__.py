@@ -14,10 +14,10 @@ from joulecache.pipelines.cli.terminal import fail
 from joulecache.pipelines.core.files import LockHeldError
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as in shells."""
 _DEBUG = "JOULECACHE_DEBUG"
 
-# Older typer raises click's errors, newer its own copies: the base class of whichever it is.
+# older typer raises click's errors, newer its own copies of them
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def explained(error: BaseException) -> tuple[str, int]:
-    """Return an error as a message for the user and an exit code."""
+    """Return the message and the exit code for an error."""
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "joulecache"

@@ -86,7 +86,7 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of some records to this PNG file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a cache holds."""
+    """Show the contents of a cache."""
     from joulecache.pipelines.cache.manifest_io import open_manifest
 
     manifest = open_manifest(cache)
@@ -103,7 +103,7 @@ def inspect(
 
 
 def verify(*, cache: Cache, as_json: AsJson = False) -> None:
-    """Check every byte of a cache against its manifest. The exit code is 1 if something is wrong."""
+    """Check every byte of a cache against its manifest. The exit code is 1 if there are problems."""
     from joulecache.pipelines.cache.manifest_io import open_manifest
     from joulecache.pipelines.cache.verification import find_problems
 

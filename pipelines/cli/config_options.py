@@ -1,7 +1,6 @@
-"""Options of a command from the fields of a dataclass, so that each argument is declared once.
+"""Derive the options of a command from the fields of a dataclass, so that each argument is declared once.
 
-A command marks a parameter with `OptionsOf`. On the command line it becomes one option for each field of the dataclass; the command
-receives the options that were given, by the names of their fields.
+A parameter marked with `OptionsOf` becomes one option per field; the command receives the given options by field.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ import typer
 from joulecache.pipelines.core.codec import documented
 
 Given = dict[str, Any]
-"""Values of the options that were given, by the names of their fields."""
+"""Values of the given options by field."""
 
 _CHOICE: Any = StrEnum  # mypy knows only enums with literal members
-_REFERENCE = re.compile(r"`(\w+)`")  # in help: to a field, or to a value
+_REFERENCE = re.compile(r"`(\w+)`")  # in help, to a field or to a value
 _METAVARS: dict[type, str] = {int: "N", float: "X", Path: "FILE"}
 _PLURALS: dict[type, str] = {int: "integers", float: "numbers"}
 
@@ -35,16 +34,16 @@ _PLURALS: dict[type, str] = {int: "integers", float: "numbers"}
 class OptionsOf:
     """Marks the parameter of a command that stands for the fields of a dataclass.
 
-    A field's help is the "help" in its metadata, else what the class' docstring says of it; the metadata may also have a "metavar".
+    A field's help is the "help" in its metadata, else its line in the docstring of the class.
 
     Attributes:
         config: The dataclass.
-        only: Names of the fields that become options; None for all that `leave_out` does not name.
-        leave_out: Names of fields that the command fills in itself.
-        names: Options by the names of their fields, where they are not spelled alike.
-        repeated: Names of tuple fields whose option is repeated, once for each value. Other tuples are one text with commas.
-        metavars: What help shows for a value, by the names of fields.
-        panel: Title of the options' box in the help; None for the common one.
+        only: Fields that become options; None for all but `leave_out`.
+        leave_out: Fields that the command fills in itself.
+        names: Names of options that differ from those of their fields, by field.
+        repeated: Tuple fields whose option is repeated for each value. Other tuples are one text with commas.
+        metavars: What help shows for a value, by field.
+        panel: Title of the options' box in the help; None for the default box.
     """
 
     config: type
@@ -73,7 +72,7 @@ class OptionsOf:
         info = typer.Option(
             flag,
             help=_REFERENCE.sub(lambda found: self._flag(found[1]), each.metadata.get("help", text)),
-            metavar=self.metavars.get(each.name, each.metadata.get("metavar", kind.metavar)),
+            metavar=self.metavars.get(each.name, kind.metavar),
             rich_help_panel=self.panel,
             show_default=bool(default),
         )
@@ -87,7 +86,7 @@ class OptionsOf:
         return _Option(flag, kind.convert, parameter)
 
     def _flag(self, name: str) -> str:
-        """Return the option of a field; another name as it is."""
+        """Return the flag of a field, or the name itself if it is not a field."""
         if name not in {each.name for each in dataclasses.fields(self.config)}:
             return name
         return self.names.get(name, "--" + name.replace("_", "-"))
@@ -95,14 +94,7 @@ class OptionsOf:
 
 @dataclass(frozen=True)
 class _ValueType:
-    """How a value is given.
-
-    Attributes:
-        parsed: The type that typer parses.
-        metavar: What help shows for it; None for typer's own.
-        convert: Makes the value of a field of it, given the option.
-        show: Makes it of the default of a field.
-    """
+    """How typer parses a value, how that becomes the value of a field, and a field's default becomes typer's."""
 
     parsed: Any
     metavar: str | None = None
@@ -122,11 +114,7 @@ def _is_required(each: dataclasses.Field[Any]) -> bool:
 
 
 def _value_type(hint: Any, repeated: bool) -> _ValueType:
-    """Return how the values of a field are given.
-
-    Raises:
-        TypeError: The command line cannot give such values: leave the field out.
-    """
+    """Return how the command line parses values of a type; raises TypeError if it cannot."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         kinds = [part for part in typing.get_args(hint) if part is not type(None)]
         return _value_type(
@@ -147,7 +135,7 @@ def _value_type(hint: Any, repeated: bool) -> _ValueType:
 
 
 def _splitter(kind: type) -> Callable[[str, str], tuple[Any, ...]]:
-    """Return a function that parses values with commas between them."""
+    """Return a function that parses comma-separated values."""
 
     def split(flag: str, text: str) -> tuple[Any, ...]:
         try:
@@ -159,7 +147,7 @@ def _splitter(kind: type) -> Callable[[str, str], tuple[Any, ...]]:
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command with one parameter for each field that its marked parameters stand for, as typer reads them."""
+    """Return a command for typer, in which each marked parameter is replaced by one parameter per field."""
     groups: dict[str, dict[str, _Option]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():

@@ -61,7 +61,7 @@ def run(
 
 
 def doctor(*, as_json: AsJson = False) -> None:
-    """Show what can be measured here, what cannot, and what to do about it. The exit code is 1 if TensorFlow is unusable."""
+    """Show what can be measured on this machine, what cannot, and how to fix that. The exit code is 1 if TensorFlow is unusable."""
     from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
     from joulecache.pipelines.report.describe.machine import describe_checks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,27 +33,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 @dataclass(frozen=True, kw_only=True)
 class EnergyOptions:
-    """How energy is measured, as the command line takes it."""
+    """How energy is measured.
 
-    country: str | None = field(
-        default=None,
-        metadata={"help": "ISO code of the grid's country, like FRA, for grams of CO2.", "metavar": "CODE"},
-    )
-    provider: str = field(
-        default="generic", metadata={"help": "Whose coefficients to use: generic, aws, gcp or azure."}
-    )
-    watts: str | None = field(
-        default=None,
-        metadata={"help": "Watts of this machine, instead of counters and coefficients.", "metavar": "IDLE:FULL"},
-    )
-    pue: float = field(default=1.0, metadata={"help": "Power usage effectiveness, a factor of every joule."})
-    emissions: Path | None = field(
-        default=None,
-        metadata={"help": "Folder in which to add rows to CodeCarbon's emissions.csv.", "metavar": "DIR"},
-    )
+    Attributes:
+        country: ISO code of the grid's country, like FRA, for grams of CO2.
+        provider: Whose coefficients to use: generic, aws, gcp or azure.
+        watts: Watts of this machine, instead of counters and coefficients.
+        pue: Power usage effectiveness, a factor of every joule.
+        emissions: Folder in which to add rows to CodeCarbon's emissions.csv.
+    """
+
+    country: str | None = None
+    provider: str = "generic"
+    watts: str | None = None
+    pue: float = 1.0
+    emissions: Path | None = None
 
 
-Energy = Annotated[Given, OptionsOf(EnergyOptions, panel="Energy")]
+_METAVARS = {"country": "CODE", "watts": "IDLE:FULL", "emissions": "DIR"}
+Energy = Annotated[Given, OptionsOf(EnergyOptions, metavars=_METAVARS, panel="Energy")]
 
 
 def make_meter(energy: Given) -> Meter:

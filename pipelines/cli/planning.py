@@ -69,7 +69,7 @@ def plan(
 
 
 def _build(made: Plan, cache: str, settings: Given, meter: Meter) -> Built | None:
-    """Build the best cache; None where none pays."""
+    """Build the best cache; return None if none pays."""
     from joulecache.pipelines.building.precomputing import precompute
 
     if made.best.layout is None:
@@ -88,21 +88,19 @@ def _build(made: Plan, cache: str, settings: Given, meter: Meter) -> Built | Non
 
 
 def _disk_of(cache: str | None) -> Path | None:
-    """Return a folder on the disk on which a cache is to be built; None for the default one."""
+    """Return an existing folder on the disk of a new cache; None for the default."""
     if cache is None or is_remote(cache):
         return None
     return next(folder for folder in Path(cache).absolute().parents if folder.exists())
 
 
 def _is_taken(cache: str) -> bool:
-    """Return whether there is something where a cache is to be built."""
     if is_remote(cache):
         return any(True for _ in ObjectFolder(cache).list())
     return Path(cache).is_file() or (Path(cache).exists() and any(Path(cache).iterdir()))
 
 
 def _bytes(text: str) -> float:
-    """Parse a size such as 20GB, 1.5 TB or 512MiB; ValueError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"--disk-budget must be a number and a unit, like 500MB, 20GB or 512MiB, got {text!r}")

@@ -1,4 +1,4 @@
-"""Run any command with its whole process tree in a window."""
+"""Measure any command with its process tree."""
 
 from __future__ import annotations
 
@@ -14,22 +14,14 @@ if TYPE_CHECKING:
     from joulecache.pipelines.energy import Energy, Meter
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = None) -> tuple[int, Energy]:
-    """Run a command to its end.
+    """Run a command to its end; return its exit code, 128 + N if signal N ended it, and its energy.
 
-    Ctrl-C reaches the command as usual, SIGTERM and SIGHUP are passed on, and the energy used until then is measured. Processes that
-    outlive their parents are adopted, so that they count for as long as the command itself runs.
-
-    Args:
-        command: The command, word by word.
-        meter: The meter of the window.
-        stdout: Where the command's output goes; None for this process' own stdout.
-
-    Returns:
-        The exit code, as in shells 128 + N if signal N ended the command, and the energy.
+    Ctrl-C reaches the command as usual; SIGTERM and SIGHUP are forwarded. Orphaned processes are adopted, so that they count while the
+    command runs.
 
     Raises:
         OSError: The command cannot be started.
@@ -42,14 +34,14 @@ def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = N
 
 @contextmanager
 def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]]:
-    """Leave Ctrl-C to the child, and pass on signals that ask to end; yield a function to call with the started child.
+    """Leave Ctrl-C to the child and forward other signals; yield a function to call with the started child.
 
-    Signals that arrive before the child has started are passed on once it has.
+    Earlier signals are forwarded then.
     """
     children: list[subprocess.Popen[bytes]] = []
     early: list[int] = []
 
-    def pass_on(number: int, frame: object) -> None:
+    def forward(number: int, frame: object) -> None:
         if not children:
             early.append(number)
         for process in children:
@@ -59,11 +51,11 @@ def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[
     def started(child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         children.append(child)
         for number in early:
-            pass_on(number, None)
+            forward(number, None)
         return child
 
-    # Functions, not SIG_IGN: a child inherits ignored signals, while handlers are reset.
-    handlers = {signal.SIGINT: lambda number, frame: None, **dict.fromkeys(_PASSED_ON, pass_on)}
+    # not SIG_IGN: a child inherits ignored signals, but not handlers
+    handlers = {signal.SIGINT: lambda number, frame: None, **dict.fromkeys(_FORWARDED, forward)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield started

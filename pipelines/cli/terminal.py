@@ -1,4 +1,4 @@
-"""What the command line prints: results on stdout, everything else on stderr."""
+"""Print results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def say(line: str) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    """Print on stderr, in one line, why a command failed; return its exit code."""
+    """Print an error on stderr in one line; return the exit code."""
     say("joulecache: " + " ".join(message.split()))
     return code
 

@@ -1,6 +1,6 @@
-"""What comes from CodeCarbon: grams of CO2, processor data, its file format.
+"""CodeCarbon's data and file format: grams of CO2, processors, emissions.csv. Nothing is sent anywhere.
 
-CodeCarbon imports pandas (0.5 s), so each function imports what it needs. Nothing here sends anything.
+CodeCarbon imports pandas (0.5 s), so each function imports what it needs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ J_PER_KWH = 3.6e6
 
 @contextmanager
 def quiet() -> Iterator[list[BaseException]]:
-    """Silence CodeCarbon's log for a block; yield the errors that CodeCarbon swallows and only logs."""
+    """Silence CodeCarbon's log; yield the errors that it logs instead of raising."""
     swallowed: list[BaseException] = []
 
     def refuse(record: logging.LogRecord) -> bool:
@@ -42,7 +42,7 @@ def quiet() -> Iterator[list[BaseException]]:
             swallowed.append(record.exc_info[1])
         return False
 
-    # a separate filter, not `disabled`: blocks of several threads may end in any order
+    # a filter, not `disabled`: the blocks of several threads may end in any order
     logger = logging.getLogger("codecarbon")
     logger.addFilter(refuse)
     try:
@@ -52,13 +52,10 @@ def quiet() -> Iterator[list[BaseException]]:
 
 
 def grid_intensity(country: object) -> tuple[str | None, float | None]:
-    """Return a country's ISO code and its grams of CO2 per kWh, from CodeCarbon's offline table.
-
-    Args:
-        country: ISO 3166 alpha-3 code; None returns (None, None).
+    """Return a country's ISO code and its grams of CO2 per kWh, from CodeCarbon's offline table; (None, None) for None.
 
     Raises:
-        ValueError: The table does not have the country; the message suggests similar ones.
+        ValueError: The table does not list the country; the message suggests similar ones.
     """
     if country is None:
         return None, None
@@ -77,7 +74,7 @@ def grid_intensity(country: object) -> tuple[str | None, float | None]:
 
 @functools.cache
 def countries() -> dict[str, Any]:
-    """Return CodeCarbon's table of countries; read from its file, since CodeCarbon's function imports pandas (0.3 s)."""
+    """Return CodeCarbon's table of countries, read directly: CodeCarbon's function imports pandas (0.3 s)."""
     found = importlib.util.find_spec("codecarbon")
     assert found is not None
     assert found.origin is not None
@@ -87,12 +84,7 @@ def countries() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CpuHardware:
-    """The processor.
-
-    Attributes:
-        name: Its name; None where not known.
-        tdp_w: Thermal design power in watts; None where not known.
-    """
+    """The processor's name and thermal design power, None where unknown."""
 
     name: str | None
     tdp_w: float | None
@@ -100,29 +92,26 @@ class CpuHardware:
 
 @functools.cache
 def cpu_name() -> str | None:
-    """Return the processor's name as Linux reports it; None where it reports none, as on ARM."""
+    """Return the processor's name as Linux reports it; None if it does not, as on ARM."""
     found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     return found[1] if found else None
 
 
 def cpu_hardware() -> CpuHardware:
-    """Return this machine's processor as `hardware_of` finds it."""
+    """Return this machine's processor."""
     return hardware_of(cpu_name())
 
 
 @functools.cache
 def hardware_of(name: str | None) -> CpuHardware:
-    """Return the processor's name, and its power where CodeCarbon's table has it.
+    """Look up a processor in CodeCarbon's table, which detects the name if it is None.
 
-    CodeCarbon guesses 4 W per thread for a processor that it does not know; that guess is not used.
-
-    Args:
-        name: The processor's name; None leaves finding it to CodeCarbon.
+    CodeCarbon assumes 4 W per thread for an unknown processor; here its power is None.
     """
     from codecarbon.core.cpu import TDP
 
     class Known(TDP):  # type: ignore[misc]
-        """CodeCarbon's table, without its guess and, where the name is known, without its search for it (1.5 s)."""
+        """CodeCarbon's table without its default and, if the name is known, without detecting it (1.5 s)."""
 
         def _main(self) -> tuple[str | None, float | None]:
             from codecarbon.core.util import detect_cpu_model
@@ -136,16 +125,11 @@ def hardware_of(name: str | None) -> CpuHardware:
 
 
 class EmissionsFile:
-    """Appends windows to the emissions.csv of a folder, in CodeCarbon's format, so that its dashboards read them.
+    """Appends windows to the emissions.csv of an existing folder, in the format that CodeCarbon's dashboards read.
 
-    A row's project is the window's name, its run this object. What was not measured is an empty cell; without a country that is the
+    A row's project is the window's name, its run this object. What was not measured is an empty cell. Without a country that includes the
     grams, and CodeCarbon's board (carbonboard 3.3.2) then shows `nan kg` for the whole file and no bars for that project. CodeCarbon
     renames a file of another format to `emissions.csv.bak`.
-
-    Args:
-        folder: A folder that exists.
-        country: ISO code for the rows.
-        pue: Power usage effectiveness for the rows.
 
     Raises:
         ValueError: The folder does not exist.
@@ -158,18 +142,18 @@ class EmissionsFile:
         self._run = str(uuid.uuid4())
 
     def append(self, name: str, energy: Energy) -> None:
-        """Append a whole row or nothing; OSError where it cannot be written, or the file cannot be read."""
+        """Append a row atomically; raises OSError if that fails, or the file cannot be read."""
         from codecarbon.output_methods.file import FileOutput
 
         row = self._row(name, energy)
         path = self._folder / "emissions.csv"
-        with lock_path(self._folder):  # header and rows of several processes
+        with lock_path(self._folder):  # several processes may write the header and rows
             before = path.stat() if path.exists() else None
             try:
                 with quiet():
                     FileOutput(path.name, str(self._folder), "append").out(row, None)
             except OSError:
-                # part of a row, on a full disk: the next one would continue it
+                # a full disk may leave part of a row, which the next one would continue
                 if path.is_file():
                     same = before is not None and os.path.samestat(before, path.stat())
                     os.truncate(path, before.st_size if before is not None and same else 0)
@@ -220,7 +204,7 @@ class EmissionsFile:
             python_version=platform.python_version(),
             codecarbon_version=version("codecarbon"),
             cpu_count=os.cpu_count(),
-            cpu_model=cpu_name() or cpu_hardware().name,  # CodeCarbon's search only where Linux has no name
+            cpu_model=cpu_name() or cpu_hardware().name,  # detected only if Linux has no name
             gpu_count=None,
             gpu_model=None,
             longitude=None,

@@ -12,22 +12,12 @@ from typing import Any
 from joulecache.pipelines.energy.carbon import J_PER_KWH, cpu_hardware, grid_intensity, quiet
 
 _SOME_COUNTRY = "FRA"  # the tracker needs one, even where its grams are not wanted
-_EVERY_S = 1.0  # between two of its measurements
+_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """What CodeCarbon's tracker measured.
-
-    Attributes:
-        energy_j: Joules.
-        cpu_j: Joules of the processor.
-        gpu_j: Joules of the GPUs.
-        ram_j: Joules of the memory.
-        duration_s: Seconds.
-        carbon_g: Grams of CO2 equivalent; None without a country.
-        method: How CodeCarbon obtained the processor's energy.
-    """
+    """What CodeCarbon's tracker measured. `method` says how it obtained the processor's energy; without a country `carbon_g` is None."""
 
     energy_j: float
     cpu_j: float
@@ -39,11 +29,7 @@ class CrossCheck:
 
 
 class CrossChecked:
-    """A cross-checked block.
-
-    Attributes:
-        result: What the tracker measured; None before the block ends, and where CodeCarbon failed.
-    """
+    """A cross-checked block. Its result is None before the block ends, and if CodeCarbon failed."""
 
     result: CrossCheck | None = None
 
@@ -53,19 +39,15 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
     """Run CodeCarbon's offline tracker during a `with` block.
 
     The tracker measures the whole machine. Its other mode covers the process and its descendants, as the meter's model does, but misses
-    each process that lives between two of its measurements, one a second (of ten that lived 0.3 s, nearly all). It writes no file and
-    sends nothing, whatever its configuration files say. Watts and GPUs that they set are kept, and `method` names the source of the
-    watts. CodeCarbon's log is silent in the block, also for other code.
-
-    Args:
-        country: ISO 3166 alpha-3 code, or None.
-        pue: Power usage effectiveness of the building.
+    processes that start and end between two of its measurements, one a second (of ten that lived 0.3 s, nearly all). It writes no file
+    and sends nothing, whatever its configuration files say; it keeps the watts and GPUs that they set. CodeCarbon's log is silent in the
+    block, also for other code.
 
     Raises:
         RuntimeError: The tracker cannot be started; the block does not run.
         ValueError: CodeCarbon does not know the country.
     """
-    code, _ = grid_intensity(country)  # as the table spells it: the tracker does not find "fra"
+    code, _ = grid_intensity(country)  # in upper case: the tracker does not find "fra"
     with quiet() as swallowed, _log_kept():
         import codecarbon
 
@@ -87,7 +69,7 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
             pue=pue,
         )
         tracker.start()
-        # constructor and start swallow their errors; start ends with a first measurement
+        # constructor and start swallow errors; a successful start ends with a measurement
         if not getattr(tracker, "_measure_occurrence", 0):
             tracker.stop()
             why = f"{type(swallowed[0]).__name__}: {swallowed[0]}" if swallowed else "it gives no reason"
@@ -97,7 +79,7 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
             yield held
         finally:
             tracker.stop()
-    # stop swallows its errors too: then there is no result, but the block's own outcome stands
+    # stop swallows errors too, and then there is no result
     seen = getattr(tracker, "final_emissions_data", None)
     if seen is not None:
         held.result = CrossCheck(
@@ -113,7 +95,7 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
 
 @contextmanager
 def _log_kept() -> Iterator[None]:
-    """Restore the level and the handlers of CodeCarbon's log, which its tracker replaces."""
+    """Restore the level and handlers of CodeCarbon's log, which its tracker replaces."""
     from codecarbon.external.logger import logger  # importing it sets both
 
     level, handlers = logger.level, logger.handlers
@@ -126,7 +108,7 @@ def _log_kept() -> Iterator[None]:
 
 
 def _method(tracker: Any) -> str:
-    """Return how a tracker obtained its values; only its private attributes tell what it read."""
+    """Return how a tracker obtained its values, which only its private attributes tell."""
     words = [part.description() for part in tracker._hardware]
     watts = [part._tdp for part in tracker._hardware if getattr(part, "_tdp", None)]
     if watts:

@@ -1,11 +1,11 @@
-"""What the whole machine has done since it booted: processor time, stolen time, pressure stalls (Linux)."""
+"""Activity of the whole machine since boot: processor time, stolen time, pressure stalls (Linux)."""
 
 from __future__ import annotations
 
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from joulecache.pipelines.energy.measurement import Contamination
@@ -16,7 +16,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class MachineUse:
-    """Seconds since boot; None where this kernel does not say. `Contamination` has the same fields for a window."""
+    """The fields of `Contamination` that the kernel counts since boot."""
 
     machine_cpu_s: float | None
     steal_s: float | None
@@ -26,10 +26,10 @@ class MachineUse:
 
 
 def machine_use(proc: Path = _PROC) -> MachineUse:
-    """Return what the machine has done so far, from `/proc/stat` and `/proc/pressure`."""
+    """Read `/proc/stat` and `/proc/pressure`."""
     busy_s = steal_s = None
     with suppress(OSError, ValueError, IndexError):
-        with open(proc / "stat", "rb") as file:  # one line: the file is long on large machines
+        with open(proc / "stat", "rb") as file:  # only one line: the file is long on large machines
             user, nice, system, _, _, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
         # user includes guests; waiting for a disk is idle time
         busy_s, steal_s = (user + nice + system + irq + softirq) * TICK_S, steal * TICK_S
@@ -37,7 +37,7 @@ def machine_use(proc: Path = _PROC) -> MachineUse:
 
 
 def _stall_s(path: Path) -> float | None:
-    """Return the time during which at least one task stalled; None where the kernel does not account for pressure."""
+    """Return the time during which some task stalled; None if the kernel does not account for pressure."""
     with suppress(OSError, UnicodeDecodeError):
         if found := re.search(r"^some .*total=(\d+)$", path.read_text("ascii"), re.MULTILINE):
             return int(found[1]) / 1e6
@@ -45,19 +45,12 @@ def _stall_s(path: Path) -> float | None:
 
 
 def contamination(before: MachineUse, after: MachineUse, duration_s: float) -> Contamination:
-    """Return what the machine did between two readings."""
+    """Return the activity between two readings."""
 
     def gain(name: str) -> float | None:
         first, last = getattr(before, name), getattr(after, name)
         return None if first is None or last is None else max(0.0, last - first)
 
     processors = os.cpu_count() or 1
-    return Contamination(
-        capacity_s=processors * duration_s,
-        resolution_s=processors * TICK_S,
-        machine_cpu_s=gain("machine_cpu_s"),
-        steal_s=gain("steal_s"),
-        cpu_stall_s=gain("cpu_stall_s"),
-        memory_stall_s=gain("memory_stall_s"),
-        io_stall_s=gain("io_stall_s"),
-    )
+    gains = {each.name: gain(each.name) for each in fields(MachineUse)}
+    return Contamination(capacity_s=processors * duration_s, resolution_s=processors * TICK_S, **gains)

@@ -1,4 +1,4 @@
-"""Energy and its components: joules with bounds, and where each of them comes from."""
+"""Energy and its components: joules with bounds and provenance."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _plus(left: Any, right: Any) -> Any:
 
 
 def _union(separator: str, texts: Iterable[str]) -> str:
-    """Join the distinct parts of joined texts, modelled ones first, so that the sum of many windows stays short."""
+    """Join the distinct parts of joined texts, modelled ones first: the sum of many windows stays short."""
     parts = {part for text in texts for part in text.split(separator)}
     return separator.join(sorted(parts, key=lambda part: (not part.startswith("modelled"), part)))
 
@@ -226,7 +226,7 @@ class Energy(Displayed):
 
     @property
     def contamination_shares(self) -> dict[str, float | None]:
-        """What else the machine did during the window, as shares by the names in `CONTAMINATION`; None where it is not known.
+        """Background load during the window, as shares by the names in `CONTAMINATION`; None where unknown.
 
         ``others`` is the share of all processors' time that processes outside the tree used, ``steal`` the share that the hypervisor
         gave to other virtual machines. ``cpu_stall``, ``memory_stall`` and ``io_stall`` are shares of the window's duration.
@@ -298,10 +298,7 @@ class Energy(Displayed):
 
     @classmethod
     def from_json(cls, body: object) -> Energy:
-        """Return the energy that `to_json` gave, equal to the last bit.
-
-        Args:
-            body: Parsed JSON. `contamination`, `update_s` and `flags` may be missing, as in files of earlier versions.
+        """Return the energy that `to_json` encoded. Files of earlier versions lack `contamination`, `update_s` and `flags`.
 
         Raises:
             ValueError: A key is missing or unknown, a value is not allowed, or a total is not the sum of its components.

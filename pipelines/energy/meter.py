@@ -1,4 +1,4 @@
-"""The meter: the energy of named windows, measured where counters can be read, modelled elsewhere."""
+"""The meter: the energy of named windows, measured by counters where there are any, modelled elsewhere."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 @dataclass(frozen=True)
 class _Counters:
-    """What is read as close to a window's edge as possible."""
+    """Readings taken as close to the edge of a window as possible."""
 
     time_s: float
     cpu_s: float
@@ -50,7 +50,7 @@ class _Counters:
 
 @dataclass(frozen=True)
 class _Edge:
-    """One edge of a window: what the process tree and the machine have used so far."""
+    """One edge of a window: what the process tree and the machine used so far."""
 
     counters: _Counters
     tree: Descendants
@@ -61,21 +61,20 @@ class _Edge:
 
 
 class Meter:
-    """Measures the energy of named windows; where there are no counters, it is modelled.
+    """Measures the energy of named windows with counters, or models it where there are none.
 
     The model covers the process and its descendants. It misses daemons that outlive their parent and end in the window, and children of a
-    process that ignores SIGCHLD. RAPL covers the machine, other processes included: the total is the counter's, and its active part the
-    share ``a * CPU_s / (a * CPU_s + w_idle * CPUs * T)``, which is a model. The energy of a GPU is all active: a window that holds a GPU
-    idle still holds it.
+    process that ignores SIGCHLD. RAPL covers the machine with all its processes: the counters give the total, the model its active share,
+    ``a * CPU_s / (a * CPU_s + w_idle * CPUs * T)``. All energy of a GPU is active, even if the GPU is idle.
 
     Args:
-        country: ISO 3166 alpha-3 code for the grams of CO2; None leaves them out.
+        country: ISO 3166 alpha-3 code for the grams of CO2; None omits them.
         provider: Whose published coefficients to use: ``generic``, ``aws``, ``gcp`` or ``azure``.
-        pue: Power usage effectiveness of the building, at least 1; multiplies every joule.
+        pue: Power usage effectiveness of the data center, at least 1; multiplies every joule.
         idle_w: Watts of your machine when idle. With `full_w` it replaces RAPL and the published coefficients; the method is ``user``.
         full_w: Watts of your machine with all processors busy.
-        emissions: A folder; its emissions.csv, in CodeCarbon's format, gets a row for each outermost window.
-        record: A new file, which `ReplayMeter` can replay.
+        emissions: A folder, whose emissions.csv, in CodeCarbon's format, gets a row for each outermost window.
+        record: A new file, for `ReplayMeter`.
         powercap: The folder of the RAPL counters.
         nvml: The GPU counters; None for those of this machine.
 
@@ -106,7 +105,7 @@ class Meter:
             self._model, self._rapl = given_model(idle_w, full_w, self._cpus), None
         self._country, self._g_per_kwh = grid_intensity(country)
         self._nvml = nvml or Nvml()
-        # no GPU is no problem; a driver whose GPUs cannot be read is, also in a container that hides them
+        # no GPU is no problem, but a driver whose GPUs cannot be read is, even if a container hides them
         gpu_problem = self._nvml.problem if _NVIDIA_DRIVER.exists() else ""
         problems = (self._rapl.problem if self._rapl else "", gpu_problem)
         self._notes = {problem: None for problem in problems if problem}
@@ -137,7 +136,7 @@ class Meter:
                     self._write(window, outermost)
 
     def _write(self, window: Window, outermost: bool) -> None:
-        """Write a closed window to the files that were asked for; a failure is a note, not an error."""
+        """Write a closed window to the requested files; a failure becomes a note."""
         try:
             if self._record is not None:
                 append_window(self._record, window.name, window.energy)
@@ -151,7 +150,7 @@ class Meter:
         return replace(self._provenance_without_tdp(), tdp_w=cpu_hardware().tdp_w)
 
     def _provenance_without_tdp(self) -> Provenance:
-        """Return the provenance without the lookup in CodeCarbon, whose import takes 0.5 s."""
+        """Return the provenance without CodeCarbon, whose import takes 0.5 s."""
         return Provenance(
             method="measured:rapl" if self._rapl and self._rapl.domains else self._model.method,
             formula=coefficients().formula,
@@ -176,7 +175,7 @@ class Meter:
             rapl_uj = self._rapl.read_uj() if self._rapl else None
             return _Counters(time.monotonic(), time.process_time(), rapl_uj, self._nvml.read())
 
-        # the slow part stays outside the window: before the counters at its beginning, after them at its end
+        # the slow part stays outside the window: before its first counters, after its last
         at_end = counters() if first else None
         machine = machine_use()
         tree = descendants(first.tree.living if first else ())
@@ -186,7 +185,7 @@ class Meter:
 
     def _energy(self, first: _Edge, last: _Edge) -> Energy:
         duration_s = last.counters.time_s - first.counters.time_s
-        # orphans that ended are missing from the later sum: they must not reduce the process's own seconds
+        # orphans that ended are missing from the later sum: they must not reduce the seconds of the process
         cpu_s = last.counters.cpu_s - first.counters.cpu_s + max(0.0, last.tree.cpu_s - first.tree.cpu_s)
         read_bytes = written_bytes = None
         if first.io_bytes and last.io_bytes:
@@ -212,7 +211,7 @@ class Meter:
     def _joules(
         self, first: _Edge, last: _Edge, duration_s: float, cpu_s: float
     ) -> tuple[dict[str, Component], Component, float]:
-        """Return the components, the active part of their sum, and the update period of the slowest counter."""
+        """Return the components, the active part, and the update period of the slowest counter."""
         parts = self._counted(first.counters, last.counters, duration_s)
         if parts is not None and self._rapl:
             active, update_s = self._active_share(parts, cpu_s, duration_s), self._rapl.update_s
@@ -238,7 +237,7 @@ class Meter:
         return parts, active, update_s
 
     def _counted(self, first: _Counters, last: _Counters, duration_s: float) -> dict[str, Component] | None:
-        """Return what RAPL counted; None where it cannot be used, with a note why."""
+        """Return what RAPL counted; None, with a note, if it cannot be used."""
         if self._rapl is None or not self._rapl.domains:
             return None
         parts = None
@@ -251,7 +250,6 @@ class Meter:
         return parts
 
     def _active_share(self, gained: Mapping[str, Component], cpu_s: float, duration_s: float) -> Component:
-        """Return the active part of the machine's counters."""
         # only the ratio of a to w_idle comes from the model: it transfers between machines better than watts do
         cpu, idle = self._model.cpu * cpu_s, self._model.idle * (duration_s * (os.cpu_count() or 1))
         whole = functools.reduce(operator.add, gained.values())

@@ -19,17 +19,7 @@ _CPU_RESOLUTION = f"1 us, and {1000 / os.sysconf('SC_CLK_TCK'):g} ms for each de
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficients:
-    """The content of coefficients.json.
-
-    Attributes:
-        version: Version of the table.
-        formula: The model.
-        providers: By provider, then by name.
-        memory_w_per_gb: Watts of memory.
-        storage_w_per_tb: Watts of drives.
-        rapl_update_s: Update period of RAPL counters.
-        rapl_domain_limit_w: The most that one RAPL counter can gain.
-    """
+    """The content of coefficients.json; `providers` holds coefficients by provider and name."""
 
     version: int
     formula: str
@@ -42,7 +32,7 @@ class Coefficients:
 
 @functools.cache
 def coefficients() -> Coefficients:
-    """Return the published coefficients."""
+    """Read the published coefficients."""
 
     def parse(row: dict[str, Any]) -> Any:
         return Coefficient(**row) if "central" in row else row
@@ -71,7 +61,7 @@ class PowerModel:
 
 
 def component(row: Coefficient, method: str, scope: str, resolution: str) -> Component:
-    """Return a coefficient with bounds as the component of one unit: one second, one gigabyte-second."""
+    """Return a coefficient with bounds as the component of one unit, such as a second or a gigabyte-second."""
     assert row.low is not None
     assert row.high is not None
     return Component(row.central, row.low, row.high, method, row.source, scope, resolution)
@@ -95,7 +85,7 @@ def published_model(provider: str, cpus: float) -> PowerModel:
 def given_model(idle_w: object, full_w: object, cpus: float) -> PowerModel:
     """Return the model with the user's watts of the whole machine, idle and with all processors busy.
 
-    Power is taken to be linear in between. The error of these watts is not known, so the bounds are the value itself.
+    Power is assumed to be linear in between. The error of these watts is unknown: the bounds equal the value.
 
     Raises:
         ValueError: The watts are not finite numbers with 0 <= idle_w <= full_w.

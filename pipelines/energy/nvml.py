@@ -1,7 +1,7 @@
-"""Energy of NVIDIA GPUs through NVML: all that a GPU draws, whichever process it works for.
+"""Energy of NVIDIA GPUs through NVML: all that a GPU draws, for whichever process.
 
-GPUs from Volta on count their energy themselves. The power of older ones is polled while something watches it, and integrated by
-trapezoids. Both come from one sensor, which on some models samples only part of the time (25% on A100 and H100: Yang, Adamek and Armour,
+GPUs from Volta on have energy counters. The power of older ones is polled while it is being watched, and integrated with the trapezoidal
+rule. Both come from one sensor, which on some models samples only part of the time (25% on A100 and H100: Yang, Adamek and Armour,
 "Part-time Power Measurements", arXiv 2312.02741).
 """
 
@@ -24,7 +24,7 @@ from joulecache.pipelines.energy.measurement import Component
 # (ml.energy, Thermally Stable Profiling). Power readings are updated at least as often (Yang, Adamek and Armour).
 _UPDATE_S = 0.1
 # "On Fermi and Kepler GPUs the reading is accurate to within +/- 5% of current power draw" (NVIDIA's manual on
-# nvmlDeviceGetPowerUsage, which says nothing of Maxwell and Pascal: they are taken to be no worse).
+# nvmlDeviceGetPowerUsage, which does not mention Maxwell and Pascal: they are assumed to be no worse).
 _POWER_ERROR = 0.05
 
 
@@ -38,11 +38,11 @@ class GpuReading:
 
 
 class PowerIntegral:
-    """The integral of a GPU's power, which between two samples is taken to lie between them.
+    """The integral of a GPU's power, which is assumed to lie between adjacent samples.
 
     Attributes:
         reading: The integral so far.
-        last: Time and watts of the last sample. None leaves out the time until the next one.
+        last: Time and watts of the last sample; None skips the time until the next one.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class PowerIntegral:
 
 
 class _Poller:
-    """Polls the power of GPUs in one process, while something watches it."""
+    """Polls the power of GPUs in one process while it is being watched."""
 
     def __init__(self, library: Any, handles: Sequence[Any], poll_s: float) -> None:
         self._library, self._poll_s, self._pid = library, poll_s, os.getpid()
@@ -71,7 +71,7 @@ class _Poller:
         self._integrals = [(handle, PowerIntegral()) for handle in handles]
 
     def sample(self) -> list[GpuReading] | None:
-        """Sample all GPUs and return their integrals; None where one fails, or nothing watches."""
+        """Sample all GPUs and return their integrals; None if one fails, or nothing is watching."""
         with self._lock:
             whole = self._watchers > 0
             for handle, integral in self._integrals if whole else ():
@@ -96,7 +96,7 @@ class _Poller:
         try:
             yield
         finally:
-            # a child forked inside has no such thread, and its copy of the lock may stay held for ever
+            # a child forked inside has no such thread, and its copy of the lock may never be released
             if os.getpid() == self._pid:
                 with self._lock:
                     self._watchers -= 1
@@ -107,7 +107,7 @@ class _Poller:
 
 
 def _is_polled(library: Any, handle: Any) -> bool:
-    """Return whether a GPU has only a power reading; NVMLError where it has no counter either."""
+    """Return whether a GPU has a power reading but no energy counter; raises NVMLError if it has neither."""
     try:
         library.nvmlDeviceGetTotalEnergyConsumption(handle)
     except (library.NVMLError_NotSupported, library.NVMLError_FunctionNotFound):
@@ -156,8 +156,8 @@ class Nvml:
     Attributes:
         names: Names of the GPUs that are read: empty unless all of them can be.
         gpus: NVML's handle of each, and whether its power is polled.
-        problem: What is missing and what to do about it; "" where nothing is.
-        update_s: Update period of the slowest counter: a shorter window may gain nothing.
+        problem: What is missing and what to do about it, "" for nothing.
+        update_s: Update period of the slowest counter.
 
     Raises:
         ValueError: `poll_s` is not above 0.
@@ -172,11 +172,10 @@ class Nvml:
         self.problem = self._find()
         self._polled = [handle for handle, is_polled in self.gpus if is_polled]
         self.update_s = max(_UPDATE_S, poll_s) if self._polled else _UPDATE_S
-        # by process: a forked child has no polling thread, and its copy of a lock may be held
+        # by process: a forked child has no polling thread, and its copy of a lock may be locked
         self._pollers: dict[int, _Poller] = {}
 
     def _find(self) -> str:
-        """Find the GPUs; return the problem."""
         if self._library is None:
             try:
                 import pynvml  # 22 ms, and most machines have no GPU
@@ -204,14 +203,11 @@ class Nvml:
         return "" if self.gpus else f"no NVIDIA GPU: NVML lists none{left}"
 
     def _poller(self) -> _Poller:
-        # one step under the interpreter's lock, which a fork leaves intact
+        # atomic under the interpreter's lock, which a fork leaves intact
         return self._pollers.setdefault(os.getpid(), _Poller(self._library, self._polled, self._poll_s))
 
     def read(self) -> tuple[GpuReading, ...] | None:
-        """Return the joules of each GPU so far; None where there is none, or one cannot be read now.
-
-        A polled GPU can be read only inside `watching`.
-        """
+        """Return the joules of each GPU so far, of polled ones only inside `watching`; None if one cannot be read."""
         polled = self._poller().sample() if self._polled else []
         if polled is None or not self.gpus:
             return None
@@ -227,16 +223,11 @@ class Nvml:
     def gained(
         self, before: Sequence[GpuReading], after: Sequence[GpuReading], duration_s: float, pue: float = 1.0
     ) -> Component | None:
-        """Return the sum over the GPUs between two readings, times `pue`; None where a counter went backwards.
+        """Return the sum over the GPUs between two readings, times `pue`; None if a counter went backwards.
 
-        Counters do that when the driver is reloaded. The bounds include one counter update at the edges and, of polled power, NVIDIA's 5%
-        and what may happen between samples. A counter's own error is not published, and in neither bound.
-
-        Args:
-            before: Readings at the beginning.
-            after: Readings at the end, by the same process and, of polled GPUs, inside the same `watching`.
-            duration_s: Time between the two.
-            pue: Power usage effectiveness of the building.
+        Counters do that when the driver is reloaded. The bounds include one counter update at the edges and, for polled power, NVIDIA's
+        5% and changes between samples. The error of a counter is not published and in neither bound. Both readings must be of the same
+        process and, for polled GPUs, inside the same `watching`.
         """
         if not self.gpus or not len(self.gpus) == len(before) == len(after):
             return None

@@ -1,4 +1,4 @@
-"""What a process and its descendants have used so far: CPU time, memory, bytes read and written (Linux)."""
+"""Resource usage of a process and its descendants: CPU time, memory, bytes read and written (Linux)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_MOST_LOOKS = 5
+_MOST_TRIES = 5
 
 Identity = tuple[int, int]
 """A process: its id, which is reused, and the tick in which it started."""
@@ -22,13 +22,7 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """What one process has used.
-
-    Attributes:
-        identity: The process.
-        cpu_s: CPU time, that of the children it has waited for included.
-        rss_bytes: Resident memory.
-    """
+    """What one process used; its CPU time includes that of the children it waited for."""
 
     identity: Identity
     cpu_s: float
@@ -45,9 +39,9 @@ def _read(path: str) -> bytes:
 
 
 def process_use(pid: int) -> ProcessUse | None:
-    """Return what a process has used, also one that has ended but was not waited for; None where there is none."""
+    """Return what a process used, zombies included; None if there is none."""
     try:
-        # the name is in brackets and may hold anything: fields are counted from its end
+        # fields are counted from the end of the name, which is in brackets and may contain anything
         words = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -77,13 +71,7 @@ find_children = listed_children if Path("/proc/thread-self/children").exists() e
 
 @dataclass(frozen=True)
 class Descendants:
-    """What all descendants of this process have used so far.
-
-    Attributes:
-        cpu_s: CPU time, that of ended descendants included.
-        rss_bytes: Resident memory of the living.
-        living: The living.
-    """
+    """CPU time of all descendants of this process, and memory and identities of the living ones."""
 
     cpu_s: float
     rss_bytes: int
@@ -96,23 +84,17 @@ def descendants(
     use_of: Callable[[int], ProcessUse | None] = process_use,
     children_of: Callable[[int], list[int]] = find_children,
 ) -> Descendants:
-    """Return what the descendants of this process have used so far.
+    """Return what the descendants of this process used so far; `also` names earlier ones, which may be orphans by now.
 
-    When a parent waits for an ended child, all that the child used moves from the living to the waited for: the sum neither loses nor
-    repeats it.
-
-    Args:
-        also: Descendants that were alive at the beginning of a window, which may be orphans by now.
-        use_of: Reads one process.
-        children_of: Lists the children of a process.
+    When a parent waits for an ended child, the child's usage moves to the parent's counters: the sum neither loses nor repeats it.
     """
     also = tuple(also)
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MOST_TRIES):
         waited = resource.getrusage(resource.RUSAGE_CHILDREN)
         found = {use.identity: use for pid, start in also if (use := use_of(pid)) and use.identity == (pid, start)}
         queue = [pid for pid, _ in found]
         with suppress(ChildProcessError):
-            # asks for any child without waiting for it: 2 us, where listing children takes that for every thread
+            # checks for any child without waiting for it: 2 us, which listing children costs per thread
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             queue.append(os.getpid())
         while queue:
@@ -128,14 +110,14 @@ def descendants(
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Return the resident bytes of this process, and the most that it ever had."""
+    """Return the resident bytes of this process, now and at most."""
     # not ru_maxrss: it starts with the high-water mark of the process that started this one
     kib = dict(re.findall(r"(VmHWM|VmRSS):\s*(\d+)", _read("/proc/self/status").decode()))
     return int(kib["VmRSS"]) * 1024, int(kib["VmHWM"]) * 1024
 
 
 def io_bytes(pids: Iterable[int | str]) -> tuple[int, int] | None:
-    """Return the bytes read and written by processes and the children they waited for; None where one hides them."""
+    """Return the bytes read and written by processes and the children they waited for; None if one is not readable."""
     read_bytes = written_bytes = 0
     try:
         for pid in pids:
@@ -147,7 +129,7 @@ def io_bytes(pids: Iterable[int | str]) -> tuple[int, int] | None:
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many processors this process may use: its affinity, or the quota of its container where that is less."""
+    """Return how many processors this process may use: its affinity or, if less, the quota of its container."""
     affinity = len(os.sched_getaffinity(0))
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         with suppress(OSError, ValueError):  # absent, or "max": no quota

@@ -1,4 +1,4 @@
-"""The energy counters of the processor (RAPL), as Linux shows them in its powercap folder."""
+"""The energy counters of the processor (RAPL) in Linux' powercap folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UJ_PER_J = 1e6
 
 
 def counter_gain(before: int, after: int, span: int) -> int:
-    """Return what a counter gained between two readings, if it wrapped at `span` at most once."""
+    """Return the difference of two readings of a counter that wrapped at `span` at most once."""
     return after - before if after >= before else after - before + span
 
 
@@ -22,7 +22,7 @@ class Rapl:
     Attributes:
         domains: The component (``cpu`` or ``dram``) and span, in microjoules, of each counter by its folder. Empty unless every package
             and DRAM counter can be read.
-        problem: What is missing and what to do about it; "" where nothing is.
+        problem: What is missing and what to do about it, "" for nothing.
         update_s: Update period of the counters.
     """
 
@@ -52,22 +52,22 @@ class Rapl:
                 self.problem = "" if "dram" in found else "RAPL has no DRAM counter: memory is not in the total"
 
     def read_uj(self) -> dict[Path, int] | None:
-        """Return the microjoules of each counter; None where there is none, or one cannot be read now."""
+        """Return the microjoules of each counter; None if there is none, or one cannot be read."""
         try:
             return {folder: int((folder / "energy_uj").read_text("utf-8")) for folder in self.domains} or None
         except (OSError, ValueError):
             return None
 
     def mirrors(self, before_uj: Mapping[Path, int], after_uj: Mapping[Path, int]) -> dict[Path, Path]:
-        """Return the counters that repeat another counter, as the dies of some processors do, and that other counter.
+        """Return the counters that mirror another one, as on the dies of some processors, with that other one.
 
-        A mirror has the same joules at both edges, except for what is used between the two reads. Independent counters never do: in a
-        span of 262 kJ, one in 100,000.
+        Mirrors agree at both edges, except for what is used between the two reads; independent counters with a span of 262 kJ do so by
+        chance once in 100,000 times.
         """
         slack_uj = 2 * self.update_s * self._limit_w * _UJ_PER_J
         found: dict[Path, Path] = {}
-        for place, folder in enumerate(self.domains):
-            for other in list(self.domains)[:place]:
+        for index, folder in enumerate(self.domains):
+            for other in list(self.domains)[:index]:
                 alike = self.domains[folder] == self.domains[other] and other not in found
                 if alike and all(
                     edge[folder] > 0 and abs(edge[folder] - edge[other]) <= slack_uj for edge in (before_uj, after_uj)
@@ -79,10 +79,10 @@ class Rapl:
     def gained(
         self, before_uj: Mapping[Path, int], after_uj: Mapping[Path, int], duration_s: float, pue: float = 1.0
     ) -> dict[str, Component] | None:
-        """Return the components between two readings, times `pue`; None where a counter went backwards.
+        """Return the components between two readings, times `pue`; None if a counter went backwards.
 
-        The bounds include one counter update at the edges; the upper one also the wraps that a long window may hide. The counter's own
-        calibration error is not published, and in neither bound.
+        The bounds include one counter update at the edges, the upper one also wraps that a long window may hide. The calibration error of
+        the counters is not published and in neither bound.
         """
         method, source = ("measured:rapl", "powercap") if pue == 1 else ("modelled:rapl-pue@1", "powercap times PUE")
         most_j = self._limit_w * (duration_s + self.update_s)

@@ -14,7 +14,7 @@ _FORMAT = 1
 
 
 def begin_recording(path: str | os.PathLike[str], provenance: Provenance) -> Path:
-    """Write the first line of a recording; ValueError where its folder is missing or the file is not empty."""
+    """Write the first line of a recording; raises ValueError if its folder is missing or the file is not empty."""
     file = Path(path)
     if not file.parent.is_dir():
         raise ValueError(f"record must be a file in a folder that exists, got {os.fspath(path)!r}")
@@ -25,19 +25,14 @@ def begin_recording(path: str | os.PathLike[str], provenance: Provenance) -> Pat
 
 
 def append_window(file: Path, name: str, energy: Energy) -> None:
-    """Append a closed window to a recording, in one write: lines of several threads do not mix."""
+    """Append a closed window in one write, so that the lines of several threads do not mix."""
     line = dumps({"window": name, "energy": energy}) + "\n"
     with open(file, "ab", buffering=0) as out:
         out.write(line.encode())
 
 
 def read_recording(path: str | os.PathLike[str]) -> tuple[Provenance, list[tuple[str, Energy]]]:
-    """Return the provenance and the windows of a recording, in the order in which they were closed.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is not a recording; the message names the line.
-    """
+    """Return the provenance and the windows of a recording, in the order of closing; ValueError names an invalid line."""
     lines = Path(path).read_text("utf-8").splitlines()
     windows: list[tuple[str, Energy]] = []
     number = 1

@@ -1,4 +1,4 @@
-"""A meter that replays recorded energies: audits are tested with it, on any machine."""
+"""A meter that replays recorded energies, for tests of audits on any machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from joulecache.pipelines.energy.windows import OpenWindows, Window
 
 
 class ReplayMeter(Meter):
-    """Replay the windows of a recording, those of one name in the order of the recording.
+    """Replays the windows of a file that ``Meter(record=...)`` wrote, those of the same name in their order.
 
     `provenance` and `notes` are those of the recording. `Window.so_far` returns the energy of the whole window.
-
-    Args:
-        path: The file that a ``Meter(record=...)`` wrote.
 
     Raises:
         OSError: The file cannot be read.
@@ -38,7 +35,7 @@ class ReplayMeter(Meter):
 
     @contextmanager
     def window(self, name: str) -> Iterator[Window]:
-        """Open the next recorded window of a name; RuntimeError where the recording has no more of them."""
+        """Open the next recorded window of a name; raises RuntimeError if there is none."""
         with self._windows.named(name) as window:
             if not self._left[name]:
                 known = ", ".join(sorted(repr(other) for other, left in self._left.items() if left)) or "none"

@@ -1,4 +1,4 @@
-"""The storage model: joules of the drive that keeps a file, by bytes and days."""
+"""The storage model: joules of a drive by bytes and days."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ _S_PER_DAY = 86_400
 
 
 def storage_energy(stored_bytes: float, days: float, pue: float = 1.0) -> Component:
-    """Return the energy of keeping bytes on a drive: ``pue * watts per terabyte * terabytes * seconds``, modelled.
+    """Return the modelled energy of storing bytes on a drive: ``pue * watts per terabyte * terabytes * seconds``.
 
     The value is for an SSD, the lower bound for a hard disk, the upper bound for an SSD of 2015: coefficients of Cloud Carbon Footprint,
-    with their sources in coefficients.json. A drive draws about the same power whatever it does, so reads and writes add nothing, and a
-    file has the share of the drive's watts that it has of its bytes. One copy is counted: the replication of a cloud is not.
-
-    Args:
-        stored_bytes: Size of the data.
-        days: How long it is kept.
-        pue: Power usage effectiveness of the building, at least 1.
+    with their sources in coefficients.json. A drive draws about the same power under any load, so reads and writes add nothing, and a
+    file accounts for its share of the drive's bytes. One copy is counted, without the replication of a cloud.
 
     Raises:
         ValueError: A number is negative or not finite, or `pue` is below 1.

@@ -1,4 +1,4 @@
-"""Named windows: which are open in this process, and the energy of each after its end."""
+"""Named windows, and which of them are open in this process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from joulecache.pipelines.energy.measurement import Energy
 
 
 class Window:
-    """A metered `with` block.
-
-    Attributes:
-        name: Its name.
-    """
+    """A metered `with` block."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -61,7 +57,7 @@ class OpenWindows:
         """Open a window for a `with` block; ValueError for an empty name and for one that is open already."""
         check_text("window name", name)
         window, key = Window(name), (os.getpid(), name)
-        # one step under the interpreter's lock: a lock of this class could stay held for ever in a forked child
+        # atomic under the interpreter's lock: a forked child might never release a lock of this class
         if self._open.setdefault(key, window) is not window:
             raise ValueError(f"window {name!r} is open already: close it first, or choose another name")
         try:
@@ -70,6 +66,5 @@ class OpenWindows:
             del self._open[key]
 
     def count(self) -> int:
-        """Return how many are open in this process."""
-        pid = os.getpid()
-        return sum(owner == pid for owner, _ in list(self._open))
+        """Return how many windows are open in this process."""
+        return sum(pid == os.getpid() for pid, _ in list(self._open))

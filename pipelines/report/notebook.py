@@ -1,4 +1,4 @@
-"""What notebooks show of each result. Importing this module registers it."""
+"""How notebooks display each result; importing this module registers it."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ from joulecache.pipelines.report.document import (
 _CLASSES_SHOWN = 20
 _FOOTER = "The same numbers: report.html with charts, report.md as text, report.json for machines. Every single run: runs.jsonl."
 _NOTHING = Sentence("Nothing was compared with the cache.")
-_EXAMPLES = "Training images after each op in epoch 0, and as later epochs see them, shrunk or enlarged to 112 pixels."
+_EXAMPLES = "Training images after each op in epoch 0, and in later epochs. Large ones are shrunk to 112 pixels, small ones enlarged."
 
 
 def describe_audit(audit: Audit) -> Document:

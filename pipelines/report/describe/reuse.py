@@ -100,7 +100,7 @@ def _points_range(mean: Mean) -> Spread:
 
 
 def _energy_range(mean: Mean, like_j: float) -> Spread:
-    return _spread(mean, lambda *values_j: quantities.joules_range(*values_j, like_j=like_j))
+    return _spread(mean, lambda value, low, high: quantities.joules_range(value, low, high, like_j))
 
 
 def _accuracy_range(mean: Mean) -> Spread:

@@ -1,4 +1,4 @@
-"""Paint the charts of a document with Matplotlib."""
+"""Draw the charts of a document with Matplotlib."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from joulecache.pipelines.report.render import svg
 from joulecache.pipelines.report.render.svg import COLOURS, DASHES, MARKERS, SERIES
 
 _LONGEST_LABEL, _LONGEST_LEGEND, _LONGEST_STAGE = 16, 36, 18
-_HATCHES = ("", "....", "oo")  # where there are more parts than colours
-_ROW = 34  # units of height for a bar
-_WIDE = 5  # ratios further apart than this stand on a logarithmic axis
+_HATCHES = ("", "....", "oo")  # for more parts than colours
+_ROW = 34  # height of a bar
+_WIDE = 5  # ratios further apart than this use a logarithmic axis
 
 Axes = Any  # matplotlib has no types
 
 
 def draw(name: str, chart: Chart) -> str:
-    """Return a chart as an SVG element; `name` keeps its ids apart from those of other charts on the page."""
+    """Return a chart as an SVG element, whose ids start with `name`."""
     height, paint = _painter(chart)
     return svg.draw(name, height, chart.title, chart.description, paint)
 
@@ -47,7 +47,6 @@ def _colour(series: int | None) -> str:
 
 
 def _label(name: str, longest: int = _LONGEST_LABEL) -> str:
-    """Return a name that leaves room for the chart."""
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 

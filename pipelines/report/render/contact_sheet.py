@@ -1,4 +1,4 @@
-"""Contact sheets: records as a cache stores them, or what a chain makes of an image."""
+"""Contact sheets: records of a cache, or what a chain does to an image."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ _GAP = 6
 
 
 def write_contact_sheet(cache: CacheLike, path: Path) -> None:
-    """Draw records of a cache to a PNG file.
-
-    Args:
-        cache: The cache. Up to 32 records are drawn, evenly spread over the first split that has any.
-        path: The file to write.
+    """Draw up to 32 records, evenly spaced over the first split that has any, to a PNG file.
 
     Raises:
         CacheError: The cache has no records, or is damaged.
@@ -44,15 +40,9 @@ def write_contact_sheet(cache: CacheLike, path: Path) -> None:
 
 
 def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
-    """Draw what a chain makes of an image to a PNG file: the decoded image, cached variants, and what epochs see.
+    """Draw what a chain does to an encoded image to a PNG file: the decoded image, cached variants, and what epochs see.
 
-    The epochs are those of a cache of one variant. They are drawn as uint8, before ops that make floats or mix images of a batch.
-
-    Args:
-        chain: The chain.
-        image: The encoded image.
-        path: The file to write.
-        seed: Seed of the draws.
+    The epochs are those of a cache with one variant, drawn as uint8: before ops that return floats or mix the images of a batch.
 
     Raises:
         DecodeError: The image cannot be decoded.
@@ -77,7 +67,6 @@ def _tile(pixels: NDArray[np.generic]) -> Image.Image:
 
 
 def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
-    """Draw images with their captions to a PNG file."""
     lines = -(-len(tiles) // _COLUMNS)
     size = (_COLUMNS * (_TILE + _GAP) + _GAP, lines * (_TILE + _CAPTION + _GAP) + _GAP)
     sheet = Image.new("RGB", size, "white")

@@ -1,4 +1,4 @@
-"""Tables as lines of text. Where a table is too wide, columns are left out, then rows become lists; numbers and words stay whole."""
+"""Lay out tables as lines of text. In a table that is too wide, columns are dropped, then rows become lists; words are never split."""
 
 from __future__ import annotations
 
@@ -15,28 +15,25 @@ from joulecache.pipelines.report.document import Cell, Column, Table
 STYLES = {"saves": "green", "costs": "red", "inconclusive": "yellow", "not inferior": "green", "inferior": "red"}
 """The colours of findings."""
 
-_GAPS = (2, 1)  # between columns; the second where the table does not fit otherwise
-_SHORT, _PROSE = 14, 24  # the least width of a column of short texts, and of long ones
-_LONG = 28  # from here on a text is long
-_HEAD_LINES = 2  # that a long head has where there is room
+_GAPS = (2, 1)  # between columns; the second if the table does not fit otherwise
+_SHORT, _PROSE = 14, 24  # minimum width of a column of short texts, and of long ones
+_LONG = 28  # texts are long from this width on
+_HEAD_LINES = 2  # of a long head, if there is room
 _NO_BREAK = "\u00a0"
-_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d]-)(?=[^\W_])")  # behind a hyphen, but not within -0.5 or 1.2-3.4
-_BETWEEN_PARTS = re.compile(r"(?<=[/\\_.,;:=&?+|-])")  # of addresses and the like, where they do not fit a line
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d]-)(?=[^\W_])")  # after a hyphen, but not within -0.5 or 1.2-3.4
+_BETWEEN_PARTS = re.compile(r"(?<=[/\\_.,;:=&?+|-])")  # of paths and URLs
 
 
 def wrap(text: str, width: int, *, at_hyphens: bool = False) -> list[str]:
-    """Break a text into lines at its spaces, and at hyphens if asked to.
-
-    A word that is longer than a line is broken between its parts, or else anywhere.
-    """
+    """Break a text into lines at spaces and optionally at hyphens; a word longer than a line is broken between its parts."""
     lines, line, width = [], "", max(1, width)
     for word in _words(text, width):
-        for part in _pieces(word, width, at_hyphens):
-            joint = " " if line and part.starts else ""
-            if line and cell_len(line + joint + part.text) > width:
+        for part, starts in _pieces(word, width, at_hyphens):
+            joint = " " if line and starts else ""
+            if line and cell_len(line + joint + part) > width:
                 lines.append(line)
                 line, joint = "", ""
-            line += joint + part.text
+            line += joint + part
     return [each.replace(_NO_BREAK, " ") for each in (*lines, line)]
 
 
@@ -45,20 +42,13 @@ def _words(text: str, width: int) -> Iterator[str]:
         yield from [word] if cell_len(word) <= width else word.split(_NO_BREAK)
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """What is not broken; `starts`: it begins a word."""
-
-    text: str
-    starts: bool
-
-
-def _pieces(word: str, width: int, at_hyphens: bool) -> Iterator[_Piece]:
+def _pieces(word: str, width: int, at_hyphens: bool) -> Iterator[tuple[str, bool]]:
+    """Yield the parts of a word that are not broken, and whether each starts the word."""
     starts = True
     for part in _BETWEEN_WORDS.split(word) if at_hyphens or cell_len(word) > width else [word]:
         for smaller in [part] if cell_len(part) <= width else _BETWEEN_PARTS.split(part):
             for chopped in [smaller] if cell_len(smaller) <= width else chop_cells(smaller, width):
-                yield _Piece(chopped, starts)
+                yield chopped, starts
                 starts = False
 
 
@@ -68,7 +58,7 @@ def _longest_piece(text: str) -> int:
 
 @dataclass(frozen=True)
 class _Entry:
-    """The lines of a cell with their styles, before they are wrapped; `beside` follows the first one."""
+    """The styled lines of a cell before wrapping, and the text beside the first one."""
 
     lines: tuple[tuple[str, str], ...]
     prose: bool
@@ -102,7 +92,7 @@ def table_lines(table: Table, width: int) -> list[Text]:
 
 
 def _grid(table: Table, tag: str | None, width: int) -> list[Text]:
-    """Return the rows of a table side by side; none where not even the columns fit that must stay."""
+    """Return a table as columns; an empty list if not even the required columns fit."""
     columns = table.columns
     for entries in (_entries(table, tag, beside=True), _entries(table, tag, beside=False)):
         shown, widths, gap = _fit(columns, entries, width)
@@ -116,7 +106,7 @@ def _grid(table: Table, tag: str | None, width: int) -> list[Text]:
 
 
 def _entries(table: Table, tag: str | None, *, beside: bool) -> list[list[_Entry]]:
-    """Return the entries of all cells by row, with intervals beside the values or below them."""
+    """Return the entries by row, with intervals beside or below the values."""
     by_column = [
         [_text_entry(row[index], tag) for row in table.rows]
         if column.align == "left"
@@ -127,7 +117,7 @@ def _entries(table: Table, tag: str | None, *, beside: bool) -> list[list[_Entry
 
 
 def _common_tag(table: Table) -> str | None:
-    """Return the tag that all tagged cells have, which then goes into the title."""
+    """Return the tag that all tagged cells share, for the title."""
     tags = {cell.tag for row in table.rows for cell in row if cell.tag}
     return tags.pop() if len(tags) == 1 else None
 
@@ -137,7 +127,7 @@ def _text_entry(cell: Cell, common: str | None) -> _Entry:
 
 
 def _number_entries(cells: Sequence[Cell], common: str | None, beside: bool) -> list[_Entry]:
-    """Return the entries of a column of numbers, which are not broken."""
+    """Return the entries of a column of numbers, which do not wrap."""
     values = [f"{cell.text} {cell.tag}" if cell.tag and cell.tag != common else cell.text for cell in cells]
     ends = [_compact(cell.value) for cell in cells]
     if beside and any(ends):
@@ -158,12 +148,11 @@ def _style(cell: Cell) -> str:
 
 
 def _whole(text: str) -> str:
-    """Return a text that is not broken at its spaces."""
+    """Return a text that does not break at its spaces."""
     return text.replace(" ", _NO_BREAK)
 
 
 def _compact(spread: Spread) -> str:
-    """Return an interval in short."""
     if not spread.low:
         return spread.note
     signs = spread.low[:1] in "+-" or spread.high[:1] in "+-"
@@ -199,7 +188,7 @@ def _fit(
 
 
 def _needs(column: Column, entries: Sequence[_Entry]) -> tuple[int, int]:
-    """Return the least width of a column, and the width from which on more is of no use."""
+    """Return the minimum and the maximum useful width of a column."""
     head = _head(column)
     longest = max(map(cell_len, head.split(" ")))
     least = max([longest, *(entry.least for entry in entries)])
@@ -209,7 +198,7 @@ def _needs(column: Column, entries: Sequence[_Entry]) -> tuple[int, int]:
 
 
 def _spread_out(needs: Sequence[tuple[int, int]], room: int) -> list[int]:
-    """Give each column its least width, and share out the rest equally, so that narrow columns get all that they can use."""
+    """Give each column its minimum width, and distribute the rest equally, narrow columns first."""
     widths, spare = [least for least, _ in needs], room - sum(least for least, _ in needs)
     by_need = sorted(range(len(needs)), key=lambda index: needs[index][1] - needs[index][0])
     for done, index in enumerate(by_need):
@@ -253,7 +242,7 @@ def _grid_lines(
 
 
 def _list(table: Table, common: str | None, width: int) -> list[Text]:
-    """Return each row as a list, with one cell a line."""
+    """Return each row as a list with one cell per line."""
     lines = []
     for row in table.rows:
         lines += [Text(part) for part in wrap(inline(row[0], common), width)]
@@ -267,7 +256,7 @@ def _list(table: Table, common: str | None, width: int) -> list[Text]:
 
 
 def _item(cell: Cell, common: str | None) -> str:
-    """Return a cell as text; a number and its interval are not broken."""
+    """Return a cell as text; a number and its interval do not wrap."""
     spread = cell.value
     if not (spread.low or spread.value[:1].isdigit()) or cell_len(spread.value) > _PROSE:
         return inline(cell, common)

@@ -1,4 +1,4 @@
-"""Turn a Matplotlib figure into an inline SVG with the page's colours and fonts and a text alternative."""
+"""Draw with Matplotlib to inline SVG that uses the colours and fonts of its page and has a text alternative."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
-# As drawn, and on a page that defines none of them; a page's style sheet sets them for light and dark.
+# Defaults: the style sheet of a page overrides them for light and dark mode.
 COLOURS = {
     "ink": "#1b1f24",
     "muted": "#5d6670",
@@ -37,11 +37,11 @@ DASHES = (
 )
 MARKERS = "osD^vPX*"
 SERIES = len(DASHES)
-WIDTH = 340  # units of the drawing: about the pixels of a phone, so that type has the size it is given
+WIDTH = 340  # about the pixels of a phone, so that text keeps its size there
 
 _STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a dollar in a name is a dollar
+    "text.parse_math": False,  # names may contain dollar signs
     "font.size": 11,
     "axes.edgecolor": COLOURS["muted"],
     "axes.labelcolor": COLOURS["muted"],
@@ -62,18 +62,15 @@ _SPACE = "{http://www.w3.org/2000/svg}"
 def _own_style(salt: str) -> Iterator[None]:
     import matplotlib.style
 
-    # Nobody's matplotlibrc shapes a report, and a report shapes nobody's plots.
+    # independent of the user's matplotlibrc, and without effect on the user's plots
     with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": salt}]), warnings.catch_warnings():
-        # the reader's browser has the glyphs, or their like, that the font measured here lacks
+        # the browser has the glyphs that the font used here for measuring lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 
 def draw(name: str, height: int, title: str, description: str, paint: Callable[[Any], None]) -> str:
-    """Return the SVG element that `paint` makes on the axes it is given; `name` keeps its ids apart from other drawings'.
-
-    The same arguments give the same text.
-    """
+    """Return what `paint` draws on Matplotlib axes as a reproducible SVG element, whose ids start with `name`."""
     from matplotlib.figure import Figure
 
     with _own_style(name):
@@ -94,11 +91,11 @@ def _inline(name: str, text: str, title: str, description: str) -> str:
         element.tag = element.tag.removeprefix(_SPACE)
         if _XLINK in element.attrib:
             element.set("href", element.attrib.pop(_XLINK))
-        if element.get("fill") in COLOURS.values():  # of a hatched area: only a style can take the page's colour
+        if element.get("fill") in COLOURS.values():  # a hatched area: only a style can use the page's colours
             element.set("style", f"fill: {element.attrib.pop('fill')}")
         for attribute, value in element.attrib.items():
             element.set(attribute, _adapted(name, attribute, value))
-    for tag in ("metadata", "defs"):  # the latter holds rules for the whole page
+    for tag in ("metadata", "defs"):  # the latter has style rules for the whole page
         for child in root.findall(tag):
             if tag == "metadata" or child.find("style") is not None:
                 root.remove(child)
