@@ -143,9 +143,9 @@ def _memory() -> Iterator[Check]:
 
 
 def _disks(folder: Path) -> Iterator[Check]:
-    for what, place in (("disk", folder.absolute()), ("disk for temporary files", Path(tempfile.gettempdir()))):
-        free = shutil.disk_usage(place).free
+    for what, path in (("disk", folder.absolute()), ("disk for temporary files", Path(tempfile.gettempdir()))):
+        free = shutil.disk_usage(path).free
         remedy = (
             None if free >= _LOW_DISK_BYTES else "a cache of 10,000 images of 224x224 needs 1.5 GB: free some space"
         )
-        yield Check(what, remedy is None, f"{place}: {free / 1e9:,.1f} GB free", remedy)
+        yield Check(what, remedy is None, f"{path}: {free / 1e9:,.1f} GB free", remedy)

@@ -172,7 +172,7 @@ class Energy(Displayed):
         peak_rss_bytes: The most resident memory seen: the true peak for a process without children whose high-water mark rose
             during the window, else the larger value of the window's two edges, a lower bound.
         carbon_g: Grams of CO2 equivalent.
-        contamination: What the whole machine did meanwhile.
+        contamination: What the whole machine did during the window.
         update_s: Update period of the slowest counter that was read, summed over windows.
         total_j: Joules of all components.
         low_j: Lower bound of `total_j`.

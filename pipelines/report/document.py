@@ -16,7 +16,7 @@ from joulecache.pipelines.core.quantities import Spread
 
 T = TypeVar("T")
 Ends = tuple[float, float] | None
-"""The ends of an interval; None where there is none."""
+"""The ends of an interval; None for no interval."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,10 @@ def visible(value: T) -> T:
 # Tables --------------------------------------------------------------------------------------------------------
 
 
-def cell(value: Cell | Spread | str, tag: str | None = None) -> Cell:
+Value = Cell | Spread | str
+
+
+def cell(value: Value, tag: str | None = None) -> Cell:
     """Return a value as a cell."""
     if isinstance(value, Cell):
         return value
@@ -329,7 +332,7 @@ def words(title: str, short: str = "", priority: int = 0) -> Column:
 def table(
     title: str,
     items: Iterable[T],
-    columns: Mapping[Column, Callable[[T], Cell | Spread | str]],
+    columns: Mapping[Column, Callable[[T], Value]],
     remark: str = "",
     *,
     detail: bool = False,
@@ -339,7 +342,7 @@ def table(
     return Table(title, tuple(columns), rows, remark, detail=detail)
 
 
-def pairs(title: str, values: Mapping[str, Cell | Spread | str], remark: str = "") -> Table:
+def pairs(title: str, values: Mapping[str, Value], remark: str = "") -> Table:
     """Return a table of names and values."""
     columns = {words("What"): lambda what: what, words("Value"): lambda what: values[what]}
     return table(title, values, columns, remark, detail=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from joulecache.pipelines.auditing.results import Audit, BuildFacts
 from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
+from joulecache.pipelines.core.quantities import NOT_MEASURED
 from joulecache.pipelines.experiment.results import ArmResult, Joules, PartResult, WorkloadResult
 from joulecache.pipelines.report.describe.arm_charts import workload_charts
 from joulecache.pipelines.report.describe.stages import waiting_tables
@@ -26,12 +26,12 @@ from joulecache.pipelines.report.describe.values import (
 from joulecache.pipelines.report.describe.verdict import sentences
 from joulecache.pipelines.report.document import (
     Block,
-    Cell,
     Claims,
     Column,
     Paragraph,
     Section,
     Table,
+    Value,
     finding_cell,
     table,
     words,
@@ -58,7 +58,7 @@ def workload_section(result: WorkloadResult, audit: Audit) -> Section:
 
 def _arms(result: WorkloadResult, audit: Audit) -> Table:
     arms, reference, tag = result.arms, audit.reference, active_tag(audit)
-    columns: dict[Column, Callable[[ArmResult], Cell | Spread | str]] = {
+    columns: dict[Column, Callable[[ArmResult], Value]] = {
         words("Arm"): _name,
         Column("CPU time per image", "CPU /image", priority=2): lambda arm: (
             f"{quantities.number(arm.cpu_us_per_image)} µs"
@@ -135,16 +135,20 @@ def _costs(result: WorkloadResult, audit: Audit, build: BuildFacts, images: int)
         spent = arm.active_j_per_1000
         return Joules(*(each * images / 1000 for each in (spent.value, spent.low, spent.high)))
 
-    columns: dict[Column, Callable[[ArmResult], Cell | Spread | str]] = {
-        words("Arm"): _name,
-        Column("Once (low to high)"): joules_column(arms, lambda arm: arm.one_time, tag),
-        Column("Per epoch (low to high)"): joules_column(arms, epoch, tag),
-        Column("Per day of storage (low to high)"): lambda arm: (
-            component_cell(build.storage_per_day) if arm.name == audit.cached else "nothing"
-        ),
-    }
-    remark = "Active energy. Ratios cover epochs; break-evens cover epochs and one-time costs; neither covers storage."
-    return table("Costs by kind", arms, columns, remark, detail=True)
+    return table(
+        "Costs by kind",
+        arms,
+        {
+            words("Arm"): _name,
+            Column("Once (low to high)"): joules_column(arms, lambda arm: arm.one_time, tag),
+            Column("Per epoch (low to high)"): joules_column(arms, epoch, tag),
+            Column("Per day of storage (low to high)"): lambda arm: (
+                component_cell(build.storage_per_day) if arm.name == audit.cached else "nothing"
+            ),
+        },
+        "Active energy. Ratios cover epochs; break-evens cover epochs and one-time costs; neither covers storage.",
+        detail=True,
+    )
 
 
 def _comparisons(result: WorkloadResult, audit: Audit) -> Table:
@@ -168,35 +172,41 @@ def _comparisons(result: WorkloadResult, audit: Audit) -> Table:
 def _other_metrics(result: WorkloadResult, audit: Audit) -> Table:
     arms, country = result.arms, audit.provenance.meter.country
     total = joules_column(arms, lambda arm: arm.total_j_per_1000, quantities.kind(audit.method))
-    columns: dict[Column, Callable[[ArmResult], Cell | Spread | str]] = {
-        words("Arm"): _name,
-        Column("Runs", priority=3): lambda arm: quantities.count(arm.runs),
-        Column("Images per run", priority=4): lambda arm: quantities.count(arm.images_per_run),
-        Column("Total energy per 1,000 images, idle included (low to high)", "total energy /1,000"): total,
-        Column("Time per image"): lambda arm: f"{quantities.number(arm.wall_us_per_image)} µs",
-        Column("Read per image", priority=1): lambda arm: quantities.data_size(arm.read_bytes_per_image),
-        Column("Peak memory"): lambda arm: quantities.data_size(arm.peak_rss_bytes),
-        Column("CO2 per 1,000 images", priority=2): lambda arm: (
-            quantities.grams(arm.carbon_g_per_1000) if country else NO_COUNTRY
-        ),
-    }
-    return table("Other metrics", arms, columns, detail=True)
+    return table(
+        "Other metrics",
+        arms,
+        {
+            words("Arm"): _name,
+            Column("Runs", priority=3): lambda arm: quantities.count(arm.runs),
+            Column("Images per run", priority=4): lambda arm: quantities.count(arm.images_per_run),
+            Column("Total energy per 1,000 images, idle included (low to high)", "total energy /1,000"): total,
+            Column("Time per image"): lambda arm: f"{quantities.number(arm.wall_us_per_image)} µs",
+            Column("Read per image", priority=1): lambda arm: quantities.data_size(arm.read_bytes_per_image),
+            Column("Peak memory"): lambda arm: quantities.data_size(arm.peak_rss_bytes),
+            Column("CO2 per 1,000 images", priority=2): lambda arm: (
+                quantities.grams(arm.carbon_g_per_1000) if country else NO_COUNTRY
+            ),
+        },
+        detail=True,
+    )
 
 
 def _background_load(result: WorkloadResult) -> Table:
-    columns: dict[Column, Callable[[ArmResult], Cell | Spread | str]] = {
-        words("Arm"): _name,
-        Column("Other processes"): lambda arm: share(arm.contamination.others),
-        Column("Hypervisor (steal)", "steal", priority=3): lambda arm: share(arm.contamination.steal),
-        Column("Waiting for a CPU", "CPU stall", priority=4): lambda arm: share(arm.contamination.cpu_stall),
-        Column("Waiting for memory", "memory stall", priority=5): lambda arm: share(arm.contamination.memory_stall),
-        Column("Waiting for I/O", "I/O stall", priority=6): lambda arm: share(arm.contamination.io_stall),
-        Column("Flagged runs"): lambda arm: f"{quantities.count(arm.flagged_runs)} of {quantities.count(arm.runs)}",
-        words("Flags of all runs together", "flags", priority=1): lambda arm: ", ".join(arm.flags) or "none",
-    }
-    remark = (
+    return table(
+        "Background load",
+        result.arms,
+        {
+            words("Arm"): _name,
+            Column("Other processes"): lambda arm: share(arm.contamination.others),
+            Column("Hypervisor (steal)", "steal", priority=3): lambda arm: share(arm.contamination.steal),
+            Column("Waiting for a CPU", "CPU stall", priority=4): lambda arm: share(arm.contamination.cpu_stall),
+            Column("Waiting for memory", "memory stall", priority=5): lambda arm: share(arm.contamination.memory_stall),
+            Column("Waiting for I/O", "I/O stall", priority=6): lambda arm: share(arm.contamination.io_stall),
+            Column("Flagged runs"): lambda arm: f"{quantities.count(arm.flagged_runs)} of {quantities.count(arm.runs)}",
+            words("Flags of all runs together", "flags", priority=1): lambda arm: ", ".join(arm.flags) or "none",
+        },
         "The first two are shares of the time of all processors; the others are shares of time during which some task was waiting (Linux "
         "pressure stall information), tasks of the arm itself included. The kernel counts processor time in ticks: the shorter a run, the "
-        "higher the load that is needed to flag it."
+        "higher the load that is needed to flag it.",
+        detail=True,
     )
-    return table("Background load", result.arms, columns, remark, detail=True)

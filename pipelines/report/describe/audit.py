@@ -16,11 +16,11 @@ from joulecache.pipelines.report.describe.stages import stages_section
 from joulecache.pipelines.report.describe.values import (
     active_tag,
     change_interval,
+    class_list,
     epochs_to,
     joules,
     plural,
     share,
-    shortened,
     title_of,
 )
 from joulecache.pipelines.report.describe.verdict import doubts, headline, main_comparisons, main_workload
@@ -86,13 +86,18 @@ def _about(audit: Audit) -> Text:
             for each in audit.pipelines
         ]
         return (*parts, ".", *sizes)
-    records, names = audit.records, audit.class_names
-    classes = f"{count(len(names))} {'class' if len(names) == 1 else 'classes'}: {shortened(names, _CLASSES_SHOWN)}."
+    records = audit.records
     counts = (
         f"{plural(records.train, 'training image')}, {count(records.val)} held out, {count(records.rejected)} "
         f"rejected, {plural(records.skipped, 'other file')} skipped."
     )
-    return ("Source ", Code(audit.source or ""), ", chain ", Code(audit.chain or ""), f". {counts} {classes}")
+    return (
+        "Source ",
+        Code(audit.source or ""),
+        ", chain ",
+        Code(audit.chain or ""),
+        f". {counts} {class_list(audit.class_names, _CLASSES_SHOWN)}",
+    )
 
 
 def _facts(audit: Audit) -> Iterator[Fact]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.core.quantities import count, data_size, kind, seconds
-from joulecache.pipelines.report.describe.values import active, flagged, joules, plural, shortened, total
+from joulecache.pipelines.report.describe.values import active, class_list, flagged, joules, plural, total
 from joulecache.pipelines.report.document import Block, Code, Column, Document, Paragraph, Section, Table, table, words
 
 _CLASSES_SHOWN = 10
@@ -45,8 +45,8 @@ def _splits(manifest: Manifest) -> Table:
 
 
 def _facts(manifest: Manifest) -> Iterator[str]:
-    names, source, rejected = manifest.class_names, manifest.source, manifest.rejected
-    yield f"{count(len(names))} {'class' if len(names) == 1 else 'classes'}: {shortened(names, _CLASSES_SHOWN) or 'none'}."
+    source, rejected = manifest.source, manifest.rejected
+    yield class_list(manifest.class_names, _CLASSES_SHOWN)
     yield (
         f"Stored as {manifest.format}, {manifest.encoding}. Source: {source.location}, {data_size(source.bytes)}; "
         f"{count(rejected.records)} rejected (listed in {rejected.name}), {plural(sum(source.skipped.values()), 'other file')} skipped."

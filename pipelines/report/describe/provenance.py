@@ -8,7 +8,6 @@ from pathlib import PurePath
 
 from joulecache.pipelines.auditing.results import Audit, BuildFacts
 from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import Spread
 from joulecache.pipelines.energy import Component, Energy, Provenance
 from joulecache.pipelines.experiment.results import RunProvenance, WorkloadResult
 from joulecache.pipelines.report.describe.values import (
@@ -29,6 +28,7 @@ from joulecache.pipelines.report.document import (
     Paragraph,
     Section,
     Table,
+    Value,
     pairs,
     table,
     words,
@@ -203,7 +203,7 @@ def _machine(run: RunProvenance) -> Table:
     if meter.country is not None and meter.carbon_g_per_kwh is not None:
         carbon = f"{meter.country}, {quantities.number(meter.carbon_g_per_kwh)} g per kWh ({meter.carbon_source})"
     within, across = chosen(threads.intra_op), chosen(threads.inter_op)
-    facts: dict[str, Cell | Spread | str] = {
+    facts: dict[str, Value] = {
         "Processor": meter.cpu or "unknown",
         "Thermal design power": "unknown to CodeCarbon" if meter.tdp_w is None else f"{meter.tdp_w:g} W",
         "vCPUs": f"{meter.vcpus:g}",

@@ -100,6 +100,11 @@ def plural(number: int, noun: str) -> str:
     return f"{quantities.count(number)} {noun}{'' if number == 1 else 's'}"
 
 
+def class_list(names: Sequence[str], most: int) -> str:
+    """Return the number of classes and the names of the first ones."""
+    return f"{quantities.count(len(names))} {'class' if len(names) == 1 else 'classes'}: {shortened(names, most) or 'none'}."
+
+
 def listed(names: Sequence[str]) -> str:
     """Return names as in "a, b and c"."""
     *others, last = names

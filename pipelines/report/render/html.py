@@ -6,13 +6,12 @@ import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import jinja2
+from markupsafe import Markup
 
 from joulecache.pipelines.report.document import Block, Chart, Code, Document, parts, visible
-
-if TYPE_CHECKING:
-    import jinja2
-    from markupsafe import Markup
+from joulecache.pipelines.report.render.charts import draw
 
 
 def to_html(document: Document) -> str:
@@ -29,13 +28,15 @@ def _render(template: str, document: Document) -> str:
     shown = visible(document)
     charts = [block for section in shown.sections for block in section.blocks if isinstance(block, Chart)]
     names = {id(chart): f"chart-{number}" for number, chart in enumerate(charts)}
-    return _environment().get_template(template).render(document=shown, svg=lambda chart: _svg(names[id(chart)], chart))
+    return (
+        _environment()
+        .get_template(template)
+        .render(document=shown, svg=lambda chart: Markup(draw(names[id(chart)], chart)))
+    )
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -54,11 +55,3 @@ def _environment() -> jinja2.Environment:
 def _grouped(blocks: Sequence[Block]) -> list[list[Block]]:
     """Group blocks so that adjacent charts stand side by side."""
     return [list(group) for _, group in itertools.groupby(blocks, lambda block: isinstance(block, Chart))]
-
-
-def _svg(name: str, chart: Chart) -> Markup:
-    from markupsafe import Markup
-
-    from joulecache.pipelines.report.render.charts import draw
-
-    return Markup(draw(name, chart))

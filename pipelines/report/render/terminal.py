@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.console import Console
+from rich.text import Text
 
 from joulecache.pipelines.report.document import (
     Block,
@@ -20,9 +21,7 @@ from joulecache.pipelines.report.document import (
     visible,
 )
 from joulecache.pipelines.report.document import Text as DocumentText
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from joulecache.pipelines.report.render.layout import STYLES, inline, table_lines, wrap
 
 
 def print_document(document: Document, console: Console, *, brief: bool = True) -> None:
@@ -52,8 +51,6 @@ def plain(text: DocumentText) -> str:
 
 
 def _print_block(block: Block, console: Console) -> None:
-    from joulecache.pipelines.report.render.layout import table_lines
-
     match block:
         case Table():
             for line in table_lines(block, console.width):
@@ -72,8 +69,6 @@ def _print_block(block: Block, console: Console) -> None:
 
 
 def _print_sentence(sentence: Sentence, console: Console) -> None:
-    from joulecache.pipelines.report.render.layout import STYLES
-
     _print(
         f"{sentence.lead} {sentence.claim}".lstrip(), console, f"bold {STYLES.get(sentence.finding or '', '')}".strip()
     )
@@ -83,16 +78,10 @@ def _print_sentence(sentence: Sentence, console: Console) -> None:
 
 
 def _print_fact(fact: Fact, console: Console) -> None:
-    from joulecache.pipelines.report.render.layout import inline
-
     detail = f"; {fact.detail}" if fact.detail else ""
     _print(f"{fact.label}: {inline(fact.cell)}{detail}", console)
 
 
 def _print(text: str, console: Console, style: str = "") -> None:
-    from rich.text import Text
-
-    from joulecache.pipelines.report.render.layout import wrap
-
     for line in wrap(text, console.width):
         console.print(Text(line, style), soft_wrap=True)
