@@ -39,7 +39,7 @@ def audit(
     progress: Progress | None = None,
     budget: Budget | None = None,
 ) -> Audit:
-    """Measure what feeding a model costs in several arms: whether caching a chain pays, or which of your pipelines costs less.
+    """Measure the energy of feeding a model in several arms: whether caching a chain pays, or which of your pipelines costs less.
 
     Every run is kept in ``runs.jsonl`` and every model file in ``models/`` of the folder `out`. An audit that was stopped continues
     when it is called again with the same arguments.
@@ -48,12 +48,12 @@ def audit(
         source: The images of an audit of a chain. Sources other than folders are unpacked for the online arms; that is not measured.
         chain: The chain, with its cut.
         out: The folder of the audit: new, empty, or an audit.
-        datasets: Your own pipelines instead: functions by name, each called once, without arguments, that return a batched
+        datasets: Your pipelines instead: functions by name, each called once, without arguments, that return a batched
             `tf.data.Dataset` of (images `[B, H, W, C]`, integer labels `[B]`); for the workload "input" alone, of any elements whose
             first tensor has the batch first. The first one is the reference.
-        steps: Batches in an epoch of your own pipelines; None: all.
-        arms: Arms of the chain; "naive" and "optimized" have to be among them. None: all four.
-        workloads: Some of "input", "train", "finetune" and "infer"; of your own pipelines "input" and "train". None: "input", "train"
+        steps: Batches in an epoch of your pipelines; None: all.
+        arms: Arms of the chain, which must include "naive" and "optimized". None: all four.
+        workloads: Some of "input", "train", "finetune" and "infer"; of your pipelines "input" and "train". None: "input", "train"
             and, for a chain, "infer".
         epochs: Epochs that the verdict on a cache covers; they are not run. None: 30.
         runs: Trainings that share the cache; they are not run. None: 1.
@@ -63,27 +63,27 @@ def audit(
         train_epochs: Epochs of one training run.
         prune: Share of the channels that the model for inference loses. None: 0.5.
         batch_size: Images in a batch. None: 64.
-        limit: Records of the source to use at most.
+        limit: Maximum number of records of the source.
         labels: File with the labels.
         variants: Draws of the cached ops that the cache holds, and other numbers to compare. Each of them and fresh draws are
             trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has more epochs than
-            the cache has variants; `reuse` of the result says what that does to accuracy. None: 1.
+            the cache has variants; `reuse` of the result says how that affects accuracy. None: 1.
         seed: Seed of the draws, the weights and the order of the runs.
-        meter: Measures. None: a new one.
-        progress: Called with what is being done, steps done, steps in all.
+        meter: Measures the runs. None: a new one.
+        progress: Called with a description, steps done and their total.
         budget: How much to measure.
 
     Returns:
-        The audit. Its `stages` say where the joules of the naive arm go, if the input or the training of a chain is measured.
+        The audit. Its `stages` attribute the joules of the naive arm, if the input or the training of a chain is measured.
 
     Raises:
-        ValueError: An argument is out of range or does not go with the others, or `out` holds anything but an audit.
+        ValueError: An argument is out of range or excludes another, or `out` holds anything but an audit.
         ArmError: An arm cannot run.
         BuildError: The cache cannot be built.
     """
     if out is None:
-        raise ValueError("give out, the folder of the audit")
-    work: dict[str, Any] = {"meter": meter or Meter(), "progress": progress or silent}
+        raise ValueError("out is missing: set the folder of the audit")
+    tools: dict[str, Any] = {"meter": meter or Meter(), "progress": progress or silent}
     common = {
         "workloads": None if workloads is None else tuple(workloads),
         "pairs": pairs,
@@ -104,14 +104,14 @@ def audit(
     }
     if datasets is None:
         if source is None or chain is None:
-            raise ValueError("give a source and a chain to audit, or datasets: functions that return one")
+            raise ValueError("nothing to audit: set a source and a chain, or datasets, functions that return one")
         if steps is not None:
-            raise ValueError("steps goes with datasets: leave it out for a chain, or set a limit")
-        return audit_chain(source, chain, out, AuditConfig(**_given(common | of_chains)), **work)
+            raise ValueError("steps requires datasets: leave it out for a chain, or set a limit")
+        return audit_chain(source, chain, out, AuditConfig(**_given(common | of_chains)), **tools)
     refused = _given({"source": source, "chain": chain} | of_chains)
     if refused:
-        raise ValueError(f"{', '.join(refused)}: only for the audit of a chain, leave out for datasets")
-    return audit_pipelines(datasets, out, PipelinesConfig(**_given(common | {"steps": steps})), **work)
+        raise ValueError(f"{', '.join(refused)}: only for the audit of a chain, leave them out for datasets")
+    return audit_pipelines(datasets, out, PipelinesConfig(**_given(common | {"steps": steps})), **tools)
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:

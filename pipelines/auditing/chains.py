@@ -1,4 +1,4 @@
-"""The audit of one chain: the same files in several arms, with what each costs before its first epoch."""
+"""The audit of one chain: the same files in several arms, with the cost of each before its first epoch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
 _DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms get, in turn
-_LARGEST_DIFFERENCE = 1.0  # levels, on average: above, two arms do not show the same images
+_MAX_DIFFERENCE = 1.0  # levels, on average: above, two arms do not show the same images
 _NOT_IN_SETTINGS = ("pairs", "epochs", "runs", "budget")  # what may differ between two parts of one audit
 
 
@@ -53,18 +53,10 @@ def audit_chain(
     meter: Meter,
     progress: Progress,
 ) -> Audit:
-    """Audit a chain over a source.
-
-    Args:
-        source: Any source that `precompute` reads.
-        chain: The chain with its cut.
-        out: The folder of the audit.
-        config: How to audit.
-        meter: Measures.
-        progress: Told what is being done.
+    """Audit a chain over any source that `precompute` reads, in the folder `out`.
 
     Raises:
-        ValueError: Arguments do not fit together, or `out` holds anything but an audit.
+        ValueError: Arguments contradict each other, or `out` holds anything but an audit.
         ArmError: An arm cannot run.
     """
     parsed = parse(chain) if isinstance(chain, str) else chain
@@ -80,7 +72,7 @@ def audit_chain(
 
 
 class _ChainAudit:
-    """One audit at work: the cache, the arms, and what was measured so far."""
+    """An audit in progress: the cache, the arms, and the measurements so far."""
 
     def __init__(
         self,
@@ -111,7 +103,7 @@ class _ChainAudit:
         self.held_out = manifest.splits["val"].records
         self.val_data = load(self.cache, "val", config.batch_size) if self.held_out else None
         if INFER in config.workloads and self.val_data is None:
-            raise ValueError("the workload infer needs held-out records to measure its model on: give more images")
+            raise ValueError("the workload infer needs held-out records to measure its model on: use more images")
         self.build_energy = manifest.build_energy
         cached = CachedArm(CACHED, manifest.splits["train"].records, config.epochs, config.runs)
         one_time = {CACHED: active_joules(self.build_energy)}
@@ -120,7 +112,7 @@ class _ChainAudit:
         self.results: dict[str, WorkloadResult] = {}
 
     def build_cache(self, variants: int) -> Cache:
-        """Build the cache with a number of variants; one that a stopped audit left is found up to date."""
+        """Build the cache with a number of variants; one from a stopped audit is found up to date."""
         self.progress("building the cache" if variants == 1 else f"building the cache of {variants} variants", 0, 1)
         # A build reads the source itself, but drawing synthetic photos must not be charged to it.
         source = self.images if self.listed.location.startswith(SYNTHETIC) else self.source
@@ -173,7 +165,7 @@ class _ChainAudit:
             self.results[TRAIN] = self.bench.measure(training, self.arms, self.config.pairs)
 
     def measure_compressed(self, training: Training) -> Compression | None:
-        """Measure fine-tuning and inference of the compressed model; a compressed model of a stopped audit is used again."""
+        """Measure fine-tuning and inference of the compressed model, which a stopped audit may have left."""
         config, record = self.config, self.folder.compression
         compresses = INFER in config.workloads and not record.exists()
         if FINETUNE in config.workloads or compresses:
@@ -244,7 +236,7 @@ class _ChainAudit:
         )
 
     def build_facts(self) -> BuildFacts:
-        """Return what the build cost and wrote."""
+        """Return the energy and the sizes of the build."""
         manifest = self.cache.manifest
         cache_bytes = sum(file.bytes for file in manifest.files())
         return BuildFacts(
@@ -259,7 +251,7 @@ class _ChainAudit:
 
 
 def _level(chain: Chain) -> float:
-    """Return the size of one uint8 level in the images that a chain makes, at least."""
+    """Return the minimum size of one uint8 level in the images of a chain."""
     level = 1 / 255 if chain.is_float else 1.0
     for op in chain.ops:
         if isinstance(op, Normalize):
@@ -270,8 +262,7 @@ def _level(chain: Chain) -> float:
 def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
     """Return each arm's mean absolute difference from the cached one over the first batch of epoch 0, in levels.
 
-    Raises:
-        ArmError: An arm shows other images; its energy would not compare.
+    Raises ArmError if an arm shows other images: its energy would not compare.
     """
     first = {}
     for arm in arms:
@@ -281,7 +272,7 @@ def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
     differences = {}
     for name, (others, other_labels) in first.items():
         difference = float(np.abs(images.astype(np.float64) - others).mean()) / level
-        if difference > _LARGEST_DIFFERENCE or not np.array_equal(labels, other_labels):
+        if difference > _MAX_DIFFERENCE or not np.array_equal(labels, other_labels):
             raise ArmError(
                 f"{name} and {CACHED} differ by {difference:.2f} levels on average: they do not run the same chain"
             )

@@ -82,11 +82,7 @@ class Changes:
 
 
 def compare_audits(before: Audit, after: Audit) -> Changes:
-    """Compare two audits.
-
-    Raises:
-        ValueError: No arm of a workload is in both.
-    """
+    """Compare two audits; raise ValueError if no arm of a workload is in both."""
     old, new = _arms(before), _arms(after)
     both = [key for key in old if key in new]
     if not both:

@@ -1,4 +1,4 @@
-"""Arguments of audits, declared once: checked here, and shown by the command line with the help given here."""
+"""Arguments of audits: checked here, and shown by the command line with the help texts from here."""
 
 from __future__ import annotations
 
@@ -44,15 +44,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    """Arguments of every audit.
-
-    Attributes:
-        pairs: Number of blocks; None: 20 for the input, 5 for training and fine-tuning, 10 for inference and stages.
-        model: Name or file of the model to train.
-        train_epochs: Epochs of one training run.
-        seed: Seed of the draws, the weights and the order of the runs.
-        budget: How much to measure.
-    """
+    """Arguments of every audit, as in `audit`, with a help text for the command line."""
 
     pairs: int | None = _option(None, "Blocks. Default: 20 input, 5 train, 10 others.")
     model: str = _option("cnn", "cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
@@ -68,15 +60,7 @@ class _Config:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelinesConfig(_Config):
-    """Arguments of an audit of custom pipelines; see also `_Config`.
-
-    Attributes:
-        workloads: What to measure: "input", "train" or both.
-        steps: Batches in an epoch; None: all.
-
-    Raises:
-        ValueError: An argument is out of range.
-    """
+    """Arguments of an audit of custom pipelines; raises ValueError for one that is out of range."""
 
     workloads: tuple[str, ...] = _option(PIPELINE_WORKLOADS, "Some of input, train.")
     steps: int | None = _option(None, "Batches of an epoch. Default: all.")
@@ -90,22 +74,7 @@ class PipelinesConfig(_Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(_Config):
-    """Arguments of an audit of a chain; see also `_Config`.
-
-    Attributes:
-        arms: Arms to measure; "naive" and "optimized" have to be among them.
-        workloads: What to measure: some of "input", "train", "finetune", "infer".
-        epochs: Epochs that the verdict covers; they are not run.
-        runs: Trainings that share the cache; they are not run.
-        prune: Share of the channels that the model for inference loses.
-        batch_size: Images in a batch.
-        limit: Records of the source to use at most; None: all.
-        labels: File with the labels; None: the source says them.
-        variants: Draws of the cached ops that the cache holds, and other numbers to compare in accuracy.
-
-    Raises:
-        ValueError: An argument is out of range, or arguments do not fit together.
-    """
+    """Arguments of an audit of a chain; raises ValueError if one is out of range, or contradicts another."""
 
     arms: tuple[str, ...] = _option(ARMS, "Arms to compare.")
     workloads: tuple[str, ...] = _option((INPUT, TRAIN, INFER), "Some of input, train, finetune, infer.")
@@ -150,7 +119,7 @@ class AuditConfig(_Config):
             )
 
     def check_draws(self, chain: Chain) -> None:
-        """Raise ValueError if several variants are asked for, but the cached ops of the chain draw nothing."""
+        """Raise ValueError if several variants are requested, but the cached ops of the chain draw nothing."""
         if self.variants != (1,) and not draws_before_cut(chain):
             raise ValueError(
                 f"variants are {listed(self.variants)}, but the cached ops of {str(chain)!r} draw nothing at random: all would be the "
@@ -158,13 +127,10 @@ class AuditConfig(_Config):
             )
 
     def why_unmeasured(self, held_out: int) -> str | None:
-        """Return why the audit cannot measure what reused draws do to accuracy; None if it can.
-
-        Args:
-            held_out: Number of held-out records.
+        """Return why the audit cannot measure how reused draws affect accuracy, with some held-out records; None if it can.
 
         Raises:
-            ValueError: It was asked for, by several numbers of variants, and no records are held out.
+            ValueError: Several numbers of variants request it, but no records are held out.
         """
         if TRAIN not in self.workloads:
             return "the workload train was not asked for"
@@ -174,7 +140,7 @@ class AuditConfig(_Config):
             return None
         if len(self.variants) > 1:
             raise ValueError(
-                f"variants {listed(self.variants)} differ in accuracy, but no records are held out to measure it on: give more images"
+                f"variants {listed(self.variants)} differ in accuracy, but no records are held out to measure it on: use more images"
             )
         return "no records are held out"
 
@@ -185,7 +151,7 @@ def draws_before_cut(chain: Chain) -> bool:
 
 
 def listed(counts: Sequence[int]) -> str:
-    """Return numbers with commas between them."""
+    """Return numbers as text, separated by commas."""
     return ", ".join(map(str, counts))
 
 

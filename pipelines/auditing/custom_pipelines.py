@@ -1,4 +1,4 @@
-"""The audit of custom pipelines: the first is the reference, and training is also measured in parts."""
+"""The audit of custom pipelines, of which the first is the reference; training is also measured in parts."""
 
 from __future__ import annotations
 
@@ -40,14 +40,9 @@ def audit_pipelines(
     meter: Meter,
     progress: Progress,
 ) -> Audit:
-    """Audit custom pipelines.
+    """Audit custom pipelines: functions by name, each called once, that return a batched `tf.data.Dataset`.
 
-    Args:
-        datasets: Functions by name, each called once, that return a batched `tf.data.Dataset`; the first is the reference.
-        out: The folder of the audit.
-        config: How to audit.
-        meter: Measures.
-        progress: Told what is being done.
+    The first is the reference. `out` is the folder of the audit.
 
     Raises:
         ValueError: `datasets` is empty, or `out` holds anything but an audit.
@@ -92,13 +87,13 @@ def audit_pipelines(
 
 def _check_functions(datasets: Mapping[str, Callable[[], object]]) -> None:
     if not datasets:
-        raise ValueError("there is no pipeline to audit: give at least one function that returns a tf.data.Dataset")
+        raise ValueError("there is no pipeline to audit: pass at least one function that returns a tf.data.Dataset")
     for name, function in datasets.items():
         if not name:
             raise ValueError("a pipeline has an empty name: name every pipeline")
         if not callable(function):
             raise ArmError(
-                f"{name} is a {type(function).__name__}: give a function without arguments that returns a dataset"
+                f"{name} is a {type(function).__name__}: pass a function without arguments that returns a dataset"
             )
 
 
@@ -169,7 +164,7 @@ def _measure(
 
 
 def make_training(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig) -> Training:
-    """Make the training of one model on every pipeline; ArmError if their images differ."""
+    """Make the training of one model on every pipeline; raise ArmError if their images differ."""
     kinds = {each.facts.name: _kind(each.first[0]) for each in pipelines}
     if len(set(kinds.values())) > 1:
         raise ArmError(
@@ -189,7 +184,7 @@ def _kind(images: tf.Tensor) -> str:
 
 
 def _without_scaling(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Clone a layer; one that scales pixels to 0..1 becomes the identity: floats are scaled already."""
+    """Clone a layer; replace one that scales pixels to 0..1 by the identity, since floats are scaled already."""
     if isinstance(layer, keras.layers.Rescaling):
         return keras.layers.Identity(name=layer.name)
     return type(layer).from_config(layer.get_config())

@@ -25,7 +25,7 @@ _SIDE = 112  # pixels of the longer side: some kilobytes per image
 def draw_examples(files: ImageFiles, folder: Path, cache: Cache) -> tuple[Example, ...]:
     """Return examples of the files in a folder, evenly spaced, as the chain of a cache transforms them.
 
-    Large images are shrunk, small ones enlarged without smoothing. There are none after `to_float`.
+    Large images are shrunk, small ones enlarged without smoothing. Images after `to_float` are left out.
     """
     rows = np.unique(np.linspace(0, len(files.paths) - 1, _EXAMPLES).astype(int))
     examples = []

@@ -1,4 +1,4 @@
-"""The folder of an audit, in which an audit that was stopped continues."""
+"""The folder of an audit, in which a stopped audit continues."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ _WORK = ".audit"  # the settings, the unpacked files and the cache; deleted when
 
 @dataclass(frozen=True)
 class AuditFolder:
-    """The folder of an audit.
-
-    Attributes:
-        path: The folder; it need not exist.
-    """
+    """The folder of an audit, which need not exist."""
 
     path: Path
 
@@ -45,13 +41,13 @@ class AuditFolder:
     def check(self, sources: Iterable[Path] = ()) -> None:
         """Raise ValueError if the folder holds anything but an audit, or overlaps a source."""
         files.refuse_overlap(sources, self.path, "out")
-        files.check_folder(self.path, "an audit", lambda folder: self._is_ours())
+        files.check_folder(self.path, "an audit", lambda folder: self._is_audit())
 
     @contextmanager
     def work(self, settings: Mapping[str, object]) -> Iterator[Path]:
         """Make the folder, and yield a folder inside it for intermediate files, which is deleted at the end.
 
-        The runs and the work of a stopped audit with the same settings stay; those of other settings are deleted.
+        The runs and the work of a stopped audit with the same settings stay; those with other settings are deleted.
         """
         work = self.path / _WORK
         work.mkdir(parents=True, exist_ok=True)
@@ -74,12 +70,12 @@ class AuditFolder:
         self.runs.unlink(missing_ok=True)
         discard_output(self.models, COMPRESSION_RECORD)
 
-    def _is_ours(self) -> bool:
+    def _is_audit(self) -> bool:
         return self.runs.is_file() or (self.path / _REPORT).is_file() or (self.path / _WORK).is_dir()
 
 
 def replace_json(file: Path, body: object) -> bool:
-    """Write a JSON value to a file; return whether the file held another one, or none."""
+    """Write a JSON value to a file; return whether that changed it."""
     text = json.dumps(body, indent=1)
     if file.exists() and file.read_text("utf-8") == text:
         return False

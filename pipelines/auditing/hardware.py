@@ -1,4 +1,4 @@
-"""Measure what this machine achieves at each precision: operations per second, and per joule."""
+"""Measure operations per second and per joule at each precision on this machine."""
 
 from __future__ import annotations
 
@@ -36,15 +36,7 @@ FLOP: Mapping[Operation, int] = {
 
 @dataclass(frozen=True)
 class Task:
-    """An operation at one precision, ready to run.
-
-    Attributes:
-        operation: The operation.
-        precision: The precision.
-        device: Where it runs.
-        engine: What runs it.
-        call: Runs it once.
-    """
+    """An operation at one precision, and a call that runs it once in some engine on some device."""
 
     operation: Operation
     precision: Precision
@@ -61,10 +53,10 @@ def measure_hardware(
     Float precisions run in TensorFlow, int8 in LiteRT as quantized models do: always on the processors.
 
     Args:
-        meter: Measures. None: a new one.
-        seconds: How long each runs in a round.
-        rounds: Rounds in which all run, each in another order.
-        progress: Called with what is being done, steps done, steps in all.
+        meter: Measures the operations. None: a new one.
+        seconds: Duration of each operation in a round.
+        rounds: Rounds in which all run, in random order.
+        progress: Called with a description, steps done and their total.
 
     Raises:
         ValueError: `seconds` or `rounds` is out of range.
@@ -77,7 +69,7 @@ def measure_hardware(
 def measure_tasks(
     tasks: tuple[Task, ...], meter: Meter, seconds: float, rounds: int, progress: Progress
 ) -> tuple[Throughput, ...]:
-    """Measure tasks in rounds, in each of which all take turns in random order."""
+    """Measure tasks in rounds, each time in random order."""
     places = range(len(tasks))
     rates: list[list[float]] = [[] for _ in places]
     energies: list[list[Energy]] = [[] for _ in places]
@@ -86,7 +78,7 @@ def measure_tasks(
         for step, place in enumerate(random.Random(number).sample(places, len(tasks))):
             progress("measuring operations", number * len(tasks) + step, rounds * len(tasks))
             task = tasks[place]
-            task.call()  # the caches no longer hold what the task before it left
+            task.call()  # warm-up: the caches hold data of the previous task
             with meter.window("operations") as window:
                 done = _repeat(task.call, seconds) * FLOP[task.operation]
             flop[place] += done

@@ -1,4 +1,4 @@
-"""The first epoch of a custom pipeline: what it yields, and whether it can be audited."""
+"""Inspect the first epoch of a custom pipeline: what it yields, and whether it can be audited."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ _OR_INPUT = "or measure it with the workload input alone"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a function comes from.
-
-    Attributes:
-        function: The function, as module:name.
-        file: Its source file; None if there is none.
-        sha256: SHA-256 of that file.
-    """
+    """A function as module:name, its source file and the SHA-256 of that; None if there is none."""
 
     function: str
     file: str | None = None
@@ -36,15 +30,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class InspectedPipeline:
-    """A custom pipeline after its first epoch.
-
-    Attributes:
-        arm: The arm that it is.
-        facts: What the epoch was.
-        first: Its first batch.
-        last: Its last batch.
-        classes: Number of classes; 0 if nothing is trained.
-    """
+    """A custom pipeline as an arm, after one epoch, with its first and last batch; 0 classes if nothing is trained."""
 
     arm: Arm
     facts: PipelineFacts
@@ -53,18 +39,18 @@ class InspectedPipeline:
     classes: int
 
     def kept_in_memory(self) -> Arm:
-        """Return an arm with as many batches of the same shapes, all of which are in memory."""
+        """Return an arm with as many batches of the same shapes, all in memory."""
         repeated = tf.data.Dataset.from_tensors(self.first).repeat(self.facts.batches - 1)
         kept = repeated.concatenate(tf.data.Dataset.from_tensors(self.last))
         if _images(self.arm.dataset.element_spec).shape[0] is None:
-            # No batches, of another size: then the graph is traced for batches of any size, as it is for the pipeline.
+            # no batches, but of another size: the graph is traced for batches of any size, as for the pipeline
             empty = tf.nest.map_structure(lambda part: part[:0], self.first)
             kept = kept.concatenate(tf.data.Dataset.from_tensors(empty).take(0))
         return Arm(self.arm.name, self.arm.records, kept)
 
 
 def make_dataset(name: str, function: Callable[[], object]) -> tf.data.Dataset:
-    """Call a function; ArmError if it fails or returns anything but a dataset."""
+    """Call a function; raise ArmError if it fails or returns anything but a dataset."""
     try:
         dataset = function()
     except (Exception, SystemExit) as error:  # user code may raise anything
@@ -87,10 +73,10 @@ def inspect_pipeline(
 
     Args:
         name: Its name.
-        dataset: What its function returned.
+        dataset: The return value of its function.
         origin: Where that function comes from.
         steps: Batches of an epoch; None: all.
-        trains: Whether a classifier is to be trained on it.
+        trains: Whether a classifier will be trained on it.
         longest_s: Seconds after which an epoch of unknown length counts as endless.
 
     Raises:
@@ -125,7 +111,7 @@ def inspect_pipeline(
 
 
 class _Epoch:
-    """What was seen of an epoch so far; raises ArmError for what cannot be measured."""
+    """The part of an epoch seen so far; raises ArmError for what cannot be measured."""
 
     def __init__(self, name: str, dataset: tf.data.Dataset, *, trains: bool) -> None:
         named = getattr(dataset, "class_names", None)
@@ -137,7 +123,7 @@ class _Epoch:
         self._highest_label = -1
 
     def add(self, batch: Any) -> None:
-        """Check a batch, and count it."""
+        """Check and count a batch."""
         if self.first is None:
             self.first = batch
             self._check_first()
@@ -160,7 +146,7 @@ class _Epoch:
         self._check_shape(is_last=True)
 
     def count_classes(self) -> int:
-        """Return the number of classes: as many as are named, or one more than the highest label."""
+        """Return the number of classes: of the names, or one more than the highest label."""
         if self._trains and self.class_names and self._highest_label >= len(self.class_names):
             raise ArmError(
                 f"{self._name} yields the label {self._highest_label}, but has {len(self.class_names)} class_names: count from 0"

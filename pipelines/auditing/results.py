@@ -109,15 +109,15 @@ class VariantPoint:
 
 @dataclass(frozen=True)
 class DrawReuse:
-    """How often training sees the same draws of the cached ops, and what that was measured to do.
+    """How often training sees the same draws of the cached ops, and the measured effect.
 
     Attributes:
         variants: Draws that the audited cache holds.
         horizon_reuse: How often each is seen over the horizon.
         train_epochs: Epochs of one measured training.
         train_reuse: How often each is seen in one measured training.
-        margin: By how much an accuracy, a share of 1, may be lower and still be "not inferior".
-        points: What was measured, fresh draws last; empty if nothing was.
+        margin: Loss of accuracy, as a share of 1, that still counts as "not inferior".
+        points: The measurements, fresh draws last; empty if there are none.
         not_measured: Why nothing was measured; None if something was.
     """
 
@@ -282,13 +282,7 @@ class Audit(Displayed):
 
     @classmethod
     def from_json(cls, body: object) -> Audit:
-        """Return the audit that `to_json` wrote.
-
-        Keys that a later report of this version may have are ignored.
-
-        Raises:
-            ValueError: In one line: `body` is not a report of this version.
-        """
+        """Return the audit that `to_json` wrote, ignoring unknown keys; raise ValueError, in one line, for anything else."""
         if not isinstance(body, dict) or body.get("report_version") != REPORT_VERSION:
             raise ValueError(f"not an audit report of version {REPORT_VERSION}")
         fields = {name: value for name, value in body.items() if name != "report_version"}

@@ -1,6 +1,6 @@
-"""Where the joules go: the naive arm truncated after each of its steps in turn, and what each step adds.
+"""Attribute joules to steps: the naive arm truncated after each of its steps in turn, and the difference that each makes.
 
-Ops that are called eagerly, one by one, mislead by a factor of 9 to 16: what is measured is the pipeline itself, up to the step.
+Ops that are called eagerly, one by one, mislead by a factor of 9 to 16: the pipeline itself is measured, up to the step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.statistics import mean_of
 from joulecache.pipelines.experiment.arms import Arm, make_prefix_arms
 from joulecache.pipelines.experiment.blocks import Bench, Entry
-from joulecache.pipelines.experiment.claims import FEWEST_BLOCKS
+from joulecache.pipelines.experiment.claims import MIN_BLOCKS
 from joulecache.pipelines.experiment.files import ImageFiles
 from joulecache.pipelines.experiment.names import TRAIN
 from joulecache.pipelines.experiment.online_arms import BATCH, TF_DATA
@@ -37,14 +37,8 @@ def measure_stages(
 ) -> Stages:
     """Measure what each step of the naive arm adds, in blocks in which the arm runs truncated after each step, in random order.
 
-    Args:
-        bench: Runs and logs.
-        naive: The naive arm.
-        files: Its files; as many of them are used as the arm reads in `stage_run_s`, the same ones when an audit continues.
-        cache: The cache of the chain.
-        config: The audit's arguments.
-        whole: The workload that the whole is taken from: training, or else the input.
-        training: The workload of that training; None for the input.
+    Of the arm's files, as many are used as it reads in `stage_run_s`; the same ones when an audit continues. The whole is that of
+    the workload `whole`: training, or else the input, for which `training` is None.
     """
     limit_s = config.budget.stage_run_s or 0.0
     count = next((run.images for run in bench.log.runs if run.workload == _WORKLOAD), None)
@@ -52,7 +46,7 @@ def measure_stages(
         bench.progress(f"{_WORKLOAD}: how many files", 0, 1)
         count = _images_within(naive, limit_s)
     entries = _entries(files.sample(count, bench.seed), cache, config, training if whole.workload == TRAIN else None)
-    blocks = max(FEWEST_BLOCKS, config.pairs or _BLOCKS)
+    blocks = max(MIN_BLOCKS, config.pairs or _BLOCKS)
     measured: dict[str, list[float]] = {entry.slot.arm: [] for entry in entries}
     for run in bench.interleave(_WORKLOAD, entries, blocks, warm_ups=entries):
         measured[run.arm].append(1000 * run.energy.active_j / run.images)
@@ -84,11 +78,11 @@ def _entries(files: ImageFiles, cache: Cache, config: AuditConfig, training: Tra
 
 
 def split(measured: Mapping[str, Sequence[float]], cached: Sequence[str] = ()) -> tuple[Stage, ...]:
-    """Return what each stage adds to the one before it, with Student's t interval.
+    """Return what each stage adds to the previous one, with Student's t interval.
 
     Args:
         measured: Joules per 1,000 images of each truncated arm, in the order of its steps: one value per block, at least two.
-        cached: Names of the stages that a cache does only once.
+        cached: Names of the stages that a cache runs only once.
     """
     before = [0.0] * len(next(iter(measured.values())))
     stages = []

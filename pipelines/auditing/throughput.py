@@ -1,4 +1,4 @@
-"""What a machine achieves at each precision, and which precision that recommends."""
+"""Throughput of a machine at each precision, and the precisions that it recommends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joulecache.pipelines.energy import Energy
 Operation = Literal["matrix product", "convolution"]
 Precision = Literal["float32", "bfloat16", "int8"]
 
-_WORTH = 1.1  # times as many operations per joule: what a narrower precision has to give for its rounding
+_MIN_GAIN = 1.1  # times as many operations per joule justify the rounding of a narrower precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +72,15 @@ class Recommendation:
 def recommend(found: Sequence[Throughput]) -> Recommendation:
     """Recommend precisions by operations per active joule: the geometric mean over both operations.
 
-    A narrower precision has to do 1.1 times as many as a wider one.
-
-    Raises:
-        ValueError: A precision lacks an operation, or its joules.
+    A narrower precision must do 1.1 times as many as a wider one. Raises ValueError if a precision lacks an operation, or its
+    joules.
     """
     per_joule = {precision: _per_joule(found, precision) for precision in get_args(Precision)}
 
     def best(allowed: Sequence[Precision]) -> Precision:
         chosen = allowed[0]
         for precision in allowed[1:]:  # from wide to narrow
-            if per_joule[precision] > _WORTH * per_joule[chosen]:
+            if per_joule[precision] > _MIN_GAIN * per_joule[chosen]:
                 chosen = precision
         return chosen
 

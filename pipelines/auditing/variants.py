@@ -1,4 +1,4 @@
-"""Reuse of draws: how often a cache with few variants repeats them, and what that does to accuracy and energy."""
+"""Reuse of draws: how often a cache with few variants repeats them, and how that affects accuracy and energy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.statistics import mean_of
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.blocks import Bench, Entry
-from joulecache.pipelines.experiment.claims import FEWEST_SEEDS, MARGIN, inferiority
+from joulecache.pipelines.experiment.claims import MARGIN, MIN_SEEDS, inferiority
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.runs import Run, Slot
 from joulecache.pipelines.experiment.summary import ACTIVE, per_1000
@@ -26,8 +26,8 @@ _WORKLOAD = "variants"
 class _CachedTraining(Workload):
     """A training on a cache whose seed sets the weights, the order of the records and the draws after the cut.
 
-    Every seed has its own epochs, so that all caches show a seed the same. A dataset that continues from run to run would depend on
-    what ran before, and on where an audit was stopped.
+    Every seed has separate epochs, the same for all caches. A dataset that continues from run to run would depend on the runs
+    before it, and on where an audit was stopped.
     """
 
     name = _WORKLOAD
@@ -51,18 +51,12 @@ class _CachedTraining(Workload):
         return self._training.accuracy()
 
     def waited_s(self, duration_s: float) -> float | None:
-        """Return for how many seconds the last run waited for batches."""
+        """Return the seconds for which the last run waited for batches."""
         return self._training.waited_s(duration_s)
 
 
 def draw_reuse(config: AuditConfig, points: Sequence[VariantPoint] = (), why: str | None = None) -> DrawReuse:
-    """Return how often the draws of a cache are reused.
-
-    Args:
-        config: The audit's arguments; its first number of variants is that of the cache.
-        points: What was measured.
-        why: Why nothing was measured.
-    """
+    """Return how often the draws of a cache are reused, with the measured `points`, or `why` nothing was measured."""
     variants = config.variants[0]
     return DrawReuse(
         variants=variants,
@@ -81,14 +75,8 @@ def measure_variants(
     """Train on caches with different numbers of variants and on fresh draws, one seed per block; compare accuracies by seed.
 
     Fresh draws are those of a cache with a variant for each epoch of a training. The horizon would need more of them, so the
-    energy of its build is spread over the epochs of a training, that of the others over the horizon. At least FEWEST_SEEDS seeds
-    are trained, and every run is logged.
-
-    Args:
-        bench: Runs and logs.
-        training: The training to run on each cache.
-        build: Returns the cache with a number of variants.
-        config: The audit's arguments.
+    energy of its build is spread over the epochs of a training, that of the others over the horizon. At least MIN_SEEDS seeds are
+    trained, and every run is logged. `build` returns the cache with a number of variants.
 
     Raises:
         ArmError: The caches hold different records.
@@ -100,7 +88,7 @@ def measure_variants(
         Entry(Slot(name), _CachedTraining(training, cache, config.batch_size), Arm(name, records, None))
         for name, cache in caches.items()
     ]
-    blocks = max(FEWEST_SEEDS, config.pairs or training.blocks)
+    blocks = max(MIN_SEEDS, config.pairs or training.blocks)
     runs: dict[str, list[Run]] = {name: [] for name in caches}
     for run in bench.interleave(_WORKLOAD, entries, blocks, warm_ups=entries):
         runs[run.arm].append(run)
@@ -109,7 +97,7 @@ def measure_variants(
 
 
 def _check_records(caches: Mapping[str, Cache]) -> int:
-    """Return how many records the caches have for training; ArmError if they differ."""
+    """Return how many records the caches have for training; raise ArmError if they differ."""
     records = {name: cache.split("train").records for name, cache in caches.items()}
     if len(set(records.values())) > 1:
         found = ", ".join(f"{count} in {name}" for name, count in records.items())

@@ -30,8 +30,8 @@ class Arm:
         name: Its name.
         records: Images in an epoch.
         dataset: Yields images `[B, H, W, C]`, uint8 or after `to_float` float32, and labels `[B]` int64.
-        start_epoch: Called with the number of the epoch that is read next.
-        fills: Whether its first epoch fills a cache; that costs what it uses beyond the next epoch.
+        start_epoch: Called with the number of the next epoch.
+        fills: Whether its first epoch fills a cache, whose cost is the difference from the next epoch.
         reads_on: Whether it may keep working after the last batch of an epoch.
     """
 
@@ -55,17 +55,18 @@ def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
         )
 
 
+def check_fixed_size(chain: Chain) -> None:
+    """Raise ArmError if the images of a chain vary in size."""
+    if fixed_size(chain.ops) is None:
+        raise ArmError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or a crop")
+
+
 def make_arms(
     names: Sequence[str], files: ImageFiles, cache: Cache, batch_size: int, *, shuffle: bool = True
 ) -> list[Arm]:
-    """Make arms by name.
-
-    Raises:
-        ArmError: The chain's images vary in size and cannot be batched.
-    """
+    """Make arms by name; raise ArmError if the chain's images vary in size."""
     chain = cache.chain()
-    if fixed_size(chain.ops) is None:
-        raise ArmError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or a crop")
+    check_fixed_size(chain)
     records = len(files.paths)
     arms = []
     for name in names:
@@ -79,10 +80,10 @@ def make_arms(
 
 
 def make_prefix_arms(files: ImageFiles, cache: Cache, batch_size: int) -> list[Arm]:
-    """Make the naive arm truncated after each of its steps: `tf.data` alone, `read`, each op by its text, and all of it, `batch`.
+    """Make the naive arm truncated after each step: `tf.data` alone, `read`, each op by its text, and the whole arm, `batch`.
 
     All but the last yield one number per file instead of an image: the first number of the step's output, or the length of the
-    file. It is only known once the whole step has run, and batching it costs the same after every step.
+    file. It requires the whole step, and batching it costs the same after every step.
     """
     chain = cache.chain()
     online = OnlineChain(chain, cache.manifest.variants, files, batch_size)

@@ -1,4 +1,4 @@
-"""How workloads are measured: discarded warm-ups, then blocks in which every arm runs once, in random order."""
+"""Measure workloads: discarded warm-ups, then blocks in which every arm runs once, in random order."""
 
 from __future__ import annotations
 
@@ -37,13 +37,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a workload that is also measured alone.
-
-    Attributes:
-        name: Its name.
-        workload: What consumes.
-        arms: One arm for each arm of the whole.
-    """
+    """A part of a workload that is also measured alone, with one arm for each arm of the whole."""
 
     name: str
     workload: Workload
@@ -59,7 +53,7 @@ class Bench:
         meter: Measures it.
         seed: Seed of the weights and of the order of the runs.
         reference: Name of the arm that all others are compared with.
-        progress: Told what is being measured.
+        progress: Called with a description, steps done and their total.
         cached: The arm that reads a cache, if one was built.
         one_time: By arm, the energy it uses once before the first epoch; the cost of filling a cache is added.
     """
@@ -78,13 +72,8 @@ class Bench:
     ) -> WorkloadResult:
         """Measure a workload: each arm and each part once per block, the reference twice, in random order.
 
-        The order depends on the seed, the workload and the block alone. Blocks that are in the log do not run again.
-
-        Args:
-            workload: What consumes.
-            arms: What is compared.
-            blocks: Number of blocks; None: the workload's default.
-            parts: Parts of the workload to measure alone.
+        The order depends on the seed, the workload and the block alone. Blocks that are in the log do not run again. By
+        default there are as many blocks as the workload says.
 
         Raises:
             ArmError: The input of an arm fails.
@@ -116,16 +105,9 @@ class Bench:
         return summarize(design, runs, self.log.runs)
 
     def interleave(self, name: str, entries: Sequence[Entry], blocks: int, warm_ups: Sequence[Entry]) -> list[Run]:
-        """Run every entry once per block, in random order.
+        """Run every entry once per block, in random order; return the runs, which the log keeps under a workload's `name`.
 
-        Args:
-            name: The workload that the log has the runs under.
-            entries: What runs.
-            blocks: Number of blocks.
-            warm_ups: What runs before the first block that is not in the log, and is discarded.
-
-        Returns:
-            The runs of all blocks.
+        The warm-ups run before the first block that is not in the log, and are discarded.
         """
         slots = [entry.slot for entry in entries]
         runs: list[Run] = []
@@ -185,7 +167,7 @@ class Bench:
 
 @contextmanager
 def _released(workload: Workload) -> Iterator[None]:
-    """Release the workload however the run ends."""
+    """Release the workload even if the run fails."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What may be claimed from ratios of energies and from differences of accuracies, and why."""
+"""Claims that ratios of energies and differences of accuracies support, and why."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 from joulecache.pipelines.core.statistics import Mean, mean_of
 from joulecache.pipelines.experiment.statistics import Ratio
 
-FEWEST_BLOCKS = 5
-"""With fewer blocks nothing is claimed of energies."""
-FEWEST_SEEDS = 3
-"""With fewer seeds nothing is claimed of accuracies."""
+MIN_BLOCKS = 5
+"""Minimum for a claim about energies."""
+MIN_SEEDS = 3
+"""Minimum for a claim about accuracies."""
 MARGIN = 0.005
 """An accuracy that is lower by this share of 1 is still "not inferior"."""
 
@@ -20,15 +20,15 @@ Inferiority = Literal["not inferior", "inferior", "not shown"]
 
 
 def finding(ratio: Ratio, control: Ratio, corners: Sequence[float]) -> tuple[Finding, str]:
-    """Return what a ratio of energies allows to claim, and why.
+    """Return the claim that a ratio of energies supports, and why.
 
     Args:
         ratio: The ratio of active energies.
         control: The A/A ratio: the reference against itself.
-        corners: Ratios of total energy at every end of the coefficients; a claim must not depend on which of them is true.
+        corners: Ratios of total energy at every end of the coefficients; a claim must hold for all of them.
     """
-    if ratio.blocks < FEWEST_BLOCKS:
-        return "inconclusive", f"{ratio.blocks} blocks were measured, a claim needs {FEWEST_BLOCKS}"
+    if ratio.blocks < MIN_BLOCKS:
+        return "inconclusive", f"{ratio.blocks} blocks were measured, a claim needs {MIN_BLOCKS}"
     if not control.contains(1.0):
         return "inconclusive", "the control failed: the same arm measured twice differs from itself"
     assert ratio.low is not None
@@ -43,21 +43,17 @@ def finding(ratio: Ratio, control: Ratio, corners: Sequence[float]) -> tuple[Fin
 
 
 def inferiority(differences: Sequence[float], margin: float = MARGIN) -> tuple[Mean, Inferiority, str]:
-    """Return the mean difference of accuracies, whether it shows inferiority, and why.
+    """Return the mean difference of accuracies, one per seed, as shares of 1, whether it shows inferiority, and why.
 
-    "not inferior" needs the whole 95% interval above ``-margin``, "inferior" the whole of it below. If all seeds differ by the same
-    amount there is no interval that could show anything: that happens with few held-out images, or if all of them are right.
-
-    Args:
-        differences: Accuracy minus that of the reference, one per seed, as shares of 1.
-        margin: By how much an accuracy may be lower.
+    "not inferior" needs the whole 95% interval above ``-margin``, "inferior" the whole of it below. If all seeds differ by the
+    same amount there is no interval: this happens with few held-out images, or if all of them are right.
 
     Raises:
         ValueError: There are no differences.
     """
     mean, points = mean_of(differences), f"{100 * margin:g} points"
-    if len(differences) < FEWEST_SEEDS:
-        return mean, "not shown", f"{len(differences)} seeds were trained, a claim needs {FEWEST_SEEDS}"
+    if len(differences) < MIN_SEEDS:
+        return mean, "not shown", f"{len(differences)} seeds were trained, a claim needs {MIN_SEEDS}"
     assert mean.low is not None
     assert mean.high is not None
     if max(differences) == min(differences):

@@ -1,4 +1,4 @@
-"""What an arm raises, in one line that says why."""
+"""Failures of an arm, in one line that says why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ArmError(ValueError):
 
 @contextmanager
 def naming_failures(name: str) -> Iterator[None]:
-    """Turn an error of TensorFlow inside the block into an ArmError of one line that names the arm."""
+    """Turn TensorFlow's errors inside the block into an ArmError of one line that names the arm."""
     try:
         yield
     except tf.errors.OpError as error:

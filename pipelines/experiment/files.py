@@ -1,4 +1,4 @@
-"""The training images of a source as encoded files, with the random parameters that every arm gets."""
+"""The training images of a source as encoded files, with the same random parameters for every arm."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ImageFiles:
 
 
 def unpack(source: Source, work: Path, progress: Progress) -> Path:
-    """Return a folder with the source's images as files named by their keys: the source if it is one, else a copy inside `work`."""
+    """Return a folder of the source's images as files named by key: the source if it is a folder, else a copy in `work`."""
     if Path(source.location).is_dir():
         return Path(source.location).resolve()
     root, done = work / "files", 0
@@ -73,12 +73,7 @@ def unpack(source: Source, work: Path, progress: Progress) -> Path:
 
 
 def list_files(folder: Path, cache: Cache, epochs: int) -> ImageFiles:
-    """List the training images of a cache as files, with the random parameters of the first epochs.
-
-    Args:
-        folder: Holds the images, named by their keys.
-        cache: A cache of them.
-        epochs: Epochs to draw parameters for.
+    """List the training images of a cache as files in `folder`, named by their keys, with the random parameters of some epochs.
 
     Raises:
         ArmError: TensorFlow decodes a file to other pixels than the reference.

@@ -32,15 +32,6 @@ class OnlineChain:
     def __init__(
         self, chain: Chain, variants: int, files: ImageFiles, batch_size: int, *, shuffle: bool = True
     ) -> None:
-        """Hold what the arms share.
-
-        Args:
-            chain: The ops.
-            variants: Draws of the ops before the cut.
-            files: The encoded files.
-            batch_size: Images in a batch.
-            shuffle: Whether epochs are shuffled.
-        """
         self._ops, self._steady = chain.ops, count_steady_ops(chain, variants)
         self._batch_size, self._shuffle, self._records = batch_size, shuffle, len(files.paths)
         self._files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self._records)))
@@ -145,8 +136,8 @@ def count_steady_ops(chain: Chain, variants: int) -> int:
 def batched_from(ops: tuple[Op, ...], first: int) -> int:
     """Return the number of the op, at least `first`, from which whole batches cost less than single images.
 
-    All ops from there on need batch kernels and images of one size. Small images cost by the number of ops that are called, large
-    ones by the memory that they pass through: a batch of them fits no processor cache, and is gathered column by column.
+    All ops from there on need batch kernels and images of one size. Small images cost by the number of calls, large ones by the
+    memory traffic: a batch of them fits no processor cache, and is gathered column by column.
     """
     start = len(ops)
     while start > first and graphs.runs_on_batches(ops[start - 1]) and fixed_size(ops[: start - 1]):

@@ -1,4 +1,4 @@
-"""What an experiment ran on and with: part of the report, and of the settings by which a stopped one is recognized."""
+"""What an experiment ran on and with: part of the report, and of the settings that identify a stopped one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PACKAGES = (
 
 
 def conditions(meter: Meter) -> dict[str, Any]:
-    """Return what has to stay the same for runs to form one series: threads, meter and versions."""
+    """Return what must be the same for runs to form one series: threads, meter and versions."""
     return {
         "threads": codec.to_json(_threads()),
         # joules of two methods are not one series; notes may be added while the meter works

@@ -43,11 +43,11 @@ class AccuracyRange(NamedTuple):
 
 @dataclass(frozen=True)
 class BackgroundLoad:
-    """What else the machine did during some runs, as shares; None where the kernel does not say.
+    """Load of the machine besides the measured work during some runs, as shares; None if the kernel does not report it.
 
     Attributes:
         others: CPU time of other processes, as a share of all processors' time.
-        steal: CPU time that the hypervisor took, as a share of all processors' time.
+        steal: CPU time stolen by the hypervisor, as a share of all processors' time.
         cpu_stall: Time in which some task waited for a processor, as a share of the runs' time.
         memory_stall: Time in which some task waited for memory, as a share of the runs' time.
         io_stall: Time in which some task waited for a disk, as a share of the runs' time.

@@ -1,4 +1,4 @@
-"""The log of an experiment: every run is kept as soon as it is done, so that a stopped experiment can continue."""
+"""The log of an experiment: every run is saved when it is done, so that a stopped experiment can continue."""
 
 from __future__ import annotations
 

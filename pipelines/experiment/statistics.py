@@ -49,12 +49,9 @@ class BreakEven:
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Return the ratio of two series that were measured in the same blocks.
+    """Return the ratio of two series that were measured in the same blocks; raise ValueError if they are not positive pairs.
 
     The interval is Student's t on the logarithms of the blocks' ratios: with few blocks a bootstrap claims too often.
-
-    Raises:
-        ValueError: The series are empty, of different lengths, or not positive.
     """
     if len(numerators) != len(denominators) or not numerators:
         raise ValueError(f"a ratio needs pairs, got {len(numerators)} and {len(denominators)} values")
@@ -67,12 +64,10 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Return the ratio of two series that were measured on different occasions, with Welch's interval on the logarithms.
+    """Return the ratio of two positive series measured on different occasions, with Welch's interval on the logarithms.
 
-    What differed between the occasions is in the ratio, but in no interval. `blocks` is the length of the shorter series.
-
-    Raises:
-        ValueError: A series is empty or not positive.
+    Differences between the occasions affect the ratio, but no interval. `blocks` is the length of the shorter series. Raises
+    ValueError if a series is empty or not positive.
     """
     if not numerators or not denominators or min(*numerators, *denominators) <= 0:
         raise ValueError(f"a ratio needs positive values, got {list(numerators)} and {list(denominators)}")
@@ -92,14 +87,9 @@ def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -
 
 
 def break_even(extra_j: float, other_epoch_j: float, ratio: Ratio) -> BreakEven:
-    """Return after how many epochs an arm has paid back its one-time cost.
+    """Return the epochs after which an arm has paid back its one-time cost, `extra_j` more than the other arm's.
 
-    Epochs are ``extra_j / (other_epoch_j * (1 - ratio))``, for the ratio's value and the ends of its interval.
-
-    Args:
-        extra_j: Its one-time cost minus the other arm's, in joules.
-        other_epoch_j: Energy of the other arm per epoch, in joules.
-        ratio: Its energy per epoch over the other arm's.
+    Epochs are ``extra_j / (other_epoch_j * (1 - ratio))``, for the ratio of energies per epoch and the ends of its interval.
     """
 
     def epochs(value: float | None) -> float | None:

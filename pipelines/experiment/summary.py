@@ -1,4 +1,4 @@
-"""What the runs of a workload amount to: the figures of each arm, and what may be claimed of them."""
+"""Summarize the runs of a workload: the figures of each arm, and the claims that they support."""
 
 from __future__ import annotations
 
@@ -74,22 +74,16 @@ class Design:
 
 
 def summarize(design: Design, runs: Sequence[Run], logged: Sequence[Run] = ()) -> WorkloadResult:
-    """Summarize runs.
-
-    Args:
-        design: What was measured.
-        runs: The runs of complete blocks.
-        logged: All runs of the experiment; some may show the machine's idle power.
-    """
+    """Summarize the runs of complete blocks; other runs in `logged` may show the machine's idle power."""
     return _Summary(design, runs, logged).result()
 
 
 class _Summary:
     """The runs of a design by slot, and their active joules per image, block by block.
 
-    Both runs of the reference in a block measure it. Ratios are judged by their logarithms, where the arithmetic mean of two noisy
-    runs lies above either: with 40% noise and 20 blocks equal arms were claimed to save in 5% of audits, and to cost in 1%. So the
-    geometric mean counts.
+    Both runs of the reference in a block count, by their geometric mean. Ratios are judged by their logarithms, where the
+    arithmetic mean of two noisy runs is above either: with 40% noise and 20 blocks equal arms were claimed to save in 5% of audits,
+    and to cost in 1%.
     """
 
     def __init__(self, design: Design, runs: Sequence[Run], logged: Sequence[Run]) -> None:

@@ -22,15 +22,11 @@ def input_runs(arm: str, runs: Sequence[Run]) -> list[Run]:
 
 
 def price_waiting(runs: Sequence[Run], inputs: Sequence[Run], *, on_accelerator: bool = False) -> Waiting | None:
-    """Return what trainings used while they waited for batches; None if no wait was timed.
+    """Return the energy of trainings while they waited for batches; None if no wait was timed.
 
-    Each run's waiting time is multiplied by the idle power of the machine: the run's own, and for a GPU its power during `inputs`.
-    There are no joules if one of the two is unknown.
-
-    Args:
-        runs: Trainings.
-        inputs: Runs of the same input in which nothing is computed.
-        on_accelerator: Whether an accelerator trains, which may still compute while the next batch is requested.
+    Each run's waiting time is multiplied by the idle power of the machine: the run's own, and for a GPU its power during `inputs`,
+    runs of the same input without computation. There are no joules if one of the two is unknown. An accelerator may still compute
+    while the next batch is requested.
     """
     timed = [(run.energy, run.waited_s, run.images) for run in runs if run.waited_s is not None]
     if not timed:
@@ -57,10 +53,10 @@ def price_waiting(runs: Sequence[Run], inputs: Sequence[Run], *, on_accelerator:
 
 
 def _while_idle(energy: Energy, seconds: float) -> Component | None:
-    """Return the energy of the idle machine without its GPU in some seconds of a window."""
+    """Return the energy of the idle machine, without its GPU, in some seconds of a window."""
     idle = energy.components["idle"]
     if idle is None and energy.total_j > energy.active_j:
-        # Counters do not tell idle from active energy; the meter's share does.
+        # counters do not separate idle from active energy; the meter's split does
         idle = Component(
             value_j=energy.total_j - energy.active_j,
             low_j=max(0.0, energy.low_j - energy.active_high_j),

@@ -1,4 +1,4 @@
-"""Workloads: what consumes an arm's batches. Nothing, training, fine-tuning or inference."""
+"""Workloads, the consumers of an arm's batches: nothing, training, fine-tuning or inference."""
 
 from __future__ import annotations
 
@@ -21,17 +21,11 @@ from joulecache.pipelines.experiment.names import FINETUNE, INFER, INPUT, TRAIN
 from joulecache.pipelines.models.fitting import compile_model, is_softmax
 from joulecache.pipelines.training.input_waits import InputWaits
 
-_MOST_REPEATS = 50
+_MAX_REPEATS = 50
 
 
 class Workload:
-    """A consumer of batches.
-
-    Attributes:
-        name: Its name.
-        blocks: How often each arm is measured by default.
-        epochs: Epochs in one run.
-    """
+    """A consumer of batches, with its default number of blocks, and the epochs in one run."""
 
     name: str
     blocks: int
@@ -41,27 +35,27 @@ class Workload:
         """Prepare one run; not measured."""
 
     def run(self, arm: Arm, first_epoch: int) -> int:
-        """Consume the arm's epochs from `first_epoch` on; return the number of images. This is what is measured."""
+        """Consume the arm's epochs from `first_epoch` on; return the number of images. Only this is measured."""
         raise NotImplementedError
 
     def release(self) -> None:
-        """Drop what the run kept; called right after it, not measured."""
+        """Drop what the run kept; not measured."""
 
     def accuracy(self) -> float | None:
         """Return the accuracy on held-out records after a run; not measured."""
         return None
 
     def waited_s(self, duration_s: float) -> float | None:
-        """Return for how many seconds of the run a training waited for its next batch; None if not timed."""
+        """Return the seconds of the run in which a training waited for its next batch; None if not timed."""
         return None
 
 
 class SpentIterators:
-    """Iterators at their end, which are dropped while nothing is measured.
+    """Exhausted iterators, which are dropped while nothing is measured.
 
-    TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time, up to a minute:
-    a run would last up to twice as long. That wait uses no CPU, so other threads do it; but the iterator of an arm that may keep
-    working is waited for. The sooner an iterator is dropped, the shorter the wait; dropping many one after the other takes minutes.
+    TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time, up to a
+    minute: a run would last up to twice as long. That wait uses no CPU, so other threads do it; but the iterator of an arm that may
+    keep working is waited for. The sooner an iterator is dropped, the shorter the wait; dropping many in sequence takes minutes.
     """
 
     def __init__(self) -> None:
@@ -84,20 +78,14 @@ class SpentIterators:
 class InputOnly(Workload):
     """Iterate over the batches and discard them: the cost of the input alone.
 
-    An arm whose epochs are shorter than `shortest_s` repeats them in every run but its first, which measures how long they are:
-    a run of some milliseconds is mostly noise.
+    An arm whose epochs are shorter than `shortest_s` repeats them, up to 50 times, in every run but its first, which measures their
+    duration: a run of some milliseconds is mostly noise.
     """
 
     name = INPUT
     blocks = 20
 
     def __init__(self, *, epochs: int = 1, shortest_s: float = 0.0) -> None:
-        """Create the workload.
-
-        Args:
-            epochs: Epochs in one run.
-            shortest_s: Seconds that a run lasts at least, unless 50 times its epochs are shorter.
-        """
         self.epochs = epochs
         self.spent = SpentIterators()
         self._shortest_s = shortest_s
@@ -114,13 +102,13 @@ class InputOnly(Workload):
         self.spent.drop()
 
     def _first_run(self, arm: Arm, first_epoch: int) -> int:
-        count, lasts_s = 0, 0.0
+        count, duration_s = 0, 0.0
         for _ in range(2):  # the first time maps files and traces graphs
-            if not count or lasts_s < self._shortest_s:
-                begun_s = time.monotonic()
+            if not count or duration_s < self._shortest_s:
+                started_s = time.monotonic()
                 count += self._consume(arm, first_epoch, self.epochs)
-                lasts_s = time.monotonic() - begun_s
-        self._repeats[arm.name] = min(max(1, math.ceil(self._shortest_s / lasts_s)), _MOST_REPEATS)
+                duration_s = time.monotonic() - started_s
+        self._repeats[arm.name] = min(max(1, math.ceil(self._shortest_s / duration_s)), _MAX_REPEATS)
         return count
 
     def _consume(self, arm: Arm, first_epoch: int, epochs: int) -> int:
@@ -143,9 +131,10 @@ class CopyToDevice(InputOnly):
 
 
 class Training(Workload):
-    """Train one network for some epochs; every arm of a block starts from the same weights with a fresh optimizer.
+    """Train one compiled network for some epochs, from the weights that `start` returns for a seed.
 
-    The network is compiled and traced once: that would be part of every run, and the same in all of them.
+    Every arm of a block starts from the same weights with a fresh optimizer. The network is compiled and traced once: that would be
+    the same part of every run. Without held-out records, `val_data`, there is no accuracy.
     """
 
     blocks = 5
@@ -158,21 +147,10 @@ class Training(Workload):
         val_data: tf.data.Dataset | None,
         epochs: int,
     ) -> None:
-        """Create the workload.
-
-        Args:
-            name: Its name.
-            network: A compiled network.
-            start: Returns the initial weights for a seed.
-            val_data: Held-out records; None: no accuracy is measured.
-            epochs: Epochs in one run.
-        """
         self.name, self.network, self.epochs = name, network, epochs
         self._start, self._val_data = start, val_data
         self._waits = InputWaits()
-        self._timed: dict[
-            tf.data.Dataset, tf.data.Dataset
-        ] = {}  # making one traces graphs, which only the first run pays
+        self._timed: dict[tf.data.Dataset, tf.data.Dataset] = {}
 
     def prepare(self, seed: int) -> None:
         """Set the weights of the seed and reset the optimizer."""
@@ -204,7 +182,7 @@ class Training(Workload):
         return float(self.network.evaluate(self._val_data, verbose=0, return_dict=True)["accuracy"])
 
     def waited_s(self, duration_s: float) -> float | None:
-        """Return for how many seconds the last run waited for batches."""
+        """Return the seconds for which the last run waited for batches."""
         return self._waits.seconds(duration_s)
 
 
@@ -215,7 +193,7 @@ def train_from_scratch(network: keras.Model, val_data: tf.data.Dataset | None, e
 
 
 def finetune_pruned(trained: keras.Model, prune: float, val_data: tf.data.Dataset | None, epochs: int) -> Training:
-    """Make the workload "finetune": the trained model, pruned, with the rounding of int8 in every step."""
+    """Make the workload "finetune": the trained model, pruned, with int8 rounding in every step."""
     pruned = prune_channels(trained, prune)
     network = QuantizationAware(pruned)
     compile_model(network, 1e-4, softmax=is_softmax(pruned.layers[-1]))
@@ -232,7 +210,6 @@ class Infer(Workload):
     epochs = 1
 
     def __init__(self, model: Path) -> None:
-        """Open a model file."""
         self._model = TfliteModel(model)
         self._spent = SpentIterators()
 

@@ -1,4 +1,4 @@
-"""The energy of an epoch of several arms, measured in rounds in which all take turns."""
+"""Measure the energy of an epoch of several arms, in rounds in which all take turns."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.workloads import InputOnly
 from joulecache.pipelines.planning.config import Budget
 
-_PASSES = 3  # of each arm, however short the time
+_MIN_PASSES = 3  # of each arm, however short the time
 
 
 class EpochRounds:
     """Measures arms in rounds, in random order; an arm with long epochs takes part in fewer rounds.
 
-    Attributes:
-        energies: By arm, the mean energy of an epoch in each round.
+    `energies` holds, by arm, the mean energy of an epoch in each round.
     """
 
     def __init__(
@@ -35,15 +34,6 @@ class EpochRounds:
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare.
-
-        Args:
-            arms: What to measure, by name.
-            meter: Measures.
-            seed: Seed of the order.
-            budget: How much to measure.
-            clock: Returns the time in seconds.
-        """
         self.energies: dict[str, list[Energy]] = {name: [] for name in arms}
         self._arms, self._meter, self._seed, self._budget, self._clock = arms, meter, seed, budget, clock
 
@@ -51,19 +41,19 @@ class EpochRounds:
         """Measure until a time of the clock, each arm for some passes at least."""
         pass_cpu_s, rounds = self._budget.pass_cpu_s, self._budget.rounds
         epochs: dict[str, int] = {}
-        lasts_s: dict[str, float] = {}
+        pass_s: dict[str, float] = {}
         spent_s = dict.fromkeys(self._arms, 0.0)
         for number, (name, arm) in enumerate(self._arms.items()):
             progress("warming up", number, len(self._arms))
-            one = self.measure_pass(arm, 1)  # discarded: the first epoch maps files, and makes what later ones reuse
+            one = self.measure_pass(arm, 1)  # warm-up: the first epoch maps files and traces graphs
             if one.cpu_s < pass_cpu_s:
                 one = self.measure_pass(arm, 1)
             epochs[name] = max(1, math.ceil(pass_cpu_s / max(one.cpu_s, 1e-6)))
-            lasts_s[name] = epochs[name] * one.duration_s
+            pass_s[name] = epochs[name] * one.duration_s
         for number in range(rounds):
             progress("measuring epochs", number, rounds)
             for name in random.Random(f"{self._seed} {number}").sample(list(self._arms), len(self._arms)):
-                if spent_s[name] < _PASSES * pass_cpu_s or self._clock() + lasts_s[name] < until_s:
+                if spent_s[name] < _MIN_PASSES * pass_cpu_s or self._clock() + pass_s[name] < until_s:
                     mean = self.measure_pass(self._arms[name], epochs[name])
                     self.energies[name].append(mean)
                     spent_s[name] += epochs[name] * mean.cpu_s
@@ -85,5 +75,5 @@ class EpochRounds:
         return statistics.median(joules), statistics.median(seconds)
 
     def total(self) -> Energy:
-        """Return the energy of all passes, one epoch each."""
+        """Return the energy of all passes, each as one epoch."""
         return functools.reduce(operator.add, itertools.chain.from_iterable(self.energies.values()))

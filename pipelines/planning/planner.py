@@ -1,4 +1,4 @@
-"""Plan what to cache: measure a sample, and price every choice."""
+"""Plan a cache: measure a sample, and price every choice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from joulecache.pipelines.planning.results import Choice, Plan
 from joulecache.pipelines.planning.sampling import Sample, Sampler
 from joulecache.transforms.chain import Chain, parse
 
-_MEMORY_SHARE = 0.5  # of the memory may hold files that are read again; the training needs the rest
+_PAGE_CACHE_SHARE = 0.5  # of the memory; the training needs the rest
 
 
 def plan(
@@ -38,10 +38,10 @@ def plan(
     progress: Progress | None = None,
     budget: Budget | None = None,
 ) -> Plan:
-    """Choose by measured energy what of a chain to cache for some trainings, or that no cache pays.
+    """Choose by measured energy which part of a chain to cache for some trainings, or find that no cache pays.
 
-    Every cut, format and encoding is built and iterated on a sample. Random ops may be cached in as many variants as keep each
-    draw from being used more than four times.
+    Every cut, format and encoding is built and iterated on a sample. Random ops may be cached, in enough variants that no draw is
+    used more than four times.
 
     Args:
         source: Any source that `precompute` reads.
@@ -50,16 +50,16 @@ def plan(
         runs: Trainings that share the cache.
         disk_budget_bytes: Largest cache; None: no limit.
         fresh: Names of ops that draw in every epoch. None: random ops that use less than a tenth of the chain's CPU time.
-        seconds: About how long to measure.
-        days: How long the cache is stored.
+        seconds: Approximate duration of the measurement.
+        days: Duration for which the cache is stored.
         batch_size: Images in a batch.
-        limit: Records of the source to use at most.
+        limit: Maximum number of records of the source.
         labels: File with the labels.
         seed: Seed of the draws and of the order of the runs.
-        meter: Measures. None: a new one.
-        folder: Where the sample is stored, in a folder that is deleted at the end; the disk that is measured. None: the system's folder
+        meter: Measures the sample. None: a new one.
+        folder: Where the sample is stored, in a folder that is deleted at the end; its disk is measured. None: the system's folder
             for temporary files.
-        progress: Called with what is being done, steps done, steps in all.
+        progress: Called with a description, steps done and their total.
         budget: How much to measure.
 
     Returns:
@@ -119,7 +119,7 @@ def _job(sample: Sample, config: PlanConfig, pue: float) -> Job:
         epochs=config.epochs,
         runs=config.runs,
         days=config.days,
-        memory_bytes=_MEMORY_SHARE * memory_limit(),
+        memory_bytes=_PAGE_CACHE_SHARE * memory_limit(),
         disk_bytes_per_s=sample.disk_bytes_per_s,
         idle_w=sample.idle_w,
         ends=sample.ends,
@@ -128,14 +128,14 @@ def _job(sample: Sample, config: PlanConfig, pue: float) -> Job:
 
 
 def _options(config: PlanConfig) -> tuple[str, ...]:
-    """Return further words of the command that builds a cache."""
+    """Return the remaining options of the command that builds a cache."""
     options = [] if config.limit is None else ["--limit", str(config.limit)]
     options += [] if config.seed == 0 else ["--seed", str(config.seed)]
     return (*options, *([] if config.labels is None else ["--labels", config.labels]))
 
 
 def within_budget(choices: Sequence[Choice], budget_bytes: float | None) -> tuple[Choice, ...]:
-    """Return the choices that fit a disk budget; ValueError if no cache does."""
+    """Return the choices that fit a disk budget; raise ValueError if no cache does."""
     if budget_bytes is None:
         return tuple(choices)
     fitting = tuple(choice for choice in choices if choice.cache_bytes <= budget_bytes)

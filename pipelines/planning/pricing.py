@@ -1,4 +1,4 @@
-"""What feeding a training costs over all its epochs, computed from what was measured on a sample."""
+"""Price feeding a training over all its epochs, from measurements of a sample."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.planning.results import CacheLayout, Choice
 
-MOST_USES = 4
-"""How often a draw of a cached random op is used at most: more would save energy in the build and cost accuracy."""
+MAX_USES = 4
+"""Maximum uses of a draw of a cached random op: more would save energy in the build and cost accuracy."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Line:
     def through(cls, few: tuple[int, float], many: tuple[int, float]) -> Line:
         """Return the line through two measurements, (images, figure) each; neither part is negative.
 
-        If both are of as many images, or the smaller one costs more, all of it grows with the images.
+        If both have the same number of images, or the smaller one costs more, the whole figure is proportional to the images.
         """
         (m, of_few), (n, of_many) = few, many
         slope = (of_many - of_few) / (n - m) if n > m else 0.0
@@ -41,12 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class EpochCost:
-    """The cost of an epoch, by its images.
-
-    Attributes:
-        active_j: Active joules.
-        duration_s: Seconds, if nothing has to be read from a disk.
-    """
+    """Active joules and seconds of an epoch, by its images; nothing is read from a disk."""
 
     active_j: Line
     duration_s: Line
@@ -119,8 +114,8 @@ def price(caches: Iterable[CacheCost], online: EpochCost | None, job: Job) -> tu
 
 
 def variants_for(random: bool, epochs: int) -> Sequence[int]:
-    """Return the numbers of variants to price: one if the cached ops do not draw, else those with at most `MOST_USES` uses per draw."""
-    return sorted({math.ceil(epochs / uses) for uses in (MOST_USES, 2, 1)}) if random else (1,)
+    """Return the numbers of variants to price: one if the cached ops do not draw, else those with at most `MAX_USES` uses per draw."""
+    return sorted({math.ceil(epochs / uses) for uses in (MAX_USES, 2, 1)}) if random else (1,)
 
 
 def _price(cost: CacheCost | None, epoch: EpochCost, variants: int, job: Job) -> Choice:
@@ -129,9 +124,9 @@ def _price(cost: CacheCost | None, epoch: EpochCost, variants: int, job: Job) ->
         records = job.train_records + job.val_records
         build = cost.build_j.at(records) + (variants - 1) * cost.variant_j_per_image * job.train_records
         stored = cost.stored_bytes_per_image * (variants * job.train_records + job.val_records)
-    kept = job.source_bytes if cost is None else stored
-    epoch_bytes = kept if cost is None else cost.stored_bytes_per_image * job.train_records
-    read_s = epoch_bytes / job.disk_bytes_per_s if kept > job.memory_bytes else 0.0
+    files_bytes = job.source_bytes if cost is None else stored
+    epoch_bytes = files_bytes if cost is None else cost.stored_bytes_per_image * job.train_records
+    read_s = epoch_bytes / job.disk_bytes_per_s if files_bytes > job.memory_bytes else 0.0
     waiting_s = max(0.0, read_s - epoch.duration_s.at(job.train_records))
     build_j = _with_ends(build, job)
     epoch_j = _with_ends(epoch.active_j.at(job.train_records), job)

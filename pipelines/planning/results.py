@@ -21,7 +21,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step of a chain costs when it runs once.
+    """The cost of one run of a step of a chain.
 
     Attributes:
         name: "read", or the name of an op.
@@ -40,10 +40,10 @@ class StepCost:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """What a cache holds, and in which form.
+    """The content of a cache, and its form.
 
     Attributes:
-        cut: How many ops, from the first, are cached.
+        cut: Number of cached ops, from the first.
         format: Format of the shards.
         encoding: Encoding of the images.
         quality: Quality of a JPEG encoding, else None.

@@ -1,4 +1,4 @@
-"""Measure on a sample of a source what every cache layout and feeding online cost, with the code that builds and loads caches."""
+"""Measure on a sample of a source the cost of every cache layout and of feeding online, by building and loading caches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.experiment.arms import Arm, check_chain, make_arms
+from joulecache.pipelines.experiment.arms import Arm, check_chain, check_fixed_size, make_arms
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import list_files, unpack
 from joulecache.pipelines.experiment.names import CACHED, INPUT
@@ -30,7 +30,7 @@ from joulecache.transforms.chain import Chain, fixed_size
 from joulecache.transforms.ops import OPS, BatchOp, op_name
 
 ONLINE = "tuned"
-"""The arm that stands for feeding online: what TensorFlow's guide recommends."""
+"""The arm that represents feeding online, as TensorFlow's guide recommends it."""
 
 _FORMS: tuple[tuple[Format, Encoding, int | None], ...] = (
     ("arrow", "raw", None),
@@ -39,39 +39,39 @@ _FORMS: tuple[tuple[Format, Encoding, int | None], ...] = (
     ("arrow", "jpeg", 85),
     ("arrow", "png", None),
 )
-_FEW = 16  # records of the builds and epochs that show what does not grow with the images
+_FEW = 16  # records of the builds and epochs that show the fixed costs
 _TIMED = 32  # records on which the ops are timed
-# The sample: some seconds of reading and all ops, up to what no processor cache holds once it is stored raw. If it fits one, an epoch
-# comes out a fifth too cheap.
-_LEAST_CPU_S = 1.5
-_SAMPLE_SHARE = 1 / 12  # of the time: what one build of the sample may take
+# The sample: some seconds of reading and all ops, up to a raw size that exceeds any processor cache. In one, an epoch would seem a
+# fifth too cheap.
+_MIN_CPU_S = 1.5
+_SAMPLE_SHARE = 1 / 12  # of the time, for one build of the sample
 _SAMPLE_BYTES = 128 << 20
-_FEWEST = 64  # records
-_PART = 1 / 4  # of the sample is enough if each image is decoded in every epoch, and for a second variant
-_BUILD_US = 300  # of CPU time: what a build costs per record beside its ops, on 2 CPUs of an AMD EPYC
+_MIN_RECORDS = 64
+_PART = 1 / 4  # of the sample is enough for encoded images, and for a second variant
+_BUILD_US = 300  # CPU time of a build per record without its ops, on 2 CPUs of an AMD EPYC
 _BUILDS_SHARE = 0.6  # of the time, for building; the rest is for epochs
-_BAD_SHARE = 0.5  # of the sample's records may be broken: a few records are no fair share
+_MAX_REJECT_RATE = 0.5  # a small sample may have many broken records by chance
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was measured on a sample.
+    """Measurements of a sample.
 
     Attributes:
         images: Records of the sample.
         records: Records of the source.
         train_share: Share of the records that are for training.
         source_bytes: Size of the source.
-        steps: What reading and each op cost.
-        caches: What each layout costs.
-        online: What an epoch costs online; None if the chain cannot run in TensorFlow.
+        steps: Cost of reading and of each op.
+        caches: Cost of each layout.
+        online: Cost of an epoch online; None if the chain cannot run in TensorFlow.
         refused: Why it cannot; None if it can.
         unmeasured: Layouts that were not measured for lack of time.
         disk_bytes_per_s: Read throughput of the disk.
         idle_w: Idle power of the machine, in watts.
-        ends: Lowest and highest active joules over the central ones.
+        ends: Lowest and highest active joules relative to the central ones.
         method: How the joules were obtained.
-        duration_s: Seconds that all this took, without drawing synthetic photos.
+        duration_s: Seconds of all this, without drawing synthetic photos.
     """
 
     images: int
@@ -92,12 +92,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class _Built:
-    """A cache of the sample.
-
-    Attributes:
-        cache: The cache.
-        build_j: Active joules of its build.
-    """
+    """A cache of the sample, and the active joules of its build."""
 
     cache: Cache
     build_j: float
@@ -113,14 +108,14 @@ class _Built:
         return self.cache.manifest.splits["train"].records
 
     def more_per_record(self, fewer: _Built) -> float:
-        """Return what a record costs beyond a build of fewer records, in joules."""
+        """Return the joules per record beyond a build of fewer records."""
         more = self.records - fewer.records
         return max(0.0, self.build_j - fewer.build_j) / more if more > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A layout that was built, and what each further variant of an image costs."""
+    """A layout that was built, and the joules per image of each further variant."""
 
     layout: CacheLayout
     built: _Built
@@ -128,10 +123,10 @@ class _Candidate:
 
 
 class Sampler:
-    """Measures, in about `seconds` of the config, everything that a plan chooses between.
+    """Measures, in about `seconds` of the config, all that a plan chooses between.
 
-    Layouts are measured by building and iterating them, never op by op alone. Each is priced by a line through two sizes of the
-    sample, since a build, and an epoch too, has a cost that does not grow with the images.
+    Layouts are measured by building and iterating them, never op by op. Each is priced by a line through two sizes of the sample,
+    since both builds and epochs have a fixed cost. Caches of the sample stay in `folder`.
     """
 
     def __init__(
@@ -143,31 +138,16 @@ class Sampler:
         meter: Meter,
         progress: Progress,
     ) -> None:
-        """Prepare.
-
-        Args:
-            source: The source.
-            chain: The chain; its cut is ignored.
-            config: How to measure.
-            folder: An empty folder for caches of the sample, which are left there.
-            meter: Measures.
-            progress: Told what is being done.
-        """
         self._source, self._chain, self._config = os.fspath(source), chain, config
         self._folder, self._meter, self._progress = folder, meter, progress
         self._is_synthetic = self._source.startswith(SYNTHETIC)
         self._builds = 0
 
     def measure(self) -> Sample:
-        """Measure.
-
-        Raises:
-            ValueError: The chain's images cannot be batched, nothing of it can be cached, or `fresh` names ops that it lacks.
-        """
+        """Measure; raise ValueError if images vary in size, nothing can be cached, or `fresh` names ops that the chain lacks."""
         config, chain = self._config, self._chain
         started_s = time.monotonic()
-        if fixed_size(chain.ops) is None:
-            raise ValueError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or a crop")
+        check_fixed_size(chain)
         check_fresh(chain, config.fresh or ())
         listed = self._list(None)
         steps = self._measure_steps(listed)
@@ -214,7 +194,7 @@ class Sampler:
     # The steps of the chain -------------------------------------------------------------------------------------------
 
     def _list(self, records: int | None) -> Source:
-        """List the source, at most so many of its records."""
+        """List at most `records` of the source."""
         limits = [limit for limit in (records, self._config.limit) if limit is not None]
         return open_source(self._source, limit=min(limits, default=None), labels=self._config.labels)
 
@@ -252,13 +232,13 @@ class Sampler:
             seed=self._config.seed,
             limit=records,
             labels=None if self._is_synthetic else self._config.labels,
-            max_reject_rate=_BAD_SHARE,
+            max_reject_rate=_MAX_REJECT_RATE,
             meter=self._meter,
         ).manifest
         return _Built(open_cache(folder), manifest.build_energy.active_j)
 
     def _build_few(self, layout: CacheLayout, images: int) -> tuple[_Built, _Built]:
-        """Build caches of few records; return the first one, which costs most, and the median of the later ones."""
+        """Build caches of few records; return the first one, which costs most, and the median of the others."""
         few, warm_builds = min(_FEW, images), self._config.budget.warm_builds
         cold, *others = (self._build(layout, few) for _ in range(1 + warm_builds))
         return cold, sorted(others, key=lambda built: built.build_j)[warm_builds // 2]
@@ -267,7 +247,7 @@ class Sampler:
         self, layouts: Sequence[CacheLayout], images: int, warm: _Built, until_s: float
     ) -> tuple[list[_Candidate], tuple[str, ...]]:
         """Build the layouts until a time; return them, and those that were left out."""
-        part = min(images, max(_FEWEST, round(_PART * images)))
+        part = min(images, max(_MIN_RECORDS, round(_PART * images)))
         candidates: list[_Candidate] = []
         unmeasured = []
         for number, layout in enumerate(layouts):
@@ -276,13 +256,13 @@ class Sampler:
                 continue
             self._progress("building caches of the sample", number, len(layouts))
             built = self._build(layout, images if layout.encoding == "raw" else part)
-            more_j = 0.0
+            variant_j = 0.0
             if self._draws(layout):
                 twice = self._build(layout, part, variants=2)
                 once_j = warm.build_j + built.more_per_record(warm) * (twice.records - warm.records)
-                more_j = max(0.0, twice.build_j - once_j) / twice.train_records
+                variant_j = max(0.0, twice.build_j - once_j) / twice.train_records
                 shutil.rmtree(twice.cache.folder)
-            candidates.append(_Candidate(layout, built, more_j))
+            candidates.append(_Candidate(layout, built, variant_j))
         return candidates, tuple(unmeasured)
 
     def _draws(self, layout: CacheLayout) -> bool:
@@ -294,7 +274,7 @@ class Sampler:
         return CacheCost(
             layout=candidate.layout,
             random=self._draws(candidate.layout),
-            # the first build of a process costs most, and what it costs more is fixed
+            # the first build of a process costs most, by a fixed amount
             build_j=Line(max(0.0, cold.build_j - slope * warm.records), slope),
             variant_j_per_image=candidate.variant_j_per_image,
             epoch=epoch,
@@ -327,11 +307,11 @@ def _epoch_cost(rounds: EpochRounds, arms: dict[str, Arm], few: str, many: str) 
 
 
 def sample_size(steps: Sequence[StepCost], layouts: Sequence[CacheLayout], seconds: float) -> int:
-    """Return how many records are enough for figures that hold for many, and few enough for the time."""
+    """Return a number of records that is large enough for figures that scale, and small enough for the time."""
     per_image_s = (_BUILD_US + sum(step.cpu_us_per_image for step in steps)) / 1e6
     stored_bytes = min(steps[layout.cut].bytes_per_image for layout in layouts)
     wanted = _SAMPLE_BYTES / stored_bytes
-    return max(_FEWEST, round(min(max(wanted, _LEAST_CPU_S / per_image_s), _SAMPLE_SHARE * seconds / per_image_s)))
+    return max(_MIN_RECORDS, round(min(max(wanted, _MIN_CPU_S / per_image_s), _SAMPLE_SHARE * seconds / per_image_s)))
 
 
 def cache_layouts(chain: Chain, steps: Sequence[StepCost]) -> Iterator[CacheLayout]:
@@ -345,17 +325,17 @@ def cache_layouts(chain: Chain, steps: Sequence[StepCost]) -> Iterator[CacheLayo
 
 
 def disk_speed(folder: Path, size: int) -> float:
-    """Return the read throughput of a folder's disk, in bytes per second, over a file that memory does not hold any more."""
+    """Return the read throughput of a folder's disk, in bytes per second, over a file that is not in memory."""
     path = folder / "disk"
     path.write_bytes(os.urandom(size))
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        begun_s = time.monotonic()
+        started_s = time.monotonic()
         while os.read(handle, 1 << 20):
             pass
-        return size / (time.monotonic() - begun_s)
+        return size / (time.monotonic() - started_s)
     finally:
         os.close(handle)
         path.unlink()

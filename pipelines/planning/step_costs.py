@@ -19,19 +19,14 @@ from joulecache.transforms.images import Pixels, as_array
 from joulecache.transforms.ops import BatchOp, Op, op_name
 from joulecache.transforms.randomness import key_hash, random_words
 
-_ROUNDS = 3  # in which every prefix of the chain is timed, at least, and
-_ROUNDS_CPU_S = 0.5  # for how long: the cost of a cheap op is a small difference
-_READ_CPU_S = 0.2  # for which whole units are read, since a row group costs as much for one row as for all
+_MIN_ROUNDS = 3  # in which every prefix of the chain is timed
+_MIN_ROUNDS_CPU_S = 0.5  # the cost of a cheap op is a small difference
+_READ_CPU_S = 0.2  # whole units are read, since a row group costs as much for one row as for all
 _CHEAP_SHARE = 0.1  # of the CPU time of all ops: below it a random op runs in every epoch
 
 
 def measure_steps(chain: Chain, source: Source, units: Sequence[Unit]) -> tuple[StepCost, ...]:
-    """Measure what reading and each op cost: an op by what the chain up to it costs beyond the chain up to the op before it.
-
-    Args:
-        chain: The chain.
-        source: The records that run through the chain.
-        units: The units that are read to time reading.
+    """Measure the cost of reading `units`, and of each op on the records of a source: the chain up to it minus the one before.
 
     Raises:
         ValueError: No record runs through the chain.
@@ -72,13 +67,13 @@ def measure_steps(chain: Chain, source: Source, units: Sequence[Unit]) -> tuple[
 
 
 def read_cost_us(units: Sequence[Unit], clock: Callable[[], float] = time.process_time) -> float:
-    """Return the CPU time of reading a record, in microseconds, from as many whole units as take a moment."""
-    begun_s, count = clock(), 0
+    """Return the CPU microseconds of reading a record, from as many whole units as fit a short time."""
+    started_s, count = clock(), 0
     for unit in units:
         count += len(_readable(unit))
-        if clock() - begun_s > _READ_CPU_S:
+        if clock() - started_s > _READ_CPU_S:
             break
-    return (clock() - begun_s) / max(1, count) * 1e6
+    return (clock() - started_s) / max(1, count) * 1e6
 
 
 def _readable(unit: Unit) -> list[Record]:
@@ -99,11 +94,11 @@ def _runs(ops: Sequence[Op], record: Record, words: Sequence[int]) -> bool:
 def _median_cpu_s(works: Sequence[Callable[[], object]]) -> list[float]:
     """Return the median CPU seconds of each function, over rounds in which all take turns."""
     spent: list[list[float]] = [[] for _ in works]
-    while len(spent[0]) < _ROUNDS or sum(map(sum, spent)) < _ROUNDS_CPU_S:
+    while len(spent[0]) < _MIN_ROUNDS or sum(map(sum, spent)) < _MIN_ROUNDS_CPU_S:
         for seconds, work in zip(spent, works, strict=True):
-            begun_s = time.process_time()
+            started_s = time.process_time()
             work()
-            seconds.append(time.process_time() - begun_s)
+            seconds.append(time.process_time() - started_s)
     return [statistics.median(seconds) for seconds in spent]
 
 
@@ -121,7 +116,7 @@ def check_fresh(chain: Chain, fresh: Sequence[str]) -> None:
 
 
 def mark_fresh(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] | None) -> tuple[StepCost, ...]:
-    """Mark the random ops that stay after the cut: those that are named, or if None are, the cheap ones.
+    """Mark the random ops that stay after the cut: the named ones or, if None are, the cheap ones.
 
     An op before the images have one size is never cheap: nothing could be cached.
     """

@@ -1,4 +1,4 @@
-"""Measure what each op costs on this machine: CPU time per image of 224x224."""
+"""Measure the cost of each op on this machine: CPU time per image of 224x224."""
 
 from __future__ import annotations
 
@@ -41,29 +41,24 @@ _PASS_S = 0.02
 
 @dataclass(frozen=True)
 class OpCost:
-    """The cost of an op whose random parameters are given, with copying its result into a batch.
-
-    Attributes:
-        op: The op.
-        cpu_us_per_image: Microseconds of CPU time per image.
-    """
+    """The cost of an op with given draws, and the copy of the result to its place in a batch."""
 
     op: Op
     cpu_us_per_image: float
 
 
 def op_costs() -> Iterator[OpCost]:
-    """Measure the ops of `EXAMPLES`, one after the other, a tenth of a second each.
+    """Measure the ops of `EXAMPLES` in sequence: a tenth of a second each.
 
-    `decode` decodes a synthetic photo of about 500x375. Resizes get that photo, crops get images of 256x256, all others of 224x224.
-    `normalize` is measured together with `to_float`.
+    `decode` reads a synthetic photo of about 500x375, resizes its decoded image, crops 256x256, all others 224x224; `normalize`
+    runs after `to_float`.
     """
     for op in EXAMPLES:
         yield OpCost(op, cpu_us(_work(op)) / _DRAWS)
 
 
 def copy_cost() -> float:
-    """Measure copying one image of 224x224x3 to its place in a batch, in us of CPU: the floor of all the others."""
+    """Measure copying an image of 224x224x3 to its place in a batch, in CPU microseconds: the floor of all other costs."""
     image = _image(CentralCrop(SIDE))[:SIDE, :SIDE]
     batch = np.empty((_DRAWS, SIDE, SIDE, 3), np.uint8)
 
@@ -75,7 +70,7 @@ def copy_cost() -> float:
 
 
 def cpu_us(work: Callable[[], object]) -> float:
-    """Return the CPU time of one call, all threads, in us: the median of five passes of at least 20 ms, after a warm-up."""
+    """Return the CPU microseconds of one call, all threads: the median of five passes of at least 20 ms, after a warm-up."""
     work()
     passes = []
     for _ in range(_PASSES):
@@ -111,7 +106,7 @@ def _batch_work(op: Op) -> Callable[[], object]:
 
 
 def _image(op: Op) -> NDArray[np.uint8]:
-    """Return what an op is measured on."""
+    """Return the image that an op is measured on."""
     if isinstance(op, Resize | ResizeShorter | RandomResizedCrop):
         return Chain((Decode(),), 1)(synthetic_photo(0))  # type: ignore[return-value]
     side = LARGER if isinstance(op, CentralCrop | RandomCrop) else SIDE
