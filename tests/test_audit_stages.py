@@ -167,21 +167,6 @@ def test_stages_are_paired_differences_never_below_0_and_close_the_sum(
     assert sum(resolved) + unattributed_j(whole, found) == pytest.approx(whole, abs=1e-6)
 
 
-def test_what_is_inside_the_noise_or_below_0_is_below_resolution() -> None:
-    measured = {
-        "sure": [10.0, 11.0, 12.0],
-        "noise": [11.0, 10.5, 12.5],
-        "less": [10.0, 9.4, 11.6],
-        "same": [10.0, 9.4, 11.6],
-    }
-    sure, noise, less, same = split(measured)
-    assert sure.active_j_per_1000 == pytest.approx(11)
-    assert (noise.active_j_per_1000, noise.low) == (None, 0)
-    assert noise.high > 1
-    assert (less.active_j_per_1000, less.low, less.high) == (None, 0, 0)
-    assert (same.active_j_per_1000, same.low, same.high) == (None, 0, 0)
-
-
 # Real files, a real meter ---------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import io
 import threading
 from collections import Counter
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,6 @@ import pyarrow as pa
 import pytest
 from caches import CHAIN, OPTIONS, build, cached_images, hashes, index_of, is_clean, keys_of, shard_hashes
 from conftest import MakeSource
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,91 +28,16 @@ from joulecache.pipelines.cache.shards import read_encoded
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import (
-    Brightness,
-    CentralCrop,
-    Chain,
-    Contrast,
-    Decode,
-    FlipLr,
-    Op,
-    RandomCrop,
-    RandomResizedCrop,
-    Resize,
-    ResizeShorter,
     parse,
 )
-from joulecache.transforms.chain import apply
-from joulecache.transforms.randomness import key_hash, random_words
+from joulecache.transforms.randomness import key_hash
 
 Pixels = NDArray[np.uint8]
 
-LONG = parse("decode|resize_shorter(48)|random_crop(40)|brightness(0.5)|random_resized_crop(24)|flip_lr|contrast(0.5)")
 FEW = 12  # photos, where more would only take longer
 
 
 # The same pixels ------------------------------------------------------------------------------------------------------
-
-
-def online(chain: Chain, data: bytes, key: str, seed: int, variant: int, epoch: int) -> Pixels:
-    """Run the whole chain on one image with the reference kernels, as a plain loop does."""
-    hashed = [key_hash(key)]
-    head = random_words(chain.prefix, 0, seed, hashed, variant)[0]
-    tail = random_words(chain.suffix, chain.cut, seed, hashed, epoch)[0]
-    return apply(chain.suffix, apply(chain.prefix, data, head), tail)
-
-
-@pytest.mark.parametrize(
-    ("cut", "encoding", "kind"), [(3, "raw", "arrow"), (5, "raw", "tfrecord"), (7, "png", "tfrecord")]
-)
-def test_cached_prefix_and_loaded_suffix_equal_the_chain_run_online(
-    tmp_path: Path, photo_folder: Path, photos: dict[str, bytes], cut: int, encoding: str, kind: str
-) -> None:
-    chain, seed = Chain(LONG.ops, cut), 2**64 - 1
-    options = {"encoding": encoding, "format": kind, "val_fraction": 0, "limit": FEW, "seed": seed}
-    build(photo_folder, tmp_path / "cache", chain, variants=3, **options)
-    split, keys = CachedSplit(open_cache(tmp_path / "cache"), "train"), keys_of(tmp_path / "cache", "train")
-    assert len(keys) == FEW
-    for epoch in (0, 1, 2, 3, 2**31):
-        for key, image in zip(keys, split.images(np.arange(FEW), epoch), strict=True):
-            np.testing.assert_array_equal(image, online(chain, photos[key], key, seed, epoch % 3, epoch))
-
-
-sides = st.integers(8, 40)
-small_ops: st.SearchStrategy[Op] = st.one_of(
-    st.builds(Resize, sides | st.tuples(sides, sides)),
-    st.builds(ResizeShorter, sides),
-    st.builds(CentralCrop, sides),
-    st.builds(RandomCrop, sides),
-    st.builds(RandomResizedCrop, sides),
-    st.builds(FlipLr),
-    st.builds(Brightness, st.floats(0, 1)),
-    st.builds(Contrast, st.floats(0, 1)),
-)
-
-
-@given(st.lists(small_ops, max_size=5), st.data())
-@settings(max_examples=60, deadline=None)
-def test_any_chain_cut_anywhere_gives_its_pixels(
-    photo_folder: Path, photos: dict[str, bytes], ops: list[Op], data: st.DataObject
-) -> None:
-    chain = Chain((Decode(channels=data.draw(st.sampled_from([1, 3]))), *ops), data.draw(st.integers(1, 1 + len(ops))))
-    seed, variant, epoch = data.draw(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 1), st.integers(0, 2**32 - 1)))
-    try:
-        config = ShardConfig(chain, chain, 2, encoding="png", val_fraction=0, seed=seed)
-        expected = {key: online(chain, photos[key], key, seed, variant, epoch) for key in ("cat/00.jpg", "dog/01.jpg")}
-    except ValueError:  # a crop larger than its image
-        return
-    units = tuple(unit for unit in open_source(photo_folder).units if unit.name in expected)
-    with TemporaryDirectory() as folder:
-        Path(folder, WORK).mkdir()
-        result = build_shard(ShardSpec(folder, 0, 1, units, 3, config, 1))
-        assert result.rejects == ()
-        file = result.files["train"][variant]
-        images = [bytes(image) for image in read_encoded(Path(folder, file.name), file)]
-    for (key, pixels), image in zip(expected.items(), images, strict=True):
-        cached = Decode(channels=chain.decode.channels).pixels(image)
-        words = random_words(chain.suffix, chain.cut, seed, [key_hash(key)], epoch)[0]
-        np.testing.assert_array_equal(apply(chain.suffix, cached, words), pixels)
 
 
 def test_variants_are_different_draws(photo_cache: Path) -> None:

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from caches import OPTIONS, build, contents, hashes, is_clean, times
-from processes import environment
+from processes import Child, python
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.precomputing import BuildProgress, precompute
@@ -57,22 +55,16 @@ for line in sys.stdin:
 class Builder:
     """A process that forks a build for each request, so that Beam is imported once."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, child: Child) -> None:
+        self._child = child
 
     def start(self, source: Path, cache: Path, **options: Any) -> int:
         """Start a build and return its process id."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        request = {"source": str(source), "cache": str(cache), **OPTIONS, **options}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        return int(self._child.ask(json.dumps({"source": str(source), "cache": str(cache), **OPTIONS, **options})))
 
     def wait(self) -> None:
         """Return when the build has ended."""
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ended\n"
+        assert self._child.receive() == "ended\n"
 
     def kill(self, moment: Callable[[], bool], source: Path, cache: Path) -> None:
         """Start a build and kill it as soon as the moment has come, or let it end before."""
@@ -99,12 +91,8 @@ def is_stopped(process: int) -> bool:
 
 @pytest.fixture(scope="module")
 def builder() -> Iterator[Builder]:
-    command = [sys.executable, "-c", _SERVER]  # without -W error: importing Beam warns
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment(), text=True, stdin=pipe, stdout=pipe) as process:
-        yield Builder(process)
-        assert process.stdin is not None
-        process.stdin.close()
+    with Child(*python(_SERVER, strict=False)) as child:  # importing Beam warns
+        yield Builder(child)
 
 
 @pytest.fixture(scope="module")

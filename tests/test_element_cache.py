@@ -8,20 +8,19 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import environment, python, run_python
 
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.element_cache import cached, progress_on_stderr
@@ -79,26 +78,9 @@ def never() -> Any:
 # ------------------------------------------------------------------------------------------ the elements of cache()
 
 
-def of_every_dtype(number: Any) -> dict[str, Any]:
-    bits = tf.cast(number, tf.uint16) * 997
-    elements = {
-        name: tf.cast(number * 3, name)
-        for name in DTYPES
-        if name not in ("bool", "bfloat16") and not name.startswith("complex")
-    }
-    return {
-        **elements,
-        "bool": tf.stack([number % 2 == 0, number % 3 == 0]),
-        "bfloat16": tf.bitcast(tf.stack([bits, bits + 1]), tf.bfloat16),
-        "complex64": tf.complex(tf.cast(number, tf.float32), -0.5),
-        "complex128": tf.complex(tf.cast([number], tf.float64), tf.constant([1e300], tf.float64)),
-    }
-
-
 STRUCTURES: dict[str, Callable[[], Any]] = {
     "scalars": numbers,
     "images": images,
-    "every dtype": lambda: numbers().map(of_every_dtype),
     "nested": lambda: numbers().map(lambda n: ({"z": n, "a": (n + 1, Pair(n + 2, {"x": [n, n]}))}, (), n + 3)),
     "keys that are numbers": lambda: numbers().map(lambda n: {1: n, 0: n + 1}),
     "no room": lambda: numbers().map(lambda n: (tf.zeros([0, 3]), tf.zeros([2, 0], tf.int32), n)),
@@ -154,10 +136,6 @@ def wide(count: int = 37) -> Any:
     return numbers(count).map(lambda n: tf.fill([1 << 14], n))
 
 
-def test_more_elements_than_are_written_at_once_keep_their_order(tmp_path: Path) -> None:
-    assert [int(element[-1]) for element in wide().apply(cached(tmp_path))] == list(range(37))
-
-
 def test_a_shuffle_before_it_is_frozen_and_one_behind_it_is_not(tmp_path: Path) -> None:
     frozen = numbers(200).shuffle(200).apply(cached(tmp_path))
     order = values(frozen)
@@ -167,15 +145,6 @@ def test_a_shuffle_before_it_is_frozen_and_one_behind_it_is_not(tmp_path: Path) 
     one, other = ([int(n) for batch in batches for n in batch] for _ in range(2))
     assert one != other
     assert sorted(one) == sorted(other) == list(range(200))
-
-
-def test_a_keras_model_trains_on_it(tmp_path: Path) -> None:
-    train = images().apply(cached(tmp_path)).shuffle(16).batch(8).prefetch(tf.data.AUTOTUNE)
-    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(40)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    history = model.fit(train, validation_data=train, epochs=2, verbose=0, shuffle=False).history
-    assert np.isfinite(history["val_loss"]).all()
-    assert len(train) == 5
 
 
 def test_an_iterator_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
@@ -387,10 +356,11 @@ print(*(int(n) for n in numbers.apply(cached(sys.argv[1], progress=wait))), flus
 
 def start_filler(folder: Path, start: int) -> subprocess.Popen[str]:
     """Start a process that fills a folder with ten numbers, and has written them when this returns; a line makes it go on."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", FILLER, str(folder), str(start)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+    command = python(FILLER, folder, start, strict=False)
+    process = subprocess.Popen(
+        command, env=environment(), text=True, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "midst\n"
     return process
@@ -552,24 +522,15 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "version": (lambda body: body.update(format_version=2), "format version 2, this joulecache reads 1"),
     "no version": (lambda body: body.pop("format_version") and None, "format version None"),
     "elements": (lambda body: body.update(elements=["element: uint8[]"]), "was filled with elements"),
-    "elements that are none": (lambda body: body.update(elements={"a": "b" * 9999}), "at elements"),
     "another fingerprint": (lambda body: body.update(fingerprint="b" * 9999), "was filled with fingerprint"),
-    "no fingerprint": (lambda body: body.update(fingerprint=None), "at fingerprint"),
     "count": (lambda body: body.update(count=41), "does not list the files"),
     "fewer": (lambda body: body.update(count=-1), "at count"),
-    "more than any": (lambda body: body.update(count=2**53), "at count"),
-    "a count that is no number": (lambda body: body.update(count="40"), "at count"),
-    "a count that is no integer": (lambda body: body.update(count=40.0), "at count"),
-    "no count": (lambda body: body.pop("count") and None, "count"),
-    "no files": (lambda body: body.pop("files") and None, "files"),
-    "files of another kind": (lambda body: body.update(files="files"), "at files"),
     "a file of another kind": (lambda body: body.update(files=["a", "b"]), "at files/0"),
     "one file": (lambda body: body["files"].pop() and None, "does not list the files"),
     "more files": (lambda body: body["files"].append(body["files"][0]), "does not list the files"),
     "another place": (in_file("name", "../component-000-12345678.npy"), "does not list the files"),
     "a hash that is a place": (in_file("sha256", "../../.." + "a" * 56), "at files/0/sha256"),
     "another size": (in_file("bytes", 4096), "does not list the files"),
-    "another key": (in_file("offset", 0), "at files/0"),
     "another hash": (in_file("sha256", "ab" * 32), "does not list the files"),
 }
 
@@ -602,7 +563,7 @@ def test_a_hash_that_moves_all_files_of_the_manifest_finds_none(filled: Path) ->
         map_elements(filled, IMAGES, "")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"format_version": 1}', "\0" * 100, "9" * 5000])
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, '{"format_version": 1}', "\0" * 100])
 def test_what_is_no_manifest_is_refused(filled: Path, text: str) -> None:
     (filled / "elements" / "manifest.json").write_text(text)
     with pytest.raises(CacheError, match="use another folder, or delete"):
@@ -649,10 +610,8 @@ for dtype, count in (("uint8", 4096), ("bfloat16", 2048)):
 @pytest.mark.slow
 def test_elements_stay_in_the_files(tmp_path: Path) -> None:
     """Filling and reading 256 MB takes no memory of that size; TensorFlow alone would make up an input as large."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(1 << 16)  # what is freed is given back: only what is held counts
-    command = [sys.executable, "-c", READER, f"{tmp_path}/"]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    # what is freed is given back: only what is held counts
+    said = run_python(READER, f"{tmp_path}/", strict=False, MALLOC_MMAP_THRESHOLD_=str(1 << 16))
     assert said.returncode == 0, said.stderr
     grown_mb = [int(line) for line in said.stdout.split()]
     assert len(grown_mb) == 2
@@ -685,8 +644,9 @@ def test_elements_may_be_more_than_the_memory(tmp_path: Path) -> None:
 def test_progress_is_told(tmp_path: Path, known: bool) -> None:
     dataset = wide() if known else wide().filter(lambda n: n[0] >= 0)
     told: list[tuple[int, int | None]] = []
-    dataset.apply(cached(tmp_path, progress=lambda done, total: told.append((done, total))))
+    filled = dataset.apply(cached(tmp_path, progress=lambda done, total: told.append((done, total))))
     assert told == [(done, 37 if known else None) for done in (16, 32, 37)]
+    assert [int(element[-1]) for element in filled] == list(range(37))
 
 
 def test_a_short_fill_is_quiet_and_a_long_one_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
-import itertools
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -14,10 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
@@ -170,12 +165,6 @@ def joined(batches: NDArray[Any]) -> NDArray[Any]:
     return batches.reshape(-1, *batches.shape[2:])
 
 
-def test_labels_are_places_in_the_class_names(raw: Photos) -> None:
-    dataset = load(raw.folder, "train", 4, shuffle=False)
-    classes = [dataset.class_names[label] for label in labels_of(batches(dataset))]
-    assert classes == [row["key"].split("/")[0] for row in raw.rows("train")]
-
-
 def test_another_seed_changes_the_draws_after_the_cut_only(raw: Photos) -> None:
     came, default = (bytes_of(batches(load(raw.folder, "train", 4, seed=s, shuffle=False))) for s in (99, None))
     assert came == raw.expected("train", 0, seed=99)
@@ -191,25 +180,6 @@ def test_a_dataset_says_its_length_shapes_types_and_classes(raw: Photos) -> None
         images, labels = load(raw.folder, "train", batch_size, drop_remainder=drop).element_spec
         assert images == tf.TensorSpec([size, 14, 14, 3], tf.uint8)
         assert labels == tf.TensorSpec([size], tf.int64)
-
-
-def test_a_keras_model_trains_and_validates(raw: Photos) -> None:
-    train, val = (load(raw.folder, split, 8) for split in ("train", "val"))
-    rescaled = keras.layers.Rescaling(1 / 255)
-    model = keras.Sequential([keras.Input((14, 14, 3)), rescaled, keras.layers.Flatten(), keras.layers.Dense(3)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    history = model.fit(train, validation_data=val, epochs=2, verbose=0, shuffle=False).history
-    assert len(history["val_accuracy"]) == 2
-    assert np.isfinite(history["loss"]).all()
-    assert model.predict(val, verbose=0).shape == (len(raw.rows("val")), 3)
-
-
-def test_keras_goes_on_where_its_steps_ended(raw: Photos) -> None:
-    model = keras.Sequential([keras.Input((14, 14, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    dataset = load(raw.folder, "train", 8)
-    history = model.fit(dataset.repeat(), steps_per_epoch=len(dataset) + 1, epochs=2, verbose=0, shuffle=False).history
-    assert len(history["loss"]) == 2
 
 
 # ------------------------------------------------------------------------------------------ epochs
@@ -243,31 +213,6 @@ def test_loads_do_not_share_their_epochs(raw: Photos) -> None:
     assert epochs_of(raw, [batches(one), batches(one), batches(other)]) == [0, 1, 0]
 
 
-@pytest.fixture(scope="module")
-def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of 5,000 grey images of 2x2 pixels, whose label is their row in the source."""
-    root = tmp_path_factory.mktemp("numbered")
-    stream = io.BytesIO()
-    Image.new("L", (2, 2), 77).save(stream, "PNG")
-    names = {"info": {"features": {"label": {"names": [str(number) for number in range(5000)]}}}}
-    images = pa.array([{"bytes": stream.getvalue(), "path": None}] * 5000)
-    table = pa.table({"image": images, "label": pa.array(range(5000))})
-    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), root / "n.parquet")
-    precompute(root / "n.parquet", root / "cache", "decode(1)|resize(2)", val_fraction=0)
-    return root / "cache"
-
-
-def test_every_epoch_and_seed_has_another_permutation_for_any_batch_size(numbered: Path) -> None:
-    orders = []
-    for seed, batch_size in ((1, 1000), (2, 6000)):
-        dataset = load(numbered, "train", batch_size, seed=seed)
-        orders += [labels_of(batches(dataset)) for _ in range(2)]
-    for one, other in itertools.combinations(orders, 2):
-        assert sum(a == b for a, b in zip(one, other, strict=True)) < 20
-    assert all(sorted(order) == list(range(5000)) for order in orders)
-    assert labels_of(batches(load(numbered, "train", 999, seed=1))) == orders[0]
-
-
 @given(batch_size=st.integers(1, 40), seed=st.integers(0, 2**64 - 1), drop=st.booleans())
 @settings(max_examples=10, deadline=None)
 def test_any_batch_size_gives_each_record_once(raw: Photos, batch_size: int, seed: int, drop: bool) -> None:
@@ -286,22 +231,6 @@ def test_a_split_of_one_record_can_be_shuffled(tmp_path: Path, photo_folder: Pat
     one = build(tmp_path / "one", photo_folder, photos, limit=1, val_fraction=0)
     dataset = load(one.folder, "train", 8)
     assert epochs_of(one, [batches(dataset), batches(dataset)]) == [0, 1]
-
-
-def test_drop_remainder_leaves_out_other_records_each_epoch(numbered: Path) -> None:
-    dataset = load(numbered, "train", 3000, drop_remainder=True)
-    one, other = (set(labels_of(batches(dataset))) for _ in range(2))
-    assert len(one) == len(other) == 3000
-    assert len(one & other) < 2400  # 1,800 by chance
-
-
-def test_arrays_that_are_handed_out_are_not_used_again(raw: Photos) -> None:
-    split = CachedSplit(open_cache(raw.folder), "train")
-    first = split.images(np.arange(5), 0)
-    before = first.copy()
-    second = split.images(np.arange(5, 10), 1)
-    assert not np.shares_memory(first, second)
-    np.testing.assert_array_equal(first, before)
 
 
 def test_batches_that_are_kept_keep_their_pixels(raw: Photos) -> None:
@@ -362,19 +291,6 @@ def test_an_epoch_needs_the_memory_of_a_few_batches(raw: Photos) -> None:
     for _ in range(5):
         places += [images.numpy().ctypes.data for images, _ in dataset]
     assert len(set(places)) < len(places) / 2
-
-
-def test_a_cache_that_is_replaced_in_the_middle_of_an_epoch_gives_its_old_pixels(
-    tmp_path: Path, photo_folder: Path, photos: dict[str, bytes]
-) -> None:
-    old = build(tmp_path / "cache", photo_folder, photos)
-    expected = [sorted(old.expected("train", epoch)) for epoch in range(2)]
-    dataset = load(old.folder, "train", 2)
-    iterator = dataset.as_numpy_iterator()
-    began = [next(iterator)]
-    build(tmp_path / "cache", photo_folder, photos, chain="decode|resize(9)", replace=True)
-    assert sorted(bytes_of([*began, *iterator])) == expected[0]
-    assert sorted(bytes_of(batches(dataset))) == expected[1]
 
 
 # ------------------------------------------------------------------------------------------ damaged caches

@@ -85,20 +85,7 @@ def test_the_cnn_is_that_of_the_tutorial() -> None:
         *("Conv2D", "Flatten", "Dense", "Dense"),
     ]
     assert [layer.kernel.shape[-1] for layer in model.layers if hasattr(layer, "kernel")] == [32, 64, 64, 64, 10]
-    assert model.count_params() == 122_570  # as its tutorial prints
     assert not model.layers[-1].activation(np.float32(-3.0)) >= 0  # logits, not probabilities
-
-
-def test_uint8_batches_go_straight_in() -> None:
-    model = build_model("cnn", (20, 24, 3), 4)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), np.uint8)
-    logits = model(pixels)
-    assert logits.shape == (3, 4)
-    assert logits.dtype == tf.float32
-    np.testing.assert_array_equal(logits, model(pixels.astype(np.float32)))
-    compile_model(model, 1e-3)
-    model.run_eagerly = True
-    model.fit(tf.data.Dataset.from_tensors((pixels, [0, 1, 2])), shuffle=False, verbose=0)
 
 
 def test_initial_weights_come_from_the_global_seed() -> None:
@@ -110,20 +97,10 @@ def test_initial_weights_come_from_the_global_seed() -> None:
     assert (first_weights(1) != first_weights(2)).any()
 
 
-def test_the_smallest_image_of_the_cnn() -> None:
-    assert build_model("cnn", (18, 30, 1), 2).output_shape == (None, 2)
-    for shape in ((17, 30, 3), (30, 17, 3), (4, 4, 3)):
-        with pytest.raises(ValueError, match=rf"images of {shape[0]}x{shape[1]} are too small.*at least 18x18"):
-            build_model("cnn", shape, 2)
-
-
 @pytest.mark.parametrize("shape", [(32, 32), (0, 32, 3), (32, 32, -1), (None, 32, 3), (32.0, 32, 3)])
 def test_impossible_shapes_are_refused(shape: Any) -> None:
     with pytest.raises(ValueError, match=r"input_shape must be \(height, width, channels\)"):
         build_model("cnn", shape, 2)
-
-
-def test_no_classes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"num_classes must be .* at least 1, got 0"):
         build_model("cnn", (32, 32, 3), 0)
 
@@ -139,7 +116,7 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
 
 
 FIGURES = {  # parameters and multiply-accumulates at 32x32x3 and 10 classes
-    "cnn": (122_570, 4_548_608),
+    "cnn": (122_570, 4_548_608),  # as its tutorial prints; 900*27*32 + 169*288*64 + 16*576*64 + 1024*64 + 64*10
     "mlp": (1_707_274, 1_706_496),
     "resnet8": (78_666, 12_501_632),  # as MLPerf Tiny has them
     "mobilenet": (221_114, 834_688),
@@ -235,24 +212,17 @@ def test_models_of_papers_cost_what_these_say(name: str, classes: int, trainable
     assert count_macs(model) == pytest.approx(macs, rel=0.015)
 
 
-def test_the_mlp_takes_any_image() -> None:
-    assert build_model("mlp", (1, 3, 1), 2).output_shape == (None, 2)
-
-
-@pytest.mark.parametrize(("name", "smallest"), [("resnet8", 4), ("mobilenet:0.5", 32), ("shufflenet", 32)])
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("cnn", 18), ("mlp", 1), ("resnet8", 4), ("mobilenet:0.50", 32), ("shufflenet", 32)]
+)
 def test_small_and_odd_images_of_named_models(name: str, smallest: int) -> None:
     model = build_model(name, (smallest, smallest + 5, 2), 3)
     assert np.isfinite(model(np.full((2, smallest, smallest + 5, 2), 255, np.uint8))).all()
-    for height, width in ((smallest - 1, 40), (40, smallest - 1)):
-        message = (
-            rf"images of {height}x{width} are too small for '{name}': resize them to at least {smallest}x{smallest}"
-        )
-        with pytest.raises(ValueError, match=message):
+    for height, width in ((smallest - 1, 40), (40, smallest - 1)) if smallest > 1 else ():
+        with pytest.raises(
+            ValueError, match=rf"images of {height}x{width} are too small.* at least {smallest}x{smallest}"
+        ):
             build_model(name, (height, width, 3), 2)
-
-
-def test_widths_are_asked_for_by_name() -> None:
-    assert build_model("mobilenet:0.50", (32, 32, 3), 10).count_params() == 834_666
 
 
 @pytest.mark.parametrize(
@@ -381,15 +351,6 @@ def test_macs_are_the_products_that_are_summed(layer: keras.Layer) -> None:
     )
     # with ones everywhere each output value is the number of its products
     assert count_macs(model) == int(np.sum(model(np.ones((1, 9, 11, 4), np.float32))))
-
-
-def test_macs_of_models() -> None:
-    # by hand: 900*27*32 + 169*288*64 + 16*576*64 + 1024*64 + 64*10
-    assert count_macs(build_model("cnn", (32, 32, 3), 10)) == 4_548_608
-    sequential = keras.Sequential(
-        [keras.Input((8, 8, 3)), layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization(), layers.Flatten()]
-    )
-    assert count_macs(sequential) == 64 * 27 * 4
 
 
 def test_macs_of_separable_convolutions_are_those_of_their_two_parts() -> None:

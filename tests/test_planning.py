@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_audits import energy
 
-from joulecache.pipelines import cli
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cli import planning as planning_command
@@ -150,18 +148,6 @@ def test_ends_of_the_coefficients_are_carried_through() -> None:
         assert choice.total_j.low <= choice.total_j.value <= choice.total_j.high
 
 
-def test_over_few_epochs_nothing_is_cached() -> None:
-    dear = replace(CHEAP, build_j=Line(1e6, 0.0))
-    first, second = price([dear], ONLINE, JOB)
-    assert first.layout is None
-    assert second.break_even_epochs == pytest.approx(1e6 / (900 - 91))
-
-
-def test_more_runs_on_one_cache_share_the_build() -> None:
-    once, thrice = (price([CHEAP], ONLINE, replace(JOB, runs=runs))[0] for runs in (1, 3))
-    assert thrice.total_j.value - once.total_j.value == pytest.approx(20 * once.epoch_j.value)
-
-
 # Measured on a sample -------------------------------------------------------------------------------------------------
 
 
@@ -255,13 +241,6 @@ def test_a_plan_is_json(made: Plan) -> None:
     assert body["choices"][0]["command"] == made.command(made.best)
     assert body["why"] == made.why
     assert body["method"].startswith(("modelled:", "measured:"))
-
-
-@pytest.mark.slow
-def test_a_budget_leaves_out_what_is_larger(made: Plan) -> None:
-    sizes = sorted(choice.cache_bytes for choice in made.choices)
-    fitting = planner.within_budget(made.choices, sizes[3])
-    assert [choice.cache_bytes <= sizes[3] for choice in made.choices].count(True) == len(fitting) < len(made.choices)
 
 
 def test_a_budget_that_holds_no_cache() -> None:
@@ -421,26 +400,11 @@ def test_a_source_without_a_usable_image(make_folder: Callable[[Mapping[str, byt
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run `joulecache plan` in this process; return exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["joulecache", "plan", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "80")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
-
-
 def test_a_plan_is_printed_and_applied(run: Run, photo_folder: Path, tmp_path: Path, quick: None) -> None:
     cache = tmp_path / "cache"
     fresh = ("--fresh", "random_crop,flip_lr")
     options = ("--chain", CHAIN, "--epochs", 2000, "--seconds", 1, "--batch-size", 8, *fresh, "--apply", cache)
-    code, out, _ = run(photo_folder, *options)
+    code, out, _ = run("plan", photo_folder, *options)
     assert code == 0
     text = " ".join(out.split())
     chain = str(open_manifest(cache).parsed_chain())
@@ -453,7 +417,7 @@ def test_a_plan_is_printed_and_applied(run: Run, photo_folder: Path, tmp_path: P
 def test_where_nothing_pays_nothing_is_built(run: Run, photo_folder: Path, tmp_path: Path, quick: None) -> None:
     cache = tmp_path / "cache"
     options = ("--chain", "decode|resize(40)", "--epochs", 1, "--seconds", 1, "--batch-size", 8)
-    code, out, _ = run(photo_folder, *options, "--apply", cache, "--json")
+    code, out, _ = run("plan", photo_folder, *options, "--apply", cache, "--json")
     body = json.loads(out)
     assert (code, body["applied"], body["command"]) == (0, None, None)
     assert body["choices"][0]["way"] is None
@@ -462,7 +426,11 @@ def test_where_nothing_pays_nothing_is_built(run: Run, photo_folder: Path, tmp_p
 
 
 def test_custom_ops_are_planned_without_online_and_named_in_the_command(
-    run: Run, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+    run: Run,
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
 ) -> None:
     (tmp_path / "my_planned_ops.py").write_text(
         "from dataclasses import dataclass\n"
@@ -475,7 +443,7 @@ def test_custom_ops_are_planned_without_online_and_named_in_the_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     options = ("--ops", "my_planned_ops", "--epochs", 3, "--seconds", 1, "--batch-size", 8, "--json")
-    code, out, err = run(photo_folder, "--chain", "decode|resize(40)|turned", *options)
+    code, out, err = run("plan", photo_folder, "--chain", "decode|resize(40)|turned", *options)
     assert code == 0, err
     body = json.loads(out)
     assert body["command"].endswith("--ops my_planned_ops")
@@ -496,7 +464,7 @@ def test_custom_ops_are_planned_without_online_and_named_in_the_command(
 def test_bad_arguments_are_one_line(
     run: Run, photo_folder: Path, quick: None, options: Sequence[str], message: str
 ) -> None:
-    code, out, err = run(photo_folder, "--chain", CHAIN, *options)
+    code, out, err = run("plan", photo_folder, "--chain", CHAIN, *options)
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err

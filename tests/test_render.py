@@ -344,16 +344,7 @@ def lines_of(width: int) -> list[str]:
 
 
 def test_a_table_gives_up_columns_and_then_becomes_a_list() -> None:
-    assert (
-        lines_of(80)
-        == [
-            "Arms (energy modelled)",
-            "          Energy per 1,000 images",
-            "Arm                                           Ratio  Finding",
-            "────────────────────────────────────────────────────────────",
-        ]
-        or lines_of(80)[0] == "Arms (energy modelled)"
-    )
+    assert lines_of(80)[0] == "Arms (energy modelled)"
     assert any(line.split()[:2] == ["tf_cache", "0.133"] and "0.0515-0.288" in line for line in lines_of(80))
     narrow = lines_of(40)
     assert "Left out at this width: Finding." in narrow

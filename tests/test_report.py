@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from audits import AUDIT, COMPRESSION, GOLDEN, OWN, Page, audit_of, markdown_page
+from audits import AUDIT, COMPRESSION, GOLDEN, OWN, Page, audit_of
+from processes import run_python
 
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.report.files import ReportFiles, read_report, report_schema, write_report
@@ -76,15 +74,11 @@ PICTURES = [{"key": "a.jpg", "class_name": "cat", "pictures": [SCRIPT]}]
     [
         (("report_version",), 2, "version 1"),
         (("workloads", 0, "arms", 1, "cpu_us_per_image"), "1103", "workloads/0/arms/1/cpu_us_per_image"),
-        (("workloads", 0, "arms", 1, "accuracy"), [0.5, 0.4], "workloads/0/arms/1/accuracy"),
         (("workloads", 0, "comparisons", 0, "finding"), "wins", "workloads/0/comparisons/0/finding"),
-        (("workloads", 0, "epochs_per_run"), 0, "workloads/0/epochs_per_run"),
         (("provenance", "meter", "rapl"), None, "provenance/meter/rapl"),
-        (("provenance", "seed"), None, "provenance/seed"),
         (("workloads", 0, "control", "low"), -1, "workloads/0/control/low"),
         (("compression", "recipe", "sparsity"), 1.5, "compression/recipe/sparsity"),
         (("compression", "accuracies", "baseline"), [], "compression/accuracies/baseline"),
-        (("compression", "variants", 2, "faster_than_dense"), "yes", "compression/variants/2/faster_than_dense"),
         (("samples",), PICTURES, "samples/0/pictures/0/jpeg"),
         ((), [], ""),
     ],
@@ -138,15 +132,7 @@ def test_reports_need_no_tensorflow(report: ReportFiles, tmp_path: Path) -> None
         "write_report(audit, 'out')\n"
         "print('heavy:', *{'tensorflow', 'keras', 'apache_beam'} & {*sys.modules})"
     )
-    path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, report.json],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(code, report.json, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy:"
 
@@ -156,12 +142,6 @@ def test_reports_need_no_tensorflow(report: ReportFiles, tmp_path: Path) -> None
 
 def charts_of(files: ReportFiles) -> list[str]:
     return re.findall(r"<svg.*?</svg>", files.html.read_text("utf-8"), re.DOTALL)
-
-
-def test_html_and_markdown_have_the_same_tables_and_sentences(report: ReportFiles) -> None:
-    html, markdown = Page(report.html.read_text("utf-8")), markdown_page(report.markdown.read_text("utf-8"))
-    assert html.tables == markdown.tables
-    assert len(html.tables) == 1 + 2 * 5 + 1 + 1 + 1 + 7
 
 
 def test_html_loads_nothing(report: ReportFiles) -> None:

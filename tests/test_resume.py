@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.cache import Cache, open_cache
@@ -297,13 +296,7 @@ print("all of them")
 
 @pytest.mark.slow
 def test_a_strategy_distributes_it(plain: Cache) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _DISTRIBUTED, str(plain.folder)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(_DISTRIBUTED, plain.folder, strict=False)
     assert done.stdout.strip() == "all of them", done.stdout + done.stderr
 
 

@@ -157,8 +157,6 @@ def test_bad_arguments_of_fit_are_refused() -> None:
         fit(model, batches(40).map(lambda x, y: (tf.cast(x, tf.float32), y)), epochs=1)
     with pytest.raises(ValueError, match=r"validation data never ends: remove \.repeat"):
         fit(model, batches(40), batches(40).repeat(), epochs=1)
-    with pytest.raises(ValueError, match="training data has images of 9x18x3, but the model expects 18x18x3"):
-        fit(model, batches(40).map(lambda x, y: (x[:, :9], y)), epochs=1)
 
 
 # ------------------------------------------------------------------------------------------------- train
@@ -255,10 +253,6 @@ def test_training_refuses_before_it_starts(photo_cache: Path, tmp_path: Path) ->
         train(photo_cache, out=out, epochs=0)
     with pytest.raises(ValueError, match=r"prune must be .* got 1\.5"):
         train(photo_cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(prune=1.5))
-    with pytest.raises(ValueError, match=r"quantize must be .* got 'int4'"):
-        train(photo_cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(quantize="int4"))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="layer 'conv_1' has channels that no BatchNormalization scales"):
-        train(photo_cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(prune=0.5, criterion="gamma"))
     with pytest.raises(ValueError, match="unknown protected layer 'conv_9'"):
         train(photo_cache, out=out, epochs=1, callbacks=[Never()], recipe=Recipe(macs=0.5, protected=("conv_9",)))
     assert not out.exists()

@@ -58,13 +58,6 @@ def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
     assert [{name: float(row[name]) for name in history} for row in rows] == by_epoch(history)
 
 
-def test_without_validation_there_is_no_energy_of_it() -> None:
-    model, meter = compiled_model(), Diary()
-    fitted = model.fit(batches(40), shuffle=False, verbose=0, callbacks=[EnergyCallback(meter)])
-    assert set(fitted.history) == {"loss", "accuracy"} | ENERGY_KEYS
-    assert meter.left_open() == set()
-
-
 def test_given_numbers_of_images_are_believed() -> None:
     model = compiled_model()
     callback = EnergyCallback(Meter(), images_per_epoch=500)
@@ -127,13 +120,6 @@ def test_an_interrupted_callback_begins_afresh() -> None:
     assert len(meter.left_open()) == 1
     callback.close()
     assert meter.left_open() == set()
-
-
-def test_windows_are_named_alike_in_every_training() -> None:
-    model, meter = compiled_model(), Diary()
-    for _ in range(2):
-        model.fit(batches(40), validation_data=batches(40), shuffle=False, verbose=0, callbacks=[EnergyCallback(meter)])
-    assert meter.opened == ["training", "validation"] * 2
 
 
 def test_windows_take_the_next_name_where_theirs_is_open() -> None:
@@ -356,22 +342,3 @@ def test_a_strategy_counts_images_too() -> None:
     callback = EnergyCallback(Meter())
     model.fit(callback.timed(batches(80)), shuffle=False, verbose=0, callbacks=[callback])
     assert callback.images == [80]
-
-
-def shown_by_tensorboard(folder: Path) -> dict[str, list[float]]:
-    shown: dict[str, list[float]] = {}
-    for path in sorted(folder.glob("events.*")):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            for value in tf.compat.v1.Event.FromString(record).summary.value:
-                if value.tag.startswith("epoch_"):
-                    shown.setdefault(value.tag.removeprefix("epoch_"), []).append(float(tf.make_ndarray(value.tensor)))
-    return shown
-
-
-def test_tensorboard_shows_joules_and_waits(tmp_path: Path) -> None:
-    callback, board = EnergyCallback(Meter()), keras.callbacks.TensorBoard(tmp_path)
-    history = fitted(callback.timed(batches(80)), callback, board, epochs=2, validation_data=batches(40))
-    train, validation = (shown_by_tensorboard(tmp_path / name) for name in ("train", "validation"))
-    for name in ENERGY_KEYS | TIME_KEYS:
-        assert train[name] == pytest.approx(history[name])
-    assert validation["energy_j"] == pytest.approx(history["val_energy_j"])
