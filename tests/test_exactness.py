@@ -254,6 +254,8 @@ def test_grey_has_one_channel_on_both_sides_of_the_cut(
     [(images, _)] = load(tmp_path / "cache", "train", 30, shuffle=False).as_numpy_iterator()
     assert images.shape == (30, 16, 16, 1)
     np.testing.assert_array_equal(images, [parse(text)(photos[key]) for key in keys_of(tmp_path / "cache", "train")])
+    split = CachedSplit(open_cache(tmp_path / "cache"), "train")
+    np.testing.assert_array_equal(split.batch(np.arange(30), 0, 0)[0], images)
 
 
 # Mixtures

@@ -140,12 +140,12 @@ def test_validation_of_each_kind_comes_in_the_order_of_the_index(of_each_kind: P
         assert labels_of(came) == [row["label"] for row in of_each_kind.rows("val")]
 
 
-def test_rows_come_as_they_are_asked_for(raw: Photos) -> None:
-    split = CachedSplit(open_cache(raw.folder), "train")
+def test_rows_come_as_they_are_asked_for(of_each_kind: Photos) -> None:
+    split = CachedSplit(open_cache(of_each_kind.folder), "train")
     rows = np.array([3, 0, len(split) - 1, 3, 7])
-    expected = raw.expected("train", 4)
+    expected = of_each_kind.expected("train", 4)
     assert [image.tobytes() for image in split.images(rows, 4)] == [expected[row] for row in rows]
-    assert split.key_hashes.tolist() == [key_hash(row["key"]) for row in raw.rows("train")]
+    assert split.key_hashes.tolist() == [key_hash(row["key"]) for row in of_each_kind.rows("train")]
 
 
 @pytest.mark.parametrize("shuffle", [False, True, "blocks"])

@@ -436,5 +436,14 @@ def test_negative_strengths_are_refused() -> None:
 
 
 def test_models_that_cannot_be_copied_are_refused() -> None:
+    class Own(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(name="own")
+            self.first, self.last = layers.Dense(4), layers.Dense(2)
+
+        def call(self, x: Any) -> Any:
+            return self.last(self.first(x))
+
+    (model := Own())(np.ones((1, 3)))
     with pytest.raises(ValueError, match="model 'own' is not functional or not built"):
-        with_l1(keras.Sequential([layers.Dense(2)], name="own"), 0.1)
+        with_l1(model, 0.1)
