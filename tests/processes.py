@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 CLI = "from joulecache.pipelines.cli import main; main()"
 
@@ -79,3 +82,12 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait until something is true, for at most 120 s, while a process runs if there is one."""
+    end = time.monotonic() + 120
+    while not true():
+        assert process is None or process.poll() is None
+        assert time.monotonic() < end, "waited 120 s in vain"
+        time.sleep(0.005)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import logging
 import os
 import resource
@@ -153,14 +154,10 @@ def test_rows_and_those_of_codecarbons_tracker_share_a_file(tmp_path: Path) -> N
 
 
 WRITER = """
-import sys
+import json, sys
+from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.energy.carbon import EmissionsFile
-from joulecache.pipelines.energy.measurement import COMPONENTS, Component, Energy
-cpu = Component(36.0, 1.0, 99.0, "user", "given", "machine", "1 us")
-energy = Energy(
-    components={**dict.fromkeys(COMPONENTS), "cpu": cpu}, active=cpu, duration_s=1.0, cpu_s=1.0, read_bytes=None,
-    written_bytes=None, peak_rss_bytes=None, carbon_g=None,
-)
+energy = Energy.from_json(json.loads(sys.argv[2]))
 EmissionsFile(sys.argv[1], None, 1.0).append("warm", energy)
 print(flush=True)
 for folder in sys.stdin:
@@ -170,10 +167,10 @@ for folder in sys.stdin:
 
 
 def test_concurrent_processes_write_whole_rows_and_one_header(tmp_path: Path) -> None:
-    writers = []
+    writers, written = [], json.dumps(energy(cpu=part(36.0)).to_json())
     for number in range(3):
         (tmp_path / f"warm {number}").mkdir()
-        writers.append(Child(*python(WRITER, tmp_path / f"warm {number}")))
+        writers.append(Child(*python(WRITER, tmp_path / f"warm {number}", written)))
     assert [writer.receive() for writer in writers] == ["\n"] * 3
     for turn in range(10):
         folder = tmp_path / str(turn)

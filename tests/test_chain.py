@@ -28,7 +28,6 @@ from joulecache.transforms import (
     Mixup,
     Normalize,
     Op,
-    RandomCrop,
     Resize,
     ToFloat,
     parse,
@@ -187,14 +186,6 @@ def test_text_that_would_exhaust_the_parser_is_refused(text: str) -> None:
 
 
 # Order and cut
-
-
-def test_the_cut_divides_prefix_from_suffix() -> None:
-    chain = parse("decode|resize(72) || random_crop(64)|flip_lr")
-    assert chain.prefix == (Decode(), Resize(72))
-    assert chain.suffix == (RandomCrop(64), FlipLr())
-    assert chain.decode is chain.ops[0]
-    assert parse("decode|resize(72)").suffix == ()
 
 
 @given(chain=chains())

@@ -96,12 +96,6 @@ def test_the_bounds_are_in_the_unit_of_the_value(value: float, low: float, high:
         assert math.isclose(float(text.replace(",", "")) * size, exact, rel_tol=0.006)
 
 
-@given(st.floats(1e-6, 1e12))
-def test_a_value_in_its_own_unit_is_short(value: float) -> None:
-    text = q.joules(value)
-    assert len(text.partition(" ")[0].replace(",", "")) <= 6
-
-
 @given(st.text())
 def test_visible_text_has_nothing_that_acts(text: str) -> None:
     escaped = q.visible(text)

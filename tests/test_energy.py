@@ -30,15 +30,15 @@ def components(draw: st.DrawFn) -> Component:
 
 
 seconds = st.floats(0, 1e9)
-
-
-@st.composite
-def contaminations(draw: st.DrawFn) -> Contamination:
-    known = {name: draw(st.none() | seconds) for name in ("machine_cpu_s", "steal_s", *STALLS)}
-    return Contamination(capacity_s=draw(seconds), resolution_s=draw(seconds), **known)
-
-
 STALLS = ("cpu_stall_s", "memory_stall_s", "io_stall_s")
+
+
+contaminations = st.builds(
+    Contamination,
+    capacity_s=seconds,
+    resolution_s=seconds,
+    **dict.fromkeys(("machine_cpu_s", "steal_s", *STALLS), st.none() | seconds),
+)
 
 
 @st.composite
@@ -49,7 +49,7 @@ def energies(draw: st.DrawFn) -> Energy:
     rest: dict[str, Any] = {
         name: draw(maybe) for name in ("read_bytes", "written_bytes", "peak_rss_bytes", "carbon_g", "update_s")
     }
-    rest["contamination"] = draw(st.none() | contaminations())
+    rest["contamination"] = draw(st.none() | contaminations)
     return Energy(components=parts, active=active, duration_s=draw(joules), cpu_s=draw(joules), **rest)
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import random
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -435,25 +434,6 @@ def test_a_manifest_without_a_json_form_leaves_the_old_one(cache: Built) -> None
     with pytest.raises(ValueError, match="val_fraction: must be a finite number"):
         write_manifest(cache.folder, dataclasses.replace(cache.manifest, val_fraction=float("nan")))
     assert {path.name: path.read_bytes() for path in cache.folder.iterdir()} == before
-
-
-def test_a_reader_sees_the_old_manifest_or_the_new_one(cache: Built) -> None:
-    other = dataclasses.replace(cache.manifest, energy=None)
-    seen: list[Manifest] = []
-    done = threading.Event()
-
-    def write() -> None:
-        for turn in range(30):
-            write_manifest(cache.folder, [other, cache.manifest][turn % 2])
-        done.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    while not done.is_set():
-        seen.append(read_manifest(cache.folder))
-    writer.join()
-    assert seen
-    assert all(manifest in (cache.manifest, other) for manifest in seen)
 
 
 # ------------------------------------------------------------------------------------------ the index

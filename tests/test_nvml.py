@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from meters import LOST, NOT_SUPPORTED, THREAD, StandIn
+from processes import wait_until
 
 from joulecache.pipelines.energy import Component
 from joulecache.pipelines.energy.nvml import GpuReading, Nvml, PowerIntegral
@@ -44,13 +45,6 @@ def gain(
     found = nvml.gained(before, after, duration_s, pue)
     assert found is not None
     return found
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end, "waited 30 s in vain"
-        time.sleep(0.001)
 
 
 def threads() -> int:

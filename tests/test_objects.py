@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ import pytest
 from caches import contents as files_in
 from conftest import MakeSource, write_files
 from google_storage import google_storage
-from processes import CLI, environment, python
+from processes import CLI, environment, python, wait_until
 from sources import example, write_parquet, write_tfrecord
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
@@ -51,11 +50,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 120
-        while not answers(url):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: answers(url), server)
         yield url
     finally:
         server.kill()
@@ -94,13 +89,8 @@ def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
 def google_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run a server of Google's API, with its URL in the environment; return the URL of a bucket."""
     with google_storage() as url:
-        account = {
-            "gcs_base_url": url,
-            "disable_oauth": True,
-            "client_email": "",
-            "private_key": "",
-            "private_key_id": "",
-        }
+        account = {"gcs_base_url": url, "disable_oauth": True}
+        account |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
         (tmp_path / "account.json").write_text(json.dumps(account))
         monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
         monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
@@ -183,13 +173,10 @@ def test_only_the_last_version_can_be_overwritten(any_bucket: str) -> None:
     assert set(listed(any_bucket)) == {"one"}
 
 
-@pytest.mark.parametrize("url", ["s3://", "s3:///folder", "s3://bucket/a?b=c", "gs://bucket/a#b", "ftp://bucket/a"])
-def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="an object store URL must be"):
-        ObjectFolder(url)
-
-
-def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+def test_other_urls_and_credentials_are_refused() -> None:
+    for url in ("s3://", "s3:///folder", "s3://bucket/a?b=c", "gs://bucket/a#b", "ftp://bucket/a"):
+        with pytest.raises(ValueError, match="an object store URL must be"):
+            ObjectFolder(url)
     with pytest.raises(ValueError, match="pass credentials and endpoints in the environment") as caught:
         ObjectFolder(f"s3://tester:{SECRET}@bucket/folder")
     assert SECRET not in str(caught.value)
@@ -311,13 +298,11 @@ def test_an_update_builds_what_changed_and_deletes_what_it_replaced(
     assert len(set(names(first)) - set(names(second))) == 2  # one shard, and the index
     assert set(listed(f"{bucket}/cache")) == {*names(second), "manifest.json"}
     assert verify(f"{bucket}/cache") == []
-    more = precompute(source, f"{bucket}/cache", CHAIN, val_fraction=0, variants=2)
-    assert more.transformed == 30
-    other_cut = precompute(source, f"{bucket}/cache", "decode|resize(32)|random_crop(28)", val_fraction=0, variants=2)
+    other_cut = precompute(source, f"{bucket}/cache", "decode|resize(32)|random_crop(28)", val_fraction=0)
     assert other_cut.unchanged
     assert open_manifest(f"{bucket}/cache").chain == "decode|resize(32)|random_crop(28)"
     photo_folder = write_files(tmp_path / "photos", {**photos, "cat/00.jpg": photos["dog/01.jpg"]})
-    whole = precompute(photo_folder, tmp_path / "cache", CHAIN, shards=4, val_fraction=0, variants=2)
+    whole = precompute(photo_folder, tmp_path / "cache", CHAIN, shards=4, val_fraction=0)
     assert other_cut.manifest.splits["train"].files == whole.manifest.splits["train"].files
 
 
@@ -351,11 +336,7 @@ def test_a_killed_build_resumes_with_the_missing_shards(bucket: str, tmp_path: P
     cache = f"{bucket}/cache"
     command = python(CLI, "precompute", "synthetic:60", cache, "--chain", CHAIN, "--shards", "20", "--workers", "1")
     with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as build:
-        deadline = time.monotonic() + 120
-        while not any(name.endswith(".json") for name in listed(cache)):
-            assert build.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: any(name.endswith(".json") for name in listed(cache)), build)
         build.send_signal(signal.SIGKILL)
     with pytest.raises(CacheError, match="no cache at"):
         open_manifest(cache)

@@ -69,26 +69,31 @@ class Bounds(NamedTuple):
     high: float
 
 
+MAYBE: list[Callable[[float], Op]] = [
+    *(FlipLr, FlipUd, Autocontrast, Equalize, lambda p: Posterize(4, p), lambda p: Solarize(128, p)),
+    lambda p: Sharpness(2, p),
+]
+SIZED: list[Callable[[Any], Op]] = [Resize, ResizeShorter, CentralCrop, RandomCrop, RandomResizedCrop, Cutout]
+FILLED: list[Callable[[Any], Op]] = [
+    *(lambda v: Rotate(1, fill=v), lambda v: Affine(1, fill=v), lambda v: Cutout(1, v)),
+    *(lambda v: RandAugment(fill=v), lambda v: TrivialAugment(fill=v), lambda v: Pad(1, (0, v, 255))),
+]
+
 BOUNDS = [
+    *(Bounds("probability", make, 0.0, 1.0) for make in MAYBE),
+    *(Bounds("size", make, 1, MAX_SIDE) for make in SIZED),
+    *(Bounds("fill", make, 0, 255) for make in FILLED),
+    *(Bounds("delta", kind, 0.0, 1.0) for kind in (Brightness, Contrast, Saturation)),
     Bounds("shorter", lambda v: Decode(shorter=v), 1, MAX_SIDE),
     Bounds("max_pixels", lambda v: Decode(max_pixels=v), 1, MAX_PIXELS),
     Bounds("background", lambda v: Decode(background=v), 0, 255),
-    Bounds("size", Resize, 1, MAX_SIDE),
     Bounds("size", lambda v: Resize((1, v)), 1, MAX_SIDE),
-    Bounds("size", ResizeShorter, 1, MAX_SIDE),
-    Bounds("size", CentralCrop, 1, MAX_SIDE),
-    Bounds("size", RandomCrop, 1, MAX_SIDE),
-    Bounds("size", RandomResizedCrop, 1, MAX_SIDE),
     Bounds("scale", lambda v: RandomResizedCrop(8, scale=(v, 1)), 1e-6, 1.0),
     Bounds("ratio", lambda v: RandomResizedCrop(8, ratio=(v, 1e3)), 1e-3, 1e3),
     Bounds("padding", Pad, 0, MAX_SIDE),
     Bounds("padding", lambda v: Pad((1, 1, 1, v)), 0, MAX_SIDE),
-    Bounds("fill", lambda v: Pad(1, (0, v, 255)), 0, 255),
-    Bounds("probability", FlipLr, 0.0, 1.0),
-    Bounds("probability", FlipUd, 0.0, 1.0),
     Bounds("degrees", Rotate, 0.0, 360.0),
     Bounds("degrees", lambda v: Rotate((-360, v)), -360.0, 360.0),
-    Bounds("fill", lambda v: Rotate(1, fill=v), 0, 255),
     Bounds("center", lambda v: Rotate(1, center=(v, 1)), -65535.0, 65535.0),
     Bounds("degrees", Affine, 0.0, 360.0),
     Bounds("translate", lambda v: Affine(1, (0, v)), 0.0, 1.0),
@@ -96,13 +101,7 @@ BOUNDS = [
     Bounds("shear", lambda v: Affine(1, shear=v), 0.0, 89.0),
     Bounds("shear", lambda v: Affine(1, shear=(v, 89)), -89.0, 89.0),
     Bounds("shear", lambda v: Affine(1, shear=(0, 1, v, 89)), -89.0, 89.0),
-    Bounds("fill", lambda v: Affine(1, fill=v), 0, 255),
     Bounds("center", lambda v: Affine(1, center=(1, v)), -65535.0, 65535.0),
-    Bounds("size", Cutout, 1, MAX_SIDE),
-    Bounds("fill", lambda v: Cutout(1, v), 0, 255),
-    Bounds("delta", Brightness, 0.0, 1.0),
-    Bounds("delta", Contrast, 0.0, 1.0),
-    Bounds("delta", Saturation, 0.0, 1.0),
     Bounds("delta", Hue, 0.0, 0.5),
     Bounds("brightness", ColorJitter, 0.0, 100.0),
     Bounds("contrast", lambda v: ColorJitter(0, (v, 100)), 0.0, 100.0),
@@ -115,20 +114,13 @@ BOUNDS = [
     Bounds("sigma", lambda v: GaussianBlur(3, (v, 255)), 0.01, 255.0),
     Bounds("mean", GaussianNoise, -1.0, 1.0),
     Bounds("sigma", lambda v: GaussianNoise(0, v), 0.0, 1.0),
-    Bounds("probability", Autocontrast, 0.0, 1.0),
-    Bounds("probability", Equalize, 0.0, 1.0),
     Bounds("bits", Posterize, 0, 8),
-    Bounds("probability", lambda v: Posterize(4, v), 0.0, 1.0),
     Bounds("threshold", Solarize, 0.0, 256.0),
-    Bounds("probability", lambda v: Solarize(128, v), 0.0, 1.0),
     Bounds("sharpness_factor", Sharpness, 0.0, 100.0),
-    Bounds("probability", lambda v: Sharpness(2, v), 0.0, 1.0),
     Bounds("num_ops", RandAugment, 1, 6),
     Bounds("magnitude", lambda v: RandAugment(magnitude=v, num_magnitude_bins=5), 0, 4),
     Bounds("num_magnitude_bins", lambda v: RandAugment(1, 0, v), 2, 1000),
-    Bounds("fill", lambda v: RandAugment(fill=v), 0, 255),
     Bounds("num_magnitude_bins", TrivialAugment, 2, 1000),
-    Bounds("fill", lambda v: TrivialAugment(fill=v), 0, 255),
     Bounds("mean", lambda v: Normalize(v, 1), -1e6, 1e6),
     Bounds("std", lambda v: Normalize(0, (1, 1, v)), 1e-6, 1e6),
     Bounds("alpha", Mixup, 1e-3, 1e3),
@@ -137,6 +129,10 @@ BOUNDS = [
 
 COLOUR = "a level or (red, green, blue)"
 PAIR = "a pair (low, high)"
+INTERPOLATED: list[Callable[[Any], Op]] = [
+    *(lambda v: Rotate(1, v), lambda v: Affine(1, interpolation=v)),
+    *(lambda v: RandAugment(interpolation=v), lambda v: TrivialAugment(interpolation=v)),
+]
 Refused = tuple[str, Callable[[Any], Op], str, tuple[object, ...]]
 WORDS: list[Refused] = [
     ("channels", lambda v: Decode(v), "1 or 3", (2, True, 3.0)),
@@ -149,9 +145,11 @@ WORDS: list[Refused] = [
     ("fill", lambda v: Pad(1, v), COLOUR, ((), (1, 2, 3, 4))),
     ("padding_mode", lambda v: Pad(1, 0, v), "one of 'constant', 'edge', 'reflect', 'symmetric'", ("EDGE", 0, None)),
     ("degrees", Rotate, PAIR, ((), (1, 2, 3))),
-    ("interpolation", lambda v: Rotate(1, v), "one of 'nearest', 'bilinear'", ("bicubic", ["nearest"])),
+    *(
+        ("interpolation", make, "one of 'nearest', 'bilinear'", ("bicubic", ["nearest"], 0, True))
+        for make in INTERPOLATED
+    ),
     ("center", lambda v: Rotate(1, center=v), "(x, y) in pixels", (5, (1, 2, 3), [1, 2])),
-    ("interpolation", lambda v: Affine(1, interpolation=v), "one of 'nearest', 'bilinear'", ("",)),
     ("translate", lambda v: Affine(1, v), "a pair of fractions of (width, height)", (0.1, (1,), [0, 0])),
     ("scale", lambda v: Affine(1, scale=v), PAIR, (1.5, [1, 1])),
     (
@@ -163,8 +161,6 @@ WORDS: list[Refused] = [
     ("num_output_channels", Grayscale, "1 or 3", (0, True, 3.0, (1,))),
     ("kernel_size", GaussianBlur, "an odd number or (x, y)", ((), (3, 3, 3))),
     ("kernel_size", GaussianBlur, "odd", (2, (3, 4), (4, 3))),
-    ("interpolation", lambda v: RandAugment(interpolation=v), "one of 'nearest', 'bilinear'", (0,)),
-    ("interpolation", lambda v: TrivialAugment(interpolation=v), "one of 'nearest', 'bilinear'", (True,)),
     ("mean", lambda v: Normalize(v, 1), "a number or one per channel", ((0,),)),
     ("std", lambda v: Normalize(0, v), "a number or one per channel", ((1, 1),)),
 ]  # fmt: skip
@@ -426,12 +422,6 @@ def test_ops_are_random_where_two_draws_can_differ() -> None:
     assert {type(op) for op in (*steady, *varied)} == set(OPS.values())
     assert all(op.random_words == 0 and not op.random and op.draw([], 16, 16) == () for op in steady)
     assert all(op.random_words > 0 and op.random for op in varied)
-
-
-MAYBE: list[Callable[[float], Op]] = [
-    *(FlipLr, FlipUd, Autocontrast, Equalize, lambda p: Posterize(4, p), lambda p: Solarize(128, p)),
-    lambda p: Sharpness(2, p),
-]
 
 
 @pytest.mark.parametrize("made", MAYBE)

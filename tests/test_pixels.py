@@ -409,12 +409,8 @@ def test_an_op_takes_any_form_of_an_image_and_leaves_it_as_it_was(pixels: Array,
         np.testing.assert_array_equal(apply([op], picture, drawn), got)
         np.testing.assert_array_equal(writable, before)
         np.testing.assert_array_equal(as_array(picture), before)
-
-
-@pytest.mark.parametrize("op", PICTURE_OPS, ids=repr)
-def test_an_op_takes_the_view_that_another_leaves(pixels: Array, op: Op) -> None:
-    # Mirrored, upside down, every other pixel, transposed, one channel of three: no dependence on the memory layout.
-    views = (pixels[4:44, ::-1], pixels[::-1], pixels[::2, ::2], pixels.swapaxes(0, 1), np.asfortranarray(pixels))
+    # Mirrored, upside down, every other pixel, transposed, one channel of three: the memory layout does not matter.
+    views = (before[4:44, ::-1], before[::-1], before[::2, ::2], before.swapaxes(0, 1), np.asfortranarray(before))
     for view in (*views, pixels[:, ::-1, 1:2]):
         for drawn in draws_of(op)[:20]:
             np.testing.assert_array_equal(apply([op], view, drawn), apply([op], view.copy("C"), drawn))
@@ -483,8 +479,10 @@ DOES: dict[str, Callable[[Array, tuple[int, ...]], Any]] = {
 
 
 def test_a_custom_op_gets_a_read_only_array_and_whole_numbers(pixels: Array) -> None:
-    for image in (pixels, as_image(pixels)):
+    writable = pixels.copy()
+    for image in (writable, as_image(pixels)):
         np.testing.assert_array_equal(apply([Own("check")], image, [1, 2, 3]), np.full_like(pixels, 6))
+    assert writable.flags.writeable
     [got] = apply_to_each([Own("check")], [pixels], np.array([[1, 2, 3]], np.int64))
     np.testing.assert_array_equal(got, np.full_like(pixels, 6))
 
@@ -497,19 +495,11 @@ def test_a_custom_op_stands_between_others_and_takes_its_own_words(pixels: Array
     np.testing.assert_array_equal(flipped[2:], pixels[2:, ::-1])
 
 
-def test_a_custom_op_leaves_its_callers_array_writable() -> None:
-    image = np.zeros((4, 4, 3), np.uint8)
-    apply([Own()], image, [0, 0, 0])
-    image[0] = 1
-    with pytest.raises(ValueError, match=r"^own failed: ValueError: assignment destination is read-only$"):
-        apply([Own("write")], image, [0, 0, 0])
-    assert image[1:].max() == 0
-
-
 @pytest.mark.parametrize(
     ("does", "message"),
     [
         ("stop", r"^own failed: StopIteration: first line$"),
+        ("write", r"^own failed: ValueError: assignment destination is read-only$"),
         ("other size", r"^own must return a uint8 array of shape \(48, 64, 3\), got uint8 \(47, 64, 3\)$"),
         ("floats", r"^own must return .*, got float64 \(48, 64, 3\)$"),
         ("none", r"^own must return .*, got .*NoneType"),

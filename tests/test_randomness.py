@@ -112,15 +112,6 @@ def test_a_batch_is_its_records_one_by_one_in_any_order(hashes: list[int], seed:
     assert random_words(TRAIN, 0, seed, hashes[::-1], ns[::-1]) == batch[::-1]
 
 
-def test_the_suffix_draws_what_it_draws_in_the_whole_chain() -> None:
-    hashes = [key_hash(str(record)) for record in range(5)]
-    whole = random_words(TRAIN, 0, 1, hashes, 2)
-    for cut in range(1, len(TRAIN) + 1):
-        before = random_words(TRAIN[:cut], 0, 1, hashes, 2)
-        after = random_words(TRAIN[cut:], cut, 1, hashes, 2)
-        assert [head + tail for head, tail in zip(before, after, strict=True)] == whole
-
-
 def test_an_op_uses_as_many_words_as_it_declares_whatever_is_around_it() -> None:
     [words] = random_words(TRAIN, 0, 3, [9], 5)
     assert len(words) == len(set(words)) == sum(op.random_words for op in TRAIN)

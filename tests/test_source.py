@@ -229,26 +229,16 @@ def test_a_deleted_file_is_an_os_error(make_folder: MakeSource) -> None:
 
 def test_links_to_files_are_followed_and_special_files_are_counted(make_folder: MakeSource, tmp_path: Path) -> None:
     root = make_folder({"cat/1.jpg": b"one"})
+    (tmp_path / "link").symlink_to(root)
+    (root / "cat" / "loop").symlink_to(root)
     (tmp_path / "elsewhere.jpg").write_bytes(b"two")
     (root / "cat" / "2.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     (root / "cat" / "gone.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(root / "cat" / "pipe.jpg")
-    source = open_source(root)
-    assert {record.key: record.data for record in records(source)} == {"cat/1.jpg": b"one", "cat/2.jpg": b"two"}
-    assert source.skipped == Counter({"(no regular file)": 2})
-
-
-def test_links_to_folders_are_counted_and_not_followed(make_folder: MakeSource) -> None:
-    root = make_folder({"cat/1.jpg": b"one"})
-    (root / "cat" / "loop").symlink_to(root)
-    source = open_source(root)
-    assert source.records == 1
-    assert source.skipped == Counter({"(link to a folder)": 1})
-
-
-def test_a_link_to_the_source_itself_is_followed(make_folder: MakeSource, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(make_folder({"cat/1.jpg": b"one"}))
-    assert labels(open_source(tmp_path / "link")) == {"cat/1.jpg": "cat"}
+    for location in (root, tmp_path / "link"):
+        source = open_source(location)
+        assert {record.key: record.data for record in records(source)} == {"cat/1.jpg": b"one", "cat/2.jpg": b"two"}
+        assert source.skipped == Counter({"(no regular file)": 2, "(link to a folder)": 1})
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(make_folder: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,13 +255,16 @@ def test_a_folder_that_cannot_be_listed_is_refused(make_folder: MakeSource, monk
         open_source(root)
 
 
-def test_names_that_are_not_utf8_are_refused_one_by_one(make_folder: MakeSource) -> None:
-    root = make_folder({"cat/1.jpg": b"one"})
-    with open(os.fsencode(root) + b"/cat/caf\xe9.jpg", "wb") as file:
+def test_names_that_are_not_utf8_are_refused_one_by_one(make_folder: MakeSource, tmp_path: Path) -> None:
+    root = make_folder({"caf/1.jpg": b"one"})
+    with open(os.fsencode(root) + b"/caf/caf\xe9.jpg", "wb") as file:
         file.write(b"two")
-    source = open_source(root)
-    assert source.refused == (("cat/caf\\xe9.jpg", "the name is not UTF-8"),)
-    assert labels(source) == {"cat/1.jpg": "cat"}
+    with tarfile.open(tmp_path / "photos.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        add(tar, "caf/1.jpg", data=b"one")
+        add(tar, "caf/café.jpg", data=b"two")
+    for source in map(open_source, (root, tmp_path / "photos.tar")):
+        assert source.refused == (("caf/caf\\xe9.jpg", "the name is not UTF-8"),)
+        assert labels(source) == {"caf/1.jpg": "caf"}
 
 
 # Tar
@@ -314,14 +307,6 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
     source = open_source(path)
     assert dict(source.refused) == {"2.bmp": NOT_REGULAR}
     assert source.records == 1
-
-
-def test_members_with_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "photos.tar"
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
-        add(tar, "1.jpg", data=b"one")
-        add(tar, "café.jpg", data=b"two")
-    assert open_source(path).refused == (("caf\\xe9.jpg", "the name is not UTF-8"),)
 
 
 def test_a_name_that_appears_twice_in_a_tar_is_refused(tmp_path: Path) -> None:
@@ -466,6 +451,8 @@ def test_synthetic_photos_are_named_like_files_in_class_folders() -> None:
     assert source.class_names == SYNTHETIC_CLASSES == ("bar", "cross", "disc", "square")
     assert [unit.name for unit in source.units][:2] == ["bar/00000000.jpg", "cross/00000001.jpg"]
     assert labels(source)["cross/00000005.jpg"] == "cross"
+    assert [record.label for record in records(open_source("synthetic:100", limit=6))] == [0, 1, 2, 3, 0, 1]
+    assert open_source("synthetic:3", limit=6).records == 3
 
 
 @pytest.mark.parametrize(
@@ -476,13 +463,6 @@ def test_synthetic_photos_are_named_like_files_in_class_folders() -> None:
 def test_a_count_out_of_range_is_refused(count: str) -> None:
     with pytest.raises(SourceError, match=r"^synthetic:N needs a count from 1 to 100000000, got 'synthetic:"):
         open_source(f"synthetic:{count}")
-
-
-def test_a_limit_bounds_synthetic_photos() -> None:
-    assert Counter(record.label for record in records(open_source("synthetic:100", limit=6))) == Counter(
-        [0, 1, 2, 3, 0, 1]
-    )
-    assert open_source("synthetic:3", limit=6).records == 3
 
 
 def test_a_photo_is_deterministic() -> None:
