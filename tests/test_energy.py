@@ -181,12 +181,12 @@ def spoil(**changes: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("spoiled", "message"),
     [
-        (spoil(total_j=99.0), "total_j is 99.0, the other fields give 12.3"),
-        (spoil(method="measured:rapl"), "method is 'measured:rapl'"),
+        (spoil(total_j=99.0), "at total_j: must be 12.3.*, got 99.0"),
+        (spoil(method="measured:rapl"), "at method: must be .*, got 'measured:rapl'"),
         (spoil(watts=1), "at watts: unknown key"),
-        (lambda obj: [obj], "at the top: must be an object"),
-        (spoil(active={}), "at active/value_j: missing"),
-        (spoil(duration_s=True), "at duration_s: must be a number, got True"),
+        (lambda obj: [obj], "at the top: must be a dictionary"),
+        (spoil(active={}), "at active/value_j: field required"),
+        (spoil(duration_s=True), "at duration_s: must be 1.*, got True"),
         (lambda obj: obj | {"components": obj["components"] | {"cpu": {**obj["active"], "low_j": -1}}}, "low_j"),
     ],
 )

@@ -150,11 +150,9 @@ def test_a_folder_without_a_manifest_is_no_cache(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b'{"format_version": ' + b"9" * 5000 + b"}", "not JSON"),
-        (b"1e999", "not JSON"),
-        (b'{"a": 1, "a": 1}', "not JSON"),
         (b"[]", "expected a JSON object"),
     ],
-    ids=["empty", "binary", "deep", "long number", "large number", "same key twice", "list"],
+    ids=["empty", "binary", "deep", "long number", "list"],
 )
 def test_text_that_is_not_a_json_object_is_refused(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / MANIFEST).write_bytes(text)

@@ -110,7 +110,7 @@ def test_logs_without_roles_are_read(tmp_path: Path) -> None:
 
 def test_what_is_no_log_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text('{"arm": 3}\n')
-    with pytest.raises(ValueError, match="line 1: not a run: at attempt: missing"):
+    with pytest.raises(ValueError, match="line 1: not a run: at attempt: field required"):
         RunLog(tmp_path / "runs.jsonl")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, MinLen, Predicate
+
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.core import codec
-from joulecache.pipelines.core.codec import Amount, Count, Limits, Positive, Share, Whole, alias
+from joulecache.pipelines.core.codec import Amount, Count, Positive, Share, Whole
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
@@ -168,11 +171,16 @@ class Stages:
     """
 
     workload: Literal["input", "train"]
-    blocks: Annotated[int, Limits(ge=2)]
+    blocks: Annotated[int, Ge(2)]
     images: Count
-    stages: Annotated[tuple[Stage, ...], Limits(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], MinLen(1)]
     whole_j_per_1000: Positive
     unattributed_j_per_1000: float
+
+
+def is_base64(text: str) -> bool:
+    """Return whether a text is not empty and base64."""
+    return re.fullmatch("[A-Za-z0-9+/]+={0,2}", text) is not None
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,7 @@ class ExampleImage:
 
     step: str
     cached: bool
-    jpeg: Annotated[str, Limits(pattern="[A-Za-z0-9+/]+={0,2}")]
+    jpeg: Annotated[str, Predicate(is_base64)]
 
 
 @dataclass(frozen=True)
@@ -202,7 +210,7 @@ class Example:
 
     key: str
     class_name: str
-    images: tuple[ExampleImage, ...] = field(metadata=alias("pictures"))
+    images: tuple[ExampleImage, ...] = field(metadata={"alias": "pictures"})
 
 
 @dataclass(frozen=True)
@@ -274,7 +282,7 @@ class Audit(Displayed):
     provenance: RunProvenance
     reuse: DrawReuse | None = None
     stages: Stages | None = None
-    examples: tuple[Example, ...] = field(default=(), metadata=alias("samples"))
+    examples: tuple[Example, ...] = field(default=(), metadata={"alias": "samples"})
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of report.json; what was not measured, and never, are null."""

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
-from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.core.codec import Limits, alias
+from annotated_types import Ge, Le, Len, Predicate
 
-Count = Annotated[int, Limits(ge=0, le=2**53)]
-Sha256 = Annotated[str, Limits(pattern="[0-9a-f]{64}")]
-_Sums = Annotated[tuple[Annotated[int, Limits(ge=0)], ...], Limits(min_length=1, max_length=3)]
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.core.codec import Whole
+
+
+def is_sha256(text: str) -> bool:
+    """Return whether a text is a SHA-256 in hex."""
+    return re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
+Count = Annotated[int, Ge(0), Le(2**53)]
+Sha256 = Annotated[str, Predicate(is_sha256)]
+_Sums = Annotated[tuple[Whole, ...], Len(1, 3)]
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class DataFile:
     sha256: Sha256
     image_offset: Count | None
     image_stride: Count | None
-    pixel_stats: PixelStats | None = field(metadata=alias("levels"))
+    pixel_stats: PixelStats | None = field(metadata={"alias": "levels"})
 
     def image_layout(self, shape: tuple[int, int, int]) -> ImageLayout:
         """Return the layout of raw images of this shape; raises CacheError if they do not fit the file."""

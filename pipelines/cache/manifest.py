@@ -8,11 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from annotated_types import Ge, Le, MaxLen
+
 from joulecache.pipelines.cache.data_file import Count, DataFile, Sha256
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import SPLITS, Encoding, Format, is_index, is_rejected, parse_shard_name
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.codec import Limits, alias, from_json, json_sha256, parse_json, to_json
+from joulecache.pipelines.core.codec import Share, from_json, json_sha256, parse_json, to_json
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.energy import Energy, Provenance
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
@@ -22,10 +24,10 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 3
 _LONGEST_MESSAGE = 500  # a malicious manifest can cause long messages
 
-_Text = Annotated[str, Limits(max_length=1 << 20)]
-_Variants = Annotated[int, Limits(ge=1, le=999_999)]
-_Side = Annotated[int, Limits(ge=1, le=65535)]
-_ChannelValues = Annotated[tuple[float, ...], Limits(max_length=4)]
+_Text = Annotated[str, MaxLen(1 << 20)]
+_Variants = Annotated[int, Ge(1), Le(999_999)]
+_Side = Annotated[int, Ge(1), Le(65535)]
+_ChannelValues = Annotated[tuple[float, ...], MaxLen(4)]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Split:
     fingerprint: Sha256
     variants: _Variants
     records: Count
-    image_shape: tuple[_Side | None, _Side | None, Annotated[int, Limits(ge=1, le=3)]]
+    image_shape: tuple[_Side | None, _Side | None, Annotated[int, Ge(1), Le(3)]]
     class_counts: tuple[Count, ...]
     mean: _ChannelValues
     std: _ChannelValues
@@ -87,7 +89,7 @@ class BuildEnergy:
     """
 
     energy: Energy
-    provenance: Provenance = field(metadata=alias("passport"))
+    provenance: Provenance = field(metadata={"alias": "passport"})
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,13 @@ class Manifest(Displayed):
     """
 
     chain: _Text
-    seed: Annotated[int, Limits(ge=0, le=2**64 - 1)]
+    seed: Annotated[int, Ge(0), Le(2**64 - 1)]
     variants: _Variants
     format: Format
     encoding: Encoding
-    quality: Annotated[int, Limits(ge=1, le=100)] | None
-    val_fraction: Annotated[float, Limits(ge=0, le=1)] | None
-    shards: Annotated[int, Limits(ge=1, le=99_999_999)]
+    quality: Annotated[int, Ge(1), Le(100)] | None
+    val_fraction: Share | None
+    shards: Annotated[int, Ge(1), Le(99_999_999)]
     class_names: tuple[_Text, ...]
     source: SourceSummary
     splits: Mapping[str, Split]

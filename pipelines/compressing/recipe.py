@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from annotated_types import Ge, Gt, Le, Lt
+
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
-from joulecache.pipelines.core.codec import Amount, Limits, Whole
+from joulecache.pipelines.core.codec import Amount, Whole
 
 Criterion = Literal["l1", "gamma"]
 Per = Literal["layer", "channel"]
@@ -34,13 +36,13 @@ class Recipe:
         ValueError: The recipe is empty, or a value is out of range or contradicts another.
     """
 
-    prune: Annotated[float, Limits(ge=0, lt=1)] = 0.0
-    macs: Annotated[float, Limits(gt=0, le=1)] | None = None
+    prune: Annotated[float, Ge(0), Lt(1)] = 0.0
+    macs: Annotated[float, Gt(0), Le(1)] | None = None
     criterion: Criterion = "l1"
     protected: tuple[str, ...] = ()
-    sparsity: Annotated[float, Limits(ge=0, lt=1)] = 0.0
+    sparsity: Annotated[float, Ge(0), Lt(1)] = 0.0
     l1: Amount = 0.0
-    clusters: Annotated[int, Limits(ge=2)] | None = None
+    clusters: Annotated[int, Ge(2)] | None = None
     cluster_per: Per = "layer"
     quantize: Quantization | None = None
     finetune_epochs: Whole = 2

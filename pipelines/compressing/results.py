@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+from annotated_types import MinLen
+
 from joulecache.pipelines.compressing.output import read_record
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core import codec
-from joulecache.pipelines.core.codec import JSON, UNCHECKED, Amount, Count, Limits, Share, Whole, alias
+from joulecache.pipelines.core.codec import JSON, UNCHECKED, Amount, Count, Share, Whole
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.statistics import mean_of
 from joulecache.pipelines.energy import Energy
@@ -51,7 +53,7 @@ class ModelFile:
     """
 
     name: str
-    file_name: str = field(metadata=alias("path"))
+    file_name: str = field(metadata={"alias": "path"})
     parameters: Whole
     nonzero_weights: Whole
     macs: Whole
@@ -99,13 +101,13 @@ class Compression(Displayed):
         accuracy_lost: By model file: accuracy below the control's; empty for one seed and without a control.
     """
 
-    model_files: Annotated[tuple[ModelFile, ...], Limits(min_length=1)] = field(metadata=alias("variants"))
+    model_files: Annotated[tuple[ModelFile, ...], MinLen(1)] = field(metadata={"alias": "variants"})
     recipe: Recipe
     seed: int
     widths: Mapping[str, tuple[Whole, Whole]]
     calibration_images: Whole
-    accuracies: Mapping[str, Annotated[tuple[Share, ...], Limits(min_length=1)]]
-    accuracy_lost: Mapping[str, AccuracyLoss] = field(init=False, metadata=alias("lost") | UNCHECKED)
+    accuracies: Mapping[str, Annotated[tuple[Share, ...], MinLen(1)]]
+    accuracy_lost: Mapping[str, AccuracyLoss] = field(init=False, metadata={"alias": "lost", **UNCHECKED})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "accuracy_lost", _accuracy_lost(self.accuracies))

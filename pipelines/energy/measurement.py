@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, SupportsIndex
 
 from joulecache.pipelines.core.checks import check_number, check_text, shown
-from joulecache.pipelines.core.codec import JSON, UNCHECKED, from_json, to_json
+from joulecache.pipelines.core.codec import JSON, UNCHECKED, Number, from_json, to_json
 from joulecache.pipelines.core.notebook import Displayed
 
 COMPONENTS = ("cpu", "dram", "gpu", "idle")
@@ -67,9 +67,9 @@ class Component:
         ValueError: A number is negative or not finite, the bounds do not enclose the value, or a text is empty.
     """
 
-    value_j: float
-    low_j: float
-    high_j: float
+    value_j: Number
+    low_j: Number
+    high_j: Number
     method: str
     source: str
     scope: str
@@ -126,13 +126,13 @@ class Contamination:
         ValueError: A number is negative or not finite.
     """
 
-    capacity_s: float
-    resolution_s: float
-    machine_cpu_s: float | None
-    steal_s: float | None
-    cpu_stall_s: float | None
-    memory_stall_s: float | None
-    io_stall_s: float | None
+    capacity_s: Number
+    resolution_s: Number
+    machine_cpu_s: Number | None
+    steal_s: Number | None
+    cpu_stall_s: Number | None
+    memory_stall_s: Number | None
+    io_stall_s: Number | None
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -189,14 +189,14 @@ class Energy(Displayed):
 
     components: Mapping[str, Component | None]
     active: Component
-    duration_s: float
-    cpu_s: float
-    read_bytes: float | None
-    written_bytes: float | None
-    peak_rss_bytes: float | None
-    carbon_g: float | None
+    duration_s: Number
+    cpu_s: Number
+    read_bytes: Number | None
+    written_bytes: Number | None
+    peak_rss_bytes: Number | None
+    carbon_g: Number | None
     contamination: Contamination | None = None
-    update_s: float | None = None
+    update_s: Number | None = None
     total_j: float = field(init=False)
     low_j: float = field(init=False)
     high_j: float = field(init=False)

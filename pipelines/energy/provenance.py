@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from joulecache.pipelines.core.codec import OMITTED, Amount, Limits, Whole
+from annotated_types import Ge
+
+from joulecache.pipelines.core.codec import OMITTED, Number, Whole
+
+_Amount = Annotated[float, Ge(0)] | Annotated[int, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +24,9 @@ class Coefficient:
         source: The publication.
     """
 
-    low: float | None = field(default=None, metadata=OMITTED)
-    central: float
-    high: float | None = field(default=None, metadata=OMITTED)
+    low: Number | None = field(default=None, metadata=OMITTED)
+    central: Number
+    high: Number | None = field(default=None, metadata=OMITTED)
     source: str
 
 
@@ -54,14 +58,14 @@ class Provenance:
     coefficients_version: Whole
     coefficients: Mapping[str, Coefficient]
     provider: str | None
-    pue: Annotated[float, Limits(ge=1)]
+    pue: Annotated[float, Ge(1)] | Annotated[int, Ge(1)]
     country: str | None
-    carbon_g_per_kwh: Amount | None
+    carbon_g_per_kwh: _Amount | None
     carbon_source: str | None
     rapl: tuple[str, ...]
     gpus: tuple[str, ...]
     cpu: str | None
-    tdp_w: Amount | None
-    vcpus: Amount
-    memory_gb: Amount
+    tdp_w: _Amount | None
+    vcpus: _Amount
+    memory_gb: _Amount
     notes: tuple[str, ...]

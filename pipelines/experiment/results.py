@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
-from joulecache.pipelines.core.codec import Amount, Count, Limits, Share, Whole
+from annotated_types import MinLen
+
+from joulecache.pipelines.core.codec import Amount, Count, Share, Whole
 from joulecache.pipelines.energy import Provenance
 from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
@@ -131,7 +133,7 @@ class ArmResult:
     runs: Count
     images_per_run: Count
     active_j_per_1000: Joules
-    active_j_per_1000_by_block: Annotated[tuple[Amount, ...], Limits(min_length=1)]
+    active_j_per_1000_by_block: Annotated[tuple[Amount, ...], MinLen(1)]
     total_j_per_1000: Joules
     cpu_us_per_image: Amount
     wall_us_per_image: Amount
@@ -194,7 +196,7 @@ class WorkloadResult:
     blocks: Count
     epochs_per_run: Count
     control: Ratio
-    arms: Annotated[tuple[ArmResult, ...], Limits(min_length=1)]
+    arms: Annotated[tuple[ArmResult, ...], MinLen(1)]
     comparisons: tuple[Comparison, ...]
 
     def arm(self, name: str) -> ArmResult:

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Lt
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.arrow_shards import PAGE
+from joulecache.pipelines.cache.data_file import Sha256
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.codec import Limits, dumps, from_json, json_sha256, parse_json, to_json
+from joulecache.pipelines.core.codec import dumps, from_json, json_sha256, parse_json, to_json
 from joulecache.pipelines.core.files import check_folder
 
 FORMAT_VERSION = 1
@@ -73,7 +75,7 @@ class ElementFile:
 
     name: str
     bytes: int
-    sha256: Annotated[str, Limits(pattern="[0-9a-f]{64}")]
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class ElementManifest:
     format_version: int
     elements: tuple[str, ...]
     fingerprint: str
-    count: Annotated[int, Limits(ge=0, lt=2**53)]
+    count: Annotated[int, Ge(0), Lt(2**53)]
     files: tuple[ElementFile, ...]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core import codec
-from joulecache.pipelines.core.codec import alias
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.quantities import change, joules, number
 from joulecache.pipelines.experiment.results import Joules
@@ -75,7 +74,7 @@ class Choice:
         break_even_epochs: Epochs after which the build is paid back against feeding online; None: never, or unknown.
     """
 
-    layout: CacheLayout | None = field(metadata=alias("way"))
+    layout: CacheLayout | None = field(metadata={"alias": "way"})
     variants: int
     reuse: float | None
     cache_bytes: float

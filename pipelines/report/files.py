@@ -71,4 +71,4 @@ def report_schema() -> dict[str, JSON]:
         "properties": {"report_version": {"const": REPORT_VERSION}},
         "required": ["report_version"],
     }
-    return {**codec.json_schema(Audit, allow_unknown=True), "allOf": [version]}
+    return {**codec.json_schema(Audit), "allOf": [version]}
