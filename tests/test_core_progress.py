@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_where_there_is_no_terminal_each_new_step_is_a_line() -> None:
 
 def test_short_jobs_and_quiet_ones_print_no_line() -> None:
     assert shown_on(False) == ""
-    assert shown_on(False, line_delay_s=0, lines=False) == ""
+    assert shown_on(False, line_delay_s=math.inf) == ""
 
 
 def test_a_terminal_shows_a_bar() -> None:

@@ -83,16 +83,14 @@ def check_choices(name: str, values: Sequence[str], allowed: Sequence[str], need
         raise ValueError(f"{name} must include {', '.join(missing)}, got {got}")
 
 
-def check_text(name: str, value: object, *, allow_empty: bool = False) -> str:
-    """Return a string argument; raise ValueError if it is not a string, or empty without `allow_empty`."""
+def check_text(name: str, value: object, *, allow_empty: bool = False) -> None:
+    """Raise ValueError unless an argument is a string, which may only be empty with `allow_empty`."""
     if not isinstance(value, str) or not (value or allow_empty):
         kind = "a string" if allow_empty else "a non-empty string"
         raise ValueError(f"{name} must be {kind}, got {shown(value)}")
-    return value
 
 
-def check_flag(name: str, value: object) -> bool:
-    """Return a boolean argument; raise ValueError if it is neither True nor False."""
+def check_flag(name: str, value: object) -> None:
+    """Raise ValueError unless an argument is True or False."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {shown(value)}")
-    return value

@@ -41,7 +41,6 @@ def silent(what: str, done: int, total: int) -> None:
 def progress_bar(
     *,
     delay_s: float = 0.0,
-    lines: bool = True,
     line_delay_s: float = LINE_DELAY_S,
     line_every_s: float = LINE_EVERY_S,
     console: Console | None = None,
@@ -50,8 +49,7 @@ def progress_bar(
 
     Args:
         delay_s: Seconds before the bar appears, so that short jobs show none.
-        lines: Print lines where stderr is not a terminal: at each new step, and every `line_every_s`.
-        line_delay_s: Seconds before the first line.
+        line_delay_s: Seconds before the first line, where stderr is not a terminal.
         line_every_s: Seconds between two lines about the same step.
         console: Output; stderr by default.
     """
@@ -61,10 +59,8 @@ def progress_bar(
     if console.is_terminal:
         with _terminal_bar(console, delay_s) as bar:
             yield bar
-    elif lines:
-        yield _line_printer(console, line_delay_s, line_every_s)
     else:
-        yield lambda what, done, total, detail="": None
+        yield _line_printer(console, line_delay_s, line_every_s)
 
 
 @contextmanager
@@ -121,23 +117,21 @@ def _line_printer(console: Console, delay_s: float, every_s: float) -> ProgressB
 
 
 @contextmanager
-def silenced_output(*, stdout: bool = True, stderr: bool = True) -> Iterator[None]:
+def silenced_output(*, stdout: bool = True) -> Iterator[None]:
     """Keep the output of native code, and Python's stdout, off the terminal.
 
-    If the block fails, the end of the output becomes a note of the exception. This affects the whole process: output of other threads is
-    lost too.
+    Python's `sys.stderr` is silenced too if it writes to the same descriptor as native code. If the block fails, the end of the output
+    becomes a note of the exception. This affects the whole process: output of other threads is lost too.
 
     Args:
-        stdout: Silence native stdout and Python's `sys.stdout`.
-        stderr: Silence native stderr, and Python's `sys.stderr` if it writes to the same descriptor.
+        stdout: Silence stdout as well as stderr.
     """
-    descriptors = [descriptor for descriptor, wanted in ((1, stdout), (2, stderr)) if wanted]
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile())
         if stdout:
             stack.enter_context(redirect_stdout(io.StringIO()))
         try:
-            with _redirected(descriptors, log.fileno()):
+            with _redirected([1, 2] if stdout else [2], log.fileno()):
                 yield
         except BaseException as error:
             size = log.seek(0, os.SEEK_END)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -129,7 +130,7 @@ def _shown_progress(verbose: bool) -> Iterator[Progress | None]:
     if not verbose:
         yield None
         return
-    with progress_bar(delay_s=_PROGRESS_DELAY_S, lines=False) as bar:
+    with progress_bar(delay_s=_PROGRESS_DELAY_S, line_delay_s=math.inf) as bar:
 
         def show(progress: BuildProgress) -> None:
             bar("caching images", progress.done, progress.records)
