@@ -66,7 +66,7 @@ def main(data: Path, out: Path) -> None:
 
 
 def run_audit(name: str, model: str, data: Path, out: Path) -> Audit:
-    """Audit in a child process, unless that is done. The input alone is only measured with the first model."""
+    """Audit in a child process, unless the report exists. The input alone is only measured with the first model."""
     from joulecache.pipelines.report.files import read_report
 
     case, folder = SOURCES[name], out / f"{name}-{model.partition(':')[0]}"
@@ -83,7 +83,7 @@ def run_audit(name: str, model: str, data: Path, out: Path) -> Audit:
 
 
 def print_start(audits: Mapping[str, Audits]) -> None:
-    """Print what holds for all audits, and what did not pay in any."""
+    """Print facts common to all audits, and the comparisons in which the cache did not pay."""
     everything = [audit for found in audits.values() for audit in found]
     run = everything[0].provenance
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items() if version)
@@ -116,7 +116,7 @@ def print_losses(title: str, audit: Audit) -> None:
 
 
 def print_section(case: Case, audits: Audits, data: Path) -> None:
-    """Print what the audits of one source found."""
+    """Print the results of one source."""
     first = audits[0]
     assert first.records is not None
     print(f"## {case.title}\n\n{first.records.train:,} training images, chain `{first.chain}`.\n\n```bash")

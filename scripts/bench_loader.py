@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what it costs to load images, as Markdown.
+"""Print the cost of loading images, as Markdown.
 
     scripts/bench_loader.py [FOLDER]
 
@@ -7,7 +7,7 @@ FOLDER is where files are written, by default a temporary one: 9 GB. Takes about
 
 First CPU microseconds per image, of all threads, batches of 64, shuffled, warm page cache. Every loader takes its turn, in random
 order, in each of 7 rounds of 2 epochs. Printed are the median, the range, and the median as a multiple of `cache()` in RAM. grain
-(with array_record) and FFCV take part where they are installed. Then a cache that does not fit in memory, read in blocks, against
+(with array_record) and FFCV take part if they are installed. Then a cache that does not fit in memory, read in blocks, against
 `cat`; the time to open 1,000 shards; the state of an iterator; the time to import and to show the help.
 """
 
@@ -130,7 +130,7 @@ def make_loaders(folder: Path, side: int) -> Loaders:
 
 
 def floors(images: NDArray[np.uint8], epochs: int) -> Loaders:
-    """Return what no loader can be faster than."""
+    """Return the lower bounds of any loader's cost."""
     import numpy as np
     import tensorflow as tf
 
@@ -191,7 +191,7 @@ def cropped_datasets(folder: Path, side: int, count: int) -> dict[str, Dataset]:
 
 
 def repeated(dataset: Dataset, epochs: int) -> Iterator[Any]:
-    """Iterate as a training does: a new iterator for every epoch."""
+    """Iterate with a new iterator for every epoch, as a training does."""
     for _ in range(epochs):
         yield from dataset
 
@@ -288,7 +288,7 @@ def print_larger_than_memory(folder: Path) -> None:
 
 
 def make_group(limit: int) -> Path | None:
-    """Make a control group with a memory limit; None where that is not possible."""
+    """Make a control group with a memory limit; None if that is not possible."""
     for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = Path(root, f"bench-loader-{os.getpid()}")
         try:
@@ -303,7 +303,7 @@ def make_group(limit: int) -> Path | None:
 
 
 def read_once(how: str, cache: Path, group: str) -> None:
-    """Read the images of a cache with a cold page cache, in a control group, and print what that cost as JSON.
+    """Read the images of a cache with a cold page cache, in a control group, and print the cost as JSON.
 
     `load` reads four more epochs, to see whether memory grows.
     """
@@ -335,7 +335,7 @@ def read_bytes() -> int:
 
 
 def anonymous_bytes() -> int:
-    """Return the memory of this process that is not a file's."""
+    """Return the memory of this process that is not backed by a file."""
     return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024
 
 
@@ -351,7 +351,7 @@ def print_opening(folder: Path) -> None:
 
 
 def open_once(cache: Path) -> None:
-    """Open a cache, take a batch, and print what opening cost as JSON."""
+    """Open a cache, take a batch, and print the cost of opening as JSON."""
     small = build("synthetic:2", cache.parent / f"small-{os.getpid()}", "decode|resize(32)", shards=1)
     next(iter(jc.load(small, "train", 2)))  # imports TensorFlow and all modules
     memory, start = anonymous_bytes(), time.perf_counter()
@@ -438,7 +438,7 @@ def make_index(cache: Path, manifest: Manifest, records: int) -> Manifest:
 
 
 def make_images(folder: Path, side: int, count: int) -> Path:
-    """Write a Parquet file of uncompressed noise images: what they show does not matter here."""
+    """Write a Parquet file of uncompressed noise images."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what the meter costs, and how accurately it counts, as Markdown.
+"""Print the cost of the meter and the accuracy of its counts, as Markdown.
 
     scripts/bench_meter.py
 
@@ -97,7 +97,7 @@ def print_windows(meter: jc.Meter) -> None:
 
 @contextmanager
 def children(count: int) -> Iterator[None]:
-    """Have some idle child processes during the block."""
+    """Keep some idle child processes during the block."""
     started = [subprocess.Popen(["sleep", "60"]) for _ in range(count)]
     try:
         yield
@@ -109,7 +109,7 @@ def children(count: int) -> Iterator[None]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Have some idle threads during the block."""
+    """Keep some idle threads during the block."""
     stop = threading.Event()
     for _ in range(count):
         threading.Thread(target=stop.wait).start()
@@ -224,7 +224,7 @@ print(window.energy.contamination_shares["others"], *window.energy.flags, sep=";
 
 
 def print_others() -> None:
-    """Print what the meter sees of the work of other processes."""
+    """Print the work of other processes as the meter sees it."""
     quiet = run_python(WAIT)
     burner = burn(30)
     busy = run_python(WAIT)

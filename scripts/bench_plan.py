@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare what a plan predicts with what is then measured, as Markdown.
+"""Compare predictions of a plan with later measurements, as Markdown.
 
     scripts/bench_plan.py DATA OUT [--pairs 12] [--repeats 3] [--only NAME]
 
@@ -55,7 +55,7 @@ CASES = {
 EXHAUSTIVE = "dogs_cats 64"
 
 Pair = tuple[float | None, float | None]
-"""What was predicted, and what was measured."""
+"""A predicted and a measured value."""
 
 
 def main(data: Path, out: Path, pairs: int, repeats: int, only: str | None) -> None:
@@ -93,7 +93,7 @@ def location(case: Case, data: Path) -> str | None:
 
 
 def make_plan(case: Case, data: Path, folder: Path) -> JSON:
-    """Plan in a child process, unless that is done."""
+    """Plan in a child process, unless the plan exists."""
     file = folder / "plan.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ print(json.dumps(result.to_json()))
 
 
 def run_audit(case: Case, plan: JSON, data: Path, folder: Path, pairs: int) -> JSON:
-    """Audit the chain of the best raw Arrow cache in a child process, unless that is done."""
+    """Audit the chain of the best raw Arrow cache in a child process, unless the report exists."""
     file = folder / "audit.json"
     if not file.exists():
         arguments = {
@@ -193,7 +193,7 @@ def print_exhaustive(source: str, plan: JSON, out: Path) -> None:
 
 
 def title(choice: JSON) -> str:
-    """Return what a choice is."""
+    """Return the title of a choice."""
     layout = choice["way"]
     if layout is None:
         return "online"

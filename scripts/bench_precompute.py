@@ -241,7 +241,7 @@ def print_memory(root: Path) -> None:
 
 
 def print_break_even(root: Path, photos: Sequence[Path]) -> None:
-    """Print after how many epochs of its own preprocessing the naive arm has used the energy of the build."""
+    """Print the number of the naive arm's epochs that use the energy of the build."""
     from joulecache.pipelines.experiment.arms import make_arms
     from joulecache.pipelines.experiment.files import list_files
 

@@ -3,9 +3,9 @@
 
     scripts/bench_scale.py [FOLDER] [--largest N]
 
-Tars of small JPEGs in 1,000 classes, up to 1.28 million as in ImageNet, are listed, built and opened, each in its own process.
+Tars of small JPEGs in 1,000 classes, up to 1.28 million as in ImageNet, are listed, built and opened, each in a separate process.
 The images are 8x8 pixels, so the number of records makes up nearly all of the cost. FOLDER is where files are written, by default a
-temporary one: 5 GB. Takes about half an hour. A straight line through the two largest sizes gives the figures at 100 million.
+temporary one: 5 GB. Takes about half an hour. Figures at 100 million follow from a straight line through the two largest sizes.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def print_ops() -> None:
 
 
 def print_overhead() -> None:
-    """Print what a chain costs when its ops compute no pixels: random words, draws, and calling the ops."""
+    """Print the cost of a chain whose ops compute no pixels: random words, draws, and calls."""
     from joulecache.pipelines.planning.transform_costs import cpu_us
 
     print()
@@ -92,7 +92,7 @@ def run_each(ops: Sequence[jc.Op]) -> None:
 
 
 def print_scaled_decoding(source: str) -> None:
-    """Print how many images a CPU-second gives at full and at a smaller DCT scale."""
+    """Print the images per CPU-second at full and at a smaller DCT scale."""
     from joulecache.pipelines.source import open_source
 
     photos = [record.data for unit in islice(open_source(source).units, PHOTOS) for record in unit.read()]

@@ -53,7 +53,7 @@ Process = subprocess.Popen[str]
 
 
 class MissingError(Exception):
-    """Something that an engine needs is not available here."""
+    """A requirement of an engine is not available here."""
 
 
 class WrongError(Exception):
@@ -205,7 +205,7 @@ def flink_jar(work: Path) -> Path:
     return _jar(work, "flink", "org.apache.beam.runners.flink.FlinkJobServerDriver", artifacts)
 
 
-# Starts a worker in an environment of its own, into which Beam's boot program installs the wheel.
+# Starts a worker in a separate environment, into which Beam's boot program installs the wheel.
 _START_WORKER = """#!/bin/sh
 set -e
 home=$(mktemp -d "{folder}/worker-XXXXXX")

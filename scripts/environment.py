@@ -26,11 +26,7 @@ CLI = "from joulecache.pipelines.cli import main; main()"
 
 
 def enter(extra: str = "") -> None:
-    """Run the script again in .venv, which is made where it is missing, unless it runs there already.
-
-    Args:
-        extra: The extra of setup.cfg that .venv must have, as for `set_up` in scripts/_setup.
-    """
+    """Run the script again in .venv, unless it runs there; create .venv if missing, with an extra of setup.cfg if given."""
     if Path(sys.prefix) != ROOT / ".venv":
         command = f'source "$0" && set_up {extra} && exec "$python" "$@"'
         os.execvp("bash", ["bash", "-c", command, str(ROOT / "scripts" / "_setup"), *sys.argv])
@@ -43,12 +39,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def describe(*packages: str, meter: Meter | None = None) -> str:
-    """Return the processor, the CPUs in use, the versions of Python, joulecache and other packages, and how joules are obtained.
-
-    Args:
-        packages: Names of further packages.
-        meter: The meter whose method is named; None: joules are not mentioned.
-    """
+    """Return the processor, CPUs in use, versions of Python, joulecache and more packages, and the method of a given meter."""
     from joulecache.pipelines import Meter
 
     provenance = (meter or Meter()).provenance()

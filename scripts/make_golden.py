@@ -5,7 +5,7 @@
 
 A .npz holds the images of a batch of three, and the labels that are mixed with them. Look at the difference before you commit it:
 changed pixels mean that caches built before differ from new ones, and that the op's `version` must be raised. The photo itself
-is only made where it is missing.
+is only drawn if it is missing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BATCH = 3
 
 
 class Draw(TypedDict):
-    """What decides the random parameters of an image."""
+    """The values that determine the random parameters of an image."""
 
     key: str
     seed: int
@@ -93,7 +93,7 @@ def write_batch(path: Path, photo: Path, text: str) -> bool:
 
 
 def make_batch(photo: Path, text: str) -> Batch:
-    """Run a chain on the first variants of the photo as one batch, each variant in its own class."""
+    """Run a chain on the first variants of the photo as one batch, with a class for each variant."""
     import numpy as np
 
     from joulecache.transforms.chain import apply_batch_ops, mix_labels
@@ -115,7 +115,7 @@ def same(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
 
 
 def pixels(image: Image.Image) -> tuple[str, tuple[int, int], bytes]:
-    """Return what makes two images equal."""
+    """Return the mode, size and pixels of an image, for comparison."""
     return image.mode, image.size, image.tobytes()
 
 

@@ -3,7 +3,7 @@
 
     scripts/pin.py [--upgrade | --upgrade-package NAME ...]
 
-Existing pins stay where they fit, unless --upgrade moves all of them, or --upgrade-package some. Runs on any Python; uv is
+Existing pins stay if they fit, unless --upgrade moves all of them, or --upgrade-package some. Runs on any Python; uv is
 installed into a temporary environment.
 """
 

@@ -74,7 +74,7 @@ class Built:
 
 
 def make_sources(work: Path, data: Path | None) -> dict[str, str]:
-    """Return the sources by name: synthetic photos, a folder with some broken ones and, where they are, real photos."""
+    """Return the sources by name: synthetic photos, a folder with some broken ones and, if available, real photos."""
     from joulecache.pipelines.source import synthetic_photo
 
     folder = work / "broken"

@@ -118,7 +118,7 @@ def compress(title: str, recipe: jc.Recipe, out: Path, seeds: int, meter: jc.Met
 
 
 def print_training(built: Manifest, run: JSON) -> None:
-    """Print what was trained on, how, and what that cost."""
+    """Print the data, the settings and the cost of training."""
     energy = jc.Energy.from_json(run["energy"])
     flags = "".join(f" Flagged: {flag}." for flag in energy.flags)
     print(
@@ -131,7 +131,7 @@ def print_training(built: Manifest, run: JSON) -> None:
 
 
 def print_goals(found: Mapping[str, Compression]) -> None:
-    """Print the goals of the whole, and whether they are reached."""
+    """Print the goals, and whether they are reached."""
     files = [{each.name: each for each in compression.model_files} for compression in found.values()]
     results = [compression.model_files[-1] for compression in found.values()]
     baseline, int8 = files[0]["baseline"], files[0]["baseline-int8"]
@@ -162,7 +162,7 @@ def limited(goal: str, value: float, most: float) -> Row:
 
 
 def lost(goal: str, whole: ModelFile, part: ModelFile, most: float) -> Row:
-    """Return the row of an accuracy that may be some points lower than another."""
+    """Return the row of an accuracy that may be a number of points lower than another."""
     points = 100 * (whole.accuracy - part.accuracy)
     return goal, f"{points:.2f} ({part.accuracy:.2%} against {whole.accuracy:.2%})", points <= most
 

@@ -69,15 +69,9 @@ def inspect_pipeline(
     trains: bool,
     longest_s: float = 600.0,
 ) -> InspectedPipeline:
-    """Iterate over one epoch of a pipeline.
+    """Iterate over one epoch of a pipeline, of `steps` batches or all.
 
-    Args:
-        name: Its name.
-        dataset: The return value of its function.
-        origin: Where that function comes from.
-        steps: Batches of an epoch; None: all.
-        trains: Whether a classifier will be trained on it.
-        longest_s: Seconds after which an epoch of unknown length counts as endless.
+    If the length of the epoch is unknown, it counts as endless after `longest_s` seconds. `trains` requires data for a classifier.
 
     Raises:
         ArmError: It fails, does not end, or yields what cannot be measured.

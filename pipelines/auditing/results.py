@@ -44,7 +44,7 @@ class RecordCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildFacts:
-    """What building the cache cost, and what it wrote.
+    """The energy and the sizes of the build of a cache.
 
     Attributes:
         energy: Energy of the build.
@@ -53,10 +53,10 @@ class BuildFacts:
         duration_s: Its wall time in seconds.
         source_bytes: Size of the encoded source images.
         cache_bytes: Size of the cache.
+        storage_per_day: Modelled energy of storing the cache for one day; part of no ratio and no break-even.
         format: Format of the shards.
         encoding: Encoding of the images.
         variants: Draws of the cached ops that the cache holds.
-        storage_per_day: Modelled energy of storing the cache for one day; part of no ratio and no break-even.
     """
 
     energy: Energy
@@ -285,7 +285,7 @@ class Audit(Displayed):
     examples: tuple[Example, ...] = field(default=(), metadata={"alias": "samples"})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the body of report.json; what was not measured, and never, are null."""
+        """Return the body of report.json; figures that were not measured are null, as is a break-even that is never reached."""
         return {"report_version": REPORT_VERSION, **codec.to_json(self)}
 
     @classmethod

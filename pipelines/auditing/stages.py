@@ -68,7 +68,7 @@ def _entries(files: ImageFiles, cache: Cache, config: AuditConfig, training: Tra
     arms = make_prefix_arms(files, cache, config.batch_size)
     entries = [Entry(Slot(arm.name), InputOnly(shortest_s=shortest_s), arm) for arm in arms]
     if training is not None:
-        weights = training.network.get_weights()  # which ones does not change what a step costs
+        weights = training.network.get_weights()  # the cost of a step does not depend on them
         epoch = Training(_WORKLOAD, training.network, lambda seed: weights, None, 1)
         entries += [
             Entry(Slot(COPY), CopyToDevice(shortest_s=shortest_s), arms[-1]),

@@ -109,7 +109,7 @@ def compress_on(
     progress: Progress | None = None,
     int8_tolerance: float = 0.005,
 ) -> Compression:
-    """Compress a classifier with your own datasets.
+    """Compress a classifier with your own datasets; for the other arguments see `compress`.
 
     The folder `out` gets a TensorFlow Lite file for each model (see `StepRunner.run` for their names), the last one as a
     Keras file too, and `compression.json`: all of them at the end, or none. int8 is calibrated on the first 200 training
@@ -124,13 +124,10 @@ def compress_on(
         out: The output folder: new, empty, or of an earlier compression.
         seed: The first seed.
         seeds: Number of seeds. Files and figures are those of the first; further ones add accuracies.
-        meter: Measures fine-tuning and inference.
-        control: Also fine-tune the uncompressed model for as long, as a control.
-        progress: Called with a description, the epochs done and their total.
+        meter: As in `compress`.
+        control: As in `compress`.
+        progress: As in `compress`.
         int8_tolerance: Loss of accuracy by int8 above which the models are fine-tuned with its rounding.
-
-    Returns:
-        The model files and their measurements.
 
     Raises:
         ValueError: Before any work, if the recipe cannot be applied to the model, the data has another shape or tests on

@@ -37,19 +37,9 @@ _SPARSIFYING_SHARE = 2 / 3  # of the fine-tuning, in which sparsity grows; the r
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What all seeds of a compression share.
+    """What all seeds of a compression share; datasets hold batches of (uint8 images, labels).
 
-    Attributes:
-        model: The given model, which stays untouched.
-        recipe: The steps.
-        train_data: Batches of (uint8 images, labels) to fine-tune on.
-        batches: Number of these batches.
-        test_data: Batches to measure on.
-        calibration: Images that calibrate int8, uint8 `[N, H, W, C]`.
-        control: Also fine-tune the given model for as long.
-        meter: Measures all fine-tuning, in windows named "fine-tuning".
-        progress: Receives the epochs of fine-tuning.
-        int8_tolerance: Loss of accuracy by int8 above which the models are fine-tuned with its rounding.
+    The given model stays untouched. `calibration` are the images for int8, uint8 `[N, H, W, C]`; for the rest see `compress_on`.
     """
 
     model: keras.Model

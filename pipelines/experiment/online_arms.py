@@ -59,7 +59,7 @@ class OnlineChain:
         """Return `tuned` with `cache()` as uint8 in RAM after the ops whose output is the same in every epoch."""
         dataset = self._files.map(self._read(self._steady), num_parallel_calls=tf.data.AUTOTUNE).cache()
         if self._shuffle:
-            # Over the whole set: the buffer holds references to what is in RAM anyway, and files are sorted by class.
+            # over the whole set, as files are sorted by class; the buffer holds only references to images in RAM
             dataset = dataset.shuffle(self._records, seed=0)
         batched = batched_from(self._ops, self._steady)
         if batched > self._steady:

@@ -31,14 +31,7 @@ _NOTHING = Joules(0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class CachedArm:
-    """The arm that reads a cache, which is built before the first epoch.
-
-    Attributes:
-        name: Its name.
-        records: Images in an epoch.
-        horizon: Epochs of one training that verdicts cover.
-        trainings: Trainings that share the cache.
-    """
+    """The arm that reads a cache, built before the first epoch and shared by trainings of `horizon` epochs."""
 
     name: str
     records: int
@@ -50,16 +43,7 @@ class CachedArm:
 class Design:
     """What was measured, and how its arms are compared.
 
-    Attributes:
-        workload: Name of the workload.
-        epochs_per_run: Epochs in one run.
-        blocks: Number of blocks.
-        arms: Names of the arms.
-        reference: The arm that all others are compared with.
-        parts: Parts that were measured alone, in the same blocks.
-        one_time: By arm, the energy it uses once: the build once for all trainings that share a cache, another arm's in each.
-        cached: The arm that reads a cache, if one was built.
-        on_accelerator: Whether an accelerator trains.
+    `one_time` is the energy that an arm uses once: the build once for all trainings that share a cache, another arm's in each.
     """
 
     workload: str

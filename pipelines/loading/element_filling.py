@@ -98,7 +98,7 @@ def _delete_leftovers(folder: Path) -> None:
 
 
 def _delete(work: Path) -> None:
-    with suppress(OSError):  # it was renamed, or the next fill deletes what is left
+    with suppress(OSError):  # it was renamed, or the next fill deletes it
         for path in work.iterdir():
             if WORK_FILE.fullmatch(path.name):
                 path.unlink(missing_ok=True)

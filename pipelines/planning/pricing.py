@@ -49,15 +49,9 @@ class EpochCost:
 
 @dataclass(frozen=True)
 class CacheCost:
-    """The cost of one cache layout.
+    """The cost of one cache layout; `random` is whether a cached op draws.
 
-    Attributes:
-        layout: The layout.
-        random: Whether a cached op draws.
-        build_j: Active joules of building one variant, by the records.
-        variant_j_per_image: Active joules per image of each further variant.
-        epoch: Cost of an epoch from the cache.
-        stored_bytes_per_image: Size of an image in the cache.
+    `build_j` are the active joules of one variant, by the records; each further variant adds `variant_j_per_image`.
     """
 
     layout: CacheLayout
@@ -72,18 +66,8 @@ class CacheCost:
 class Job:
     """The training to feed, and the machine.
 
-    Attributes:
-        train_records: Records of the training split.
-        val_records: Records of the validation split.
-        source_bytes: Size of the source.
-        epochs: Epochs of one training.
-        runs: Trainings that share the cache.
-        days: Days for which the cache is stored.
-        memory_bytes: Memory that may hold files: larger epochs are read from the disk.
-        disk_bytes_per_s: Read throughput of the disk.
-        idle_w: Idle power of the machine, in watts.
-        ends: Lowest and highest active joules over the central ones.
-        pue: Power usage effectiveness of the building.
+    If an epoch's files exceed `memory_bytes`, they are read from the disk. `ends` are the lowest and the highest active joules
+    relative to the central ones; `pue` is the power usage effectiveness of the building.
     """
 
     train_records: int

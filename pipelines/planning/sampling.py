@@ -55,23 +55,11 @@ _MAX_REJECT_RATE = 0.5  # a small sample may have many broken records by chance
 
 @dataclass(frozen=True)
 class Sample:
-    """Measurements of a sample.
+    """Measurements of a sample of `images` from a source of `records`.
 
-    Attributes:
-        images: Records of the sample.
-        records: Records of the source.
-        train_share: Share of the records that are for training.
-        source_bytes: Size of the source.
-        steps: Cost of reading and of each op.
-        caches: Cost of each layout.
-        online: Cost of an epoch online; None if the chain cannot run in TensorFlow.
-        refused: Why it cannot; None if it can.
-        unmeasured: Layouts that were not measured for lack of time.
-        disk_bytes_per_s: Read throughput of the disk.
-        idle_w: Idle power of the machine, in watts.
-        ends: Lowest and highest active joules relative to the central ones.
-        method: How the joules were obtained.
-        duration_s: Seconds of all this, without drawing synthetic photos.
+    `online` is None if the chain cannot run in TensorFlow, for the reason in `refused`. There was no time for the layouts in
+    `unmeasured`. `ends` are the lowest and the highest active joules relative to the central ones. The duration excludes
+    drawing synthetic photos.
     """
 
     images: int
