@@ -231,6 +231,12 @@ def test_variants_that_cannot_be_compared_are_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+def test_variants_are_refused_before_anything_is_built(photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="draw nothing at random"):
+        small_audit(photo_folder, tmp_path / "out", "decode|resize(20) || flip_lr", variants=(4,))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_curve_without_held_out_records_is_refused() -> None:
     with pytest.raises(ValueError, match="no records are held out to measure it on: use more images"):
         AuditConfig(variants=(1, 2), workloads=("train",), train_epochs=3).why_unmeasured(held_out=0)

@@ -471,6 +471,7 @@ def cached_images(dataset: Any) -> tuple[Any, list[int | None]]:
         ("decode|resize(40) || random_crop(32)|to_float", 1, [40, 40, 3]),
         ("decode|resize(48) || flip_ud(1.0)|central_crop(36)|cutout(8)|central_crop(32)", 1, [36, 36, 3]),
         ("decode|resize(40)|random_crop(36)|pad(1) || random_crop(32)", 2, [40, 40, 3]),
+        ("decode|resize_shorter(40)|random_crop(32)", 1, [32, 32, 3]),
         ("decode|resize_shorter(40)|random_crop(32)", 2, [None, None, 3]),
     ],
 )

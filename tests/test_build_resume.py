@@ -182,25 +182,6 @@ def test_a_damaged_energy_log_is_not_counted(interrupted: Path, photo_folder: Pa
     assert built.manifest.build_energy.cpu_s > 0
 
 
-def test_a_build_with_other_options_uses_nothing_of_a_killed_one(
-    tmp_path: Path, interrupted: Path, photo_folder: Path
-) -> None:
-    options = {**OPTIONS, "seed": 5}
-    built = precompute(photo_folder, interrupted, **options)
-    assert built.resumed_shards == 0
-    assert is_clean(interrupted)
-    assert hashes(built.manifest) == hashes(build(photo_folder, tmp_path / "fresh", **options))
-
-
-def test_a_damaged_shard_is_built_again(interrupted: Path, photo_folder: Path, expected: dict[str, str]) -> None:
-    results = sorted(interrupted.glob(RESULTS))
-    (interrupted / WORK / json.loads(results[0].read_text())["index"]).write_bytes(b"")
-    built = precompute(photo_folder, interrupted, **OPTIONS)
-    assert built.resumed_shards == len(results) - 1
-    assert hashes(built.manifest) == expected
-    assert verify(interrupted) == []
-
-
 @pytest.mark.parametrize(
     "damage", ["none", "flip", "cut", "missing", "index", "result", "other index", "other file", "files", "spec"]
 )

@@ -180,13 +180,6 @@ def test_a_directory_is_found_however_it_is_written(
         assert_equal(*both(directory, cache), epochs=1)
 
 
-@pytest.mark.parametrize("name", ["synthetic:9", '[ab]*, été "1"'])
-def test_a_directory_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    small(tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    assert_equal(*both(name, tmp_path / "cache"))
-
-
 # ------------------------------------------------------------------------------------------ pixels
 
 
@@ -302,38 +295,42 @@ def test_folders_that_are_no_cache_are_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ directories of other kinds
 
 
-@pytest.mark.parametrize(
-    ("folders", "labels"),
-    [
-        (("train", "val"), "inferred"),
-        (("train", "test"), None),
-        (("Validation", "test", "train"), "inferred"),
-        (("x/train", "x/val"), "inferred"),
-    ],
-)
-def test_folders_that_are_splits_to_a_cache_are_classes_to_keras(
-    tmp_path: Path, folders: tuple[str, ...], labels: str | None
+SIX = [f"{'ab'[n % 2]}/{n}.png" for n in range(6)]
+LOOSE = [*SIX, "loose.png", "Loose, too\n.gif"]
+
+
+def spread_over(*folders: str) -> list[str]:
+    """Return images in folders, some of them deeper."""
+    return [f"{folders[n % len(folders)]}/{'cat/' * (n % 5 > 2)}{n}.png" for n in range(17)]
+
+
+LAYOUTS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "flat": ("images", [f"{n}.png" for n in range(9)], {"labels": None}),
+    "images beside classes": ("images", LOOSE, {}),
+    "labels of images beside classes": ("images", LOOSE, {"labels": [3, 1, 2, 5, 4, 6, 7, 0]}),
+    "splits of a cache": ("images", spread_over("train", "val"), {}),
+    "splits without labels": ("images", spread_over("train", "test"), {"labels": None}),
+    "splits by other names": ("images", spread_over("Validation", "test", "train"), {}),
+    "splits inside a folder": ("images", spread_over("x/train", "x/val"), {}),
+    "a name like a synthetic source": ("synthetic:9", SIX, {}),
+    "a name like a pattern": ('[ab]*, été "1"', SIX, {}),
+}
+
+
+@pytest.mark.parametrize(("name", "files", "arguments"), LAYOUTS.values(), ids=LAYOUTS)
+def test_any_layout_is_read_as_keras_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, files: list[str], arguments: dict[str, Any]
 ) -> None:
-    names = [f"{folders[n % len(folders)]}/{'cat/' * (n % 5 > 2)}{n}.png" for n in range(17)]
-    root = write_files(tmp_path / "images", {name: swatch(n) for n, name in enumerate(names)})
+    write_files(tmp_path / name, {file: swatch(n, file[-4:]) for n, file in enumerate(files)})
+    monkeypatch.chdir(tmp_path)
     for _ in range(2):  # built, and as it is found
-        assert_equal(*both(root, tmp_path / "cache", labels=labels))
+        assert_equal(*both(name, tmp_path / "cache", **arguments))
 
 
-@pytest.mark.parametrize("arguments", [{}, {"labels": [3, 1, 2, 5, 4, 6, 7, 0]}], ids=str)
-def test_images_beside_class_folders_are_taken_as_keras_takes_them(tmp_path: Path, arguments: dict[str, Any]) -> None:
-    root = write_files(small(tmp_path / "images"), {"loose.png": swatch(50), "Loose, too\n.gif": swatch(51, ".gif")})
-    assert_equal(*both(root, tmp_path / "cache", **arguments))
-
-
-def test_a_flat_directory_has_images_without_labels(tmp_path: Path) -> None:
-    root = write_files(tmp_path / "images", {f"{n}.png": swatch(n) for n in range(9)})
-    assert_equal(*both(root, tmp_path / "cache", labels=None))
-
-
-def test_class_folders_may_be_empty(tmp_path: Path) -> None:
+def test_class_folders_may_be_empty_and_images_may_be_links(tmp_path: Path) -> None:
     root = small(tmp_path / "images")
     (root / "aa").mkdir()
+    (root / "a/9.png").symlink_to(write_files(tmp_path / "elsewhere", {"9.png": swatch(9)}) / "9.png")
     theirs, dataset = both(root, tmp_path / "cache", label_mode="categorical")
     assert_equal(theirs, dataset)
     assert dataset.class_names == ["a", "aa", "b"]
@@ -377,12 +374,6 @@ def test_links_that_keras_follows_and_we_do_not_are_refused(tmp_path: Path, link
     link(root)
     with pytest.raises(SourceError, match="which is not a regular file, or is in a linked folder"):
         ours(root, tmp_path / "cache")
-
-
-def test_links_to_images_are_images(tmp_path: Path) -> None:
-    root = small(tmp_path / "images")
-    (root / "a/9.png").symlink_to(write_files(tmp_path / "elsewhere", {"9.png": swatch(9)}) / "9.png")
-    assert_equal(*both(root, tmp_path / "cache"))
 
 
 # ------------------------------------------------------------------------------------------ bad input

@@ -53,13 +53,6 @@ class Photos:
     folder: Path
     photos: dict[str, bytes]
 
-    def rows(self, split: str) -> list[dict[str, Any]]:
-        return rows_of(self, split)
-
-    def expected(self, split: str, epoch: int, seed: int = SEED) -> list[bytes]:
-        """The images of an epoch by the reference kernels, in the order of the index; `seed` is that of the suffix."""
-        return expected_images(self, split, epoch, seed)
-
 
 @cache
 def rows_of(photos: Photos, split: str) -> list[dict[str, Any]]:
@@ -68,11 +61,12 @@ def rows_of(photos: Photos, split: str) -> list[dict[str, Any]]:
 
 
 @cache
-def expected_images(photos: Photos, split: str, epoch: int, seed: int) -> list[bytes]:
+def expected_images(photos: Photos, split: str, epoch: int, seed: int = SEED) -> list[bytes]:
+    """Return the images of an epoch by the reference kernels, in the order of the index; `seed` is that of the suffix."""
     manifest = open_manifest(photos.folder)
     chain, variants = manifest.parsed_chain(split), manifest.splits[split].variants
     images = []
-    for row in photos.rows(split):
+    for row in rows_of(photos, split):
         hashed = [key_hash(row["key"])]
         words = random_words(chain.prefix, 0, SEED, hashed, epoch % variants)[0]
         image = apply(chain.prefix, photos.photos[row["key"]], words)
@@ -124,9 +118,9 @@ def bytes_of(came: list[Batch]) -> list[bytes]:
 
 def test_an_epoch_holds_the_reference_pixels_of_its_variant_and_its_draws(of_each_kind: Photos) -> None:
     dataset = load(of_each_kind.folder, "train", 4)
-    labels = [row["label"] for row in of_each_kind.rows("train")]
+    labels = [row["label"] for row in rows_of(of_each_kind, "train")]
     for epoch in range(VARIANTS + 1):
-        expected = of_each_kind.expected("train", epoch)
+        expected = expected_images(of_each_kind, "train", epoch)
         assert len(set(expected)) == len(expected)
         came = batches(dataset)
         assert sorted(zip(bytes_of(came), labels_of(came), strict=True)) == sorted(zip(expected, labels, strict=True))
@@ -136,22 +130,22 @@ def test_validation_of_each_kind_comes_in_the_order_of_the_index(of_each_kind: P
     dataset = load(of_each_kind.folder, "val", 4)
     for _ in range(2):
         came = batches(dataset)
-        assert bytes_of(came) == of_each_kind.expected("val", 0)
-        assert labels_of(came) == [row["label"] for row in of_each_kind.rows("val")]
+        assert bytes_of(came) == expected_images(of_each_kind, "val", 0)
+        assert labels_of(came) == [row["label"] for row in rows_of(of_each_kind, "val")]
 
 
 def test_rows_come_as_they_are_asked_for(of_each_kind: Photos) -> None:
     split = CachedSplit(open_cache(of_each_kind.folder), "train")
     rows = np.array([3, 0, len(split) - 1, 3, 7])
-    expected = of_each_kind.expected("train", 4)
+    expected = expected_images(of_each_kind, "train", 4)
     assert [image.tobytes() for image in split.images(rows, 4)] == [expected[row] for row in rows]
-    assert split.key_hashes.tolist() == [key_hash(row["key"]) for row in of_each_kind.rows("train")]
+    assert split.key_hashes.tolist() == [key_hash(row["key"]) for row in rows_of(of_each_kind, "train")]
 
 
 @pytest.mark.parametrize("shuffle", [False, True, "blocks"])
 def test_a_reader_reads_steps_of_numpy_batches(raw: Photos, shuffle: Shuffle) -> None:
     reader = open_reader(open_cache(raw.folder), LoadConfig("train", 4, shuffle, start=(1, 2)))
-    expected, labels = raw.expected("train", 1), [row["label"] for row in raw.rows("train")]
+    expected, labels = expected_images(raw, "train", 1), [row["label"] for row in rows_of(raw, "train")]
     order = reader.order.rows(1, 0, len(expected))[2 * 4 :]
     came: list[tuple[bytes, int]] = []
     for step in range(reader.batches.steps):
@@ -167,12 +161,12 @@ def joined(batches: NDArray[Any]) -> NDArray[Any]:
 
 def test_another_seed_changes_the_draws_after_the_cut_only(raw: Photos) -> None:
     came, default = (bytes_of(batches(load(raw.folder, "train", 4, seed=s, shuffle=False))) for s in (99, None))
-    assert came == raw.expected("train", 0, seed=99)
-    assert default == raw.expected("train", 0, seed=SEED) != came
+    assert came == expected_images(raw, "train", 0, seed=99)
+    assert default == expected_images(raw, "train", 0, seed=SEED) != came
 
 
 def test_a_dataset_says_its_length_shapes_types_and_classes(raw: Photos) -> None:
-    records = len(raw.rows("train"))
+    records = len(rows_of(raw, "train"))
     dataset = load(raw.folder, "train", 4)
     assert (dataset.class_names, dataset.num_classes) == (["cat", "dog", "été"], 3)
     assert int(dataset.cardinality()) == len(dataset) == -(-records // 4) == len(batches(dataset))
@@ -187,7 +181,7 @@ def test_a_dataset_says_its_length_shapes_types_and_classes(raw: Photos) -> None
 
 def epochs_of(raw: Photos, came: list[list[Batch]]) -> list[int]:
     """Which epoch each list of batches is, whole; an error for one that is none."""
-    known = {tuple(sorted(raw.expected("train", epoch))): epoch for epoch in range(5)}
+    known = {tuple(sorted(expected_images(raw, "train", epoch))): epoch for epoch in range(5)}
     return [known[tuple(sorted(bytes_of(one)))] for one in came]
 
 
@@ -216,13 +210,13 @@ def test_loads_do_not_share_their_epochs(raw: Photos) -> None:
 @given(batch_size=st.integers(1, 40), seed=st.integers(0, 2**64 - 1), drop=st.booleans())
 @settings(max_examples=10, deadline=None)
 def test_any_batch_size_gives_each_record_once(raw: Photos, batch_size: int, seed: int, drop: bool) -> None:
-    records = len(raw.rows("train"))
+    records = len(rows_of(raw, "train"))
     size = min(batch_size, records) if drop else batch_size
     dataset = load(raw.folder, "train", size, seed=seed, drop_remainder=drop)
     came = batches(dataset)
     images = bytes_of(came)
     assert len(images) == len(set(images)) == (records // size * size if drop else records)
-    assert set(images) <= set(raw.expected("train", 0, seed))
+    assert set(images) <= set(expected_images(raw, "train", 0, seed))
     assert {len(labels) for _, labels in came[:-1]} <= {size}
     assert len(came) == int(dataset.cardinality())
 
@@ -236,7 +230,7 @@ def test_a_split_of_one_record_can_be_shuffled(tmp_path: Path, photo_folder: Pat
 def test_batches_that_are_kept_keep_their_pixels(raw: Photos) -> None:
     """TensorFlow takes over the arrays as they are: one that was used again would change under it."""
     kept = [images for images, _ in load(raw.folder, "train", 2, shuffle=False)]
-    assert [image.tobytes() for images in kept for image in images.numpy()] == raw.expected("train", 0)
+    assert [image.tobytes() for images in kept for image in images.numpy()] == expected_images(raw, "train", 0)
 
 
 def test_batches_begin_where_tensorflow_needs_them() -> None:
@@ -372,7 +366,7 @@ def test_an_opened_cache_is_not_read_again(raw: Photos, tmp_path: Path) -> None:
     opened = open_cache(shutil.copytree(raw.folder, tmp_path / "cache"))
     (opened.folder / "manifest.json").unlink()
     for split in ("train", "val"):
-        assert bytes_of(batches(load(opened, split, 8, shuffle=False))) == raw.expected(split, 0)
+        assert bytes_of(batches(load(opened, split, 8, shuffle=False))) == expected_images(raw, split, 0)
     next(opened.folder.glob("train-*")).unlink()
     with pytest.raises(CacheError, match="No such file"):
         load(opened, "train", 8)

@@ -214,10 +214,14 @@ def test_cache_bytes_are_those_of_the_built_cache(made: Plan, photo_folder: Path
 
 
 @pytest.mark.slow
-def test_the_best_five_are_shown_and_online_is_among_them(made: Plan) -> None:
+def test_the_best_five_are_shown_and_all_is_json(made: Plan) -> None:
     assert len(made.shown) == 5
     assert made.online in made.shown
     assert made.shown[0] is made.best
+    body = json.loads(json.dumps(made.to_json(), allow_nan=False))
+    assert (body["chain"], body["why"]) == (CHAIN, made.why)
+    assert body["choices"][0]["command"] == made.command(made.best)
+    assert body["method"].startswith(("modelled:", "measured:"))
 
 
 @pytest.mark.slow
@@ -232,15 +236,6 @@ def test_the_command_builds_what_was_priced(made: Plan, photo_folder: Path, tmp_
     options = dict(zip(words[4::2], words[5::2], strict=True))
     chain = "decode|resize(40)|random_crop(32) || flip_lr"
     assert options == {"--chain": chain, "--variants": "2", "--encoding": "jpeg", "--quality": "85"}
-
-
-@pytest.mark.slow
-def test_a_plan_is_json(made: Plan) -> None:
-    body = json.loads(json.dumps(made.to_json(), allow_nan=False))
-    assert body["chain"] == "decode|resize(40)|random_crop(32)|flip_lr"
-    assert body["choices"][0]["command"] == made.command(made.best)
-    assert body["why"] == made.why
-    assert body["method"].startswith(("modelled:", "measured:"))
 
 
 def test_a_budget_that_holds_no_cache() -> None:
