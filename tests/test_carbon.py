@@ -192,11 +192,6 @@ def test_a_missing_folder_is_refused(folder: Any) -> None:
         EmissionsFile(folder, None, 1.0)
 
 
-def test_an_unknown_country_is_refused_with_suggestions() -> None:
-    with pytest.raises(ValueError, match=r"unknown country 'FRANCE': .*FRA \(France\)"):
-        grid_intensity("FRANCE")
-
-
 @contextmanager
 def full_disk(most_bytes: int) -> Iterator[None]:
     """Let no file grow beyond a size; expect the error of one that should."""

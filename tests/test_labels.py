@@ -80,13 +80,6 @@ def test_an_image_without_a_label_is_refused_and_a_label_without_an_image_counte
     assert source.skipped == Counter({"(label of no image)": 1})
 
 
-def test_a_limit_takes_the_same_share_of_labelled_classes(make_folder: MakeSource, write_csv: WriteCsv) -> None:
-    files = {f"{number}.jpg": b"" for number in range(30)}
-    lines = "".join(f"{number},{'cat' if number < 20 else 'dog'}\n" for number in range(30))
-    source = open_source(make_folder(files), labels=write_csv("id,label\n" + lines), limit=10)
-    assert Counter(labels(source).values()) == Counter(cat=5, dog=5)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -304,13 +304,10 @@ def test_forked_child_watches_with_its_own_thread() -> None:
     [
         (None, [0, 1, 2]),
         ("", []),
-        ("1", [1]),
         (" 2 , 0 ", [2, 0]),
-        ("-1", []),
         ("0,2,-1,1", [0, 2]),
         ("0,3,1", [0]),
         ("1,1", [1]),
-        ("NoDevFiles", []),
         ("GPU-bb33", [2]),
         ("GPU-b,GPU-aa1", [2, 0]),
         ("GPU-aa", []),
@@ -320,7 +317,6 @@ def test_forked_child_watches_with_its_own_thread() -> None:
         ("MIG-3,MIG-1", [2, 1]),
         ("MIG-9,MIG-1", []),
         ("MIG-GPU-bb33/1/0", [2]),
-        ("MIG-GPU-cc33/1/0", []),
     ],
 )
 def test_gpus_are_those_that_cuda_sees(

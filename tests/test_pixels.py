@@ -358,13 +358,6 @@ def test_augmentations_are_applied_one_after_the_other(pixels: Array) -> None:
     np.testing.assert_array_equal(apply([RandAugment(count, 12)], pixels, drawn), expected)
 
 
-def test_a_policy_fills_with_a_colour(pixels: Array) -> None:
-    which = word_of(AUGMENTATIONS.index("translate_x"), 14)
-    got = apply([TrivialAugment(fill=(1, 2, 3))], pixels, [which, LARGEST, LARGEST])
-    assert (got[:, :32] == (1, 2, 3)).all()
-    np.testing.assert_array_equal(got[:, 32:], pixels[:, :32])
-
-
 # Every op
 
 

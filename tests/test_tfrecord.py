@@ -106,11 +106,6 @@ def test_records_are_keyed_by_file_and_row(tmp_path: Path, image: str, label: st
     assert [record.label for record in read] == [row % 3 for row in range(150)]
 
 
-def test_a_tfrecord_file_may_have_any_name(tmp_path: Path) -> None:
-    path = write_tfrecord(tmp_path / "train-00000-of-01024", [example({"image": b"photo", "label": 1})])
-    assert [record.key for record in records(open_source(path))] == ["train-00000-of-01024#0"]
-
-
 def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
     path = write_tfrecord(tmp_path / "photos", [example({"image": b"photo", "label": row}) for row in range(100)])
     source = open_source(path, limit=70)
