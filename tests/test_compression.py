@@ -364,7 +364,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ({"format": "joulecache.history/1"}, "its format is not 'joulecache.compression/1'"),
         ({"variants": []}, "at variants"),
-        ({"seed": "0"}, "at seed: must be an integer"),
+        ({"seed": "0"}, "at seed: must be 0, got .0.$"),
         ({"recipe": {"prune": 1.5}}, "at recipe"),
         ({"more": 1}, "at more: unknown key"),
     ],
