@@ -14,7 +14,7 @@ from joulecache.pipelines.cache.data_file import Count, DataFile, Sha256
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import SPLITS, Encoding, Format, is_index, is_rejected, parse_shard_name
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.codec import Share, from_json, json_sha256, parse_json, to_json
+from joulecache.pipelines.core.codec import from_json, json_sha256, parse_json, to_json
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.energy import Energy, Provenance
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
@@ -28,6 +28,7 @@ _Text = Annotated[str, MaxLen(1 << 20)]
 _Variants = Annotated[int, Ge(1), Le(999_999)]
 _Side = Annotated[int, Ge(1), Le(65535)]
 _ChannelValues = Annotated[tuple[float, ...], MaxLen(4)]
+_Fraction = Annotated[float, Ge(0), Le(1)] | Annotated[int, Ge(0), Le(1)]  # 0 stays 0: the digest is of the text
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Manifest(Displayed):
     format: Format
     encoding: Encoding
     quality: Annotated[int, Ge(1), Le(100)] | None
-    val_fraction: Share | None
+    val_fraction: _Fraction | None
     shards: Annotated[int, Ge(1), Le(99_999_999)]
     class_names: tuple[_Text, ...]
     source: SourceSummary
