@@ -20,7 +20,13 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
 from joulecache.pipelines.building.beam_graph import run_specs
-from joulecache.pipelines.building.config import BuildConfig, BuildError, ShardConfig
+from joulecache.pipelines.building.config import (
+    DEFAULT_JPEG_QUALITY,
+    DEFAULT_VAL_FRACTION,
+    BuildConfig,
+    BuildError,
+    ShardConfig,
+)
 from joulecache.pipelines.building.images import BatchedDraws, make_images, mean_image_bytes, pixel_stats_of
 from joulecache.pipelines.building.memory_budget import MemoryBudget
 from joulecache.pipelines.building.precomputing import precompute
@@ -28,6 +34,7 @@ from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import WORK
 from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.cache.names import Encoding
+from joulecache.pipelines.core.codec import documented
 from joulecache.pipelines.source import ImageFile, Record, open_source
 from joulecache.transforms import parse
 
@@ -76,8 +83,11 @@ def test_every_argument_is_declared_in_the_config_with_its_default_and_help() ->
         del parameters[name]
     fields = {field.name: field for field in dataclasses.fields(BuildConfig)}
     assert list(fields) == list(parameters)
+    texts = documented(BuildConfig)[1]
+    assert f"Default: {DEFAULT_JPEG_QUALITY}." in texts["quality"]
+    assert f"Default: {DEFAULT_VAL_FRACTION}," in texts["val_fraction"]
     for name, field in fields.items():
-        assert field.metadata["help"]
+        assert texts[name]
         if name != "chain":
             assert field.default == parameters[name].default
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -14,19 +14,29 @@ from joulecache.pipelines.cli.config_options import Given, OptionsOf, expanded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Every kind of field.
+class Base:
+    """Inherited fields.
 
     Attributes:
         epochs: How many epochs; see `kind` and `l1`.
-        names: Some names.
+        names: Replaced by the subclass.
     """
 
     epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Base):
+    """Every kind of field.
+
+    Attributes:
+        names: Some names.
+    """
+
     share: float = 0.25
     kind: Literal["raw", "jpeg"] = "raw"
     names: tuple[str, ...] = ("a", "b")
-    counts: tuple[int, ...] | None = field(default=None, metadata={"help": "Whole numbers."})
+    counts: tuple[int, ...] | None = None
     layers: tuple[str, ...] = ()
     file: str | os.PathLike[str] | None = None
     force: bool = False
@@ -88,7 +98,7 @@ def test_a_list_of_something_else_names_the_option(parse: Parse) -> None:
         parse("--counts", "1,x")
 
 
-def test_help_comes_from_the_field_or_the_docstring_with_the_default(
+def test_help_comes_from_the_docstrings_of_the_class_and_its_bases_with_the_default(
     parse: Parse, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
@@ -97,7 +107,6 @@ def test_help_comes_from_the_field_or_the_docstring_with_the_default(
     assert "How many epochs; see --type and l1." in text
     assert "Some names. [default: a,b]" in text
     assert "[default: 0.25]" in text
-    assert "Whole numbers." in text
     assert "--share" in text
     assert "SHARE" in text
     assert "--internal" not in text

@@ -1,10 +1,9 @@
-"""Arguments of audits: checked here, and shown by the command line with the help texts from here."""
+"""Arguments of audits. The command line shows the `Attributes:` of the configs as help."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.checks import check_choices, check_integer, check_number
@@ -12,12 +11,6 @@ from joulecache.pipelines.experiment.names import ARMS, CACHED, INFER, INPUT, RE
 from joulecache.transforms.chain import Chain
 
 PIPELINE_WORKLOADS = (INPUT, TRAIN)
-
-T = TypeVar("T")
-
-
-def _option(default: T, text: str) -> T:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +37,20 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    """Arguments of every audit, as in `audit`, with a help text for the command line."""
+    """Arguments of every audit.
 
-    pairs: int | None = _option(None, "Blocks. Default: 20 input, 5 train, 10 others.")
-    model: str = _option("cnn", "cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
-    train_epochs: int = _option(3, "Epochs of one training run.")
-    seed: int = _option(0, "Seed of every draw.")
+    Attributes:
+        pairs: Blocks. Default: 20 input, 5 train, 10 others.
+        model: cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.
+        train_epochs: Epochs of one training run.
+        seed: Seed of the draws, weights and order of runs.
+        budget: How much to measure.
+    """
+
+    pairs: int | None = None
+    model: str = "cnn"
+    train_epochs: int = 3
+    seed: int = 0
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
@@ -60,10 +61,18 @@ class _Config:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelinesConfig(_Config):
-    """Arguments of an audit of custom pipelines; raises ValueError for one that is out of range."""
+    """Arguments of an audit of custom pipelines.
 
-    workloads: tuple[str, ...] = _option(PIPELINE_WORKLOADS, "Some of input, train.")
-    steps: int | None = _option(None, "Batches of an epoch. Default: all.")
+    Attributes:
+        workloads: Some of input, train.
+        steps: Batches in an epoch. Default: all.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    workloads: tuple[str, ...] = PIPELINE_WORKLOADS
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,17 +83,32 @@ class PipelinesConfig(_Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(_Config):
-    """Arguments of an audit of a chain; raises ValueError if one is out of range, or contradicts another."""
+    """Arguments of an audit of a chain.
 
-    arms: tuple[str, ...] = _option(ARMS, "Arms to compare.")
-    workloads: tuple[str, ...] = _option((INPUT, TRAIN, INFER), "Some of input, train, finetune, infer.")
-    epochs: int = _option(30, "Horizon of the verdict, not run.")
-    runs: int = _option(1, "Trainings that share the cache.")
-    prune: float = _option(0.5, "Share of the channels to prune.")
-    batch_size: int = _option(64, "Images in a batch.")
-    limit: int | None = _option(None, "Use at most this many records.")
-    labels: str | None = _option(None, "CSV file with the name and class of each image, and a header line.")
-    variants: tuple[int, ...] = _option((1,), "Draws that the cache holds, and others to compare.")
+    Attributes:
+        arms: Arms to compare.
+        workloads: Some of input, train, finetune, infer.
+        epochs: Epochs that the verdict covers; not run.
+        runs: Trainings that share the cache.
+        prune: Share of the channels to prune for inference.
+        batch_size: Images in a batch.
+        limit: Use at most this many records.
+        labels: CSV file with the name and class of each image, and a header line.
+        variants: Draws that the cache holds, then others to compare in accuracy.
+
+    Raises:
+        ValueError: An argument is out of range, or arguments do not fit together.
+    """
+
+    arms: tuple[str, ...] = ARMS
+    workloads: tuple[str, ...] = (INPUT, TRAIN, INFER)
+    epochs: int = 30
+    runs: int = 1
+    prune: float = 0.5
+    batch_size: int = 64
+    limit: int | None = None
+    labels: str | None = None
+    variants: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

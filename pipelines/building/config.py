@@ -1,11 +1,11 @@
-"""The arguments of a build, and the errors it raises."""
+"""The arguments of a build, and the errors it raises. The command line shows the `Attributes:` of `BuildConfig` as help."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, Encoding, Format
 from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_number
@@ -110,39 +110,46 @@ class ShardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """The arguments of `precompute`, checked. Each field has its help text in its metadata, under ``help``.
+    """The arguments of `precompute`, checked.
+
+    Attributes:
+        chain: Ops and the cut: "decode|resize(72) || flip_lr".
+        val_chain: Chain of held-out records. Default: the chain without its random ops.
+        variants: Draws of the cached ops to store for each record.
+        format: Shard format.
+        encoding: Encoding of the stored images.
+        quality: JPEG quality. Default: 95.
+        val_fraction: Fraction of records to hold out. Default: 0.1, or the source's validation split.
+        seed: Seed of all draws.
+        shards: Files per split and variant. Default: about 64 MiB each.
+        workers: Threads per shard. Default: all cores.
+        limit: Use at most this many records.
+        labels: CSV file with the name and class of each image, and a header line.
+        max_reject_rate: Fraction of records that may be rejected.
+        replace: Replace a cache that was built with other options.
+        rehash: Compare file contents, not only sizes and times.
+        beam_options: Options of Apache Beam, after --.
 
     Raises:
         ValueError: A field is out of range, or fields contradict each other.
     """
 
-    chain: Chain = field(metadata={"help": 'Ops and the cut: "decode|resize(72) || flip_lr".'})
-    val_chain: Chain | None = field(
-        default=None, metadata={"help": "Chain of held-out records. Default: the chain without its random ops."}
-    )
-    variants: int = field(default=1, metadata={"help": "Draws of the cached ops to store for each record."})
-    format: Format = field(default="arrow", metadata={"help": "Shard format."})
-    encoding: Encoding = field(default="raw", metadata={"help": "Encoding of the stored images."})
-    quality: int | None = field(default=None, metadata={"help": f"JPEG quality. Default: {DEFAULT_JPEG_QUALITY}."})
-    val_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": f"Fraction of records to hold out. Default: {DEFAULT_VAL_FRACTION}, or the source's validation split."
-        },
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of all draws."})
-    shards: int | None = field(
-        default=None, metadata={"help": "Files per split and variant. Default: about 64 MiB each."}
-    )
-    workers: int | None = field(default=None, metadata={"help": "Threads per shard. Default: all cores."})
-    limit: int | None = field(default=None, metadata={"help": "Use at most this many records."})
-    labels: str | os.PathLike[str] | None = field(
-        default=None, metadata={"help": "CSV file with the name and class of each image, and a header line."}
-    )
-    max_reject_rate: float = field(default=0.05, metadata={"help": "Fraction of records that may be rejected."})
-    replace: bool = field(default=False, metadata={"help": "Replace a cache that was built with other options."})
-    rehash: bool = field(default=False, metadata={"help": "Compare file contents, not only sizes and times."})
-    beam_options: tuple[str, ...] = field(default=(), metadata={"help": "Options of Apache Beam, after --."})
+    chain: Chain
+    val_chain: Chain | None = None
+    variants: int = 1
+    format: Format = "arrow"
+    encoding: Encoding = "raw"
+    quality: int | None = None
+    val_fraction: float | None = None
+    seed: int = 0
+    shards: int | None = None
+    workers: int | None = None
+    limit: int | None = None
+    labels: str | os.PathLike[str] | None = None
+    max_reject_rate: float = 0.05
+    replace: bool = False
+    rehash: bool = False
+    beam_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.workers is not None:

@@ -34,7 +34,7 @@ _PLURALS: dict[type, str] = {int: "integers", float: "numbers"}
 class OptionsOf:
     """Marks the parameter of a command that stands for the fields of a dataclass.
 
-    A field's help is the "help" in its metadata, else its line in the docstring of the class.
+    A field's help is its entry under `Attributes:` in the docstring of the dataclass or of a base.
 
     Attributes:
         config: The dataclass.
@@ -71,7 +71,7 @@ class OptionsOf:
         flag = self._flag(each.name)
         info = typer.Option(
             flag,
-            help=_REFERENCE.sub(lambda found: self._flag(found[1]), each.metadata.get("help", text)),
+            help=_REFERENCE.sub(lambda found: self._flag(found[1]), text),
             metavar=self.metavars.get(each.name, kind.metavar),
             rich_help_panel=self.panel,
             show_default=bool(default),

@@ -22,13 +22,13 @@ class Recipe:
     Attributes:
         prune: Share of the channels to drop, in [0, 1).
         macs: Share of the multiply-accumulates to keep at most, in (0, 1]; an alternative to `prune`.
-        criterion: Which channels go first: `l1`, those with the smallest L1 norm of weights, or `gamma`, those that
-            BatchNormalization scales least.
+        criterion: Which channels go first: those with the smallest L1 norm of weights (l1) or the smallest
+            BatchNormalization scale (gamma).
         protected: Names of layers that keep all channels.
         sparsity: Share of the weights to set to zero, in [0, 1).
         l1: Weight of the L1 penalty in the loss while weights are pruned.
         clusters: Distinct values per kernel, at least 2.
-        cluster_per: Whether `clusters` is a number per kernel (`layer`) or per output channel (`channel`).
+        cluster_per: Whether `clusters` is a number per kernel (layer) or per output channel (channel).
         quantize: Precision of the final TensorFlow Lite files.
         finetune_epochs: Epochs of fine-tuning after each step.
 

@@ -254,11 +254,12 @@ def json_schema(cls: type) -> dict[str, JSON]:
 
 
 def documented(cls: type) -> tuple[str, dict[str, str]]:
-    """Return the first paragraph of a docstring, and what its `Attributes:` section says of each."""
+    """Return the first paragraph of a docstring, and the texts of its and its bases' `Attributes:` sections."""
+    inherited = {name: text for base in reversed(cls.__bases__) for name, text in documented(base)[1].items()}
     text = inspect.cleandoc(cls.__doc__ or "")
     if text.startswith(f"{cls.__name__}("):  # made by dataclasses, where there is none
-        return "", {}
+        return "", inherited
     section = re.search(r"^Attributes:\n((?:[ ]+.*\n?|\n)*)", text, re.MULTILINE)
     entries = re.finditer(r"^ {4}(\w+):((?:.|\n {8})*)", section[1] if section else "", re.MULTILINE)
     attributes = {entry[1]: " ".join(entry[2].split()) for entry in entries}
-    return " ".join(text.split("\n\n")[0].split()), attributes
+    return " ".join(text.split("\n\n")[0].split()), inherited | attributes

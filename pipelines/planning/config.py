@@ -1,4 +1,4 @@
-"""Arguments of plans: checked here, and shown by the command line with the help texts from here."""
+"""Arguments of plans. The command line shows the `Attributes:` of `PlanConfig` as help."""
 
 from __future__ import annotations
 
@@ -31,24 +31,35 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """Arguments of `plan`, with a help text for the command line; raises ValueError for one that is out of range."""
+    """Arguments of `plan`.
 
-    epochs: int = field(metadata={"help": "Epochs of one training."})
-    runs: int = field(default=1, metadata={"help": "Trainings that share the cache."})
-    disk_budget_bytes: float | None = field(
-        default=None, metadata={"help": "Largest cache, for example 20GB or 512MiB."}
-    )
-    fresh: tuple[str, ...] | None = field(
-        default=None, metadata={"help": "Ops that draw in every epoch. Default: random ops that are cheap."}
-    )
-    seconds: float = field(default=60.0, metadata={"help": "About how long to measure."})
-    days: float = field(default=1.0, metadata={"help": "How long the cache is stored."})
-    batch_size: int = field(default=64, metadata={"help": "Images in a batch."})
-    limit: int | None = field(default=None, metadata={"help": "Use at most this many records."})
-    labels: str | None = field(
-        default=None, metadata={"help": "CSV file with the name and class of each image, and a header line."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of every draw."})
+    Attributes:
+        epochs: Epochs of one training.
+        runs: Trainings that share the cache.
+        disk_budget_bytes: Largest size of the cache. Default: no limit.
+        fresh: Ops that draw in every epoch. Default: random ops that use under 10% of the chain's CPU time.
+        seconds: About how long to measure.
+        days: How long the cache is stored.
+        batch_size: Images in a batch.
+        limit: Use at most this many records.
+        labels: CSV file with the name and class of each image, and a header line.
+        seed: Seed of the draws and of the order of the runs.
+        budget: How much to measure.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    epochs: int
+    runs: int = 1
+    disk_budget_bytes: float | None = None
+    fresh: tuple[str, ...] | None = None
+    seconds: float = 60.0
+    days: float = 1.0
+    batch_size: int = 64
+    limit: int | None = None
+    labels: str | None = None
+    seed: int = 0
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
