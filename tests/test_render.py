@@ -131,7 +131,7 @@ def test_texts_of_others_show_as_they_are_in_every_form(name: str) -> None:
         assert {attributes["src"] for tag, attributes in page.elements if tag == "img"} <= {
             "data:image/jpeg;base64,/9j/2w=="
         }
-    assert {tag for tag, _ in markdown.elements} <= OURS | {"h3"}
+    assert {tag for tag, _ in markdown.elements} <= OURS | {"h3", "blockquote"}
 
 
 def test_names_in_charts_are_text() -> None:

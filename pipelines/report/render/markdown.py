@@ -34,7 +34,7 @@ def to_markdown(document: Document) -> str:
     for sentence in shown.headline:
         lines += [f"{escape(sentence.lead)} {_sentence(sentence)}".lstrip(), ""]
     if shown.warning:
-        lines += [f"**{escape(shown.warning)}**", ""]
+        lines += [f"> {escape(shown.warning)}", ""]
     for fact in shown.facts:
         lines.append(f"- {escape(fact.label)}: **{_cell(fact.cell)}** {escape(fact.detail)}".rstrip())
     lines += ["", *_paragraph(shown.about)]
