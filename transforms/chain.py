@@ -121,7 +121,7 @@ class Chain:
     def fingerprint(self) -> str:
         """SHA-256 of the prefix's canonical text with every op's version. Caches with equal fingerprints hold the same pixels.
 
-        Default arguments are left out, so adding an argument keeps old caches valid; changing a default requires a new version.
+        Arguments at their defaults are omitted, so adding an argument keeps old caches valid; changing a default requires a new version.
         """
         text = "|".join(f"{op_text(op)}@{op.version}" for op in self.prefix)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -207,7 +207,7 @@ def output_channels(ops: Sequence[Op]) -> int:
 
 
 def fixed_size(ops: Sequence[Op]) -> tuple[int, int] | None:
-    """Return the (height, width) that every image has after the ops, or None where it depends on the image.
+    """Return the (height, width) that every image has after the ops, or None if it depends on the image.
 
     Raises:
         ValueError: An op does not support its input size, such as a crop larger than the image.
@@ -272,7 +272,7 @@ def apply_to_each(ops: Sequence[Op], images: Sequence[Pixels], words: NDArray[np
 
 
 def _word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
-    """Yield each op and the slice of its random words in those of all `ops`."""
+    """Yield each op with the slice that holds its words among the random words of all `ops`."""
     stop = 0
     for op in ops:
         start, stop = stop, stop + op.random_words
@@ -282,7 +282,7 @@ def _word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
 def _run_custom(op: Op, image: Pixels, words: Sequence[int]) -> Array:
     """Run a custom op on a read-only array, and check the result."""
     name, array = op_name(type(op)), as_array(image).view()
-    array.flags.writeable = False  # it may be a mapped cache file
+    array.flags.writeable = False  # it may be a view of a mapped cache file
     height, width, channels = array.shape
     expected = (*op.output_size(height, width), op.output_channels(channels))
     try:
@@ -317,7 +317,7 @@ def apply_batch_ops(ops: Sequence[Op], images: Batch, words: Sequence[int], empt
 def mix_labels(
     ops: Sequence[Op], labels: NDArray[np.int64], classes: int, words: Sequence[int], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return the labels of the images that `apply_batch_ops` mixes.
+    """Return the labels of a batch, mixed as `apply_batch_ops` mixes its images.
 
     Args:
         ops: `BatchOp`s.
@@ -349,7 +349,7 @@ Literal = int | float | str | bool | tuple[object, ...] | None
 def parse(text: str, ops: Mapping[str, type[Op]] | None = None) -> Chain:
     """Parse a chain such as ``decode|resize(72) || random_crop(64)|flip_lr``.
 
-    Arguments are Python literals, or fractions of two numbers.
+    Arguments are Python literals, or divisions of two numbers such as ``3/4``.
 
     Args:
         text: Ops separated by ``|``, and at most one cut ``||``.
@@ -434,7 +434,7 @@ def _value(node: ast.expr) -> Literal:
 
 
 def op_text(op: Op) -> str:
-    """Return an op as text, without the arguments that have their default."""
+    """Return an op as text, omitting arguments equal to their defaults."""
     arguments, positional = [], True
     for field in dataclasses.fields(op):  # type: ignore[arg-type]
         if not field.init:
@@ -455,11 +455,11 @@ def _literal(op: Op, name: str, value: object) -> str:
         raise ValueError(f"{op_name(type(op))}: {name} must be {_ARGUMENTS} to be written as text, got {value!r}")
     if name == "size" and type(op) in BUILT_IN and len(parts) == 2 and parts[0] == parts[1]:
         return repr(parts[0])
-    return repr(value).replace("|", r"\x7c")  # in a string, since a bar ends an op
+    return repr(value).replace("|", r"\x7c")  # only strings can contain a bar, which would end the op
 
 
 def _is_plain(part: object) -> bool:
-    """Return whether a value's `repr` can be parsed back, which that of infinity and NumPy floats cannot."""
+    """Return whether a value can be parsed back from its `repr`, unlike infinity and NumPy floats."""
     return part is None or type(part) in (bool, int, str) or (type(part) is float and math.isfinite(part))
 
 

@@ -1,4 +1,4 @@
-"""The form of images between ops, and the Pillow and NumPy kernels that ops share."""
+"""The types of images passed between ops, and the Pillow and NumPy kernels that ops share."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def clipped(levels: NDArray[Any]) -> Array:
 def blend(other: Array, image: Array, factor: int) -> Array:
     """Return factor * image + (1 - factor) * other, rounded down and clipped; `factor` in units of 1/65536."""
     mixed = other.astype(np.int32)
-    difference = image - mixed  # int32: factor * difference exceeds 32 bits only beyond a factor of 128
+    difference = image - mixed  # int32: factor * difference exceeds 32 bits only for factors above 128
     difference *= factor
     difference >>= 16
     mixed += difference

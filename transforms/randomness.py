@@ -29,7 +29,7 @@ MAX_WORDS = 4 << _BLOCK_BITS
 
 
 class DrawsWords(Protocol):
-    """Uses random words, as an op does."""
+    """Anything that uses random words, such as an op."""
 
     @property
     def random_words(self) -> int:
@@ -125,7 +125,7 @@ def between(word: int, low: float, high: float) -> int:
 
 @lru_cache(maxsize=1024)
 def _units(low: float, high: float) -> tuple[int, int]:
-    """Return the smallest multiple of 1/65536 in [low, high], in these units, and how many there are."""
+    """Return the smallest multiple of 1/65536 in [low, high], in units of 1/65536, and the number of such multiples."""
     first = round(low * UNIT)
     return first, round(high * UNIT) - first + 1
 

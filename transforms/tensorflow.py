@@ -209,7 +209,7 @@ def _decode(op: Decode, data: Tensor) -> Tensor:
         return tf.switch_case(branch, [lambda: jpeg(1), lambda: jpeg(2), lambda: jpeg(4), lambda: jpeg(8)])
 
     def other() -> Tensor:
-        # Always RGB, since libpng converts to grey with other weights than Pillow.
+        # Always RGB, since libpng and Pillow convert to grey with different weights.
         colour = tf.io.decode_image(data, channels=3, expand_animations=False)
         if op.channels == 3:
             return colour
@@ -329,7 +329,7 @@ def _normalize(op: Normalize, images: Tensor) -> Tensor:
 
 
 def _as_rows(images: Tensor) -> Tensor:
-    """Reshape ``[B, H, W, C]`` to ``[B, H, W * C]``: TensorFlow is four times as slow at broadcasting three numbers."""
+    """Reshape ``[B, H, W, C]`` to ``[B, H, W * C]``: TensorFlow takes four times as long to broadcast over three channels."""
     return tf.reshape(images, [-1, tf.shape(images)[1], tf.shape(images)[2] * images.shape[3]])
 
 

@@ -40,7 +40,7 @@ from joulecache.pipelines.source import Record, Unit
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
 
-_DECODED = MemoryBudget()  # of this process, which may build several shards at once
+_DECODED = MemoryBudget()  # shared by all shards that this process builds at once
 _TASK_RECORDS = 16  # amortizes the cost of a task
 
 Images = list[Any]
@@ -68,7 +68,7 @@ class _Record:
 
     row: IndexRow  # its `row` is a slot in the images of the split, where rejected records leave gaps
     pixel_stats: list[PixelStats]  # of each variant
-    previous_row: int | None  # where its first variants were copied from
+    previous_row: int | None  # its row in the existing cache, from which its first variants were copied
     transformed: int  # computed variants
 
     @property
@@ -156,7 +156,7 @@ class _Transformer:
                     records.append(self._transform_record(record, draws))
                 except ValueError as error:  # a damaged image, or one that an op does not support
                     rejects.append(Reject(record.key, str(error), len(record.data), record.mtime_ns))
-        except StoreError:  # no fault of the records: the store may recover
+        except StoreError:  # not caused by the records: the store may recover
             raise
         except (OSError, pa.ArrowInvalid) as error:
             reason = f"cannot be read: {error}".splitlines()[0]

@@ -134,7 +134,7 @@ class StoreDestination:
             write_stored_manifest(self._objects, manifest, self._before)
         except ConflictError:
             raise self._conflict() from None
-        # A build that started before this commit can no longer win, and one that starts after it has written nothing in `names`.
+        # A build that started before this commit can no longer win, and one that starts after it wrote no file in `names`.
         self._objects.delete([*unlisted(names, manifest), *filter(_is_work_object, names)])
 
     def _conflict(self) -> CacheError:

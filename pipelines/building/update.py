@@ -33,7 +33,7 @@ class Update:
             self._rows.setdefault(shard, []).append(row)
         with open(folder / manifest.rejected.name, encoding="utf-8") as lines:
             rejects = [codec.loads(Reject, line) for line in lines]
-        # The others could not be read, and are tried again.
+        # Records that could not be read have no modification time: they are tried again.
         self._rejects = {reject.key: reject for reject in rejects if reject.mtime_ns is not None}
         self._relabelled = manifest.class_names != source.class_names
 
@@ -49,7 +49,7 @@ class Update:
             return None
 
     def divide(self, specs: Sequence[ShardSpec], *, rehash: bool) -> tuple[list[ShardResult], list[ShardSpec]]:
-        """Divide shards into results of unchanged shards, and specifications to build: with `rehash`, all of them."""
+        """Return the results of unchanged shards, and the specs to build: with `rehash`, all of them."""
         kept: list[ShardResult] = []
         changed: list[ShardSpec] = []
         for spec in specs:

@@ -24,7 +24,7 @@ _ADVICE_BYTES = 1 << 17  # the kernel reads at most its read-ahead per call, 128
 class AddressSpace:
     """Reserved addresses for parts of files, as a uint8 array ``[rows, *shape]``.
 
-    NumPy arrays of it keep it alive. Addresses without a mapped file must not be read.
+    NumPy views of it keep it alive. Addresses without a mapped file must not be read.
     """
 
     def __init__(self, rows: int, shape: tuple[int, int, int]) -> None:

@@ -22,7 +22,7 @@ def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:
         _write_batch(file, rows, len(rows), 0)
         return None
     # Pad the schema so that the image buffer starts on a page: TensorFlow aborts on misaligned buffers. The sizes of schema and batch
-    # header do not depend on the rows: one row tells them.
+    # header do not depend on the rows, so one row is enough to measure them.
     pad = -_image_offset(_one_row(rows, 0)) % PAGE
     _write_batch(file, rows, len(rows), pad)
     offset = _image_offset(_one_row(rows, pad))

@@ -50,7 +50,7 @@ class Cache(Displayed):
         return self.index.slice(self.manifest.first_row(split), records)
 
     def split(self, name: str) -> Split:
-        """Return a split; raises CacheError when it has no records."""
+        """Return a split; raises CacheError if it has no records."""
         return self.manifest.split(name)
 
     def images(self, split: str, variant: int = 0) -> MappedImages:

@@ -11,7 +11,7 @@ from joulecache.pipelines.core.files import is_temporary
 
 
 def unlisted(names: Iterable[str], manifest: Manifest | None, also_keep: Collection[str] = ()) -> list[str]:
-    """Return the names of data files and temporary files that are neither listed nor to keep; others are the user's."""
+    """Return the names of data files and temporary files that are neither listed nor in `also_keep`. Other files are the user's."""
     keep = {file.name for file in manifest.files()} if manifest else set()
     keep.update(also_keep)
     return [name for name in names if name not in keep and (is_data_file(name) or is_temporary(name))]

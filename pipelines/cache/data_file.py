@@ -25,7 +25,7 @@ _Sums = Annotated[tuple[Whole, ...], Len(1, 3)]
 
 @dataclass(frozen=True)
 class PixelStats:
-    """Exact sums over the pixels of a file's images, from which follow mean and deviation of any set of files; `+` adds them.
+    """Exact sums over the pixels of a file's images, from which the mean and deviation of any set of files follow; `+` adds them.
 
     Attributes:
         pixels: Number of pixels.
@@ -61,9 +61,9 @@ class DataFile:
         records: Number of records in it.
         bytes: Its size.
         sha256: SHA-256 of its content, 64 hex digits.
-        image_offset: Where the first raw image starts; None where it has none.
-        image_stride: Bytes from one raw image to the next; None where it has none.
-        pixel_stats: Sums over the pixels of its images; None where it has none.
+        image_offset: Where the first raw image starts; None if it has none.
+        image_stride: Bytes from one raw image to the next; None if it has none.
+        pixel_stats: Sums over the pixels of its images; None if it has none.
     """
 
     name: str

@@ -28,7 +28,7 @@ _Text = Annotated[str, MaxLen(1 << 20)]
 _Variants = Annotated[int, Ge(1), Le(999_999)]
 _Side = Annotated[int, Ge(1), Le(65535)]
 _ChannelValues = Annotated[tuple[float, ...], MaxLen(4)]
-_Fraction = Annotated[float, Ge(0), Le(1)] | Annotated[int, Ge(0), Le(1)]  # 0 stays 0: the digest is of the text
+_Fraction = Annotated[float, Ge(0), Le(1)] | Annotated[int, Ge(0), Le(1)]  # 0 stays 0: the text is hashed
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Split:
         fingerprint: Fingerprint of its chain, which changes with the version of an op.
         variants: Number of variants.
         records: Number of records.
-        image_shape: (H, W, C) of the cached images; H and W are None where encoded images vary in size.
+        image_shape: (H, W, C) of the cached images; H and W are None if encoded images vary in size.
         class_counts: Records of each class.
         mean: Mean pixel value, 0 to 255, of each channel over all variants.
         std: Standard deviation of the pixel values of each channel over all variants.
@@ -112,7 +112,7 @@ class Manifest(Displayed):
         index: The index.
         rejected: The list of rejected records.
         versions: Versions of the libraries that built it.
-        energy: Energy of all builds that went into it; None where one of them was not measured.
+        energy: Energy of all builds that went into it; None if one of them was not measured.
     """
 
     chain: _Text
@@ -138,13 +138,13 @@ class Manifest(Displayed):
 
     @property
     def build_energy(self) -> Energy:
-        """Energy of all builds that went into the cache; CacheError where it was not measured."""
+        """Energy of all builds that went into the cache; CacheError if it was not measured."""
         if self.energy is None:
             raise CacheError("the energy of the build was not measured: rebuild the cache with a meter")
         return self.energy.energy
 
     def split(self, name: str) -> Split:
-        """Return a split; CacheError where it has no records."""
+        """Return a split; CacheError if it has no records."""
         found = self.splits.get(name)
         if found is None or not found.records:
             filled = ", ".join(key for key, split in self.splits.items() if split.records)
@@ -237,7 +237,7 @@ def _check(manifest: Manifest) -> None:
     if (manifest.chain, manifest.variants, {1}) != (train.chain, train.variants, {split.variants for split in others}):
         raise ValueError("chain and variants differ from those of its splits")
     for name, split in manifest.splits.items():
-        # inspecting a cache needs no custom ops: what keeps reading safe does not depend on the chain
+        # inspecting a cache needs no custom ops: the checks that keep reading safe do not depend on the chain
         with suppress(UnknownOpError):
             _check_chain(manifest, name, split, parse(split.chain))
         if len(split.class_counts) != len(manifest.class_names) or sum(split.class_counts) != split.records:

@@ -67,9 +67,9 @@ def find_manifest(folder: Path) -> Manifest | None:
 def read_stored_manifest(
     objects: ObjectFolder, stored: Mapping[str, StoredObject], *, damaged: bool = False
 ) -> tuple[Manifest, StoredObject]:
-    """Read the manifest of a cache in an object store, whose objects are `stored`; return it and its own object.
+    """Read the manifest of a cache in an object store, given its listing `stored`; return it and the object that holds it.
 
-    `damaged` skips the check of the sizes of all listed files.
+    With `damaged`, listed files may be missing or damaged: their sizes are not checked.
 
     Raises:
         CacheError: There is no cache, or it is damaged.

@@ -37,7 +37,7 @@ class MappedImages(ABC):
         """Return the images of some rows without a copy: arrays uint8 ``[H, W, C]``, or buffers of encoded images."""
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Ask the kernel to read the rows from `start` to before `stop` from disk in the background."""
+        """Ask the kernel to read the rows in [start, stop) from disk in the background."""
         for first, last in self.addresses(start, stop):
             read_ahead(first, last)
 
@@ -47,7 +47,7 @@ class MappedImages(ABC):
             disable_readahead(first, last)
 
     def addresses(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield the memory ranges (first, end) of the rows from `start` to before `stop`, one for each file."""
+        """Yield the memory ranges (first, end) of the rows in [start, stop), one for each file."""
         files = range(np.searchsorted(self._ends, start, side="right"), np.searchsorted(self._starts, stop))
         for file in files:
             first, last = max(self._starts[file], start), min(self._ends[file], stop) - 1

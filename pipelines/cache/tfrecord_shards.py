@@ -12,7 +12,7 @@ from joulecache.pipelines.cache.data_file import ImageLayout
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.core import tfrecord
 
-_PAD_BYTES = 128  # the least: from here to 16383 a protobuf length takes two bytes, so padding moves nothing else
+_PAD_BYTES = 128  # minimum: from here to 16383 a protobuf length takes two bytes, so more padding moves nothing else
 
 
 def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:

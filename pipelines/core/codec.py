@@ -1,6 +1,6 @@
 """Dataclasses to JSON and back, and their JSON schema.
 
-Pydantic builds the values and the schema. It is imported on first use, hence limits of fields are those of `annotated_types`, which it
+Pydantic builds the values and the schema. It is imported on first use, so limits of fields are written with `annotated_types`, which it
 understands: ``Annotated[int, Ge(0)]``. A field may be a bool, int, float, str, None, `Literal`, `Any` (plain JSON), tuple, named tuple,
 list, mapping with string keys, dataclass, or a union of these. `field(metadata={"alias": "pictures"})` renames it in JSON.
 """
@@ -80,13 +80,13 @@ def to_json(value: object) -> JSON:
     """Return a value as JSON: dataclasses and mappings become objects, tuples become arrays.
 
     Raises:
-        ValueError: Something in it has no JSON form, such as NaN or a NumPy number; the message names the place.
+        ValueError: Part of it has no JSON form, such as NaN or a NumPy number; the message says where.
     """
     return cast("JSON", _plain(value, ""))
 
 
 def dumps(value: object, *, indent: int | None = None) -> str:
-    """Return the JSON text of a value. Raises ValueError as `to_json`."""
+    """Return the JSON text of a value. Raises ValueError like `to_json`."""
     return json.dumps(to_json(value), indent=indent)
 
 
@@ -125,7 +125,7 @@ def parse_json(data: str | bytes) -> JSON:
     """Parse JSON text of unknown origin.
 
     Raises:
-        ValueError: In one short line: it is not JSON, or is nested too deeply.
+        ValueError: It is not JSON, or is nested too deeply. The message is one short line.
     """
     try:
         return cast("JSON", json.loads(data))
@@ -134,9 +134,9 @@ def parse_json(data: str | bytes) -> JSON:
 
 
 def from_json(cls: type[T], body: object, *, allow_unknown: bool = False) -> T:
-    """Return the value that `to_json` gave as JSON, equal to the last bit.
+    """Return the value that `to_json` wrote, identical to the last bit.
 
-    Nothing is converted but an int where a float belongs: 24.0 and True are no integers, "1" is no number. Fields with a default may be
+    Only an int is converted, where a float is expected: 24.0 and True are not integers, "1" is not a number. Fields with a default may be
     missing. Derived fields (`init=False`), where they are present, must agree with what the dataclass computes, unless their metadata is
     `UNCHECKED`.
 
@@ -146,7 +146,7 @@ def from_json(cls: type[T], body: object, *, allow_unknown: bool = False) -> T:
         allow_unknown: Ignore keys that the dataclasses do not have, which a later version may have written.
 
     Raises:
-        ValueError: In one short line, with the place: ``at splits/train/records: must be 24, got 24.0``.
+        ValueError: It does not match. The message is one short line that says where: ``at splits/train/records: must be 24, got 24.0``.
     """
     from pydantic import ValidationError
 
@@ -155,13 +155,13 @@ def from_json(cls: type[T], body: object, *, allow_unknown: bool = False) -> T:
         _check_read(value, body, "", allow_unknown)
     except ValidationError as error:
         raise _first_problem(error) from None
-    except (ArithmeticError, RecursionError) as error:  # of a dataclass that computes with its fields
+    except (ArithmeticError, RecursionError) as error:  # raised by a dataclass that computes with its fields
         raise _problem("", f"cannot be read: {error or type(error).__name__}") from None
     return cast("T", value)
 
 
 def loads(cls: type[T], data: str | bytes, *, allow_unknown: bool = False) -> T:
-    """Parse JSON text into a dataclass. Raises ValueError as `parse_json` and `from_json`."""
+    """Parse JSON text into a dataclass. Raises ValueError like `parse_json` and `from_json`."""
     return from_json(cls, parse_json(data), allow_unknown=allow_unknown)
 
 
@@ -169,15 +169,15 @@ def loads(cls: type[T], data: str | bytes, *, allow_unknown: bool = False) -> T:
 def _adapter(cls: Any) -> TypeAdapter[Any]:
     from pydantic import ConfigDict, TypeAdapter
 
-    # Pydantic takes settings only for what is around a dataclass.
+    # Pydantic accepts settings only for a type that wraps the dataclass.
     return TypeAdapter(tuple[cls], config=ConfigDict(allow_inf_nan=False))
 
 
 def _check_read(value: Any, body: Any, place: str, allow_unknown: bool) -> None:
-    """Check that a value is written as the body that it was read from.
+    """Check that writing a value gives the body that it was read from.
 
     Pydantic's strict mode refuses parsed JSON, which has no tuples and no dataclasses. Its lax mode converts "24", 24.0 and True to 24,
-    and ignores derived and unknown keys: all that shows here.
+    and ignores derived and unknown keys: this check detects all of these.
     """
     if isinstance(body, dict) and (isinstance(value, Mapping) or dataclasses.is_dataclass(type(value))):
         items = value if isinstance(value, Mapping) else _checked_items(value, body)
@@ -221,7 +221,7 @@ def _one_line(text: str) -> str:
 
 
 def json_schema(cls: type) -> dict[str, JSON]:
-    """Return the JSON schema (draft 2020-12) of a dataclass, which allows further keys.
+    """Return the JSON schema (draft 2020-12) of a dataclass; it allows additional keys.
 
     Descriptions come from the docstrings: the first paragraph, and the `Attributes:` section for the fields.
     """
@@ -257,7 +257,7 @@ def documented(cls: type) -> tuple[str, dict[str, str]]:
     """Return the first paragraph of a docstring, and the texts of its and its bases' `Attributes:` sections."""
     inherited = {name: text for base in reversed(cls.__bases__) for name, text in documented(base)[1].items()}
     text = inspect.cleandoc(cls.__doc__ or "")
-    if text.startswith(f"{cls.__name__}("):  # made by dataclasses, where there is none
+    if text.startswith(f"{cls.__name__}("):  # generated by `dataclass`: the class has no docstring
         return "", inherited
     section = re.search(r"^Attributes:\n((?:[ ]+.*\n?|\n)*)", text, re.MULTILINE)
     entries = re.finditer(r"^ {4}(\w+):((?:.|\n {8})*)", section[1] if section else "", re.MULTILINE)

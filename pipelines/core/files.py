@@ -49,7 +49,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     Args:
         path: The file to write, in an existing folder.
-        durable: Make content and name survive a power failure, which costs two calls of fsync.
+        durable: Make content and name survive a power failure, which costs two calls to fsync.
     """
     with temporary_path(path.parent) as temporary:
         with open(temporary, "xb") as file:
@@ -173,7 +173,7 @@ class LockHeldError(Exception):
 def hold_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a lock file, created with its folder if missing.
 
-    The lock ends with its process, even if that is killed. The file stays, with the process id of the holder in it. Inside the block,
+    The lock is released when its process ends, even if killed. The file stays, with the process id of the holder. Inside the block,
     the holder may delete the file and its folder: the next holder creates them again.
 
     Args:
@@ -274,7 +274,7 @@ def check_folder(
         error: The exception to raise.
 
     Raises:
-        ValueError: Or `error`: `folder` is a file, or has other content.
+        ValueError: `folder` is a file, or has other content. `error` replaces ValueError.
         OSError: The folder cannot be read.
     """
     if not os.path.lexists(folder):
@@ -300,7 +300,7 @@ def refuse_overlap(
         error: The exception to raise.
 
     Raises:
-        ValueError: Or `error`: they overlap.
+        ValueError: They overlap. `error` replaces ValueError.
     """
     outer = folder.resolve()
     for source in sources:

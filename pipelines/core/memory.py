@@ -9,7 +9,7 @@ import psutil
 
 _PROC = Path("/proc")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
-# By controller in /proc/self/cgroup; "" is version 2.
+# (Folder, file) of the limit, by controller in /proc/self/cgroup; "" is cgroup version 2.
 _LIMIT_FILES = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 
 

@@ -21,14 +21,14 @@ from urllib.parse import urlsplit
 
 SCHEMES = ("s3://", "gs://")
 _RETRY_TIMEOUT = timedelta(seconds=60)
-_READ_BYTES = 1 << 18  # of one request for a file read in pieces: takes about as long as the round trip
+_READ_BYTES = 1 << 18  # per request when a file is read in pieces: their transfer takes about as long as the round trip
 _DELETE_BATCH = 1000
 _LONGEST_MESSAGE = 300
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StoreError(OSError):
-    """An object store failed; the message has the object and the store's answer."""
+    """An object store failed; the message names the object and quotes the store."""
 
 
 class ConflictError(StoreError):
@@ -67,7 +67,7 @@ class ObjectFolder:
         parts = urlsplit(self.url)
         if not self.url.startswith(SCHEMES) or not parts.netloc or parts.query or parts.fragment:
             raise ValueError(f"an object store URL must be s3://bucket/folder or gs://bucket/folder, got {self.url!r}")
-        if "@" in parts.netloc or ":" in parts.netloc:  # may be a password: not repeated
+        if "@" in parts.netloc or ":" in parts.netloc:  # may be a password, so the message does not repeat it
             raise ValueError(
                 f"the bucket of a {parts.scheme}:// URL has '@' or ':': pass credentials and endpoints in the environment"
             )
@@ -94,7 +94,7 @@ class ObjectFolder:
                     yield _stored(meta["path"][inside:], meta)
 
     def find(self, name: str) -> StoredObject | None:
-        """Return an object; None where there is none."""
+        """Return an object; None if it does not exist."""
         try:
             with _store_errors(f"{self.url}/{name}"):
                 return _stored(name, _obstore().head(self._store, self._path(name)))
@@ -102,7 +102,7 @@ class ObjectFolder:
             return None
 
     def read(self, name: str) -> tuple[bytes, StoredObject]:
-        """Return an object's bytes and the version that was read; FileNotFoundError where there is none."""
+        """Return an object's bytes and the version that was read; FileNotFoundError if it does not exist."""
         with _store_errors(f"{self.url}/{name}"):
             got = _obstore().get(self._store, self._path(name))
             stored = _stored(name, got.meta)
@@ -116,7 +116,7 @@ class ObjectFolder:
             return bytes(_obstore().get_range(self._store, self._path(name), start=start, length=size))
 
     def open(self, name: str) -> BinaryIO:
-        """Open an object for reading and seeking, with read-ahead; FileNotFoundError where there is none."""
+        """Open an object for reading and seeking, with read-ahead; FileNotFoundError if it does not exist."""
         found = self.find(name)
         if found is None:
             raise FileNotFoundError(f"no object at {self.url}/{name}")
@@ -129,7 +129,7 @@ class ObjectFolder:
                 yield bytes(chunk)
 
     def fetch(self, name: str, path: Path) -> str:
-        """Write an object to a file; return the SHA-256 of what arrived."""
+        """Write an object to a file; return the SHA-256 of the bytes received."""
         digest = hashlib.sha256()
         with open(path, "wb") as file:
             for chunk in self.chunks(name):
@@ -145,7 +145,7 @@ class ObjectFolder:
             _obstore().put(self._store, self._path(name), data)
 
     def write_if(self, name: str, data: bytes, before: StoredObject | None) -> None:
-        """Write an object unless it changed: `before` is the object to overwrite, None where there must be none.
+        """Write an object unless it changed: `before` is the object to overwrite, None if none may exist.
 
         Raises:
             ConflictError: The store holds another object.

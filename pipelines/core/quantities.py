@@ -75,7 +75,7 @@ def number(value: float, significant: int = 3) -> str:
 
 
 def joules(value_j: float | None, like_j: float | None = None) -> str:
-    """Return an energy in its own unit, or in the unit of `like_j` (the largest of a column) where that is readable."""
+    """Return an energy in the unit that suits it, or in that of `like_j` (the largest of a column) if that is readable."""
     return _scaled(value_j, _JOULES, like_j)
 
 

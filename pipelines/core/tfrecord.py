@@ -1,6 +1,6 @@
 """TFRecord files and the `tf.train.Example` messages in them, without TensorFlow, whose import takes seconds.
 
-A record is the length of its data in 8 bytes, the masked CRC-32C of these, the data, and the masked CRC-32C of the data
+A record is the length of its data in 8 bytes, the masked CRC-32C of the length, the data, and the masked CRC-32C of the data
 (https://www.tensorflow.org/tutorials/load_data/tfrecord). An Example is protobuf: Features, a map from names to Feature.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
 
-BYTES, INTEGER = 1, 3  # kinds of features: numbers of the fields of a Feature that hold lists of them
+BYTES, INTEGER = 1, 3  # kinds of features: the field numbers of `bytes_list` and `int64_list` in a Feature
 
 HEADER_BYTES, _FOOTER = 12, 4  # around the data of a record
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
@@ -72,7 +72,7 @@ def record_end(stop: int) -> int:
 
 
 def read_record(file: BinaryIO, file_bytes: int) -> tuple[bytes, bool]:
-    """Read the record at the position of a file of `file_bytes` bytes.
+    """Read the record at the current position of a file that has `file_bytes` bytes.
 
     Returns:
         Its data, and whether they match their checksum.

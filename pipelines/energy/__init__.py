@@ -7,8 +7,8 @@ modelled as
 
 with CPU_s the user and system seconds of the process and its descendants, vCPU the processors they may use, GB their resident memory
 (2**30 bytes, mean of the window's edges; a page that two processes share counts twice) and T the window's seconds. a, w_idle and m are in
-coefficients.json, each with a low, central and high value and its source. The bounds are those of the coefficients. That error is common to
-all windows: it does not average out, so bounds add linearly, and it cancels in the ratio of two values of one component.
+coefficients.json, each with a low, central and high value and its source. The bounds follow from those of the coefficients. This error is
+common to all windows: it does not average out, so bounds add linearly, and it cancels in the ratio of two values of one component.
 """
 
 from joulecache.pipelines.energy.measurement import (

@@ -84,7 +84,7 @@ def countries() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class CpuHardware:
-    """The processor's name and thermal design power, None where unknown."""
+    """The processor's name and thermal design power, None if unknown."""
 
     name: str | None
     tdp_w: float | None
@@ -127,9 +127,9 @@ def hardware_of(name: str | None) -> CpuHardware:
 class EmissionsFile:
     """Appends windows to the emissions.csv of an existing folder, in the format that CodeCarbon's dashboards read.
 
-    A row's project is the window's name, its run this object. What was not measured is an empty cell. Without a country that includes the
-    grams, and CodeCarbon's board (carbonboard 3.3.2) then shows `nan kg` for the whole file and no bars for that project. CodeCarbon
-    renames a file of another format to `emissions.csv.bak`.
+    The project of a row is the window's name; its run ID is that of this object. Values that were not measured are empty cells. Without a
+    country, so are the grams, and CodeCarbon's board (carbonboard 3.3.2) then shows `nan kg` for the whole file and no bars for that
+    project. CodeCarbon renames a file of another format to `emissions.csv.bak`.
 
     Raises:
         ValueError: The folder does not exist.
@@ -177,7 +177,7 @@ class EmissionsFile:
         cpu, gpu, ram = kwh(parts["cpu"], parts["idle"]), kwh(parts["gpu"]), kwh(parts["dram"])
         emissions_kg = None if energy.carbon_g is None else energy.carbon_g / 1000
         unknown_rate = emissions_kg is None or not energy.duration_s
-        # by scope: a counter times a PUE is modelled by its method, but still covers the machine
+        # decide by scope: the method of a counter times a PUE is modelled, but it still covers the machine
         whole = any(part is not None and "machine" in part.scope.split("; ") for part in parts.values())
         return EmissionsData(
             timestamp=datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S"),

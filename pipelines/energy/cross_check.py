@@ -59,7 +59,7 @@ def cross_checked(country: str | None, pue: float) -> Iterator[CrossChecked]:
             output_handlers=[],
             output_dir=".",  # it must exist, but nothing is written there
             emissions_endpoint=None,
-            electricitymaps_api_token="",  # none, and not the one that the configuration may name
+            electricitymaps_api_token="",  # overrides the one that a configuration file may set
             force_carbon_intensity_g_co2e_kwh=None,
             region=None,
             cloud_provider=None,

@@ -42,7 +42,7 @@ def _plus(left: Any, right: Any) -> Any:
 
 
 def _union(separator: str, texts: Iterable[str]) -> str:
-    """Join the distinct parts of joined texts, modelled ones first: the sum of many windows stays short."""
+    """Join the distinct parts of joined texts, modelled ones first: the text of a sum of many windows stays short."""
     parts = {part for text in texts for part in text.split(separator)}
     return separator.join(sorted(parts, key=lambda part: (not part.startswith("modelled"), part)))
 
@@ -108,7 +108,7 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Contamination:
-    """What the whole machine did during a window, in seconds; None where the kernel does not say.
+    """What the whole machine did during a window, in seconds; None if the kernel does not say.
 
     `+` adds two windows, `/ n` divides by a count.
 
@@ -226,7 +226,7 @@ class Energy(Displayed):
 
     @property
     def contamination_shares(self) -> dict[str, float | None]:
-        """Background load during the window, as shares by the names in `CONTAMINATION`; None where unknown.
+        """Background load during the window, as shares by the names in `CONTAMINATION`; None if unknown.
 
         ``others`` is the share of all processors' time that processes outside the tree used, ``steal`` the share that the hypervisor
         gave to other virtual machines. ``cpu_stall``, ``memory_stall`` and ``io_stall`` are shares of the window's duration.

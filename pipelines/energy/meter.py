@@ -73,8 +73,8 @@ class Meter:
         pue: Power usage effectiveness of the data center, at least 1; multiplies every joule.
         idle_w: Watts of your machine when idle. With `full_w` it replaces RAPL and the published coefficients; the method is ``user``.
         full_w: Watts of your machine with all processors busy.
-        emissions: A folder, whose emissions.csv, in CodeCarbon's format, gets a row for each outermost window.
-        record: A new file, for `ReplayMeter`.
+        emissions: A folder whose emissions.csv, in CodeCarbon's format, gets a row for each outermost window.
+        record: A new file that records the windows, for `ReplayMeter`.
         powercap: The folder of the RAPL counters.
         nvml: The GPU counters; None for those of this machine.
 
@@ -105,7 +105,7 @@ class Meter:
             self._model, self._rapl = given_model(idle_w, full_w, self._cpus), None
         self._country, self._g_per_kwh = grid_intensity(country)
         self._nvml = nvml or Nvml()
-        # no GPU is no problem, but a driver whose GPUs cannot be read is, even if a container hides them
+        # a machine needs no GPU, but a driver whose GPUs cannot be read is a problem, even if a container hides them
         gpu_problem = self._nvml.problem if _NVIDIA_DRIVER.exists() else ""
         problems = (self._rapl.problem if self._rapl else "", gpu_problem)
         self._notes = {problem: None for problem in problems if problem}
@@ -175,7 +175,7 @@ class Meter:
             rapl_uj = self._rapl.read_uj() if self._rapl else None
             return _Counters(time.monotonic(), time.process_time(), rapl_uj, self._nvml.read())
 
-        # the slow part stays outside the window: before its first counters, after its last
+        # the slow part stays outside the window: before its first counter readings, after its last ones
         at_end = counters() if first else None
         machine = machine_use()
         tree = descendants(first.tree.living if first else ())

@@ -1,6 +1,6 @@
-"""Energy of NVIDIA GPUs through NVML: all that a GPU draws, for whichever process.
+"""Energy of NVIDIA GPUs through NVML: everything that a GPU draws, regardless of which process uses it.
 
-GPUs from Volta on have energy counters. The power of older ones is polled while it is being watched, and integrated with the trapezoidal
+GPUs from Volta on have energy counters. The power of older ones is polled inside `Nvml.watching`, and integrated with the trapezoidal
 rule. Both come from one sensor, which on some models samples only part of the time (25% on A100 and H100: Yang, Adamek and Armour,
 "Part-time Power Measurements", arXiv 2312.02741).
 """
@@ -63,7 +63,7 @@ class PowerIntegral:
 
 
 class _Poller:
-    """Polls the power of GPUs in one process while it is being watched."""
+    """Polls the power of GPUs in one process, inside `watching`."""
 
     def __init__(self, library: Any, handles: Sequence[Any], poll_s: float) -> None:
         self._library, self._poll_s, self._pid = library, poll_s, os.getpid()
@@ -71,14 +71,14 @@ class _Poller:
         self._integrals = [(handle, PowerIntegral()) for handle in handles]
 
     def sample(self) -> list[GpuReading] | None:
-        """Sample all GPUs and return their integrals; None if one fails, or nothing is watching."""
+        """Sample all GPUs and return their integrals; None if one fails, or outside `watching`."""
         with self._lock:
             whole = self._watchers > 0
             for handle, integral in self._integrals if whole else ():
                 try:
                     integral.add(time.monotonic(), self._library.nvmlDeviceGetPowerUsage(handle) / 1e3)
                 except self._library.NVMLError:
-                    whole = False  # the next sample spans it
+                    whole = False  # the next sample covers the gap
             return [integral.reading for _, integral in self._integrals] if whole else None
 
     def _run(self, stop: threading.Event) -> None:
@@ -135,7 +135,7 @@ def _visible(library: Any) -> tuple[list[Any], bool]:
                 break
         by_uuid = name.startswith("GPU-")
         found = [i for i, uuid in enumerate(uuids) if (uuid.startswith(name) if by_uuid else name == str(i))]
-        # unknown or ambiguous: CUDA ignores it and all entries after it (its guide, environment variables)
+        # unknown or ambiguous: CUDA ignores it and all entries after it (CUDA's guide, section on environment variables)
         if len(found) != 1:
             break
         chosen[found[0]] = entry.startswith("MIG-")
@@ -156,7 +156,7 @@ class Nvml:
     Attributes:
         names: Names of the GPUs that are read: empty unless all of them can be.
         gpus: NVML's handle of each, and whether its power is polled.
-        problem: What is missing and what to do about it, "" for nothing.
+        problem: What is missing and what to do about it; "" if nothing is.
         update_s: Update period of the slowest counter.
 
     Raises:
@@ -226,7 +226,7 @@ class Nvml:
         """Return the sum over the GPUs between two readings, times `pue`; None if a counter went backwards.
 
         Counters do that when the driver is reloaded. The bounds include one counter update at the edges and, for polled power, NVIDIA's
-        5% and changes between samples. The error of a counter is not published and in neither bound. Both readings must be of the same
+        5% and changes between samples. The error of a counter is not published: neither bound has it. Both readings must be of the same
         process and, for polled GPUs, inside the same `watching`.
         """
         if not self.gpus or not len(self.gpus) == len(before) == len(after):

@@ -41,7 +41,7 @@ def _read(path: str) -> bytes:
 def process_use(pid: int) -> ProcessUse | None:
     """Return what a process used, zombies included; None if there is none."""
     try:
-        # fields are counted from the end of the name, which is in brackets and may contain anything
+        # fields are counted from the end of the name, which is in parentheses and may contain anything
         words = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -94,7 +94,7 @@ def descendants(
         found = {use.identity: use for pid, start in also if (use := use_of(pid)) and use.identity == (pid, start)}
         queue = [pid for pid, _ in found]
         with suppress(ChildProcessError):
-            # checks for any child without waiting for it: 2 us, which listing children costs per thread
+            # checks for children without reaping any, in 2 us; listing children costs as much for each thread
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             queue.append(os.getpid())
         while queue:
@@ -110,7 +110,7 @@ def descendants(
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Return the resident bytes of this process, now and at most."""
+    """Return the resident bytes of this process: current and peak."""
     # not ru_maxrss: it starts with the high-water mark of the process that started this one
     kib = dict(re.findall(r"(VmHWM|VmRSS):\s*(\d+)", _read("/proc/self/status").decode()))
     return int(kib["VmRSS"]) * 1024, int(kib["VmHWM"]) * 1024

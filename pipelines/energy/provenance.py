@@ -18,9 +18,9 @@ class Coefficient:
     """A published number of the power model.
 
     Attributes:
-        low: Lower bound; None where it has none.
+        low: Lower bound; None if it has none.
         central: The value that is used.
-        high: Upper bound; None where it has none.
+        high: Upper bound; None if it has none.
         source: The publication.
     """
 
@@ -39,15 +39,15 @@ class Provenance:
         formula: Formula of the power model.
         coefficients_version: Version of the published coefficients.
         coefficients: The coefficients in use, by name.
-        provider: Cloud provider whose coefficients are used; None where the user gave watts.
+        provider: Cloud provider whose coefficients are used; None if the user gave watts.
         pue: Power usage effectiveness of the building, at least 1.
-        country: ISO 3166 alpha-3 code of the grid; None where carbon is not computed.
+        country: ISO 3166 alpha-3 code of the grid; None if carbon is not computed.
         carbon_g_per_kwh: Grams of CO2 equivalent per kWh; None without a country.
         carbon_source: Where that number comes from; None without a country.
         rapl: Folders of the RAPL counters that are read.
         gpus: Names of the GPUs that are read.
-        cpu: Name of the processor; None where not known.
-        tdp_w: Its thermal design power in watts; None where not known.
+        cpu: Name of the processor; None if unknown.
+        tdp_w: Its thermal design power in watts; None if unknown.
         vcpus: Processors that the process may use.
         memory_gb: Memory of the machine, in units of 2**30 bytes.
         notes: What could not be measured, and why.

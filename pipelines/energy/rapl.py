@@ -22,7 +22,7 @@ class Rapl:
     Attributes:
         domains: The component (``cpu`` or ``dram``) and span, in microjoules, of each counter by its folder. Empty unless every package
             and DRAM counter can be read.
-        problem: What is missing and what to do about it, "" for nothing.
+        problem: What is missing and what to do about it; "" if nothing is.
         update_s: Update period of the counters.
     """
 
@@ -81,8 +81,8 @@ class Rapl:
     ) -> dict[str, Component] | None:
         """Return the components between two readings, times `pue`; None if a counter went backwards.
 
-        The bounds include one counter update at the edges, the upper one also wraps that a long window may hide. The calibration error of
-        the counters is not published and in neither bound.
+        The bounds include one counter update at the edges; the upper bound also includes wraps that a long window may hide. The calibration
+        error of the counters is not published, so neither bound includes it.
         """
         method, source = ("measured:rapl", "powercap") if pue == 1 else ("modelled:rapl-pue@1", "powercap times PUE")
         most_j = self._limit_w * (duration_s + self.update_s)

@@ -15,7 +15,7 @@ from joulecache.pipelines.energy.windows import OpenWindows, Window
 
 
 class ReplayMeter(Meter):
-    """Replays the windows of a file that ``Meter(record=...)`` wrote, those of the same name in their order.
+    """Replays the windows of a file that ``Meter(record=...)`` wrote; those of the same name in recorded order.
 
     `provenance` and `notes` are those of the recording. `Window.so_far` returns the energy of the whole window.
 

@@ -101,5 +101,5 @@ def _column(path: str, header: Sequence[str]) -> int:
 
 
 def _sort_key(names: set[str]) -> type[int] | None:
-    """Sort class names as numbers if all of them are integers, else as text."""
+    """Return the sort key of class names: `int` if all are integers, else None to sort them as text."""
     return int if all(name.isascii() and name.isdigit() and str(int(name)) == name for name in names) else None

@@ -107,7 +107,7 @@ def as_split(word: str) -> str | None:
 
 
 def as_splits(words: Sequence[str]) -> list[str | None] | None:
-    """Return the splits that words mean; None unless all are splits, and train is one of several.
+    """Return the splits that words mean; None unless every word is a split, and they include train and another one.
 
     Without val, train becomes None: a hash of the keys then holds out a part of it.
     """

@@ -91,7 +91,7 @@ def open_source(
 
 
 def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
-    """Return a function that lists a local folder, or the files; SourceError for a pattern that matches folders."""
+    """Return a function that lists a local folder, or None and the files; SourceError for a pattern that matches folders."""
     paths = [path for path in source_paths(location) if path.exists()]
     folders = [path for path in paths if path.is_dir()]
     if folders and paths == [Path(location)]:
@@ -109,7 +109,7 @@ def _refuse_labels(labels: str | os.PathLike[str] | None, location: str) -> None
 
 
 def _keys(location: str, archives: Sequence[Archive]) -> list[str] | None:
-    """Return the file names relative to the fixed first folders of a pattern; None if the source is not a pattern."""
+    """Return the file names relative to the folders before a pattern's first wildcard; None if the source is not a pattern."""
     if [PurePosixPath(archive.name) for archive in archives] == [PurePosixPath(location)]:
         return None
     parts = PurePosixPath(location).parts

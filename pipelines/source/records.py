@@ -50,7 +50,7 @@ def local_archive(path: Path) -> Archive:
 
 
 class Unit(Protocol):
-    """A part of a source that is read at once: a file, tar member, Parquet row group, range of TFRecords or synthetic photo."""
+    """A part of a source that is read as a whole: a file, tar member, Parquet row group, range of TFRecords or synthetic photo."""
 
     @property
     def name(self) -> str:

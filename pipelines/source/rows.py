@@ -62,7 +62,7 @@ def join_files(
 ) -> Source:
     """Return one source of several files; SourceError if they have different classes, or no rows.
 
-    A `limit` on the number of records uses the same fraction of each file, from its start. Splits are by default those of the file names.
+    A `limit` on the number of records takes the same fraction of each file, from its start. By default, file names decide the splits.
     """
     names = {file.class_names for file in files}
     if len(names) > 1:

@@ -18,10 +18,10 @@ from joulecache.pipelines.source.records import Archive
 
 
 def find_stored(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
-    """Return a function that lists a folder of images, or the files of another source. Raises StoreError."""
+    """Return a function that lists a folder of images, or None and the files of another source. Raises StoreError."""
     url, _, last = location.rstrip("/").rpartition("/")
     if not glob.has_magic(location):
-        if url.count("/") > 1:  # more than a bucket
+        if url.count("/") > 1:  # the URL names more than a bucket
             found = ObjectFolder(url).find(last)
             if found is not None:
                 return None, [Archive(location, location, found.mtime_ns)]

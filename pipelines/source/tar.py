@@ -15,7 +15,7 @@ _LONGEST_CLASS = 64  # bytes
 
 
 def list_tar(archive: Archive, prefix: str = "") -> ImageListing:
-    """List the images of a tar without reading them; SourceError if it is damaged or compressed, or has a name twice."""
+    """List the images of a tar without reading them; SourceError if it is damaged or compressed, or has a duplicate name."""
     places: dict[str, tuple[int, int]] = {}  # by name: offset and size
     classes: dict[str, bytes] = {}
     skipped: Counter[str] = Counter()
@@ -23,7 +23,7 @@ def list_tar(archive: Archive, prefix: str = "") -> ImageListing:
     try:
         with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:") as tar:
             while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every member
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member in memory
                 inside = PurePosixPath(member.name)
                 stem = sample_of(inside.as_posix())
                 is_class = inside.as_posix() == stem + CLASS_SUFFIX and bool(inside.stem)

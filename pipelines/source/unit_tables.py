@@ -64,7 +64,7 @@ class TarMember:
 
 
 class ImageTable(Sequence[Unit]):
-    """Units of one image each, stored as columns: 50 bytes and the name for an image, instead of 300 bytes for an object."""
+    """Units of one image each, stored as columns: 50 bytes plus the name per image, instead of 300 bytes for an object."""
 
     def __init__(self, table: Any) -> None:
         self._table = table

@@ -67,13 +67,13 @@ class Normalize(BatchOp):
                 object.__setattr__(self, name, number(self, name, value, low, 1e6))
 
     def output_channels(self, channels: int) -> int:
-        """Return the channels unchanged; raise ValueError for numbers per colour on a grey image."""
+        """Return the channels unchanged; raise ValueError for per-channel numbers on a grey image."""
         per_channel(self, "mean", self.mean, channels)
         per_channel(self, "std", self.std, channels)
         return channels
 
     def apply(self, images: Batch, drawn: Drawn, empty: Empty) -> Batch:
-        # Whole rows: NumPy is ten times as slow at broadcasting three numbers.
+        # Compute on whole rows: NumPy takes ten times as long to broadcast over three channels.
         rows = images.reshape(-1, images.shape[-2] * images.shape[-1])  # a view of the result of to_float
         rows -= _along_row(self.mean, images)
         rows /= _along_row(self.std, images)
@@ -95,7 +95,7 @@ class Mixture(BatchOp):
         object.__setattr__(self, "alpha", number(self, "alpha", self.alpha, 1e-3, 1e3))
 
     def kept_share(self, drawn: Drawn, height: int, width: int) -> float:
-        """Return the fraction of a mixed image that is the image itself."""
+        """Return the fraction of a mixed image that comes from the image itself rather than from the previous one."""
         raise NotImplementedError
 
     def _beta(self, word: int) -> int:

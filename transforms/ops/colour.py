@@ -226,7 +226,7 @@ def adjust_saturation(image: Pixels, factor: int) -> Array:
 def adjust_hue(image: Pixels, fraction: int) -> Array:
     """Rotate the hues by a fraction of the colour circle in units of 1/65536, rounded to the nearest level.
 
-    With V the largest level, C the difference to the smallest and h the hue in sixths of the circle, a channel is
+    With V the largest level, C its difference from the smallest and h the hue in sixths of the circle, a channel is
     V - C * max(0, min(k, 4 - k, 1)), k = (h + 5, 3 or 1 for red, green or blue) mod 6. Everything but V is multiplied by 65536 C,
     which avoids the division by C.
     """
@@ -236,7 +236,7 @@ def adjust_hue(image: Pixels, fraction: int) -> Array:
     red, green, blue = (array[:, :, channel].astype(np.int32) for channel in range(3))
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
-    # Products with masks: np.where is ten times as slow on masks without long runs.
+    # Multiply by masks: np.where takes ten times as long on masks without long runs.
     is_red = value == red
     is_green = (value == green) & ~is_red
     is_blue = ~(is_red | is_green)
@@ -247,7 +247,7 @@ def adjust_hue(image: Pixels, fraction: int) -> Array:
     zero = np.zeros_like(chroma)
     result = np.empty(array.shape, np.uint8)
     for channel, offset in enumerate((5, 3, 1)):
-        k = (turned + offset * sixth).view(np.uint32)  # below 16 sixths: subtract a circle up to twice
+        k = (turned + offset * sixth).view(np.uint32)  # below 16 sixths: subtract a full circle up to twice
         np.minimum(k, k - circle, out=k)  # a negative difference wraps to a large number
         np.minimum(k, k - circle, out=k)
         below_one = np.minimum(k.view(np.int32), 4 * sixth - k.view(np.int32))

@@ -88,7 +88,7 @@ class RandomCrop(_Crop):
 class RandomResizedCrop(FixedSize):
     """Crop a window of random area and aspect ratio, and resize it.
 
-    ``[H, W, C]`` uint8 to ``[*size, C]``, bilinear with antialias. After ten windows that do not fit, the central window with
+    ``[H, W, C]`` uint8 to ``[*size, C]``, bilinear with antialias. If none of ten windows fits, the central window is used, with
     the nearest allowed aspect ratio, as in torchvision's `RandomResizedCrop`.
 
     Attributes:
@@ -129,7 +129,7 @@ class RandomResizedCrop(FixedSize):
         windows = np.tile(np.array(self._central_window(height, width), np.int64), (len(words), 1))
         area, (low, high) = height * width, self.scale
         pending = np.arange(len(words))
-        for attempt in range(_TRIES):  # most records need one
+        for attempt in range(_TRIES):  # most records need only one
             area_words, ratio_words = words[pending, 2 * attempt], words[pending, 2 * attempt + 1]
             target = area * (low + (high - low) * (area_words / 2**32))
             ratio = log_uniform_array(ratio_words, *self.ratio)

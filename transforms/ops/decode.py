@@ -44,8 +44,8 @@ class DecodeError(ValueError):
 class Decode(Op):
     """Decode an encoded image and rotate it upright as EXIF says.
 
-    Bytes to ``[H, W, channels]`` uint8. Always the first op of a chain. Of an animation, the first frame is decoded; of 16-bit
-    levels, the high byte.
+    Bytes to ``[H, W, channels]`` uint8. Always the first op of a chain. An animation is decoded to its first frame, 16-bit
+    levels to their high byte.
 
     Attributes:
         channels: 3 (RGB) or 1 (grey).
@@ -75,7 +75,7 @@ class Decode(Op):
             fill_value(self, "background", self.background)
 
     def output_channels(self, channels: int) -> int:
-        """Return `channels`, whatever the image has."""
+        """Return the op's `channels`, regardless of the image."""
         return self.channels
 
     def jpeg_scale(self, height: int, width: int) -> int:
@@ -96,7 +96,7 @@ class Decode(Op):
             width, height = opened.size
             if height * width > self.max_pixels:
                 raise DecodeError(f"{height}x{width} is more than max_pixels={self.max_pixels}")
-            # Affects JPEG only: the scale, and for grey the stored luma instead of a conversion from RGB.
+            # Affects JPEG only: sets the scale and, for grey, reads the stored luma instead of converting from RGB.
             opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
             return opened
 

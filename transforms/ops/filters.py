@@ -108,7 +108,7 @@ class GaussianNoise(Op):
         object.__setattr__(self, "sigma", number(self, "sigma", self.sigma, 0.0, 1.0))
 
     def draw(self, words: Sequence[int], height: int, width: int, /) -> Drawn:
-        """Return the two words: the key of the noise generator."""
+        """Return both words unchanged: they are the key of the noise generator."""
         return words[0], words[1]
 
     draw_batch = draw_columns

@@ -152,7 +152,7 @@ class Pad(Filled):
         return left, top, right, bottom
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return (height, width) with the border; raise ValueError if the image is too small to mirror it."""
+        """Return (height, width) with the border; raise ValueError if the image is too small to mirror that far."""
         left, top, right, bottom = self.sides
         if self.padding_mode in ("reflect", "symmetric"):
             unmirrored = 1 if self.padding_mode == "reflect" else 0

@@ -1,4 +1,4 @@
-"""Ops that map every level to another by a table."""
+"""Ops that map each level through a lookup table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies: ops that apply random augmentations out of fourteen."""
+"""Policies: ops that apply random augmentations, chosen from fourteen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AUGMENTATIONS = (
 SIGNED = frozenset(AUGMENTATIONS[1:10])
 """The augmentations whose strength has a random sign."""
 
-MAX_OPS = 6  # augmentations in sequence: a draw always uses the words of this many
+MAX_OPS = 6  # augmentations in sequence; every draw consumes the words of this many
 
 
 class _Policy(Op):
@@ -51,7 +51,7 @@ class _Policy(Op):
         fill_value(self, "fill", self.fill)
 
     def output_channels(self, channels: int) -> int:
-        """Return the channels unchanged; raise ValueError for a colour on grey images."""
+        """Return the channels unchanged; raise ValueError for a colour fill on grey images."""
         per_channel(self, "fill", self.fill, channels)
         return channels
 
