@@ -48,9 +48,9 @@ def audit(
         source: The images of an audit of a chain. Sources other than folders are unpacked for the online arms; that is not measured.
         chain: The chain, with its cut.
         out: The folder of the audit: new, empty, or an audit.
-        datasets: Your pipelines instead: functions by name, each called once, without arguments, that return a batched
-            `tf.data.Dataset` of (images `[B, H, W, C]`, integer labels `[B]`); for the workload "input" alone, of any elements whose
-            first tensor has the batch first. The first one is the reference.
+        datasets: Your pipelines, instead of a source and a chain: functions by name, each called once, without arguments, that
+            return a batched `tf.data.Dataset` of (images `[B, H, W, C]`, integer labels `[B]`); for the workload "input" alone,
+            of any elements whose first tensor has the batch axis first. The first function is the reference.
         steps: Batches in an epoch of your pipelines; None: all.
         arms: Arms of the chain, which must include "naive" and "optimized". None: all four.
         workloads: Some of "input", "train", "finetune" and "infer"; of your pipelines "input" and "train". None: "input", "train"
@@ -65,9 +65,9 @@ def audit(
         batch_size: Images in a batch. None: 64.
         limit: Maximum number of records of the source.
         labels: File with the labels.
-        variants: Draws of the cached ops that the cache holds, and other numbers to compare. Each of them and fresh draws are
-            trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has more epochs than
-            the cache has variants; `reuse` of the result says how that affects accuracy. None: 1.
+        variants: Numbers of draws of the cached ops: first that of the cache, then others to compare. Caches with each of them and
+            fresh draws are trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has
+            more epochs than the cache has variants; `reuse` of the result shows how accuracy is affected. None: 1.
         seed: Seed of the draws, the weights and the order of the runs.
         meter: Measures the runs. None: a new one.
         progress: Called with a description, steps done and their total.

@@ -39,9 +39,9 @@ from joulecache.pipelines.source import SYNTHETIC, Source, open_source, source_p
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
-_DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms get, in turn
-_MAX_DIFFERENCE = 1.0  # levels, on average: above, two arms do not show the same images
-_NOT_IN_SETTINGS = ("pairs", "epochs", "runs", "budget")  # what may differ between two parts of one audit
+_DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms cycle through
+_MAX_DIFFERENCE = 1.0  # mean difference in levels above which two arms do not show the same images
+_NOT_IN_SETTINGS = ("pairs", "epochs", "runs", "budget")  # may change when a stopped audit continues
 
 
 def audit_chain(
@@ -112,7 +112,7 @@ class _ChainAudit:
         self.results: dict[str, WorkloadResult] = {}
 
     def build_cache(self, variants: int) -> Cache:
-        """Build the cache with a number of variants; one from a stopped audit is found up to date."""
+        """Build the cache with a number of variants; one that a stopped audit built is up to date, and reused."""
         self.progress("building the cache" if variants == 1 else f"building the cache of {variants} variants", 0, 1)
         # A build reads the source itself, but drawing synthetic photos must not be charged to it.
         source = self.images if self.listed.location.startswith(SYNTHETIC) else self.source
@@ -130,7 +130,7 @@ class _ChainAudit:
         return open_cache(folder)
 
     def run(self) -> Audit:
-        """Measure the workloads, and what explains them."""
+        """Measure the workloads, the reuse of draws and the stages; return the audit."""
         why = self.config.why_unmeasured(self.held_out)
         reuse = draw_reuse(self.config, why=why) if draws_before_cut(self.chain) else None
         compression: Compression | None = None

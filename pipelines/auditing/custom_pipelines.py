@@ -122,7 +122,7 @@ def _origin(function: Callable[[], object]) -> Origin:
     inner: object = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
         inner = inspect.unwrap(inner.func)
-    if not hasattr(inner, "__qualname__"):  # an object that is called
+    if not hasattr(inner, "__qualname__"):  # a callable object
         inner = type(inner)
     name = f"{inner.__module__}:{getattr(inner, '__qualname__')}"  # noqa: B009 - checked above
     try:
@@ -134,7 +134,7 @@ def _origin(function: Callable[[], object]) -> Origin:
 
 def _settings(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig, meter: Meter) -> dict[str, object]:
     return {
-        # without a source file nothing tells whether a function is the same
+        # without a source file there is no telling whether the function has changed
         "pipelines": [
             [each.facts.name, each.facts.function, each.facts.sha256 or uuid.uuid4().hex] for each in pipelines
         ],

@@ -19,7 +19,7 @@ from joulecache.transforms.images import as_image
 
 _EXAMPLES = 3
 _LATER_EPOCHS = 3
-_SIDE = 112  # pixels of the longer side: some kilobytes per image
+_SIDE = 112  # pixels on the longer side: a few kilobytes per image
 
 
 def draw_examples(files: ImageFiles, folder: Path, cache: Cache) -> tuple[Example, ...]:

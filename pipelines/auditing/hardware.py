@@ -24,7 +24,7 @@ from joulecache.pipelines.core.checks import check_integer, check_number
 from joulecache.pipelines.core.progress import Progress, silenced_output, silent
 from joulecache.pipelines.energy import Energy, Meter, available_cpus
 
-_SIDE = 1024  # of square matrices: 4 MB each at float32
+_SIDE = 1024  # rows and columns of the matrices: 4 MB each at float32
 _CONV = (8, 56, 56, 64)  # batch, height, width, channels in and out: a ResNet's first stage
 _KERNEL = 3
 FLOP: Mapping[Operation, int] = {
@@ -101,7 +101,7 @@ def measure_tasks(
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> int:
-    """Repeat a call for some seconds; return how often."""
+    """Repeat a call for some seconds; return the number of calls."""
     times, end_s = 0, time.monotonic() + seconds
     while times == 0 or time.monotonic() < end_s:
         call()

@@ -21,7 +21,7 @@ _OR_INPUT = "or measure it with the workload input alone"
 
 @dataclass(frozen=True)
 class Origin:
-    """A function as module:name, its source file and the SHA-256 of that; None if there is none."""
+    """Where a function comes from: module:name, its source file and the file's SHA-256; both None if there is no file."""
 
     function: str
     file: str | None = None
@@ -30,7 +30,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class InspectedPipeline:
-    """A custom pipeline as an arm, after one epoch, with its first and last batch; 0 classes if nothing is trained."""
+    """A custom pipeline as an arm, with the first and last batch of one epoch; 0 classes if nothing is trained."""
 
     arm: Arm
     facts: PipelineFacts
@@ -43,7 +43,7 @@ class InspectedPipeline:
         repeated = tf.data.Dataset.from_tensors(self.first).repeat(self.facts.batches - 1)
         kept = repeated.concatenate(tf.data.Dataset.from_tensors(self.last))
         if _images(self.arm.dataset.element_spec).shape[0] is None:
-            # no batches, but of another size: the graph is traced for batches of any size, as for the pipeline
+            # add zero batches of another size: the graph is then traced for batches of any size, as for the pipeline
             empty = tf.nest.map_structure(lambda part: part[:0], self.first)
             kept = kept.concatenate(tf.data.Dataset.from_tensors(empty).take(0))
         return Arm(self.arm.name, self.arm.records, kept)
@@ -140,7 +140,7 @@ class _Epoch:
         self._check_shape(is_last=True)
 
     def count_classes(self) -> int:
-        """Return the number of classes: of the names, or one more than the highest label."""
+        """Return the number of classes: that of the names, or the highest label plus 1."""
         if self._trains and self.class_names and self._highest_label >= len(self.class_names):
             raise ArmError(
                 f"{self._name} yields the label {self._highest_label}, but has {len(self.class_names)} class_names: count from 0"

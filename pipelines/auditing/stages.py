@@ -1,6 +1,6 @@
 """Attribute joules to steps: the naive arm truncated after each of its steps in turn, and the difference that each makes.
 
-Ops that are called eagerly, one by one, mislead by a factor of 9 to 16: the pipeline itself is measured, up to the step.
+Timing ops eagerly, one by one, is off by a factor of 9 to 16, so the pipeline itself is measured, up to each step.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def measure_stages(
 ) -> Stages:
     """Measure what each step of the naive arm adds, in blocks in which the arm runs truncated after each step, in random order.
 
-    Of the arm's files, as many are used as it reads in `stage_run_s`; the same ones when an audit continues. The whole is that of
-    the workload `whole`: training, or else the input, for which `training` is None.
+    It uses as many of the arm's files as the arm reads in `stage_run_s`, and the same files when an audit continues. `whole` is the
+    workload that the stages explain: training, or the input, for which `training` is None.
     """
     limit_s = config.budget.stage_run_s or 0.0
     count = next((run.images for run in bench.log.runs if run.workload == _WORKLOAD), None)

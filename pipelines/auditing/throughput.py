@@ -13,14 +13,14 @@ from joulecache.pipelines.energy import Energy
 Operation = Literal["matrix product", "convolution"]
 Precision = Literal["float32", "bfloat16", "int8"]
 
-_MIN_GAIN = 1.1  # times as many operations per joule justify the rounding of a narrower precision
+_MIN_GAIN = 1.1  # factor in operations per joule that justifies the rounding of a narrower precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
     """What one operation achieved at one precision.
 
-    A multiplication and an addition count as two operations, of integers too.
+    A multiplication and an addition count as two operations, for integers too.
 
     Attributes:
         operation: The operation.
@@ -72,7 +72,7 @@ class Recommendation:
 def recommend(found: Sequence[Throughput]) -> Recommendation:
     """Recommend precisions by operations per active joule: the geometric mean over both operations.
 
-    A narrower precision must do 1.1 times as many as a wider one. Raises ValueError if a precision lacks an operation, or its
+    A narrower precision must do 1.1 times as many operations as a wider one. Raises ValueError if a precision lacks an operation, or its
     joules.
     """
     per_joule = {precision: _per_joule(found, precision) for precision in get_args(Precision)}

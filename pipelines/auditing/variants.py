@@ -26,8 +26,8 @@ _WORKLOAD = "variants"
 class _CachedTraining(Workload):
     """A training on a cache whose seed sets the weights, the order of the records and the draws after the cut.
 
-    Every seed has separate epochs, the same for all caches. A dataset that continues from run to run would depend on the runs
-    before it, and on where an audit was stopped.
+    Every seed trains on different epochs, the same ones for all caches. If one dataset continued from run to run, its epochs would
+    depend on the runs before, and on where an audit was stopped.
     """
 
     name = _WORKLOAD
@@ -74,9 +74,9 @@ def measure_variants(
 ) -> tuple[VariantPoint, ...]:
     """Train on caches with different numbers of variants and on fresh draws, one seed per block; compare accuracies by seed.
 
-    Fresh draws are those of a cache with a variant for each epoch of a training. The horizon would need more of them, so the
-    energy of its build is spread over the epochs of a training, that of the others over the horizon. At least MIN_SEEDS seeds are
-    trained, and every run is logged. `build` returns the cache with a number of variants.
+    Fresh draws are those of a cache with a variant for each epoch of a training. The horizon would need more variants, so the
+    energy of its build is spread over the epochs of one training, that of the other caches over the horizon. At least MIN_SEEDS
+    seeds are trained, and every run is logged. `build` returns the cache with a number of variants.
 
     Raises:
         ArmError: The caches hold different records.

@@ -20,7 +20,7 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
     Images run as in training, including Dropout. Mean and variance are those of all images: mean = E[m] and
     variance = E[v + m^2] - mean^2, from the m and v of each batch (PreciseBN, Wu & Johnson, arXiv:2105.07576). A moving
     average would weight the last batches most and ignore differences between batches. Frozen layers keep their
-    statistics. After an error nothing has changed.
+    statistics. On an error, the model is unchanged.
 
     Returns:
         The number of images.
@@ -40,7 +40,7 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
     try:
         for norm in norms:
             norm.momentum = 0.0  # the moving statistics are then those of the batch
-            # 0 times a value that is not finite is not 0
+            # 0 times an infinity or NaN is NaN
             norm.moving_mean.assign(np.zeros(norm.moving_mean.shape))
             norm.moving_variance.assign(np.ones(norm.moving_variance.shape))
         for images, _ in data.take(batches):
@@ -58,7 +58,7 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
     for norm, total in zip(norms, sums, strict=True):
         mean, square = total / images_seen
         norm.moving_mean.assign(mean)
-        norm.moving_variance.assign(np.maximum(square - mean**2, 0))  # rounding may make it negative
+        norm.moving_variance.assign(np.maximum(square - mean**2, 0))  # rounding could make it negative
     return images_seen
 
 

@@ -47,7 +47,7 @@ def cluster_weights(model: keras.Model, clusters: int, *, per: Per = "layer") ->
 
 
 def distinct_values(model: keras.Model, *, per: Per = "layer") -> dict[str, int]:
-    """Return the number of distinct values of each Conv2D and Dense kernel, or of its channel with most values."""
+    """Return the number of distinct values of each Conv2D and Dense kernel, or of the channel in it that has the most."""
     check_choice("per", per, get_args(Per))
     return {
         name: max(len(np.unique(part)) for part in _parts(kernel_of(layer), per))
@@ -101,8 +101,8 @@ class WeightSharing(ProjectedKernels):
 
     Weights of a kernel ("layer") or of an output channel ("channel") that are equal when training begins form a cluster.
     After each optimizer step they become their mean. With plain gradient descent a value moves along the mean of the
-    gradients of its weights; Han et al. 2016 use the sum. Zeros stay exactly 0, and weights without a gradient do not
-    change by a bit. Nothing is random, but sums on a GPU have no fixed order unless TensorFlow's op determinism is on.
+    gradients of its weights; Han et al. 2016 use the sum. Zeros stay exactly 0, and weights without a gradient stay
+    bit-identical. Nothing is random, but sums on a GPU have no fixed order unless TensorFlow's op determinism is on.
 
     Raises:
         ValueError: When training begins: as `weighted_layers`; or no kernel has two weights per value, not counting
@@ -148,7 +148,7 @@ def _sharing(labels: NDArray[np.int32]) -> Projection:
 
     def share(kernel: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(kernel, [-1])
-        # averages differences, since a sum of a million equal numbers is not a million times the number
+        # averages differences, since a float sum of a million equal numbers is not exactly a million times the number
         led = tf.gather(flat, leaders)
         means = led + tf.math.unsorted_segment_mean(flat - tf.gather(led, members), members, clusters)
         if has_zeros:
@@ -167,7 +167,7 @@ def _parts(kernel: NDArray[Any], per: Per) -> Iterator[NDArray[Any]]:
 
 
 def _starts(values: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return where the values of each nonempty cluster begin. A value belongs to the nearest centre, of two to the lower."""
+    """Return where the values of each nonempty cluster begin. A value belongs to the nearest centre; ties go to the lower one."""
     bounds = np.searchsorted(values, (centres[1:] + centres[:-1]) / 2, side="right")
     starts = np.unique(np.append(0, bounds))
     return starts[starts < len(values)]
@@ -179,6 +179,6 @@ def _labels(starts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def _means(values: NDArray[np.float64], counts: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
     means = np.add.reduceat(values * counts, starts) / np.add.reduceat(counts, starts)
-    # rounding must not move the mean of one value, many times, off that value
+    # rounding must not make the mean of many equal values differ from that value
     last = np.append(starts[1:], len(values)) - 1
     return np.clip(means, values[starts], values[last])

@@ -29,7 +29,7 @@ from joulecache.pipelines.models.classifiers import load_model
 from joulecache.pipelines.models.fitting import check_batches
 from joulecache.transforms.ops import Op
 
-_MAX_SHARED = 0.05  # of the calibration images with the test images: data sets do contain duplicates
+_MAX_SHARED = 0.05  # share of the calibration images that may also be test images: datasets do contain duplicates
 
 
 def compress(
@@ -223,7 +223,7 @@ def _accuracies(
 ) -> dict[str, tuple[float, ...]]:
     """Run the steps for further seeds; return the accuracies of all seeds, by model."""
     accuracies: dict[str, tuple[float, ...]] = {model.name: (scored.accuracy,) for model, scored in first.items()}
-    # every seed makes the same models, however much accuracy int8 loses
+    # every seed makes the same set of models, however much accuracy int8 loses
     aware = any(model.name.endswith(AWARE) for model in first)
     for seed in further:
         for model, scored in StepRunner(job, seed).run(aware=aware).items():

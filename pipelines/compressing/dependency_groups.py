@@ -52,7 +52,7 @@ _PRODUCERS = (layers.Conv2D, layers.Dense)
 class LayerChannels:
     """A layer of a copy of the model, and the channels on the last axis of its (first) input and its output.
 
-    Channels are numbers; channels that must be removed together have the same one.
+    Channels are identified by numbers; channels that must be removed together share a number.
     """
 
     layer: keras.Layer
@@ -161,7 +161,7 @@ def _merged(count: int, added: Sequence[tuple[Indices, Indices]]) -> Indices:
 
 def _groups(channels: Sequence[LayerChannels], first: Indices, fixed_channels: Indices) -> tuple[Group, ...]:
     producers = [each for each in channels if each.produces]
-    # channels with equal columns come from the same producers, and differ only in strength
+    # channels with equal columns have the same producers, and differ only in strength
     made = np.stack([np.bincount(each.writes, minlength=len(first)) for each in producers])
     found: dict[tuple[bytes, bool], list[int]] = {}
     is_fixed = np.isin(np.arange(len(first)), fixed_channels)

@@ -18,7 +18,7 @@ def weighted_layers(model: keras.Model) -> dict[str, keras.Layer]:
     """Return the Conv2D and Dense layers by name, in the model's order; a layer of a nested model is "nested/name".
 
     Raises:
-        ValueError: There are none, or one is not built, quantized or has adapters; the message names it.
+        ValueError: There are none, or one is not built, is quantized or has adapters; the message names it.
     """
     found: dict[str, keras.Layer] = {}
     _collect(model, "", found)
@@ -35,7 +35,7 @@ def weighted_layers(model: keras.Model) -> dict[str, keras.Layer]:
 def prunable_layers(model: keras.Model, names: Sequence[str] | None = None) -> dict[str, keras.Layer]:
     """Return the layers whose weights are pruned, by name: those of `names`, spelled as in `weighted_layers`.
 
-    By default all but the last, which holds few weights, each important.
+    By default these are all but the last, whose weights are few and important.
 
     Raises:
         ValueError: As `weighted_layers`; or a name is unknown, or no layer is left.

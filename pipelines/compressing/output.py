@@ -11,11 +11,11 @@ from typing import Any
 
 from joulecache.pipelines.core import codec, files
 
-_ENVELOPE = ("format", "versions", "files")  # of every record, around its body
+_ENVELOPE = ("format", "versions", "files")  # keys of every record beside its body
 
 
 def check_output_folder(out: Path, record: str) -> None:
-    """Raise ValueError if `out` is a file, or holds files but no such record of joulecache."""
+    """Raise ValueError if `out` is a file, or holds files without a record that joulecache wrote."""
     files.check_folder(
         out, f"a folder with a {record} of joulecache", lambda folder: _listed(folder / record) is not None
     )

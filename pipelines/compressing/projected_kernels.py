@@ -30,8 +30,8 @@ class ProjectedConstraint:
 class ProjectedKernels(keras.callbacks.Callback):  # type: ignore[misc]
     """Project kernels after every optimizer step, until training ends.
 
-    Keras applies a variable's constraint inside the compiled step: this works with `steps_per_execution` above 1, no
-    momentum brings a value back, and no Python runs. Validation and the files of other callbacks see projected kernels
+    Keras applies a variable's constraint inside the compiled step: this works with `steps_per_execution` above 1, momentum
+    cannot bring a value back, and no Python runs. Validation and the files of other callbacks see projected kernels
     too. The layer's configuration does not change, so saved files are those of an ordinary model. The step is traced once
     more when training begins.
     """

@@ -72,8 +72,8 @@ def prune_channels(
 ) -> keras.Model:
     """Return an uncompiled, smaller model without the weakest channels; for the arguments see `kept_channels`.
 
-    It computes what the given model does with zeros in place of the dropped channels wherever they are read: equal to
-    1e-5, and identical at ratio 0. The input, the output, and the outputs of protected layers and all that is added to
+    Its output equals that of the given model with the dropped channels replaced by zeros wherever they are read: to
+    within 1e-5, and exactly at ratio 0. The input, the output, the outputs of protected layers, and everything added to
     them keep all channels.
 
     The model is functional or sequential and stays untouched. Supported layers are Conv2D, DepthwiseConv2D, Dense,
@@ -109,7 +109,7 @@ def prune_channels(
 def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, protected: Sequence[str] = ()) -> float:
     """Return a ratio at which pruning keeps as many multiply-accumulates as possible, but at most a share of them.
 
-    Widths change in steps: the ratio lies in the middle of its step. The criterion is irrelevant, as it does not change
+    Widths change in steps, and the ratio is the midpoint of a step. There is no `criterion`, since it does not affect
     widths.
 
     Args:

@@ -12,16 +12,16 @@ from joulecache.pipelines.compressing.kernels import check_finite, check_functio
 from joulecache.pipelines.models.fitting import is_softmax
 
 _WITH_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-_WEIGHT_LEVELS = 127  # on each side of 0: TensorFlow Lite's kernels are symmetric
+_WEIGHT_LEVELS = 127  # levels on each side of 0: TensorFlow Lite's kernels are symmetric
 _ACTIVATION_BITS = 8
 _RANGE_MOMENTUM = 0.1  # weight of each new batch in a moving range
-_FOLDED = (layers.BatchNormalization, layers.ReLU, layers.Activation)  # into the layer before
+_FOLDED = (layers.BatchNormalization, layers.ReLU, layers.Activation)  # by TensorFlow Lite, into the layer before
 _SAME_SCALE = (layers.MaxPooling2D, layers.GlobalMaxPooling2D, layers.Flatten, layers.Reshape, layers.Permute)
 _UNROUNDED = (layers.InputLayer, layers.Dropout, layers.SpatialDropout2D, layers.ZeroPadding2D, *_SAME_SCALE)
 
 
 class _Range(layers.Layer):  # type: ignore[misc]
-    """Round a tensor to the levels of its range, which moves in training; exact until the first batch."""
+    """Round a tensor to the levels of its range, which moves in training; without rounding until the first batch."""
 
     def __init__(self, bits: int, **settings: Any) -> None:
         super().__init__(**settings)
@@ -51,7 +51,7 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
     """A copy of a classifier whose weights and activations are rounded to int8 in every step.
 
     Kernels are rounded to 255 levels per output channel, symmetric about 0; activations to 256 levels of a moving range
-    (Jacob et al. 2018, arXiv:1712.05877); gradients pass the rounding unchanged. What TensorFlow Lite folds into one op
+    (Jacob et al. 2018, arXiv:1712.05877); gradients pass through the rounding unchanged. What TensorFlow Lite folds into one op
     (convolution, normalization, activation) is rounded once, after it. The model maps pixels `[B, H, W, C]` from 0 to 255
     to logits. Compile and fit it like the classifier, then copy its weights back with `copy_weights_to`.
 

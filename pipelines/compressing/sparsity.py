@@ -57,7 +57,7 @@ def sparsity_at(step: int, begin: int, end: int, target: float, initial: float =
 
 
 def smallest(magnitudes: NDArray[np.floating[Any]], count: int) -> NDArray[np.bool_]:
-    """Mark exactly `count` of the values `[N]`: the smallest, and of equal ones the first."""
+    """Mark exactly `count` of the values `[N]`: the smallest; of equal values, the first."""
     marked = np.zeros(len(magnitudes), bool)
     if count:
         largest = np.partition(magnitudes, count - 1)[count - 1]
@@ -107,7 +107,7 @@ def prune_weights(model: keras.Model, sparsity: float, *, scope: Scope = "layer"
     kernels = prunable_layers(copy)
     masks = magnitude_masks({name: kernel_of(layer) for name, layer in kernels.items()}, sparsity, scope)
     for name, layer in kernels.items():
-        layer.kernel.assign(np.where(masks[name], kernel_of(layer), 0))  # a product would leave -0.0
+        layer.kernel.assign(np.where(masks[name], kernel_of(layer), 0))  # multiplying by the mask would leave -0.0
     return copy
 
 
@@ -160,7 +160,7 @@ class MagnitudePruning(ProjectedKernels):
 
     @classmethod
     def keeping(cls, names: Sequence[str] | None = None) -> MagnitudePruning:
-        """Return a callback that keeps the zeros of a model and makes no more."""
+        """Return a callback that keeps the zeros of a model and adds none."""
         return cls(0.0, 0, 0, names=names)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -215,7 +215,7 @@ class MagnitudePruning(ProjectedKernels):
 
 
 def _masking(mask: tf.Variable) -> Projection:
-    # a product would turn negative weights into -0.0, and keep NaN
+    # multiplying by the mask would turn negative weights into -0.0, and keep NaN
     return lambda kernel: tf.where(mask, kernel, tf.zeros_like(kernel))
 
 

@@ -31,15 +31,15 @@ AWARE = "-aware"
 """Suffix of the names of models that were fine-tuned with int8's rounding."""
 
 _LEARNING_RATE = 1e-3
-_AWARE_LEARNING_RATE = 1e-4  # rounding is a small change
-_SPARSIFYING_SHARE = 2 / 3  # of the fine-tuning, in which sparsity grows; the rest recovers accuracy
+_AWARE_LEARNING_RATE = 1e-4  # lower, since rounding changes the model little
+_SPARSIFYING_SHARE = 2 / 3  # share of the fine-tuning in which sparsity grows; the rest recovers accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What all seeds of a compression share; datasets hold batches of (uint8 images, labels).
 
-    The given model stays untouched. `calibration` are the images for int8, uint8 `[N, H, W, C]`; for the rest see `compress_on`.
+    The given model stays untouched. `calibration` holds the images for int8, uint8 `[N, H, W, C]`; for the rest see `compress_on`.
     """
 
     model: keras.Model
@@ -80,13 +80,13 @@ class StepRunner:
         """Run all steps, with Keras' global seed set.
 
         Args:
-            aware: Whether to fine-tune with int8's rounding; None: if int8 loses more than the tolerance.
+            aware: Whether to fine-tune with int8's rounding; None: only if int8 loses more accuracy than the tolerance.
 
         Returns:
             The converted models and their scores, in this order: "baseline", the given model; "control", the same
             fine-tuned for the epochs of all steps; after each step "pruned-float32", "pruned-sparse-float32" and so on;
             the quantized models of the control (or baseline) and of the last step; the same two fine-tuned with int8's
-            rounding, "...-int8-aware", after a "control" if the recipe only quantizes.
+            rounding, "...-int8-aware". If the recipe only quantizes, the "control" comes just before those.
         """
         # copying a Dropout layer draws a seed
         keras.utils.set_random_seed(self.seed)
@@ -234,7 +234,7 @@ class StepRunner:
         assert branch.score is not None
         compared = dense.name if branch is dense else f"{dense.name}-{kind}"
         quantized = self._convert(branch, f"{branch.name}-{kind}", kind, compared)
-        # a difference of accuracies would be rounded
+        # counts are exact; subtracting accuracies would add rounding errors
         return (branch.score.correct - quantized.correct) / quantized.images
 
     def _reported(self, label: str, epochs: int) -> keras.callbacks.Callback:

@@ -27,7 +27,7 @@ class Arm:
     """One way to feed a workload.
 
     Attributes:
-        name: Its name.
+        name: Name of the arm.
         records: Images in an epoch.
         dataset: Yields images `[B, H, W, C]`, uint8 or after `to_float` float32, and labels `[B]` int64.
         start_epoch: Called with the number of the next epoch.
@@ -83,7 +83,7 @@ def make_prefix_arms(files: ImageFiles, cache: Cache, batch_size: int) -> list[A
     """Make the naive arm truncated after each step: `tf.data` alone, `read`, each op by its text, and the whole arm, `batch`.
 
     All but the last yield one number per file instead of an image: the first number of the step's output, or the length of the
-    file. It requires the whole step, and batching it costs the same after every step.
+    file. Computing it requires the whole step, and batching such numbers costs the same after every step.
     """
     chain = cache.chain()
     online = OnlineChain(chain, cache.manifest.variants, files, batch_size)
@@ -95,7 +95,7 @@ def make_prefix_arms(files: ImageFiles, cache: Cache, batch_size: int) -> list[A
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """Number names that occur several times, from the second on."""
+    """Append a number to names that occur several times, from the second occurrence on."""
     return [
         name if name not in names[:place] else f"{name} {1 + names[:place].count(name)}"
         for place, name in enumerate(names)

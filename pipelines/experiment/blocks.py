@@ -27,7 +27,7 @@ class Entry:
     Attributes:
         slot: The place in the block that its runs fill.
         workload: The consumer.
-        arm: What it consumes.
+        arm: What feeds the workload.
     """
 
     slot: Slot
@@ -37,7 +37,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a workload that is also measured alone, with one arm for each arm of the whole."""
+    """A part of a workload that is also measured alone, with one arm for each arm of the whole workload."""
 
     name: str
     workload: Workload
@@ -46,11 +46,11 @@ class Part:
 
 @dataclass
 class Bench:
-    """Measures workloads in arms.
+    """Measures workloads, each fed by several arms.
 
     Attributes:
         log: Keeps every run.
-        meter: Measures it.
+        meter: Measures every run.
         seed: Seed of the weights and of the order of the runs.
         reference: Name of the arm that all others are compared with.
         progress: Called with a description, steps done and their total.
@@ -73,7 +73,7 @@ class Bench:
         """Measure a workload: each arm and each part once per block, the reference twice, in random order.
 
         The order depends on the seed, the workload and the block alone. Blocks that are in the log do not run again. By
-        default there are as many blocks as the workload says.
+        default, the workload sets the number of blocks.
 
         Raises:
             ArmError: The input of an arm fails.
@@ -134,7 +134,7 @@ class Bench:
                 entry.workload.run(entry.arm, 0)
 
     def _fill(self, arm: Arm) -> Joules:
-        """Return what the epoch that fills an arm's cache uses beyond the next one."""
+        """Return the energy of the epoch that fills an arm's cache, less that of the next epoch."""
         entry = Entry(Slot(arm.name), InputOnly(), arm)
         runs = [self.log.block(_FILL, epoch, [entry.slot]) for epoch in range(2)]
         if None in runs:

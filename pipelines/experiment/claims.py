@@ -46,7 +46,7 @@ def inferiority(differences: Sequence[float], margin: float = MARGIN) -> tuple[M
     """Return the mean difference of accuracies, one per seed, as shares of 1, whether it shows inferiority, and why.
 
     "not inferior" needs the whole 95% interval above ``-margin``, "inferior" the whole of it below. If all seeds differ by the
-    same amount there is no interval: this happens with few held-out images, or if all of them are right.
+    same amount there is no interval: this happens with few held-out images, or if all of them are classified correctly.
 
     Raises:
         ValueError: There are no differences.

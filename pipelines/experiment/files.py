@@ -27,8 +27,8 @@ _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 class ImageFiles:
     """Training images as encoded files, the same ones for every arm.
 
-    Online arms get random parameters and orientations for free: a comparison of energy compares neither random generators nor
-    different images, and TensorFlow does not read EXIF.
+    Online arms are given random parameters and orientations, which cost them nothing: arms must differ neither in their random
+    generators nor in their images, and TensorFlow does not read EXIF.
 
     Attributes:
         paths: Path of each file.
@@ -76,7 +76,7 @@ def list_files(folder: Path, cache: Cache, epochs: int) -> ImageFiles:
     """List the training images of a cache as files in `folder`, named by their keys, with the random parameters of some epochs.
 
     Raises:
-        ArmError: TensorFlow decodes a file to other pixels than the reference.
+        ArmError: TensorFlow decodes a file to different pixels than the reference.
     """
     chain, manifest = cache.chain(), cache.manifest
     rows = cache.rows("train")
@@ -126,7 +126,7 @@ def _read_header(decode: Decode, path: str) -> tuple[int, int, int]:
 
 
 def _decoded_differently(decode: Decode, image: Image.Image) -> str | None:
-    """Return why TensorFlow decodes an opened file to other pixels than the reference; None if it does not."""
+    """Return why TensorFlow decodes an opened file to different pixels than the reference; None if it does not."""
     match image.format:
         case "JPEG" | "MPO" if image.mode == "CMYK":
             if decode.channels == 1:

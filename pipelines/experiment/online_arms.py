@@ -16,7 +16,7 @@ from joulecache.transforms.ops import BatchOp, Brightness, FlipLr, Op, RandomCro
 TF_DATA, READ, BATCH = "tf.data", "read", "batch"
 """The steps of the naive arm that are not ops."""
 
-_LARGE_PIXELS = 120 * 120  # from here on `_CHEAPER_BY_IMAGE` cost less image by image than on batches
+_LARGE_PIXELS = 120 * 120  # from this size on, `_CHEAPER_BY_IMAGE` cost less on single images than on batches
 _CHEAPER_BY_IMAGE = (RandomCrop, FlipLr, Brightness)
 
 _Element: TypeAlias = tuple[tf.Tensor, ...]
@@ -35,7 +35,7 @@ class OnlineChain:
         self._ops, self._steady = chain.ops, count_steady_ops(chain, variants)
         self._batch_size, self._shuffle, self._records = batch_size, shuffle, len(files.paths)
         self._files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self._records)))
-        # Flat: choosing an epoch first would copy all of it for every image.
+        # Flat, because selecting an epoch first would copy all its draws for every image.
         self._drawn, self._epochs = tf.constant(np.concatenate(files.drawn)), len(files.drawn)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._orientations = None if files.orientations is None else tf.constant(files.orientations)
@@ -136,8 +136,8 @@ def count_steady_ops(chain: Chain, variants: int) -> int:
 def batched_from(ops: tuple[Op, ...], first: int) -> int:
     """Return the number of the op, at least `first`, from which whole batches cost less than single images.
 
-    All ops from there on need batch kernels and images of one size. Small images cost by the number of calls, large ones by the
-    memory traffic: a batch of them fits no processor cache, and is gathered column by column.
+    All ops from there on need batch kernels and images of one size. The cost of small images is mostly that of calls; that
+    of large ones is memory traffic: a batch of them does not fit in a processor cache, and is gathered column by column.
     """
     start = len(ops)
     while start > first and graphs.runs_on_batches(ops[start - 1]) and fixed_size(ops[: start - 1]):

@@ -1,4 +1,4 @@
-"""What an experiment ran on and with: part of the report, and of the settings that identify a stopped one."""
+"""The machine, versions and arguments of an experiment, for its report and for the settings that identify a stopped one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def conditions(meter: Meter) -> dict[str, Any]:
     """Return what must be the same for runs to form one series: threads, meter and versions."""
     return {
         "threads": codec.to_json(_threads()),
-        # joules of two methods are not one series; notes may be added while the meter works
+        # joules of different methods do not form one series; notes are left out, as the meter may add some while it runs
         "meter": {name: value for name, value in codec.to_json(meter.provenance()).items() if name != "notes"},
         "versions": _versions(),
     }

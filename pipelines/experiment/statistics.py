@@ -51,7 +51,7 @@ class BreakEven:
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
     """Return the ratio of two series that were measured in the same blocks; raise ValueError if they are not positive pairs.
 
-    The interval is Student's t on the logarithms of the blocks' ratios: with few blocks a bootstrap claims too often.
+    The interval is Student's t on the logarithms of the blocks' ratios: with few blocks, bootstrap intervals are too narrow.
     """
     if len(numerators) != len(denominators) or not numerators:
         raise ValueError(f"a ratio needs pairs, got {len(numerators)} and {len(denominators)} values")
@@ -66,8 +66,8 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
     """Return the ratio of two positive series measured on different occasions, with Welch's interval on the logarithms.
 
-    Differences between the occasions affect the ratio, but no interval. `blocks` is the length of the shorter series. Raises
-    ValueError if a series is empty or not positive.
+    Differences between the occasions affect the ratio, but the interval does not include them. `blocks` is the length of the
+    shorter series. Raises ValueError if a series is empty or not positive.
     """
     if not numerators or not denominators or min(*numerators, *denominators) <= 0:
         raise ValueError(f"a ratio needs positive values, got {list(numerators)} and {list(denominators)}")
@@ -79,7 +79,7 @@ def unpaired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -
     from scipy import stats
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # series that do not vary: the interval is NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # if neither series varies, the interval is NaN
         interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval(CONFIDENCE)
     if math.isnan(interval.low):
         return Ratio(value, value, value, blocks)

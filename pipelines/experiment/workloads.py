@@ -54,8 +54,8 @@ class SpentIterators:
     """Exhausted iterators, which are dropped while nothing is measured.
 
     TensorFlow's destructor may wait for the thread that tunes the pipeline, which sleeps for twice as long each time, up to a
-    minute: a run would last up to twice as long. That wait uses no CPU, so other threads do it; but the iterator of an arm that may
-    keep working is waited for. The sooner an iterator is dropped, the shorter the wait; dropping many in sequence takes minutes.
+    minute: a run would last up to twice as long. That wait uses no CPU, so other threads do it; only the iterators of arms that may
+    keep working are waited for. The sooner an iterator is dropped, the shorter the wait; dropping many in sequence takes minutes.
     """
 
     def __init__(self) -> None:
@@ -133,8 +133,8 @@ class CopyToDevice(InputOnly):
 class Training(Workload):
     """Train one compiled network for some epochs, from the weights that `start` returns for a seed.
 
-    Every arm of a block starts from the same weights with a fresh optimizer. The network is compiled and traced once: that would be
-    the same part of every run. Without held-out records, `val_data`, there is no accuracy.
+    Every arm of a block starts from the same weights with a fresh optimizer. The network is compiled and traced only once, since
+    doing so would add the same energy to every run. Without held-out records, `val_data`, there is no accuracy.
     """
 
     blocks = 5

@@ -1,4 +1,4 @@
-"""A pool of memory for batches, reused as soon as nothing refers to it."""
+"""A pool of buffers for batches; a buffer is reused as soon as no array refers to it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-_TENSOR_ALIGNMENT = 64  # bytes: TensorFlow copies arrays that do not start at a multiple of it
+_TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays whose address is not a multiple of this
 
 
 class ArrayPool:
     """Allocates arrays that TensorFlow uses without a copy, and reuses their memory when the last tensor is gone.
 
-    Fresh memory costs as much as filling it.
+    Allocating fresh memory costs as much as filling it.
     """
 
     def __init__(self) -> None:
         self._free: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Return an array with arbitrary values."""
+        """Return an uninitialized array."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         free = self._free[size]
         try:

@@ -19,16 +19,16 @@ VERIFY: tuple[Verify, ...] = ("open", "full")
 
 @dataclass(frozen=True)
 class Budget:
-    """How many bytes the loader reads, shuffles and expects to fit in memory; only tests set these.
+    """The loader's limits in bytes: what it reads at once, shuffles together and keeps in memory. Only tests change them.
 
     Attributes:
         step_bytes: Images read by one call. Small images are read several batches at a time, because a Python call per batch
-            would cost more than the batch. Three to four steps are in memory: 16 MiB would save a tenth of the CPU time and cost
-            64 MB.
-        processed_step_bytes: The same if ops or decoding cost more than the call.
+            would cost more than the batch. Three to four steps are in memory at a time: doubling this to 16 MiB would save a
+            tenth of the CPU time and cost 64 MB.
+        processed_step_bytes: The same for images that need ops or decoding, which cost more than the call.
         block_bytes: What ``shuffle="blocks"`` reads in one piece, with at most two extra pages.
         window_bytes: What ``shuffle="blocks"`` shuffles together. This window and the next are in the page cache.
-        memory_bytes: The memory that a full shuffle may use; None: that of this machine or control group.
+        memory_bytes: The memory that a full shuffle may use; None: all memory of this machine or control group.
     """
 
     step_bytes: int = 8 << 20
@@ -40,7 +40,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """The arguments of `load` of the same names, and the budget."""
+    """The arguments of `load` under the same names, and the budget."""
 
     split: str
     batch_size: int

@@ -16,11 +16,11 @@ from joulecache.pipelines.loading.split import Images, Labels
 Tensors: TypeAlias = tuple[tf.Tensor, tf.Tensor]
 
 _STEPS_AHEAD = 1
-_POSITION = 1 << FINGERPRINT_BITS  # positions are multiples of it, plus the fingerprint
+_POSITION = 1 << FINGERPRINT_BITS  # a saved position is the step's number times this, plus the fingerprint
 
 
 def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
-    """Return a `tf.data.Dataset` over the batches of a reader, as `load` describes it."""
+    """Return a `tf.data.Dataset` over the batches of a reader, as `load` describes them."""
     batches, (epoch, batch) = reader.batches, reader.start
     steps = _Steps(reader, config)
     if config.epochs is None:
@@ -36,9 +36,9 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
         count = batches.count if config.epochs is None else (config.epochs - epoch) * batches.count - batch
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     options = tf.data.Options()
-    # Steps are read ahead already: doing it again for batches costs a fifth of a small one.
+    # Steps are already read ahead: prefetching batches as well would add a fifth to the cost of a small batch.
     options.experimental_optimization.inject_prefetch = False
-    # Save positions, not the batches that were read ahead.
+    # Checkpoints hold positions, not the batches that were read ahead.
     options.experimental_symbolic_checkpoint = config.epochs is not None
     dataset = dataset.with_options(options)
     dataset.class_names = list(reader.split.cache.manifest.class_names)
@@ -49,8 +49,8 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
 class _Steps:
     """The steps of a reader as functions for tf.data.
 
-    They have few TensorFlow ops: each costs milliseconds at the start of every epoch. `stacked` is whether a step has a
-    leading axis of batches. One that starts inside an epoch always has it, because steps before the start are empty.
+    They use few TensorFlow ops, since each op costs milliseconds at the start of every epoch. `stacked` is whether steps have
+    a leading axis of batches. Without `epochs`, they always do if `start` is inside an epoch, because steps before it are empty.
     """
 
     def __init__(self, reader: StepReader, config: LoadConfig) -> None:
@@ -68,13 +68,13 @@ class _Steps:
         self._label_shape = [*batch_shape, *[len(split.cache.manifest.class_names)] * split.soft_labels]
 
     def scan(self, epoch: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
-        """Return an iterator's epoch and step; at its first step `epoch` is -1, and becomes the next epoch."""
+        """Return the epoch and the batches of a step. At an iterator's first step `epoch` is -1: a new epoch begins."""
         types = [tf.int64, self._image_type, self._label_type]
         epoch, *arrays = tf.numpy_function(self._read_next, [epoch, step], types, stateful=False)
         return tf.ensure_shape(epoch, []), self._shaped(*arrays)
 
     def at_position(self, position: tf.Tensor) -> Tensors:
-        """Return the step at a position: the number of steps since epoch 0, above the reader's fingerprint."""
+        """Return the step at a position: its number, counted from epoch 0, times `_POSITION`, plus the reader's fingerprint."""
         types = [self._image_type, self._label_type]
         return self._shaped(*tf.numpy_function(self._read_at, [position], types, stateful=False))
 
@@ -104,7 +104,7 @@ class _Steps:
 
 
 def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Run a dataset in one thread: passing large batches between the threads of TensorFlow's pool costs a tenth more.
+    """Run a dataset in one thread: passing large batches between threads of TensorFlow's pool would cost a tenth more.
 
     Such a dataset has no symbolic checkpoints.
     """

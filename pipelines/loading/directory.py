@@ -52,7 +52,7 @@ def image_dataset_from_directory(
     """Load images from a directory as `keras.utils.image_dataset_from_directory` does, but decode each only once.
 
     Arguments, listing, labels, splits and the order of every epoch are those of Keras. The first call caches all images of the
-    directory, whichever are asked for; later calls cache those that were added or changed. Labels are not cached.
+    directory, whichever subset it loads; later calls cache those that were added or changed. Labels are not cached.
 
     Pixels differ from Keras' for images that are resized or rotated: they are resized with antialiasing, rounded to integers
     from 0 to 255, and rotated according to EXIF.
@@ -91,9 +91,9 @@ def image_dataset_from_directory(
     del given["cache_dir"]
     _check_supported(given, cache_dir)
     if seed is None and not (shuffle and validation_split):  # which require one in Keras
-        given["seed"] = seed = np.random.randint(1_000_000)  # noqa: NPY002 - as Keras draws it, so that np.random.seed counts
+        given["seed"] = seed = np.random.randint(1_000_000)  # noqa: NPY002 - as Keras does, so that np.random.seed has an effect
     if isinstance(labels, list | tuple):
-        given["labels"] = list(labels)  # Keras shuffles its argument in place
+        given["labels"] = list(labels)  # Keras shuffles this list in place
     listed = keras.utils.image_dataset_from_directory(**given)
     size = image_size if isinstance(image_size, int) else (image_size[0], image_size[1])
     chain = Chain((Decode(channels=_CHANNELS[color_mode]), Resize(size)), cut=2)

@@ -18,8 +18,8 @@ from joulecache.pipelines.core.progress import LINE_DELAY_S, progress_bar
 from joulecache.pipelines.loading.element_files import DTYPES, Component, is_filled, map_elements
 from joulecache.pipelines.loading.element_filling import ElementProgress, fill
 
-_BATCH_BYTES = 1 << 21  # written at once
-_BATCH_ELEMENTS = 1 << 14  # at most, however small they are
+_BATCH_BYTES = 1 << 21  # written at a time
+_BATCH_ELEMENTS = 1 << 14  # maximum per batch, even of small elements
 
 
 def cached(
@@ -30,12 +30,12 @@ def cached(
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Cache the elements of a dataset in a folder: ``ds.apply(cached("dir/"))`` replaces ``ds.cache()``.
 
-    Applying it fills the folder, in little memory. From then on its files are memory-mapped, by any number of processes, and
-    the dataset does not run. Every iteration yields the elements in the order in which they were written: draws and shuffles
-    before it are frozen, as by ``cache()``, so shuffle after it.
+    Applying it fills the folder, using little memory. From then on any number of processes memory-map its files, and the
+    dataset does not run. Every iteration yields the elements in the order in which they were written: random ops and shuffles
+    before it are frozen, as with ``cache()``, so shuffle after it.
 
     A folder holds one dataset. Another element spec or `fingerprint` is an error; other changes of the pipeline are not
-    detected. A fill that fails or is killed leaves nothing that is read. If several processes fill a folder at once, all of
+    detected. A fill that fails or is killed leaves nothing that later runs read. If several processes fill a folder at once, all of
     them use the elements of the first to finish. Opening checks headers and sizes, not every byte.
 
     Args:
@@ -144,8 +144,8 @@ def _mapped_dataset(
             assert array.ctypes.data % PAGE == 0
             tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
             tensors.append(tf.bitcast(tensor, tf.bfloat16) if component.dtype == "bfloat16" else tensor)
-        # To optimize a pipeline, TensorFlow allocates and fills an input as large as each tensor that a dataset holds: twice the
-        # cache in memory. An Optional is opaque to it.
+        # When TensorFlow optimizes a pipeline, it allocates and fills a copy of each tensor that a dataset holds, which would
+        # take twice the cache in memory. It does not look inside an Optional.
         rows = tf.experimental.Optional.from_value(tuple(tensors))
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]

@@ -37,8 +37,8 @@ DTYPES = (
 )
 
 _LARGEST_MANIFEST = 1 << 24
-_NAME_DIGITS = 8  # of a file's SHA-256
-_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python 3.13 and later
+_NAME_DIGITS = 8  # hex digits of a file's SHA-256 in its name
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python has the name since 3.13
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def manifest_bytes(manifest: ElementManifest) -> bytes:
 
 
 def is_filled(folder: Path) -> bool:
-    """Return whether a folder holds elements, False for one that may be filled; raise CacheError for any other."""
+    """Return True if a folder holds elements and False if it may be filled; raise CacheError for any other."""
     check_folder(folder, "filled by cached()", _may_use, CacheError)
     return os.path.lexists(folder / ELEMENTS)
 
@@ -130,8 +130,8 @@ def map_elements(
 ) -> tuple[int, list[NDArray[np.generic]]]:
     """Map the elements of a folder; return their number, and an array ``[count, *shape]`` for each component.
 
-    Nothing in the folder is trusted: apart from the number of elements and the hashes, the manifest must equal the one that
-    follows from the components.
+    Nothing in the folder is trusted: apart from the number of elements and the hashes, the manifest must equal the one made
+    from the components.
 
     Raises:
         CacheError: The folder holds other elements, or is damaged.
@@ -186,8 +186,8 @@ def _map(path: Path, component: Component, count: int, remedy: str) -> NDArray[n
         with open(path, "rb") as file:
             if file.read(PAGE) != component.header(count):
                 raise CacheError(f"{path} does not hold {count} rows of {component}: it was changed, {remedy}")
-            # TensorFlow copies read-only memory. Without NORESERVE, a private mapping counts as memory, and a file larger than that
-            # of the machine is refused. Writes never reach the file.
+            # TensorFlow copies read-only memory, so the mapping is writable, but private: writes never reach the file. Without
+            # NORESERVE, the kernel counts all of it as used memory, and refuses a file larger than the machine's memory.
             access = mmap.PROT_READ | mmap.PROT_WRITE
             mapped = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE | _MAP_NORESERVE, prot=access)
     except FileNotFoundError as error:

@@ -44,7 +44,7 @@ def fill(
     total: int | None,
     report: ElementProgress,
 ) -> None:
-    """Write elements to a folder. If another process fills it first, its elements stay; a failure leaves nothing.
+    """Write elements to a folder. If another process fills it first, its elements are kept; a failure leaves nothing.
 
     Args:
         folder: The folder, which need not exist.
@@ -68,7 +68,7 @@ def fill(
             try:
                 work.rename(folder / ELEMENTS)
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process finished first
                     raise
             sync_folder(folder)
 

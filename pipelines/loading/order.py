@@ -58,7 +58,7 @@ class Order:
     def read_ahead(self, epoch: int, start: int, stop: int, *, first: bool) -> list[tuple[int, int]]:
         """Return the ranges of rows to read from disk while positions `start` to `stop` - 1 are consumed; none unless in blocks.
 
-        If reading starts here (`first`), they cover this window and its share of the next one, otherwise only that share.
+        They cover the part of the next window that is due by then; if reading starts here (`first`), also this window.
         """
         if self.shuffle != "blocks":
             return []
@@ -86,7 +86,7 @@ def _windows(order: Order, epoch: int) -> tuple[Rows, Rows]:
     """Return the blocks in the order of the epoch, and the position where each window of them starts."""
     count = -(-order.records // order.block)
     blocks = permute(np.arange(count), count, (order.seed, epoch, 0))
-    sizes = np.minimum(order.block, order.records - blocks * order.block)  # the last one is shorter
+    sizes = np.minimum(order.block, order.records - blocks * order.block)  # the last block may be shorter
     return blocks, np.concatenate([[0], np.cumsum(sizes)])[: -1 : order.window]
 
 

@@ -24,13 +24,13 @@ _ROUNDS = 16
 _KEY_WORDS = 3
 _CONSTANT = 0xFFFFFFFC
 _SEQUENCE = 0x7369F885192C0EF5
-_TABLE_BITS = 16  # larger tables leave the processor's cache
+_TABLE_BITS = 16  # larger tables do not fit in the processor's cache
 
 
 def permute(places: Integers, count: int, key: tuple[int, int, int]) -> Integers:
     """Return the values of a permutation of ``range(count)`` at positions `places`, both int64 ``[N]``.
 
-    `key` selects the permutation; only the low bits of each number count, half as many as a block has.
+    `key` selects the permutation; only the low bits of each of its numbers are used, half as many as a block has.
     """
     if count == 1:
         return np.zeros_like(places)

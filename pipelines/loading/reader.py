@@ -21,7 +21,7 @@ FINGERPRINT_BITS = 31
 
 @dataclass(frozen=True)
 class StepReader:
-    """Reads the batches of one host, from `start`, (epoch, batch), on."""
+    """Reads the batches of one host, beginning at `start`, an (epoch, batch)."""
 
     split: CachedSplit
     order: Order
@@ -30,7 +30,7 @@ class StepReader:
     start: tuple[int, int]
 
     def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[Images, Labels]:
-        """Return the K batches of a step; in the first epoch only those from the start on.
+        """Return the K batches of a step; in the first epoch without the batches before `start`.
 
         Args:
             epoch: The epoch.
@@ -41,7 +41,7 @@ class StepReader:
             Images ``[K, B, H, W, C]`` and labels ``[K, B]``, or ``[K, B, C]`` if they are soft.
 
         Raises:
-            CacheError: A file was cut or grew.
+            CacheError: A file was truncated or grew.
         """
         batches = self.batches
         if step == 0:
@@ -55,7 +55,7 @@ class StepReader:
         for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
             self.split.read_ahead(epoch, *ahead)
         rows = self.order.rows(epoch, place, stop)
-        # Batch numbers repeat on every host, but their draws for mixing must differ.
+        # Batch numbers are the same on every host, but the draws for mixing must differ.
         images, labels = self.split.batch(rows, epoch, (self.host << 32) + first)
         shape = end - first, size
         return images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *labels.shape[1:])
@@ -94,7 +94,7 @@ def _order(split: CachedSplit, config: LoadConfig) -> Order:
 
 
 def warn_of_slow_shuffle(reader: StepReader, config: LoadConfig, stacklevel: int) -> None:
-    """Warn of a full shuffle of images that do not fit in memory; `stacklevel` 1 is the caller."""
+    """Warn about a full shuffle of images that do not fit in memory; `stacklevel` 1 is the caller."""
     stored_bytes = reader.split.stored_bytes
     limit = memory_limit() if config.budget.memory_bytes is None else config.budget.memory_bytes
     if reader.order.shuffle == "all" and stored_bytes > limit:

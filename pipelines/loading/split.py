@@ -43,8 +43,8 @@ class CachedSplit:
         chain: The chain of the split.
         seed: Seed of the ops after the cut.
         image_shape: (height, width, channels) of the images after the ops.
-        labels: int64 ``[N]``, mapped.
-        key_hashes: uint64 ``[N]``, mapped: they determine the draws of each record.
+        labels: int64 ``[N]``, memory-mapped.
+        key_hashes: uint64 ``[N]``, memory-mapped: they determine the draws of each record.
         soft_labels: Whether `batch` returns class shares instead of labels, because the training chain mixes images. It holds
             for every split, so that all fit one loss.
     """
@@ -87,7 +87,7 @@ class CachedSplit:
         return sum(file.bytes for file in self.entry.files)
 
     def check(self) -> None:
-        """Raise CacheError, now and in all later reads, if a file was cut or grew since it was mapped."""
+        """Raise CacheError, now and in all later reads, if a file was truncated or grew since it was mapped."""
         self._guard.check()
 
     def read_ahead(self, epoch: int, start: int, stop: int) -> None:
@@ -110,7 +110,7 @@ class CachedSplit:
         """
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
-        self._guard.require_unchanged()  # tf.data reads ahead, also after an error
+        self._guard.require_unchanged()  # tf.data keeps reading ahead after an error
         stored = self._variants[epoch % len(self._variants)]
         batch: NDArray[np.uint8] = self._arrays.empty((len(rows), *self.image_shape), np.uint8)
         suffix = self.chain.on_images
@@ -154,5 +154,5 @@ class _Decoder:
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
 
     def decode(self, images: Sequence[Any]) -> list[Any]:
-        """Return encoded images, given as buffers, decoded and in order."""
+        """Decode images, given as buffers of encoded bytes; return them in the same order."""
         return list(self._threads.map(lambda data: self._op.pixels(bytes(data)), images))

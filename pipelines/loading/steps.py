@@ -1,4 +1,4 @@
-"""Divide an epoch into hosts' shares, batches, and the steps that are read at once."""
+"""Divide an epoch into each host's share, batches, and steps: the batches that are read together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batches:
         records: Number of the host's records.
         batch_size: Images per batch.
         drop_remainder: Whether the remainder is dropped.
-        per_step: Batches that are read at once.
+        per_step: Batches that are read together.
     """
 
     first: int
@@ -81,7 +81,7 @@ def divide(split: CachedSplit, config: LoadConfig) -> Batches:
 
 
 def _batches_per_step(split: CachedSplit, config: LoadConfig) -> int:
-    if split.chain.mixes:  # by draws for each batch
+    if split.chain.mixes:  # every batch has its own draws
         return 1
     pixel_bytes = PIXEL_BYTES["float32" if split.chain.is_float and config.dtype == "uint8" else config.dtype]
     processed = split.chain.on_images or split.cache.manifest.encoding != "raw"

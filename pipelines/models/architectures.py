@@ -15,7 +15,7 @@ from joulecache.pipelines.models import backend  # noqa: F401
 
 @dataclass(frozen=True)
 class Architecture:
-    """The models of one name.
+    """An architecture: the models of one name, in every width.
 
     Attributes:
         features: Maps pixels `[B, H, W, C]` from 0 to 255 and a width to features `[B, F]`, the input of a Dense layer.

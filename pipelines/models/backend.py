@@ -1,4 +1,4 @@
-"""Check that Keras runs on TensorFlow. Modules that need this import this module."""
+"""Check, when imported, that Keras runs on TensorFlow. Modules that depend on that import this one."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def check_batches(
         The shape (H, W, C) of an image; None for a size that varies.
 
     Raises:
-        ValueError: The data has another form, is empty or infinite.
+        ValueError: The data has the wrong structure, is empty or is infinite.
     """
     spec = data.element_spec
     parts = list(spec) if isinstance(spec, tuple) else [spec]

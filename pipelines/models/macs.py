@@ -40,7 +40,7 @@ _WITHOUT_MACS = (
 )
 _WITH_MACS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
 
-# What `x[..., :8]`, `x + y` and `keras.ops.relu(x)` put into a functional model; the classes are not exported.
+# Operations that `x[..., :8]`, `x + y` and `keras.ops.relu(x)` add to a functional model; Keras does not export their classes.
 _OPERATIONS_WITHOUT_MACS = (
     *("GetItem", "Slice", "Split", "Reshape", "Transpose", "Concatenate", "Pad"),
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Mean", "Max"),
@@ -77,7 +77,7 @@ def count_macs(model: keras.Model) -> int:
 
 
 def check_used_once(model: keras.Model, names: Collection[str] | None = None) -> None:
-    """Raise ValueError if a functional or sequential model uses a layer repeatedly: one of these names, or any."""
+    """Raise ValueError if a functional or sequential model uses a layer more than once: one of `names`, or any if None."""
     for entry in model.get_config()["layers"]:
         name = entry["config"]["name"]
         # the configuration of a sequential model lists no calls: it calls every layer once

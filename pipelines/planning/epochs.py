@@ -1,4 +1,4 @@
-"""Measure the energy of an epoch of several arms, in rounds in which all take turns."""
+"""Measure the energy per epoch of several arms, which take turns in rounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.workloads import InputOnly
 from joulecache.pipelines.planning.config import Budget
 
-_MIN_PASSES = 3  # of each arm, however short the time
+_MIN_PASSES = 3  # per arm, even if time is short
 
 
 class EpochRounds:
@@ -38,7 +38,7 @@ class EpochRounds:
         self._arms, self._meter, self._seed, self._budget, self._clock = arms, meter, seed, budget, clock
 
     def measure(self, until_s: float, progress: Progress) -> None:
-        """Measure until a time of the clock, each arm for some passes at least."""
+        """Measure until a given clock time, and each arm for at least `_MIN_PASSES` passes."""
         pass_cpu_s, rounds = self._budget.pass_cpu_s, self._budget.rounds
         epochs: dict[str, int] = {}
         pass_s: dict[str, float] = {}

@@ -16,7 +16,7 @@ from joulecache.pipelines.planning.results import Choice, Plan
 from joulecache.pipelines.planning.sampling import Sample, Sampler
 from joulecache.transforms.chain import Chain, parse
 
-_PAGE_CACHE_SHARE = 0.5  # of the memory; the training needs the rest
+_PAGE_CACHE_SHARE = 0.5  # share of the memory; the training needs the rest
 
 
 def plan(

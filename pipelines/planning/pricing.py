@@ -26,7 +26,7 @@ class Line:
     def through(cls, few: tuple[int, float], many: tuple[int, float]) -> Line:
         """Return the line through two measurements, (images, figure) each; neither part is negative.
 
-        If both have the same number of images, or the smaller one costs more, the whole figure is proportional to the images.
+        If both have the same number of images, or a part would be negative, the whole figure is proportional to the images.
         """
         (m, of_few), (n, of_many) = few, many
         slope = (of_many - of_few) / (n - m) if n > m else 0.0
@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class EpochCost:
-    """Active joules and seconds of an epoch, by its images; nothing is read from a disk."""
+    """Active joules and seconds of an epoch, by its number of images, if nothing is read from a disk."""
 
     active_j: Line
     duration_s: Line
@@ -51,7 +51,7 @@ class EpochCost:
 class CacheCost:
     """The cost of one cache layout; `random` is whether a cached op draws.
 
-    `build_j` are the active joules of one variant, by the records; each further variant adds `variant_j_per_image`.
+    `build_j` is the active joules of building one variant, by the number of records; each further variant adds `variant_j_per_image`.
     """
 
     layout: CacheLayout
@@ -86,7 +86,7 @@ class Job:
 def price(caches: Iterable[CacheCost], online: EpochCost | None, job: Job) -> tuple[Choice, ...]:
     """Price every layout with every number of variants, and feeding online; return the cheapest first.
 
-    ``total = build + runs * epochs * (epoch + waiting) + storage``. Choices of equal price keep their order.
+    ``total = build + runs * epochs * (epoch + waiting) + storage``. Ties keep this order: online, then as `caches`.
     """
     choices = [] if online is None else [_price(None, online, 1, job)]
     for cost in caches:

@@ -1,4 +1,4 @@
-"""Measure on a sample of a source the cost of every cache layout and of feeding online, by building and loading caches."""
+"""Measure what every cache layout and feeding online cost, by building and loading caches of a sample of the source."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _FORMS: tuple[tuple[Format, Encoding, int | None], ...] = (
     ("arrow", "jpeg", 85),
     ("arrow", "png", None),
 )
-_FEW = 16  # records of the builds and epochs that show the fixed costs
+_FEW = 16  # records in the small builds and epochs that reveal the fixed costs
 _TIMED = 32  # records on which the ops are timed
-# The sample: some seconds of reading and all ops, up to a raw size that exceeds any processor cache. In one, an epoch would seem a
-# fifth too cheap.
+# The sample: as far as time allows, images that take at least `_MIN_CPU_S` to read and transform, and `_SAMPLE_BYTES` in every
+# layout. If they fit in a processor cache, an epoch would seem a fifth too cheap.
 _MIN_CPU_S = 1.5
-_SAMPLE_SHARE = 1 / 12  # of the time, for one build of the sample
+_SAMPLE_SHARE = 1 / 12  # share of the time for one build of the sample
 _SAMPLE_BYTES = 128 << 20
 _MIN_RECORDS = 64
-_PART = 1 / 4  # of the sample is enough for encoded images, and for a second variant
+_PART = 1 / 4  # share of the sample that is enough for encoded images, and for a second variant
 _BUILD_US = 300  # CPU time of a build per record without its ops, on 2 CPUs of an AMD EPYC
-_BUILDS_SHARE = 0.6  # of the time, for building; the rest is for epochs
+_BUILDS_SHARE = 0.6  # share of the time for building; the rest is for epochs
 _MAX_REJECT_RATE = 0.5  # a small sample may have many broken records by chance
 
 
@@ -57,7 +57,7 @@ _MAX_REJECT_RATE = 0.5  # a small sample may have many broken records by chance
 class Sample:
     """Measurements of a sample of `images` from a source of `records`.
 
-    `online` is None if the chain cannot run in TensorFlow, for the reason in `refused`. There was no time for the layouts in
+    `online` is None if the chain cannot run in TensorFlow; `refused` is the reason. There was no time for the layouts in
     `unmeasured`. `ends` are the lowest and the highest active joules relative to the central ones. The duration excludes
     drawing synthetic photos.
     """
@@ -262,7 +262,7 @@ class Sampler:
         return CacheCost(
             layout=candidate.layout,
             random=self._draws(candidate.layout),
-            # the first build of a process costs most, by a fixed amount
+            # the first build in a process costs more, by a fixed amount
             build_j=Line(max(0.0, cold.build_j - slope * warm.records), slope),
             variant_j_per_image=candidate.variant_j_per_image,
             epoch=epoch,

@@ -19,10 +19,10 @@ from joulecache.transforms.images import Pixels, as_array
 from joulecache.transforms.ops import BatchOp, Op, op_name
 from joulecache.transforms.randomness import key_hash, random_words
 
-_MIN_ROUNDS = 3  # in which every prefix of the chain is timed
-_MIN_ROUNDS_CPU_S = 0.5  # the cost of a cheap op is a small difference
+_MIN_ROUNDS = 3  # rounds in which every prefix of the chain is timed
+_MIN_ROUNDS_CPU_S = 0.5  # long enough for cheap ops, whose cost is a small difference
 _READ_CPU_S = 0.2  # whole units are read, since a row group costs as much for one row as for all
-_CHEAP_SHARE = 0.1  # of the CPU time of all ops: below it a random op runs in every epoch
+_CHEAP_SHARE = 0.1  # share of the CPU time of all ops below which a random op runs in every epoch
 
 
 def measure_steps(chain: Chain, source: Source, units: Sequence[Unit]) -> tuple[StepCost, ...]:
@@ -118,7 +118,7 @@ def check_fresh(chain: Chain, fresh: Sequence[str]) -> None:
 def mark_fresh(steps: Sequence[StepCost], chain: Chain, fresh: Sequence[str] | None) -> tuple[StepCost, ...]:
     """Mark the random ops that stay after the cut: the named ones or, if None are, the cheap ones.
 
-    An op before the images have one size is never cheap: nothing could be cached.
+    An op that runs before the images have one size never counts as cheap: with the cut before it, nothing could be cached.
     """
     if fresh is not None:
         return tuple(replace(step, fresh=step.name in fresh) for step in steps)

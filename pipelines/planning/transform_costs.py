@@ -50,8 +50,8 @@ class OpCost:
 def op_costs() -> Iterator[OpCost]:
     """Measure the ops of `EXAMPLES` in sequence: a tenth of a second each.
 
-    `decode` reads a synthetic photo of about 500x375, resizes its decoded image, crops 256x256, all others 224x224; `normalize`
-    runs after `to_float`.
+    `decode` runs on a synthetic photo of about 500x375, resizes on the decoded photo, crops on 256x256, all others on 224x224;
+    `normalize` runs after `to_float`.
     """
     for op in EXAMPLES:
         yield OpCost(op, cpu_us(_work(op)) / _DRAWS)

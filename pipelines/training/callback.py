@@ -12,7 +12,7 @@ from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.training.input_waits import InputWaits
 
-_MAX_OPEN = 100  # trainings that share a meter
+_MAX_OPEN = 100  # maximum number of trainings that share a meter
 
 
 class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._opened = ExitStack()  # holds the one window that is open
         self._training: Window | None = None
         self._validation: Window | None = None
-        self._waits = InputWaits()  # of this epoch
+        self._waits = InputWaits()  # those of the current epoch
 
     def timed(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Return a dataset of the same batches that measures the wait for each.
@@ -66,7 +66,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         TensorFlow's graphs have only the wall clock, in microseconds: if it is set during a wait, the figure is off by
         as much, but never below 0 or above the epoch's duration. `scripts/bench_meter.py` prints what timing costs.
         TensorFlow does not save the dataset's iterator in a checkpoint. In the scope of a distribution strategy, and with op
-        determinism, which allows no clock, the dataset is returned unchanged, and nothing is measured.
+        determinism, which forbids clocks, the dataset is returned unchanged, and nothing is measured.
 
         Raises:
             TypeError: It is not a dataset.

@@ -10,7 +10,7 @@ from tensorflow.python.data.ops.map_op import _MapDataset
 
 
 class InputWaits:
-    """Count the seconds that the consumer of `timed` datasets is blocked for the next batch."""
+    """Count the seconds that the consumer of `timed` datasets is blocked waiting for the next batch."""
 
     def __init__(self) -> None:
         self._waited_s: tf.Variable | None = None  # since the last restart
@@ -32,7 +32,7 @@ class InputWaits:
         return _with_waits_counted(dataset, self._waited_s)
 
     def restart(self) -> None:
-        """Restart at 0."""
+        """Reset the count to 0."""
         if self._waited_s is not None:
             self._waited_s.assign(0.0)
 

@@ -60,7 +60,7 @@ def fit(
         callbacks: Further callbacks. Their logs include joules and waits for input (`EnergyCallback`).
 
     Raises:
-        ValueError: An argument is out of range, or the data has another form or shape, or never ends.
+        ValueError: An argument is out of range, or the data has the wrong structure or shape, or never ends.
     """
     check_integer("epochs", epochs)
     check_batches(train_data, "training data", model)
