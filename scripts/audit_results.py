@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Audit photos at two sizes and CIFAR-10 with three models, and print what paid and what did not, as Markdown.
+"""Audit photos at two sizes and CIFAR-10 with three models, and print what paid off and what did not, as Markdown.
 
     scripts/audit_results.py DATA OUT > docs/results.md
 
@@ -51,7 +51,7 @@ SOURCES = {
     ),
 }
 TRAINED_EPOCHS = 1
-TRAININGS = 5  # blocks: the default for trainings, and here also for the stages of audits that measure nothing else
+TRAININGS = 5  # blocks: the default for training, used here also for stages where an audit measures nothing else
 
 Audits = Sequence["Audit"]
 """The audits of one source, one for each model."""
@@ -66,7 +66,7 @@ def main(data: Path, out: Path) -> None:
 
 
 def run_audit(name: str, model: str, data: Path, out: Path) -> Audit:
-    """Audit in a child process, unless the report exists. The input alone is only measured with the first model."""
+    """Audit in a child process, unless the report exists. Input alone is measured with the first model only."""
     from joulecache.pipelines.report.files import read_report
 
     case, folder = SOURCES[name], out / f"{name}-{model.partition(':')[0]}"
@@ -161,7 +161,7 @@ def print_comparisons(audits: Audits) -> None:
 
 
 def print_stages(audits: Audits) -> None:
-    """Print where the energy of a training in the naive arm goes, for each model."""
+    """Print where the energy of training in the naive arm goes, for each model."""
     found = [audit.stages for audit in audits if audit.stages is not None]
     print("Where the active joules of a training go in `naive`, per 1,000 images, by cutting it off after each step:\n")
     print_row("stage", *(f"`{audit.provenance.model}` | share" for audit in audits))

@@ -3,11 +3,11 @@
 
     scripts/bench_loader.py [FOLDER]
 
-FOLDER is where files are written, by default a temporary one: 9 GB. Takes about 8 minutes.
+Writes 9 GB to FOLDER, by default a temporary one. Takes about 8 minutes.
 
-First CPU microseconds per image, of all threads, batches of 64, shuffled, warm page cache. Every loader takes its turn, in random
-order, in each of 7 rounds of 2 epochs. Printed are the median, the range, and the median as a multiple of `cache()` in RAM. grain
-(with array_record) and FFCV take part if they are installed. Then a cache that does not fit in memory, read in blocks, against
+First CPU microseconds per image, of all threads, batches of 64, shuffled, warm page cache. Each of 7 rounds runs all loaders in random
+order, for 2 epochs each. It prints the median, the range, and the median as a multiple of `cache()` in RAM. grain (with array_record)
+and FFCV are included if they are installed. Then a cache that does not fit in memory, read in blocks, against
 `cat`; the time to open 1,000 shards; the state of an iterator; the time to import and to show the help.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 BATCH, ROUNDS, WINDOW = 64, 7, 512
 SIZES = {224: (3840, 2), 32: (51_200, 2)}  # side: images, epochs
-LARGER = 256  # of what is cropped to 224
+LARGER = 256  # side of images that are cropped to 224
 CACHE = "`cache()` in RAM"
 
 Dataset = Any
@@ -74,7 +74,7 @@ def print_costs(folder: Path, side: int) -> None:
     for turn in range(ROUNDS + 1):
         for name in random.Random(turn).sample(list(loaders), len(loaders)):
             cost = cpu_us(loaders[name], images * epochs)
-            if turn:  # the first warms up
+            if turn:  # the first round is a warm-up
                 found[name].append(cost)
     cache_us = statistics.median(found[CACHE])
     title = f"{images:,} images of {side}x{side}x3, {epochs} epochs"
@@ -91,7 +91,7 @@ def cpu_us(loader: Callable[[], Iterable[Any]], count: int) -> float:
     before_s, images = cpu_s(), 0
     for batch in batches:
         images += len(batch[0])
-    spent_s = cpu_s() - before_s  # while the loader's threads live
+    spent_s = cpu_s() - before_s  # before the loader's threads end
     assert images == count, (images, count)
     return spent_s / count * 1e6
 
@@ -191,7 +191,7 @@ def cropped_datasets(folder: Path, side: int, count: int) -> dict[str, Dataset]:
 
 
 def repeated(dataset: Dataset, epochs: int) -> Iterator[Any]:
-    """Iterate with a new iterator for every epoch, as a training does."""
+    """Iterate with a new iterator for every epoch, as training does."""
     for _ in range(epochs):
         yield from dataset
 
@@ -273,7 +273,7 @@ def print_larger_than_memory(folder: Path) -> None:
     for _ in range(4):
         for how, runs in found.items():
             runs.append(run_script(__file__, how, cache, group or ""))
-            time.sleep(5)  # disks of virtual machines allow bursts, then less: both get the same rest
+            time.sleep(5)  # virtual disks allow bursts, then throttle: both readers get the same pause
     if group:
         group.rmdir()
     print()
@@ -388,7 +388,7 @@ def print_starting() -> None:
 
 
 def make_sparse(folder: Path, shards: int, records: int) -> Path:
-    """Make a cache of which only the manifest is real: its files have the right sizes, and use no disk blocks."""
+    """Make a cache with a real manifest and sparse files: they have the right sizes, but use no disk blocks."""
     from joulecache.pipelines.cache.manifest_io import write_manifest
 
     cache = build("synthetic:2", folder, "decode|resize(32)", shards=1)
@@ -465,7 +465,7 @@ def build(source: Path | str, cache: Path, chain: str, **options: Any) -> Path:
 
 if __name__ == "__main__":
     enter()
-    match sys.argv[1:]:  # the first are child processes of the last
+    match sys.argv[1:]:  # the first cases are child processes of the last
         case ["cat" | "blocks" as how, cache, group]:
             read_once(how, Path(cache), group)
         case ["open", cache]:

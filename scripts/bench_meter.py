@@ -4,7 +4,7 @@
     scripts/bench_meter.py
 
 Takes about 2 minutes; nothing else should run. Times are medians, with the worst of 20 next to them. Counts are ratios to what
-the kernel reports of the same processes, or to the same work done in another way.
+the kernel reports of the same processes, or to the same work done differently.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def print_counting(meter: jc.Meter) -> None:
 
 
 def print_parallel(meter: jc.Meter) -> None:
-    """Compare 8 CPU-seconds in one process with the same in two processes at once."""
+    """Compare 8 CPU-seconds in one process with 8 in two parallel processes."""
     active_j: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(3):
         for processes in random.Random(turn).sample([1, 2], 2):
@@ -224,7 +224,7 @@ print(window.energy.contamination_shares["others"], *window.energy.flags, sep=";
 
 
 def print_others() -> None:
-    """Print the work of other processes as the meter sees it."""
+    """Print the CPU time of other processes that the meter reports."""
     quiet = run_python(WAIT)
     burner = burn(30)
     busy = run_python(WAIT)
@@ -250,7 +250,7 @@ def print_timing(meter: jc.Meter) -> None:
         for name in random.Random(turn).sample(list(datasets), 2):
             at, cpu_s = time.perf_counter(), time.process_time()
             assert int(counts[name]()) == BATCHES
-            if turn:  # the first traces
+            if turn:  # the first round traces the graph
                 wall_us[name].append((time.perf_counter() - at) / BATCHES * 1e6)
                 cpu_us[name].append((time.process_time() - cpu_s) / BATCHES * 1e6)
     wall, cpu = ({name: statistics.median(runs) for name, runs in times.items()} for times in (wall_us, cpu_us))

@@ -4,8 +4,8 @@
     scripts/bench_plan.py DATA OUT [--pairs 12] [--repeats 3] [--only NAME]
 
 DATA is a folder with dogs_cats.tar, photos, and cifar10/train.parquet; sources that are missing are skipped. OUT keeps the plans and
-the audits. For each source and size: a plan, then right after it, since shared machines drift, an audit of the best chain as a raw
-Arrow cache, without the audit's stages. Both are repeated, since on such machines one audit differs from the next: the geometric
+the audits. For each source and size, it makes a plan and, right after it, since shared machines drift, an audit of the best chain as a raw
+Arrow cache, without stages. Both are repeated, since audits on such machines vary: the geometric
 mean of the ratios is printed, with the lowest and the highest. Then, for one source, every choice of the plan is built from the whole
 source and iterated, and the plan's choice is compared with the best of them. Takes about an hour; nothing else should run.
 """
@@ -43,7 +43,7 @@ class Case:
 EPOCHS = 30
 FRESH = "random_crop,flip_lr"  # even where caching them is cheaper: an audit measures caches of one variant
 ROUNDS = 7
-PASS_S = 0.3  # the CPU time that a measured pass uses at least
+PASS_S = 0.3  # the minimum CPU time of a measured pass
 CASES = {
     "dogs_cats 64": Case("dogs_cats.tar", "decode|resize(72)|random_crop(64)|flip_lr"),
     "dogs_cats 224": Case("dogs_cats.tar", "decode|resize(256)|random_crop(224)|flip_lr"),

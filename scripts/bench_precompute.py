@@ -3,8 +3,8 @@
 
     scripts/bench_precompute.py [FOLDER]
 
-FOLDER is where files are written, by default a temporary one: 8 GB. Takes about a quarter of an hour. All ratios are of runs that
-took turns; the median and the range of the turns are printed. The bare work is a thread pool that reads the same files, runs the
+Writes 8 GB to FOLDER, by default a temporary one. Takes about a quarter of an hour. All ratios compare interleaved runs; the median
+and the range are printed. The bare work is a thread pool that reads the same files, runs the
 same ops and writes the same bytes to plain files.
 """
 
@@ -86,7 +86,7 @@ def make_small(folder: Path, count: int) -> Path:
 
 
 def build(source: Path, cache: Path, chain: str = CHAIN, **options: Any) -> float:
-    """Build a new cache; return the seconds that it took."""
+    """Build a new cache; return its duration in seconds."""
     shutil.rmtree(cache, ignore_errors=True)
     started = time.perf_counter()
     jc.precompute(source, cache, chain, val_fraction=0, **options)
@@ -94,7 +94,7 @@ def build(source: Path, cache: Path, chain: str = CHAIN, **options: Any) -> floa
 
 
 def bare(paths: Sequence[Path], folder: Path, workers: int) -> float:
-    """Do the same work without Beam, index, hashes and manifest; return the seconds that it took."""
+    """Do the same work without Beam, index, hashes and manifest; return its duration in seconds."""
     import numpy as np
 
     from joulecache.transforms.chain import apply
@@ -226,7 +226,7 @@ def print_memory(root: Path) -> None:
     from joulecache.pipelines.source import synthetic_photo
 
     small, large, cache = make_small(root / "small", SMALL), root / "large", root / "memory-cache"
-    # The largest of several: a shard that is written and one that is filled are at their largest together only by chance.
+    # The largest of several: only by chance do a shard being written and one being filled reach their peaks together.
     few = max(peak_mb(small, cache, SMALL_CHAIN, SMALL_SHARDS) for _ in range(ROUNDS))
     many = peak_mb(large, cache, SMALL_CHAIN, SMALL_SHARDS * LARGE // SMALL)
     shutil.rmtree(cache)

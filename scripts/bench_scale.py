@@ -4,8 +4,8 @@
     scripts/bench_scale.py [FOLDER] [--largest N]
 
 Tars of small JPEGs in 1,000 classes, up to 1.28 million as in ImageNet, are listed, built and opened, each in a separate process.
-The images are 8x8 pixels, so the number of records makes up nearly all of the cost. FOLDER is where files are written, by default a
-temporary one: 5 GB. Takes about half an hour. Figures at 100 million follow from a straight line through the two largest sizes.
+The images are 8x8 pixels, so the cost depends almost only on the number of records. Writes 5 GB to FOLDER, by default a
+temporary one. Takes about half an hour. Figures at 100 million follow from a straight line through the two largest sizes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import joulecache as jc
 SIZES = (20_000, 80_000, 320_000, 1_281_167)
 FAR = 100_000_000
 CLASSES = 1000
-SHARD_RECORDS = 400  # a shard of 64 MiB holds as many images of 224x224
+SHARD_RECORDS = 400  # the number of 224x224 images in a shard of 64 MiB
 CHAIN = "decode|resize(8) || flip_lr"
 ROWS = {
     "list_s": "listing the tar, s",
@@ -59,7 +59,7 @@ def main(folder: Path, largest: int) -> None:
         tar, cache = folder / f"{size}.tar", folder / f"cache-{size}"
         make_tar(tar, size)
         facts: Facts = {}
-        for part in PARTS:  # each in a child process, whose memory is then the part's
+        for part in PARTS:  # each in a child process, so that peak memory is per part
             facts |= run_script(__file__, folder, "--part", part, "--tar", tar, "--cache", cache)
         found.append(facts)
         tar.unlink()
@@ -84,7 +84,7 @@ def make_tar(path: Path, count: int) -> None:
             member = tarfile.TarInfo(f"n{number % CLASSES:08d}/n{number % CLASSES:08d}_{number}.JPEG")
             member.size = stream.getbuffer().nbytes
             tar.addfile(member, io.BytesIO(stream.getvalue()))
-            tar.members = []  # type: ignore[attr-defined]  # or it keeps all of them in memory
+            tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps all of them in memory
 
 
 def peak_mb() -> float:

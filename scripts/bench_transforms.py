@@ -4,7 +4,7 @@
     scripts/bench_transforms.py [SOURCE]
 
 SOURCE holds the photos for the last part: a folder, tar or Parquet file; 256 synthetic photos by default. The ops are compared with a
-plain copy of the same bytes; the measurements that a ratio compares took turns.
+plain copy of the same bytes; measurements that a ratio compares are interleaved.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def print_scaled_decoding(source: str) -> None:
     for turn in range(ROUNDS + 1):
         for text, found in rates.items():
             rate = images_per_s(jc.parse(text), photos)
-            if turn:  # the first warms up
+            if turn:  # the first round is a warm-up
                 found.append(rate)
     whole, scaled = rates.values()
     print()

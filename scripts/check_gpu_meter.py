@@ -54,7 +54,7 @@ def main(seconds: float) -> int:
 
 
 def compare(nvml: Nvml, phase: str, seconds: float, settle_s: float = SETTLE_S) -> list[bool]:
-    """Measure all GPUs in both ways and print a row for each; return which of those with a counter agree."""
+    """Measure all GPUs both ways and print a row for each; return which of those with a counter agree."""
     time.sleep(settle_s)
     with nvml.watching():
         before, joules = nvml.read(), integrate([handle for handle, _ in nvml.gpus], seconds)
@@ -109,7 +109,7 @@ def load(limit_s: float) -> Iterator[str]:
 
 
 def burn(seconds: float) -> None:
-    """Multiply matrices on all GPUs for some seconds; first print that this runs, or why it cannot."""
+    """Multiply matrices on all GPUs for some seconds; print first that it started, or why it cannot."""
     import tensorflow as tf
 
     gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")]

@@ -1,4 +1,4 @@
-"""Beam engines for scripts/test_cluster.py: fetched, started as real processes on loopback, and ended.
+"""Beam engines for scripts/test_cluster.py: downloaded, started as real processes on loopback, and stopped.
 
 Each engine is a context manager that yields the Beam options of a build on it. Workers that an engine does not start itself
 are started by Beam's worker pool, without Docker. Each gets an environment with joulecache's dependencies but without
@@ -129,7 +129,7 @@ def _fetch(words: Sequence[object], what: str, **environment: str) -> None:
         raise MissingError(f"{what}: {(errors or [last_line(output)])[0][:300]}")
 
 
-# What engines are made of ---------------------------------------------------------------------------------------------
+# Parts of engines -----------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -189,7 +189,7 @@ def _maven_project(artifacts: Sequence[str]) -> str:
 
 
 def _jar_manifest(main: str, folder: Path) -> str:
-    """Return a manifest with all jars of a folder on the class path; its lines may have 72 bytes, and continue after a space."""
+    """Return a manifest with all jars of a folder on the class path; lines over 72 bytes are continued after a space."""
     names = " ".join(sorted(path.name for path in folder.glob("*.jar")))
     lines = ("Manifest-Version: 1.0", f"Main-Class: {main}", f"Class-Path: {names}")
     folded = ((line[:70], *(line[at : at + 69] for at in range(70, len(line), 69))) for line in lines)

@@ -1,4 +1,4 @@
-"""Where the scripts run: the repository's Python environment, the checkout on the path, and child processes."""
+"""Run scripts in the repository's Python environment, with the checkout on the path, and start child processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def enter(extra: str = "") -> None:
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser that prints a script's docstring as it is."""
+    """Return a parser that prints a script's docstring unchanged."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

@@ -3,7 +3,7 @@
 
     scripts/make_golden.py
 
-A .npz holds the images of a batch of three, and the labels that are mixed with them. Look at the difference before you commit it:
+A .npz holds the images of a batch of three, and the labels that are mixed with them. Review the diff before you commit it:
 changed pixels mean that caches built before differ from new ones, and that the op's `version` must be raised. The photo itself
 is only drawn if it is missing.
 """

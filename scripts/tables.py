@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 
 def print_head(*titles: object, text_columns: int = 1) -> None:
-    """Print the head of a table. The first columns hold text, aligned left; the others numbers, aligned right."""
+    """Print the header of a table. The first columns hold text, aligned left; the others numbers, aligned right."""
     print_row(*titles)
     print_rule(text_columns, len(titles) - text_columns)
 
 
 def print_rule(text_columns: int, number_columns: int) -> None:
-    """Print the line between the head of a table and its rows."""
+    """Print the line between the header of a table and its rows."""
     print("|" + "---|" * text_columns + "---:|" * number_columns, flush=True)
 
 

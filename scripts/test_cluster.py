@@ -101,7 +101,7 @@ def build(source: str, cache: Path, beam: Sequence[str] = (), extra: Sequence[st
 
 @contextmanager
 def start_build(source: str, cache: Path, beam: Sequence[str] = (), extra: Sequence[str] = ()) -> Iterator[Process]:
-    """Start a build; end it with the block."""
+    """Start a build; stop it when the block ends."""
     command = [str(ROOT / ".venv/bin/joulecache"), "precompute", source, str(cache), *BUILD, *extra, "--json"]
     process = subprocess.Popen(
         [*command, "--", *beam] if beam else command,
@@ -145,7 +145,7 @@ def compare(engine: str, work: Path, sources: dict[str, str], local: dict[str, B
 
 
 def check_faults(work: Path, source: str, local: Built) -> None:
-    """Kill a worker and a TaskManager during builds: each ends whole, or fails in one line and resumes when it is run again."""
+    """Kill a worker and a TaskManager during builds: each must succeed, or fail with a one-line error and resume when rerun."""
     for victim in FAULTS:
         cache = work / f"fault-{victim}"
         if not survives(victim, source, cache, work):

@@ -5,7 +5,7 @@
 
 CIFAR10 is a folder with train*.parquet and test*.parquet, in the layout `image: struct<bytes, path>, label`. OUT keeps the
 cache, the run and the compressed models; finished parts are not repeated. All training images are used, with settings
-that were chosen on a tenth of them held out; the test images are only measured. Takes about an hour on 2 cores with one
+chosen on a held-out tenth of them; the test images are used only for evaluation. Takes about an hour on 2 cores with one
 seed, and half an hour for each further one.
 """
 
@@ -162,7 +162,7 @@ def limited(goal: str, value: float, most: float) -> Row:
 
 
 def lost(goal: str, whole: ModelFile, part: ModelFile, most: float) -> Row:
-    """Return the row of an accuracy that may be a number of points lower than another."""
+    """Return the row of an accuracy that may be at most `most` points lower than another."""
     points = 100 * (whole.accuracy - part.accuracy)
     return goal, f"{points:.2f} ({part.accuracy:.2%} against {whole.accuracy:.2%})", points <= most
 

@@ -50,7 +50,7 @@ def with_arm(result: WorkloadResult, name: str, **changes: Any) -> WorkloadResul
 
 
 def own_audit(*names: str, **changes: Any) -> Audit:
-    """Return an audit of so many custom pipelines, with changes in each arm."""
+    """Return an audit of custom pipelines with these names, with changes in each arm."""
 
     def kept(result: WorkloadResult) -> WorkloadResult:
         arms = [dataclasses.replace(arm, name=name, **changes) for arm, name in zip(result.arms, names, strict=False)]
@@ -62,7 +62,7 @@ def own_audit(*names: str, **changes: Any) -> Audit:
 
 
 def extreme_audit() -> Audit:
-    """Return an audit whose values are as wide as they come."""
+    """Return an audit whose values are as wide as possible when printed."""
     wide: dict[str, Any] = {
         "cpu_us_per_image": 1.234e6,
         "images_per_s": 0.8123,
@@ -118,7 +118,7 @@ def make_plan(**changes: Any) -> Plan:
     return dataclasses.replace(plan, **changes)
 
 
-# What forms show
+# What renderers show
 
 
 class Page(HTMLParser):

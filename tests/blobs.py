@@ -1,4 +1,4 @@
-"""A small classification task, learned in a second, and a network that learns it."""
+"""A small classification task that is learned in a second, and a network that learns it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers that build caches and look into them."""
+"""Helpers that build and inspect caches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shard_hashes(manifest: Manifest) -> dict[str, str]:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Return the names of what is in a folder."""
+    """Return the names of a folder's entries."""
     return {path.name for path in folder.iterdir()}
 
 
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def times(folder: Path) -> dict[str, int]:
-    """Return the modification times of what is in a folder."""
+    """Return the modification times of a folder's entries."""
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 

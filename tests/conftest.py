@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 @pytest.fixture(scope="module")
 def short_runs() -> Iterator[None]:
-    """Let the command audit with a small budget."""
+    """Make the command run audits with a small budget."""
     import small_audits
 
     from joulecache.pipelines.auditing import auditor
@@ -123,7 +123,7 @@ def photo_cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) ->
 
 @pytest.fixture(scope="session")
 def chain_audit(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> tuple[Audit, Path]:
-    """A real audit of `photos`, and its folder: all arms, every workload but fine-tuning, in two blocks. Takes a quarter of a minute."""
+    """A real audit of `photos`, and its folder: all arms, every workload but fine-tuning, in two blocks. Takes about 15 s."""
     import small_audits
 
     out = tmp_path_factory.mktemp("audit")

@@ -1,6 +1,6 @@
 """A server with the part of the XML API of Google's object store that obstore uses; its objects are in memory.
 
-Neither fake-gcs-server nor gcp-storage-emulator has it. From https://cloud.google.com/storage/docs/xml-api/overview: each write creates
+Both fake-gcs-server and gcp-storage-emulator lack it. From https://cloud.google.com/storage/docs/xml-api/overview: each write creates
 the next generation of an object; ``x-goog-if-generation-match`` overwrites only the generation that it names, 0 for no object.
 """
 

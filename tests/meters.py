@@ -1,4 +1,4 @@
-"""A meter that keeps its windows, a stand-in for NVML, and work to meter."""
+"""A meter that records its windows, a stand-in for NVML, and work to meter."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class StandIn:
 
 
 class Diary(Meter):
-    """A meter that keeps the names of its windows as they open, and its windows as they close."""
+    """A meter that records the names of its windows as they open, and its windows as they close."""
 
     def __init__(self) -> None:
         super().__init__()

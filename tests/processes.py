@@ -69,7 +69,7 @@ class Child:
         return self.process.stdout.readline()
 
     def end(self) -> None:
-        """Close its input, and wait for the end of it and of all that write to its output."""
+        """Close its input, and wait until it and every process that writes to its output have ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
@@ -85,7 +85,7 @@ class Child:
 
 
 def wait_until(true: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
-    """Wait until something is true, for at most 120 s, while a process runs if there is one."""
+    """Wait until a condition holds, for at most 120 s; a given process must keep running."""
     end = time.monotonic() + 120
     while not true():
         assert process is None or process.poll() is None

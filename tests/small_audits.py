@@ -1,4 +1,4 @@
-"""Small audits, and energies that are known, for tests."""
+"""Small audits, and known energies, for tests."""
 
 from __future__ import annotations
 

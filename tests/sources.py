@@ -1,4 +1,4 @@
-"""Helpers that write sources and look into them."""
+"""Helpers that write and inspect sources."""
 
 from __future__ import annotations
 

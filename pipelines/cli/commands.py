@@ -42,6 +42,6 @@ app = typer.Typer(
 for _command, _examples in COMMANDS.items():
     app.command(
         epilog="\n\n".join(f"Example: joulecache {example}" for example in _examples),
-        # options after the command that is run belong to it
+        # options after the measured command belong to that command
         context_settings={"allow_interspersed_args": _command is not run},
     )(expanded(_command))

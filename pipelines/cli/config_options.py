@@ -25,7 +25,7 @@ Given = dict[str, Any]
 """Values of the given options by field."""
 
 _CHOICE: Any = StrEnum  # mypy knows only enums with literal members
-_REFERENCE = re.compile(r"`(\w+)`")  # in help, to a field or to a value
+_REFERENCE = re.compile(r"`(\w+)`")  # a reference in help text to a field or a value
 _METAVARS: dict[type, str] = {int: "N", float: "X", Path: "FILE"}
 _PLURALS: dict[type, str] = {int: "integers", float: "numbers"}
 
@@ -94,7 +94,7 @@ class OptionsOf:
 
 @dataclass(frozen=True)
 class _ValueType:
-    """How typer parses a value, how that becomes the value of a field, and a field's default becomes typer's."""
+    """How typer parses a value, and how to convert it to a field's value and a field's default to typer's."""
 
     parsed: Any
     metavar: str | None = None

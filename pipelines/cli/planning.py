@@ -69,7 +69,7 @@ def plan(
 
 
 def _build(made: Plan, cache: str, settings: Given, meter: Meter) -> Built | None:
-    """Build the best cache; return None if none pays."""
+    """Build the best cache; return None if no cache pays off."""
     from joulecache.pipelines.building.precomputing import precompute
 
     if made.best.layout is None:

@@ -18,7 +18,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = None) -> tuple[int, Energy]:
-    """Run a command to its end; return its exit code, 128 + N if signal N ended it, and its energy.
+    """Run a command until it ends; return its exit code, 128 + N if signal N ended it, and its energy.
 
     Ctrl-C reaches the command as usual; SIGTERM and SIGHUP are forwarded. Orphaned processes are adopted, so that they count while the
     command runs.
@@ -36,7 +36,7 @@ def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = N
 def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]]:
     """Leave Ctrl-C to the child and forward other signals; yield a function to call with the started child.
 
-    Earlier signals are forwarded then.
+    That call also forwards signals received earlier.
     """
     children: list[subprocess.Popen[bytes]] = []
     early: list[int] = []

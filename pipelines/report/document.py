@@ -1,7 +1,7 @@
 """Results as sentences, tables and charts, independent of any output format.
 
 `report.describe` turns a result into a `Document`, `report.render` turns any document into HTML, Markdown, terminal output or a notebook
-cell. Texts are plain: each renderer escapes them. They hold no line breaks.
+cell. Texts hold no markup, as each renderer escapes them, and no line breaks.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column, with a shorter title for terminals.
+    """The header of a column, with a shorter title for terminals.
 
     Where a table is too wide, columns of the highest priority are dropped first; those of priority 0 stay.
     """
@@ -74,7 +74,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section. Short forms leave out details."""
+    """A part of a section. Brief documents leave out blocks marked as details."""
 
     detail: bool = dataclasses.field(default=False, kw_only=True)
 
@@ -191,7 +191,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stacked bar of the parts and the rest of a whole, and a separate bar for a value that is not one of them."""
+    """A stacked bar of the parts of a whole and the remainder, and a separate bar for a value outside the whole."""
 
     parts: tuple[Mark, ...]
     rest: Mark
@@ -248,7 +248,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Fact:
-    """One key value, with what it means and what it holds for."""
+    """A key value, with a line of context."""
 
     label: str
     cell: Cell
@@ -261,7 +261,7 @@ class Document:
     """The description of a result: the answer first, then key values, then sections.
 
     Attributes:
-        name: What the document is about: the title of a browser tab.
+        name: The subject, shown as the title of the browser tab.
         warning: Reasons to doubt the values.
         about: What was measured.
         footer: Where to find more.
@@ -325,7 +325,7 @@ def finding_cell(finding: str) -> Cell:
 
 
 def words(title: str, short: str = "", priority: int = 0) -> Column:
-    """Return the head of a column of text."""
+    """Return the header of a text column."""
     return Column(title, short, "left", priority)
 
 

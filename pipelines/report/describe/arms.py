@@ -89,12 +89,12 @@ def _arms(result: WorkloadResult, audit: Audit) -> Table:
 
 
 def _parts(result: WorkloadResult, audit: Audit) -> Iterator[Table]:
-    """Yield what input and training cost alone, next to both together."""
+    """Yield tables of what input and training cost alone, next to both together."""
     if not any(arm.parts for arm in result.arms):
         return
     thousands = {
         each.name: each.images / each.batches / 1000 for each in audit.pipelines
-    }  # images in a step, in 1,000s
+    }  # thousands of images per step
     rows: list[tuple[ArmResult, ArmResult | PartResult]] = []
     for arm in result.arms:
         rows += [*((arm, part) for part in arm.parts), (arm, arm)]

@@ -13,7 +13,7 @@ _CLASSES_SHOWN = 10
 
 
 def describe_manifest(manifest: Manifest, name: str = "") -> Document:
-    """Describe a cache; `name` is where it was opened."""
+    """Describe a cache; `name` is its path or URL."""
     blocks: list[Block] = [_splits(manifest), *map(Paragraph, _facts(manifest))]
     return Document(
         "joulecache: a cache",

@@ -102,7 +102,7 @@ def _lost(compression: Compression, name: str) -> str:
 
 
 def _spent_once(compression: Compression) -> str:
-    """Say what fine-tuning the last model and the control used, and when the former pays that back."""
+    """Say how much energy fine-tuning the last model and the control used, and when the last model pays it back."""
     last = compression.model_files[-1]
     spent = {
         "the control" if file.name == CONTROL else file.name: file.finetune_energy
@@ -165,7 +165,7 @@ def _accuracy(file: ModelFile) -> Spread:
 
 
 def _effect_of_zeros(compression: Compression) -> str:
-    """Say what zeros and shared values save; of time only what models with all their channels showed."""
+    """Say what zeros and shared values save: bytes, and time only if measured on models that kept all channels."""
     files = [file for file in compression.model_files if {"sparse", "clustered"} & set(file.steps)]
     if not files:
         return ""

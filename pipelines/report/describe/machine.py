@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check:
-    """What `joulecache doctor` found out about one thing, whether that is as good as it gets, and what to do about it."""
+    """A finding of `joulecache doctor`: whether it is good, and otherwise how to fix it."""
 
     what: str
     good: bool

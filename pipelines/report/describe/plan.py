@@ -37,7 +37,7 @@ def describe_plan(plan: Plan, cache: str | os.PathLike[str] = "cache/") -> Docum
 def _steps(plan: Plan) -> Table:
     layout = plan.best.layout
 
-    def where(index: int, step: StepCost) -> str:  # step 0 reads: op n is step n
+    def where(index: int, step: StepCost) -> str:  # step 0 reads the source, so op n is step n
         runs = "online" if layout is None else "cached" if index <= layout.cut else "every epoch"
         return f"{runs}, random" if step.random else runs
 

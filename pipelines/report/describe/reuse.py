@@ -1,4 +1,4 @@
-"""How often augmentations are reused, and what that was measured to do to accuracy."""
+"""How often augmentations are reused, and the measured effect on accuracy."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def reuse_facts(reuse: DrawReuse) -> Iterator[Fact]:
 
 
 def reuse_sentences(reuse: DrawReuse, horizon: int) -> tuple[str, ...]:
-    """Say how often draws are reused and what that was measured to do, claiming no more than the findings support."""
+    """Say how often draws are reused, and the measured effect, claiming no more than the findings support."""
     found = [
         f"The cache holds {plural(reuse.variants, 'variant')} of its random ops. Each is used {times(reuse.horizon_reuse)} over "
         f"{plural(horizon, 'epoch')}, and {times(reuse.train_reuse)} in a training of {plural(reuse.train_epochs, 'epoch')}."

@@ -27,7 +27,7 @@ from joulecache.pipelines.report.document import (
 _BELOW_RESOLUTION = "below resolution"
 _UNATTRIBUTED = "unattributed"
 _WAITING = "waiting"
-_LARGEST_REST = 0.1  # of the whole: above, stages are approximate
+_LARGEST_REST = 0.1  # share of the whole; above it, stages are approximate
 
 
 def stages_section(audit: Audit, found: Stages) -> Section:
@@ -45,7 +45,7 @@ def _reference_waiting(audit: Audit, found: Stages) -> Waiting | None:
 
 
 def stage_sentences(audit: Audit, found: Stages) -> tuple[str, ...]:
-    """Say which stage uses most, what a cache saves, how much the stages explain, and what waiting for input costs."""
+    """Say which stage uses the most energy, what a cache saves, how much the stages explain, and what waiting for input costs."""
     known = [stage for stage in found.stages if stage.active_j_per_1000 is not None]
     text = (_most(audit, found, known), _saved_by_a_cache(audit, known), _closes(found), _waits(audit, found))
     return tuple(filter(None, text))
@@ -162,7 +162,7 @@ def _remark(audit: Audit, found: Stages) -> str:
 
 
 def waiting_tables(result: WorkloadResult) -> Iterator[Table]:
-    """Yield how long the arms of a training waited for input, and what the idle machine used meanwhile."""
+    """Yield tables of how long training waited for input in each arm, and how much energy the idle machine used meanwhile."""
     waits = [(arm.name, arm.waiting) for arm in result.arms if arm.waiting is not None]
     remark = (
         "Energy: the time that training was blocked waiting for a batch, times the watts of the idle machine. It is part of the total "

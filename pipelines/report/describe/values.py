@@ -81,7 +81,7 @@ def change_interval(one: Ratio) -> str:
 
 
 def epochs_to(paid: BreakEven, of: Ratio) -> Spread:
-    """Return after how many epochs a build is paid back."""
+    """Return the number of epochs after which a build is paid back."""
     return quantities.epochs_range(paid.epochs, paid.low, paid.high, has_interval=ends(of) is not None)
 
 
@@ -91,7 +91,7 @@ def ends(mean: Mean | Ratio) -> Ends:
 
 
 def share(value: float | None, *, at_most: bool = False) -> str:
-    """Return a share as a percentage, or that it was not measured, or that it is an upper bound."""
+    """Return a share as a percentage, marked if it is an upper bound, or a note that it was not measured."""
     return NOT_MEASURED if value is None else f"{'at most ' * at_most}{quantities.share(value)}"
 
 
@@ -106,12 +106,12 @@ def class_list(names: Sequence[str], most: int) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as in "a, b and c"."""
+    """Join names, as in "a, b and c"."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def shortened(names: Sequence[str], most: int) -> str:
-    """Return names as in "a, b and 3 more"."""
+    """Join names, as in "a, b and 3 more"."""
     more = f" and {quantities.count(len(names) - most)} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"

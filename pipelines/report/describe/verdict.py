@@ -18,7 +18,7 @@ _BY_RELEVANCE = ("train", "finetune", "infer", "input")  # the headline is about
 
 
 def main_workload(audit: Audit) -> WorkloadResult | None:
-    """Return the result that the headline is about; None without any."""
+    """Return the result that the headline is about; None if there is none."""
     by_name = {result.workload: result for result in audit.workloads}
     first = next((by_name[name] for name in _BY_RELEVANCE if name in by_name), None)
     return first or next(iter(audit.workloads), None)
@@ -36,7 +36,7 @@ def headline(audit: Audit) -> tuple[Sentence, ...]:
 
 
 def main_comparisons(result: WorkloadResult, audit: Audit) -> tuple[Comparison, ...]:
-    """Return the cache's comparisons with the reference and with the arm that uses least over the horizon, if they differ."""
+    """Return the cache's comparisons with the reference and with the arm that uses the least over the horizon, if they differ."""
     by_other = {comparison.other: comparison for comparison in result.comparisons}
     others = [arm for arm in result.arms if arm.name in by_other]
     strongest = min(others, key=lambda arm: _over_horizon(arm, audit), default=None)
@@ -137,7 +137,7 @@ def _accuracy_differs(result: WorkloadResult, audit: Audit, other: str) -> str:
 
 
 def _custom_sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, ...]:
-    """Return how custom pipelines compare with the first one, in order of energy; of a single one, what it uses."""
+    """Return how custom pipelines compare with the first one, in order of energy, or what a single one uses."""
     reference = result.arm(audit.reference)
     others = [arm for arm in result.arms if arm is not reference]
     if not others:

@@ -40,9 +40,9 @@ def write_contact_sheet(cache: CacheLike, path: Path) -> None:
 
 
 def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
-    """Draw what a chain does to an encoded image to a PNG file: the decoded image, cached variants, and what epochs see.
+    """Write a PNG file that shows what a chain does to an encoded image: the decoded image, cached variants, and what epochs see.
 
-    The epochs are those of a cache with one variant, drawn as uint8: before ops that return floats or mix the images of a batch.
+    Epochs are shown for a cache with one variant, as uint8, without the ops that return floats or mix the images of a batch.
 
     Raises:
         DecodeError: The image cannot be decoded.

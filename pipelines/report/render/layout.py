@@ -17,8 +17,8 @@ STYLES = {"saves": "green", "costs": "red", "inconclusive": "yellow", "not infer
 
 _GAPS = (2, 1)  # between columns; the second if the table does not fit otherwise
 _SHORT, _PROSE = 14, 24  # minimum width of a column of short texts, and of long ones
-_LONG = 28  # texts are long from this width on
-_HEAD_LINES = 2  # of a long head, if there is room
+_LONG = 28  # texts at least this wide are long
+_HEAD_LINES = 2  # of a long header, if there is room
 _NO_BREAK = "\u00a0"
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d]-)(?=[^\W_])")  # after a hyphen, but not within -0.5 or 1.2-3.4
 _BETWEEN_PARTS = re.compile(r"(?<=[/\\_.,;:=&?+|-])")  # of paths and URLs
@@ -43,7 +43,7 @@ def _words(text: str, width: int) -> Iterator[str]:
 
 
 def _pieces(word: str, width: int, at_hyphens: bool) -> Iterator[tuple[str, bool]]:
-    """Yield the parts of a word that are not broken, and whether each starts the word."""
+    """Yield the unbreakable parts of a word, and whether each starts the word."""
     starts = True
     for part in _BETWEEN_WORDS.split(word) if at_hyphens or cell_len(word) > width else [word]:
         for smaller in [part] if cell_len(part) <= width else _BETWEEN_PARTS.split(part):
@@ -148,7 +148,7 @@ def _style(cell: Cell) -> str:
 
 
 def _whole(text: str) -> str:
-    """Return a text that does not break at its spaces."""
+    """Return a text with no-break spaces."""
     return text.replace(" ", _NO_BREAK)
 
 

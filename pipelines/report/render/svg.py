@@ -1,4 +1,4 @@
-"""Draw with Matplotlib to inline SVG that uses the colours and fonts of its page and has a text alternative."""
+"""Draw inline SVG with Matplotlib, in the colours and fonts of the page, with a text alternative."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DASHES = (
 )
 MARKERS = "osD^vPX*"
 SERIES = len(DASHES)
-WIDTH = 340  # about the pixels of a phone, so that text keeps its size there
+WIDTH = 340  # about the width of a phone, so that text is not scaled down there
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -64,7 +64,7 @@ def _own_style(salt: str) -> Iterator[None]:
 
     # independent of the user's matplotlibrc, and without effect on the user's plots
     with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": salt}]), warnings.catch_warnings():
-        # the browser has the glyphs that the font used here for measuring lacks
+        # the font used here only measures text; the browser has the missing glyphs
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 

@@ -1,4 +1,4 @@
-"""Print a document on a terminal, as wide as it is; plain when piped."""
+"""Print a document at the width of the terminal, or as plain text when piped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from joulecache.pipelines.report.render.layout import STYLES, inline, table_line
 
 
 def print_document(document: Document, console: Console, *, brief: bool = True) -> None:
-    """Print a document without its charts and images, and if brief without details."""
+    """Print a document without charts and images, and without details if `brief`."""
     shown = visible(document.brief() if brief else document)
     for sentence in shown.headline:
         _print_sentence(sentence, console)
