@@ -238,7 +238,7 @@ def test_variants_are_refused_before_anything_is_built(photo_folder: Path, tmp_p
 
 
 def test_a_curve_without_held_out_records_is_refused() -> None:
-    with pytest.raises(ValueError, match="no records are held out to measure it on: use more images"):
+    with pytest.raises(ValueError, match="no records are held out to measure accuracy: use more images"):
         AuditConfig(variants=(1, 2), workloads=("train",), train_epochs=3).why_unmeasured(held_out=0)
 
 

@@ -154,7 +154,7 @@ def test_folders_of_others_are_not_written_to(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     (tmp_path / "photos" / "compression.json").write_text('{"format": "another/1", "files": ["cat.jpg"]}')
-    with pytest.raises(ValueError, match=r"photos' is not empty and not .* compression\.json of joulecache"):
+    with pytest.raises(ValueError, match=r"photos' is not empty and not .* joulecache's compression\.json"):
         compress_on(tiny(), batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos")
     with pytest.raises(ValueError, match=r"cat\.jpg' is not a folder"):
         compress_on(tiny(), batches(40), batches(20, seed=1), HALF, out=tmp_path / "photos" / "cat.jpg")
@@ -373,7 +373,7 @@ def test_records_of_something_else_are_refused(tmp_path: Path, changes: dict[str
     path = tmp_path / "compression.json"
     write_record(path, COMPRESSION.to_json())
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(ValueError, match=f"compression.json' is not a compression of joulecache: {message}"):
+    with pytest.raises(ValueError, match=f"compression.json' is not a joulecache compression: {message}"):
         read_compression(path)
 
 

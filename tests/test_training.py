@@ -259,7 +259,7 @@ def test_training_refuses_before_it_starts(photo_cache: Path, tmp_path: Path) ->
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.tex").write_text("mine")
-    with pytest.raises(ValueError, match=r"full' is not empty and not .* history\.json of joulecache"):
+    with pytest.raises(ValueError, match=r"full' is not empty and not .* joulecache's history\.json"):
         train(photo_cache, out=full, epochs=1, callbacks=[Never()])
     assert [path.name for path in full.iterdir()] == ["thesis.tex"]
 

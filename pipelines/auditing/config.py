@@ -164,7 +164,7 @@ class AuditConfig(_Config):
             return None
         if len(self.variants) > 1:
             raise ValueError(
-                f"variants {listed(self.variants)} differ in accuracy, but no records are held out to measure it on: use more images"
+                f"variants {listed(self.variants)} differ in accuracy, but no records are held out to measure accuracy: use more images"
             )
         return "no records are held out"
 

@@ -134,7 +134,7 @@ def read_compression(path: Path) -> Compression:
     try:
         return codec.from_json(Compression, read_record(path))
     except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not a compression of joulecache: {error}") from None
+        raise ValueError(f"{str(path)!r} is not a joulecache compression: {error}") from None
 
 
 def _accuracy_lost(accuracies: Mapping[str, tuple[float, ...]]) -> dict[str, AccuracyLoss]:

@@ -57,9 +57,9 @@ def inferiority(differences: Sequence[float], margin: float = MARGIN) -> tuple[M
     assert mean.low is not None
     assert mean.high is not None
     if max(differences) == min(differences):
-        return mean, "not shown", "all seeds differ by the same, so nothing says how far others would"
+        return mean, "not shown", "all seeds differ by the same amount, so their spread is unknown"
     if mean.low > -margin:
         return mean, "not inferior", f"the interval lies above -{points}"
     if mean.high < -margin:
         return mean, "inferior", f"the interval lies below -{points}"
-    return mean, "not shown", f"the interval holds -{points}"
+    return mean, "not shown", f"the interval contains -{points}"

@@ -149,7 +149,7 @@ def map_elements(
             )
     hashes = [file.sha256 for file in manifest.files]
     if len(hashes) != len(components) or manifest != make_manifest(components, fingerprint, manifest.count, hashes):
-        raise CacheError(f"{path} does not list the files of such elements: {remedy}")
+        raise CacheError(f"{path} does not list the files of this dataset's elements: {remedy}")
     paths = [path.parent / file.name for file in manifest.files]
     return manifest.count, [_map(*each, manifest.count, remedy) for each in zip(paths, components, strict=True)]
 
