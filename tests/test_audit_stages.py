@@ -1,4 +1,4 @@
-"""Where the joules go: the naive arm is really cut off step by step, the arithmetic closes, and waiting is a stage of its own."""
+"""Where the joules go: the naive arm is really cut off step by step, the arithmetic closes, and waiting is a separate stage."""
 
 from __future__ import annotations
 

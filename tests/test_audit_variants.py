@@ -121,7 +121,7 @@ def test_a_seed_sees_the_same_records_in_the_same_order_in_every_cache(photo_fol
     with watched() as seen:
         measured(photo_folder, tmp_path, (1,), EPOCHS)
     fresh = [each for each in seen if each[0] == f"cache-{EPOCHS}"]
-    # a seed has epochs of its own: another order, and other draws after the cut
+    # each seed has its own epochs: a different order and different draws after the cut
     assert {epoch for _, _, epoch, _ in fresh} == set(range(SEEDS * EPOCHS))
     for _, _, epoch, rows in fresh:
         assert (epoch, rows) in {(other, same) for folder, _, other, same in seen if folder == "cache-1"}

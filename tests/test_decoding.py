@@ -73,7 +73,7 @@ def test_other_modes_are_converted_as_pillow_does(pixels: Array, mode: str) -> N
     for channels, target in ((3, "RGB"), (1, "L")):
         expected = as_array(shown.convert(target))
         np.testing.assert_array_equal(as_array(Decode(channels).load(image)), expected)
-        if mode not in ("PA", "YCbCr", "HSV", "RGBa"):  # no file of ours holds them
+        if mode not in ("PA", "YCbCr", "HSV", "RGBa"):  # no test file holds them
             np.testing.assert_array_equal(decoded(encoded(image, "TIFF"), Decode(channels)), expected)
 
 

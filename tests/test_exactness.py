@@ -173,7 +173,7 @@ RECORDS, VARIANTS = 30, 34
 
 @pytest.fixture(scope="module")
 def thousand_pairs(photos: dict[str, bytes]) -> dict[tuple[str, int], bytes]:
-    """Every (record, variant) by a plain loop, in an order of its own."""
+    """Every (record, variant) by a plain loop, in a different order."""
     pairs = [(key, variant) for key in photos for variant in range(VARIANTS)]
     random.Random(0).shuffle(pairs)
     chain = parse(EVERY_OP)

@@ -136,7 +136,7 @@ def test_the_log_uniform_number_is_that_of_exp(low: float, spread: float, word: 
     assert log_uniform(word, low, high) == pytest.approx(expected, rel=1e-9)
 
 
-# What an op makes of its words, by a formula of its own --------------------------------------------------------------
+# What an op makes of its words, by an independent formula --------------------------------------------------------------
 
 
 def units(low: float, high: float) -> tuple[int, int]:

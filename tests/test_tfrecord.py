@@ -49,7 +49,7 @@ def test_the_first_of_many_values_counts_and_floats_are_ignored() -> None:
 
 
 def test_unpacked_integers_are_read() -> None:
-    # Feature {int64_list {value: 300}} with a tag of its own for the value, as older writers have it
+    # Feature {int64_list {value: 300}} with a separate tag for the value, as older writers have it
     unpacked = bytes([0x0A, 11, 0x0A, 9, 0x0A, 1, ord("n"), 0x12, 4, 0x1A, 2, 0x08, 42])
     assert tf.train.Example.FromString(unpacked).features.feature["n"].int64_list.value == [42]
     assert tfrecord.integer(unpacked, tfrecord.features(unpacked, 0, len(unpacked))["n"]) == 42
