@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from joulecache.pipelines.building.work_folder import WORK
 from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.cache.names import Encoding
 from joulecache.pipelines.core.codec import documented
-from joulecache.pipelines.source import ImageFile, Record, open_source
+from joulecache.pipelines.source import ImageFile, Record, SourceConfig, open_source
 from joulecache.transforms import parse
 
 # Arguments ------------------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ def test_every_argument_is_declared_in_the_config_with_its_default_and_help() ->
     for name in ("source", "cache", "meter", "progress"):
         del parameters[name]
     fields = {field.name: field for field in dataclasses.fields(BuildConfig)}
-    assert list(fields) == list(parameters)
+    assert sorted(fields) == sorted(parameters)
     texts = documented(BuildConfig)[1]
     assert f"Default: {DEFAULT_JPEG_QUALITY}." in texts["quality"]
     assert f"Default: {DEFAULT_VAL_FRACTION}," in texts["val_fraction"]
@@ -242,3 +243,20 @@ def test_a_worker_that_breaks_fails_the_build_in_one_line(
 def test_an_interrupt_is_not_taken_for_a_failure(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_faulty(tmp_path, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "limit must be an integer"),
+        ({"splits": {"valid": "b", "train": "a"}}, "splits must be one of train, val, test, got 'valid'"),
+        ({"splits": {"test": "b"}}, "splits must name train"),
+        ({"splits": {"train": "a", "test": "a"}}, "a different name for each split"),
+        ({"splits": {"train": ""}}, "the name of split train"),
+        ({"image": ""}, "image must be a non-empty string"),
+        ({"target": ""}, "target must be a non-empty string"),
+    ],
+)
+def test_options_of_a_source_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SourceConfig(**options)

@@ -12,7 +12,7 @@ import pytest
 from conftest import MakeSource
 from sources import add, labels
 
-from joulecache.pipelines.source import SourceError, open_source
+from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 from joulecache.pipelines.source.labels import read_labels
 
 FLAT = {"1.jpg": b"one", "2.jpg": b"two", "3.png": b"three"}
@@ -46,7 +46,7 @@ WriteCsv = Callable[[str], Path]
 def test_labels_come_from_a_file(text: str, make_folder: MakeSource, make_tar: MakeSource, write_csv: WriteCsv) -> None:
     path = write_csv(text)
     for make in (make_folder, make_tar):
-        source = open_source(make(FLAT), labels=path)
+        source = open_source(make(FLAT), SourceConfig(labels=path))
         assert source.class_names == ("cat", "dog")
         assert labels(source) == {"1.jpg": "cat", "2.jpg": "dog", "3.png": "cat"}
         assert not source.refused
@@ -54,17 +54,19 @@ def test_labels_come_from_a_file(text: str, make_folder: MakeSource, make_tar: M
 
 def test_a_labels_file_takes_precedence_over_folders(make_folder: MakeSource, write_csv: WriteCsv) -> None:
     path = make_folder({"a/1.jpg": b"", "b/2.jpg": b"", "3.jpg": b""})
-    source = open_source(path, labels=write_csv("key,label\na/1.jpg,x\nb/2,y\n3,x\n"))
+    source = open_source(path, SourceConfig(labels=write_csv("key,label\na/1.jpg,x\nb/2,y\n3,x\n")))
     assert labels(source) == {"a/1.jpg": "x", "b/2.jpg": "y", "3.jpg": "x"}
 
 
 def test_numeric_classes_are_sorted_as_numbers(make_folder: MakeSource, write_csv: WriteCsv) -> None:
     files = {f"{number}.jpg": b"" for number in range(12)}
     lines = "".join(f"{number},{number}\n" for number in range(12))
-    assert open_source(make_folder(files), labels=write_csv("id,label\n" + lines)).class_names == tuple(
+    assert open_source(make_folder(files), SourceConfig(labels=write_csv("id,label\n" + lines))).class_names == tuple(
         map(str, range(12))
     )
-    assert open_source(make_folder(files), labels=write_csv("id,label\n" + lines.replace(",3", ",03"))).class_names == (
+    assert open_source(
+        make_folder(files), SourceConfig(labels=write_csv("id,label\n" + lines.replace(",3", ",03")))
+    ).class_names == (
         *("0", "03", "1", "10", "11", "2"),
         *map(str, range(4, 10)),
     )
@@ -74,7 +76,7 @@ def test_an_image_without_a_label_is_refused_and_a_label_without_an_image_counte
     make_folder: MakeSource, write_csv: WriteCsv
 ) -> None:
     path = write_csv("key,label\n1.jpg,cat\n2.jpg,dog\n9.jpg,cat\n")
-    source = open_source(make_folder(FLAT), labels=path)
+    source = open_source(make_folder(FLAT), SourceConfig(labels=path))
     assert source.records == 2
     assert source.refused == (("3.png", f"it has no label in {path}"),)
     assert source.skipped == Counter({"(label of no image)": 1})
@@ -102,18 +104,18 @@ def test_a_file_that_is_not_a_labels_file_is_refused(
     text: str, message: str, make_folder: MakeSource, write_csv: WriteCsv
 ) -> None:
     with pytest.raises(SourceError, match=message):
-        open_source(make_folder(FLAT), labels=write_csv(text))
+        open_source(make_folder(FLAT), SourceConfig(labels=write_csv(text)))
 
 
 def test_a_line_that_matches_two_images_is_refused(make_folder: MakeSource, write_csv: WriteCsv) -> None:
     path = make_folder({"1.jpg": b"", "1.png": b""})
     with pytest.raises(SourceError, match=r"labels '1', which may be '1.jpg' or '1.png': use names with their suffix$"):
-        open_source(path, labels=write_csv("id,label\n1,cat\n"))
+        open_source(path, SourceConfig(labels=write_csv("id,label\n1,cat\n")))
 
 
 def test_a_missing_labels_file_is_refused(make_folder: MakeSource, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"^cannot read the labels '.*none\.csv': No such file or directory$"):
-        open_source(make_folder(FLAT), labels=tmp_path / "none.csv")
+        open_source(make_folder(FLAT), SourceConfig(labels=tmp_path / "none.csv"))
     (tmp_path / "bytes.csv").write_bytes(b"key,label\n\xff,a\n")
     with pytest.raises(SourceError, match=r"bytes\.csv' as CSV: 'utf-8' codec can't decode"):
         read_labels(tmp_path / "bytes.csv")
@@ -121,7 +123,7 @@ def test_a_missing_labels_file_is_refused(make_folder: MakeSource, tmp_path: Pat
 
 def test_sources_with_labels_refuse_a_labels_file(write_csv: WriteCsv) -> None:
     with pytest.raises(SourceError, match="labels file is for a folder or tar of images, but 'synthetic:3' has labels"):
-        open_source("synthetic:3", labels=write_csv("key,label\n"))
+        open_source("synthetic:3", SourceConfig(labels=write_csv("key,label\n")))
 
 
 # WebDataset
@@ -183,7 +185,7 @@ def test_cls_members_are_checked_like_images(tmp_path: Path) -> None:
 
 def test_a_labels_file_takes_precedence_over_cls_members(make_tar: MakeSource, write_csv: WriteCsv) -> None:
     tar = make_tar({"0.jpg": b"", "0.cls": b"1", "1.jpg": b"", "1.cls": b"a dog", "2.jpg": b""})
-    source = open_source(tar, labels=write_csv("key,label\n0,cat\n1,dog\n2,cat\n"))
+    source = open_source(tar, SourceConfig(labels=write_csv("key,label\n0,cat\n1,dog\n2,cat\n")))
     assert labels(source) == {"0.jpg": "cat", "1.jpg": "dog", "2.jpg": "cat"}
     assert not source.refused
 

@@ -31,7 +31,7 @@ from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.building.workspace import Workspace
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
-from joulecache.pipelines.source import Source, SourceError, open_source
+from joulecache.pipelines.source import Source, SourceConfig, SourceError, open_source
 
 CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"
 SECRET = "a-secret-never-to-be-shown"
@@ -208,7 +208,7 @@ def test_every_kind_of_source_equals_the_one_on_disk(
         assert contents(there) == contents(here)
         assert (there.class_names, there.records, there.holds_out) == (here.class_names, here.records, here.holds_out)
     assert open_source(f"{bucket}/data/folder").skipped == {".txt": 1, ".jpg": 1}
-    assert open_source(f"{bucket}/data/folder", limit=5).records == 5
+    assert open_source(f"{bucket}/data/folder", SourceConfig(limit=5)).records == 5
     for name in ("nothing", "tars/*/t*.parquet"):
         with pytest.raises(SourceError, match="no source at 's3://"):
             open_source(f"{bucket}/data/{name}")

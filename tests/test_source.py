@@ -24,6 +24,7 @@ from joulecache.pipelines.source import (
     IMAGE_SUFFIXES,
     SYNTHETIC_CLASSES,
     Source,
+    SourceConfig,
     SourceError,
     open_source,
     store_units,
@@ -111,7 +112,7 @@ def test_a_file_of_unknown_kind_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [0, -1, True])
 def test_a_limit_below_1_is_refused(limit: int) -> None:
     with pytest.raises(ValueError, match=f"^limit must be an integer of at least 1, got {limit}$"):
-        open_source("synthetic:4", limit=limit)
+        open_source("synthetic:4", SourceConfig(limit=limit))
 
 
 def test_a_limit_takes_the_same_share_of_every_class(make_folder: MakeSource, make_tar: MakeSource) -> None:
@@ -119,7 +120,7 @@ def test_a_limit_takes_the_same_share_of_every_class(make_folder: MakeSource, ma
         "fox/1.jpg": b""
     }
     for make in (make_folder, make_tar):
-        source = open_source(make(files), limit=31)
+        source = open_source(make(files), SourceConfig(limit=31))
         assert Counter(labels(source).values()) == Counter(cat=10, dog=10, emu=10, fox=1)
         assert source.class_names == ("cat", "dog", "emu", "fox")
         assert [unit.name for unit in source.units] == sorted(unit.name for unit in source.units)
@@ -127,7 +128,9 @@ def test_a_limit_takes_the_same_share_of_every_class(make_folder: MakeSource, ma
 
 def test_a_larger_limit_takes_a_superset(make_folder: MakeSource) -> None:
     path = make_folder({f"{kind}/{number:03d}.jpg": b"" for kind in ("cat", "dog") for number in range(40)})
-    taken = [{unit.name for unit in open_source(path, limit=limit).units} for limit in (10, 20, 79, 80, 1000)]
+    taken = [
+        {unit.name for unit in open_source(path, SourceConfig(limit=limit)).units} for limit in (10, 20, 79, 80, 1000)
+    ]
     assert [len(names) for names in taken] == [10, 20, 79, 80, 80]
     assert taken[0] < taken[1] < taken[2] < taken[3]
     numbers = [int(name[4:7]) for name in taken[1]]
@@ -375,7 +378,7 @@ def test_other_metadata_is_ignored(tmp_path: Path, metadata: dict[str, str]) -> 
 
 def test_a_limit_may_end_inside_a_row_group(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "photos.parquet", [bytes([row]) for row in range(10)], [0, 1] * 5, row_group_size=4)
-    source = open_source(path, limit=6)
+    source = open_source(path, SourceConfig(limit=6))
     assert [unit.count for unit in source.units] == [4, 2]
     assert source.records == 6
     assert [record.key for record in records(source)] == [f"photos.parquet#{row}" for row in range(6)]
@@ -451,8 +454,15 @@ def test_synthetic_photos_are_named_like_files_in_class_folders() -> None:
     assert source.class_names == SYNTHETIC_CLASSES == ("bar", "cross", "disc", "square")
     assert [unit.name for unit in source.units][:2] == ["bar/00000000.jpg", "cross/00000001.jpg"]
     assert labels(source)["cross/00000005.jpg"] == "cross"
-    assert [record.label for record in records(open_source("synthetic:100", limit=6))] == [0, 1, 2, 3, 0, 1]
-    assert open_source("synthetic:3", limit=6).records == 3
+    assert [record.label for record in records(open_source("synthetic:100", SourceConfig(limit=6)))] == [
+        0,
+        1,
+        2,
+        3,
+        0,
+        1,
+    ]
+    assert open_source("synthetic:3", SourceConfig(limit=6)).records == 3
 
 
 @pytest.mark.parametrize(

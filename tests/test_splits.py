@@ -15,7 +15,7 @@ from joulecache.pipelines import load, precompute, verify
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.source import SourceError, open_source
+from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 
 CHAIN = "decode|resize(8)"
 
@@ -154,9 +154,9 @@ def test_a_limit_takes_the_same_share_of_every_file(tmp_path: Path) -> None:
     for name, rows in (("a", 60), ("b", 30), ("c", 1)):
         write_parquet(tmp_path / f"{name}.parquet", [b""] * rows, [0] * rows)
     for limit in (1, 9, 45, 90, 91, 1000):
-        source = open_source(f"{tmp_path}/*.parquet", limit=limit)
+        source = open_source(f"{tmp_path}/*.parquet", SourceConfig(limit=limit))
         assert source.records == min(limit, 91)
-    counts = Counter(key.split("#")[0] for key in splits(open_source(f"{tmp_path}/*.parquet", limit=45)))
+    counts = Counter(key.split("#")[0] for key in splits(open_source(f"{tmp_path}/*.parquet", SourceConfig(limit=45))))
     assert counts == Counter({"a.parquet": 29, "b.parquet": 15, "c.parquet": 1})
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sources import example, records, write_tfrecord
 
 from joulecache.pipelines.core import tfrecord
-from joulecache.pipelines.source import SourceError, open_source
+from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 
 names = st.text(min_size=1, max_size=200)
 payloads = st.binary(max_size=300)
@@ -108,7 +108,7 @@ def test_records_are_keyed_by_file_and_row(tmp_path: Path, image: str, label: st
 
 def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
     path = write_tfrecord(tmp_path / "photos", [example({"image": b"photo", "label": row}) for row in range(100)])
-    source = open_source(path, limit=70)
+    source = open_source(path, SourceConfig(limit=70))
     assert [unit.count for unit in source.units] == [64, 6]
     assert [record.label for record in records(source)] == list(range(70))
 

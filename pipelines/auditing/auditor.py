@@ -33,6 +33,9 @@ def audit(
     batch_size: int | None = None,
     limit: int | None = None,
     labels: str | os.PathLike[str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    image: str | None = None,
+    target: str | None = None,
     variants: Sequence[int] | None = None,
     seed: int = 0,
     meter: Meter | None = None,
@@ -64,7 +67,10 @@ def audit(
         prune: Share of the channels that the model for inference loses. None: 0.5.
         batch_size: Images in a batch. None: 64.
         limit: Maximum number of records of the source.
-        labels: File with the labels.
+        labels: CSV file with the classes of the images.
+        splits: Names of the folders or files of the splits, by split.
+        image: Column of the images in Parquet or TFRecord files.
+        target: Column of the classes in Parquet or TFRecord files.
         variants: Numbers of draws of the cached ops: first that of the cache, then others to compare. Caches with each of them and
             fresh draws are trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has
             more epochs than the cache has variants; `reuse` of the result shows how accuracy is affected. None: 1.
@@ -81,9 +87,6 @@ def audit(
         ArmError: An arm cannot run.
         BuildError: The cache cannot be built.
     """
-    if out is None:
-        raise ValueError("out is missing: set the folder of the audit")
-    tools: dict[str, Any] = {"meter": meter or Meter(), "progress": progress or silent}
     common = {
         "workloads": None if workloads is None else tuple(workloads),
         "pairs": pairs,
@@ -100,18 +103,28 @@ def audit(
         "batch_size": batch_size,
         "limit": limit,
         "labels": None if labels is None else os.fspath(labels),
+        "splits": splits,
+        "image": image,
+        "target": target,
         "variants": None if variants is None else tuple(variants),
     }
-    if datasets is None:
-        if source is None or chain is None:
-            raise ValueError("nothing to audit: set a source and a chain, or datasets, functions that return one")
-        if steps is not None:
-            raise ValueError("steps requires datasets: leave it out for a chain, or set a limit")
-        return audit_chain(source, chain, out, AuditConfig(**_given(common | of_chains)), **tools)
-    refused = _given({"source": source, "chain": chain} | of_chains)
-    if refused:
+    if out is None:
+        raise ValueError("out is missing: set the folder of the audit")
+    tools: dict[str, Any] = {"meter": meter or Meter(), "progress": progress or silent}
+    if datasets is not None:
+        _refuse({"source": source, "chain": chain} | of_chains)
+        return audit_pipelines(datasets, out, PipelinesConfig(**_given(common | {"steps": steps})), **tools)
+    if source is None or chain is None:
+        raise ValueError("nothing to audit: set a source and a chain, or datasets, functions that return one")
+    if steps is not None:
+        raise ValueError("steps requires datasets: leave it out for a chain, or set a limit")
+    return audit_chain(source, chain, out, AuditConfig(**_given(common | of_chains)), **tools)
+
+
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError if arguments of the audit of a chain are given."""
+    if refused := _given(arguments):
         raise ValueError(f"{', '.join(refused)}: only for the audit of a chain, leave them out for datasets")
-    return audit_pipelines(datasets, out, PipelinesConfig(**_given(common | {"steps": steps})), **tools)
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def audit_chain(
     parsed = parse(chain) if isinstance(chain, str) else chain
     check_chain(parsed, config.workloads)
     config.check_draws(parsed)
-    listed = open_source(source, limit=config.limit, labels=config.labels)
+    listed = open_source(source, config)
     folder = AuditFolder(Path(out))
     folder.check(source_paths(source))
     arguments = {name: value for name, value in codec.to_json(config).items() if name not in _NOT_IN_SETTINGS}
@@ -124,8 +124,7 @@ class _ChainAudit:
             variants=variants,
             seed=self.config.seed,
             meter=self.meter,
-            limit=self.config.limit,
-            labels=self.config.labels,
+            **self.config.source_options(),
         )
         return open_cache(folder)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.checks import check_choices, check_integer, check_number
 from joulecache.pipelines.experiment.names import ARMS, CACHED, INFER, INPUT, REFERENCE, TRAIN, WORKLOADS
+from joulecache.pipelines.source.config import SourceConfig
 from joulecache.transforms.chain import Chain
 
 PIPELINE_WORKLOADS = (INPUT, TRAIN)
@@ -82,7 +83,7 @@ class PipelinesConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditConfig(_Config):
+class AuditConfig(_Config, SourceConfig):
     """Arguments of an audit of a chain.
 
     Attributes:
@@ -92,8 +93,6 @@ class AuditConfig(_Config):
         runs: Trainings that share the cache.
         prune: Share of the channels to prune for inference.
         batch_size: Images in a batch.
-        limit: Use at most this many records.
-        labels: CSV file with the name and class of each image, and a header line.
         variants: Draws that the cache holds, then others to compare in accuracy.
 
     Raises:
@@ -106,12 +105,11 @@ class AuditConfig(_Config):
     runs: int = 1
     prune: float = 0.5
     batch_size: int = 64
-    limit: int | None = None
-    labels: str | None = None
     variants: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        SourceConfig.__post_init__(self)
         check_choices("arms", self.arms, ARMS, needed=(REFERENCE, CACHED))
         check_choices("workloads", self.workloads, WORKLOADS)
         for name in ("epochs", "runs", "batch_size"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass
 
 from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, Encoding, Format
 from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_number
+from joulecache.pipelines.source.config import SourceConfig
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
 
 DEFAULT_JPEG_QUALITY = 95
@@ -109,7 +109,7 @@ class ShardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuildConfig:
+class BuildConfig(SourceConfig):
     """The arguments of `precompute`, checked.
 
     Attributes:
@@ -123,8 +123,6 @@ class BuildConfig:
         seed: Seed of all draws.
         shards: Files per split and variant. Default: about 64 MiB each.
         workers: Threads per shard. Default: all cores.
-        limit: Use at most this many records.
-        labels: CSV file with the name and class of each image, and a header line.
         max_reject_rate: Fraction of records that may be rejected.
         replace: Replace a cache that was built with other options.
         rehash: Compare file contents, not only sizes and times.
@@ -144,14 +142,13 @@ class BuildConfig:
     seed: int = 0
     shards: int | None = None
     workers: int | None = None
-    limit: int | None = None
-    labels: str | os.PathLike[str] | None = None
     max_reject_rate: float = 0.05
     replace: bool = False
     rehash: bool = False
     beam_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.workers is not None:
             check_integer("workers", self.workers, 1, 4096)
         if self.shards is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,9 @@ def precompute(
     workers: int | None = None,
     limit: int | None = None,
     labels: str | os.PathLike[str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    image: str | None = None,
+    target: str | None = None,
     max_reject_rate: float = 0.05,
     replace: bool = False,
     rehash: bool = False,
@@ -74,6 +77,9 @@ def precompute(
         workers: Threads per shard. Default: all cores.
         limit: Read at most this many records.
         labels: CSV file with the classes of the images.
+        splits: Names of the folders or files of the splits, by split: ``{"train": "training", "test": "holdout"}``.
+        image: Column of the images in Parquet or TFRecord files.
+        target: Column of the classes in Parquet or TFRecord files.
         max_reject_rate: Fraction of records that may be rejected, 0 to 1.
         replace: Replace a cache that was built with other options.
         rehash: Read all records and compare their content, instead of skipping those with unchanged size and modification time.
@@ -104,6 +110,9 @@ def precompute(
         workers=workers,
         limit=limit,
         labels=labels,
+        splits=splits,
+        image=image,
+        target=target,
         max_reject_rate=max_reject_rate,
         replace=replace,
         rehash=rehash,
@@ -113,7 +122,7 @@ def precompute(
     with open_destination(cache) as destination:
         destination.refuse_overlap(source)
         existing = destination.existing_manifest()
-        listed = open_source(source, limit=config.limit, labels=config.labels)
+        listed = open_source(source, config)
         job = make_job(config, listed, destination, existing)
         del listed  # the job has its units
         if (manifest := job.unchanged_manifest) is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from joulecache.pipelines.auditing.config import AuditConfig, PipelinesConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.cli.options import SOURCES, AsJson, Energy, import_functions, make_meter
+from joulecache.pipelines.cli.options import SOURCE_METAVARS, SOURCES, AsJson, Energy, import_functions, make_meter
 from joulecache.pipelines.cli.terminal import print_json, say, show
 from joulecache.pipelines.core.progress import progress_bar, silenced_output, stdout_to_stderr
 
@@ -22,7 +22,7 @@ _Settings = Annotated[
         AuditConfig,
         leave_out=("budget",),
         names={"workloads": "--workload"},
-        metavars={"prune": "SHARE", "variants": "K,...", "labels": "FILE"},
+        metavars={"prune": "SHARE", "variants": "K,...", **SOURCE_METAVARS},
     ),
 ]
 _Steps = Annotated[Given, OptionsOf(PipelinesConfig, only=("steps",), panel=_CUSTOM)]

@@ -11,7 +11,17 @@ from rich.console import Console
 
 from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.cli.options import AsJson, Cache, ChainText, Energy, OpsModule, Source, import_ops, make_meter
+from joulecache.pipelines.cli.options import (
+    SOURCE_METAVARS,
+    AsJson,
+    Cache,
+    ChainText,
+    Energy,
+    OpsModule,
+    Source,
+    import_ops,
+    make_meter,
+)
 from joulecache.pipelines.cli.terminal import print_json, say, show
 from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.core.progress import progress_bar
@@ -24,7 +34,7 @@ _Build = Annotated[
     OptionsOf(
         BuildConfig,
         leave_out=("chain", "val_chain", "beam_options"),
-        metavars={"val_fraction": "SHARE", "max_reject_rate": "SHARE"},
+        metavars={"val_fraction": "SHARE", "max_reject_rate": "SHARE", **SOURCE_METAVARS},
     ),
 ]
 

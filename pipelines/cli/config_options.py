@@ -5,6 +5,7 @@ A parameter marked with `OptionsOf` becomes one option per field; the command re
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import inspect
 import os
@@ -129,6 +130,8 @@ def _value_type(hint: Any, repeated: bool) -> _ValueType:
     if origin is tuple:
         metavar = f"{_METAVARS.get(parts[0], 'NAME')},..."
         return _ValueType(str, metavar, _splitter(parts[0]), lambda value: value and ",".join(map(str, value)))
+    if origin is collections.abc.Mapping:
+        return _ValueType(str, "KEY=VALUE,...", _mapping, lambda value: None)
     if hint in (str, bool, *_METAVARS):
         return _ValueType(hint, _METAVARS.get(hint))
     raise TypeError(f"a field of type {hint} cannot be an option: leave it out")
@@ -144,6 +147,14 @@ def _splitter(kind: type) -> Callable[[str, str], tuple[Any, ...]]:
             raise ValueError(f"{flag} must be {_PLURALS[kind]} separated by commas, got {text!r}") from None
 
     return split
+
+
+def _mapping(flag: str, text: str) -> dict[str, str]:
+    """Parse key=value pairs separated by commas."""
+    pairs = [word.strip().partition("=") for word in text.split(",") if word.strip()]
+    if not all(key and value for key, _, value in pairs) or len({key for key, _, _ in pairs}) < len(pairs):
+        raise ValueError(f"{flag} must be KEY=VALUE pairs separated by commas, each key once, got {text!r}")
+    return {key: value for key, _, value in pairs}
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:

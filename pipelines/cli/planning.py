@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.cli.options import AsJson, ChainText, Energy, OpsModule, Source, import_ops, make_meter
+from joulecache.pipelines.cli.options import (
+    SOURCE_METAVARS,
+    AsJson,
+    ChainText,
+    Energy,
+    OpsModule,
+    Source,
+    import_ops,
+    make_meter,
+)
 from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 from joulecache.pipelines.core.progress import progress_bar, silenced_output
 from joulecache.pipelines.planning.config import PlanConfig
+from joulecache.pipelines.source.config import SOURCE_OPTIONS
 
 if TYPE_CHECKING:
     from joulecache.pipelines.building.results import Built
@@ -25,7 +35,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _THOUSANDS = ["", "K", "M", "G", "T"]
 _Settings = Annotated[
     Given,
-    OptionsOf(PlanConfig, leave_out=("disk_budget_bytes", "budget"), metavars={"fresh": "OP,...", "labels": "FILE"}),
+    OptionsOf(PlanConfig, leave_out=("disk_budget_bytes", "budget"), metavars={"fresh": "OP,...", **SOURCE_METAVARS}),
 ]
 
 
@@ -74,7 +84,7 @@ def _build(made: Plan, cache: str, settings: Given, meter: Meter) -> Built | Non
 
     if made.best.layout is None:
         return None
-    shared = {name: settings[name] for name in ("limit", "labels", "seed") if name in settings}
+    shared = {name: settings[name] for name in (*SOURCE_OPTIONS, "seed") if name in settings}
     with progress_bar() as bar:
         return precompute(
             made.source,

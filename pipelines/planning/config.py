@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from joulecache.pipelines.core.checks import check_integer, check_number
+from joulecache.pipelines.source.config import SourceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig:
+class PlanConfig(SourceConfig):
     """Arguments of `plan`.
 
     Attributes:
@@ -41,8 +42,6 @@ class PlanConfig:
         seconds: About how long to measure.
         days: How long the cache is stored.
         batch_size: Images in a batch.
-        limit: Use at most this many records.
-        labels: CSV file with the name and class of each image, and a header line.
         seed: Seed of the draws and of the order of the runs.
         budget: How much to measure.
 
@@ -57,12 +56,11 @@ class PlanConfig:
     seconds: float = 60.0
     days: float = 1.0
     batch_size: int = 64
-    limit: int | None = None
-    labels: str | None = None
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("epochs", "runs", "batch_size"):
             check_integer(name, getattr(self, name))
         for name in ("seconds", "days", "disk_budget_bytes"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from joulecache.pipelines.core.memory import memory_limit
@@ -32,6 +32,9 @@ def plan(
     batch_size: int = 64,
     limit: int | None = None,
     labels: str | os.PathLike[str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    image: str | None = None,
+    target: str | None = None,
     seed: int = 0,
     meter: Meter | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -54,7 +57,10 @@ def plan(
         days: Duration for which the cache is stored.
         batch_size: Images in a batch.
         limit: Maximum number of records of the source.
-        labels: File with the labels.
+        labels: CSV file with the classes of the images.
+        splits: Names of the folders or files of the splits, by split.
+        image: Column of the images in Parquet or TFRecord files.
+        target: Column of the classes in Parquet or TFRecord files.
         seed: Seed of the draws and of the order of the runs.
         meter: Measures the sample. None: a new one.
         folder: Where the sample is stored, in a folder that is deleted at the end; its disk is measured. None: the system's folder
@@ -80,22 +86,36 @@ def plan(
         days=days,
         batch_size=batch_size,
         limit=limit,
-        labels=None if labels is None else os.fspath(labels),
+        labels=labels,
+        splits=splits,
+        image=image,
+        target=target,
         seed=seed,
         budget=budget or Budget(),
     )
-    meter = meter or Meter()
+    return _plan(os.fspath(source), parsed, config, folder, meter or Meter(), progress or silent)
+
+
+def _plan(
+    source: str,
+    chain: Chain,
+    config: PlanConfig,
+    folder: str | os.PathLike[str] | None,
+    meter: Meter,
+    progress: Progress,
+) -> Plan:
+    """Measure a sample in a folder that is deleted at the end, and price every choice."""
     with tempfile.TemporaryDirectory(prefix="joulecache-plan-", dir=folder) as work:
-        sample = Sampler(source, parsed, config, Path(work), meter, progress or silent).measure()
+        sample = Sampler(source, chain, config, Path(work), meter, progress).measure()
     choices = price(sample.caches, sample.online, _job(sample, config, meter.provenance().pue))
-    fitting = within_budget(choices, disk_budget_bytes)
+    fitting = within_budget(choices, config.disk_budget_bytes)
     return Plan(
-        source=os.fspath(source),
-        chain=parsed,
-        epochs=epochs,
-        runs=runs,
-        days=days,
-        disk_budget_bytes=disk_budget_bytes,
+        source=source,
+        chain=chain,
+        epochs=config.epochs,
+        runs=config.runs,
+        days=config.days,
+        disk_budget_bytes=config.disk_budget_bytes,
         records=sample.records,
         sampled=sample.images,
         duration_s=sample.duration_s,
@@ -129,9 +149,10 @@ def _job(sample: Sample, config: PlanConfig, pue: float) -> Job:
 
 def _options(config: PlanConfig) -> tuple[str, ...]:
     """Return the remaining options of the command that builds a cache."""
-    options = [] if config.limit is None else ["--limit", str(config.limit)]
-    options += [] if config.seed == 0 else ["--seed", str(config.seed)]
-    return (*options, *([] if config.labels is None else ["--labels", config.labels]))
+    options = config.source_options() | ({} if config.seed == 0 else {"seed": config.seed})
+    if config.splits is not None:
+        options["splits"] = ",".join(f"{split}={name}" for split, name in config.splits.items())
+    return tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))
 
 
 def within_budget(choices: Sequence[Choice], budget_bytes: float | None) -> tuple[Choice, ...]:

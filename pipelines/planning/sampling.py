@@ -184,7 +184,7 @@ class Sampler:
     def _list(self, records: int | None) -> Source:
         """List at most `records` of the source."""
         limits = [limit for limit in (records, self._config.limit) if limit is not None]
-        return open_source(self._source, limit=min(limits, default=None), labels=self._config.labels)
+        return open_source(self._source, replace(self._config, limit=min(limits, default=None)))
 
     def _measure_steps(self, listed: Source) -> tuple[StepCost, ...]:
         self._progress("timing the ops", 0, 1)
@@ -218,8 +218,7 @@ class Sampler:
             encoding=layout.encoding,
             quality=layout.quality,
             seed=self._config.seed,
-            limit=records,
-            labels=None if self._is_synthetic else self._config.labels,
+            **(self._config.source_options() | {"limit": records}),
             max_reject_rate=_MAX_REJECT_RATE,
             meter=self._meter,
         ).manifest

@@ -1,5 +1,6 @@
 """Sources: where encoded images come from, listed as units that can be read anywhere, in any order."""
 
+from joulecache.pipelines.source.config import SOURCE_OPTIONS, SourceConfig
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES
 from joulecache.pipelines.source.opening import open_source, source_paths
 from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit
@@ -9,11 +10,13 @@ from joulecache.pipelines.source.unit_tables import ImageFile, store_units, take
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_CLASSES",
+    "SOURCE_OPTIONS",
     "SYNTHETIC",
     "SYNTHETIC_CLASSES",
     "ImageFile",
     "Record",
     "Source",
+    "SourceConfig",
     "SourceError",
     "Unit",
     "open_source",

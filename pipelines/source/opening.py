@@ -10,9 +10,9 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
+from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.folder import list_folder
 from joulecache.pipelines.source.images import ImageListing, make_source
 from joulecache.pipelines.source.labels import read_labels
@@ -43,9 +43,7 @@ def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
     return tuple(sorted(map(Path, glob.glob(text, recursive=True))))  # noqa: PTH207 - treats `**` and `[` as the shell does
 
 
-def open_source(
-    location: str | os.PathLike[str], *, limit: int | None = None, labels: str | os.PathLike[str] | None = None
-) -> Source:
+def open_source(location: str | os.PathLike[str], config: SourceConfig | None = None) -> Source:
     """List a source.
 
     Folders or files named train, val and test define the splits.
@@ -53,41 +51,38 @@ def open_source(
     Args:
         location: A folder of images, an uncompressed tar, a Parquet or TFRecord file, a pattern that several such files match,
             ``synthetic:N`` or ``tfds:NAME``. Folders and files may be in an object store, s3:// or gs://.
-        limit: Maximum number of records: the same fraction of each class, or of each Parquet or TFRecord file.
-        labels: A CSV file with the class of each image of a folder or tar.
+        config: How to read it. A `limit` takes the same fraction of each class, or of each Parquet or TFRecord file. Default:
+            everything.
 
     Raises:
         SourceError: The source is missing, has no images, or is of an unknown kind.
         StoreError: The object store failed.
-        ValueError: `limit` is not an integer of at least 1.
     """
-    text = os.fspath(location)
-    if limit is not None:
-        check_integer("limit", limit)
+    text, config = os.fspath(location), config or SourceConfig()
     if text.startswith(SYNTHETIC):
-        _refuse_labels(labels, text)
-        return open_synthetic(text, limit)
+        _refuse_labels(config, text)
+        return open_synthetic(text, config.limit)
     if text.startswith(TFDS):
-        _refuse_labels(labels, text)
-        return open_tfds(text, limit)
+        _refuse_labels(config, text)
+        return open_tfds(text, config.limit)
+    given = None if config.labels is None else read_labels(config.labels)
     if is_remote(text):
         folder, archives = find_stored(text)
     else:
         folder, archives = _find(text)
     if folder is not None:
-        return make_source(text, [folder()], limit, None if labels is None else read_labels(labels))
+        return make_source(text, [folder()], config.limit, given)
     if not archives:
         raise SourceError(f"no source at {text!r}: expected {_ALLOWED}")
     kind = _common_kind(text, archives)
     keys = _keys(text, archives)
     if kind == "tar":
         prefixes = [""] if keys is None else [key + "/" for key in keys]
-        given = None if labels is None else read_labels(labels)
-        return make_source(text, list(map(list_tar, archives, prefixes)), limit, given)
-    _refuse_labels(labels, text)
+        return make_source(text, list(map(list_tar, archives, prefixes)), config.limit, given)
+    _refuse_labels(config, text)
     list_rows = list_parquet if kind == "parquet" else list_tfrecord
     names = keys or [PurePosixPath(archive.name).name for archive in archives]
-    return join_files(text, list(map(list_rows, archives, names)), limit)
+    return join_files(text, list(map(list_rows, archives, names)), config.limit)
 
 
 def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
@@ -103,8 +98,8 @@ def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archiv
     return None, list(map(local_archive, paths))
 
 
-def _refuse_labels(labels: str | os.PathLike[str] | None, location: str) -> None:
-    if labels is not None:
+def _refuse_labels(config: SourceConfig, location: str) -> None:
+    if config.labels is not None:
         raise SourceError(f"a labels file is for a folder or tar of images, but {location!r} has labels already")
 
 

@@ -1,0 +1,54 @@
+"""How to read a source. The command line shows the `Attributes:` of `SourceConfig` as help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_text
+
+SOURCE_SPLITS = ("train", "val", "test")
+SOURCE_OPTIONS = ("limit", "labels", "splits", "image", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """How to read a source.
+
+    Attributes:
+        limit: Use at most this many records.
+        labels: CSV file with the name and class of each image, and a header line.
+        splits: Folder or file names of the splits, like train=training,test=holdout.
+        image: Column of the images in Parquet or TFRecord files.
+        target: Column of the classes in Parquet or TFRecord files.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    limit: int | None = None
+    labels: str | os.PathLike[str] | None = None
+    splits: Mapping[str, str] | None = None
+    image: str | None = None
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            check_integer("limit", self.limit)
+        for name in ("image", "target"):
+            if getattr(self, name) is not None:
+                check_text(name, getattr(self, name))
+        if self.splits is None:
+            return
+        for split, folder in self.splits.items():
+            check_choice("splits", split, SOURCE_SPLITS)
+            check_text(f"the name of split {split}", folder)
+        if "train" not in self.splits or len(set(self.splits.values())) < len(self.splits):
+            raise ValueError(f"splits must name train, and a different name for each split, got {dict(self.splits)}")
+
+    def source_options(self) -> dict[str, Any]:
+        """Return the fields that are not at their defaults, as keyword arguments of a build of the same records."""
+        values = {name: getattr(self, name) for name in SOURCE_OPTIONS}
+        return {name: value for name, value in values.items() if value is not None}
