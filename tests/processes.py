@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,20 @@ def run_python(
         timeout=120,
         check=False,
     )
+
+
+def on_a_terminal(*command: str, **changes: str) -> tuple[int, str]:
+    """Run a command on a terminal of 80 columns; return its exit code and what it showed."""
+    terminal, end = pty.openpty()
+    env = environment(TERM="xterm", COLUMNS="80", **changes)
+    with subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=env, start_new_session=True) as process:
+        os.close(end)
+        shown = bytearray()
+        with suppress(OSError):  # raised when the last process has closed its end
+            while chunk := os.read(terminal, 4096):
+                shown += chunk
+    os.close(terminal)
+    return process.returncode, shown.decode()
 
 
 class Child:

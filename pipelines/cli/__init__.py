@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from joulecache.pipelines.cli.commands import app
-from joulecache.pipelines.cli.terminal import fail
+from joulecache.pipelines.cli.terminal import fail, printed_notes
 from joulecache.pipelines.core.files import LockHeldError
 
 INTERRUPTED = 130
@@ -29,8 +29,9 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        command = typer.main.get_command(app)
-        code = command.main(sys.argv[1:] or ["--help"], prog_name="joulecache", standalone_mode=False)
+        with printed_notes():
+            command = typer.main.get_command(app)
+            code = command.main(sys.argv[1:] or ["--help"], prog_name="joulecache", standalone_mode=False)
         if code == INTERRUPTED:  # newer typer returns this code after Ctrl-C, older raises Abort
             raise KeyboardInterrupt
     except (Exception, KeyboardInterrupt) as error:
