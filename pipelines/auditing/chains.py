@@ -14,7 +14,8 @@ from joulecache.pipelines.auditing.folder import AuditFolder, replace_json
 from joulecache.pipelines.auditing.results import Audit, BuildFacts, DrawReuse, RecordCounts
 from joulecache.pipelines.auditing.stages import measure_stages
 from joulecache.pipelines.auditing.variants import draw_reuse, measure_variants
-from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.compressing.compression import compress_on
 from joulecache.pipelines.compressing.results import Compression, read_compression
@@ -35,7 +36,7 @@ from joulecache.pipelines.experiment.summary import CachedArm
 from joulecache.pipelines.experiment.workloads import Infer, InputOnly, Training, finetune_pruned, train_from_scratch
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import build_model
-from joulecache.pipelines.source import SYNTHETIC, Source, open_source, source_paths
+from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
@@ -65,6 +66,7 @@ def audit_chain(
     listed = open_source(source, config)
     folder = AuditFolder(Path(out))
     folder.check(source_paths(source))
+    log_notes(listed)
     arguments = {name: value for name, value in codec.to_json(config).items() if name not in _NOT_IN_SETTINGS}
     settings = {"source": os.fspath(source), "chain": str(parsed), **arguments, **conditions(meter)}
     with folder.work(settings) as work:
@@ -115,17 +117,9 @@ class _ChainAudit:
         """Build the cache with a number of variants; one that a stopped audit built is up to date, and reused."""
         self.progress("building the cache" if variants == 1 else f"building the cache of {variants} variants", 0, 1)
         # A build reads the source itself, but drawing synthetic photos must not be charged to it.
-        source = self.images if self.listed.location.startswith(SYNTHETIC) else self.source
+        source = open_source(self.images) if self.listed.location.startswith(SYNTHETIC) else self.listed
         folder = self.work / f"cache-{variants}"
-        precompute(
-            source,
-            folder,
-            self.chain,
-            variants=variants,
-            seed=self.config.seed,
-            meter=self.meter,
-            **self.config.source_options(),
-        )
+        build_cache(source, folder, BuildConfig(chain=self.chain, variants=variants, seed=self.config.seed), self.meter)
         return open_cache(folder)
 
     def run(self) -> Audit:

@@ -24,7 +24,7 @@ from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.energy import Energy, Meter
-from joulecache.pipelines.source import open_source, store_units
+from joulecache.pipelines.source import Source, log_notes, open_source, store_units
 from joulecache.transforms.chain import Chain, parse
 
 __all__ = ["BuildProgress", "Built", "Progress", "precompute"]
@@ -123,12 +123,18 @@ def precompute(
         destination.refuse_overlap(source)
         existing = destination.existing_manifest()
         listed = open_source(source, config)
+        log_notes(listed)
         job = make_job(config, listed, destination, existing)
         del listed  # the job has its units
-        if (manifest := job.unchanged_manifest) is not None:
-            return Built(_with_suffix(destination, manifest, job.config), unchanged=True)
-        with _write_errors(destination), destination.hold(job.specs) as work:
-            return _build(job, destination, work, runner_options, meter or Meter(), progress)
+        return _run(job, destination, runner_options, meter or Meter(), progress)
+
+
+def build_cache(source: Source, cache: str | os.PathLike[str], config: BuildConfig, meter: Meter) -> Built:
+    """Build or update the cache of a listed source, as `precompute` does, without its notes."""
+    runner_options = parse_beam_options(config.beam_options)
+    with open_destination(cache) as destination:
+        job = make_job(config, source, destination, destination.existing_manifest())
+        return _run(job, destination, runner_options, meter, None)
 
 
 def _parsed(chain: Chain | str) -> Chain:
@@ -156,6 +162,13 @@ def _with_suffix(destination: Destination, existing: Manifest, config: ShardConf
         with _write_errors(destination), destination.hold(()):
             destination.commit(wanted)
     return wanted
+
+
+def _run(job: Job, destination: Destination, runner_options: Any, meter: Meter, progress: Progress | None) -> Built:
+    if (manifest := job.unchanged_manifest) is not None:
+        return Built(_with_suffix(destination, manifest, job.config), unchanged=True)
+    with _write_errors(destination), destination.hold(job.specs) as work:
+        return _build(job, destination, work, runner_options, meter, progress)
 
 
 def _build(

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.progress import Progress
@@ -25,7 +26,7 @@ from joulecache.pipelines.planning.epochs import EpochRounds
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
 from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.planning.step_costs import check_fresh, mark_fresh, measure_steps
-from joulecache.pipelines.source import SYNTHETIC, Source, open_source
+from joulecache.pipelines.source import SYNTHETIC, Source, SourceConfig, log_notes, open_source
 from joulecache.transforms.chain import Chain, fixed_size
 from joulecache.transforms.ops import OPS, BatchOp, op_name
 
@@ -138,6 +139,7 @@ class Sampler:
         check_fixed_size(chain)
         check_fresh(chain, config.fresh or ())
         listed = self._list(None)
+        log_notes(listed)
         steps = self._measure_steps(listed)
         layouts = self._layouts(steps)
         images = min(listed.records, sample_size(steps, layouts, config.seconds))
@@ -145,7 +147,7 @@ class Sampler:
         files = unpack(self._list(images), self._folder, self._progress)
         if self._is_synthetic:
             started_s += time.monotonic() - unpacked_s
-        self._read_from: str | Path = files if self._is_synthetic else self._source
+        self._drawn = files if self._is_synthetic else None
         cold, warm = self._build_few(layouts[0], images)
         until_s = started_s + _BUILDS_SHARE * config.seconds
         candidates, unmeasured = self._build_candidates(layouts, images, warm, until_s)
@@ -209,19 +211,17 @@ class Sampler:
     def _build(self, layout: CacheLayout, records: int, variants: int = 1) -> _Built:
         self._builds += 1
         folder = self._folder / f"cache-{self._builds}"
-        manifest = precompute(
-            self._read_from,
-            folder,
-            replace(self._chain, cut=layout.cut),
+        source = self._list(records) if self._drawn is None else open_source(self._drawn, SourceConfig(limit=records))
+        config = BuildConfig(
+            chain=replace(self._chain, cut=layout.cut),
             variants=variants,
             format=layout.format,
             encoding=layout.encoding,
             quality=layout.quality,
             seed=self._config.seed,
-            **(self._config.source_options() | {"limit": records}),
             max_reject_rate=_MAX_REJECT_RATE,
-            meter=self._meter,
-        ).manifest
+        )
+        manifest = build_cache(source, folder, config, self._meter).manifest
         return _Built(open_cache(folder), manifest.build_energy.active_j)
 
     def _build_few(self, layout: CacheLayout, images: int) -> tuple[_Built, _Built]:

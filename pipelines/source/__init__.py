@@ -3,7 +3,7 @@
 from joulecache.pipelines.source.config import SOURCE_OPTIONS, SourceConfig
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES
 from joulecache.pipelines.source.opening import open_source, source_paths
-from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit
+from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit, log_notes
 from joulecache.pipelines.source.synthetic import SYNTHETIC, SYNTHETIC_CLASSES, synthetic_photo
 from joulecache.pipelines.source.unit_tables import ImageFile, store_units, take
 
@@ -19,6 +19,7 @@ __all__ = [
     "SourceConfig",
     "SourceError",
     "Unit",
+    "log_notes",
     "open_source",
     "source_paths",
     "store_units",

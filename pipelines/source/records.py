@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+_LOG = logging.getLogger("joulecache")
 
 MAX_CLASSES = 1_000_000
 """A label of this number or more is not a class."""
@@ -91,6 +94,7 @@ class Source:
         holds_out: Whether some records are in split val.
         skipped: Number of files that are not images, by suffix.
         refused: (key, reason) of records that are never read, such as links in a tar.
+        notes: What was skipped or guessed, one sentence each. `log_notes` logs them.
     """
 
     location: str
@@ -100,3 +104,10 @@ class Source:
     holds_out: bool
     skipped: Counter[str]
     refused: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def log_notes(source: Source) -> None:
+    """Log the notes of a source as warnings. Call it once per command, which may list the source several times."""
+    for note in source.notes:
+        _LOG.warning("%s", note)
