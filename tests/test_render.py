@@ -224,7 +224,8 @@ def manifest() -> Manifest:
     def split(records: int) -> Split:
         levels = (122.7, 116.1, 104.2)
         files = (file(records),) * 12
-        return Split("decode|resize(72)", "0" * 64, 3, records, (72, 72, 3), (records,), levels, levels, files)
+        counts = (records - records // 1000 * 999, *(records // 1000,) * 999)
+        return Split("decode|resize(72)", "0" * 64, 3, records, (72, 72, 3), counts, levels, levels, files)
 
     return Manifest(
         chain="decode|resize(72) || random_crop(64)|flip_lr",

@@ -77,11 +77,9 @@ def precompute(
         facts = {"unchanged": built.unchanged, "resumed_shards": built.resumed_shards, "workers": built.workers}
         print_json({**facts, "manifest": to_json(built.manifest)})
         return
-    if built.unchanged:
-        Console().print(f"{cache} is up to date: nothing to build")
-    from joulecache.pipelines.report.describe.cache import describe_manifest
+    from joulecache.pipelines.report.describe.cache import describe_build
 
-    show(describe_manifest(built.manifest, cache))
+    show(describe_build(built, cache))
 
 
 def _rates(now: BuildProgress) -> str:

@@ -70,12 +70,12 @@ def plan(
     if as_json:
         print_json(made.to_json() | {"applied": None if built is None else apply})
         return
-    from joulecache.pipelines.report.describe.cache import describe_manifest
+    from joulecache.pipelines.report.describe.cache import describe_build
     from joulecache.pipelines.report.describe.plan import describe_plan
 
     show(describe_plan(made, apply or "cache/"))
     if built is not None and apply is not None:
-        show(describe_manifest(built.manifest, apply))
+        show(describe_build(built, apply))
 
 
 def _build(made: Plan, cache: str, settings: Given, meter: Meter) -> Built | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 NOT_MEASURED = "not measured"
 NEVER = "never"
 NO_INTERVAL = "one block, no interval"
+NO_BREAK = "\u00a0"
+"""A space at which terminals do not break a line."""
 
 _Units = tuple[tuple[str, float], ...]
 _JOULES: _Units = (("µJ", 1e-6), ("mJ", 1e-3), ("J", 1.0), ("kJ", 1e3), ("MJ", 1e6), ("GJ", 1e9))
@@ -17,6 +19,8 @@ _GRAMS: _Units = (("µg", 1e-6), ("mg", 1e-3), ("g", 1.0), ("kg", 1e3), ("t", 1e
 _BYTES: _Units = (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 _COUNTS: _Units = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
 _SECONDS: _Units = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0))
+UNITS = tuple(name for names in (_JOULES, _GRAMS, _BYTES, _SECONDS) for name, _ in names)
+"""Every unit that follows a number."""
 _SMALLEST_IN_UNIT = 0.01  # a smaller value does not use the common unit of its column: it would be mostly zeros
 _BIDI_CONTROLS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _KINDS = {"measured": "measured", "user": "given"}

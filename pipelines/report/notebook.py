@@ -14,7 +14,7 @@ from joulecache.pipelines.core.notebook import register
 from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.planning.results import Plan
 from joulecache.pipelines.report.describe.audit import describe_audit
-from joulecache.pipelines.report.describe.cache import describe_manifest
+from joulecache.pipelines.report.describe.cache import describe_build, describe_manifest
 from joulecache.pipelines.report.describe.compression import describe_compression
 from joulecache.pipelines.report.describe.energy import describe_energy
 from joulecache.pipelines.report.describe.plan import describe_plan
@@ -31,7 +31,7 @@ def _show(kind: type[T], describe: Callable[[T], Document]) -> None:
 
 
 _show(Audit, describe_audit)
-_show(Built, lambda built: describe_manifest(built.manifest))
+_show(Built, describe_build)
 _show(Cache, lambda cache: describe_manifest(cache.manifest, cache.location))
 _show(Compression, describe_compression)
 _show(Energy, describe_energy)

@@ -87,16 +87,15 @@ def _about(audit: Audit) -> Text:
         ]
         return (*parts, ".", *sizes)
     records = audit.records
-    counts = (
-        f"{plural(records.train, 'training image')}, {count(records.val)} held out, {count(records.rejected)} "
-        f"rejected, {plural(records.skipped, 'other file')} skipped."
-    )
+    counts = [plural(records.train, "training image"), f"{count(records.val)} held out"]
+    counts += [f"{count(records.rejected)} rejected"] if records.rejected else []
+    counts += [f"{plural(records.skipped, 'other file')} skipped"] if records.skipped else []
     return (
         "Source ",
         Code(audit.source or ""),
         ", chain ",
         Code(audit.chain or ""),
-        f". {counts} {class_list(audit.class_names, _CLASSES_SHOWN)}",
+        f". {', '.join(counts)}. {class_list(audit.class_names, _CLASSES_SHOWN)}",
     )
 
 

@@ -1,20 +1,28 @@
-"""The contents of a cache."""
+"""The contents of a cache, and what a build did."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
-from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.core.quantities import count, data_size, kind, seconds
-from joulecache.pipelines.report.describe.values import active, class_list, flagged, joules, plural, total
+from joulecache.pipelines.building.results import Built
+from joulecache.pipelines.cache.manifest import Manifest, Split
+from joulecache.pipelines.core.quantities import NO_BREAK, count, data_size, kind, seconds
+from joulecache.pipelines.report.describe.values import active, flagged, joules, listed, plural, shortened, total
 from joulecache.pipelines.report.document import Block, Code, Column, Document, Paragraph, Section, Table, table, words
+from joulecache.transforms.chain import UnknownOpError, parse
+from joulecache.transforms.ops import op_name
 
-_CLASSES_SHOWN = 10
+_CLASSES_SHOWN = 20
+_KINDS_SHOWN = 10
 
 
 def describe_manifest(manifest: Manifest, name: str = "") -> Document:
     """Describe a cache; `name` is its path or URL."""
-    blocks: list[Block] = [_splits(manifest), *map(Paragraph, _facts(manifest))]
+    splits = {split: found for split, found in manifest.splits.items() if found.records}
+    facts = map(Paragraph, filter(None, (_draws(manifest), _source(manifest, name), _energy(manifest))))
+    blocks: list[Block] = [_splits(splits), _classes(manifest.class_names, splits), *facts]
     return Document(
         "joulecache: a cache",
         name or manifest.chain,
@@ -24,38 +32,99 @@ def describe_manifest(manifest: Manifest, name: str = "") -> Document:
     )
 
 
-def _splits(manifest: Manifest) -> Table:
+def describe_build(built: Built, name: str = "") -> Document:
+    """Describe a cache and what its build did; `name` is the path or URL of the cache."""
+    document = describe_manifest(built.manifest, name)
+    done = Paragraph(" ".join(_done(built)))
+    sections = (Section("", (done,)), *document.sections) if done.text else document.sections
+    return dataclasses.replace(document, sections=sections)
+
+
+def _done(built: Built) -> Iterator[str]:
+    """Yield what a build did, unless it computed every image."""
+    if built.unchanged:
+        yield "Up to date: nothing to build."
+        return
+    images = sum(split.records * split.variants for split in built.manifest.splits.values())
+    if built.transformed < images:
+        yield f"Computed {count(built.transformed)} of {plural(images, 'image')}; the others were in the cache."
+    if built.resumed_shards:
+        yield f"Resumed an interrupted build, which had finished {plural(built.resumed_shards, 'shard')}."
+
+
+def _splits(splits: Mapping[str, Split]) -> Table:
     def levels(values: tuple[float, ...]) -> str:
         return " ".join(f"{level:.1f}" for level in values)
 
-    return table(
-        "",
-        [(name, split) for name, split in manifest.splits.items() if split.records],
-        {
-            words("Split"): lambda row: row[0],
-            Column("Records"): lambda row: count(row[1].records),
-            Column("Image"): lambda row: "x".join("?" if side is None else str(side) for side in row[1].image_shape),
-            Column("Variants", priority=1): lambda row: count(row[1].variants),
-            Column("Files", priority=2): lambda row: count(len(row[1].files)),
-            Column("Size"): lambda row: data_size(sum(file.bytes for file in row[1].files)),
-            Column("Mean", priority=3): lambda row: levels(row[1].mean),
-            Column("Std", priority=4): lambda row: levels(row[1].std),
-        },
-    )
+    facts: dict[str, Callable[[Split], str]] = {
+        "Records": lambda split: count(split.records),
+        "Image": lambda split: "x".join("?" if side is None else str(side) for side in split.image_shape),
+        "Variants": lambda split: count(split.variants),
+        "Files": lambda split: count(len(split.files)),
+        "Size": lambda split: data_size(sum(file.bytes for file in split.files)),
+        "Mean": lambda split: levels(split.mean),
+        "Std": lambda split: levels(split.std),
+    }
+    return _by_split("Split", facts, splits)
 
 
-def _facts(manifest: Manifest) -> Iterator[str]:
+def _classes(names: Sequence[str], splits: Mapping[str, Split]) -> Block:
+    """Return the records of each class: in each split if there are few classes, else in total."""
+    if not names:
+        return Paragraph("No classes.")
+    if len(names) <= _CLASSES_SHOWN:
+        return _by_split("Class", {name: _count_of(place) for place, name in enumerate(names)}, splits)
+    totals = [sum(counts) for counts in zip(*(split.class_counts for split in splits.values()), strict=True)]
+    first = [f"{name}{NO_BREAK}({count(records)})" for name, records in zip(names, totals, strict=True)]
+    sizes = f"{count(min(totals))} to {count(max(totals))} records each"
+    return Paragraph(f"{count(len(names))} classes, {sizes}: {shortened(first, _CLASSES_SHOWN)}.")
+
+
+def _count_of(place: int) -> Callable[[Split], str]:
+    return lambda split: count(split.class_counts[place])
+
+
+def _by_split(what: str, rows: Mapping[str, Callable[[Split], str]], splits: Mapping[str, Split]) -> Table:
+    """Return a table with a column for each split."""
+
+    def of(split: Split) -> Callable[[str], str]:
+        return lambda name: rows[name](split)
+
+    columns: dict[Column, Callable[[str], str]] = {words(what): lambda name: name}
+    return table("", rows, columns | {Column(name): of(split) for name, split in splits.items()})
+
+
+def _draws(manifest: Manifest) -> str:
+    """Say how often the random ops before the cut are drawn; "" without such ops."""
+    random: list[str] = []
+    with suppress(UnknownOpError):  # custom ops are not imported to describe a cache
+        random = [op_name(type(op)) for op in parse(manifest.chain).prefix if op.random]
+    if not random:
+        return ""
+    ops, drawn = listed(random), "is" if len(random) == 1 else "are"
+    if manifest.variants == 1:
+        return f"{ops} {drawn} drawn once: every epoch repeats the same images."
+    return f"{ops} {drawn} drawn {count(manifest.variants)} times: epoch e reads variant e mod {manifest.variants}."
+
+
+def _source(manifest: Manifest, name: str) -> str:
     source, rejected = manifest.source, manifest.rejected
-    yield class_list(manifest.class_names, _CLASSES_SHOWN)
-    yield (
-        f"Stored as {manifest.format}, {manifest.encoding}. Source: {source.location}, {data_size(source.bytes)}; "
-        f"{count(rejected.records)} rejected (listed in {rejected.name}), {plural(sum(source.skipped.values()), 'other file')} skipped."
-    )
+    text = f"Stored as {manifest.format}, {manifest.encoding}. Source: {source.location}, {data_size(source.bytes)}."
+    if source.skipped:
+        kinds = sorted(source.skipped.items(), key=lambda item: (-item[1], item[0]))
+        by_kind = shortened([f"{kind}: {count(files)}" for kind, files in kinds], _KINDS_SHOWN)
+        text += f" Skipped {plural(sum(source.skipped.values()), 'file')} ({by_kind})."
+    if rejected.records:
+        path = f"{name.rstrip('/')}/{rejected.name}" if name else rejected.name
+        text += f" Rejected {plural(rejected.records, 'record')}, listed in {path}."
+    return text
+
+
+def _energy(manifest: Manifest) -> str:
     if manifest.energy is None:
-        yield "Energy of the build: not measured, since other processes did part of it."
-        return
+        return "Energy of the build: not measured, since other processes did part of it."
     energy = manifest.energy.energy
-    yield (
-        f"Energy of the build: {total(energy)}, {energy.method}; active {joules(active(energy))}, {kind(energy.active.method)}. CPU time "
-        f"{seconds(energy.cpu_s)}, time {seconds(energy.duration_s)}."
+    return (
+        f"Energy of the build: {joules(active(energy))} active, {kind(energy.active.method)}; {total(energy)} with idle, {energy.method}. "
+        f"CPU time {seconds(energy.cpu_s)}, time {seconds(energy.duration_s)}."
     )

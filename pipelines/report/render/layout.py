@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from joulecache.pipelines.core.quantities import Spread
+from joulecache.pipelines.core.quantities import NO_BREAK, UNITS, Spread
 from joulecache.pipelines.report.document import Cell, Column, Table
 
 STYLES = {"saves": "green", "costs": "red", "inconclusive": "yellow", "not inferior": "green", "inferior": "red"}
@@ -19,27 +19,30 @@ _GAPS = (2, 1)  # between columns; the second if the table does not fit otherwis
 _SHORT, _PROSE = 14, 24  # minimum width of a column of short texts, and of long ones
 _LONG = 28  # texts at least this wide are long
 _HEAD_LINES = 2  # of a long header, if there is room
-_NO_BREAK = "\u00a0"
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d]-)(?=[^\W_])")  # after a hyphen, but not within -0.5 or 1.2-3.4
+_BEFORE_UNIT = re.compile(rf"(?<=\d) (?=(?:{'|'.join(UNITS)})(?!\w))")
 _BETWEEN_PARTS = re.compile(r"(?<=[/\\_.,;:=&?+|-])")  # of paths and URLs
 
 
 def wrap(text: str, width: int, *, at_hyphens: bool = False) -> list[str]:
-    """Break a text into lines at spaces and optionally at hyphens; a word longer than a line is broken between its parts."""
+    """Break a text into lines at spaces and optionally at hyphens; a word longer than a line is broken between its parts.
+
+    A number stays with its unit.
+    """
     lines, line, width = [], "", max(1, width)
-    for word in _words(text, width):
+    for word in _words(_BEFORE_UNIT.sub(NO_BREAK, text), width):
         for part, starts in _pieces(word, width, at_hyphens):
             joint = " " if line and starts else ""
             if line and cell_len(line + joint + part) > width:
                 lines.append(line)
                 line, joint = "", ""
             line += joint + part
-    return [each.replace(_NO_BREAK, " ") for each in (*lines, line)]
+    return [each.replace(NO_BREAK, " ") for each in (*lines, line)]
 
 
 def _words(text: str, width: int) -> Iterator[str]:
     for word in text.split(" "):
-        yield from [word] if cell_len(word) <= width else word.split(_NO_BREAK)
+        yield from [word] if cell_len(word) <= width else word.split(NO_BREAK)
 
 
 def _pieces(word: str, width: int, at_hyphens: bool) -> Iterator[tuple[str, bool]]:
@@ -149,7 +152,7 @@ def _style(cell: Cell) -> str:
 
 def _whole(text: str) -> str:
     """Return a text with no-break spaces."""
-    return text.replace(" ", _NO_BREAK)
+    return text.replace(" ", NO_BREAK)
 
 
 def _compact(spread: Spread) -> str:

@@ -1,0 +1,114 @@
+"""What `precompute` and `inspect` say about a cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from caches import build
+from rich.cells import cell_len
+
+from joulecache.pipelines.cache.manifest_io import open_manifest
+
+MakeSource = Callable[[Mapping[str, bytes]], Path]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def inspect(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
+    """Run `joulecache inspect` in a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(cache: Path) -> str:
+        code, out, err = run("inspect", cache)
+        assert (code, err) == (0, "")
+        assert max(map(cell_len, out.splitlines())) <= 80
+        return out
+
+    return call
+
+
+def row(out: str, name: str) -> list[str]:
+    """Return the cells of the table row that starts with a name."""
+    [line] = [line for line in out.splitlines() if re.match(rf"{re.escape(name)}  ", line)]
+    return line.split()[1:]
+
+
+def test_classes_splits_and_what_is_missing_are_counted(
+    make_folder: MakeSource, photos: Mapping[str, bytes], tmp_path: Path, inspect: Callable[[Path], str]
+) -> None:
+    others = {f"cat/{n}.HEIC": b"x" for n in range(20)} | {f"dog/{n}.txt": b"x" for n in range(3)}
+    source = make_folder({**photos, **others, "dog/broken.jpg": b"no picture"})
+    cache = tmp_path / "cache"
+    manifest = build(source, cache, "decode|resize(8) || flip_lr", val_fraction=0.3)
+    out = inspect(cache)
+    train, val = (manifest.splits[name] for name in ("train", "val"))
+    assert (row(out, "Split"), row(out, "Class")) == (["train", "val"], ["train", "val"])
+    assert row(out, "Records") == [str(train.records), str(val.records)]
+    counts = {name: list(map(int, row(out, name))) for name in ("cat", "dog", "été")}
+    assert {name: sum(of) for name, of in counts.items()} == {"cat": 10, "dog": 10, "été": 10}
+    assert [sum(column) for column in zip(*counts.values(), strict=True)] == [train.records, val.records]
+    text = " ".join(out.split())
+    assert "Skipped 23 files (.heic: 20, .txt: 3)." in text
+    assert f"Rejected1record,listedin{cache / manifest.rejected.name}." in text.replace(" ", "")
+    assert re.search(r"Energy of the build: [\d.]+ .?J \([\d.]+ to [\d.]+\) active, (modelled|measured);", text)
+
+
+def test_nothing_is_said_of_rejects_and_other_files_where_there_are_none(
+    photo_cache: Path, inspect: Callable[[Path], str]
+) -> None:
+    out = inspect(photo_cache)
+    assert "eject" not in out
+    assert "kipped" not in out
+
+
+def test_of_many_classes_the_first_twenty_are_shown(
+    make_folder: MakeSource, photo: bytes, tmp_path: Path, inspect: Callable[[Path], str]
+) -> None:
+    files = {f"class {n:02d}/{m}.jpg": photo for n in range(25) for m in range(1 + (n == 0))}
+    build(make_folder(files), tmp_path / "cache", "decode|resize(8)")
+    text = " ".join(inspect(tmp_path / "cache").split())
+    assert "25 classes, 1 to 2 records each: class 00 (2), class 01 (1)," in text
+    assert "class 19 (1) and 5 more." in text
+    assert "class 20" not in text
+
+
+@pytest.mark.parametrize(
+    ("chain", "variants", "fact"),
+    [
+        ("decode|resize(9)|random_crop(8)|flip_lr", 1, "random_crop and flip_lr are drawn once: every epoch repeats"),
+        ("decode|resize(9)|random_crop(8) || flip_lr", 3, "random_crop is drawn 3 times: epoch e reads variant e mod 3."),
+        ("decode|resize(9) || random_crop(8)|flip_lr", 1, ""),
+    ],
+)
+def test_cached_draws_are_counted(
+    photo_folder: Path, tmp_path: Path, inspect: Callable[[Path], str], chain: str, variants: int, fact: str
+) -> None:
+    build(photo_folder, tmp_path / "cache", chain, variants=variants)
+    text = " ".join(inspect(tmp_path / "cache").split())
+    assert fact in text
+    assert ("drawn" in text) == bool(fact)
+
+
+def test_an_update_says_what_it_computed(
+    make_folder: MakeSource, photos: Mapping[str, bytes], photo: bytes, tmp_path: Path, run: Run
+) -> None:
+    source = make_folder(photos)
+    command = ("precompute", source, tmp_path / "cache", "--chain", "decode|resize(8)")
+    for added, said in ((None, ""), ("cat/new.jpg", "Computed 1 of 31 images"), (None, "Up to date: nothing to build")):
+        if added is not None:
+            (source / added).write_bytes(photo)
+        code, out, _ = run(*command)
+        assert code == 0
+        assert said in out
+        assert ("Computed" in out, "Up to date" in out) == ("Computed" in said, "Up to date" in said)
+    assert open_manifest(tmp_path / "cache").records == 31
+
+
+def test_a_number_stays_with_its_unit(photo_cache: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in range(40, 100, 3):
+        monkeypatch.setenv("COLUMNS", str(width))
+        out = run("inspect", photo_cache)[1]
+        assert not re.search(r"\d\n(?:.?J|.?B|.?s)\b", out)
