@@ -79,7 +79,11 @@ def test_of_many_classes_the_first_twenty_are_shown(
     ("chain", "variants", "fact"),
     [
         ("decode|resize(9)|random_crop(8)|flip_lr", 1, "random_crop and flip_lr are drawn once: every epoch repeats"),
-        ("decode|resize(9)|random_crop(8) || flip_lr", 3, "random_crop is drawn 3 times: epoch e reads variant e mod 3."),
+        (
+            "decode|resize(9)|random_crop(8) || flip_lr",
+            3,
+            "random_crop is drawn 3 times: epoch e reads variant e mod 3.",
+        ),
         ("decode|resize(9) || random_crop(8)|flip_lr", 1, ""),
     ],
 )

@@ -274,7 +274,7 @@ def test_a_build_is_printed_as_json_and_found_up_to_date(run: Run, photo_folder:
     before = contents(cache)
     code, out, _ = run("precompute", photo_folder, cache, "--chain", CHAIN)
     assert code == 0
-    assert "up to date" in out
+    assert "Up to date" in out
     assert contents(cache) == before
 
 
@@ -293,9 +293,21 @@ def test_inspect_shows_what_a_cache_holds(run: Run, photo_cache: Path, tmp_path:
     assert "modelled:cpu-seconds" in out or "measured:rapl" in out
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert len(sheet.convert("RGB").getcolors(1 << 24) or []) > 1000
+    assert f"Contact sheet: {tmp_path / 'sheet.png'}" in out.splitlines()
     written = json.loads((photo_cache / "manifest.json").read_text())
     del written["format_version"], written["digest"]
-    assert json.loads(run("inspect", photo_cache, "--json")[1]) == written
+    _, out, err = run("inspect", photo_cache, "--json", "--sheet", tmp_path / "sheet.png")
+    assert json.loads(out) == written
+    assert err == f"Contact sheet: {tmp_path / 'sheet.png'}\n"
+
+
+def test_rows_added_to_emissions_are_counted(run: Run, photo_folder: Path, tmp_path: Path) -> None:
+    said = f"{tmp_path / 'emissions.csv'}\n"
+    options = ("--emissions", tmp_path, "--country", "FRA")
+    assert run("run", *options, "--", "true")[2].startswith(f"Emissions: 1 row added to {said}")
+    _, out, err = run("precompute", photo_folder, tmp_path / "cache", "--chain", CHAIN, *options, "--json")
+    assert json.loads(out)
+    assert err.endswith(f"Emissions: 1 row added to {said}")
 
 
 def test_verify_finds_a_changed_byte(run: Run, photo_folder: Path, tmp_path: Path) -> None:
@@ -344,6 +356,7 @@ def test_an_audit_writes_its_report(run: Run, photo_folder: Path, tmp_path: Path
     code, text, _ = run("audit", photo_folder, "--chain", CHAIN, *options)
     assert code == 0
     assert "inconclusive" in text
+    assert text.splitlines()[-1] == f"Report: {out / 'report.html'}"
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "report.md", "runs.jsonl"]
     assert json.loads((out / "report.json").read_text())["chain"] == CHAIN
 

@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from joulecache.pipelines.auditing.config import AuditConfig, PipelinesConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.cli.options import SOURCE_METAVARS, SOURCES, AsJson, Energy, import_functions, make_meter
-from joulecache.pipelines.cli.terminal import print_json, say, show
+from joulecache.pipelines.cli.options import (
+    SOURCE_METAVARS,
+    SOURCES,
+    AsJson,
+    Energy,
+    import_functions,
+    make_meter,
+    wrote_emissions,
+)
+from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.core.progress import progress_bar, silenced_output, stdout_to_stderr
 
 _COMPARISON = "Comparing two audits"
@@ -98,11 +105,13 @@ def _measure(
         datasets = import_functions(pipeline) if pipeline else None
         result = run_audit(source, chain, out, datasets=datasets, **settings, meter=meter, progress=bar)
     files = write_report(result, out)
+    wrote_emissions(meter)
     if as_json:
+        wrote("Report", files.html, stderr=True)
         print_json(result.to_json())
         return
     show(describe_audit(result))
-    Console().print(f"Report: {files.html}", markup=False, highlight=False, soft_wrap=True)
+    wrote("Report", files.html)
 
 
 def _compare(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:

@@ -21,8 +21,9 @@ from joulecache.pipelines.cli.options import (
     Source,
     import_ops,
     make_meter,
+    wrote_emissions,
 )
-from joulecache.pipelines.cli.terminal import print_json, say, show
+from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.core.progress import progress_bar
 
@@ -58,7 +59,7 @@ def precompute(
     from joulecache.pipelines.building.precomputing import precompute as build_cache
     from joulecache.transforms import parse
 
-    custom = import_ops(ops)
+    custom, meter = import_ops(ops), make_meter(energy)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("apache_beam").setLevel(logging.INFO)
@@ -69,10 +70,11 @@ def precompute(
             parse(chain, custom),
             val_chain=None if val_chain is None else parse(val_chain, custom),
             beam_options=beam_options or (),
-            meter=make_meter(energy),
+            meter=meter,
             progress=lambda now: bar("records", now.done, now.records, _rates(now)),
             **build,
         )
+    wrote_emissions(meter)
     if as_json:
         facts = {"unchanged": built.unchanged, "resumed_shards": built.resumed_shards, "workers": built.workers}
         print_json({**facts, "manifest": to_json(built.manifest)})
@@ -108,6 +110,8 @@ def inspect(
         from joulecache.pipelines.report.describe.cache import describe_manifest
 
         show(describe_manifest(manifest, cache))
+    if sheet is not None:
+        wrote("Contact sheet", sheet, stderr=as_json)
 
 
 def verify(*, cache: Cache, as_json: AsJson = False) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from joulecache.pipelines.cli.options import AsJson, Energy, make_meter
+from joulecache.pipelines.cli.options import AsJson, Energy, make_meter, wrote_emissions
 from joulecache.pipelines.cli.terminal import fail, print_json, say, show
 from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.core.progress import progress_bar, silenced_output
@@ -41,6 +41,7 @@ def run(
             code, used = run_metered(command, meter, sys.stderr if as_json else None)
         except OSError as error:
             raise typer.Exit(fail(f"cannot run {command[0]!r}: {error.strerror}", _NOT_RUN)) from error
+    wrote_emissions(meter)
     other = check and check.result
     if as_json:
         body = {
@@ -93,6 +94,7 @@ def hardware(
 
     with progress_bar() as bar:
         found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=bar)
+    wrote_emissions(meter)
     if as_json:
         rows = [one.to_json() for one in found]
         print_json(

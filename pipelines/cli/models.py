@@ -17,8 +17,9 @@ from joulecache.pipelines.cli.options import (
     Seed,
     import_ops,
     make_meter,
+    wrote_emissions,
 )
-from joulecache.pipelines.cli.terminal import print_json, show
+from joulecache.pipelines.cli.terminal import print_json, show, wrote
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.progress import progress_bar, silenced_output
 
@@ -71,6 +72,7 @@ def train(
             progress=bar,
             ops=custom,
         )
+    wrote_emissions(meter)
     if as_json:
         compression = None if trained.compression is None else trained.compression.to_json()
         print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})
@@ -78,6 +80,7 @@ def train(
     from joulecache.pipelines.report.describe.training import describe_training
 
     show(describe_training(trained))
+    wrote("Run folder", out)
 
 
 def compress(
@@ -108,9 +111,12 @@ def compress(
         compression = compress_model(
             model, data, recipe, out=out, seed=seed, seeds=seeds, meter=meter, progress=bar, ops=custom
         )
+    wrote_emissions(meter)
     if as_json:
         print_json(compression.to_json())
+        wrote("Models", out, stderr=True)
         return
     from joulecache.pipelines.report.describe.compression import describe_compression
 
     show(describe_compression(compression))
+    wrote("Models", out)

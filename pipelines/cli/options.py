@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
+from joulecache.pipelines.cli.terminal import wrote
 from joulecache.pipelines.core.user_code import import_user_module
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ def make_meter(energy: Given) -> Meter:
         except ValueError:
             raise ValueError(f"--watts must be two numbers, IDLE:FULL, like 12:65, got {watts!r}") from None
     return Meter(**options)
+
+
+def wrote_emissions(meter: Meter) -> None:
+    """Say on stderr how many rows a meter added to emissions.csv, if it writes one."""
+    if (file := meter.emissions) is not None:
+        wrote("Emissions", f"{file.rows} {'row' if file.rows == 1 else 'rows'} added to {file.path}", stderr=True)
 
 
 def import_ops(module: str | None) -> dict[str, type[Op]] | None:

@@ -19,6 +19,7 @@ from joulecache.pipelines.cli.options import (
     Source,
     import_ops,
     make_meter,
+    wrote_emissions,
 )
 from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
@@ -67,6 +68,7 @@ def plan(
     if ops is not None:  # the printed command needs it too
         made = dataclasses.replace(made, options=(*made.options, "--ops", ops))
     built = None if apply is None else _build(made, apply, settings, meter)
+    wrote_emissions(meter)
     if as_json:
         print_json(made.to_json() | {"applied": None if built is None else apply})
         return

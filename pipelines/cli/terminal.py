@@ -62,6 +62,11 @@ def show(document: Document, *, stderr: bool = False) -> None:
     print_document(document, Console(stderr=stderr))
 
 
+def wrote(what: str, path: object, *, stderr: bool = False) -> None:
+    """Name a file or folder that a command wrote; on stderr if stdout is for other things, such as JSON."""
+    Console(stderr=stderr).print(f"{what}: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
 def print_json(body: object) -> None:
     """Print a result as JSON."""
     sys.stdout.write(json.dumps(body, indent=1, default=str) + "\n")

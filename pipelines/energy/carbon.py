@@ -131,6 +131,10 @@ class EmissionsFile:
     country, so are the grams, and CodeCarbon's board (carbonboard 3.3.2) then shows `nan kg` for the whole file and no bars for that
     project. CodeCarbon renames a file of another format to `emissions.csv.bak`.
 
+    Attributes:
+        path: The file.
+        rows: Number of rows appended so far.
+
     Raises:
         ValueError: The folder does not exist.
     """
@@ -138,7 +142,8 @@ class EmissionsFile:
     def __init__(self, folder: str | os.PathLike[str], country: str | None, pue: float) -> None:
         if not isinstance(folder, str | os.PathLike) or not Path(folder).is_dir():
             raise ValueError(f"emissions must be a folder that exists, got {shown(str(folder))}")
-        self._folder, self._country, self._pue = Path(folder).absolute(), country, pue
+        self.path, self.rows = Path(folder).absolute() / "emissions.csv", 0
+        self._country, self._pue = country, pue
         self._run = str(uuid.uuid4())
 
     def append(self, name: str, energy: Energy) -> None:
@@ -146,12 +151,12 @@ class EmissionsFile:
         from codecarbon.output_methods.file import FileOutput
 
         row = self._row(name, energy)
-        path = self._folder / "emissions.csv"
-        with lock_path(self._folder):  # several processes may write the header and rows
+        path = self.path
+        with lock_path(path.parent):  # several processes may write the header and rows
             before = path.stat() if path.exists() else None
             try:
                 with quiet():
-                    FileOutput(path.name, str(self._folder), "append").out(row, None)
+                    FileOutput(path.name, str(path.parent), "append").out(row, None)
             except OSError:
                 # a full disk may leave part of a row, which the next one would continue
                 if path.is_file():
@@ -160,6 +165,7 @@ class EmissionsFile:
                 raise
             except (ValueError, csv.Error) as error:
                 raise OSError(f"{path} is not a CSV file: {error}") from error
+            self.rows += 1
 
     def _row(self, name: str, energy: Energy) -> Any:
         from codecarbon.output_methods.emissions_data import EmissionsData

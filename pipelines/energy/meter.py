@@ -114,6 +114,11 @@ class Meter:
         self._record = None if record is None else begin_recording(record, self._provenance_without_tdp())
 
     @property
+    def emissions(self) -> EmissionsFile | None:
+        """The file that gets a row for each outermost window."""
+        return self._emissions
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What could not be measured so far, with reasons and remedies."""
         return tuple(self._notes)
