@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_audits import audit
 
-from joulecache.pipelines.auditing.config import AuditConfig, draws_before_cut
+from joulecache.pipelines.auditing.config import AuditConfig
 from joulecache.pipelines.auditing.results import Audit, VariantPoint
 from joulecache.pipelines.auditing.variants import draw_reuse, measure_variants
 from joulecache.pipelines.building.precomputing import precompute
@@ -203,7 +203,7 @@ def test_why_nothing_can_be_measured(
 
 def test_a_prefix_without_draws_says_nothing(photo_folder: Path, tmp_path: Path) -> None:
     chain = "decode|resize(20) || flip_lr"
-    assert not draws_before_cut(parse(chain))
+    assert not parse(chain).cached_random
     assert small_audit(photo_folder, tmp_path / "out", chain, workloads=("input",)).reuse is None
 
 

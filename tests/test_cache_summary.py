@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -116,3 +117,55 @@ def test_a_number_stays_with_its_unit(photo_cache: Path, run: Run, monkeypatch: 
         monkeypatch.setenv("COLUMNS", str(width))
         out = run("inspect", photo_cache)[1]
         assert not re.search(r"\d\n(?:.?J|.?B|.?s)\b", out)
+
+
+# Draws that every epoch repeats ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the library logs; a command that ran before in this process may have raised the level."""
+    caplog.set_level(logging.WARNING, "joulecache")
+    return caplog
+
+
+def test_draws_that_every_epoch_repeats_are_noted_before_the_build(
+    photo_folder: Path, tmp_path: Path, run: Run, notes: pytest.LogCaptureFixture
+) -> None:
+    frozen, fixed = "decode|resize(9)|random_crop(8)|flip_lr", "decode|resize(9) || random_crop(8)|flip_lr"
+    code, _, err = run("precompute", photo_folder, tmp_path / "cache", "--chain", frozen, "--json")
+    assert code == 0
+    note = (
+        "random_crop and flip_lr are cached and drawn once, so every epoch repeats the same images: use the chain "
+        f'"{fixed}" to draw in every epoch, or store K draws with --variants K (variants=K)'
+    )
+    assert err == f"joulecache: note: {note}\n"
+    assert run("precompute", photo_folder, tmp_path / "cache", "--chain", frozen)[2] == ""  # up to date
+    build(photo_folder, tmp_path / "python", frozen)
+    assert notes.messages == [note]
+
+
+@pytest.mark.parametrize(
+    ("chain", "options"),
+    [
+        ("decode|resize(9) || random_crop(8)", {}),
+        ("decode|resize(9)|random_crop(8) || flip_lr", {}),  # the user placed the cut: the summary says it
+        ("decode|resize(9)|random_crop(8)", {"variants": 2}),
+        ("decode|resize(9)", {}),
+    ],
+)
+def test_nothing_is_noted_of_other_draws(
+    photo_folder: Path, tmp_path: Path, notes: pytest.LogCaptureFixture, chain: str, options: dict[str, int]
+) -> None:
+    build(photo_folder, tmp_path / "cache", chain, **options)
+    assert not notes.messages
+
+
+def test_no_cut_is_proposed_where_images_have_no_size_before_it(
+    photo_folder: Path, tmp_path: Path, notes: pytest.LogCaptureFixture
+) -> None:
+    build(photo_folder, tmp_path / "cache", "decode|random_resized_crop(8)")
+    [note] = notes.messages
+    assert note.startswith(
+        "random_resized_crop is cached and drawn once, so every epoch repeats the same images: store K"
+    )

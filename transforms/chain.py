@@ -98,6 +98,11 @@ class Chain:
         return self.ops[self.cut :]
 
     @property
+    def cached_random(self) -> tuple[str, ...]:
+        """The names of the random ops before the cut."""
+        return tuple(op_name(type(op)) for op in self.prefix if op.random)
+
+    @property
     def on_images(self) -> tuple[Op, ...]:
         """The ops of the suffix that run on single images."""
         return tuple(op for op in self.suffix if not isinstance(op, BatchOp))

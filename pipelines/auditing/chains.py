@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from joulecache.pipelines.auditing.config import AuditConfig, draws_before_cut
+from joulecache.pipelines.auditing.config import AuditConfig
 from joulecache.pipelines.auditing.examples import draw_examples
 from joulecache.pipelines.auditing.folder import AuditFolder, replace_json
 from joulecache.pipelines.auditing.results import Audit, BuildFacts, DrawReuse, RecordCounts
 from joulecache.pipelines.auditing.stages import measure_stages
 from joulecache.pipelines.auditing.variants import draw_reuse, measure_variants
 from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.notes import log_repeated_draws
 from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.compressing.compression import compress_on
@@ -67,6 +68,7 @@ def audit_chain(
     folder = AuditFolder(Path(out))
     folder.check(source_paths(source))
     log_notes(listed)
+    log_repeated_draws(parsed, config.variants[0])
     arguments = {name: value for name, value in codec.to_json(config).items() if name not in _NOT_IN_SETTINGS}
     settings = {"source": os.fspath(source), "chain": str(parsed), **arguments, **conditions(meter)}
     with folder.work(settings) as work:
@@ -125,7 +127,7 @@ class _ChainAudit:
     def run(self) -> Audit:
         """Measure the workloads, the reuse of draws and the stages; return the audit."""
         why = self.config.why_unmeasured(self.held_out)
-        reuse = draw_reuse(self.config, why=why) if draws_before_cut(self.chain) else None
+        reuse = draw_reuse(self.config, why=why) if self.chain.cached_random else None
         compression: Compression | None = None
         training: Training | None = None
         self.measure_input()

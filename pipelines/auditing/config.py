@@ -142,7 +142,7 @@ class AuditConfig(_Config, SourceConfig):
 
     def check_draws(self, chain: Chain) -> None:
         """Raise ValueError if several variants are requested, but the cached ops of the chain draw nothing."""
-        if self.variants != (1,) and not draws_before_cut(chain):
+        if self.variants != (1,) and not chain.cached_random:
             raise ValueError(
                 f"variants are {listed(self.variants)}, but the cached ops of {str(chain)!r} draw nothing at random: all would be the "
                 "same, leave variants out"
@@ -165,11 +165,6 @@ class AuditConfig(_Config, SourceConfig):
                 f"variants {listed(self.variants)} differ in accuracy, but no records are held out to measure accuracy: use more images"
             )
         return "no records are held out"
-
-
-def draws_before_cut(chain: Chain) -> bool:
-    """Return whether an op before the cut draws at random, so that a cache holds variants."""
-    return any(op.random for op in chain.prefix)
 
 
 def listed(counts: Sequence[int]) -> str:

@@ -45,7 +45,7 @@ def _images(path: Path, key: str, cache: Cache) -> Iterator[ExampleImage]:
 
     for count, op in enumerate(ops, 1):
         yield ExampleImage(op_text(op), count == chain.cut, jpeg(count, 0))
-    if any(op.random for op in chain.on_images) or (manifest.variants > 1 and any(op.random for op in chain.prefix)):
+    if any(op.random for op in chain.on_images) or (manifest.variants > 1 and chain.cached_random):
         for epoch in range(1, 1 + _LATER_EPOCHS):
             yield ExampleImage(f"epoch {epoch}", False, jpeg(len(ops), epoch))
 

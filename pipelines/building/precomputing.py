@@ -16,6 +16,7 @@ from joulecache.pipelines.building.destination import Destination, open_destinat
 from joulecache.pipelines.building.energy_log import EnergyLog
 from joulecache.pipelines.building.job import Job, make_job
 from joulecache.pipelines.building.monitor import Monitor
+from joulecache.pipelines.building.notes import log_repeated_draws
 from joulecache.pipelines.building.results import BuildProgress, Built, Progress
 from joulecache.pipelines.building.resume import finished_result
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result, this_process
@@ -125,6 +126,8 @@ def precompute(
         listed = open_source(source, config)
         log_notes(listed)
         job = make_job(config, listed, destination, existing)
+        if job.unchanged_manifest is None:
+            log_repeated_draws(config.chain, config.variants)
         del listed  # the job has its units
         return _run(job, destination, runner_options, meter or Meter(), progress)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 NOT_MEASURED = "not measured"
@@ -140,6 +140,21 @@ def _scaled(value: float | None, units: _Units, like: float | None = None) -> st
         return NOT_MEASURED
     name, size = _unit(value, units, like)
     return f"{number(value / size)} {name}"
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names, as in "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def shortened(names: Sequence[str], most: int) -> str:
+    """Join the first names, as in "a, b and 3 more"."""
+    more = f" and {count(len(names) - most)} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 # Shares and ratios ----------------------------------------------------------------------------------------------------

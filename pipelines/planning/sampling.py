@@ -253,7 +253,7 @@ class Sampler:
         return candidates, tuple(unmeasured)
 
     def _draws(self, layout: CacheLayout) -> bool:
-        return any(op.random for op in self._chain.ops[: layout.cut])
+        return bool(replace(self._chain, cut=layout.cut).cached_random)
 
     def _cache_cost(self, candidate: _Candidate, cold: _Built, warm: _Built, epoch: EpochCost) -> CacheCost:
         built = candidate.built

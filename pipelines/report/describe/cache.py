@@ -8,11 +8,10 @@ from contextlib import suppress
 
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.manifest import Manifest, Split
-from joulecache.pipelines.core.quantities import NO_BREAK, count, data_size, kind, seconds
-from joulecache.pipelines.report.describe.values import active, flagged, joules, listed, plural, shortened, total
+from joulecache.pipelines.core.quantities import NO_BREAK, count, data_size, kind, listed, seconds, shortened
+from joulecache.pipelines.report.describe.values import active, flagged, joules, plural, total
 from joulecache.pipelines.report.document import Block, Code, Column, Document, Paragraph, Section, Table, table, words
 from joulecache.transforms.chain import UnknownOpError, parse
-from joulecache.transforms.ops import op_name
 
 _CLASSES_SHOWN = 20
 _KINDS_SHOWN = 10
@@ -96,9 +95,9 @@ def _by_split(what: str, rows: Mapping[str, Callable[[Split], str]], splits: Map
 
 def _draws(manifest: Manifest) -> str:
     """Say how often the random ops before the cut are drawn; "" without such ops."""
-    random: list[str] = []
+    random: tuple[str, ...] = ()
     with suppress(UnknownOpError):  # custom ops are not imported to describe a cache
-        random = [op_name(type(op)) for op in parse(manifest.chain).prefix if op.random]
+        random = parse(manifest.chain).cached_random
     if not random:
         return ""
     ops, drawn = listed(random), "is" if len(random) == 1 else "are"

@@ -9,7 +9,7 @@ from joulecache.pipelines.auditing.results import Audit, Stage, Stages
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
 from joulecache.pipelines.experiment.results import Joules, Waiting, WorkloadResult
-from joulecache.pipelines.report.describe.values import active_tag, joules, listed, share, title_of
+from joulecache.pipelines.report.describe.values import active_tag, joules, share, title_of
 from joulecache.pipelines.report.document import (
     Cell,
     Chart,
@@ -75,7 +75,7 @@ def _saved_by_a_cache(audit: Audit, known: list[Stage]) -> str:
     gone = [stage for stage in feeding if stage.cached]
     if not gone:
         return ""
-    names, saved = listed([stage.name for stage in gone]), share(_sum_j(gone) / _sum_j(feeding))
+    names, saved = quantities.listed([stage.name for stage in gone]), share(_sum_j(gone) / _sum_j(feeding))
     instead = f" Reading the cache instead costs energy too: see the arm {audit.cached}." if audit.cached else ""
     return f"A cache saves {saved} of the input's active energy: {names}, which it runs once.{instead}"
 

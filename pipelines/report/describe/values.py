@@ -102,16 +102,4 @@ def plural(number: int, noun: str) -> str:
 
 def class_list(names: Sequence[str], most: int) -> str:
     """Return the number of classes and the names of the first ones."""
-    return f"{quantities.count(len(names))} {'class' if len(names) == 1 else 'classes'}: {shortened(names, most) or 'none'}."
-
-
-def listed(names: Sequence[str]) -> str:
-    """Join names, as in "a, b and c"."""
-    *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def shortened(names: Sequence[str], most: int) -> str:
-    """Join names, as in "a, b and 3 more"."""
-    more = f" and {quantities.count(len(names) - most)} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    return f"{quantities.count(len(names))} {'class' if len(names) == 1 else 'classes'}: {quantities.shortened(names, most) or 'none'}."

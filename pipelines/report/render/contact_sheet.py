@@ -54,7 +54,7 @@ def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
     data, key = image.read_bytes(), image.name
     tiles = [(_tile(Chain((chain.decode,), 1)(data)), "decoded")]
     epochs = _COLUMNS * (_ROWS - 1) if chain.on_images else 0
-    variants = _COLUMNS * _ROWS - 1 - epochs if any(op.random for op in chain.prefix) else 1
+    variants = _COLUMNS * _ROWS - 1 - epochs if chain.cached_random else 1
     tiles += [(_tile(cached(data, key=key, seed=seed, n=n)), f"cached, variant {n}") for n in range(variants)]
     if not any(op.random for op in chain.on_images):
         epochs = min(epochs, 1)
