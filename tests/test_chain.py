@@ -487,7 +487,7 @@ def test_the_arguments_of_a_custom_op_are_spelled_as_they_are(op: Op, text: str)
 @pytest.mark.parametrize(
     "value",
     [
-        *(np.zeros(3), np.float64(0.25), [1, 2], {"a": 1}, b"x", 1j, ..., float("inf"), float("nan")),
+        *({"a": 1}, b"x", 1j, ..., float("inf"), float("nan")),
         *((1, float("inf")), ((1, 2), 3), Draws(1, 2, 3)),
     ],
     ids=repr,
@@ -497,7 +497,7 @@ def test_an_argument_that_no_text_holds_is_refused(value: object) -> None:
         Chain((Decode(), Own(more=value)), 1)
 
 
-@pytest.mark.parametrize("argument", ["-1e999", "1e999/1e999", "[1]", "b''"])
+@pytest.mark.parametrize("argument", ["-1e999", "1e999/1e999", "[[1]]", "b''"])
 def test_an_argument_that_could_not_be_written_again_is_refused_when_it_is_read(argument: str) -> None:
     with pytest.raises(ValueError, match=r"^own: size must be a number, a string, "):
         parse(f"decode|own({argument})", OWN)

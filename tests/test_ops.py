@@ -54,6 +54,7 @@ from joulecache.transforms import (
 )
 from joulecache.transforms.chain import apply
 from joulecache.transforms.ops import MAX_PIXELS, MAX_SIDE, OPS, describe, op_name
+from joulecache.transforms.ops.arguments import plain
 
 sides = st.integers(1, MAX_SIDE)
 
@@ -149,9 +150,9 @@ WORDS: list[Refused] = [
         ("interpolation", make, "one of 'nearest', 'bilinear'", ("bicubic", ["nearest"], 0, True))
         for make in INTERPOLATED
     ),
-    ("center", lambda v: Rotate(1, center=v), "(x, y) in pixels", (5, (1, 2, 3), [1, 2])),
-    ("translate", lambda v: Affine(1, v), "a pair of fractions of (width, height)", (0.1, (1,), [0, 0])),
-    ("scale", lambda v: Affine(1, scale=v), PAIR, (1.5, [1, 1])),
+    ("center", lambda v: Rotate(1, center=v), "(x, y) in pixels", (5, (1, 2, 3), [1])),
+    ("translate", lambda v: Affine(1, v), "a pair of fractions of (width, height)", (0.1, (1,), [0])),
+    ("scale", lambda v: Affine(1, scale=v), PAIR, (1.5, [1])),
     (
         "shear",
         lambda v: Affine(1, shear=v),
@@ -188,7 +189,7 @@ def test_an_argument_of_the_wrong_kind_is_refused_by_name(
 ) -> None:
     for value in wrong:
         with pytest.raises(
-            ValueError, match=rf"^\w+: {name} must be {re.escape(allowed)}, got {re.escape(repr(value))}$"
+            ValueError, match=rf"^\w+: {name} must be {re.escape(allowed)}, got {re.escape(repr(plain(value)))}$"
         ):
             make(value)
 
@@ -247,6 +248,52 @@ def test_arguments_of_one_meaning_have_one_spelling(given_as: Op, spelled: Op) -
     assert hash(given_as) == hash(spelled)
     with pytest.raises(dataclasses.FrozenInstanceError):
         given_as.size = 73  # type: ignore[attr-defined]
+
+
+def as_numpy(value: object) -> object:
+    """Return a value as NumPy code has it: arrays, float64 and int64 scalars."""
+    if isinstance(value, tuple):
+        return np.array(value)
+    return np.array([value])[0] if type(value) in (bool, int, float) else value
+
+
+def as_lists(value: object) -> object:
+    return [as_numpy(part) for part in value] if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("kind", OPS.values())
+@given(data=st.data())
+def test_lists_and_numpy_values_are_tuples_and_numbers(kind: type[Op], data: st.DataObject) -> None:
+    op = data.draw(every_op(MAX_SIDE)[kind])
+    arguments = {field.name: getattr(op, field.name) for field in dataclasses.fields(op)}  # type: ignore[arg-type]
+    for spelling in (as_numpy, as_lists):
+        same = kind(**{name: spelling(value) for name, value in arguments.items()})
+        assert repr(same) == repr(op)
+        assert hash(same) == hash(op)
+
+
+def test_lists_in_the_text_of_a_chain_and_in_custom_ops_are_tuples() -> None:
+    listed = parse(
+        "decode(background=[1, 2, 3])|resize([8, 9])|custom([1, 2])||to_float|normalize([0.5, 1/2, 0.5], 1)",
+        {"custom": Custom},
+    )
+    written = parse(
+        "decode(background=(1, 2, 3))|resize((8, 9))|custom((1, 2))||to_float|normalize((0.5, 0.5, 0.5), 1)",
+        {"custom": Custom},
+    )
+    assert str(listed) == str(written)
+    assert listed.fingerprint == written.fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom(Op):
+    value: Any
+
+    def __post_init__(self) -> None:
+        assert type(self.value) is tuple
+
+    def pixels(self, image: Any, drawn: Any) -> Any:
+        return image
 
 
 @pytest.mark.parametrize(

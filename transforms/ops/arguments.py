@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from joulecache.transforms.images import Fill
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ INTERPOLATIONS = ("nearest", "bilinear")
 def op_name(kind: type[Op]) -> str:
     """Return an op's name in chain text: ``RandomCrop`` is ``random_crop``."""
     return "".join("_" + c.lower() if c.isupper() else c for c in kind.__name__).lstrip("_")
+
+
+def plain(value: object) -> object:
+    """Return lists and arrays as tuples, and NumPy scalars as Python numbers; any other value unchanged."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return tuple(plain(part) for part in value) if type(value) is list or type(value) is tuple else value
 
 
 def integer(op: Op, name: str, value: object, low: int, high: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import ClassVar, cast
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.transforms.images import Array, Pixels
-from joulecache.transforms.ops.arguments import number, op_name
+from joulecache.transforms.ops.arguments import number, op_name, plain
 from joulecache.transforms.randomness import MAX_WORDS
 
 Drawn = tuple[int, ...]
@@ -31,6 +32,8 @@ class Op:
     Built-in and custom ops have the same interface. `draw` turns random words into parameters; `pixels` computes the result
     from an image and these parameters. An op that changes the size of images overrides `output_size`, and `target` if all
     results have the same size. An op that changes the channels overrides `output_channels`.
+
+    Arguments may be lists, NumPy scalars and arrays: `__post_init__` finds them as tuples and Python numbers.
 
     Custom ops receive read-only arrays and return arrays. Built-in ops also accept and return Pillow images. A custom op that
     derives from a built-in one and overrides `pixels` receives the random words, unless it overrides `draw` too.
@@ -58,9 +61,11 @@ class Op:
     typical: ClassVar[tuple[object, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        """Reset inherited methods that no longer match what the class overrides."""
+        """Reset inherited methods that no longer match what the class overrides, and make `__post_init__` find plain arguments."""
         super().__init_subclass__()
         defined = vars(cls)
+        if "__post_init__" in defined:
+            cls.__post_init__ = _with_plain_arguments(defined["__post_init__"])  # type: ignore[method-assign]
         if "words" in defined:  # the old name of `random_words`
             cls.random_words = defined["words"]
         stale = {"draw_batch"} if "draw" in defined else set()
@@ -68,6 +73,12 @@ class Op:
             stale |= {name for name in ("draw", "draw_batch", "for_validation") if _is_built_in(getattr(cls, name))}
         for name in stale - defined.keys():
             setattr(cls, name, getattr(Op, name))
+
+    def __post_init__(self) -> None:
+        """Replace lists and arrays by tuples, and NumPy scalars by Python numbers: equal arguments have one text."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.init:
+                object.__setattr__(self, field.name, plain(getattr(self, field.name)))
 
     @property
     def random(self) -> bool:
@@ -116,6 +127,17 @@ class Op:
             uint8 of the shape given by `output_size` and `output_channels`; may be a view of the input.
         """
         raise NotImplementedError
+
+
+def _with_plain_arguments(check: Callable[..., None]) -> Callable[..., None]:
+    """Return a `__post_init__` that makes the arguments plain before it checks them."""
+
+    @functools.wraps(check)
+    def make_plain_and_check(self: Op, *args: object) -> None:
+        Op.__post_init__(self)
+        check(self, *args)
+
+    return make_plain_and_check
 
 
 def draw_columns(op: Op, words: NDArray[np.int64], height: int, width: int, /) -> list[Drawn]:
