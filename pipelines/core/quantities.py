@@ -114,6 +114,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 epoch", "30 epochs"."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def short_count(value: float) -> str:
     """Return a count, a large one in thousands (k), millions (M) or billions (G)."""
     return _scaled(value, _COUNTS).rstrip()

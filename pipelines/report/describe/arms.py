@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from joulecache.pipelines.auditing.results import Audit, BuildFacts
 from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import NOT_MEASURED
+from joulecache.pipelines.core.quantities import NOT_MEASURED, plural
 from joulecache.pipelines.experiment.results import ArmResult, Joules, PartResult, WorkloadResult
 from joulecache.pipelines.report.describe.arm_charts import workload_charts
 from joulecache.pipelines.report.describe.stages import waiting_tables
@@ -18,7 +18,6 @@ from joulecache.pipelines.report.describe.values import (
     component_cell,
     epochs_to,
     joules_column,
-    plural,
     ratio,
     share,
     title_of,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joulecache.pipelines.auditing.results import Audit, Example
-from joulecache.pipelines.core.quantities import Spread, change, count, kind, number
+from joulecache.pipelines.core.quantities import Spread, change, count, kind, number, plural
 from joulecache.pipelines.core.quantities import joules as joules_text
 from joulecache.pipelines.experiment.results import ArmResult
 from joulecache.pipelines.report.describe.arms import workload_section
@@ -19,7 +19,6 @@ from joulecache.pipelines.report.describe.values import (
     class_list,
     epochs_to,
     joules,
-    plural,
     share,
     title_of,
 )

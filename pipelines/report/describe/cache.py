@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.manifest import Manifest, Split
-from joulecache.pipelines.core.quantities import NO_BREAK, count, data_size, kind, listed, seconds, shortened
-from joulecache.pipelines.report.describe.values import active, flagged, joules, plural, total
+from joulecache.pipelines.core.quantities import NO_BREAK, count, data_size, kind, listed, plural, seconds, shortened
+from joulecache.pipelines.report.describe.values import active, flagged, joules, total
 from joulecache.pipelines.report.document import Block, Code, Column, Document, Paragraph, Section, Table, table, words
 from joulecache.transforms.chain import UnknownOpError, parse
 

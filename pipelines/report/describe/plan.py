@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from joulecache.pipelines.core.quantities import NEVER, Spread, data_size, joules, kind, number, seconds
+from joulecache.pipelines.core.quantities import NEVER, Spread, data_size, joules, kind, number, plural, seconds
 from joulecache.pipelines.planning.results import Choice, Plan, StepCost
-from joulecache.pipelines.report.describe.values import joules_column, plural
+from joulecache.pipelines.report.describe.values import joules_column
 from joulecache.pipelines.report.document import (
     Block,
     Column,

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from joulecache.pipelines.auditing.results import Audit, BuildFacts
 from joulecache.pipelines.core import quantities
+from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.energy import Component, Energy, Provenance
 from joulecache.pipelines.experiment.results import RunProvenance, WorkloadResult
 from joulecache.pipelines.report.describe.values import (
@@ -15,7 +16,6 @@ from joulecache.pipelines.report.describe.values import (
     active,
     component_cell,
     joules,
-    plural,
     ratio,
     title_of,
     total,

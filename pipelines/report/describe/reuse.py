@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
 from joulecache.pipelines.core import quantities
-from joulecache.pipelines.core.quantities import Spread
+from joulecache.pipelines.core.quantities import Spread, plural
 from joulecache.pipelines.core.statistics import Mean
-from joulecache.pipelines.report.describe.values import active, ends, joules_column, plural
+from joulecache.pipelines.report.describe.values import active, ends, joules_column
 from joulecache.pipelines.report.document import (
     Block,
     Cell,
