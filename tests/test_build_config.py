@@ -215,6 +215,7 @@ class FaultyUnit:
     split: None = None
     mtime_ns: int = 0
     size_bytes: int | None = None
+    label: int | None = None
 
     def record_keys(self) -> Iterator[str]:
         yield "faulty"
@@ -251,6 +252,8 @@ def test_an_interrupt_is_not_taken_for_a_failure(tmp_path: Path) -> None:
         ({"limit": 0}, "limit must be an integer"),
         ({"splits": {"valid": "b", "train": "a"}}, "splits must be one of train, val, test, got 'valid'"),
         ({"splits": {"test": "b"}}, "splits must name train"),
+        ({"target": "age:value"}, "target must be COLUMN or COLUMN:class, the only kind so far, got 'age:value'"),
+        ({"target": ":class"}, "target must be COLUMN or COLUMN:class"),
         ({"splits": {"train": "a", "test": "a"}}, "a different name for each split"),
         ({"splits": {"train": ""}}, "the name of split train"),
         ({"image": ""}, "image must be a non-empty string"),

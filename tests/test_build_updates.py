@@ -165,6 +165,22 @@ def test_a_record_that_is_moved_to_another_class(source: Path, cache: Path) -> N
     check_update(source, cache, 2 if is_train("dog/00.jpg") else 1)
 
 
+def test_a_class_that_is_changed_in_the_labels_file_is_read(source: Path, cache: Path) -> None:
+    keys = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.jpg"))
+    table = {key: key.split("/")[0] for key in keys}
+    labels = cache.parent / "labels.csv"
+
+    def write() -> None:
+        labels.write_text("file,label\n" + "".join(f"{key},{name}\n" for key, name in table.items()))
+
+    write()
+    assert is_up_to_date(source, cache, labels=labels)
+    table["cat/00.jpg"] = "dog"
+    write()
+    check_update(source, cache, 0, labels=labels)
+    assert is_up_to_date(source, cache, labels=labels)
+
+
 def test_a_file_that_is_only_touched_is_read_and_not_computed(source: Path, cache: Path) -> None:
     shards = shard_hashes(open_manifest(cache))
     os.utime(source / "cat" / "00.jpg", (1, 1))

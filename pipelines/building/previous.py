@@ -47,11 +47,13 @@ def shard_files(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, .
 
 
 def is_unchanged(unit: Unit, known: Mapping[str, IndexRow | Reject]) -> bool:
-    """Return whether all records of a unit are in the cache with the same modification time, and size if it is known."""
-    size = unit.size_bytes
+    """Return whether all records of a unit are in the cache with the same modification time, and the same size and label if known."""
+    size, label = unit.size_bytes, unit.label
     for key in unit.record_keys():
         row = known.get(key)
         if row is None or row.mtime_ns != unit.mtime_ns:
+            return False
+        if label is not None and isinstance(row, IndexRow) and label != row.label:
             return False
         # Without a split from the source, the hash of the key decides, which has not changed.
         if isinstance(row, IndexRow) and row.split != unit.split and (unit.split or row.split == "test"):

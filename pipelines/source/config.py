@@ -11,6 +11,7 @@ from joulecache.pipelines.core.checks import check_choice, check_integer, check_
 
 SOURCE_SPLITS = ("train", "val", "test")
 SOURCE_OPTIONS = ("limit", "labels", "splits", "image", "target")
+_KIND = ":class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class SourceConfig:
         for name in ("image", "target"):
             if getattr(self, name) is not None:
                 check_text(name, getattr(self, name))
+        self._check_target()
         if self.splits is None:
             return
         for split, folder in self.splits.items():
@@ -47,6 +49,16 @@ class SourceConfig:
             check_text(f"the name of split {split}", folder)
         if "train" not in self.splits or len(set(self.splits.values())) < len(self.splits):
             raise ValueError(f"splits must name train, and a different name for each split, got {dict(self.splits)}")
+
+    @property
+    def target_column(self) -> str | None:
+        """The column that `target` names, without its kind."""
+        return None if self.target is None else self.target.removesuffix(_KIND)
+
+    def _check_target(self) -> None:
+        name, colon, kind = (self.target or "").rpartition(":")
+        if colon and (not name or kind != _KIND[1:]):
+            raise ValueError(f"target must be COLUMN or COLUMN{_KIND}, the only kind so far, got {self.target!r}")
 
     def source_options(self) -> dict[str, Any]:
         """Return the fields that are not at their defaults, as keyword arguments of a build of the same records."""

@@ -75,6 +75,10 @@ class Unit(Protocol):
     def size_bytes(self) -> int | None:
         """Encoded size of a single record; None for several records, or if it is unknown before reading."""
 
+    @property
+    def label(self) -> int | None:
+        """Class of a single record; None for several records, or if it is unknown before reading."""
+
     def record_keys(self) -> Iterator[str]:
         """Yield the keys of its records without reading them."""
 

@@ -28,6 +28,11 @@ class RowRange:
         """None: not known before reading."""
         return
 
+    @property
+    def label(self) -> None:
+        """None: not known before reading."""
+        return
+
     def record_keys(self) -> Iterator[str]:
         """Yield ``file#row`` for each record."""
         return (f"{self.file_key}#{row}" for row in range(self.first_row, self.first_row + self.count))

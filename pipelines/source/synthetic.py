@@ -34,13 +34,18 @@ class SyntheticPhoto:
         """Class folder and number, like a file name."""
         return f"{SYNTHETIC_CLASSES[self.index % len(SYNTHETIC_CLASSES)]}/{self.index:08d}.jpg"
 
+    @property
+    def label(self) -> int:
+        """Number of its shape."""
+        return self.index % len(SYNTHETIC_CLASSES)
+
     def record_keys(self) -> Iterator[str]:
         """Yield its name."""
         yield self.name
 
     def read(self) -> Iterator[Record]:
         """Draw the photo, which takes about 15 ms."""
-        yield Record(self.name, self.index % len(SYNTHETIC_CLASSES), synthetic_photo(self.index), 0)
+        yield Record(self.name, self.label, synthetic_photo(self.index), 0)
 
 
 def open_synthetic(text: str, limit: int | None) -> Source:
