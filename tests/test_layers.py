@@ -31,7 +31,7 @@ TENSORFLOW = {"tensorflow", "keras"}
 # Useless without TensorFlow, so they may import it at the top.
 WITH_TENSORFLOW = (
     "transforms.tensorflow",
-    *(f"pipelines.loading.{module}" for module in ("loader", "dataset", "directory", "element_cache")),
+    *(f"pipelines.loading.{module}" for module in ("loader", "dataset", "directory", "element_cache", "kept_alive")),
     "pipelines.models",
     "pipelines.compressing",
     "pipelines.training",

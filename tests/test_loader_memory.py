@@ -1,11 +1,13 @@
-"""Memory of the loader, measured in real processes: it does not grow with the cache."""
+"""Memory of the loader: it does not grow with the cache, measured in real processes, and is free when datasets are gone."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,10 @@ import pytest
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.cache.names import Encoding
 from joulecache.pipelines.core.memory import memory_limit
+from joulecache.pipelines.loading.directory import image_dataset_from_directory
+from joulecache.pipelines.loading.loader import load
 
 MEGABYTE = 1 << 20
 GROWTH = 50 * MEGABYTE
@@ -73,6 +78,44 @@ def test_anonymous_memory_does_not_grow_with_the_cache(large: Path, small: Path,
         check=True,
     )
     assert json.loads(done.stdout) < GROWTH
+
+
+# ------------------------------------------------------------------------------------------ what a dataset leaves
+
+
+def open_files(folder: Path) -> list[str]:
+    """Return the files of a folder that this process has mapped or open."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    found = [line.split(maxsplit=5)[-1] for line in maps] + list(map(os.path.realpath, Path("/proc/self/fd").iterdir()))
+    return [path for path in found if path.startswith(str(folder))]
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_a_dataset_that_is_gone_leaves_no_files_and_threads(
+    tmp_path: Path, encoding: Encoding, epochs: int | None
+) -> None:
+    precompute("synthetic:8", tmp_path, "decode|resize(8) || flip_lr", val_fraction=0, encoding=encoding)
+    dataset = load(tmp_path, "train", 3, epochs=epochs)
+    iterator = iter(dataset.map(lambda images, labels: images).prefetch(1))
+    del dataset
+    assert open_files(tmp_path)
+    assert len(next(iterator)) == 3
+    del iterator
+    assert not open_files(tmp_path)
+    for thread in threading.enumerate():
+        if thread.name.startswith("decode"):
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_a_directory_that_is_gone_leaves_no_files(tmp_path: Path, photo_folder: Path) -> None:
+    dataset = image_dataset_from_directory(photo_folder, cache_dir=tmp_path, image_size=8, verbose=False)
+    assert open_files(tmp_path)
+    assert len(list(dataset)) > 0
+    del dataset
+    assert not open_files(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------ how much there is

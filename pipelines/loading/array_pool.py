@@ -12,6 +12,16 @@ from numpy.typing import DTypeLike, NDArray
 _TENSOR_ALIGNMENT = 64  # bytes; TensorFlow copies arrays whose address is not a multiple of this
 
 
+def tensor_block(size: int) -> NDArray[np.uint8]:
+    """Return uninitialized memory for `size` bytes at `tensor_address`."""
+    return np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
+
+
+def tensor_address(block: NDArray[np.uint8]) -> int:
+    """Return the first address in a block that TensorFlow uses without a copy."""
+    return int(block.ctypes.data + -block.ctypes.data % _TENSOR_ALIGNMENT)
+
+
 class ArrayPool:
     """Allocates arrays that TensorFlow uses without a copy, and reuses their memory when the last tensor is gone.
 
@@ -28,7 +38,7 @@ class ArrayPool:
         try:
             block = free.pop()
         except IndexError:
-            block = np.empty(size + _TENSOR_ALIGNMENT, np.uint8)
+            block = tensor_block(size)
         return np.asarray(_PooledArray(block, free, shape, np.dtype(dtype).str))
 
 
@@ -39,8 +49,8 @@ class _PooledArray:
         self, block: NDArray[np.uint8], free: list[NDArray[np.uint8]], shape: tuple[int, ...], typestr: str
     ) -> None:
         self._block, self._free = block, free
-        address = block.ctypes.data + -block.ctypes.data % _TENSOR_ALIGNMENT
-        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": shape, "typestr": typestr}
+        data = tensor_address(block), False
+        self.__array_interface__ = {"version": 3, "data": data, "shape": shape, "typestr": typestr}
 
     def __del__(self) -> None:
         self._free.append(self._block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TypeAlias
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.config import LoadConfig
+from joulecache.pipelines.loading.kept_alive import Token, call_method, keep_alive
 from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
 from joulecache.pipelines.loading.split import Images, Labels
 
@@ -23,12 +25,16 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` over the batches of a reader, as `load` describes them."""
     batches, (epoch, batch) = reader.batches, reader.start
     steps = _Steps(reader, config)
+    token = keep_alive(steps)
     if config.epochs is None:
-        dataset = _in_one_thread(tf.data.Dataset.range(batches.steps).scan(np.int64(-1), steps.scan))
+        # Not captured: TensorFlow never frees what the function of a scan captures.
+        tokens = tf.data.Dataset.from_tensors(token).repeat()
+        numbers = tf.data.Dataset.zip(tf.data.Dataset.range(batches.steps), tokens)
+        dataset = _in_one_thread(numbers.scan(np.int64(-1), steps.scan))
     else:
         first = epoch * batches.steps + (batches.step_of(batch) if batch else 0)
         bounds = (number * _POSITION + reader.fingerprint for number in (first, config.epochs * batches.steps))
-        dataset = tf.data.Dataset.range(*bounds, _POSITION).map(steps.at_position)
+        dataset = tf.data.Dataset.range(*bounds, _POSITION).map(functools.partial(steps.at_position, token))
     dataset = dataset.prefetch(_STEPS_AHEAD)
     if steps.stacked:
         dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
@@ -67,16 +73,17 @@ class _Steps:
         self._image_shape = [*batch_shape, *split.image_shape]
         self._label_shape = [*batch_shape, *[len(split.cache.manifest.class_names)] * split.soft_labels]
 
-    def scan(self, epoch: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
+    def scan(self, epoch: tf.Tensor, number: tuple[tf.Tensor, Token]) -> tuple[tf.Tensor, Tensors]:
         """Return the epoch and the batches of a step. At an iterator's first step `epoch` is -1: a new epoch begins."""
+        step, token = number
         types = [tf.int64, self._image_type, self._label_type]
-        epoch, *arrays = tf.numpy_function(self._read_next, [epoch, step], types, stateful=False)
+        epoch, *arrays = call_method(token, self._read_next, [epoch, step], types)
         return tf.ensure_shape(epoch, []), self._shaped(*arrays)
 
-    def at_position(self, position: tf.Tensor) -> Tensors:
+    def at_position(self, token: Token, position: tf.Tensor) -> Tensors:
         """Return the step at a position: its number, counted from epoch 0, times `_POSITION`, plus the reader's fingerprint."""
         types = [self._image_type, self._label_type]
-        return self._shaped(*tf.numpy_function(self._read_at, [position], types, stateful=False))
+        return self._shaped(*call_method(token, self._read_at, [position], types))
 
     def _read_next(self, epoch: np.int64, step: np.int64) -> tuple[np.int64, Images, Labels]:
         epoch = np.int64(next(self._epochs)) if epoch < 0 else epoch

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from joulecache.pipelines.loading.directory_cache import DirectoryCache
+from joulecache.pipelines.loading.kept_alive import call_method, keep_alive
 from joulecache.transforms.chain import Chain
 from joulecache.transforms.ops import Decode, Resize
 
@@ -157,9 +158,10 @@ def _rows_and_labels(
 
 def _element(images: DirectoryCache, label_mode: str | None, classes: int) -> Callable[..., Any]:
     """Return the function from rows and labels to Keras' elements."""
+    token = keep_alive(images)
 
     def element(rows: tf.Tensor, *labels: tf.Tensor) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-        values = tf.numpy_function(images.images, [rows], tf.uint8)
+        values = call_method(token, images.images, [rows], tf.uint8)
         pixels = tf.cast(tf.ensure_shape(values, [*rows.shape, *images.image_shape]), tf.float32)
         if not labels:
             return pixels
