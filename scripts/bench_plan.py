@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """A source, the chain to plan, and how many records to use at most."""
+    """A source, the chain to plan, and how many rows of a Parquet file to use at most."""
 
     source: str
     chain: str
@@ -67,38 +67,52 @@ def main(data: Path, out: Path, pairs: int, repeats: int, only: str | None) -> N
     )
     titles = ("sampled", "J per epoch, cached", "J per epoch, online (tuned)", "build, J", "break-even, epochs")
     print_head("source, size", *titles)
-    chosen = {name: case for name, case in CASES.items() if only in (None, name) and location(case, data) is not None}
+    chosen = {name: case for name, case in CASES.items() if only in (None, name) and exists(case, data)}
     for name, case in chosen.items():
         found = []
         for number in range(repeats):
             folder = out / f"{name.replace(' ', '-')}-{number}"
-            plan = make_plan(case, data, folder)
-            found.append(compare(plan, run_audit(case, plan, data, folder, pairs)))
+            source = location(case, data, out)
+            plan = make_plan(case, source, folder)
+            found.append(compare(plan, run_audit(plan, source, folder, pairs)))
         sampled = f"{plan['sampled']:,} of {plan['records']:,}"
         print_row(name, sampled, *(ratios([pairs[column] for pairs in found]) for column in range(4)))
     if EXHAUSTIVE in chosen:
         case = CASES[EXHAUSTIVE]
-        plan = make_plan(case, data, out / f"{EXHAUSTIVE.replace(' ', '-')}-0")
-        print_exhaustive(str(location(case, data)), plan, out)
+        source = location(case, data, out)
+        print_exhaustive(source, make_plan(case, source, out / f"{EXHAUSTIVE.replace(' ', '-')}-0"), out)
 
 
-def location(case: Case, data: Path) -> str | None:
-    """Return where a source is; None if it is missing."""
+def exists(case: Case, data: Path) -> bool:
+    """Return whether a source is there."""
+    return case.source.startswith("synthetic:") or (data / case.source).exists()
+
+
+def location(case: Case, data: Path, out: Path) -> str:
+    """Return where a source is: of a Parquet file with a limit, a copy of its first rows."""
+    import pyarrow.parquet as pq
+
     if case.source.startswith("synthetic:"):
         return case.source
-    return str(data / case.source) if (data / case.source).exists() else None
+    if case.limit is None:
+        return str(data / case.source)
+    part = out / f"{case.limit}-{Path(case.source).name}"
+    if not part.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pq.read_table(data / case.source).slice(0, case.limit), part, row_group_size=1000)
+    return str(part)
 
 
 # Plans and audits -----------------------------------------------------------------------------------------------------
 
 
-def make_plan(case: Case, data: Path, folder: Path) -> JSON:
+def make_plan(case: Case, source: str, folder: Path) -> JSON:
     """Plan in a child process, unless the plan exists."""
     file = folder / "plan.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        options = ("--fresh", FRESH, "--epochs", EPOCHS, *([] if case.limit is None else ["--limit", case.limit]))
-        file.write_text(run_joulecache("plan", location(case, data), "--chain", case.chain, *options, "--json"))
+        options = ("--fresh", FRESH, "--epochs", EPOCHS)
+        file.write_text(run_joulecache("plan", source, "--chain", case.chain, *options, "--json"))
     plan: JSON = json.loads(file.read_text())
     return plan
 
@@ -114,19 +128,18 @@ print(json.dumps(result.to_json()))
 """
 
 
-def run_audit(case: Case, plan: JSON, data: Path, folder: Path, pairs: int) -> JSON:
+def run_audit(plan: JSON, source: str, folder: Path, pairs: int) -> JSON:
     """Audit the chain of the best raw Arrow cache in a child process, unless the report exists."""
     file = folder / "audit.json"
     if not file.exists():
         arguments = {
-            "source": location(case, data),
+            "source": source,
             "chain": raw_choice(plan)["chain"],
             "out": str(folder / "audit"),
             "arms": ["naive", "tuned", "optimized"],
             "workloads": ["input"],
             "pairs": pairs,
             "epochs": EPOCHS,
-            "limit": case.limit,
         }
         file.write_text(run_python(AUDIT, json.dumps(arguments)))
     audit: JSON = json.loads(file.read_text())

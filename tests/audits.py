@@ -81,6 +81,7 @@ def make_plan(**changes: Any) -> Plan:
 
     def choice(layout: CacheLayout | None, scale: float, **more: Any) -> Choice:
         priced: dict[str, Any] = {"variants": 1, "reuse": None, "cache_bytes": 1.2e9 * scale, "break_even_epochs": None}
+        priced["error_j"] = 0.5 * scale
         spent = {
             name: Joules(scale * value, scale * value * 0.4, scale * value * 2) for name, value in prices_j.items()
         }

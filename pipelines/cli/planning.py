@@ -86,7 +86,7 @@ def _build(made: Plan, cache: str, settings: Given, meter: Meter) -> Built | Non
 
     if made.best.layout is None:
         return None
-    shared = {name: settings[name] for name in (*SOURCE_OPTIONS, "seed") if name in settings}
+    shared = {name: settings[name] for name in (*SOURCE_OPTIONS, "seed") if name in settings and name != "limit"}
     with progress_bar() as bar:
         return precompute(
             made.source,

@@ -42,6 +42,7 @@ class PlanConfig(SourceConfig):
         seconds: About how long to measure.
         days: How long the cache is stored.
         batch_size: Images in a batch.
+        limit: Measure at most this many records. Prices and the command are for the whole source.
         seed: Seed of the draws and of the order of the runs.
         budget: How much to measure.
 

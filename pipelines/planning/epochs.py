@@ -18,6 +18,8 @@ from joulecache.pipelines.experiment.workloads import InputOnly
 from joulecache.pipelines.planning.config import Budget
 
 _MIN_PASSES = 3  # per arm, even if time is short
+_UNKNOWN_ERROR = 0.1
+_MEDIAN_ERROR = 1.25  # standard error of a median, relative to that of a mean
 
 
 class EpochRounds:
@@ -73,6 +75,21 @@ class EpochRounds:
         energies = self.energies[name]
         joules, seconds = [one.active_j for one in energies], [one.duration_s for one in energies]
         return statistics.median(joules), statistics.median(seconds)
+
+    def relative_error(self, name: str) -> float:
+        """Return the standard error of the joules of an epoch, as a share of them.
+
+        The variation is pooled over all arms, since each has few rounds. If no arm was measured twice, it is a tenth.
+        """
+        rounds = {arm: [one.active_j for one in energies] for arm, energies in self.energies.items()}
+        repeated = [joules for joules in rounds.values() if len(joules) > 1]
+        if not repeated:
+            return _UNKNOWN_ERROR
+        squares = sum(
+            (len(joules) - 1) * (statistics.stdev(joules) / statistics.fmean(joules)) ** 2 for joules in repeated
+        )
+        variation = math.sqrt(squares / sum(len(joules) - 1 for joules in repeated))
+        return _MEDIAN_ERROR * variation / math.sqrt(len(rounds[name]))
 
     def total(self) -> Energy:
         """Return the energy of all passes, each as one epoch."""

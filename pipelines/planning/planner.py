@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.planning.config import Budget, PlanConfig
 from joulecache.pipelines.planning.pricing import Job, price
-from joulecache.pipelines.planning.results import Choice, Plan
+from joulecache.pipelines.planning.results import Choice, Plan, ranked
 from joulecache.pipelines.planning.sampling import Sample, Sampler
 from joulecache.transforms.chain import Chain, parse
 
@@ -56,7 +57,7 @@ def plan(
         seconds: Approximate duration of the measurement.
         days: Duration for which the cache is stored.
         batch_size: Images in a batch.
-        limit: Maximum number of records of the source.
+        limit: Maximum number of records to measure; prices and the command are for the whole source.
         labels: CSV file with the classes of the images.
         splits: Names of the folders or files of the splits, by split.
         image: Column of the images in Parquet or TFRecord files.
@@ -120,13 +121,13 @@ def _plan(
         sampled=sample.images,
         duration_s=sample.duration_s,
         steps=sample.steps,
-        choices=fitting,
+        choices=ranked(fitting),
         too_large=len(choices) - len(fitting),
         online_refused=sample.refused,
         unmeasured=sample.unmeasured,
         disk_bytes_per_s=sample.disk_bytes_per_s,
         method=sample.method,
-        options=_options(config),
+        options=build_options(config),
     )
 
 
@@ -144,12 +145,15 @@ def _job(sample: Sample, config: PlanConfig, pue: float) -> Job:
         idle_w=sample.idle_w,
         ends=sample.ends,
         pue=pue,
+        build_error=sample.build_error,
     )
 
 
-def _options(config: PlanConfig) -> tuple[str, ...]:
-    """Return the remaining options of the command that builds a cache."""
-    options = config.source_options() | ({} if config.seed == 0 else {"seed": config.seed})
+def build_options(config: PlanConfig) -> tuple[str, ...]:
+    """Return the options of the command that builds a cache of the whole source, besides those of a choice."""
+    options = dataclasses.replace(config, limit=None).source_options() | (
+        {} if config.seed == 0 else {"seed": config.seed}
+    )
     if config.splits is not None:
         options["splits"] = ",".join(f"{split}={name}" for split, name in config.splits.items())
     return tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))

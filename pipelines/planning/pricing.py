@@ -41,10 +41,14 @@ class Line:
 
 @dataclass(frozen=True)
 class EpochCost:
-    """Active joules and seconds of an epoch, by its number of images, if nothing is read from a disk."""
+    """Active joules and seconds of an epoch, by its number of images, if nothing is read from a disk.
+
+    `relative_error` is the standard error of the joules, as a share of them.
+    """
 
     active_j: Line
     duration_s: Line
+    relative_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Job:
     """The training to feed, and the machine.
 
     If an epoch's files exceed `memory_bytes`, they are read from the disk. `ends` are the lowest and the highest active joules
-    relative to the central ones; `pue` is the power usage effectiveness of the building.
+    relative to the central ones; `pue` is the power usage effectiveness of the building. `build_error` is the standard error of the
+    joules of a build, as a share of them.
     """
 
     train_records: int
@@ -81,6 +86,7 @@ class Job:
     idle_w: Joules
     ends: tuple[float, float]
     pue: float
+    build_error: float = 0.0
 
 
 def price(caches: Iterable[CacheCost], online: EpochCost | None, job: Job) -> tuple[Choice, ...]:
@@ -128,6 +134,7 @@ def _price(cost: CacheCost | None, epoch: EpochCost, variants: int, job: Job) ->
         waiting_j=waiting_j,
         storage_j=storage_j,
         total_j=_sum(build_j, _times(epoch_j, epochs), _times(waiting_j, epochs), storage_j),
+        error_j=math.hypot(build_j.value * job.build_error, epochs * epoch_j.value * epoch.relative_error),
         break_even_epochs=None,
     )
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.notebook import Displayed
-from joulecache.pipelines.core.quantities import change, joules, number
+from joulecache.pipelines.core.quantities import change, joules, number, shortened
 from joulecache.pipelines.experiment.results import Joules
-from joulecache.transforms.chain import Chain
+from joulecache.transforms.chain import Chain, op_text
 
 _SHOWN = 5
+_TIES_NAMED = 3
+_NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Choice:
         waiting_j: Energy per epoch of the idle machine while it waits for the disk.
         storage_j: Energy of the drive that stores the cache.
         total_j: Energy of all epochs, with waiting, the build and storage.
+        error_j: Standard error of `total_j`: how much it varies from one measurement to the next. Its bounds, which are those of the
+            coefficients, are the same for all choices.
         break_even_epochs: Epochs after which the build is paid back against feeding online; None: never, or unknown.
     """
 
@@ -83,12 +89,57 @@ class Choice:
     waiting_j: Joules
     storage_j: Joules
     total_j: Joules
+    error_j: float
     break_even_epochs: float | None
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Joules that a choice uses more than another in total.
+
+    Attributes:
+        value_j: The difference; negative if it uses less.
+        low_j: Lower end of the 95% interval of measuring both again.
+        high_j: Upper end.
+    """
+
+    value_j: float
+    low_j: float
+    high_j: float
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether the measurement does not show which of the two uses less."""
+        return self.low_j <= 0 <= self.high_j
+
+
+def difference(one: Choice, other: Choice) -> Difference:
+    """Return the joules that one choice uses more than another. More variants of a layout always use more: they share its measurements."""
+    value_j = one.total_j.value - other.total_j.value
+    half_j = 0.0 if one.layout == other.layout else _NORMAL_95 * math.hypot(one.error_j, other.error_j)
+    return Difference(value_j, value_j - half_j, value_j + half_j)
+
+
+def ranked(choices: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Return choices that are sorted by energy with those first that tie with the cheapest, ordered by what else they cost.
+
+    Of two that tie, the lossless one comes first, then the smaller one on disk (to two digits), then the simpler one.
+    """
+
+    def cost(choice: Choice) -> tuple[object, ...]:
+        layout = choice.layout
+        if layout is None:
+            return (False, 0.0, False, False)
+        size = float(f"{choice.cache_bytes:.1e}")
+        return (layout.encoding == "jpeg", size, layout.encoding != "raw", layout.format != "arrow")
+
+    tied = [choice for choice in choices if difference(choice, choices[0]).is_tie]
+    return (*sorted(tied, key=cost), *(choice for choice in choices if choice not in tied))
+
+
+@dataclass(frozen=True)
 class Plan(Displayed):
-    """What was measured on a sample, and every choice with its price, the cheapest first.
+    """What was measured on a sample, and every choice with its price, in the order of `ranked`.
 
     Attributes:
         source: The source, as it was given.
@@ -101,7 +152,7 @@ class Plan(Displayed):
         sampled: Records that were measured.
         duration_s: Seconds that the measurement took.
         steps: What each step of the chain costs.
-        choices: The choices within the disk budget, the cheapest first.
+        choices: The choices within the disk budget: those that tie with the cheapest, the best of them first, then the others by energy.
         too_large: How many choices exceed the disk budget.
         online_refused: Why feeding online was not measured; None if it was.
         unmeasured: Layouts that were not measured for lack of time.
@@ -130,8 +181,14 @@ class Plan(Displayed):
 
     @property
     def best(self) -> Choice:
-        """The choice that uses the least energy."""
+        """The choice that uses the least energy or, of those that tie, the one that costs least otherwise."""
         return self.choices[0]
+
+    @property
+    def ties(self) -> tuple[Choice, ...]:
+        """The other choices that tie with the best: their energies differ by less than they vary when measured again."""
+        cheapest = min(self.choices, key=lambda choice: choice.total_j.value)
+        return tuple(choice for choice in self.choices[1:] if difference(choice, cheapest).is_tie)
 
     @property
     def online(self) -> Choice | None:
@@ -159,7 +216,8 @@ class Plan(Displayed):
         """Return the command that builds the cache of a choice; None for feeding online."""
         if choice.layout is None:
             return None
-        words = ["joulecache", "precompute", self.source, os.fspath(cache), "--chain", str(self.chain_of(choice))]
+        paths = [f"./{path}" if path.startswith("-") else path for path in (self.source, os.fspath(cache))]
+        words = ["joulecache", "precompute", *paths, "--chain", str(self.chain_of(choice))]
         for name, value in self.arguments(choice).items():
             words += [f"--{name}", str(value)]
         return shlex.join([*words, *self.options])
@@ -179,7 +237,12 @@ class Plan(Displayed):
         """Return the plan as JSON values; a break-even that is never reached is null."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         choices = [
-            {**codec.to_json(choice), "chain": str(self.chain_of(choice)), "command": self.command(choice)}
+            {
+                **codec.to_json(choice),
+                "ties": choice in (self.best, *self.ties),
+                "chain": str(self.chain_of(choice)),
+                "command": self.command(choice),
+            }
             for choice in self.choices
         ]
         return {
@@ -192,6 +255,11 @@ class Plan(Displayed):
 
 
 def _why(plan: Plan) -> str:
+    text = _reason(plan)
+    return f"{text} {_tie(plan)}" if plan.ties else text
+
+
+def _reason(plan: Plan) -> str:
     best, online = plan.best, plan.online
     epochs = plan.epochs * plan.runs
     if online is None:
@@ -199,22 +267,49 @@ def _why(plan: Plan) -> str:
             f"Feeding online could not be measured ({plan.online_refused}): caches are only compared with each other."
         )
     if best is online:
-        cached = next((choice for choice in plan.choices if choice.layout), None)
-        assert cached is not None
-        if cached.break_even_epochs is None:
-            return "No cache pays: an epoch from the best one uses no less energy than an epoch online."
-        return (
-            f"No cache pays over {epochs:,} epochs: the best one is paid back after {number(cached.break_even_epochs)}, and its storage "
-            f"uses {joules(cached.storage_j.value)}."
-        )
+        return _against_caching(plan, online, epochs)
     assert best.break_even_epochs is not None
     text = (
         f"An epoch from the cache uses {joules(best.epoch_j.value)}, an epoch online {joules(online.epoch_j.value)} "
         f"({change(best.epoch_j.value / online.epoch_j.value)}), and the build of {joules(best.build_j.value)} is paid back after "
         f"{number(best.break_even_epochs)} epochs."
     )
-    second = next((choice for choice in plan.choices[1:] if choice.layout), None)
+    rest = (choice for choice in plan.choices if choice.layout and choice not in plan.ties)
+    second = next((choice for choice in rest if choice.total_j.value > best.total_j.value), None)
     return text if second is None else f"{text} {_against(plan, best, second, epochs)}"
+
+
+def _against_caching(plan: Plan, online: Choice, epochs: int) -> str:
+    cached = min((choice for choice in plan.choices if choice.layout), key=lambda choice: choice.total_j.value)
+    if cached.break_even_epochs is None:
+        return "No cache pays: an epoch from the best one uses no less energy than an epoch online."
+    after = f"the best one is paid back after {number(cached.break_even_epochs)}"
+    if cached in plan.ties:
+        return f"No cache clearly pays over {epochs:,} epochs: {after}."
+    return f"No cache pays over {epochs:,} epochs: {after}, and its storage uses {joules(cached.storage_j.value)}."
+
+
+def _tie(plan: Plan) -> str:
+    """Say which choices tie with the best, and what decides."""
+    apart = [difference(choice, plan.best) for choice in plan.ties]
+    named = [
+        f"{_named(plan, choice)} ({joules(abs(each.value_j))} {'more' if each.value_j > 0 else 'less'})"
+        for choice, each in zip(plan.ties, apart, strict=True)
+    ]
+    half_j = max(each.high_j - each.value_j for each in apart)
+    name = _named(plan, plan.best)
+    return (
+        f"{name[0].upper()}{name[1:]} ties with {shortened(named, _TIES_NAMED)}, within ±{joules(half_j)} of measuring again: of choices "
+        "that tie, lossless ones come first, then the smaller on disk, then the simpler."
+    )
+
+
+def _named(plan: Plan, choice: Choice) -> str:
+    if choice.layout is None:
+        return "feeding online"
+    form = str(choice.layout).replace(",", "")
+    variants = f", {choice.variants} variants" if choice.reuse is not None else ""
+    return f"{form} after {op_text(plan.chain.ops[choice.layout.cut - 1])}{variants}"
 
 
 def _against(plan: Plan, best: Choice, second: Choice, epochs: int) -> str:

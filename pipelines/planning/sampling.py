@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -59,8 +60,8 @@ class Sample:
     """Measurements of a sample of `images` from a source of `records`.
 
     `online` is None if the chain cannot run in TensorFlow; `refused` is the reason. There was no time for the layouts in
-    `unmeasured`. `ends` are the lowest and the highest active joules relative to the central ones. The duration excludes
-    drawing synthetic photos.
+    `unmeasured`. `ends` are the lowest and the highest active joules relative to the central ones; `build_error` is the standard
+    error of the joules of a build, as a share of them. The duration excludes drawing synthetic photos.
     """
 
     images: int
@@ -75,6 +76,7 @@ class Sample:
     disk_bytes_per_s: float
     idle_w: Joules
     ends: tuple[float, float]
+    build_error: float
     method: str
     duration_s: float
 
@@ -138,17 +140,17 @@ class Sampler:
         started_s = time.monotonic()
         check_fixed_size(chain)
         check_fresh(chain, config.fresh or ())
-        listed = self._list(None)
+        listed = open_source(self._source, replace(config, limit=None))
         log_notes(listed)
         steps = self._measure_steps(listed)
         layouts = self._layouts(steps)
-        images = min(listed.records, sample_size(steps, layouts, config.seconds))
+        images = min(config.limit or listed.records, listed.records, sample_size(steps, layouts, config.seconds))
         unpacked_s = time.monotonic()
         files = unpack(self._list(images), self._folder, self._progress)
         if self._is_synthetic:
             started_s += time.monotonic() - unpacked_s
         self._drawn = files if self._is_synthetic else None
-        cold, warm = self._build_few(layouts[0], images)
+        cold, warm, build_error = self._build_few(layouts[0], images)
         until_s = started_s + _BUILDS_SHARE * config.seconds
         candidates, unmeasured = self._build_candidates(layouts, images, warm, until_s)
         arms = {"few": self._cached_arm(warm)}
@@ -177,16 +179,16 @@ class Sampler:
             disk_bytes_per_s=disk_bytes_per_s,
             idle_w=Joules(*(max(0.0, energy) / total.duration_s for energy in idle_j)),
             ends=(total.active_low_j / total.active_j, total.active_high_j / total.active_j),
+            build_error=rounds.relative_error("few") if build_error is None else build_error,
             method=total.active.method,
             duration_s=time.monotonic() - started_s,
         )
 
     # The steps of the chain -------------------------------------------------------------------------------------------
 
-    def _list(self, records: int | None) -> Source:
-        """List at most `records` of the source."""
-        limits = [limit for limit in (records, self._config.limit) if limit is not None]
-        return open_source(self._source, replace(self._config, limit=min(limits, default=None)))
+    def _list(self, records: int) -> Source:
+        """List at most `records` of the source, within the limit of the config."""
+        return open_source(self._source, replace(self._config, limit=min(records, self._config.limit or records)))
 
     def _measure_steps(self, listed: Source) -> tuple[StepCost, ...]:
         self._progress("timing the ops", 0, 1)
@@ -224,11 +226,16 @@ class Sampler:
         manifest = build_cache(source, folder, config, self._meter).manifest
         return _Built(open_cache(folder), manifest.build_energy.active_j)
 
-    def _build_few(self, layout: CacheLayout, images: int) -> tuple[_Built, _Built]:
-        """Build caches of few records; return the first one, which costs most, and the median of the others."""
+    def _build_few(self, layout: CacheLayout, images: int) -> tuple[_Built, _Built, float | None]:
+        """Build caches of few records; return the first one, which costs most, and the median of the others with its relative error.
+
+        The error is None if there is only one other build.
+        """
         few, warm_builds = min(_FEW, images), self._config.budget.warm_builds
         cold, *others = (self._build(layout, few) for _ in range(1 + warm_builds))
-        return cold, sorted(others, key=lambda built: built.build_j)[warm_builds // 2]
+        joules = [built.build_j for built in others]
+        error = statistics.stdev(joules) / statistics.fmean(joules) if warm_builds > 1 else None
+        return cold, sorted(others, key=lambda built: built.build_j)[warm_builds // 2], error
 
     def _build_candidates(
         self, layouts: Sequence[CacheLayout], images: int, warm: _Built, until_s: float
@@ -290,7 +297,11 @@ class Sampler:
 def _epoch_cost(rounds: EpochRounds, arms: dict[str, Arm], few: str, many: str) -> EpochCost:
     (few_j, few_s), (many_j, many_s) = rounds.of(few), rounds.of(many)
     small, large = arms[few].records, arms[many].records
-    return EpochCost(Line.through((small, few_j), (large, many_j)), Line.through((small, few_s), (large, many_s)))
+    return EpochCost(
+        Line.through((small, few_j), (large, many_j)),
+        Line.through((small, few_s), (large, many_s)),
+        rounds.relative_error(many),
+    )
 
 
 def sample_size(steps: Sequence[StepCost], layouts: Sequence[CacheLayout], seconds: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from joulecache.pipelines.core.quantities import NEVER, Spread, data_size, joules, kind, number, plural, seconds
+from joulecache.pipelines.core.quantities import NEVER, Spread, count, data_size, joules, kind, number, plural, seconds
 from joulecache.pipelines.planning.results import Choice, Plan, StepCost
 from joulecache.pipelines.report.describe.values import joules_column
 from joulecache.pipelines.report.document import (
@@ -55,13 +55,14 @@ def _steps(plan: Plan) -> Table:
 
 
 def _choices(plan: Plan) -> Table:
+    tied = f"; the first {count(1 + len(plan.ties))} tie" if plan.ties else ""
     tag, shown, over = kind(plan.method), plan.shown, f"{plan.epochs * plan.runs:,} epochs"
 
     def variants(choice: Choice) -> Spread:
         return Spread("-") if choice.reuse is None else Spread(str(choice.variants), note=f"{choice.reuse:.3g} uses")
 
     return table(
-        f"Best {len(shown)} of {plural(len(plan.choices), 'choice')} by active energy",
+        f"Best {len(shown)} of {plural(len(plan.choices), 'choice')} by active energy" + tied,
         shown,
         {
             words("Cached up to"): lambda choice: (

@@ -34,6 +34,7 @@ from joulecache.pipelines.report.document import (
     words,
 )
 
+_NOTEBOOK = "ipykernel_launcher.py"
 _HASH_DIGITS = 16  # enough to distinguish files
 _LEGEND = (
     "Measured joules come from hardware counters, modelled joules from published coefficients, given ones from the user. A sum with a "
@@ -44,7 +45,9 @@ _LEGEND = (
 def provenance_section(audit: Audit) -> Section:
     """Return the provenance section of a report."""
     run = audit.provenance
-    blocks: list[Block] = [Paragraph(_LEGEND, detail=True), Command(_command_line(run.command), detail=True)]
+    blocks: list[Block] = [Paragraph(_LEGEND, detail=True)]
+    if (command := _command_line(run.command)) is not None:
+        blocks.append(Command(command, detail=True))
     blocks += [Paragraph(f"Note of the meter: {note}.", muted=True, detail=True) for note in run.meter.notes]
     blocks.append(_aa_control(audit))
     if audit.build is not None:
@@ -56,10 +59,15 @@ def provenance_section(audit: Audit) -> Section:
     return Section("Where the numbers come from", tuple(blocks))
 
 
-def _command_line(arguments: tuple[str, ...]) -> str:
-    """Return a command quoted for a shell, without the path of joulecache."""
+def _command_line(arguments: tuple[str, ...]) -> str | None:
+    """Return a command quoted for a shell, without the path of joulecache; None for a notebook or another interactive session."""
     program, *rest = arguments or ("",)
-    return shlex.join(["joulecache" if PurePath(program).name == "joulecache" else program, *rest])
+    name = PurePath(program).name
+    if name == "joulecache":
+        return shlex.join([name, *rest])
+    if not name.endswith(".py") or name == _NOTEBOOK:
+        return None
+    return shlex.join(["python", program, *rest])
 
 
 def _aa_control(audit: Audit) -> Table:
