@@ -553,8 +553,8 @@ def test_damaged_bytes_give_an_image_or_a_decode_error(pixels: Array, kind: str)
             reasons.append(str(error))
         else:
             outcomes.add("decoded")
-            assert image.mode == "RGB"
-            assert as_array(image).dtype == np.uint8
+            assert image.shape[2] == 3
+            assert image.dtype == np.uint8
     assert outcomes == {"rejected", "decoded"}
     assert all(len(reason.splitlines()) == 1 and "Warning" not in reason for reason in reasons)
 

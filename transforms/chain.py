@@ -20,6 +20,7 @@ from joulecache.transforms.images import Array, Pixels, as_array, size_of
 from joulecache.transforms.ops import BUILT_IN, OPS, BatchOp, Decode, Mixture, Normalize, Op, ToFloat, op_name
 from joulecache.transforms.ops.base import check_custom_op, check_custom_ops
 from joulecache.transforms.ops.batch import Batch, Empty
+from joulecache.transforms.ops.decode import Header
 
 
 class UnknownOpError(ValueError):
@@ -226,7 +227,7 @@ def fixed_size(ops: Sequence[Op]) -> tuple[int, int] | None:
 # Running --------------------------------------------------------------------------------------------------------------
 
 
-def run(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Pixels:
+def run(ops: Sequence[Op], image: bytes | Header | Pixels, words: Sequence[int]) -> Pixels:
     """Run ops on one image. The result is an array or a Pillow image, whichever the last op returned.
 
     Args:
@@ -248,7 +249,7 @@ def run(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Pixel
     return cast("Pixels", image)
 
 
-def apply(ops: Sequence[Op], image: bytes | Pixels, words: Sequence[int]) -> Array:
+def apply(ops: Sequence[Op], image: bytes | Header | Pixels, words: Sequence[int]) -> Array:
     """Run ops on one image as `run` does; return an array ``[H, W, C]`` uint8, possibly a view of the input."""
     return as_array(run(ops, image, words))
 

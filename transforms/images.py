@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from joulecache.transforms import resizing
+
 Array = NDArray[np.uint8]
 """An image, ``[H, W, C]`` uint8."""
 Pixels = Array | Image.Image
@@ -58,9 +60,9 @@ def crop(image: Pixels, top: int, left: int, height: int, width: int) -> Pixels:
     return image[top : top + height, left : left + width]
 
 
-def resize(image: Pixels, height: int, width: int) -> Image.Image:
-    """Resize with Pillow's triangle filter: bilinear with antialias."""
-    return as_image(image).resize((width, height), Image.Resampling.BILINEAR)
+def resize(image: Pixels, height: int, width: int) -> Array:
+    """Resize with a triangle filter: bilinear with antialias."""
+    return resizing.resize(as_array(image), height, width)
 
 
 def warp(image: Pixels, matrix: Matrix, interpolation: str, fill: Fill) -> Image.Image:

@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.cache.data_file import PixelStats
@@ -17,6 +16,7 @@ from joulecache.pipelines.source import Unit
 from joulecache.transforms.chain import apply, output_size, run
 from joulecache.transforms.images import as_array, as_image
 from joulecache.transforms.ops import Decode, Op
+from joulecache.transforms.ops.decode import Header
 from joulecache.transforms.randomness import key_hash, random_words
 
 _SAMPLED_UNITS = 32
@@ -66,7 +66,7 @@ def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ..
 
 
 def make_images(
-    encoded: bytes | Image.Image, words: Sequence[Sequence[int]], config: ShardConfig, split: str
+    encoded: bytes | Header, words: Sequence[Sequence[int]], config: ShardConfig, split: str
 ) -> tuple[list[CachedImage], list[PixelStats]]:
     """Compute the cached images of a record and their pixel sums, one per variant. The ops before the first random one run once.
 
@@ -92,7 +92,7 @@ def make_images(
     return list(stored), list(map(pixel_stats_of, pixels))
 
 
-def working_bytes(header: Image.Image, channels: int) -> int:
+def working_bytes(header: Header, channels: int) -> int:
     """Estimate the memory that `make_images` needs for a record: the decoded image and the result of the next op."""
     return 2 * header.width * header.height * channels
 

@@ -97,6 +97,7 @@ class RandomResizedCrop(FixedSize):
         ratio: (low, high) of its width / height, drawn log-uniformly.
     """
 
+    version: ClassVar[int] = 2
     typical = (224,)
     random_words: ClassVar[int] = 2 * _TRIES + 2  # area and aspect of each try, then top and left
     size: Size
@@ -155,7 +156,6 @@ class RandomResizedCrop(FixedSize):
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
         top, left, height, width = drawn
-        # Crop first: Pillow's resize(box=) would filter in pixels from outside the window.
         return resize(crop(image, top, left, height, width), *self.target)
 
 

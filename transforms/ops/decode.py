@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from joulecache.transforms.images import Fill, Pixels
+from joulecache.transforms.images import Array, Fill, Pixels, as_array
+from joulecache.transforms.jpeg import Jpeg, read_jpeg
 from joulecache.transforms.ops.arguments import MAX_SIDE, fill_value, integer
 from joulecache.transforms.ops.base import Drawn, Op
 
@@ -25,19 +26,36 @@ MAX_PIXELS = 178_956_970  # twice `PIL.Image.MAX_IMAGE_PIXELS`: Pillow refuses l
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "JPEG2000", "PPM", "TIFF", "TGA")
 
 EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TRANSPOSED = (5, 6, 7, 8)
+_ALL, _BACK = slice(None), slice(None, None, -1)
+_MIRRORED: dict[object, tuple[slice, slice]] = {
+    2: (_ALL, _BACK),
+    3: (_BACK, _BACK),
+    4: (_BACK, _ALL),
+    6: (_ALL, _BACK),
+    7: (_BACK, _BACK),
+    8: (_BACK, _ALL),
 }
+"""How to mirror stored pixels, after transposing them for some orientations, to turn them upright."""
 
 
 class DecodeError(ValueError):
     """An image cannot be decoded; the message says why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """An encoded image whose header was read.
+
+    Attributes:
+        height: Height at the scale at which it is decoded, before it is turned upright, in pixels.
+        width: Width at this scale, in pixels.
+        opened: What decodes it.
+    """
+
+    height: int
+    width: int
+    opened: Jpeg | Image.Image
 
 
 @dataclass(frozen=True)
@@ -85,12 +103,21 @@ class Decode(Op):
         fitting = min(height, width) // self.shorter
         return next(scale for scale in (8, 4, 2, 1) if scale <= max(fitting, 1))
 
-    def read_header(self, data: bytes) -> Image.Image:
-        """Open an encoded image at the scale at which `pixels` decodes it, without decoding it.
+    def read_header(self, data: bytes) -> Header:
+        """Read the header of an encoded image, without decoding it.
 
         Raises:
             DecodeError: The bytes are not a supported image, or the image has more than `max_pixels`.
         """
+        jpeg = read_jpeg(data)
+        if jpeg is not None and jpeg.height * jpeg.width <= self.max_pixels:
+            scale = self.jpeg_scale(jpeg.height, jpeg.width)
+            return Header(-(-jpeg.height // scale), -(-jpeg.width // scale), jpeg)
+        opened = self._open(data)
+        return Header(opened.height, opened.width, opened)
+
+    def _open(self, data: bytes) -> Image.Image:
+        """Open an encoded image with Pillow, at the scale at which it is decoded."""
         with _decode_errors():
             opened = Image.open(io.BytesIO(data), formats=_FORMATS)
             width, height = opened.size
@@ -100,7 +127,7 @@ class Decode(Op):
             opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
             return opened
 
-    def pixels(self, image: bytes | Pixels, drawn: Drawn = (), /) -> Image.Image:
+    def pixels(self, image: bytes | Header | Pixels, drawn: Drawn = (), /) -> Array:
         """Decode one image.
 
         Args:
@@ -108,13 +135,18 @@ class Decode(Op):
             drawn: Unused.
 
         Returns:
-            A Pillow image, RGB or L.
+            uint8 ``[H, W, channels]``.
 
         Raises:
             DecodeError: The image cannot be decoded.
         """
-        assert not isinstance(image, np.ndarray)
-        opened = self.read_header(image) if isinstance(image, bytes) else image
+        assert isinstance(image, bytes | Header)
+        opened = (self.read_header(image) if isinstance(image, bytes) else image).opened
+        if isinstance(opened, Jpeg):
+            decoded = opened.decode(self.channels, self.jpeg_scale(opened.height, opened.width))
+            if decoded is not None:
+                return _rotated(decoded, opened.orientation)
+            opened = self._open(opened.data)
         with _decode_errors():
             with _truncation(self.truncated):
                 opened.load()
@@ -148,13 +180,12 @@ class Decode(Op):
     def _mode(self) -> str:
         return "RGB" if self.channels == 3 else "L"
 
-    def _upright(self, image: Image.Image) -> Image.Image:
+    def _upright(self, image: Image.Image) -> Array:
         """Convert an image to the op's channels and apply its EXIF orientation."""
-        transpose = None
+        orientation = 1
         with suppress(Exception):  # unreadable tags are no reason to reject the pixels
-            transpose = _UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
-        converted = self._converted(image)
-        return converted if transpose is None else converted.transpose(transpose)
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        return _rotated(as_array(self._converted(image)), orientation)
 
     def _converted(self, image: Image.Image) -> Image.Image:
         """Convert a Pillow image of any mode to RGB or grey."""
@@ -169,6 +200,15 @@ class Decode(Op):
             image = Image.alpha_composite(background, image.convert("RGBA"))
         image.info.pop("transparency", None)  # unused from here on, and Pillow would warn about it
         return image if image.mode == self._mode else image.convert(self._mode)
+
+
+def _rotated(stored: Array, orientation: object) -> Array:
+    """Return the image upright, contiguous."""
+    if orientation in _TRANSPOSED:
+        stored = stored.swapaxes(0, 1)
+    if orientation in _MIRRORED:
+        stored = stored[_MIRRORED[orientation]]
+    return np.ascontiguousarray(stored)
 
 
 _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)

@@ -69,13 +69,14 @@ class Filled(Op):
 class Resize(FixedSize):
     """Resize, bilinear with antialias.
 
-    ``[H, W, C]`` uint8 to ``[*size, C]``. Pillow's `resize` with its triangle filter; torchvision's `Resize` with
-    antialias.
+    ``[H, W, C]`` uint8 to ``[*size, C]``. Within one level of Pillow's `resize` with its triangle filter, and of torchvision's
+    `Resize` with antialias.
 
     Attributes:
         size: size x size, or (height, width), in pixels.
     """
 
+    version: ClassVar[int] = 2
     typical = (224,)
     size: Size
 
@@ -94,6 +95,7 @@ class ResizeShorter(Op):
         size: The shorter side, in pixels.
     """
 
+    version: ClassVar[int] = 2
     typical = (224,)
     size: int
 
