@@ -6,7 +6,8 @@ Public names load on first use, so that ``import joulecache as jc`` imports neit
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False  # as in typing, which takes time to import: until then, Ctrl-C would print a traceback
 
 if TYPE_CHECKING:
     from joulecache.pipelines import (

@@ -129,6 +129,18 @@ def test_the_command_fails_above_a_ratio(
     assert json.loads(out)["arms"][3]["arm"] == "optimized"
 
 
+def test_the_folders_of_audits_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folders = [tmp_path / "before", tmp_path / "after"]
+    for folder, audit in zip(folders, (BEFORE, changed(1.5)), strict=True):
+        folder.mkdir()
+        written(audit, folder / "report.json")
+    code, out, err = joulecache(monkeypatch, capfd, "--compare", *folders)
+    assert (code, err) == (0, "")
+    assert "1.500" in out
+
+
 def test_what_cannot_be_compared_is_one_line_and_code_2(
     report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +152,7 @@ def test_what_cannot_be_compared_is_one_line_and_code_2(
         assert f"{bad}' is not the report of an audit" in err
         assert len(err.splitlines()) == 1
     code, _, err = joulecache(monkeypatch, capfd, "--compare", report, tmp_path / "none.json")
-    assert code == 1
+    assert code == 2
     assert "none.json" in err
     for arguments in (("photos/", "--compare", report, report), ("photos/",), ("--fail-above", 1.1), ()):
         code, _, err = joulecache(monkeypatch, capfd, *arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -18,8 +19,8 @@ from PIL import Image
 from processes import CLI, environment, python, run_python
 
 from joulecache.pipelines.cache.manifest_io import open_manifest
-from joulecache.pipelines.cli import explained
 from joulecache.pipelines.cli.commands import COMMANDS
+from joulecache.pipelines.cli.errors import explained
 from joulecache.pipelines.cli.terminal import show
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core import codec
@@ -57,10 +58,14 @@ REFUSED: dict[str, tuple[Sequence[str], int, str]] = {
     "no folder for emissions": ([*BUILD, CHAIN, "--emissions", "/no/such/folder"], 2, "/no/such/folder"),
     "missing labels": ([*BUILD, CHAIN, "--labels", "none.csv"], 2, "none.csv"),
     "overlapping folders": (["precompute", "{photos}", "{photos}/cache", "--chain", CHAIN], 2, "photos"),
+    "missing cache": (["verify", "nowhere"], 2, "nowhere"),
+    "missing cache of a model": (["train", "nowhere", "--epochs", "1", "--out", "run"], 2, "nowhere"),
+    "missing report": (["audit", "--compare", "nowhere.json", "nowhere"], 2, "nowhere"),
+    "folder without a report": (["audit", "--compare", ".", "."], 2, "it has no report.json"),
     "broken images": (["precompute", "broken", "cache", "--chain", CHAIN], 1, "--max-reject-rate 0.25"),
     "not a cache": (["inspect", "."], 2, "cache"),
     "no batch size": (["audit", "{photos}", "--chain", CHAIN, "--out", "out", "--batch-size", "0"], 2, "batch"),
-    "missing model": (["compress", "none.keras", *COMPRESS[2:], "--prune", "0.5"], 1, "none.keras"),
+    "missing model": (["compress", "none.keras", *COMPRESS[2:], "--prune", "0.5"], 2, "none.keras"),
     "unreadable model": ([*COMPRESS, "--quantize", "int8"], 2, "cannot be loaded as a Keras model"),
     "not a model's name": (["compress", "notes.txt", *COMPRESS[2:], "--quantize", "int8"], 2, "notes.txt"),
     "share out of range": ([*COMPRESS, "--prune", "1"], 2, "prune"),
@@ -68,9 +73,9 @@ REFUSED: dict[str, tuple[Sequence[str], int, str]] = {
     "unknown criterion": ([*COMPRESS, "--criterion", "l2", "--prune", "0.5"], 2, "--criterion"),
     "no seed": ([*COMPRESS, "--seeds", "0", "--prune", "0.5"], 2, "--seeds"),
     "nothing to compress": (COMPRESS, 2, "the recipe is empty"),
-    "preview without chain": (["transforms", "--preview", "x.jpg"], 2, "--preview IMAGE and --chain"),
+    "preview without chain": (["transforms", "--preview", "{photo}"], 2, "--preview IMAGE and --chain"),
     "chain without preview": (["transforms", "--chain", "decode"], 2, "--preview IMAGE and --chain"),
-    "missing image": (["transforms", "--preview", "nowhere.jpg", "--chain", "decode"], 1, "nowhere.jpg"),
+    "missing image": (["transforms", "--preview", "nowhere.jpg", "--chain", "decode"], 2, "nowhere.jpg"),
     "not an image": (["transforms", "--preview", "notes.txt", "--chain", "decode"], 2, "not an image"),
     "crop larger than the image": ([*PREVIEW, "decode|random_crop(9999)"], 2, "is larger than the image"),
     "missing module": (["transforms", "--ops", "no_such_module"], 2, "cannot import --ops 'no_such_module'"),
@@ -121,13 +126,13 @@ def test_a_cache_of_another_chain_is_kept(run: Run, photo_folder: Path, photo_ca
     ("error", "code", "message"),
     [
         (ValueError("bad"), 2, "bad"),
-        (typer.BadParameter("bad"), 2, "bad See `joulecache --help`."),
+        (typer.BadParameter("bad"), 2, "bad. See `joulecache --help`."),
         (OSError("full"), 1, "full"),
         (RuntimeError("lost"), 1, "lost"),
         (LockHeldError(Path("cache"), "host:1"), 1, "host:1"),
         (KeyboardInterrupt(), 130, "stopped"),
         (typer.Abort(), 130, "stopped"),
-        (KeyError("x"), 1, "KeyError: 'x'. This is a bug"),
+        (KeyError("x"), 1, "KeyError: 'x'; this is a bug"),
     ],
 )
 def test_every_exception_has_a_message_and_an_exit_code(error: BaseException, code: int, message: str) -> None:
@@ -216,8 +221,10 @@ def test_options_of_a_compression(run: Run, asked: list[dict[str, Any]], tmp_pat
     steps = ("--sparsity", 0.5, "--cluster", 16, "--quantize", "float16")
     details = ("--macs", 0.4, "--criterion", "gamma", "--protect", "a", "--protect", "b", "--l1", "1e-5")
     more = ("--cluster-per", "channel", "--finetune-epochs", 5, "--seeds", 3, "--seed", 7)
-    run("compress", "m.keras", "--data", "cache", "--out", tmp_path, *steps, *details, *more)
-    run("compress", "m.keras", "--data", "cache", "--out", tmp_path, "--prune", 0.25)
+    model = tmp_path / "m.keras"
+    model.touch()
+    run("compress", model, "--data", "cache", "--out", tmp_path, *steps, *details, *more)
+    run("compress", model, "--data", "cache", "--out", tmp_path, "--prune", 0.25)
     run("train", "cache", "--epochs", 1, "--out", tmp_path, "--learning-rate", 0.002)
     run("train", "cache", "--epochs", 1, "--out", tmp_path, "--prune", 0.25, *steps)
     everything, prune, plain, trained = asked
@@ -232,7 +239,7 @@ def test_options_of_a_compression(run: Run, asked: list[dict[str, Any]], tmp_pat
         quantize="float16",
         finetune_epochs=5,
     )
-    assert everything["arguments"] == (Path("m.keras"), "cache", recipe)
+    assert everything["arguments"] == (model, "cache", recipe)
     assert (everything["seeds"], everything["seed"]) == (3, 7)
     assert prune["arguments"][2] == Recipe(prune=0.25)
     assert (prune["seeds"], prune["seed"]) == (1, 0)
@@ -322,6 +329,25 @@ def test_verify_finds_a_changed_byte(run: Run, photo_folder: Path, tmp_path: Pat
     assert code == 1
     assert shard.name in err
     assert json.loads(run("verify", cache, "--json")[1])["problems"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "folder", "manifest"])
+def test_damage_is_a_problem_of_a_cache_and_not_of_the_command(
+    run: Run, photo_cache: Path, tmp_path: Path, damage: str
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(photo_cache, cache)
+    file = cache / "manifest.json" if damage == "manifest" else next(cache.glob("train-*"))
+    data = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage != "missing":
+        file.write_bytes(data[: len(data) // 2])
+    code, out, err = run("verify", cache)
+    assert (code, out) == (1, "")
+    assert len(err.splitlines()) == 1
+    assert file.name in err
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 import typer
 
-from joulecache.pipelines.cli.config_options import Given, OptionsOf, expanded
+from joulecache.pipelines.cli.config_options import Given, Job, OptionsOf, expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,9 @@ def parse() -> Parse:
     click: Any = typer.main.get_command(app)
 
     def run(*arguments: str) -> Given:
-        click.main(["--epochs", "3", *arguments], standalone_mode=False)
+        parsed = click.main(["--epochs", "3", *arguments], standalone_mode=False)
+        if isinstance(parsed, Job):
+            parsed.run()
         return dict(given)
 
     return run

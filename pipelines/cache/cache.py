@@ -108,6 +108,6 @@ def verify(cache: CacheLike) -> list[str]:
         One line per problem; none if the cache is intact.
 
     Raises:
-        CacheError: The manifest itself cannot be trusted.
+        CacheError: There is no cache, or its manifest itself cannot be trusted.
     """
     return cache.verify() if isinstance(cache, Cache) else find_problems(cache)

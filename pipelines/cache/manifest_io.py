@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from joulecache.pipelines.cache.errors import CacheError, wrong_size
+from joulecache.pipelines.cache.errors import CacheError, NoCacheError, wrong_size
 from joulecache.pipelines.cache.manifest import MANIFEST, Manifest, encode_manifest, parse_manifest
 from joulecache.pipelines.core.files import sync_folder, write_bytes
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject, StoreError, is_remote
@@ -27,21 +27,25 @@ def write_stored_manifest(objects: ObjectFolder, manifest: Manifest, before: Sto
     objects.write_if(MANIFEST, encode_manifest(manifest), before)
 
 
-def open_manifest(cache: str | os.PathLike[str]) -> Manifest:
+def open_manifest(cache: str | os.PathLike[str], *, damaged: bool = False) -> Manifest:
     """Read the manifest of a cache in a folder or an object store, and check it and the sizes of its files.
 
-    Nothing in it is trusted: structure, digest, file names, sizes and the offsets of the images are checked.
+    Nothing in it is trusted: structure, digest, file names, sizes and the offsets of the images are checked. With `damaged`, listed files
+    may be missing or damaged.
 
     Raises:
-        CacheError: There is no cache, or its manifest or files are damaged.
+        NoCacheError: There is no cache.
+        CacheError: Its manifest or files are damaged.
     """
     if is_remote(cache):
         with store_errors():
             objects = ObjectFolder(os.fspath(cache))
-            return read_stored_manifest(objects, {stored.name: stored for stored in objects.list()})[0]
+            stored = {} if damaged else {stored.name: stored for stored in objects.list()}
+            return read_stored_manifest(objects, stored, damaged=damaged)[0]
     folder = Path(cache)
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
+    if not damaged:
+        check_files(folder, manifest)
     return manifest
 
 
@@ -102,8 +106,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise wrong_size(path, found.st_size, file.bytes)
 
 
-def _no_cache(where: object) -> CacheError:
-    return CacheError(f"no cache at {str(where)!r}: it has no {MANIFEST}; build one with `joulecache precompute`")
+def _no_cache(where: object) -> NoCacheError:
+    return NoCacheError(f"no cache at {str(where)!r}: it has no {MANIFEST}; build one with `joulecache precompute`")
 
 
 @contextmanager

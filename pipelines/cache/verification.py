@@ -17,10 +17,11 @@ def find_problems(cache: str | os.PathLike[str]) -> list[str]:
     """Return one line per problem of a cache in a folder or an object store.
 
     Raises:
+        NoCacheError: There is no cache.
         CacheError: The manifest itself cannot be trusted, or the store failed.
     """
     location = os.fspath(cache).rstrip("/")
-    manifest = open_manifest(location)
+    manifest = open_manifest(location, damaged=True)
     problems = []
     with store_errors(), open_binary(f"{location}/{MANIFEST}") as stream:
         if stream.read() != encode_manifest(manifest):
@@ -40,7 +41,10 @@ def find_problems(cache: str | os.PathLike[str]) -> list[str]:
 
 def _digest_of(location: str, name: str) -> str:
     if not is_remote(location):
-        return sha256_of(Path(location, name))
+        path = Path(location, name)
+        if path.exists() and not path.is_file():
+            raise OSError("not a file")
+        return sha256_of(path)
     digest = hashlib.sha256()
     for chunk in ObjectFolder(location).chunks(name):
         digest.update(chunk)

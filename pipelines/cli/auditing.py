@@ -9,6 +9,7 @@ import typer
 
 from joulecache.pipelines.auditing.config import AuditConfig, PipelinesConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
+from joulecache.pipelines.cli.logs import loading
 from joulecache.pipelines.cli.options import (
     SOURCE_METAVARS,
     SOURCES,
@@ -19,7 +20,7 @@ from joulecache.pipelines.cli.options import (
     wrote_emissions,
 )
 from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
-from joulecache.pipelines.core.progress import progress_bar, silenced_output, stdout_to_stderr
+from joulecache.pipelines.core.progress import progress_bar, stdout_to_stderr
 
 _COMPARISON = "Comparing two audits"
 _CUSTOM = "Your own pipelines, instead of SOURCE and --chain"
@@ -54,8 +55,9 @@ def audit(
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            help="Show what changed between two audits.",
-            metavar="BEFORE.json AFTER.json",
+            help="Show what changed between two audits: their folders, or report.json files.",
+            metavar="BEFORE AFTER",
+            exists=True,
             rich_help_panel=_COMPARISON,
         ),
     ] = None,
@@ -96,7 +98,7 @@ def _measure(
     as_json: bool,
 ) -> None:
     meter = make_meter(energy)
-    with silenced_output(stdout=False):
+    with loading("TensorFlow"):
         from joulecache.pipelines.auditing.auditor import audit as run_audit
     from joulecache.pipelines.report.describe.audit import describe_audit
     from joulecache.pipelines.report.files import write_report

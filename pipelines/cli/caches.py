@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
@@ -23,7 +21,7 @@ from joulecache.pipelines.cli.options import (
     make_meter,
     wrote_emissions,
 )
-from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
+from joulecache.pipelines.cli.terminal import print_json, print_line, say, show, wrote
 from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.core.progress import progress_bar
 
@@ -52,7 +50,6 @@ def precompute(
     ops: OpsModule = None,
     beam_options: Annotated[list[str] | None, typer.Argument(help="Options of Apache Beam, after --.")] = None,
     energy: Energy,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Beam's log.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a cache with Apache Beam, or bring it up to date."""
@@ -60,9 +57,6 @@ def precompute(
     from joulecache.transforms import parse
 
     custom, meter = import_ops(ops), make_meter(energy)
-    if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        logging.getLogger("apache_beam").setLevel(logging.INFO)
     with progress_bar() as bar:
         built = build_cache(
             source,
@@ -115,18 +109,25 @@ def inspect(
 
 
 def verify(*, cache: Cache, as_json: AsJson = False) -> None:
-    """Check every byte of a cache against its manifest. The exit code is 1 if there are problems."""
+    """Check every byte of a cache against its manifest. The exit code is 1 if there are problems, 2 if there is no cache."""
+    from joulecache.pipelines.cache.errors import CacheError, NoCacheError
     from joulecache.pipelines.cache.manifest_io import open_manifest
     from joulecache.pipelines.cache.verification import find_problems
 
-    problems = find_problems(cache)
-    files = len(open_manifest(cache).files())
+    files = None
+    try:
+        files = len(open_manifest(cache, damaged=True).files())
+        problems = find_problems(cache)
+    except NoCacheError:
+        raise
+    except CacheError as error:  # the manifest is damaged, or the index
+        problems = [str(error)]
     if as_json:
         print_json({"files": files, "problems": problems})
     else:
         for problem in problems:
             say(f"{cache}: {problem}")
         if not problems:
-            Console().print(f"{cache}: {files} files, every byte as built")
+            print_line(f"{cache}: {files} files, every byte as built")
     if problems:
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import os
 import re
@@ -157,8 +158,26 @@ def _mapping(flag: str, text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command for typer, in which each marked parameter is replaced by one parameter per field."""
+@dataclass(frozen=True)
+class Job:
+    """A command whose arguments are parsed.
+
+    Attributes:
+        command: Its name, as in "joulecache audit".
+        run: Runs it.
+    """
+
+    command: str
+    run: Callable[[], None]
+
+
+def expanded(command: Callable[..., None], **flags: Any) -> Callable[..., Job]:
+    """Return a command for typer that only parses. Each marked parameter is replaced by one parameter per field.
+
+    Args:
+        command: The command; it takes keyword arguments.
+        flags: Annotations of flags that typer handles itself: `command` does not receive them.
+    """
     groups: dict[str, dict[str, _Option]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -169,9 +188,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             continue
         groups[parameter.name] = mark.options()
         parameters += [option.parameter for option in groups[parameter.name].values()]
+    for name, annotation in flags.items():
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=False))
     parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
-    def run(context: typer.Context, **values: Any) -> None:
+    def parse(context: typer.Context, **values: Any) -> Job:
         for group, options in groups.items():
             parsed = {name: values.pop(name) for name in options}
             values[group] = {
@@ -179,9 +200,11 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
                 for name, value in parsed.items()
                 if (source := context.get_parameter_source(name)) and source.name != "DEFAULT"
             }
-        command(**values)
+        for name in flags:
+            del values[name]
+        return Job(context.command_path, functools.partial(command, **values))
 
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    parse.__name__, parse.__doc__ = command.__name__, command.__doc__
+    parse.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parse.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return parse

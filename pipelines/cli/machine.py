@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from joulecache.pipelines.cli.logs import loading
 from joulecache.pipelines.cli.options import AsJson, Energy, make_meter, wrote_emissions
 from joulecache.pipelines.cli.terminal import fail, print_json, say, show
 from joulecache.pipelines.core.codec import to_json
-from joulecache.pipelines.core.progress import progress_bar, silenced_output
+from joulecache.pipelines.core.progress import progress_bar
 
 _NOT_RUN = 127  # as in shells
 
@@ -66,10 +67,9 @@ def doctor(*, as_json: AsJson = False) -> None:
     from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
     from joulecache.pipelines.report.describe.machine import describe_checks
 
+    with loading("TensorFlow"):
+        broken = import_tensorflow()
     with progress_bar() as bar:
-        bar("importing TensorFlow", 0, 1)
-        with silenced_output(stdout=False):
-            broken = import_tensorflow()
         checks = examine(broken, progress=bar)
     if as_json:
         print_json([dataclasses.asdict(check) for check in checks])
@@ -88,7 +88,7 @@ def hardware(
 ) -> None:
     """Measure operations per second and per joule at float32, bfloat16 and int8, and recommend a precision."""
     meter = make_meter(energy)
-    with silenced_output(stdout=False):
+    with loading("TensorFlow"):
         from joulecache.pipelines.auditing.hardware import measure_hardware
         from joulecache.pipelines.auditing.throughput import recommend
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
+from joulecache.pipelines.cli.logs import loading
 from joulecache.pipelines.cli.options import (
     AsJson,
     Cache,
@@ -21,7 +22,7 @@ from joulecache.pipelines.cli.options import (
 )
 from joulecache.pipelines.cli.terminal import print_json, show, wrote
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.core.progress import progress_bar, silenced_output
+from joulecache.pipelines.core.progress import progress_bar
 
 _STEPS = ("prune", "sparsity", "clusters", "quantize")
 _MAIN = "Compression, in this order"
@@ -54,7 +55,7 @@ def train(
     """Train a model on a cache, compress it on request, and measure both."""
     meter, custom = make_meter(energy), import_ops(ops)
     recipe = Recipe(**steps) if any(steps.values()) else None
-    with silenced_output(stdout=False):
+    with loading("TensorFlow"):
         from joulecache.pipelines.training.trainer import train as train_model
 
     with progress_bar() as bar:
@@ -85,7 +86,7 @@ def train(
 
 def compress(
     *,
-    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.")],
+    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.", exists=True)],
     data: Annotated[str, typer.Option(help="The cache to tune, calibrate and measure on.", metavar="CACHE")],
     out: Annotated[Path, typer.Option(help="The folder of the compressed models.")],
     steps: _Steps,
@@ -103,7 +104,7 @@ def compress(
 ) -> None:
     """Prune, share weights of and quantize a Keras model, and measure each resulting file."""
     meter, custom, recipe = make_meter(energy), import_ops(ops), Recipe(**steps, **details)
-    with silenced_output(stdout=False):
+    with loading("TensorFlow"):
         from joulecache.pipelines.compressing.compression import compress as compress_model
 
     with progress_bar() as bar:

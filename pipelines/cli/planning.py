@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
+from joulecache.pipelines.cli.logs import loading
 from joulecache.pipelines.cli.options import (
     SOURCE_METAVARS,
     AsJson,
@@ -23,7 +24,7 @@ from joulecache.pipelines.cli.options import (
 )
 from joulecache.pipelines.cli.terminal import print_json, show
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
-from joulecache.pipelines.core.progress import progress_bar, silenced_output
+from joulecache.pipelines.core.progress import progress_bar
 from joulecache.pipelines.planning.config import PlanConfig
 from joulecache.pipelines.source.config import SOURCE_OPTIONS
 
@@ -60,7 +61,7 @@ def plan(
     settings["disk_budget_bytes"] = None if disk_budget is None else _bytes(disk_budget)
     if apply is not None and _is_taken(apply):
         raise ValueError(f"--apply must be a folder that is empty or does not exist, got {apply!r}")
-    with silenced_output(stdout=False):
+    with loading("TensorFlow"):
         from joulecache.pipelines.planning.planner import plan as make_plan
 
     with progress_bar() as bar:

@@ -2,53 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
-import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 
 from joulecache.pipelines.report.document import Document
 from joulecache.pipelines.report.render.terminal import print_document
 
-_NOTES = logging.getLogger("joulecache")
-
-
-class _NotePrinter(logging.Handler):
-    """Prints each distinct message once."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._printed: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        note = " ".join(record.getMessage().split())
-        if note not in self._printed:
-            self._printed.add(note)
-            say(f"joulecache: note: {note}")
-
-
-@contextmanager
-def printed_notes() -> Iterator[None]:
-    """Print warnings that joulecache logs inside the block as notes on stderr."""
-    printer, before = _NotePrinter(), (_NOTES.level, _NOTES.propagate)
-    _NOTES.addHandler(printer)
-    _NOTES.setLevel(logging.WARNING)
-    _NOTES.propagate = False
-    try:
-        yield
-    finally:
-        _NOTES.removeHandler(printer)
-        _NOTES.setLevel(before[0])
-        _NOTES.propagate = before[1]
+STDOUT = "stdout"
+"""The file name in errors about stdout."""
 
 
 def say(line: str) -> None:
     """Print one line on stderr, above a progress bar."""
-    sys.stderr.write(f"{line}\n")  # the bar replaces `sys.stderr`; a `Console` would bypass that and tear the bar
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(f"{line}\n")  # the bar replaces `sys.stderr`; a `Console` would bypass that and tear the bar
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
 
 
 def fail(message: str, code: int) -> int:
@@ -59,14 +36,64 @@ def fail(message: str, code: int) -> int:
 
 def show(document: Document, *, stderr: bool = False) -> None:
     """Print a result."""
-    print_document(document, Console(stderr=stderr))
+    console = Console(stderr=stderr)
+    with console.capture() as captured:  # rich would end the process if nobody reads
+        print_document(document, console)
+    _print(captured.get(), stderr)
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout."""
+    _print(f"{text}\n")
 
 
 def wrote(what: str, path: object, *, stderr: bool = False) -> None:
     """Name a file or folder that a command wrote; on stderr if stdout is for other things, such as JSON."""
-    Console(stderr=stderr).print(f"{what}: {path}", soft_wrap=True, markup=False, highlight=False)
+    _print(f"{what}: {path}\n", stderr)
 
 
 def print_json(body: object) -> None:
     """Print a result as JSON."""
-    sys.stdout.write(json.dumps(body, indent=1, default=str) + "\n")
+    _print(json.dumps(body, indent=1, default=str) + "\n")
+
+
+def _print(text: str, stderr: bool = False) -> None:
+    if stderr:
+        say(text.removesuffix("\n"))
+        return
+    with writing_stdout():
+        sys.stdout.write(text)
+
+
+# Streams --------------------------------------------------------------------------------------------------------------
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr accept any text. What is written to a closed stdout fails, and to a closed stderr is lost."""
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:  # or the next file that is opened becomes stdout
+            os.open(os.devnull, mode)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Flush stdout at the end of the block. An OSError in the block names stdout as its file."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        _discard(sys.stdout)
+        raise OSError(error.errno, error.strerror, STDOUT) from error
+
+
+def _discard(stream: TextIO) -> None:
+    """Lose what is written to a broken stream, which would fail again when Python ends."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

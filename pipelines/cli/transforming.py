@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from joulecache.pipelines.cli.options import AsJson, OpsModule, Seed, import_ops
-from joulecache.pipelines.cli.terminal import print_json, show
+from joulecache.pipelines.cli.terminal import print_json, print_line, show
 from joulecache.pipelines.core.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
 
 def transforms(
     *,
-    preview: Annotated[Path | None, typer.Option(help="Draw what --chain does to this image.", metavar="IMAGE")] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Draw what --chain does to this image.", metavar="IMAGE", exists=True)
+    ] = None,
     chain: Annotated[str | None, typer.Option(help="The chain to draw; needs --preview.")] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="The PNG file to draw to. Default: IMAGE-preview.png, in this folder.")
@@ -59,7 +60,7 @@ def _preview(
     if as_json:
         print_json({"sheet": str(path), "chain": str(chain), "seed": seed})
     else:
-        Console().print(f"{path}: {chain}", markup=False, soft_wrap=True)
+        print_line(f"{path}: {chain}")
 
 
 def _op_rows(custom: Mapping[str, type[Op]]) -> Iterator[OpRow]:

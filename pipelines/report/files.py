@@ -15,6 +15,8 @@ from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.render.html import to_html
 from joulecache.pipelines.report.render.markdown import to_markdown
 
+REPORT = "report.json"
+
 
 @dataclass(frozen=True)
 class ReportFiles:
@@ -38,7 +40,7 @@ def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
     document = describe_audit(audit)
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    files = ReportFiles(root / "report.json", root / "report.md", root / "report.html")
+    files = ReportFiles(root / REPORT, root / "report.md", root / "report.html")
     for path, content in (
         (files.html, to_html(document)),
         (files.markdown, to_markdown(document)),
@@ -50,18 +52,24 @@ def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
 
 
 def read_report(path: str | os.PathLike[str]) -> Audit:
-    """Read and validate a report.json, which may come from an untrusted source.
+    """Read and validate a report, which may come from an untrusted source.
+
+    Args:
+        path: A report.json, or the folder of an audit.
 
     Raises:
-        ValueError: The file is not a report; the message says where, in one line.
+        ValueError: There is no such file or it is not a report; the message says where, in one line.
         OSError: The file cannot be read.
     """
+    file = Path(path)
+    if file.is_dir():
+        file /= REPORT
+        if not file.is_file():
+            raise ValueError(f"{os.fspath(path)!r} is not the folder of an audit: it has no {REPORT}")
     try:
-        return Audit.from_json(codec.parse_json(Path(path).read_bytes()))
+        return Audit.from_json(codec.parse_json(file.read_bytes()))
     except ValueError as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} is not the report of an audit ({error}): expected a report.json"
-        ) from error
+        raise ValueError(f"{os.fspath(path)!r} is not the report of an audit ({error}): expected a {REPORT}") from error
 
 
 def report_schema() -> dict[str, JSON]:
