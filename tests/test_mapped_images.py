@@ -128,6 +128,32 @@ def test_a_map_outlives_its_files_and_goes_with_its_last_view(tmp_path: Path) ->
     assert mapped(tmp_path) == 0
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("encoded", [False, True])
+def test_maps_need_no_file_descriptors(tmp_path: Path, kind: Format, encoded: bool) -> None:
+    """Where a process may have 1,024 of them, caches have more files."""
+    files, images = write(tmp_path, [3, 4], (32, 32, 3), kind)
+    if encoded:
+        numbers = np.arange(7)
+        texts = Rows(
+            [image.tobytes() for image in images],
+            numbers,
+            list("abcdefg"),
+            numbers.astype(np.uint64),
+            PixelStats(1, (0,), (0,)),
+        )
+        files = [write_shard(tmp_path, ShardName("val", 0, 0, 1, "0" * 8, kind), texts)]
+    before = descriptors()
+    opened = map_variant(tmp_path, files, None if encoded else (32, 32, 3))
+    assert descriptors() == before
+    assert bytes(opened.views(np.array([5]))[0]) == images[5].tobytes()
+
+
+def descriptors() -> int:
+    """How many file descriptors this process has."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def mapped(folder: Path) -> int:
     """How many parts of files of a folder this process has mapped."""
     return sum(f"{folder}/train" in line for line in Path("/proc/self/maps").read_text().splitlines())

@@ -15,8 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache import arrow_shards, tfrecord_shards
+from joulecache.pipelines.cache.address_space import AddressSpace
 from joulecache.pipelines.cache.data_file import DataFile, ImageLayout
-from joulecache.pipelines.cache.errors import CacheError, wrong_size
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import ShardName
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.core.files import write_named
@@ -40,10 +41,9 @@ def write_shard(folder: Path, name: ShardName, rows: Rows) -> DataFile:
 
 def map_file(path: Path, size: int) -> NDArray[np.uint8]:
     """Map a file of `size` bytes read-only; raises CacheError if its size differs."""
-    actual = path.stat().st_size
-    if actual != size:
-        raise wrong_size(path, actual, size)
-    return np.memmap(path, np.uint8, "r")
+    space = AddressSpace(size, (1, 1, 1))  # not `mmap`, which keeps a file descriptor for each file
+    space.map(path, size, 0, size, 0)
+    return np.asarray(space).reshape(-1)
 
 
 def map_images(path: Path, file: DataFile, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
