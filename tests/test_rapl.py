@@ -206,6 +206,20 @@ def test_a_tree_without_a_package_or_with_a_broken_counter_is_not_used(tmp_path:
     assert Rapl(tmp_path / "nowhere").read_uj() is None
 
 
+@pytest.mark.parametrize("span", ["0", None], ids=["zero", "missing"])
+def test_counters_without_a_span_are_not_used(tmp_path: Path, span: str | None) -> None:
+    """A wrap would add negative joules (mlco2/codecarbon#1309), and the bounds divide by the span."""
+    Tree(tmp_path)
+    file = tmp_path / "intel-rapl:0" / "max_energy_range_uj"
+    file.unlink() if span is None else file.write_text(span)
+    meter = Meter(powercap=tmp_path)
+    with meter.window("work") as window:
+        pass
+    assert window.energy.method == MODEL
+    assert "RAPL counters cannot be read" in meter.notes[0]
+    assert str(file) in meter.notes[0]
+
+
 def test_dies_that_repeat_the_counter_of_their_socket_count_once(tmp_path: Path) -> None:
     tree = Tree(tmp_path, dram=False)
     for number, die in (("1", 0), ("2", 1)):

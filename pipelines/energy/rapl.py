@@ -40,6 +40,8 @@ class Rapl:
                 if name == "dram" or name.startswith("package-"):
                     int((folder / "energy_uj").read_text("utf-8"))
                     span_uj = int((folder / "max_energy_range_uj").read_text("utf-8"))
+                    if span_uj < 1:
+                        raise ValueError(f"{folder / 'max_energy_range_uj'} is {span_uj}, so wraps would go unnoticed")
                     domains[folder] = ("dram" if name == "dram" else "cpu", span_uj)
         except (OSError, ValueError) as error:
             self.problem = f"RAPL counters cannot be read: {error}"
