@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import threading
 import time
@@ -88,6 +89,18 @@ def test_evaluating_alone_is_not_an_epoch() -> None:
     callback = EnergyCallback(meter)
     model.evaluate(batches(40), verbose=0, callbacks=[callback])
     assert meter.opened == []
+    assert callback.energies == []
+
+
+def test_tuners_may_copy_the_callback_for_every_trial() -> None:
+    """As Keras Tuner does, which refuses callbacks that it cannot copy (keras-team/keras-tuner#392)."""
+    callback = EnergyCallback(Meter())
+    train = batches(40).apply(callback.timed)
+    for _ in range(2):
+        copied = copy.deepcopy(callback)
+        history = compiled_model().fit(train, shuffle=False, verbose=0, callbacks=[copied]).history
+        assert len(copied.energies) == 1
+        assert history["input_wait_s"][0] > 0
     assert callback.energies == []
 
 

@@ -118,6 +118,10 @@ class Meter:
         """The file that gets a row for each outermost window."""
         return self._emissions
 
+    def __deepcopy__(self, memo: object) -> Meter:
+        """Return this meter: tuners of hyperparameters copy callbacks, and counters, windows and files stay the same."""
+        return self
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What could not be measured so far, with reasons and remedies."""
