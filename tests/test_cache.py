@@ -37,6 +37,30 @@ def test_rows_images_and_chains_are_those_of_a_split(photo_cache: Path) -> None:
         cache.rows("test")
 
 
+def test_an_opened_cache_stays_where_it_is_when_the_working_directory_changes(
+    photo_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photo_cache.parent)
+    cache = jc.open_cache(photo_cache.name)
+    monkeypatch.chdir(tmp_path)
+    assert cache.location == photo_cache.name
+    assert cache.verify() == []
+    assert cache.index.num_rows == cache.manifest.records
+
+
+def test_a_home_that_no_shell_expanded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for use in (
+        lambda: jc.open_cache("~/c"),
+        lambda: jc.precompute("synthetic:2", "~/c", "decode|resize(8)"),
+        lambda: jc.precompute("~/c", "cache", "decode|resize(8)"),
+    ):
+        with pytest.raises(ValueError, match="only shells expand '~', and not after '=': write '/home/me/c'"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
 def test_damage_is_found_by_object_and_by_path(photo_cache: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(photo_cache, tmp_path / "cache"))
     cache = jc.open_cache(folder)

@@ -239,6 +239,20 @@ def test_folders_that_may_be_written_to(tmp_path: Path) -> None:
     check_folder(tmp_path, "a cache", is_ours)
 
 
+def test_a_home_that_no_shell_expanded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder named ``~`` is easily deleted together with the home: tensorflow/datasets#3903 and #4117."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(
+        ValueError, match=r"no folder '~/c': only shells expand '~', and not after '=': write '/home/me/c'"
+    ):
+        check_folder(Path("~/c"), "a cache", is_ours)
+    check_folder(Path("a/~/c"), "a cache", is_ours)
+    check_folder(Path("~nobody-here/c"), "a cache", is_ours)
+    (tmp_path / "~" / "c").mkdir(parents=True)
+    check_folder(Path("~/c"), "a cache", is_ours)
+
+
 @pytest.mark.parametrize(("source", "folder"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a", "link/b")])
 def test_a_source_and_an_output_folder_are_apart(tmp_path: Path, source: str, folder: str) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)

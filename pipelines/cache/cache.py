@@ -98,7 +98,7 @@ def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) 
     location = os.fspath(cache)
     if is_remote(location):
         return Cache(location, *copy_to_machine(location, stage_limit_bytes))
-    return Cache(location, Path(location), open_manifest(location))
+    return Cache(location, Path(location).absolute(), open_manifest(location))
 
 
 def verify(cache: CacheLike) -> list[str]:

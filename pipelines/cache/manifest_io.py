@@ -10,7 +10,7 @@ from pathlib import Path
 
 from joulecache.pipelines.cache.errors import CacheError, NoCacheError, wrong_size
 from joulecache.pipelines.cache.manifest import MANIFEST, Manifest, encode_manifest, parse_manifest
-from joulecache.pipelines.core.files import sync_folder, write_bytes
+from joulecache.pipelines.core.files import sync_folder, unexpanded_home, write_bytes
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject, StoreError, is_remote
 
 _LARGEST_MANIFEST = 1 << 30
@@ -106,8 +106,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise wrong_size(path, found.st_size, file.bytes)
 
 
-def _no_cache(where: object) -> NoCacheError:
-    return NoCacheError(f"no cache at {str(where)!r}: it has no {MANIFEST}; build one with `joulecache precompute`")
+def _no_cache(where: str | Path) -> NoCacheError:
+    why = unexpanded_home(Path(where)) or f": it has no {MANIFEST}; build one with `joulecache precompute`"
+    return NoCacheError(f"no cache at {str(where)!r}{why}")
 
 
 @contextmanager

@@ -262,6 +262,12 @@ def _holder(descriptor: int) -> str:
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
+def unexpanded_home(path: Path) -> str:
+    """Return the rest of an error message for a path that begins with ``~`` or ``~user``; "" for any other."""
+    expanded = os.path.expanduser(path)  # noqa: PTH111 - pathlib raises where there is no home
+    return "" if expanded == str(path) else f": only shells expand '~', and not after '=': write {expanded!r}"
+
+
 def check_folder(
     folder: Path, what: str, is_expected: Callable[[Path], bool], error: Callable[[str], Exception] = ValueError
 ) -> None:
@@ -274,10 +280,12 @@ def check_folder(
         error: The exception to raise.
 
     Raises:
-        ValueError: `folder` is a file, or has other content. `error` replaces ValueError.
+        ValueError: `folder` is a file, has other content, or begins with ``~``. `error` replaces ValueError.
         OSError: The folder cannot be read.
     """
     if not os.path.lexists(folder):
+        if hint := unexpanded_home(folder):
+            raise error(f"no folder {str(folder)!r}{hint}")
         return
     advice = "choose a folder that is empty or does not exist"
     if not folder.is_dir():

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+from joulecache.pipelines.core.files import unexpanded_home
 from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
 from joulecache.pipelines.source.config import SourceConfig
@@ -73,7 +74,7 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
     if folder is not None:
         return make_source(text, [folder()], config.limit, given)
     if not archives:
-        raise SourceError(f"no source at {text!r}: expected {_ALLOWED}")
+        raise SourceError(f"no source at {text!r}{unexpanded_home(Path(text)) or f': expected {_ALLOWED}'}")
     kind = _common_kind(text, archives)
     keys = _keys(text, archives)
     if kind == "tar":
