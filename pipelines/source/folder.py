@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from pathlib import Path
 
-from joulecache.pipelines.source.images import ImageListing, image_places
+from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, NOT_UTF8, is_utf8, printable
 from joulecache.pipelines.source.records import SourceError
 
@@ -18,6 +18,7 @@ def list_folder(root: Path) -> ImageListing:
     """List the images below a folder; SourceError if a folder cannot be listed."""
     names: list[str] = []
     sizes, mtimes_ns = array("q"), array("q")
+    beside: list[str] = []
     skipped: Counter[str] = Counter()
     refused: list[tuple[str, str]] = []
     # plain strings: a Path for each file costs ten times as much as the listing itself
@@ -33,6 +34,8 @@ def list_folder(root: Path) -> ImageListing:
             suffix = file[dot:].lower() if dot > 0 else ""
             if file.startswith(".") or suffix not in IMAGE_SUFFIXES:
                 skipped[suffix if len(suffix) > 1 else file] += 1
+                if suffix in LABEL_SUFFIXES and not file.startswith(".") and is_utf8(prefix + file):
+                    beside.append(prefix + file)
                 continue
             status = _status(f"{folder}/{file}")
             if status is None:
@@ -44,7 +47,7 @@ def list_folder(root: Path) -> ImageListing:
             else:
                 refused.append((printable(prefix + file), NOT_UTF8))
     places = image_places(str(root.absolute()), sizes, mtimes_ns, None)
-    return ImageListing("", names, places, {}, skipped, refused)
+    return ImageListing("", names, places, None, beside, skipped, refused)
 
 
 def _status(path: str) -> os.stat_result | None:

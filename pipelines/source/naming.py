@@ -44,8 +44,12 @@ _FIRST_WORD = re.compile("[a-z]*")
 
 def is_sidecar(name: PurePosixPath) -> bool:
     """Return whether a file is hidden or has no image suffix."""
-    hidden = any(part.startswith(".") and part != ".." for part in name.parts)
-    return hidden or name.suffix.lower() not in IMAGE_SUFFIXES
+    return is_hidden(name) or name.suffix.lower() not in IMAGE_SUFFIXES
+
+
+def is_hidden(name: PurePosixPath) -> bool:
+    """Return whether a file or one of its folders is hidden."""
+    return any(part.startswith(".") and part != ".." for part in name.parts)
 
 
 def key_problem(name: str) -> str | None:

@@ -15,8 +15,9 @@ from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.folder import list_folder
-from joulecache.pipelines.source.images import ImageListing, make_source
+from joulecache.pipelines.source.images import make_source
 from joulecache.pipelines.source.labels import read_labels
+from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.parquet import list_parquet
 from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import join_files
@@ -72,14 +73,22 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
     else:
         folder, archives = _find(text)
     if folder is not None:
-        return make_source(text, [folder()], config.limit, given)
+        return make_source(text, [folder()], config, given)
     if not archives:
         raise SourceError(f"no source at {text!r}{unexpanded_home(Path(text)) or f': expected {_ALLOWED}'}")
     kind = _common_kind(text, archives)
     keys = _keys(text, archives)
     if kind == "tar":
         prefixes = [""] if keys is None else [key + "/" for key in keys]
-        return make_source(text, list(map(list_tar, archives, prefixes)), config.limit, given)
+        return make_source(
+            text,
+            [
+                list_tar(archive, prefix, config.target_column)
+                for archive, prefix in zip(archives, prefixes, strict=True)
+            ],
+            config,
+            given,
+        )
     _refuse_labels(config, text)
     list_rows = list_parquet if kind == "parquet" else list_tfrecord
     names = keys or [PurePosixPath(archive.name).name for archive in archives]

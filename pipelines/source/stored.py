@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import ObjectFolder
-from joulecache.pipelines.source.images import ImageListing, image_places
+from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
 from joulecache.pipelines.source.naming import is_sidecar
 from joulecache.pipelines.source.records import Archive
 
@@ -38,16 +38,19 @@ def find_stored(location: str) -> tuple[Callable[[], ImageListing] | None, list[
 def _list_folder(folder: ObjectFolder) -> ImageListing:
     names: list[str] = []
     sizes, mtimes_ns = array("q"), array("q")
+    beside: list[str] = []
     skipped: Counter[str] = Counter()
     for stored in folder.list():
         inside = PurePosixPath(stored.name)
         if is_sidecar(inside):
             skipped[inside.suffix.lower() or inside.name] += 1
+            if inside.suffix.lower() in LABEL_SUFFIXES and not inside.name.startswith("."):
+                beside.append(stored.name)
             continue
         names.append(stored.name)
         sizes.append(stored.size_bytes)
         mtimes_ns.append(stored.mtime_ns)
-    return ImageListing("", names, image_places(folder.url, sizes, mtimes_ns, None), {}, skipped, [])
+    return ImageListing("", names, image_places(folder.url, sizes, mtimes_ns, None), None, beside, skipped, [])
 
 
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

@@ -1,0 +1,82 @@
+"""Labelled of images: what a text or number may mean, and how many are plausible."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.source.records import MAX_CLASSES
+
+CLASS_KEYS = ("label", "class", "cls", "category", "target", "breed", "species")
+"""What columns of a labels file and keys of a .json file are called that have the class of an image."""
+
+ClassValue = int | str
+"""The number of a class, or its name."""
+
+_FEWEST_IMAGES = 20  # below this, each image may well have its own class
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?(nan|inf)", re.ASCII | re.IGNORECASE)
+_INTEGER = re.compile("0|[1-9][0-9]{0,99}")
+_BETWEEN_NUMBERS = re.compile(r"[\s,;|]+")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The classes of the images of a source, and why some have none.
+
+    Attributes:
+        labels: The class number of each image; None without one.
+        names: Name of each class.
+        reasons: Why an image has no class, by its row.
+        read: Number of label files that were read, by suffix.
+        skipped: Number of labels that are not used, by kind.
+        notes: What was guessed or is not used, one sentence each.
+    """
+
+    labels: Sequence[int | None]
+    names: tuple[str, ...]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    read: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
+
+
+def called(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Return the names that are known, in any case, with spaces or dashes for underscores."""
+    return [name for name in names if re.sub("[ -]", "_", name.lower()) in known]
+
+
+def holds_numbers(text: str) -> bool:
+    """Return whether a text has one or more numbers and nothing else."""
+    return all(map(_NUMBER.fullmatch, _BETWEEN_NUMBERS.split(text)))
+
+
+def class_value(text: str) -> ClassValue:
+    """Return the class number or name that a text means; ValueError if it means neither."""
+    word = text.strip()
+    if word.isascii() and word.isdigit() and len(word) <= len(str(MAX_CLASSES)) and int(word) < MAX_CLASSES:
+        return int(word)
+    if not word.isprintable() or not word or holds_numbers(word):
+        raise ValueError(f"must have a class name or a number from 0 to {MAX_CLASSES - 1}, got {shown(text)}")
+    return word
+
+
+def crowding(classes: int, images: int) -> str | None:
+    """Return what is wrong with a number of classes; None if classes have at least two images on average, or images are few."""
+    if images < _FEWEST_IMAGES or classes * 2 <= images:
+        return None
+    return f"{classes:,} classes for {images:,} images"
+
+
+def crowding_note(labels: Iterable[int | None]) -> tuple[str, ...]:
+    """Return a note where classes have less than two images on average."""
+    counts = Counter(label for label in labels if label is not None)
+    crowd = crowding(len(counts), counts.total())
+    return (f"{crowd}: check that these are classes, a model needs many images of each",) if crowd else ()
+
+
+def sort_key(names: Collection[str]) -> type[int] | None:
+    """Return the sort key of class names: `int` if all are integers, else None to sort them as text."""
+    return int if all(map(_INTEGER.fullmatch, names)) else None

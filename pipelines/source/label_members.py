@@ -1,0 +1,102 @@
+"""Labels in files beside the images of a tar: WebDataset's `.cls`, `.json` and `.txt` members."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.source.classes import CLASS_KEYS, ClassValue, Labelled, called, class_value
+
+LONGEST_LABEL = {".cls": 1024, ".json": 1 << 20, ".txt": 1024}
+"""The suffixes of files with the label of an image, and their largest sizes in bytes. The first kind that a source has is read."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why a label file has no class."""
+
+    reason: str
+
+
+Label = ClassValue | Unusable
+"""What a label file has."""
+
+MemberLabels = Mapping[str, Mapping[str, Label]]
+"""The content of label files by suffix and by name without it."""
+
+
+def read_member(suffix: str, data: bytes, target: str | None) -> Label:
+    """Return the class in a label file.
+
+    Args:
+        suffix: Its suffix, a key of `LONGEST_LABEL`.
+        data: Its content. At most one byte more than the largest size is needed.
+        target: The key of the class in a .json file. Default: the only conventional one.
+    """
+    try:
+        if len(data) > LONGEST_LABEL[suffix]:
+            raise ValueError(f"must have at most {LONGEST_LABEL[suffix]:,} bytes")
+        text = data.decode("utf-8-sig")
+        value = class_value(_json_text(text, target) if suffix == ".json" else text)
+        return sys.intern(value) if isinstance(value, str) else value  # of many images of a class
+    except UnicodeDecodeError:
+        return Unusable(f"its {suffix} file must be UTF-8, got {shown(data)}")
+    except ValueError as error:
+        return Unusable(f"its {suffix} file {error}")
+
+
+def _json_text(text: str, target: str | None) -> str:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    keys = content if isinstance(content, dict) else {}
+    known = called(keys, CLASS_KEYS) if target is None else [target] if target in keys else []
+    if len(known) != 1:
+        wanted = ", ".join(CLASS_KEYS) if target is None else target
+        raise ValueError(
+            f"must have one key of {wanted}, or --target must name the key, got {shown(list(keys) or content)}"
+        )
+    value = content[known[0]]
+    if isinstance(value, bool | int | float | str):
+        return str(value)
+    raise ValueError(f"must have a class name or number for {known[0]!r}, got {shown(value)}")
+
+
+def member_labels(suffix: str, found: Sequence[Label | None]) -> Labelled:
+    """Return the classes of images by what their label files have, None for an image without one.
+
+    Where most files have numbers, the classes are those up to the largest, and names are refused; else the reverse.
+    """
+    numbers = [value for value in found if isinstance(value, int)]
+    words = [value for value in found if isinstance(value, str)]
+    index_of: dict[ClassValue, int]
+    if len(numbers) >= len(words):
+        index_of = {number: number for number in range(max(numbers, default=-1) + 1)}
+        expected = "a number"
+    else:
+        index_of = {name: label for label, name in enumerate(sorted(set(words)))}
+        expected = "a name"
+    reasons: dict[int, str] = {}
+    labels: list[int | None] = []
+    for row, value in enumerate(found):
+        if value is None:
+            reasons[row] = f"it has no {suffix} file"
+        elif isinstance(value, Unusable):
+            reasons[row] = value.reason
+        elif value not in index_of:
+            reasons[row] = f"its {suffix} file must have {expected} as most others have, got {shown(value)}"
+        labels.append(None if row in reasons else index_of[value])
+    return Labelled(labels, tuple(map(str, index_of)), reasons)
+
+
+def sample_names(name: str) -> Iterator[str]:
+    """Yield the names without suffix that a label file of an image may have: up to each dot of the file name, the last dot first."""
+    folder, slash, file = name.rpartition("/")
+    while "." in file:
+        file = file.rpartition(".")[0]
+        if file:
+            yield folder + slash + file

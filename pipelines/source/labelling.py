@@ -1,0 +1,122 @@
+"""Labels of images in separate files: from a labels file, from label files beside them in a tar, or from folders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from joulecache.pipelines.core.quantities import shortened
+from joulecache.pipelines.source.classes import Labelled, crowding_note
+from joulecache.pipelines.source.config import SourceConfig
+from joulecache.pipelines.source.label_members import Label, Unusable, member_labels, sample_names
+from joulecache.pipelines.source.labels import LabelTable, table_labels
+from joulecache.pipelines.source.listing import ImageListing
+from joulecache.pipelines.source.matching import keys_below
+from joulecache.pipelines.source.naming import folder_classes
+from joulecache.pipelines.source.records import SourceError
+
+_TABLES = (".cls", ".csv", ".json", ".jsonl", ".tsv")  # under any name, unlike .txt and .xml files
+_TABLE = "pass a table with the name and class of each image as --labels"
+_SHOWN = 3
+
+
+def label_images(
+    location: str,
+    listings: Sequence[ImageListing],
+    keys: Sequence[str],
+    folders: Sequence[str],
+    config: SourceConfig,
+    given: LabelTable | None,
+) -> Labelled:
+    """Return the classes of images: those of a labels file if given, else of label files in tars, else of folders.
+
+    Args:
+        location: The source.
+        listings: Its images.
+        keys: Their keys.
+        folders: Their class folders.
+        config: Its `image` and `target` name columns of the labels file; `target` also a key in the .json files of tars.
+        given: The labels file.
+
+    Raises:
+        SourceError: Labels are unusable, or it is unknown which are meant.
+    """
+    if given:
+        root = Path(location)
+        find_key = keys_below(root, Path(given.path).parent) if root.is_dir() else None
+        return table_labels(given, keys, image=config.image, target=config.target_column, find_key=find_key)
+    if config.image is not None:
+        raise SourceError(f"--image names a column, but {location!r} has no columns: drop it, or {_TABLE}")
+    target, classes = config.target_column, set(folders)
+    for suffix in [".json"] if target else [".cls"] if len(classes) > 1 else [".cls", ".json", ".txt"]:
+        if labelled := _from_members(location, listings, suffix):
+            return labelled
+    if target is not None:
+        raise SourceError(
+            f"no image in {location!r} has a class under {target!r}{_first_problem(listings)}: --target must name a key of the .json files in "
+            "a tar, or a column of a --labels table"
+        )
+    unused = shortened(list(_unused_files(listings)), _SHOWN)
+    if unused and classes == {""} and any(listing.labels is not None for listing in listings):
+        raise SourceError(
+            f"no labels found in {location!r}, but {unused}{_first_problem(listings)}: {_TABLE}, or name a key of the .json files with --target"
+        )
+    labels, names = folder_classes(folders, keys)
+    notes = crowding_note(labels)
+    if unused:
+        found = "classes are those of the folders" if len(classes) > 1 else "all images have one class"
+        notes = (f"{found}, not of {unused}: {_TABLE} if these have them", *notes)
+    return Labelled(labels, names, notes=notes)
+
+
+def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) -> Labelled | None:
+    """Return the classes in the label files of a suffix; None without any."""
+    found: list[Label | None] = []
+    read = 0
+    for listing in listings:
+        labels = (listing.labels or {}).get(suffix, {})
+        stems = [next((stem for stem in sample_names(name) if stem in labels), None) for name in listing.names]
+        found += [None if stem is None else labels[stem] for stem in stems]
+        read += len({*stems} - {None})
+    # files of other kinds may have something else, such as captions or boxes
+    if not any(label is not None and (suffix == ".cls" or not isinstance(label, Unusable)) for label in found):
+        return None
+    labelled = member_labels(suffix, found)
+    notes = crowding_note(labelled.labels)
+    if suffix == ".txt" and notes:
+        raise SourceError(f"the .txt files in {location!r} are not classes, {notes[0]}: {_TABLE}")
+    if suffix != ".cls":
+        notes = (f"classes are read from the {suffix} files in {location}", *notes)
+    return replace(labelled, notes=notes, read=Counter({suffix: read}))
+
+
+def _first_problem(listings: Sequence[ImageListing]) -> str:
+    """Return why the first label file has no class; "" if all have one."""
+    for listing in listings:
+        for labels in (listing.labels or {}).values():
+            for name, label in labels.items():
+                if isinstance(label, Unusable):
+                    return f" ({name}: {label.reason})"
+    return ""
+
+
+def _unused_files(listings: Sequence[ImageListing]) -> Iterator[str]:
+    """Yield "20 .json files such as 'a/1.json'" for the kinds of files that may have labels."""
+    counts: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for listing in listings:
+        files = [
+            *listing.beside,
+            *(stem + suffix for suffix, labels in (listing.labels or {}).items() for stem in labels),
+        ]
+        stems = {stem for name in listing.names for stem in sample_names(name)} if files else set()
+        for file in sorted(files):
+            stem, suffix = os.path.splitext(file)  # noqa: PTH122 - a Path for each name costs more than the rest
+            if stem in stems or suffix.lower() in _TABLES:
+                counts[suffix.lower()] += 1
+                first.setdefault(suffix.lower(), file)
+    for suffix, count in counts.items():
+        yield repr(first[suffix]) if count == 1 else f"{count:,} {suffix} files such as {first[suffix]!r}"

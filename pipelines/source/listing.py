@@ -1,0 +1,50 @@
+"""Listings of images in separate files, in a folder or tar."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from joulecache.pipelines.source.label_members import MemberLabels
+
+LABEL_SUFFIXES = frozenset([".cls", ".csv", ".json", ".jsonl", ".tsv", ".txt", ".xml"])
+"""Suffixes of files that may have labels."""
+
+
+@dataclass(frozen=True)
+class ImageListing:
+    """The images of one folder or tar.
+
+    Attributes:
+        prefix: Start of each key, before the name.
+        names: Name of each image.
+        places: The table of `image_places`.
+        labels: What the label files in a tar have; None for a folder, where they are not read.
+        beside: Names of other files that may have labels.
+        skipped: Number of files that are not images, by suffix, with label files.
+        refused: Keys that cannot be used, with reasons.
+    """
+
+    prefix: str
+    names: Sequence[str]
+    places: pa.Table
+    labels: MemberLabels | None
+    beside: Sequence[str]
+    skipped: Counter[str]
+    refused: Sequence[tuple[str, str]]
+
+
+def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets: Sequence[int] | None) -> pa.Table:
+    """Return a table of where images in a folder or tar are: path, size_bytes, mtime_ns and offset (in a tar only)."""
+    count = len(sizes)
+    paths = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([path]))
+    columns = [
+        paths,
+        *(pa.array(np.asarray(numbers, np.int64)) for numbers in (sizes, mtimes_ns)),
+        pa.nulls(count, pa.int64()) if offsets is None else pa.array(np.asarray(offsets, np.int64)),
+    ]
+    return pa.Table.from_arrays(columns, ["path", "size_bytes", "mtime_ns", "offset"])
