@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.core.quantities import listed
 from joulecache.pipelines.source.classes import CLASS_KEYS, ClassValue, Labelled, called, class_value
 
 LONGEST_LABEL = {".cls": 1024, ".json": 1 << 20, ".txt": 1024}
@@ -55,11 +56,11 @@ def _json_text(text: str, target: str | None) -> str:
         raise ValueError(f"is not JSON: {error}") from None
     keys = content if isinstance(content, dict) else {}
     known = called(keys, CLASS_KEYS) if target is None else [target] if target in keys else []
-    if len(known) != 1:
-        wanted = ", ".join(CLASS_KEYS) if target is None else target
-        raise ValueError(
-            f"must have one key of {wanted}, or --target must name the key, got {shown(list(keys) or content)}"
-        )
+    if len(known) > 1:
+        raise ValueError(f"has the keys {listed(list(map(repr, known)))}: name one with --target")
+    if not known:
+        wanted = f"a key {', '.join(CLASS_KEYS[:-1])} or {CLASS_KEYS[-1]}" if target is None else f"the key {target!r}"
+        raise ValueError(f"must have {wanted}, got {shown(list(keys) or content)}")
     value = content[known[0]]
     if isinstance(value, bool | int | float | str):
         return str(value)
@@ -83,13 +84,14 @@ def member_labels(suffix: str, found: Sequence[Label | None]) -> Labelled:
     reasons: dict[int, str] = {}
     labels: list[int | None] = []
     for row, value in enumerate(found):
+        label = None
         if value is None:
             reasons[row] = f"it has no {suffix} file"
         elif isinstance(value, Unusable):
             reasons[row] = value.reason
-        elif value not in index_of:
+        elif (label := index_of.get(value)) is None:
             reasons[row] = f"its {suffix} file must have {expected} as most others have, got {shown(value)}"
-        labels.append(None if row in reasons else index_of[value])
+        labels.append(label)
     return Labelled(labels, tuple(map(str, index_of)), reasons)
 
 

@@ -54,21 +54,21 @@ def label_images(
     for suffix in [".json"] if target else [".cls"] if len(classes) > 1 else [".cls", ".json", ".txt"]:
         if labelled := _from_members(location, listings, suffix):
             return labelled
+    problem = _first_problem(listings)
     if target is not None:
         raise SourceError(
-            f"no image in {location!r} has a class under {target!r}{_first_problem(listings)}: --target must name a key of the .json files in "
-            "a tar, or a column of a --labels table"
+            f"no image in {location!r} has a class under {target!r}{problem}: --target must name a key of the .json files in a tar, or a "
+            "column of a --labels table"
         )
     unused = shortened(list(_unused_files(listings)), _SHOWN)
     if unused and classes == {""} and any(listing.labels is not None for listing in listings):
-        raise SourceError(
-            f"no labels found in {location!r}, but {unused}{_first_problem(listings)}: {_TABLE}, or name a key of the .json files with --target"
-        )
+        key = ", or name the key of the class in .json files with --target" if ".json" in unused else ""
+        raise SourceError(f"no labels found in {location!r}, but {unused}{problem}: {_TABLE}{key}")
     labels, names = folder_classes(folders, keys)
     notes = crowding_note(labels)
     if unused:
         found = "classes are those of the folders" if len(classes) > 1 else "all images have one class"
-        notes = (f"{found}, not of {unused}: {_TABLE} if these have them", *notes)
+        notes = (f"label files are not used ({unused}), {found}: {_TABLE} if these have the labels", *notes)
     return Labelled(labels, names, notes=notes)
 
 
@@ -87,7 +87,9 @@ def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) 
     labelled = member_labels(suffix, found)
     notes = crowding_note(labelled.labels)
     if suffix == ".txt" and notes:
-        raise SourceError(f"the .txt files in {location!r} are not classes, {notes[0]}: {_TABLE}")
+        raise SourceError(
+            f"the .txt files in {location!r} seem to be captions, not classes, as nearly each is different: {_TABLE}"
+        )
     if suffix != ".cls":
         notes = (f"classes are read from the {suffix} files in {location}", *notes)
     return replace(labelled, notes=notes, read=Counter({suffix: read}))

@@ -119,20 +119,20 @@ def table_labels(
     unnamed = [index for index, name in enumerate(table.header) if _UNNAMED.fullmatch(name)]
     columns = [index for index in range(len(table.header)) if index not in unnamed]
     classes = _class_column(table, columns, target)
-    columns = [
-        index for index in columns if index != classes
-    ] or unnamed  # pandas writes an index of names without a header
-    names, matches = _name_column(table, columns, keys, image, find_key)
+    columns = [index for index in columns if index != classes]
+    # pandas writes an index without a header; it may be the names
+    candidates = [columns, unnamed] if image is None else [[_column(table, image, "--image")]]
+    names, matches = _name_column(table, candidates, keys, find_key)
     unused = [index for index in columns if index != names]
     notes: list[str] = []
     if classes is None:
         if len(unused) != 1:
             raise SourceError(
-                f"no column of the labels {table.path!r} is called {_or(CLASS_KEYS)}: name the column of the classes with --target, "
-                f"got {_cut(table.header)}; {_ONE_CLASS}"
+                f"no column of the labels {table.path!r} is called {_or(CLASS_KEYS)}: name the column of the classes with --target "
+                f"({_ONE_CLASS}), got {_cut(table.header)}"
             )
         [classes] = unused
-    elif unused and target is None:
+    elif target is None and (unused := [index for index in unused if not called([table.header[index]], _NAME_COLUMNS)]):
         others = shortened([repr(table.header[index]) for index in unused], _SHOWN)
         notes.append(
             f"classes are in column {table.header[classes]!r} of {table.path}; {plural(len(unused), 'column')} not used: {others}"
@@ -143,11 +143,11 @@ def table_labels(
 
 
 def _refuse_missing_header(table: LabelTable, keys: Sequence[str]) -> None:
-    if called(table.header, _NAME_COLUMNS) and called(table.header, CLASS_KEYS):
+    if called(table.header, _NAME_COLUMNS + CLASS_KEYS):
         return
     if found := match_names(table.header, keys).rows:
         raise SourceError(
-            f"the labels {table.path!r} have no header line, their first line is about the image {keys[next(iter(found.values()))]!r}: "
+            f"the labels {table.path!r} have no header line, their first line is about the image {keys[found[min(found)]]!r}: "
             f"{_EXPECTED}"
         )
 
@@ -174,19 +174,23 @@ def _class_column(table: LabelTable, columns: Sequence[int], target: str | None)
 
 
 def _name_column(
-    table: LabelTable, columns: Sequence[int], keys: Sequence[str], image: str | None, find_key: FindKey | None
+    table: LabelTable, candidates: Sequence[Sequence[int]], keys: Sequence[str], find_key: FindKey | None
 ) -> tuple[int, Matches]:
-    """Return the column with the names of the images, and which images they mean."""
-    known = [index for index in columns if called([table.header[index]], _NAME_COLUMNS)]
-    candidates = (known or columns) if image is None else [_column(table, image, "--image")]
-    matches = {index: match_names(table.column(index), keys, find_key) for index in candidates}
+    """Return the column with the names of the images, of the first candidates that have any, and which images they mean."""
+    matches: dict[int, Matches] = {}
+    for columns in candidates:
+        known = [index for index in columns if called([table.header[index]], _NAME_COLUMNS)]
+        matches = {index: match_names(table.column(index), keys, find_key) for index in known or columns}
+        if any(found.rows for found in matches.values()):
+            break
     most = max((len(found.rows) for found in matches.values()), default=0)
     if not most:
-        there = f"it has names such as {table.rows[0][candidates[0]]!r}" if table.rows else "it has no lines"
+        shown_column = next((index for columns in candidates for index in columns), 0)
+        there = f"such as {table.rows[0][shown_column]!r}" if table.rows else "no lines"
         raise SourceError(
-            f"the labels {table.path!r} are for none of the images: {there}, the source has names such as {min(keys)!r}"
+            f"the labels {table.path!r} name no image of the source: got {there}, expected names such as {min(keys)!r}"
         )
-    first, *others = [index for index in candidates if 2 * len(matches[index].rows) >= most]
+    first, *others = [index for index, found in matches.items() if 2 * len(found.rows) >= most]
     for other in others:
         if matches[other].rows != matches[first].rows:
             raise SourceError(
@@ -233,20 +237,20 @@ def _labelled(
 ) -> Labelled:
     path = table.path
     if "" in names:
+        index = names.index("")
         raise SourceError(
-            f"{path!r}, line {table.lines[names.index('')]}: expected the name of an image, got {_cut(table.rows[names.index('')])}"
+            f"{path!r}, line {table.lines[index]}: expected the name of an image, got {_cut(table.rows[index])}"
         )
     if matches.either:
         index, *rows = matches.either
-        one, other = (keys[row] for row in rows)
+        one, other = sorted(keys[row] for row in rows)
         raise SourceError(
-            f"{path!r}, line {table.lines[index]}: {names[index]!r} may be {one!r} or {other!r}: write as much of the path as is needed, "
-            "with the suffix"
+            f"{path!r}, line {table.lines[index]}: {names[index]!r} may be {one!r} or {other!r}: use longer paths, with suffix"
         )
     if matches.twice:
-        one, index = matches.twice
+        earlier, index = matches.twice
         raise SourceError(
-            f"{path!r}, line {table.lines[index]}: {names[index]!r} is labelled twice, first in line {table.lines[one]}"
+            f"{path!r}, line {table.lines[index]}: {names[index]!r} is labelled twice, first in line {table.lines[earlier]}"
         )
     class_of: list[str | None] = [None] * len(keys)
     for index, row in matches.rows.items():

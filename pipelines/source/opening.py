@@ -80,15 +80,8 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
     keys = _keys(text, archives)
     if kind == "tar":
         prefixes = [""] if keys is None else [key + "/" for key in keys]
-        return make_source(
-            text,
-            [
-                list_tar(archive, prefix, config.target_column)
-                for archive, prefix in zip(archives, prefixes, strict=True)
-            ],
-            config,
-            given,
-        )
+        tars = [list_tar(*each, config.target_column) for each in zip(archives, prefixes, strict=True)]
+        return make_source(text, tars, config, given)
     _refuse_labels(config, text)
     list_rows = list_parquet if kind == "parquet" else list_tfrecord
     names = keys or [PurePosixPath(archive.name).name for archive in archives]
