@@ -8,6 +8,7 @@ import json
 import random
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ def tables(draw: st.DrawFn) -> tuple[dict[str, str], bytes]:
         index = [draw(st.sampled_from(["", "Unnamed: 0"])), *map(str, range(len(names)))]
         rows = [[cell, *row] for cell, row in zip(index, rows, strict=True)]
     text = io.StringIO()
-    quoting = draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if draw(st.booleans()) else csv.QUOTE_MINIMAL
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     csv.writer(text, delimiter=draw(st.sampled_from(",;\t")), quoting=quoting, lineterminator=end).writerows(rows)
     return classes, text.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig"])))

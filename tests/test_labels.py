@@ -167,11 +167,14 @@ def test_the_columns_of_a_labels_file_can_be_named(make_folder: MakeSource, writ
     source = open_source(folder, SourceConfig(labels=path, image="b", target="class:class"))
     assert labels(source) == {"1.jpg": "v", "2.jpg": "u"}
     assert not source.notes
-    for option in ("image", "target"):
+    for config, option in [
+        (SourceConfig(labels=path, target="c"), "target"),
+        (SourceConfig(labels=path, target="label", image="c"), "image"),
+    ]:
         with pytest.raises(
             SourceError, match=rf"must have one column 'c' for --{option}, got \['a', 'b', 'label', 'class'\]$"
         ):
-            open_source(folder, SourceConfig(labels=path, **{"target": "label", option: "c"}))
+            open_source(folder, config)
     for config, message in [
         (
             SourceConfig(target="class"),

@@ -20,10 +20,10 @@ class SourceConfig:
 
     Attributes:
         limit: Use at most this many records.
-        labels: CSV file with the name and class of each image, and a header line.
+        labels: CSV file with a header line and the name and class of each image.
         splits: Folder or file names of the splits, like train=training,test=holdout.
-        image: Column of the images in Parquet or TFRecord files.
-        target: Column of the classes in Parquet or TFRecord files.
+        image: Column of the images in Parquet or TFRecord files, or of names in `labels`.
+        target: Column of the classes, or their key in the .json files of a tar.
 
     Raises:
         ValueError: A field is out of range.
