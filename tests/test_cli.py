@@ -38,6 +38,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 BUILD = ("precompute", "{photos}", "cache", "--chain")
 COMPRESS = ("compress", "notes.keras", "--data", "cache", "--out", "small")
+AUDIT = ("audit", "{photos}", "--chain", CHAIN, "--out", "out")
+COMPARE = ("--compare", "notes.txt", "notes.txt")
+PLAN = ("plan", "{photos}", "--chain", CHAIN, "--epochs", "3")
 PREVIEW = ("transforms", "--preview", "{photo}", "--chain")
 REFUSED: dict[str, tuple[Sequence[str], int, str]] = {
     "missing source": (["precompute", "nowhere", "cache", "--chain", CHAIN], 2, "nowhere"),
@@ -65,6 +68,16 @@ REFUSED: dict[str, tuple[Sequence[str], int, str]] = {
     "broken images": (["precompute", "broken", "cache", "--chain", CHAIN], 1, "--max-reject-rate 0.25"),
     "not a cache": (["inspect", "."], 2, "cache"),
     "no batch size": (["audit", "{photos}", "--chain", CHAIN, "--out", "out", "--batch-size", "0"], 2, "batch"),
+    "unknown model of an audit": ([*AUDIT, "--model", "resnet50"], 2, "did you mean 'resnet8'"),
+    "audit that cannot be written": ([*AUDIT[:-1], "/proc/out"], 2, "out must be a folder that can be written to"),
+    "comparison of an audit": ([*AUDIT, *COMPARE], 2, "--compare reads two reports"),
+    "comparison with settings": (["audit", *COMPARE, "--epochs", "3"], 2, "--compare reads two reports"),
+    "no ratio to fail above": (["audit", *COMPARE, "--fail-above", "0"], 2, "--fail-above must be"),
+    "ratio that is no number": (["audit", *COMPARE, "--fail-above", "nan"], 2, "--fail-above must be"),
+    "ratio without a comparison": ([*AUDIT, "--fail-above", "1.1"], 2, "--fail-above needs --compare"),
+    "plan into its source": ([*PLAN, "--apply", "{photos}/cache"], 2, "overlap"),
+    "plan that cannot be written": ([*PLAN, "--apply", "/proc/cache"], 2, "--apply must be a folder"),
+    "emissions that cannot be written": (["run", "--emissions", "/proc", "--", "true"], 2, "emissions must be"),
     "missing model": (["compress", "none.keras", *COMPRESS[2:], "--prune", "0.5"], 2, "none.keras"),
     "unreadable model": ([*COMPRESS, "--quantize", "int8"], 2, "cannot be loaded as a Keras model"),
     "not a model's name": (["compress", "notes.txt", *COMPRESS[2:], "--quantize", "int8"], 2, "notes.txt"),

@@ -12,9 +12,10 @@ import keras
 import pytest
 from keras import layers
 
+from joulecache.pipelines.compressing.feasibility import check_recipe
 from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.compressing.steps import check_recipe, prune_ratio
+from joulecache.pipelines.compressing.steps import prune_ratio
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.models.classifiers import build_model
 from joulecache.pipelines.models.macs import count_macs

@@ -148,7 +148,8 @@ def test_an_audit_that_was_stopped_goes_on(photo_folder: Path, tmp_path: Path) -
     assert shown["optimized"].active_j_per_1000.value == pytest.approx(1000 * sum(optimized) / 3)
     assert shown["optimized"].runs == 3
     assert shown["tf_cache"].one_time.value > 0
-    assert sorted(path.name for path in out.iterdir()) == ["runs.jsonl"]  # and not its cache
+    assert sorted(path.name for path in out.rglob("*.json*")) == ["cache.json", "runs.jsonl", "settings.json"]
+    assert not [path for path in (out / ".audit").iterdir() if path.is_dir()]  # neither its files nor its cache
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from joulecache.pipelines.auditing.config import AuditConfig
@@ -18,32 +19,31 @@ from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.building.notes import log_repeated_draws
 from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import Cache, open_cache
-from joulecache.pipelines.compressing.compression import compress_on
+from joulecache.pipelines.compressing.compression import PreparedCompression, prepare_compression
+from joulecache.pipelines.compressing.feasibility import check_conversion, check_recipe
 from joulecache.pipelines.compressing.results import Compression, read_compression
-from joulecache.pipelines.compressing.steps import check_recipe
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.storage import storage_energy
-from joulecache.pipelines.experiment.arms import Arm, check_chain, make_arms, refused_arms
+from joulecache.pipelines.experiment.arms import Arm, check_chain, image_shape, make_arms, refused_arms
 from joulecache.pipelines.experiment.blocks import Bench, active_joules
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import list_files, unpack
 from joulecache.pipelines.experiment.names import CACHED, FINETUNE, INFER, INPUT, REFERENCE, TRAIN
 from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
-from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.summary import CachedArm
 from joulecache.pipelines.experiment.workloads import Infer, InputOnly, Training, finetune_pruned, train_from_scratch
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models.classifiers import build_model
+from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
 from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source, source_paths
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
 _DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms cycle through
 _MAX_DIFFERENCE = 1.0  # mean difference in levels above which two arms do not show the same images
-_NOT_IN_SETTINGS = ("pairs", "epochs", "runs", "budget")  # may change when a stopped audit continues
+_NOT_IN_SETTINGS = ("workloads", "pairs", "epochs", "runs", "budget")  # may change when a stopped audit continues
 
 
 def audit_chain(
@@ -58,21 +58,41 @@ def audit_chain(
     """Audit a chain over any source that `precompute` reads, in the folder `out`.
 
     Raises:
-        ValueError: Arguments contradict each other, or `out` holds anything but an audit.
+        ValueError: Arguments contradict each other, the model does not fit, or `out` cannot be written to or holds anything but an
+            audit.
         ArmError: An arm cannot run.
     """
     parsed = parse(chain) if isinstance(chain, str) else chain
     check_chain(parsed, config.workloads)
     config.check_draws(parsed)
-    listed = open_source(source, config)
+    _build_config(parsed, config, config.variants[0])
+    shape = image_shape(parsed)
     folder = AuditFolder(Path(out))
     folder.check(source_paths(source))
+    if config.trains:
+        check_model(config.model, shape)
+    listed = open_source(source, config)
+    network = make_network(config, shape, len(listed.class_names)) if config.trains else None
     log_notes(listed)
     log_repeated_draws(parsed, config.variants[0])
     arguments = {name: value for name, value in codec.to_json(config).items() if name not in _NOT_IN_SETTINGS}
     settings = {"source": os.fspath(source), "chain": str(parsed), **arguments, **conditions(meter)}
     with folder.work(settings) as work:
-        return _ChainAudit(source, parsed, listed, config, folder, work, meter, progress).run()
+        return _ChainAudit(source, parsed, listed, network, config, folder, work, meter, progress).run()
+
+
+def _build_config(chain: Chain, config: AuditConfig, variants: int) -> BuildConfig:
+    return BuildConfig(chain=chain, variants=variants, seed=config.seed)
+
+
+def make_network(config: AuditConfig, image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Make the model to train; raise ValueError if it does not fit the images, or cannot be compressed as the workloads need."""
+    network = build_model(config.model, image_shape, classes)
+    if FINETUNE in config.workloads or INFER in config.workloads:
+        check_recipe(config.recipe, network)
+        if is_model_file(config.model):  # the named ones can be converted
+            check_conversion(config.recipe, network)
+    return network
 
 
 class _ChainAudit:
@@ -83,6 +103,7 @@ class _ChainAudit:
         source: str | os.PathLike[str],
         chain: Chain,
         listed: Source,
+        network: keras.Model | None,
         config: AuditConfig,
         folder: AuditFolder,
         work: Path,
@@ -91,7 +112,7 @@ class _ChainAudit:
     ) -> None:
         """Unpack the source, build the cache, and make the arms."""
         self.config, self.folder, self.work, self.meter, self.progress = config, folder, work, meter, progress
-        self.source, self.chain, self.listed = source, chain, listed
+        self.source, self.chain, self.listed, self.network = source, chain, listed, network
         self.images = unpack(listed, work, progress)
         self.cache = self.build_cache(config.variants[0])
         manifest = self.cache.manifest
@@ -108,11 +129,11 @@ class _ChainAudit:
         self.val_data = load(self.cache, "val", config.batch_size) if self.held_out else None
         if INFER in config.workloads and self.val_data is None:
             raise ValueError("the workload infer needs held-out records to measure its model on: use more images")
+        self.compression = self.prepare_compression()
         self.build_energy = manifest.build_energy
         cached = CachedArm(CACHED, manifest.splits["train"].records, config.epochs, config.runs)
         one_time = {CACHED: active_joules(self.build_energy)}
-        log = RunLog(folder.runs)
-        self.bench = Bench(log, meter, config.seed, REFERENCE, progress, cached, one_time)
+        self.bench = Bench(folder.open_log(), meter, config.seed, REFERENCE, progress, cached, one_time)
         self.results: dict[str, WorkloadResult] = {}
 
     def build_cache(self, variants: int) -> Cache:
@@ -121,8 +142,23 @@ class _ChainAudit:
         # A build reads the source itself, but drawing synthetic photos must not be charged to it.
         source = open_source(self.images) if self.listed.location.startswith(SYNTHETIC) else self.listed
         folder = self.work / f"cache-{variants}"
-        build_cache(source, folder, BuildConfig(chain=self.chain, variants=variants, seed=self.config.seed), self.meter)
+        build_cache(source, folder, _build_config(self.chain, self.config, variants), self.meter)
         return open_cache(folder)
+
+    def prepare_compression(self) -> PreparedCompression | None:
+        """Check the compression of the model for inference; None if none is needed, since a stopped audit left it."""
+        if self.network is None or INFER not in self.config.workloads or self.folder.compression.exists():
+            return None
+        return prepare_compression(
+            self.network,
+            load(self.cache, "train", self.config.batch_size),  # its epochs are not those of the arm
+            self.val_data,
+            self.config.recipe,
+            out=self.folder.models,
+            seed=self.config.seed,
+            meter=self.meter,
+            progress=self.progress,
+        )
 
     def run(self) -> Audit:
         """Measure the workloads, the reuse of draws and the stages; return the audit."""
@@ -131,8 +167,8 @@ class _ChainAudit:
         compression: Compression | None = None
         training: Training | None = None
         self.measure_input()
-        if set(self.config.workloads) != {INPUT}:
-            training = self.make_training()
+        if self.network is not None:
+            training = train_from_scratch(self.network, self.val_data, self.config.train_epochs)
             self.measure_training(training)
             if reuse is not None and why is None:
                 reuse = draw_reuse(self.config, measure_variants(self.bench, training, self.build_cache, self.config))
@@ -145,15 +181,6 @@ class _ChainAudit:
             workload = InputOnly(shortest_s=self.config.budget.shortest_run_s)
             self.results[INPUT] = self.bench.measure(workload, self.arms, self.config.pairs)
 
-    def make_training(self) -> Training:
-        """Make the workload that trains the model."""
-        shape = self.by_name[CACHED].dataset.element_spec[0].shape[1:].as_list()
-        network = build_model(self.config.model, tuple(shape), len(self.cache.manifest.class_names))
-        training = train_from_scratch(network, self.val_data, self.config.train_epochs)
-        if FINETUNE in self.config.workloads or INFER in self.config.workloads:
-            check_recipe(self.config.recipe, network)
-        return training
-
     def measure_training(self, training: Training) -> None:
         """Measure the training."""
         if TRAIN in self.config.workloads:
@@ -161,9 +188,8 @@ class _ChainAudit:
 
     def measure_compressed(self, training: Training) -> Compression | None:
         """Measure fine-tuning and inference of the compressed model, which a stopped audit may have left."""
-        config, record = self.config, self.folder.compression
-        compresses = INFER in config.workloads and not record.exists()
-        if FINETUNE in config.workloads or compresses:
+        config = self.config
+        if FINETUNE in config.workloads or self.compression is not None:
             self.progress("training a model to compress", 0, 1)
             training.prepare(0)
             training.run(self.by_name[CACHED], 0)  # not measured
@@ -172,18 +198,15 @@ class _ChainAudit:
             self.results[FINETUNE] = self.bench.measure(finetuning, self.arms, config.pairs)
         if INFER not in config.workloads:
             return None
-        if compresses:
-            compress_on(
-                training.network,
-                self.by_name[CACHED].dataset,
-                self.val_data,
-                config.recipe,
-                out=self.folder.models,
-                seed=config.seed,
-                meter=self.meter,
-                progress=self.progress,
-            )
-        compression = read_compression(record)
+        if self.compression is not None:
+            try:
+                self.compression.run()
+            except ValueError as error:  # the training diverged
+                raise ArmError(
+                    f"no model for the workload infer: {error}; what was measured is kept, and reported without infer: repeat the "
+                    "command with the other workloads alone"
+                ) from error
+        compression = read_compression(self.folder.compression)
         workload = Infer(self.folder.models / compression.model_files[-1].file_name)
         self.results[INFER] = self.bench.measure(workload, self.arms, config.pairs)
         return compression

@@ -58,6 +58,7 @@ class _Config:
         if self.pairs is not None:
             check_integer("pairs", self.pairs)
         check_integer("train_epochs", self.train_epochs)
+        check_integer("seed", self.seed, 0, 2**32 - 1)  # the limit of Keras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,11 @@ class AuditConfig(_Config, SourceConfig):
             check_integer(name, getattr(self, name))
         _ = self.recipe  # checks prune
         self._check_variants()
+
+    @property
+    def trains(self) -> bool:
+        """Whether a model is needed."""
+        return set(self.workloads) != {INPUT}
 
     @property
     def recipe(self) -> Recipe:

@@ -24,9 +24,8 @@ from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.names import INPUT, TRAIN
 from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
-from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.workloads import InputOnly, Training, train_from_scratch
-from joulecache.pipelines.models.classifiers import MODEL_SUFFIXES, build_model
+from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
 
 _TRAINING = "training"
 """The part of a training that is not its input."""
@@ -52,10 +51,12 @@ def audit_pipelines(
     folder = AuditFolder(Path(out))
     folder.check()
     trains = TRAIN in config.workloads
+    if trains:
+        check_model(config.model)
     pipelines = _inspect(datasets, config, progress)
     training = make_training(pipelines, config) if trains else None
     with folder.work(_settings(pipelines, config, meter)):
-        log = RunLog(folder.runs)
+        log = folder.open_log()
         bench = Bench(log, meter, config.seed, pipelines[0].arm.name, progress)
         results = _measure(bench, pipelines, training, config)
         energy = log.energy()
@@ -101,13 +102,17 @@ def _inspect(
     datasets: Mapping[str, Callable[[], object]], config: PipelinesConfig, progress: Progress
 ) -> list[InspectedPipeline]:
     origins = {name: _origin(function) for name, function in datasets.items()}
+    made = {name: make_dataset(name, function) for name, function in datasets.items()}
+    if TRAIN in config.workloads:
+        for shape in {shape for dataset in made.values() if (shape := _declared_shape(dataset))}:
+            check_model(config.model, shape)
     pipelines = []
-    for done, (name, function) in enumerate(datasets.items()):
+    for done, (name, dataset) in enumerate(made.items()):
         progress("the first epoch of each pipeline", done, len(datasets))
         pipelines.append(
             inspect_pipeline(
                 name,
-                make_dataset(name, function),
+                dataset,
                 origins[name],
                 steps=config.steps,
                 trains=TRAIN in config.workloads,
@@ -115,6 +120,17 @@ def _inspect(
             )
         )
     return pipelines
+
+
+def _declared_shape(dataset: tf.data.Dataset) -> tuple[int, int, int] | None:
+    """Return height, width and channels of the images that a dataset declares; None if it does not."""
+    spec = tf.nest.flatten(dataset.element_spec)[0]
+    if not isinstance(spec, tf.TensorSpec) or not (spec.dtype == tf.uint8 or spec.dtype.is_floating):
+        return None
+    if spec.shape.rank != 4 or None in spec.shape[1:]:
+        return None
+    height, width, channels = spec.shape[1:].as_list()
+    return height, width, channels
 
 
 def _origin(function: Callable[[], object]) -> Origin:
@@ -139,7 +155,6 @@ def _settings(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig, m
             [each.facts.name, each.facts.function, each.facts.sha256 or uuid.uuid4().hex] for each in pipelines
         ],
         "steps": config.steps,
-        "workloads": list(config.workloads),
         "model": config.model,
         "train_epochs": config.train_epochs,
         "seed": config.seed,
@@ -174,7 +189,7 @@ def make_training(pipelines: Sequence[InspectedPipeline], config: PipelinesConfi
     keras.utils.set_random_seed(config.seed)
     images = pipelines[0].first[0]
     network = build_model(config.model, tuple(images.shape[1:]), max(each.classes for each in pipelines))
-    if images.dtype.is_floating and not config.model.endswith(MODEL_SUFFIXES):
+    if images.dtype.is_floating and not is_model_file(config.model):
         network = keras.models.clone_model(network, clone_function=_without_scaling)
     return train_from_scratch(network, None, config.train_epochs)
 

@@ -20,6 +20,7 @@ from joulecache.pipelines.cli.options import (
     wrote_emissions,
 )
 from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
+from joulecache.pipelines.core.checks import check_number
 from joulecache.pipelines.core.progress import progress_bar, stdout_to_stderr
 
 _COMPARISON = "Comparing two audits"
@@ -63,16 +64,16 @@ def audit(
     ] = None,
     fail_above: Annotated[
         float | None,
-        typer.Option(
-            help="Exit with 1 above this ratio of active energy.", metavar="X", min=0, rich_help_panel=_COMPARISON
-        ),
+        typer.Option(help="Exit with 1 above this ratio of active energy.", metavar="X", rich_help_panel=_COMPARISON),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether caching a chain saves energy, build included, or how much your own tf.data pipelines use."""
     if compare is not None:
-        if source is not None or chain is not None or out is not None or pipeline:
-            raise typer.BadParameter("--compare reads two reports: leave out SOURCE, --chain, --pipeline and --out")
+        if source is not None or chain is not None or out is not None or pipeline or steps or settings or energy:
+            raise typer.BadParameter("--compare reads two reports: leave out all but --fail-above and --json")
+        if fail_above is not None:
+            check_number("--fail-above", fail_above, above=0)
         _compare(*compare, fail_above, as_json)
         return
     if pipeline and (source is not None or chain is not None):
@@ -106,7 +107,12 @@ def _measure(
     with stdout_to_stderr(), progress_bar() as bar:
         datasets = import_functions(pipeline) if pipeline else None
         result = run_audit(source, chain, out, datasets=datasets, **settings, meter=meter, progress=bar)
-    files = write_report(result, out)
+    try:
+        files = write_report(result, out)
+    except OSError as error:
+        raise OSError(
+            f"cannot write the report ({error}); the measurements are kept: repeat the command when it can be written"
+        ) from error
     wrote_emissions(meter)
     if as_json:
         wrote("Report", files.html, stderr=True)

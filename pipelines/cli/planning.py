@@ -23,9 +23,11 @@ from joulecache.pipelines.cli.options import (
     wrote_emissions,
 )
 from joulecache.pipelines.cli.terminal import print_json, show
+from joulecache.pipelines.core.files import check_writable, refuse_overlap
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 from joulecache.pipelines.core.progress import progress_bar
 from joulecache.pipelines.planning.config import PlanConfig
+from joulecache.pipelines.source import source_paths
 from joulecache.pipelines.source.config import SOURCE_OPTIONS
 
 if TYPE_CHECKING:
@@ -59,8 +61,8 @@ def plan(
 
     parsed, meter = parse(chain, import_ops(ops)), make_meter(energy)
     settings["disk_budget_bytes"] = None if disk_budget is None else _bytes(disk_budget)
-    if apply is not None and _is_taken(apply):
-        raise ValueError(f"--apply must be a folder that is empty or does not exist, got {apply!r}")
+    if apply is not None:
+        _check_new(apply, source)
     with loading("TensorFlow"):
         from joulecache.pipelines.planning.planner import plan as make_plan
 
@@ -68,16 +70,19 @@ def plan(
         made = make_plan(source, parsed, **settings, meter=meter, folder=_disk_of(apply), progress=bar)
     if ops is not None:  # the printed command needs it too
         made = dataclasses.replace(made, options=(*made.options, "--ops", ops))
-    built = None if apply is None else _build(made, apply, settings, meter)
-    wrote_emissions(meter)
-    if as_json:
-        print_json(made.to_json() | {"applied": None if built is None else apply})
-        return
     from joulecache.pipelines.report.describe.cache import describe_build
     from joulecache.pipelines.report.describe.plan import describe_plan
 
-    show(describe_plan(made, apply or "cache/"))
-    if built is not None and apply is not None:
+    built = None
+    if not as_json:
+        show(describe_plan(made, apply or "cache/"))
+    try:
+        built = None if apply is None else _build(made, apply, settings, meter)
+    finally:  # a build that fails does not lose the plan
+        wrote_emissions(meter)
+        if as_json:
+            print_json(made.to_json() | {"applied": None if built is None else apply})
+    if built is not None and apply is not None and not as_json:
         show(describe_build(built, apply))
 
 
@@ -107,10 +112,17 @@ def _disk_of(cache: str | None) -> Path | None:
     return next(folder for folder in Path(cache).absolute().parents if folder.exists())
 
 
-def _is_taken(cache: str) -> bool:
+def _check_new(cache: str, source: str) -> None:
+    """Raise ValueError if a cache cannot be built in a new folder there."""
     if is_remote(cache):
-        return any(True for _ in ObjectFolder(cache).list())
-    return Path(cache).is_file() or (Path(cache).exists() and any(Path(cache).iterdir()))
+        taken = any(True for _ in ObjectFolder(cache).list())
+    else:
+        taken = Path(cache).is_file() or (Path(cache).exists() and any(Path(cache).iterdir()))
+    if taken:
+        raise ValueError(f"--apply must be a folder that is empty or does not exist, got {cache!r}")
+    if not is_remote(cache):
+        refuse_overlap(source_paths(source), Path(cache), "cache")
+        check_writable(Path(cache), "--apply")
 
 
 def _bytes(text: str) -> float:

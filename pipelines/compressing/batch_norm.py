@@ -30,7 +30,7 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
             BatchNormalization layer, one that is used twice, or one that renormalizes.
     """
     check_integer("batches", batches)
-    norms = _trainable_norms(model)
+    norms = trainable_norms(model)
     check_batches(data, "training data", model)
     # running in training mode also changes variables of other layers, such as the seeds of Dropout
     before = [(variable, variable.numpy()) for variable in model.variables]
@@ -67,7 +67,8 @@ def _moments(norm: layers.BatchNormalization) -> NDArray[np.float64]:
     return np.stack([mean, variance + mean**2])
 
 
-def _trainable_norms(model: keras.Model) -> list[layers.BatchNormalization]:
+def trainable_norms(model: keras.Model) -> list[layers.BatchNormalization]:
+    """Return the layers whose statistics `reestimate_batch_norm` sets; raise ValueError if it cannot."""
     check_functional(model)
     for layer in model.layers:
         if isinstance(layer, keras.Model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,20 +14,23 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
+from joulecache.pipelines.compressing.feasibility import check_conversion, check_recipe
 from joulecache.pipelines.compressing.kernels import copy_of
 from joulecache.pipelines.compressing.measuring import ConvertedModel, Score, measure_files
 from joulecache.pipelines.compressing.output import check_output_folder, staged_output, write_record
 from joulecache.pipelines.compressing.pruning import kept_channels
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression
-from joulecache.pipelines.compressing.steps import AWARE, Job, StepRunner, check_recipe, count_batches
+from joulecache.pipelines.compressing.steps import AWARE, Job, StepRunner, count_batches
 from joulecache.pipelines.compressing.tflite import CALIBRATION_IMAGES
 from joulecache.pipelines.core.checks import check_integer
+from joulecache.pipelines.core.files import overlap
+from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import load_model
-from joulecache.pipelines.models.fitting import check_batches
+from joulecache.pipelines.models.fitting import MAX_SEED, check_batches
 from joulecache.transforms.ops import Op
 
 _MAX_SHARED = 0.05  # share of the calibration images that may also be test images: datasets do contain duplicates
@@ -68,12 +72,14 @@ def compress(
 
     Raises:
         CacheError: The cache cannot be read.
-        ValueError: As `compress_on`; or the cache has other classes or no held-out images.
+        ValueError: As `compress_on`; or the cache has other classes or no held-out images, or contains `out`.
     """
+    _check_arguments(seed, seeds, Path(out))
     if not isinstance(model, keras.Model):
         model = load_model(model)
     check_recipe(recipe, model)
     opened = open_cache(cache)
+    refuse_inside(opened, Path(out))
     test_data = load(opened, held_out_split(opened), batch_size, shuffle=False, ops=ops)
     train_data = load(opened, "train", batch_size, seed=seed, ops=ops)
     if train_data.num_classes != model.outputs[0].shape[-1]:
@@ -131,11 +137,70 @@ def compress_on(
 
     Raises:
         ValueError: Before any work, if the recipe cannot be applied to the model, the data has another shape or tests on
-            training images, or `out` holds other files; later, if the model cannot be converted.
+            training images, `out` holds other files or cannot be written to, or the model cannot be converted.
     """
+    prepared = prepare_compression(
+        model,
+        train_data,
+        test_data,
+        recipe,
+        out=out,
+        seed=seed,
+        seeds=seeds,
+        meter=meter,
+        control=control,
+        progress=progress,
+        int8_tolerance=int8_tolerance,
+    )
+    if recipe.changes_weights and recipe.finetune_epochs:  # else the models are converted at once
+        check_conversion(recipe, model)
+    return prepared.run()
+
+
+@dataclass(frozen=True)
+class PreparedCompression:
+    """A compression whose arguments are checked. Its model may still be trained before it runs."""
+
+    job: Job
+    out: Path
+    seeds: range
+
+    def run(self) -> Compression:
+        """Run the job for all seeds, and fill the output folder."""
+        model, recipe, job = self.job.model, self.job.recipe, self.job
+        with staged_output(self.out, COMPRESSION_RECORD) as staging:
+            scores = StepRunner(job, self.seeds[0]).run()
+            models = list(scores)
+            compression = Compression(
+                model_files=measure_files(scores, job.test_data, meter=job.meter),
+                recipe=recipe,
+                seed=self.seeds[0],
+                widths=_widths(model, models[-1].model, recipe) if recipe.prunes_channels else {},
+                calibration_images=0 if job.calibration is None else len(job.calibration),
+                accuracies=_accuracies(job, scores, self.seeds[1:]),
+            )
+            write_models(staging, models, model)
+            write_record(staging / COMPRESSION_RECORD, compression.to_json())
+        return compression
+
+
+def prepare_compression(
+    model: keras.Model,
+    train_data: tf.data.Dataset,
+    test_data: tf.data.Dataset,
+    recipe: Recipe,
+    *,
+    out: str | os.PathLike[str],
+    seed: int = 0,
+    seeds: int = 1,
+    meter: Meter | None = None,
+    control: bool = True,
+    progress: Progress | None = None,
+    int8_tolerance: float = 0.005,
+) -> PreparedCompression:
+    """Check the arguments of `compress_on`, and read the images that calibrate int8; raises ValueError like it."""
+    _check_arguments(seed, seeds, Path(out))
     check_recipe(recipe, model)
-    check_integer("seeds", seeds)
-    check_output_folder(Path(out), COMPRESSION_RECORD)
     if train_data is test_data:
         raise ValueError("training and test data are the same: test on held-out images")
     check_batches(train_data, "training data", model)
@@ -152,26 +217,19 @@ def compress_on(
         progress=progress or silent,
         int8_tolerance=int8_tolerance,
     )
-    return _compress(job, Path(out), range(seed, seed + seeds))
+    return PreparedCompression(job, Path(out), range(seed, seed + seeds))
 
 
-def _compress(job: Job, out: Path, seeds: Sequence[int]) -> Compression:
-    """Run a job for all seeds, and fill the output folder."""
-    model, recipe = job.model, job.recipe
-    with staged_output(out, COMPRESSION_RECORD) as staging:
-        scores = StepRunner(job, seeds[0]).run()
-        models = list(scores)
-        compression = Compression(
-            model_files=measure_files(scores, job.test_data, meter=job.meter),
-            recipe=recipe,
-            seed=seeds[0],
-            widths=_widths(model, models[-1].model, recipe) if recipe.prunes_channels else {},
-            calibration_images=0 if job.calibration is None else len(job.calibration),
-            accuracies=_accuracies(job, scores, seeds[1:]),
-        )
-        write_models(staging, models, model)
-        write_record(staging / COMPRESSION_RECORD, compression.to_json())
-    return compression
+def _check_arguments(seed: int, seeds: int, out: Path) -> None:
+    check_integer("seeds", seeds)
+    check_integer("seed", seed, 0, MAX_SEED + 1 - seeds)
+    check_output_folder(out, COMPRESSION_RECORD)
+
+
+def refuse_inside(cache: Cache, out: Path) -> None:
+    """Raise ValueError if an output folder is inside a local cache, or contains it."""
+    if not is_remote(cache.location) and overlap(cache.folder, out):
+        raise ValueError(f"out {str(out)!r} and cache {cache.location!r} overlap: choose a folder outside the cache")
 
 
 def held_out_split(cache: Cache) -> str:

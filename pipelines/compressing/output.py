@@ -15,8 +15,9 @@ _ENVELOPE = ("format", "versions", "files")  # keys of every record beside its b
 
 
 def check_output_folder(out: Path, record: str) -> None:
-    """Raise ValueError if `out` is a file, or holds files without a record that joulecache wrote."""
+    """Raise ValueError if `out` is a file, cannot be written to, or holds files without a record that joulecache wrote."""
     files.check_folder(out, f"a folder with joulecache's {record}", lambda folder: _listed(folder / record) is not None)
+    files.check_writable(out, "out")
 
 
 @contextmanager

@@ -79,3 +79,8 @@ class Recipe:
     def prunes_channels(self) -> bool:
         """Whether channels are dropped."""
         return bool(self.prune) or self.macs is not None
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether there are steps before quantization."""
+        return self.prunes_channels or bool(self.sparsity) or self.clusters is not None

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
 from joulecache.pipelines.compressing.clustering import WeightSharing, cluster_weights
-from joulecache.pipelines.compressing.kernels import copy_of, prunable_layers, weighted_layers
+from joulecache.pipelines.compressing.kernels import copy_of
 from joulecache.pipelines.compressing.measuring import ConvertedModel, Score, score
-from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels, ratio_for_macs
+from joulecache.pipelines.compressing.pruning import prune_channels, ratio_for_macs
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.regularization import with_l1, without_l1
@@ -25,7 +25,6 @@ from joulecache.pipelines.compressing.tflite import TfliteKind, to_tflite
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.models.fitting import compile_model, has_soft_labels, is_softmax, run_epochs
-from joulecache.pipelines.models.macs import count_macs
 
 AWARE = "-aware"
 """Suffix of the names of models that were fine-tuned with int8's rounding."""
@@ -241,21 +240,6 @@ class StepRunner:
         return keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: self.job.progress(f"fine-tuning {label}", epoch, epochs)
         )
-
-
-def check_recipe(recipe: Recipe, model: keras.Model) -> None:
-    """Raise ValueError, naming the layer, if a recipe cannot be applied to a model or its multiply-accumulates are unknown."""
-    count_macs(model)
-    if None in model.inputs[0].shape[1:]:
-        raise ValueError(f"model {model.name!r} accepts images of any size: fix the image size of keras.Input")
-    if not model.count_params():
-        raise ValueError(f"model {model.name!r} has no weights to compress")
-    if recipe.prunes_channels:
-        kept_channels(model, prune_ratio(recipe, model), criterion=recipe.criterion, protected=recipe.protected)
-    if recipe.sparsity:
-        prunable_layers(model)
-    if recipe.clusters:
-        weighted_layers(model)
 
 
 def prune_ratio(recipe: Recipe, model: keras.Model) -> float:

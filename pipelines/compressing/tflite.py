@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ CALIBRATION_IMAGES = 200
 """Training images that calibrate int8."""
 
 PREDICT_BATCH = 32
+_UNKNOWN_OP = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
+_LONGEST_REASON = 200
 
 
 def to_tflite(
@@ -44,11 +47,11 @@ def to_tflite(
         minimum_calibration: Minimum number of them. Lower it only if the training set is smaller.
 
     Raises:
-        ValueError: An argument is wrong, the model has weights or outputs that are not finite, or layers that int8 does
-            not support.
-        Exception: What the converter raises, with its log as a note.
+        ValueError: An argument is wrong, the model has weights or outputs that are not finite, or layers that TensorFlow
+            Lite or int8 does not support. The converter's log is a note.
     """
     check_choice("kind", kind, get_args(TfliteKind))
+    check_precision(model)
     check_finite(model)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if kind != "float32":
@@ -62,10 +65,36 @@ def to_tflite(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.int8
-    content = convert_quietly(converter)
+    try:
+        content = convert_quietly(converter)
+    except Exception as error:  # the converter raises anything
+        refused = ValueError(
+            f"model {model.name!r} cannot be converted to TensorFlow Lite: {_reason(error)}: replace these layers"
+        )
+        for note in getattr(error, "__notes__", ()):
+            refused.add_note(note)
+        raise refused from error
     if kind == "int8":
         _check_int8(content)
     return content
+
+
+def check_precision(model: keras.Model) -> None:
+    """Raise ValueError if a layer computes in 16 bits, which TensorFlow Lite does not convert."""
+    for layer in model.layers:
+        if layer.compute_dtype in ("float16", "bfloat16"):
+            raise ValueError(
+                f"layer {layer.name!r} computes in {layer.compute_dtype} (dtype policy {layer.dtype_policy.name!r}), which "
+                "TensorFlow Lite does not convert: build the model with the policy 'float32'"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Return what a converter's error says about ops, or its beginning."""
+    ops = sorted(set(_UNKNOWN_OP.findall(str(error))))
+    if ops:
+        return f"it has no kernel for {', '.join(ops)}"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
 
 
 def convert_quietly(converter: tf.lite.TFLiteConverter) -> bytes:

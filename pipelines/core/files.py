@@ -52,14 +52,26 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         durable: Make content and name survive a power failure, which costs two calls to fsync.
     """
     with temporary_path(path.parent) as temporary:
-        with open(temporary, "xb") as file:
+        with _naming(path):
+            temporary.touch(exist_ok=False)
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        temporary.replace(path)
+        with _naming(path):
+            temporary.replace(path)
         if durable:
             sync_folder(path.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors name a path that was asked for instead of a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_bytes(path: Path, data: ReadableBuffer, *, durable: bool = True) -> None:
@@ -296,6 +308,36 @@ def check_folder(
         raise error(f"{str(folder)!r} is not empty and not {what}: {advice}")
 
 
+def check_writable(folder: Path, what: str) -> None:
+    """Raise ValueError if no file can be created in a folder, or if it does not exist and cannot be created.
+
+    A file or folder is created there and deleted: permission bits say nothing about root, quotas and read-only file systems.
+
+    Args:
+        folder: The folder, which need not exist.
+        what: Name of the argument, for the message: "out".
+    """
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    probe = nearest / f".{uuid.uuid4().hex}.tmp"
+    try:
+        if nearest == folder.absolute():
+            probe.touch(exist_ok=False)
+            probe.unlink()
+        else:
+            probe.mkdir()
+            probe.rmdir()
+    except OSError as error:
+        raise ValueError(
+            f"{what} must be a folder that can be written to ({error.strerror}), got {str(folder)!r}"
+        ) from error
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Return whether two paths are the same or one contains the other. Links are followed."""
+    first, second = one.resolve(), other.resolve()
+    return first == second or first in second.parents or second in first.parents
+
+
 def refuse_overlap(
     sources: Iterable[Path], folder: Path, what: str, error: Callable[[str], Exception] = ValueError
 ) -> None:
@@ -310,10 +352,8 @@ def refuse_overlap(
     Raises:
         ValueError: They overlap. `error` replaces ValueError.
     """
-    outer = folder.resolve()
     for source in sources:
-        inner = source.resolve()
-        if inner == outer or outer in inner.parents or inner in outer.parents:
+        if overlap(source, folder):
             raise error(f"source {str(source)!r} and {what} {str(folder)!r} overlap: choose another {what} folder")
 
 
@@ -344,9 +384,10 @@ def staged_folder(out: Path, *, last: str | None = None, stale: Collection[str] 
         stale: Names of files in `out` to delete if they are not replaced.
     """
     out = out.absolute()  # the parent of "." is not "."
-    out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.parent / f".{out.name}-{uuid.uuid4().hex[:8]}.partial"
-    staging.mkdir()
+    with _naming(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir()
     try:
         yield staging
         if not out.exists():

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.files import lock_path
+from joulecache.pipelines.core.files import check_writable, lock_path
 from joulecache.pipelines.energy.measurement import Component, Energy
 
 J_PER_KWH = 3.6e6
@@ -136,13 +136,16 @@ class EmissionsFile:
         rows: Number of rows appended so far.
 
     Raises:
-        ValueError: The folder does not exist.
+        ValueError: The folder does not exist or cannot be written to, or its emissions.csv is not a file.
     """
 
     def __init__(self, folder: str | os.PathLike[str], country: str | None, pue: float) -> None:
         if not isinstance(folder, str | os.PathLike) or not Path(folder).is_dir():
             raise ValueError(f"emissions must be a folder that exists, got {shown(str(folder))}")
         self.path, self.rows = Path(folder).absolute() / "emissions.csv", 0
+        check_writable(self.path.parent, "emissions")
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"emissions needs a folder in which emissions.csv is a file, got {shown(str(folder))}")
         self._country, self._pue = country, pue
         self._run = str(uuid.uuid4())
 

@@ -55,10 +55,12 @@ def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
         )
 
 
-def check_fixed_size(chain: Chain) -> None:
-    """Raise ArmError if the images of a chain vary in size."""
-    if fixed_size(chain.ops) is None:
+def image_shape(chain: Chain) -> tuple[int, int, int]:
+    """Return height, width and channels of the images of a chain; raise ArmError if they vary in size."""
+    size = fixed_size(chain.ops)
+    if size is None:
         raise ArmError(f"the images of {str(chain)!r} vary in size and cannot be batched: add a resize or a crop")
+    return *size, output_channels(chain.ops)
 
 
 def make_arms(
@@ -66,7 +68,7 @@ def make_arms(
 ) -> list[Arm]:
     """Make arms by name; raise ArmError if the chain's images vary in size."""
     chain = cache.chain()
-    check_fixed_size(chain)
+    image_shape(chain)
     records = len(files.paths)
     arms = []
     for name in names:

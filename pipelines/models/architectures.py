@@ -28,21 +28,29 @@ class Architecture:
     widths: tuple[float, ...] = ()
 
 
+def check_architecture(name: str, image_size: tuple[int, int] | None = None) -> None:
+    """Raise ValueError if an architecture does not come in the width of a name, or images (height, width) are too small for it."""
+    architecture = MODELS[name.partition(":")[0]]
+    _width(name, architecture)
+    smallest = architecture.smallest
+    if image_size is not None and min(image_size) < smallest:
+        raise ValueError(
+            f"images of {image_size[0]}x{image_size[1]} are too small for {name!r}: resize them to at least "
+            f"{smallest}x{smallest}"
+        )
+
+
 def build_architecture(name: str, input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
     """Build the classifier of a name such as `cnn` or `mobilenet:0.5`, ending in a Dense layer named "logits".
 
     Raises:
         KeyError: The name is not in `MODELS`.
-        ValueError: The model does not come in that width, or the images are too small for it.
+        ValueError: As `check_architecture`.
     """
+    check_architecture(name, input_shape[:2])
     known = name.partition(":")[0]
     architecture = MODELS[known]
     width = _width(name, architecture)
-    height, columns, smallest = *input_shape[:2], architecture.smallest
-    if min(height, columns) < smallest:
-        raise ValueError(
-            f"images of {height}x{columns} are too small for {name!r}: resize them to at least {smallest}x{smallest}"
-        )
     pixels = keras.Input(input_shape, name="pixels")
     logits = layers.Dense(num_classes, name="logits")(architecture.features(pixels, width))
     # TensorFlow allows no colon in names

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from joulecache.pipelines.core.checks import check_integer, shown
-from joulecache.pipelines.models.architectures import MODELS, build_architecture
+from joulecache.pipelines.models.architectures import MODELS, build_architecture, check_architecture
 
 MODEL_SUFFIXES = (".keras", ".h5")
 
@@ -37,14 +37,47 @@ def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int],
     if len(input_shape) != 3 or any(not isinstance(size, int) or size < 1 for size in input_shape):
         raise ValueError(f"input_shape must be (height, width, channels), each at least 1, got {shown(input_shape)}")
     check_integer("num_classes", num_classes)
-    if str(name).endswith(MODEL_SUFFIXES):
-        model = load_model(name)
-        if model.inputs[0].shape[1:] != tuple(input_shape) or model.outputs[0].shape[1:] != (num_classes,):
+    if not is_model_file(name):
+        _check_name(name)
+        return build_architecture(str(name), input_shape, num_classes)
+    model = load_model(name)
+    if model.inputs[0].shape[1:] != tuple(input_shape) or model.outputs[0].shape[1:] != (num_classes,):
+        raise ValueError(
+            f"the data has images of {shape_text(input_shape)} in {num_classes} classes, but {str(name)!r} maps "
+            f"{shape_text(model.inputs[0].shape[1:])} to {shape_text(model.outputs[0].shape[1:])} outputs: choose another"
+        )
+    return model
+
+
+def is_model_file(name: str | os.PathLike[str]) -> bool:
+    """Return whether a model's name is that of a file, rather than in `MODELS`."""
+    return str(name).endswith(MODEL_SUFFIXES)
+
+
+def check_model(name: str | os.PathLike[str], image_shape: tuple[int, int, int] | None = None) -> None:
+    """Check a model before the data is read, which alone tells the number of classes.
+
+    Args:
+        name: As for `build_model`.
+        image_shape: Height, width and channels of an image; None if unknown.
+
+    Raises:
+        ValueError: As `build_model`.
+        FileNotFoundError: There is no such file.
+    """
+    if is_model_file(name):
+        expected = load_model(name).inputs[0].shape[1:]
+        if image_shape is not None and expected != image_shape:
             raise ValueError(
-                f"the data has images of {shape_text(input_shape)} in {num_classes} classes, but {str(name)!r} maps "
-                f"{shape_text(model.inputs[0].shape[1:])} to {shape_text(model.outputs[0].shape[1:])} outputs: choose another"
+                f"the data has images of {shape_text(image_shape)}, but {str(name)!r} expects {shape_text(expected)}: "
+                "resize the images, or choose another model"
             )
-        return model
+        return
+    _check_name(name)
+    check_architecture(str(name), None if image_shape is None else image_shape[:2])
+
+
+def _check_name(name: str | os.PathLike[str]) -> None:
     known = str(name).partition(":")[0]
     if known not in MODELS:
         close = max(MODELS, key=lambda model: difflib.SequenceMatcher(None, known, model).ratio())
@@ -52,7 +85,6 @@ def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int],
             f"unknown model {str(name)!r}: expected {', '.join(MODELS)} or a file ending in "
             f"{' or '.join(MODEL_SUFFIXES)}; did you mean {close!r}?"
         )
-    return build_architecture(str(name), input_shape, num_classes)
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:

@@ -12,6 +12,9 @@ from keras import layers
 from joulecache.pipelines.models import backend  # noqa: F401
 from joulecache.pipelines.models.classifiers import shape_text
 
+MAX_SEED = 2**32 - 1
+"""The largest seed that Keras accepts."""
+
 
 def check_batches(
     data: tf.data.Dataset, what: str, model: keras.Model | None = None

@@ -16,7 +16,7 @@ from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.experiment.arms import Arm, check_chain, check_fixed_size, make_arms
+from joulecache.pipelines.experiment.arms import Arm, check_chain, image_shape, make_arms
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import list_files, unpack
 from joulecache.pipelines.experiment.names import CACHED, INPUT
@@ -138,7 +138,7 @@ class Sampler:
         """Measure; raise ValueError if images vary in size, nothing can be cached, or `fresh` names ops that the chain lacks."""
         config, chain = self._config, self._chain
         started_s = time.monotonic()
-        check_fixed_size(chain)
+        image_shape(chain)
         check_fresh(chain, config.fresh or ())
         listed = open_source(self._source, replace(config, limit=None))
         log_notes(listed)

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from joulecache.pipelines.auditing.folder import AuditFolder
 from joulecache.pipelines.auditing.results import REPORT_VERSION, Audit
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.codec import JSON
@@ -30,7 +31,8 @@ class ReportFiles:
 def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
     """Write an audit into a folder as ``report.html``, ``report.md`` and, last, ``report.json``, each atomically.
 
-    The folder is created if it does not exist.
+    The folder is created if it does not exist. If it is that of the audit, the audit is done: until then, it continues when it is
+    called again.
 
     Raises:
         ValueError: A number is not finite; the message says where.
@@ -48,6 +50,7 @@ def write_report(audit: Audit, folder: str | os.PathLike[str]) -> ReportFiles:
     ):
         # file names may hold undecodable characters
         write_text(path, content, errors="backslashreplace")
+    AuditFolder(root).finish()
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -13,21 +14,28 @@ import keras
 import tensorflow as tf
 
 from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
-from joulecache.pipelines.compressing.compression import compress_on, held_out_split
+from joulecache.pipelines.compressing.compression import (
+    PreparedCompression,
+    held_out_split,
+    prepare_compression,
+    refuse_inside,
+)
+from joulecache.pipelines.compressing.feasibility import check_conversion
 from joulecache.pipelines.compressing.kernels import copy_of
 from joulecache.pipelines.compressing.output import check_output_folder, discard_output, staged_output, write_record
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.compressing.results import COMPRESSION_RECORD
-from joulecache.pipelines.compressing.steps import check_recipe
-from joulecache.pipelines.core.checks import check_integer
+from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression
+from joulecache.pipelines.core.checks import check_integer, check_number
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models.classifiers import build_model
-from joulecache.pipelines.models.fitting import check_batches, compile_model, has_soft_labels, run_epochs
+from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
+from joulecache.pipelines.models.fitting import MAX_SEED, check_batches, compile_model, has_soft_labels, run_epochs
 from joulecache.pipelines.training.callback import EnergyCallback
 from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
 from joulecache.transforms.ops import Op
+
+_NOTES = logging.getLogger("joulecache")
 
 
 def fit(
@@ -62,7 +70,7 @@ def fit(
     Raises:
         ValueError: An argument is out of range, or the data has the wrong structure or shape, or never ends.
     """
-    check_integer("epochs", epochs)
+    _check_numbers(epochs, seed, learning_rate)
     check_batches(train_data, "training data", model)
     if validation_data is not None:
         check_batches(validation_data, "validation data", model)
@@ -132,16 +140,25 @@ def train(
     Raises:
         CacheError: The cache cannot be read.
         ValueError: Before training, if an argument is wrong, images vary in size, the recipe cannot be applied, or the
-            folder holds other files.
+            folder holds other files, cannot be written to, or overlaps the cache.
     """
     folder, meter, report = Path(out), meter or Meter(), progress or silent
+    _check_numbers(epochs, seed, learning_rate)
     check_output_folder(folder, TRAINING_RECORD)
+    check_model(model)
     opened = open_cache(cache)
+    refuse_inside(opened, folder)
     data = _load_splits(opened, batch_size, seed, ops, with_test=recipe is not None)
     keras.utils.set_random_seed(seed)
     network = build_model(model, _image_shape(data.train, opened), data.train.num_classes)
+    prepared: PreparedCompression | None = None
     if recipe is not None:
-        check_recipe(recipe, network)
+        small = folder / "compressed"
+        prepared = prepare_compression(
+            network, data.finetune, data.test, recipe, out=small, seed=seed, meter=meter, progress=report
+        )
+        if is_model_file(model):  # the named ones can be converted
+            check_conversion(recipe, network)
     training = fit(
         network,
         data.train,
@@ -162,32 +179,50 @@ def train(
         "optimizer": None if optimizer is None else keras.optimizers.serialize(optimizer),
     }
     _write_run(folder, network, {**settings, **training.to_json()})
-    compression = None
-    if recipe is not None:
-        out = folder / "compressed"
-        compression = compress_on(
-            network, data.train, data.test, recipe, out=out, seed=seed, meter=meter, progress=report
+    path = folder / "model.keras"
+    compression = None if prepared is None else _compress(prepared, path)
+    return TrainedModel(folder=folder, path=path, training=training, compression=compression)
+
+
+def _check_numbers(epochs: int, seed: int, learning_rate: float) -> None:
+    check_integer("epochs", epochs)
+    check_integer("seed", seed, 0, MAX_SEED)
+    check_number("learning_rate", learning_rate, above=0)
+
+
+def _compress(prepared: PreparedCompression, path: Path) -> Compression:
+    """Compress the trained model; say where it is if that fails."""
+    try:
+        return prepared.run()
+    except BaseException:
+        _NOTES.warning(
+            "the trained model is kept in %s: compress it with `joulecache compress` instead of training again", path
         )
-    return TrainedModel(folder=folder, path=folder / "model.keras", training=training, compression=compression)
+        raise
 
 
 class _Splits(NamedTuple):
     train: tf.data.Dataset
     val: tf.data.Dataset | None
+    finetune: tf.data.Dataset | None
     test: tf.data.Dataset | None
 
 
 def _load_splits(
     cache: Cache, batch_size: int, seed: int, ops: Mapping[str, type[Op]] | None, *, with_test: bool
 ) -> _Splits:
-    """Load the splits to train and to validate on, and the one to measure compressed models on."""
+    """Load the splits to train and to validate on, and those to fine-tune and to measure compressed models on."""
+
+    def training() -> tf.data.Dataset:
+        return load(cache, "train", batch_size, seed=seed, ops=ops)
 
     def held_out(split: str) -> tf.data.Dataset:
         return load(cache, split, batch_size, shuffle=False, ops=ops)
 
     return _Splits(
-        train=load(cache, "train", batch_size, seed=seed, ops=ops),
+        train=training(),
         val=held_out("val") if cache.manifest.splits["val"].records else None,
+        finetune=training() if with_test else None,  # each dataset counts its own epochs
         test=held_out(held_out_split(cache)) if with_test else None,
     )
 
