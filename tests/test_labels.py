@@ -285,6 +285,8 @@ def test_an_image_whose_label_is_empty_is_refused(make_folder: MakeSource, write
 def test_a_file_that_is_missing_or_not_utf8_is_refused(make_folder: MakeSource, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"^cannot read the labels '.*none\.csv': No such file or directory$"):
         open_source(make_folder(FLAT), SourceConfig(labels=tmp_path / "none.csv"))
+    with pytest.raises(SourceError, match=r"^cannot read the labels '~/none\.csv': only shells expand '~'"):
+        open_source(make_folder(FLAT), SourceConfig(labels="~/none.csv"))
     for data, message in [
         (b"key,label\n\xff,a\n", r"bytes\.csv' as CSV in UTF-8: 'utf-8' codec can't decode"),
         (

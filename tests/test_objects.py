@@ -209,6 +209,11 @@ def test_every_kind_of_source_equals_the_one_on_disk(
         assert (there.class_names, there.records, there.holds_out) == (here.class_names, here.records, here.holds_out)
     assert open_source(f"{bucket}/data/folder").skipped == {".txt": 1, ".jpg": 1}
     assert open_source(f"{bucket}/data/folder", SourceConfig(limit=5)).records == 5
+    table = "file,label\n" + "".join(f"{key},{number % 2}\n" for number, key in enumerate(files_in(data / "folder")))
+    upload(bucket, {"labels.csv": table.encode()})
+    assert open_source(f"{bucket}/data/folder", SourceConfig(labels=f"{bucket}/labels.csv")).class_names == ("0", "1")
+    with pytest.raises(SourceError, match=r"^cannot read the labels 's3://.*/none\.csv': "):
+        open_source(f"{bucket}/data/folder", SourceConfig(labels=f"{bucket}/none.csv"))
     for name in ("nothing", "tars/*/t*.parquet"):
         with pytest.raises(SourceError, match="no source at 's3://"):
             open_source(f"{bucket}/data/{name}")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.core.files import unexpanded_home
+from joulecache.pipelines.core.object_store import open_binary
 from joulecache.pipelines.core.quantities import listed, plural, shortened
 from joulecache.pipelines.source.classes import CLASS_KEYS, Labelled, called, crowding, holds_numbers, sort_key
 from joulecache.pipelines.source.matching import FindKey, Matches, match_names
@@ -55,9 +57,11 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
     """Read a labels file; SourceError if it is missing, not a table in UTF-8, or has lines of different lengths."""
     name = os.fspath(path)
     try:
-        data = Path(name).read_bytes()
+        with open_binary(name) as file:
+            data = file.read()
     except OSError as error:
-        raise SourceError(f"cannot read the labels {name!r}: {error.strerror or error}") from error
+        why = unexpanded_home(Path(name)) or f": {error.strerror or error}"
+        raise SourceError(f"cannot read the labels {name!r}{why}") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise SourceError(f"cannot read the labels {name!r}: got UTF-16 or a binary file, save them as CSV in UTF-8")
     try:

@@ -85,11 +85,13 @@ def _match_whole(names: Sequence[str], keys: Sequence[str]) -> Matches:
 
 def _match_tails(names: Sequence[str], keys: Sequence[str]) -> Matches:
     wanted = set(names)
+    parts = {tail for name in wanted for tail in _tails(name)} | wanted
     whole: dict[str, list[int]] = defaultdict(list)  # rows by key and by key without suffix
-    ends: dict[str, list[int]] = defaultdict(list)  # rows by the last parts of these, where they are names
+    ends: dict[str, list[int]] = defaultdict(list)  # rows by the last parts of these
     for row, key in enumerate(keys):
         for form in (key, _stem(key)):
-            whole[form].append(row)
+            if form in parts:
+                whole[form].append(row)
             for tail in _tails(form):
                 if tail in wanted:
                     ends[tail].append(row)
