@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from caches import CHAIN, OPTIONS, build, cached_images, hashes, index_of, is_clean, keys_of, shard_hashes
 from conftest import MakeSource
 from numpy.typing import NDArray
@@ -100,8 +101,9 @@ def test_jpeg_images_have_the_quality_that_is_asked_for(
     [
         {"workers": 8},
         {"beam_options": ["--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=2"]},
+        {"beam_options": PipelineOptions(runner="FnApiRunner")},
     ],
-    ids=["threads of a shard", "threads of the runner"],
+    ids=["threads of a shard", "threads of the runner", "Beam's own options"],
 )
 def test_the_number_of_workers_does_not_change_a_byte(
     tmp_path: Path, photo_folder: Path, photo_cache: Path, options: dict[str, Any]

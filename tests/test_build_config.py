@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from caches import CHAIN, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,20 @@ from joulecache.transforms import parse
         ({"beam_options": ["--runner=Nonsense"]}, "no runner 'Nonsense'"),
         ({"beam_options": ["--direct_num_workers=many"]}, "invalid int value: 'many'"),
         ({"beam_options": ["--direct_running_mode=multi_processing"]}, "multi_processing hangs when a worker dies"),
+        (
+            {"beam_options": "--runner=FlinkRunner --parallelism 2"},
+            r"^beam_options must be a list of options, got a string: pass \['--runner=FlinkRunner', '--parallelism', '2'\]$",
+        ),
+        ({"beam_options": {"runner": "FlinkRunner"}}, r"a list, such as .* or Beam's PipelineOptions, got \{'runner'"),
+        ({"beam_options": [3]}, r"or Beam's PipelineOptions, got \[3\]$"),
+        ({"beam_options": PipelineOptions(["--runer=X"])}, "^unknown Beam option 'runer': did you mean runner?"),
+        ({"beam_options": PipelineOptions([], runer="X")}, "^unknown Beam option 'runer': did you mean runner?"),
+        ({"beam_options": PipelineOptions(runner="Nonsense")}, "no runner 'Nonsense'"),
+        ({"beam_options": PipelineOptions(["--direct_num_workers=many"])}, "invalid int value: 'many'$"),
+        (
+            {"beam_options": PipelineOptions(direct_running_mode="multi_processing")},
+            "multi_processing hangs when a worker dies",
+        ),
     ],
 )
 def test_a_wrong_argument_is_refused_before_anything_is_written(
@@ -80,7 +95,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_written(
 
 def test_every_argument_is_declared_in_the_config_with_its_default_and_help() -> None:
     parameters = dict(inspect.signature(precompute).parameters)
-    for name in ("source", "cache", "meter", "progress"):
+    for name in ("source", "cache", "beam_options", "meter", "progress"):
         del parameters[name]
     fields = {field.name: field for field in dataclasses.fields(BuildConfig)}
     assert sorted(fields) == sorted(parameters)

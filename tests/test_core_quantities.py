@@ -106,3 +106,24 @@ def test_visible_text_has_nothing_that_acts(text: str) -> None:
 
 def test_visible_text_shows_what_it_hides() -> None:
     assert q.visible("caf\u00e9 \x1b[31m \u202e \ud800") == "caf\u00e9 \\x1b[31m \\u202e \\ud800"
+
+
+WORDS = st.lists(st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=40), max_size=30)
+
+
+@given(WORDS, st.integers(50, 200))
+def test_a_clipped_text_keeps_whole_words(words: list[str], most: int) -> None:
+    text = " ".join(words)
+    short = q.clipped(text, most)
+    assert len(short) <= most
+    if len(text) <= most:
+        assert short == text
+    else:
+        kept = short.removesuffix(" ...").split(" ")
+        assert kept == words[: len(kept)]
+        assert short.endswith(" ...")
+
+
+def test_an_endless_word_is_clipped() -> None:
+    assert q.clipped("x" * 10**6, 20) == "x" * 16 + " ..."
+    assert q.clipped("a\n b\tc", 20) == "a b c"

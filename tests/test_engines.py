@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import grpc
@@ -104,6 +106,54 @@ def test_an_engine_that_cannot_be_reached_is_one_line(
     assert options[0].removeprefix("--runner=") in line
     assert "Traceback" not in err
     assert not (tmp_path / "cache" / "manifest.json").exists()
+
+
+def test_a_long_address_in_the_error_of_an_engine_stays_whole(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # Beam's cache of downloads
+    with HTTPServer(("localhost", 0), BaseHTTPRequestHandler) as server:  # which answers nothing but 501
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            jar = f"http://localhost:{server.server_port}/{'a-long-path/' * 50}job-server.jar"
+            options = ["--runner=FlinkRunner", "--flink_master=localhost:1", f"--flink_job_server_jar={jar}"]
+            with pytest.raises(EngineError) as caught:
+                precompute(photo_folder, tmp_path / "cache", CHAIN, beam_options=options)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert f" {jar}: HTTP Error 501" in str(caught.value)
+
+
+def test_the_answer_of_an_engine_is_shown_without_its_dump(tmp_path: Path, photo_folder: Path) -> None:
+    server = grpc.server(ThreadPoolExecutor(2))  # serves no job
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    options = ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}", "--environment_type=LOOPBACK"]
+    try:
+        with pytest.raises(
+            EngineError, match=r"^the Beam pipeline failed on PortableRunner: UNIMPLEMENTED: Method not found!$"
+        ):
+            precompute(photo_folder, tmp_path / "cache", CHAIN, beam_options=options)
+    finally:
+        server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (
+            RuntimeError("Traceback (most recent call last):\n  File x\nOSError: the disk is full\n"),
+            "OSError: the disk is full",
+        ),
+        (RuntimeError("java.io.IOException: lost\n\tat org.apache.A(A.java:3)\nCaused by: x"), "lost Caused by: x"),
+        (RuntimeError("first\nsecond"), "RuntimeError: first second"),
+        (RuntimeError(""), "RuntimeError: no reason given"),
+    ],
+)
+def test_errors_of_several_lines_are_one(error: Exception, cause: str) -> None:
+    assert str(beam_graph._engine_error(error, None)).endswith(cause)
 
 
 def test_a_run_that_fails_keeps_its_shards_and_the_next_builds_the_rest(

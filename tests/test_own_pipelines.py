@@ -608,7 +608,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "a source": (["photos", "--pipeline", "my_noisy:mine"], "--pipeline is audited without a chain"),
     "a chain": (["--chain", "decode", "--pipeline", "my_noisy:mine"], "--pipeline is audited without a chain"),
     "steps alone": (["photos", "--chain", "decode", "--steps", "3"], "--steps needs --pipeline"),
-    "a comparison": (["--pipeline", "a:b", "--compare", "a", "b"], "--compare reads two reports"),
+    "a comparison": (["--pipeline", "a:b", "--compare", ".", "."], "--compare reads two reports"),
     "no module": (["--pipeline", "no_such:mine"], "cannot import --pipeline 'no_such': ModuleNotFoundError"),
     "no function": (["--pipeline", "my_noisy:nine"], "my_noisy has no function nine: did you mean mine?"),
     "no colon": (["--pipeline", "my_noisy"], "like my_module:make_dataset"),

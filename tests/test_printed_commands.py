@@ -11,31 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from audits import AUDIT, make_plan
+from commands import group, options_of, parameters
 
-from joulecache.pipelines.cli.commands import COMMANDS, app
+from joulecache.pipelines.cli.commands import COMMANDS
 from joulecache.pipelines.planning.config import PlanConfig
 from joulecache.pipelines.planning.planner import build_options
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.document import Command
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUP: Any = typer.main.get_command(app)
 BEAM = {"--runner", "--direct-running-mode"}
 """Options of Beam that texts name."""
 
 
-def parameters(command: str) -> dict[str, Any]:
+def parsed(command: str) -> dict[str, Any]:
     """Parse a joulecache command as a shell and the command line do, without calling it; return its parameters."""
     program, name, *arguments = shlex.split(command)
     assert program == "joulecache"
-    found: dict[str, Any] = GROUP.commands[name].make_context(name, arguments).params
-    return found
-
-
-def options_of(name: str) -> set[str]:
-    return {flag for parameter in GROUP.commands[name].params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    return parameters(name, arguments)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +51,7 @@ def test_the_commands_of_a_plan(source: str) -> None:
         assert (command is None) == (choice.layout is None)
         if command is None or choice.layout is None:
             continue
-        given = parameters(command)
+        given = parsed(command)
         assert str(Path(given["source"])) == str(Path(source))
         assert (given["cache"], given["chain"]) == ("my cache/", str(plan.chain_of(choice)))
         assert (given["format"].value, given["encoding"].value) == (choice.layout.format, choice.layout.encoding)
@@ -88,7 +82,7 @@ def test_the_examples_of_the_help() -> None:
     for command, examples in COMMANDS.items():
         for example in examples:
             assert example.startswith(command.__name__)
-            parameters(f"joulecache {example}")
+            parsed(f"joulecache {example}")
 
 
 # Texts ----------------------------------------------------------------------------------------------------------------
@@ -112,14 +106,14 @@ def test_commands_in_texts_exist() -> None:
     for place, text in texts():
         for command in re.findall(r"`joulecache ([a-z][^`]*)`", text):
             name, *words = command.split()
-            assert name in GROUP.commands, f"{place}: joulecache {command}"
+            assert name in group().commands, f"{place}: joulecache {command}"
             assert {word for word in words if word.startswith("--")} <= options_of(name), f"{place}: {command}"
             found += 1
     assert found > 10
 
 
 def test_options_in_texts_exist() -> None:
-    known = {flag for name in GROUP.commands for flag in options_of(name)} | {"--help", "--version"} | BEAM
+    known = {flag for name in group().commands for flag in options_of(name)} | {"--help", "--version"} | BEAM
     found = {}
     for place, text in texts():
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text):

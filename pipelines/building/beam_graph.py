@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import logging
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, redirect_stderr
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from joulecache.pipelines.building.config import BuildError, EngineError
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard, transform_shard
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.workspace import Workspace
+from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.core.quantities import clipped
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from apache_beam.options.pipeline_options import PipelineOptions
 
+BeamOptions: TypeAlias = "Sequence[str] | PipelineOptions"
+"""Flags, or Beam's own object."""
+
 log = logging.getLogger("apache_beam")
 """Beam's logger. A build silences it, unless it has a level."""
 
-_LONGEST_CAUSE = 300
+_LONGEST_CAUSE = 2000
+_TRACEBACK = "Traceback (most recent call last):"
 
 # Building -------------------------------------------------------------------------------------------------------------
 
@@ -108,39 +116,84 @@ def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None
 
 
 def _engine_error(error: Exception, runner: str | None) -> EngineError:
-    cause = str(error).strip().rpartition("\n")[2][:_LONGEST_CAUSE]
-    if not cause:  # for example, the runner cannot be reached
-        cause = "no answer: check that it is running and reachable" if runner else "no reason given"
     where = f" on {runner}" if runner else ""
-    return EngineError(f"the Beam pipeline failed{where}: {type(error).__name__}: {cause}")
+    return EngineError(f"the Beam pipeline failed{where}: {_cause(error, runner)}")
+
+
+def _cause(error: Exception, runner: str | None) -> str:
+    """Return in one line why a pipeline failed: of a Python traceback the exception, of Java's stack trace the messages."""
+    import grpc
+
+    if isinstance(error, grpc.Call):
+        return clipped(f"{error.code().name}: {error.details()}", _LONGEST_CAUSE)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:  # for example, the runner cannot be reached
+        lines = ["no answer: check that it is running and reachable" if runner else "no reason given"]
+    told = lines[-1:] if _TRACEBACK in lines else [line for line in lines if not line.startswith("at ")]
+    return clipped(f"{type(error).__name__}: {' '.join(told)}", _LONGEST_CAUSE)
 
 
 # Options --------------------------------------------------------------------------------------------------------------
 
 
-def parse_beam_options(flags: Sequence[str]) -> PipelineOptions | None:
-    """Parse Beam's flags; return None if there are none.
+def parse_beam_options(given: BeamOptions) -> PipelineOptions | None:
+    """Check Beam's options, and parse them if they are flags; return None if there are none.
 
     Raises:
-        ValueError: A flag is unknown (Beam would ignore it) or has an invalid value.
+        ValueError: They are neither a list of flags nor Beam's `PipelineOptions`, or an option is unknown (Beam would ignore it) or has
+            an invalid value.
     """
-    if not flags:
+    if isinstance(given, list | tuple) and not given:
         return None
     with _quiet_import():
         from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-
-        _import_runner(_runner_of(flags))
-    parser = _options_parser()
-    unknown = parser.parse_known_args(list(flags))[1]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1)
-        raise ValueError(f"unknown Beam option {unknown[0]!r}" + (f": did you mean {near[0]}?" if near else ""))
-    options = PipelineOptions(list(flags))
+    if isinstance(given, PipelineOptions):
+        options = given
+        _check_options(options)
+    else:
+        options = PipelineOptions(_checked_flags(given))
     if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
         raise ValueError(
             "Beam's direct_running_mode multi_processing hangs when a worker dies: drop it and pass --workers"
         )
     return options
+
+
+def _checked_flags(given: object) -> list[str]:
+    if isinstance(given, str):
+        raise ValueError(f"beam_options must be a list of options, got a string: pass {shlex.split(given)}")
+    if not isinstance(given, list | tuple) or not all(isinstance(flag, str) for flag in given):
+        raise ValueError(
+            f'beam_options must be a list, such as ["--runner=FlinkRunner"], or Beam\'s PipelineOptions, got {shown(given)}'
+        )
+    flags = list(given)
+    _import_runner(_runner_of(flags))
+    parser = _options_parser()
+    if unknown := parser.parse_known_args(flags)[1]:
+        _refuse(unknown[0], unknown[0].split("=")[0], parser._option_string_actions)
+    return flags
+
+
+def _check_options(options: PipelineOptions) -> None:
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+    messages = io.StringIO()
+    try:
+        with redirect_stderr(messages):  # Beam prints its usage and exits
+            _import_runner(options.view_as(StandardOptions).runner)
+            known = options.get_all_options()
+            # without flags, the object takes those of the process, most of which are not for Beam
+            of_process = PipelineOptions().get_all_options(retain_unknown_options=True)
+            given = options.get_all_options(retain_unknown_options=True)
+    except SystemExit:
+        raise ValueError(f"Beam cannot parse its options: {messages.getvalue().splitlines()[-1]}") from None
+    if unknown := [name for name in given if name not in known and name not in of_process]:
+        _refuse(unknown[0], unknown[0], known)
+
+
+def _refuse(option: str, name: str, known: Iterable[str]) -> NoReturn:
+    near = difflib.get_close_matches(name, known, 1)
+    raise ValueError(f"unknown Beam option {option!r}" + (f": did you mean {near[0]}?" if near else ""))
 
 
 def _runner_of(flags: Sequence[str]) -> str | None:
@@ -153,12 +206,13 @@ def _runner_of(flags: Sequence[str]) -> str | None:
 
 def _import_runner(name: str | None) -> None:
     """Import the module of a runner, which may define more options."""
-    from apache_beam.runners.runner import create_runner
-
     if not name:
         return
     try:
-        create_runner(name)
+        with _quiet_import():
+            from apache_beam.runners.runner import create_runner
+
+            create_runner(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"Beam has no runner {name!r} on this machine: {error}") from error
 

@@ -24,8 +24,11 @@ from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest, SourceSum
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_named
+from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source import Source
 from joulecache.transforms.chain import fixed_size, output_channels
+
+_REJECTS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def _refuse_rejects(rejects: Sequence[Reject], source: Source, rate: float) -> N
     total = source.records + len(source.refused)
     if len(rejects) <= rate * total and len(rejects) < total:
         return
-    first = "; ".join(f"{reject.key}: {reject.reason}" for reject in rejects[:3])
+    first = shortened([f"{reject.key}: {reject.reason}" for reject in rejects], _REJECTS_SHOWN, "; ")
     message = f"{len(rejects)} of {total} records rejected, more than max_reject_rate {rate:g} allows: {first}"
     if len(rejects) == total:
         raise BuildError(message)

@@ -126,7 +126,6 @@ class BuildConfig(SourceConfig):
         max_reject_rate: Fraction of records that may be rejected.
         replace: Replace a cache that was built with other options.
         rehash: Compare file contents, not only sizes and times.
-        beam_options: Options of Apache Beam, after --.
 
     Raises:
         ValueError: A field is out of range, or fields contradict each other.
@@ -145,7 +144,6 @@ class BuildConfig(SourceConfig):
     max_reject_rate: float = 0.05
     replace: bool = False
     rehash: bool = False
-    beam_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

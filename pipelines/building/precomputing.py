@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.building import commit
-from joulecache.pipelines.building.beam_graph import parse_beam_options, run_specs
+from joulecache.pipelines.building.beam_graph import BeamOptions, parse_beam_options, run_specs
 from joulecache.pipelines.building.config import BuildConfig, BuildError, ShardConfig
 from joulecache.pipelines.building.destination import Destination, open_destination
 from joulecache.pipelines.building.energy_log import EnergyLog
@@ -53,7 +53,7 @@ def precompute(
     max_reject_rate: float = 0.05,
     replace: bool = False,
     rehash: bool = False,
-    beam_options: Sequence[str] = (),
+    beam_options: BeamOptions = (),
     meter: Meter | None = None,
     progress: Progress | None = None,
 ) -> Built:
@@ -84,7 +84,7 @@ def precompute(
         max_reject_rate: Fraction of records that may be rejected, 0 to 1.
         replace: Replace a cache that was built with other options.
         rehash: Read all records and compare their content, instead of skipping those with unchanged size and modification time.
-        beam_options: Options of Apache Beam, such as ``--runner=FlinkRunner``.
+        beam_options: Options of Apache Beam: a list, such as ``["--runner=FlinkRunner"]``, or Beam's ``PipelineOptions``.
         meter: Meters the build. The manifest has no energy (None) if other processes built shards.
         progress: Called from another thread when shards are finished.
 
@@ -117,9 +117,8 @@ def precompute(
         max_reject_rate=max_reject_rate,
         replace=replace,
         rehash=rehash,
-        beam_options=tuple(beam_options),
     )
-    runner_options = parse_beam_options(config.beam_options)
+    runner_options = parse_beam_options(beam_options)
     with open_destination(cache) as destination:
         destination.refuse_overlap(source)
         existing = destination.existing_manifest()
@@ -134,10 +133,9 @@ def precompute(
 
 def build_cache(source: Source, cache: str | os.PathLike[str], config: BuildConfig, meter: Meter) -> Built:
     """Build or update the cache of a listed source, as `precompute` does, without its notes."""
-    runner_options = parse_beam_options(config.beam_options)
     with open_destination(cache) as destination:
         job = make_job(config, source, destination, destination.existing_manifest())
-        return _run(job, destination, runner_options, meter, None)
+        return _run(job, destination, None, meter, None)
 
 
 def _parsed(chain: Chain | str) -> Chain:
@@ -175,7 +173,12 @@ def _run(job: Job, destination: Destination, runner_options: Any, meter: Meter, 
 
 
 def _build(
-    job: Job, destination: Destination, work: Path, runner_options: Any, meter: Meter, progress: Progress | None
+    job: Job,
+    destination: Destination,
+    work: Path,
+    runner_options: Any,
+    meter: Meter,
+    progress: Progress | None,
 ) -> Built:
     shards = [spec.shard for spec in job.specs]
     resumed, missing = _resume(job, destination, work)

@@ -16,6 +16,7 @@ from joulecache.pipelines.cache.names import SPLITS, Encoding, Format, is_index,
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.codec import from_json, json_sha256, parse_json, to_json
 from joulecache.pipelines.core.notebook import Displayed
+from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.energy import Energy, Provenance
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
 from joulecache.transforms.ops import Op
@@ -215,7 +216,7 @@ def parse_manifest(data: bytes, path: object) -> Manifest:
             )
         _check(manifest)
     except (ValueError, OverflowError) as error:
-        raise CacheError(f"{path}: {str(error)[:_LONGEST_MESSAGE]}") from error
+        raise CacheError(f"{path}: {clipped(str(error), _LONGEST_MESSAGE)}") from error
     return manifest
 
 

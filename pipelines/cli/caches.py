@@ -32,7 +32,7 @@ _Build = Annotated[
     Given,
     OptionsOf(
         BuildConfig,
-        leave_out=("chain", "val_chain", "beam_options"),
+        leave_out=("chain", "val_chain"),
         metavars={"val_fraction": "SHARE", "max_reject_rate": "SHARE", **SOURCE_METAVARS},
     ),
 ]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from joulecache.pipelines.compressing.kernels import check_finite
 from joulecache.pipelines.core.checks import check_choice, check_integer
 from joulecache.pipelines.core.progress import silenced_output
+from joulecache.pipelines.core.quantities import shortened
 
 TfliteKind = Literal["float32", "float16", "dynamic", "int8"]
 
@@ -136,7 +137,7 @@ def _check_int8(content: bytes) -> None:
     if floats or scale != (1.0, 0):
         raise ValueError(
             f"this model has layers that int8 does not support: use float16 or dynamic; the converter left {len(floats)} "
-            f"tensors in float32 ({', '.join(floats[:3])}) and scaled the input by {scale}"
+            f"tensors in float32 ({shortened(floats, 3)}) and scaled the input by {scale}"
         )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, TypeVar
 from annotated_types import Ge, Gt, Le
 
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.quantities import visible
+from joulecache.pipelines.core.quantities import clipped, visible
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -210,11 +210,11 @@ def _first_problem(error: ValidationError) -> ValueError:
 
 
 def _problem(place: str, problem: str) -> ValueError:
-    return ValueError(_one_line(f"at {place[1 : _LONGEST_MESSAGE // 2] or 'the top'}: {problem}"))
+    return ValueError(_one_line(f"at {clipped(place[1:], _LONGEST_MESSAGE // 2) or 'the top'}: {problem}"))
 
 
 def _one_line(text: str) -> str:
-    return visible(" ".join(text[:_LONGEST_MESSAGE].split()))[:_LONGEST_MESSAGE]
+    return clipped(visible(clipped(text, _LONGEST_MESSAGE)), _LONGEST_MESSAGE)
 
 
 # The schema -----------------------------------------------------------------------------------------------------------

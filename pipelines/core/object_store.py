@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from joulecache.pipelines.core.quantities import clipped
+
 SCHEMES = ("s3://", "gs://")
 _RETRY_TIMEOUT = timedelta(seconds=60)
 _READ_BYTES = 1 << 18  # per request when a file is read in pieces: their transfer takes about as long as the round trip
 _DELETE_BATCH = 1000
-_LONGEST_MESSAGE = 300
+_LONGEST_MESSAGE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -262,5 +264,5 @@ def _store_errors(what: str) -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError):
         raise ConflictError(f"{what} was modified concurrently") from None
     except (BaseError, OSError) as error:
-        reason = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+        reason = clipped(str(error), _LONGEST_MESSAGE)
         raise StoreError(f"{what}: {type(error).__name__}: {reason}") from None

@@ -21,6 +21,7 @@ _COUNTS: _Units = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
 _SECONDS: _Units = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0))
 UNITS = tuple(name for names in (_JOULES, _GRAMS, _BYTES, _SECONDS) for name, _ in names)
 """Every unit that follows a number."""
+_CLIPPED = " ..."
 _SMALLEST_IN_UNIT = 0.01  # a smaller value does not use the common unit of its column: it would be mostly zeros
 _BIDI_CONTROLS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _KINDS = {"measured": "measured", "user": "given"}
@@ -54,6 +55,18 @@ class Spread:
 def visible(text: str) -> str:
     """Escape control characters, text direction marks and undecodable characters."""
     return "".join(char if _shows(char) else char.encode("unicode_escape").decode() for char in text)
+
+
+def clipped(text: str, most: int) -> str:
+    """Return a text in one line of at most `most` characters. What is too long ends after a word, so that URLs and paths stay whole.
+
+    Only a first word that is too long itself is cut.
+    """
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    first = line[: most - len(_CLIPPED) + 1]
+    return (first.rpartition(" ")[0] or first[:-1]) + _CLIPPED
 
 
 def _shows(char: str) -> bool:
@@ -156,10 +169,10 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def shortened(names: Sequence[str], most: int) -> str:
+def shortened(names: Sequence[str], most: int, joint: str = ", ") -> str:
     """Join the first names, as in "a, b and 3 more"."""
     more = f" and {count(len(names) - most)} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"
+    return f"{joint.join(names[:most])}{more}"
 
 
 # Shares and ratios ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-_LONGEST = 300  # characters of an error's text
+from joulecache.pipelines.core.quantities import clipped
+
+_LONGEST = 1000  # characters of an error's text
 _LIBRARIES = tuple(
     {
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -47,7 +49,7 @@ def describe_failure(error: BaseException) -> str:
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     frames += [(file, int(line)) for file, line in _QUOTED.findall(text)]
     places = [f" ({file}:{line})" for file, line in frames if _is_user_code(file)]
-    return summary[:_LONGEST] + (places[-1] if places else "")
+    return clipped(summary, _LONGEST) + (places[-1] if places else "")
 
 
 def _is_user_code(file: str) -> bool:

@@ -141,7 +141,7 @@ class EmissionsFile:
 
     def __init__(self, folder: str | os.PathLike[str], country: str | None, pue: float) -> None:
         if not isinstance(folder, str | os.PathLike) or not Path(folder).is_dir():
-            raise ValueError(f"emissions must be a folder that exists, got {shown(str(folder))}")
+            raise ValueError(f"emissions must be a folder that exists, got {str(folder)!r}")
         self.path, self.rows = Path(folder).absolute() / "emissions.csv", 0
         check_writable(self.path.parent, "emissions")
         if self.path.exists() and not self.path.is_file():

@@ -19,6 +19,7 @@ from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core.progress import progress_bar
+from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import SourceError
 from joulecache.pipelines.source.folder import list_folder
@@ -27,6 +28,7 @@ from joulecache.transforms.chain import Chain
 from joulecache.transforms.randomness import key_hash
 
 _CLASS = "all"  # the class of every image in the cache: labels may differ between calls
+_CLASSES_SHOWN = 5
 _PROGRESS_DELAY_S = 2
 
 
@@ -102,8 +104,8 @@ def _check_same_images(directory: Path, cache: Path, chain: Chain) -> None:
         )
     if (manifest.chain, manifest.class_names) != (str(chain), (_CLASS,)):
         raise CacheError(
-            f"{str(cache)!r} holds {manifest.chain!r} with classes {list(manifest.class_names[:5])}, not {str(chain)!r} without: use "
-            "a separate cache_dir for each image_size and color_mode"
+            f"{str(cache)!r} holds {manifest.chain!r} with classes {shortened(manifest.class_names, _CLASSES_SHOWN)}, "
+            f"not {str(chain)!r} without: use a separate cache_dir for each image_size and color_mode"
         )
 
 

@@ -10,6 +10,7 @@ from joulecache.pipelines.cache.cache import CacheLike, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
 from joulecache.pipelines.core.checks import check_choice, check_integer
+from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.reader import open_reader, warn_of_slow_shuffle
@@ -78,7 +79,7 @@ def load(
     )
     opened = open_cache(cache, stage_limit_bytes=stage_limit_bytes)
     if verify == "full" and (problems := opened.verify()):
-        raise CacheError(f"{opened.location} is damaged ({'; '.join(problems[:_SHOWN_PROBLEMS])}): build it again")
+        raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
     reader = open_reader(opened, config, ops)
     warn_of_slow_shuffle(reader, config, stacklevel=2)
     return make_dataset(reader, config)

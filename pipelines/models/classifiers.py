@@ -11,8 +11,10 @@ from pathlib import Path
 import keras
 
 from joulecache.pipelines.core.checks import check_integer, shown
+from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.models.architectures import MODELS, build_architecture, check_architecture
 
+_LONGEST_REASON = 1000  # Keras quotes whole configurations
 MODEL_SUFFIXES = (".keras", ".h5")
 
 
@@ -104,7 +106,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     try:
         model = keras.saving.load_model(file, compile=False)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = clipped(str(error), _LONGEST_REASON)
         raise ValueError(
             f"{str(file)!r} cannot be loaded as a Keras model ({reason}): write it with model.save()"
         ) from error

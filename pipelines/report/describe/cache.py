@@ -111,8 +111,8 @@ def _source(manifest: Manifest, name: str) -> str:
     text = f"Stored as {manifest.format}, {manifest.encoding}. Source: {source.location}, {data_size(source.bytes)}."
     if source.skipped:
         kinds = sorted(source.skipped.items(), key=lambda item: (-item[1], item[0]))
-        by_kind = shortened([f"{kind}: {count(files)}" for kind, files in kinds], _KINDS_SHOWN)
-        text += f" Skipped {plural(sum(source.skipped.values()), 'file')} ({by_kind})."
+        by_kind = shortened([f"{kind.strip('()')}: {count(files)}" for kind, files in kinds], _KINDS_SHOWN)
+        text += f" Skipped {count(sum(source.skipped.values()))} ({by_kind})."
     if rejected.records:
         path = f"{name.rstrip('/')}/{rejected.name}" if name else rejected.name
         text += f" Rejected {plural(rejected.records, 'record')}, listed in {path}."

@@ -78,9 +78,18 @@ def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
         fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
         sheet.paste(image.convert("RGB").resize(fitted, smoothing), (left, top))
-        draw.text((left, top + _TILE + 2), caption[:20], "black", font)
+        draw.text((left, top + _TILE + 2), _fitted(caption, font), "black", font)
     with atomic_write(path, durable=False) as file:
         sheet.save(file, "PNG")
+
+
+def _fitted(caption: str, font: Any) -> str:
+    """Return a caption that is at most as wide as a tile, with an ellipsis where it is cut."""
+    if font.getlength(caption) <= _TILE:
+        return caption
+    while caption and font.getlength(f"{caption}…") > _TILE:
+        caption = caption[:-1]
+    return f"{caption}…"
 
 
 def _cached_image(cached: Any) -> Image.Image:
