@@ -207,7 +207,12 @@ def test_every_kind_of_source_equals_the_one_on_disk(
         here, there = open_source(tmp_path / "data" / name), open_source(f"{bucket}/data/{name}")
         assert contents(there) == contents(here)
         assert (there.class_names, there.records, there.holds_out) == (here.class_names, here.records, here.holds_out)
-    assert open_source(f"{bucket}/data/folder").skipped == {".txt": 1, ".jpg": 1}
+    given = SourceConfig(splits={"train": "cat", "test": "dog"})
+    here, there = (open_source(f"{data}/data/folder", given) for data in (tmp_path, bucket))
+    assert contents(there) == contents(here)
+    assert [unit.split for unit in there.units] == [unit.split for unit in here.units]
+    assert there.notes == here.notes != ()
+    assert open_source(f"{bucket}/data/folder").skipped == {".txt": 1, "(hidden)": 1}
     assert open_source(f"{bucket}/data/folder", SourceConfig(limit=5)).records == 5
     table = "file,label\n" + "".join(f"{key},{number % 2}\n" for number, key in enumerate(files_in(data / "folder")))
     upload(bucket, {"labels.csv": table.encode()})

@@ -59,13 +59,6 @@ def test_the_class_is_the_first_folder_that_differs(
         assert source.records == len(layout)
 
 
-def test_loose_images_beside_class_folders_are_refused(make_folder: MakeSource, make_tar: MakeSource) -> None:
-    files = {"cat/1.jpg": b"", "dog/1.jpg": b"", "stray.jpg": b""}
-    for make in (make_folder, make_tar):
-        with pytest.raises(SourceError, match=r"^'stray.jpg' is next to class folders: .* one of \['cat', 'dog'\]$"):
-            open_source(make(files))
-
-
 def test_sidecars_are_skipped_and_counted(make_folder: MakeSource, make_tar: MakeSource) -> None:
     names = ("cat/1.jpg", "cat/1.txt", "dog/2.TXT", "README", "labels.json", "cat/.DS_Store", "cat/._1.jpg")
     hidden = (".thumbnails/1.jpg", "cat/.old/2.jpg")
@@ -241,7 +234,10 @@ def test_links_to_files_are_followed_and_special_files_are_counted(make_folder: 
     for location in (root, tmp_path / "link"):
         source = open_source(location)
         assert {record.key: record.data for record in records(source)} == {"cat/1.jpg": b"one", "cat/2.jpg": b"two"}
-        assert source.skipped == Counter({"(no regular file)": 2, "(link to a folder)": 1})
+        assert source.skipped == Counter({"(no regular file)": 2, "(link to a folder above)": 1})
+        assert (
+            "skipped 2 files (broken links, pipes or devices named like images), such as 'cat/gone.jpg'" in source.notes
+        )
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(make_folder: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from joulecache.pipelines import load, precompute
-from joulecache.pipelines.source import SourceError, open_source
+from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 
 pytestmark = [
     # of the package itself
@@ -73,6 +73,16 @@ def test_a_prepared_dataset_is_a_source() -> None:
     assert [record.key for record in train] == [f"tiny_photos-train.tfrecord-00000-of-00001#{row}" for row in range(70)]
     assert [np.asarray(Image.open(io.BytesIO(record.data)))[0, 0, 0] for record in train] == list(range(70))
     assert [record.label for record in train] == [row % 2 for row in range(70)]
+
+
+def test_its_splits_may_be_named() -> None:
+    source = open_source("tfds:tiny_photos", SourceConfig(splits={"train": "odd", "test": "train"}))
+    assert Counter(unit.split for unit in source.units for _ in unit.record_keys()) == Counter({None: 2, "test": 70})
+    assert source.notes == ("left out split 'validation', 4 images", "left out split 'test', 3 images")
+    with pytest.raises(
+        SourceError, match=r"^there is no split 'even': --splits must name some of train, validation, test, odd$"
+    ):
+        open_source("tfds:tiny_photos", SourceConfig(splits={"train": "even"}))
 
 
 def test_its_splits_reach_the_loader(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def audit_chain(
     if config.trains:
         check_model(config.model, shape)
     listed = open_source(source, config)
+    folder.check(listed.linked)
     network = make_network(config, shape, len(listed.class_names)) if config.trains else None
     log_notes(listed)
     log_repeated_draws(parsed, config.variants[0])

@@ -32,8 +32,8 @@ class Destination(Protocol):
     folder: Path
     poll_s: float
 
-    def refuse_overlap(self, source: str | os.PathLike[str]) -> None:
-        """Raise CacheError if source and cache are the same or one contains the other."""
+    def refuse_overlap(self, source: str | os.PathLike[str], linked: Sequence[Path] = ()) -> None:
+        """Raise CacheError if source and cache are the same or one contains the other; also for folders linked in the source."""
 
     def existing_manifest(self) -> Manifest | None:
         """Return the manifest of an existing cache, or None. Raise CacheError if the folder holds other files."""

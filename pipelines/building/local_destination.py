@@ -53,9 +53,9 @@ class LocalDestination:
         self.folder, self.location = folder, str(folder.absolute())
         self._before: Manifest | None = None
 
-    def refuse_overlap(self, source: str | os.PathLike[str]) -> None:
+    def refuse_overlap(self, source: str | os.PathLike[str], linked: Sequence[Path] = ()) -> None:
         """Compare paths."""
-        refuse_overlap(source_paths(source), self.folder, "cache", CacheError)
+        refuse_overlap((*source_paths(source), *linked), self.folder, "cache", CacheError)
 
     def existing_manifest(self) -> Manifest | None:
         """Read the manifest."""

@@ -123,6 +123,7 @@ def precompute(
         destination.refuse_overlap(source)
         existing = destination.existing_manifest()
         listed = open_source(source, config)
+        destination.refuse_overlap(source, listed.linked)
         log_notes(listed)
         job = make_job(config, listed, destination, existing)
         if job.unchanged_manifest is None:

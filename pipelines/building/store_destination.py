@@ -44,7 +44,7 @@ class StoreDestination:
         self._before: StoredObject | None = None
         self._listed: dict[str, StoredObject] = {}
 
-    def refuse_overlap(self, source: str | os.PathLike[str]) -> None:
+    def refuse_overlap(self, source: str | os.PathLike[str], linked: Sequence[Path] = ()) -> None:
         """Compare URLs."""
         cache_url, source_url = (f"{url.rstrip('/')}/" for url in (self.location, os.fspath(source)))
         if cache_url.startswith(source_url) or source_url.startswith(cache_url):

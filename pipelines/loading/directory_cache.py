@@ -23,7 +23,6 @@ from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import SourceError
 from joulecache.pipelines.source.folder import list_folder
-from joulecache.pipelines.source.naming import as_splits, first_folders
 from joulecache.transforms.chain import Chain
 from joulecache.transforms.randomness import key_hash
 
@@ -89,7 +88,7 @@ class DirectoryCache:
                     return str(reject["reason"])
         if any(part.startswith(".") for part in name.split("/")):
             return "which is hidden"
-        return "which is not a regular file, or is in a linked folder"
+        return "which is not a regular file"
 
 
 def _check_same_images(directory: Path, cache: Path, chain: Chain) -> None:
@@ -111,7 +110,6 @@ def _check_same_images(directory: Path, cache: Path, chain: Chain) -> None:
 
 def _build(directory: Path, cache: Path, chain: Chain, verbose: bool) -> None:
     names = list_folder(directory).names
-    splits = as_splits(first_folders(names)[0]) if names else None
     with tempfile.TemporaryDirectory() as folder, _shown_progress(verbose) as progress:
         labels = Path(folder, "labels.csv")
         with open(labels, "w", encoding="utf-8", newline="") as file:
@@ -120,8 +118,9 @@ def _build(directory: Path, cache: Path, chain: Chain, verbose: bool) -> None:
             directory,
             cache,
             chain,
-            val_fraction=None if "val" in (splits or ()) else 0,  # not allowed where the folders hold out records
+            val_fraction=0,
             labels=labels,
+            splits={"train": "."},  # folders may be classes in Keras
             max_reject_rate=1,  # `rows` raises for those that are used
             progress=progress,
         )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.source.layout import LeftOut
 from joulecache.pipelines.source.records import MAX_CLASSES
 
 CLASS_KEYS = ("label", "class", "cls", "category", "target", "breed", "species")
@@ -32,6 +33,7 @@ class Labelled:
         reasons: Why an image has no class, by its row.
         read: Number of label files that were read, by suffix.
         skipped: Number of labels that are not used, by kind.
+        left_out: Why an image is no record, by its row.
         notes: What was guessed or is not used, one sentence each.
     """
 
@@ -40,6 +42,7 @@ class Labelled:
     reasons: Mapping[int, str] = field(default_factory=dict)
     read: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    left_out: Mapping[int, LeftOut] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -6,61 +6,141 @@ import errno
 import os
 import stat
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
+from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
-from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, NOT_UTF8, is_utf8, printable
+from joulecache.pipelines.source.naming import NOT_UTF8, is_ignored, is_utf8, printable, skipped_kind
 from joulecache.pipelines.source.records import SourceError
+
+_LOOP = "(link to a folder above)"
+_BROKEN = "(broken link)"
+_IRREGULAR = "(no regular file)"
+_NOUNS = {
+    _LOOP: "links to a folder above them",
+    _BROKEN: "links that lead nowhere",
+    _IRREGULAR: "broken links, pipes or devices named like images",
+}
 
 
 def list_folder(root: Path) -> ImageListing:
-    """List the images below a folder; SourceError if a folder cannot be listed."""
+    """List the images below a folder, also those behind links; SourceError if a folder cannot be listed."""
     names: list[str] = []
     sizes, mtimes_ns = array("q"), array("q")
     beside: list[str] = []
-    skipped: Counter[str] = Counter()
+    skipped: dict[str, Counter[str]] = {}
     refused: list[tuple[str, str]] = []
+    links = _Links(root)
     # plain strings: a Path for each file costs ten times as much as the listing itself
-    for folder, folders, files in os.walk(root, onerror=_refuse_unlisted):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if links := sum(os.path.islink(os.path.join(folder, name)) for name in folders):  # noqa: PTH114, PTH118
-            skipped["(link to a folder)"] += links
+    for folder, folders, files in os.walk(root, onerror=_refuse_unlisted, followlinks=True):
         relative = os.path.relpath(folder, root)
         prefix = "" if relative == "." else relative + "/"
         prefix_is_utf8 = is_utf8(prefix)
+        here: Counter[str] = Counter()
+        listed = [name for name in folders if not is_ignored(name)]
+        folders[:] = [name for name in listed if links.leads_on(prefix, name)]
+        here[_LOOP] += len(listed) - len(folders)
         for file in files:
-            dot = file.rfind(".")
-            suffix = file[dot:].lower() if dot > 0 else ""
-            if file.startswith(".") or suffix not in IMAGE_SUFFIXES:
-                skipped[suffix if len(suffix) > 1 else file] += 1
-                if suffix in LABEL_SUFFIXES and not file.startswith(".") and is_utf8(prefix + file):
+            if kind := skipped_kind(file):
+                # the folder behind a broken link has no suffix
+                here[_BROKEN if kind == file and links.is_broken(prefix + file) else kind] += 1
+                if kind in LABEL_SUFFIXES and prefix_is_utf8 and is_utf8(file):
                     beside.append(prefix + file)
                 continue
-            status = _status(f"{folder}/{file}")
+            status = links.status(prefix + file)
             if status is None:
-                skipped["(no regular file)"] += 1
+                here[_IRREGULAR] += 1
             elif prefix_is_utf8 and is_utf8(file):
                 names.append(prefix + file)
                 sizes.append(status.st_size)
                 mtimes_ns.append(status.st_mtime_ns)
             else:
                 refused.append((printable(prefix + file), NOT_UTF8))
+        if +here or not (files or folders):
+            skipped[printable(prefix[:-1])] = +here
     places = image_places(str(root.absolute()), sizes, mtimes_ns, None)
-    return ImageListing("", names, places, None, beside, skipped, refused)
+    return ImageListing("", names, places, None, beside, skipped, refused, links.notes(), tuple(links.folders.values()))
 
 
-def _status(path: str) -> os.stat_result | None:
-    """Return the status of a regular file, following links; None for anything else."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a Path for each file costs more
-    except (FileNotFoundError, NotADirectoryError):
+class _Links:
+    """The links in a folder.
+
+    Attributes:
+        folders: The folders outside to which links lead, by the name of the link.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._inside = tuple(os.path.join(path, "") for path in (os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100, PTH118
+        self.folders: dict[str, Path] = {}
+        self._twice: dict[str, str] = {}
+        self._outside: list[str] = []  # images
+        self._unused: defaultdict[str, list[str]] = defaultdict(list)  # by kind
+
+    def leads_on(self, prefix: str, name: str) -> bool:
+        """Return whether a folder is no link to a folder above it."""
+        path = f"{self._root}/{prefix}{name}"
+        if not os.path.islink(path):  # noqa: PTH114 - as above
+            return True
+        target = os.stat(path)  # noqa: PTH116
+        above = [self._root, *(f"{self._root}/{prefix[:end]}" for end, char in enumerate(prefix) if char == "/")]
+        if any(os.path.samestat(target, os.stat(folder)) for folder in above):  # noqa: PTH116
+            self._unused[_LOOP].append(prefix + name)
+            return False
+        real = os.path.realpath(path)
+        inside = next((real[len(above) :] for above in self._inside if real.startswith(above)), None)
+        if inside is None:
+            self.folders[prefix + name] = Path(real)
+        elif not any(map(is_ignored, inside.split("/"))):
+            self._twice[prefix + name] = inside
+        return True
+
+    def is_broken(self, name: str) -> bool:
+        """Return whether a link leads nowhere."""
+        path = f"{self._root}/{name}"
+        broken = os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114
+        if broken:
+            self._unused[_BROKEN].append(name)
+        return broken
+
+    def status(self, name: str) -> os.stat_result | None:
+        """Return the status of a regular file, following links; None for anything else."""
+        path = f"{self._root}/{name}"
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):
+                status = os.stat(path)  # noqa: PTH116
+                target = os.path.join(os.path.dirname(path), os.readlink(path))  # noqa: PTH115, PTH118, PTH120
+                if not os.path.abspath(target).startswith(self._inside):  # noqa: PTH100 - realpath costs ten times as much
+                    self._outside.append(name)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError) and error.errno != errno.ELOOP:
+                raise
+            status = None
+        if status is not None and stat.S_ISREG(status.st_mode):
+            return status
+        self._unused[_IRREGULAR].append(name)
         return None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return None
-        raise
-    return status if stat.S_ISREG(status.st_mode) else None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence about each kind of link."""
+        notes = []
+        for links, where in (
+            (self.folders, "outside the source"),
+            (self._twice, "of the source, whose images are used twice"),
+        ):
+            if links:
+                name, target = min(links.items())
+                notes.append(
+                    f"followed {plural(len(links), 'link')} to folders {where}, such as {name!r} to {str(target)!r}"
+                )
+        if self._outside:
+            which = plural(len(self._outside), "link")
+            notes.append(f"followed {which} to images outside the source, such as {min(self._outside)!r}")
+        for kind, names in sorted(self._unused.items()):
+            notes.append(f"skipped {plural(len(names), 'file')} ({_NOUNS[kind]}), such as {printable(min(names))!r}")
+        return tuple(notes)
 
 
 def _refuse_unlisted(error: OSError) -> None:

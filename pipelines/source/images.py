@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -10,55 +10,80 @@ import pyarrow as pa
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.labelling import label_images
 from joulecache.pipelines.source.labels import LabelTable
+from joulecache.pipelines.source.layout import MASK, LeftOut
 from joulecache.pipelines.source.listing import ImageListing
-from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, as_splits, file_splits, first_folders, sample_evenly
+from joulecache.pipelines.source.naming import sample_evenly
+from joulecache.pipelines.source.notes import left_out_notes, no_images, skipped_notes
 from joulecache.pipelines.source.records import Source, SourceError
+from joulecache.pipelines.source.splits import held_out
+from joulecache.pipelines.source.tree import ImageTree, folder_labels
 from joulecache.pipelines.source.unit_tables import ImageTable
 
 
 def make_source(
-    location: str, listings: Sequence[ImageListing], config: SourceConfig, given: LabelTable | None
+    location: str,
+    listings: Sequence[ImageListing],
+    config: SourceConfig,
+    given: LabelTable | None,
+    file_splits: Sequence[str] | None = None,
 ) -> Source:
     """Return a source of images with their classes and splits.
 
     Classes are those of a labels file if given, else of class files in tars, else of folders. A `limit` on the number of images keeps the
     same fraction of each class.
 
+    Args:
+        location: The location, as given.
+        listings: The images.
+        config: How to read the source.
+        given: A labels file.
+        file_splits: The split of each listing. Default: folders may be splits.
+
     Raises:
-        SourceError: There are no images, no classes, or images next to class folders.
+        SourceError: There are no images, no classes, or it is unknown which folders are classes or splits.
     """
-    skipped = sum((listing.skipped for listing in listings), Counter[str]())
-    refused = [refusal for listing in listings for refusal in listing.refused]
-    names = [name for listing in listings for name in listing.names]
     keys = [listing.prefix + name if listing.prefix else name for listing in listings for name in listing.names]
+    refused = [refusal for listing in listings for refusal in listing.refused]
+    tree = ImageTree.of(listings, file_splits, config.splits)
     if not keys:
-        first = f", {len(refused)} refused, such as {': '.join(refused[0])}" if refused else ""
-        raise SourceError(
-            f"no images in {location!r} ({sum(skipped.values())} other files{first}): "
-            f"expected names that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    folders, depth = first_folders(names)
-    splits = as_splits(folders)
-    if splits is None:
-        splits = _tar_splits(listings)
-    else:  # class folders are inside split folders
-        folders, _ = first_folders([name.split("/", depth + 1)[-1] for name in names])
-    labelled = label_images(location, listings, keys, folders, config, given)
-    skipped = skipped - labelled.read + labelled.skipped
-    refused += [(keys[row], labelled.reasons[row]) for row, label in enumerate(labelled.labels) if label is None]
+        raise SourceError(no_images(location, tree.skipped, refused))
+    labelled = label_images(location, listings, keys, folder_labels(tree), config, given)
+    left_out = {**{row: MASK for row in tree.masks if given is None or labelled.labels[row] is None}, **tree.outside()}
+    left_out |= labelled.left_out
+    labels = [None if row in left_out else label for row, label in enumerate(labelled.labels)]
+    refused += [
+        (keys[row], labelled.reasons[row]) for row, label in enumerate(labels) if label is None and row not in left_out
+    ]
     if not labelled.names:
         raise SourceError(f"no images with a class in {location!r}: {': '.join(refused[-1])}")
+    splits = held_out(None if row in left_out else tree.split_of(row) for row in range(len(keys)))
+    units = _image_table(listings, keys, labels, splits).take(sample_evenly(keys, labels, config.limit))
+    pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
+    skipped = sum(tree.skipped.values(), Counter[str]()) - labelled.read
+    names_by_reason: defaultdict[LeftOut, list[str]] = defaultdict(list)
+    for row, reason in left_out.items():
+        names_by_reason[reason].append(keys[row])
+    notes = [note for listing in listings for note in listing.notes]
+    notes += [*skipped_notes(skipped), *left_out_notes(names_by_reason), *labelled.notes]
+    return Source(
+        location=location,
+        class_names=labelled.names,
+        units=units,
+        records=len(units),
+        holds_out="val" in splits,
+        skipped=skipped
+        + labelled.skipped
+        + Counter({reason.kind: len(names) for reason, names in names_by_reason.items()}),
+        refused=tuple(refused),
+        notes=tuple(notes),
+        linked=tuple(folder for listing in listings for folder in listing.linked),
+    )
+
+
+def _image_table(
+    listings: Sequence[ImageListing], keys: Sequence[str], labels: Sequence[int | None], splits: Sequence[str | None]
+) -> ImageTable:
     table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries()
     table = table.append_column("key", pa.array(keys, pa.string()))
-    table = table.append_column("label", pa.array(labelled.labels, pa.int32()))
-    table = table.append_column("split", pa.array(splits, pa.string()).dictionary_encode())
-    units = ImageTable(table).take(sample_evenly(keys, labelled.labels, config.limit))
-    del table
-    pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
-    return Source(location, labelled.names, units, len(units), "val" in splits, skipped, tuple(refused), labelled.notes)
-
-
-def _tar_splits(listings: Sequence[ImageListing]) -> list[str | None]:
-    """Return the split of each image by the name of its tar."""
-    splits = file_splits([listing.prefix.rstrip("/") for listing in listings]) or [None] * len(listings)
-    return [split for listing, split in zip(listings, splits, strict=True) for _ in listing.names]
+    table = table.append_column("label", pa.array(labels, pa.int32()))
+    return ImageTable(table.append_column("split", pa.array(splits, pa.string()).dictionary_encode()))

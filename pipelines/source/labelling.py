@@ -15,8 +15,8 @@ from joulecache.pipelines.source.label_members import Label, Unusable, member_la
 from joulecache.pipelines.source.labels import LabelTable, table_labels
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.matching import keys_below
-from joulecache.pipelines.source.naming import folder_classes
 from joulecache.pipelines.source.records import SourceError
+from joulecache.pipelines.source.tree import FolderLabels
 
 _TABLES = (".cls", ".csv", ".json", ".jsonl", ".tsv")  # under any name, unlike .txt and .xml files
 _TABLE = "pass a table with the name and class of each image as --labels"
@@ -27,7 +27,7 @@ def label_images(
     location: str,
     listings: Sequence[ImageListing],
     keys: Sequence[str],
-    folders: Sequence[str],
+    folders: FolderLabels,
     config: SourceConfig,
     given: LabelTable | None,
 ) -> Labelled:
@@ -37,7 +37,7 @@ def label_images(
         location: The source.
         listings: Its images.
         keys: Their keys.
-        folders: Their class folders.
+        folders: Their labels by their folders.
         config: Its `image` and `target` name columns of the labels file; `target` also a key in the .json files of tars.
         given: The labels file.
 
@@ -47,11 +47,14 @@ def label_images(
     if given:
         root = Path(location)
         find_key = keys_below(root, Path(given.path).parent) if root.is_dir() else None
-        return table_labels(given, keys, image=config.image, target=config.target_column, find_key=find_key)
+        of_table = table_labels(given, keys, image=config.image, target=config.target_column, find_key=find_key)
+        path = Path(given.path).absolute()
+        is_inside = find_key is not None and find_key(str(path)) is not None
+        return replace(of_table, read=Counter({path.suffix.lower(): 1}) if is_inside else Counter())
     if config.image is not None:
         raise SourceError(f"--image names a column, but {location!r} has no columns: drop it, or {_TABLE}")
-    target, classes = config.target_column, set(folders)
-    for suffix in [".json"] if target else [".cls"] if len(classes) > 1 else [".cls", ".json", ".txt"]:
+    target = config.target_column
+    for suffix in [".json"] if target else [".cls"] if len(folders.labelled.names) > 1 else [".cls", ".json", ".txt"]:
         if labelled := _from_members(location, listings, suffix):
             return labelled
     problem = _first_problem(listings)
@@ -61,15 +64,17 @@ def label_images(
             "column of a --labels table"
         )
     unused = shortened(list(_unused_files(listings)), _SHOWN)
-    if unused and classes == {""} and any(listing.labels is not None for listing in listings):
+    if unused and folders.is_flat and any(listing.labels is not None for listing in listings):
         key = ", or name the key of the class in .json files with --target" if ".json" in unused else ""
         raise SourceError(f"no labels found in {location!r}, but {unused}{problem}: {_TABLE}{key}")
-    labels, names = folder_classes(folders, keys)
-    notes = crowding_note(labels)
+    if folders.problem:
+        raise SourceError(folders.problem)
+    labelled = folders.labelled
+    notes = (*labelled.notes, *crowding_note(labelled.labels))
     if unused:
-        found = "classes are those of the folders" if len(classes) > 1 else "all images have one class"
+        found = "classes are those of the folders" if len(labelled.names) > 1 else "all images have one class"
         notes = (f"label files are not used ({unused}), {found}: {_TABLE} if these have the labels", *notes)
-    return Labelled(labels, names, notes=notes)
+    return replace(labelled, notes=notes)
 
 
 def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) -> Labelled | None:

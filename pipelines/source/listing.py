@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,10 @@ class ImageListing:
         places: The table of `image_places`.
         labels: What the label files in a tar have; None for a folder, where they are not read.
         beside: Names of other files that may have labels.
-        skipped: Number of files that are not images, by suffix, with label files.
+        skipped: Number of files that are not images, with label files, by their folder and kind. Empty folders are listed too.
         refused: Keys that cannot be used, with reasons.
+        notes: Sentences for people.
+        linked: Folders outside to which links lead.
     """
 
     prefix: str
@@ -34,8 +37,10 @@ class ImageListing:
     places: pa.Table
     labels: MemberLabels | None
     beside: Sequence[str]
-    skipped: Counter[str]
+    skipped: Mapping[str, Counter[str]]
     refused: Sequence[tuple[str, str]]
+    notes: tuple[str, ...] = ()
+    linked: tuple[Path, ...] = ()
 
 
 def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets: Sequence[int] | None) -> pa.Table:

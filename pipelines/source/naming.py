@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from joulecache.pipelines.source.records import SourceError
 from joulecache.transforms.randomness import key_hash
 
 IMAGE_SUFFIXES = frozenset(
@@ -36,20 +34,45 @@ IMAGE_SUFFIXES = frozenset(
 
 NOT_UTF8 = "the name is not UTF-8"
 
-_SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
-    ("val", "valid", "validation"), "val"
+UNREAD_SUFFIXES = frozenset(
+    [
+        *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif", ".ico"),
+        *(".jxl", ".nef", ".orf", ".psd", ".raf", ".raw", ".rw2", ".svg", ".xcf"),
+    ]
 )
-_FIRST_WORD = re.compile("[a-z]*")
+"""Images in formats that are not read."""
+
+PACKED_SUFFIXES = frozenset([".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip", ".zst"])
+
+SYSTEM_FOLDERS = frozenset(
+    ["$RECYCLE.BIN", "#recycle", "@eaDir", "System Volume Information", "__MACOSX", "__pycache__", "lost+found"]
+)
+"""Folders of operating systems and tools, which may hold thumbnails; they are not listed."""
+
+HIDDEN = "(hidden)"
 
 
-def is_sidecar(name: PurePosixPath) -> bool:
-    """Return whether a file is hidden or has no image suffix."""
-    return is_hidden(name) or name.suffix.lower() not in IMAGE_SUFFIXES
+def is_ignored(folder: str) -> bool:
+    """Return whether a folder is hidden or belongs to the system, by its name."""
+    return folder.startswith(".") or folder in SYSTEM_FOLDERS
 
 
-def is_hidden(name: PurePosixPath) -> bool:
-    """Return whether a file or one of its folders is hidden."""
-    return any(part.startswith(".") and part != ".." for part in name.parts)
+def skipped_kind(file: str) -> str | None:
+    """Return the kind under which a file is counted as skipped, by its name: its suffix; None for an image."""
+    dot = file.rfind(".")
+    suffix = file[dot:].lower() if dot > 0 else ""
+    if len(suffix) < 2:
+        return file
+    if file.startswith("."):
+        return HIDDEN
+    return None if suffix in IMAGE_SUFFIXES else suffix
+
+
+def sidecar_kind(name: PurePosixPath) -> str | None:
+    """Return the kind under which a file of an archive is counted as skipped; None for an image."""
+    if any(is_ignored(part) and part != ".." for part in name.parts[:-1]):
+        return HIDDEN
+    return skipped_kind(name.name)
 
 
 def key_problem(name: str) -> str | None:
@@ -91,45 +114,6 @@ def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
         folder = parts[depth] if len(parts) > depth + 1 else ""
         folders.append(interned.setdefault(folder, folder))
     return folders, depth
-
-
-def file_splits(names: Sequence[str]) -> list[str | None] | None:
-    """Return the split of each data file by its first folder, or by the first word of its name: ``train-00000-of-00010``.
-
-    Return None if these are not all splits.
-    """
-    by_folder = as_splits(first_folders(names)[0])
-    if by_folder:
-        return by_folder
-    firsts = [_FIRST_WORD.match(name.rpartition("/")[2].lower()) for name in names]
-    return as_splits([first.group() if first else "" for first in firsts])
-
-
-def as_split(word: str) -> str | None:
-    """Return the split that a word means: train, val or test; None for any other word."""
-    return _SPLIT_NAMES.get(word.lower())
-
-
-def as_splits(words: Sequence[str]) -> list[str | None] | None:
-    """Return the splits that words mean; None unless every word is a split, and they include train and another one.
-
-    Without val, train becomes None: a hash of the keys then holds out a part of it.
-    """
-    splits = list(map(as_split, words))
-    found = set(splits)
-    if None in found or "train" not in found or len(found) < 2:
-        return None
-    return splits if "val" in found else [None if split == "train" else split for split in splits]
-
-
-def folder_classes(folders: Sequence[str], keys: Sequence[str]) -> tuple[Sequence[int], tuple[str, ...]]:
-    """Return a label for each key by its first folder, and the class names; SourceError for images next to class folders."""
-    class_names = tuple(sorted(set(folders)))
-    if len(class_names) > 1 and "" in class_names:
-        loose = min(key for key, folder in zip(keys, folders, strict=True) if not folder)
-        raise SourceError(f"{loose!r} is next to class folders: move it into one of {list(class_names[1:6])}")
-    index = {name: label for label, name in enumerate(class_names)}
-    return [index[folder] for folder in folders], tuple(name or "all" for name in class_names)
 
 
 def sample_evenly(keys: Sequence[str], labels: Sequence[int | None], limit: int | None) -> list[int]:

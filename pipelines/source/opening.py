@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import glob
 import itertools
@@ -12,15 +13,18 @@ from pathlib import Path, PurePosixPath
 
 from joulecache.pipelines.core.files import unexpanded_home
 from joulecache.pipelines.core.object_store import is_remote, open_binary
+from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.folder import list_folder
 from joulecache.pipelines.source.images import make_source
-from joulecache.pipelines.source.labels import read_labels
+from joulecache.pipelines.source.labels import LabelTable, read_labels
 from joulecache.pipelines.source.listing import ImageListing
+from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, PACKED_SUFFIXES, UNREAD_SUFFIXES
 from joulecache.pipelines.source.parquet import list_parquet
 from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import join_files
+from joulecache.pipelines.source.splits import file_splits
 from joulecache.pipelines.source.stored import find_stored
 from joulecache.pipelines.source.synthetic import SYNTHETIC, open_synthetic
 from joulecache.pipelines.source.tar import list_tar
@@ -48,7 +52,7 @@ def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
 def open_source(location: str | os.PathLike[str], config: SourceConfig | None = None) -> Source:
     """List a source.
 
-    Folders or files named train, val and test define the splits.
+    Folders or files named train, val and test define the splits, also under other known names.
 
     Args:
         location: A folder of images, an uncompressed tar, a Parquet or TFRecord file, a pattern that several such files match,
@@ -63,29 +67,48 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
     text, config = os.fspath(location), config or SourceConfig()
     if text.startswith(SYNTHETIC):
         _refuse_labels(config, text)
+        if config.splits is not None:
+            raise SourceError(f"{text!r} has no splits: drop --splits")
         return open_synthetic(text, config.limit)
     if text.startswith(TFDS):
         _refuse_labels(config, text)
-        return open_tfds(text, config.limit)
+        return open_tfds(text, config)
     given = None if config.labels is None else read_labels(config.labels)
-    if is_remote(text):
-        folder, archives = find_stored(text)
-    else:
-        folder, archives = _find(text)
+    folder, archives = find_stored(text) if is_remote(text) else _find(text)
     if folder is not None:
         return make_source(text, [folder()], config, given)
     if not archives:
         raise SourceError(f"no source at {text!r}{unexpanded_home(Path(text)) or f': expected {_ALLOWED}'}")
-    kind = _common_kind(text, archives)
-    keys = _keys(text, archives)
-    if kind == "tar":
-        prefixes = [""] if keys is None else [key + "/" for key in keys]
-        tars = [list_tar(*each, config.target_column) for each in zip(archives, prefixes, strict=True)]
-        return make_source(text, tars, config, given)
-    _refuse_labels(config, text)
-    list_rows = list_parquet if kind == "parquet" else list_tfrecord
+    return _open_files(text, archives, config, given)
+
+
+def _open_files(location: str, archives: Sequence[Archive], config: SourceConfig, given: LabelTable | None) -> Source:
+    kind = _common_kind(location, archives)
+    keys = _keys(location, archives)
+    splits = None if keys is None else file_splits(keys, config.splits)
     names = keys or [PurePosixPath(archive.name).name for archive in archives]
-    return join_files(text, list(map(list_rows, archives, names)), config.limit)
+    used = {name: archive for name, archive in zip(names, archives, strict=True) if splits is None or name in splits}
+    split_of = None if splits is None else [splits[name] for name in used]
+    if kind == "tar":
+        listings = [
+            list_tar(archive, "" if keys is None else f"{name}/", config.target_column)
+            for name, archive in used.items()
+        ]
+        source = make_source(location, listings, config, given, split_of)
+    else:
+        _refuse_labels(config, location)
+        if splits is None and config.splits is not None:
+            raise SourceError(
+                f"--splits must name the first folders or the first words of the files that {location!r} matches, such as "
+                f"{names[0]!r}, got {dict(config.splits)}"
+            )
+        list_rows = list_parquet if kind == "parquet" else list_tfrecord
+        files = [list_rows(archive, name) for name, archive in used.items()]
+        source = join_files(location, files, config.limit, split_of or [None] * len(files))
+    if others := sorted(set(names) - set(used)):
+        note = f"{plural(len(others), 'file')} outside the splits left out, such as {others[0]!r}"
+        source = dataclasses.replace(source, notes=(note, *source.notes))
+    return source
 
 
 def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archive]]:
@@ -141,6 +164,11 @@ def _kind(archive: Archive) -> str:
                 return "tar"
     except OSError as error:
         raise SourceError(f"cannot read {archive.name!r}: {error.strerror or error}") from error
-    raise SourceError(
-        f"unsupported source {archive.name!r}: expected {_ALLOWED}; tar and TFRecord files must not be compressed"
-    )
+    suffix = PurePosixPath(archive.name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
+        advice = "this is one image, give its folder"
+    elif suffix in PACKED_SUFFIXES:
+        advice = "unpack it, and give its folder"
+    else:
+        advice = "tar and TFRecord files must not be compressed"
+    raise SourceError(f"unsupported source {archive.name!r}: expected {_ALLOWED}; {advice}")

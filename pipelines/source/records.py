@@ -99,6 +99,7 @@ class Source:
         skipped: Number of files that are not images, by suffix.
         refused: (key, reason) of records that are never read, such as links in a tar.
         notes: What was skipped or guessed, one sentence each. `log_notes` logs them.
+        linked: Folders outside the source to which links in it lead.
     """
 
     location: str
@@ -109,6 +110,7 @@ class Source:
     skipped: Counter[str]
     refused: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    linked: tuple[Path, ...] = ()
 
 
 def log_notes(source: Source) -> None:

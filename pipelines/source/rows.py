@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from joulecache.pipelines.source.naming import file_splits
 from joulecache.pipelines.source.records import Record, Source, SourceError, Unit
+from joulecache.pipelines.source.splits import held_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ def join_files(
     location: str,
     files: Sequence[RowFile],
     limit: int | None,
-    splits: Sequence[str | None] | None = None,
+    splits: Sequence[str | None],
 ) -> Source:
     """Return one source of several files; SourceError if they have different classes, or no rows.
 
-    A `limit` on the number of records takes the same fraction of each file, from its start. By default, file names decide the splits.
+    A `limit` on the number of records takes the same fraction of each file, from its start.
     """
     names = {file.class_names for file in files}
     if len(names) > 1:
@@ -80,7 +80,7 @@ def join_files(
     if not sum(counts):
         raise SourceError(f"{location!r} has no rows")
     taken = min(sum(counts), sum(counts) if limit is None else limit)
-    splits = splits or file_splits([file.key for file in files]) or [None] * len(files)
+    splits = held_out(splits)
     units: list[Unit] = []
     before = 0
     for file, count, split in zip(files, counts, splits, strict=True):

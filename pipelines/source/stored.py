@@ -7,13 +7,13 @@ import glob
 import itertools
 import re
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import ObjectFolder
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
-from joulecache.pipelines.source.naming import is_sidecar
+from joulecache.pipelines.source.naming import sidecar_kind
 from joulecache.pipelines.source.records import Archive
 
 
@@ -39,12 +39,12 @@ def _list_folder(folder: ObjectFolder) -> ImageListing:
     names: list[str] = []
     sizes, mtimes_ns = array("q"), array("q")
     beside: list[str] = []
-    skipped: Counter[str] = Counter()
+    skipped: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for stored in folder.list():
         inside = PurePosixPath(stored.name)
-        if is_sidecar(inside):
-            skipped[inside.suffix.lower() or inside.name] += 1
-            if inside.suffix.lower() in LABEL_SUFFIXES and not inside.name.startswith("."):
+        if kind := sidecar_kind(inside):
+            skipped[stored.name.rpartition("/")[0]][kind] += 1
+            if kind in LABEL_SUFFIXES:
                 beside.append(stored.name)
             continue
         names.append(stored.name)

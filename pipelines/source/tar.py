@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import open_binary
-from joulecache.pipelines.source.label_members import LONGEST_LABEL, Label, Unusable, read_member, sample_names
+from joulecache.pipelines.source.label_members import LONGEST_LABEL, Label, Unusable, read_member
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
-from joulecache.pipelines.source.naming import is_hidden, is_sidecar, key_problem, printable
+from joulecache.pipelines.source.naming import HIDDEN, key_problem, printable, sidecar_kind
 from joulecache.pipelines.source.records import Archive, SourceError
 
 _IRREGULAR = "not a regular file: a link, device or sparse file"
-_MASKS = (".mask.png", ".seg.png")
 
 
 def list_tar(archive: Archive, prefix: str = "", target: str | None = None) -> ImageListing:
@@ -32,7 +30,7 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None) -> I
     places: dict[str, tuple[int, int]] = {}  # by name: offset and size
     labels: dict[str, dict[str, Label]] = {suffix: {} for suffix in LONGEST_LABEL}
     beside: list[str] = []
-    skipped: Counter[str] = Counter()
+    skipped: defaultdict[str, Counter[str]] = defaultdict(Counter)
     refused: list[tuple[str, str]] = []
     try:
         with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:") as tar:
@@ -41,11 +39,12 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None) -> I
                 inside = PurePosixPath(member.name)
                 name, suffix = inside.as_posix(), inside.suffix.lower()
                 if member.isdir():
+                    skipped[printable(name)] += Counter()  # it may be empty
                     continue
                 reason = key_problem(member.name)
-                if is_sidecar(inside):
-                    skipped[suffix or inside.name] += 1
-                    if reason or is_hidden(inside):
+                if kind := sidecar_kind(inside):
+                    skipped[printable(name).rpartition("/")[0]][kind] += 1
+                    if reason or kind == HIDDEN:
                         continue
                     if suffix in LONGEST_LABEL:
                         _add_label(tar, member, name, labels[suffix], target)
@@ -66,9 +65,6 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None) -> I
         raise SourceError(
             f"cannot read {archive.name!r} as an uncompressed tar ({error}): decompress it, or copy it again if it was truncated"
         ) from error
-    for mask in _masks(places):
-        del places[mask]
-        skipped["(mask)"] += 1
     sizes, offsets = [size for _, size in places.values()], [offset for offset, _ in places.values()]
     mtimes_ns = [archive.mtime_ns] * len(places)
     table = image_places(archive.location, sizes, mtimes_ns, offsets)
@@ -87,12 +83,3 @@ def _add_label(
     else:
         stream = tar.extractfile(member)
         labels[stem] = read_member(suffix, stream.read(LONGEST_LABEL[suffix] + 1) if stream else b"", target)
-
-
-def _masks(names: Iterable[str]) -> list[str]:
-    """Return the images that WebDataset names as masks of other images: ``0.seg.png`` of ``0.jpg``."""
-    masks = [name for name in names if name.lower().endswith(_MASKS)]
-    if not masks:
-        return []
-    others = {stem for name in names if name not in masks for stem in sample_names(name)}
-    return [name for name in masks if name[: name.lower().rindex(".", 0, -4)] in others]

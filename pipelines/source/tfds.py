@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from joulecache.pipelines.source.naming import as_split, as_splits
+from joulecache.pipelines.core.quantities import plural
+from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.records import Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import join_files
+from joulecache.pipelines.source.splits import choose_splits, split_words
 from joulecache.pipelines.source.tfrecord import list_tfrecord
 
 TFDS = "tfds:"
 
 
-def open_tfds(text: str, limit: int | None) -> Source:
-    """List a dataset: its splits named train, val and test, or all splits if there are no such names.
+def open_tfds(text: str, config: SourceConfig) -> Source:
+    """List a dataset: its splits of known names, or all splits if there are none.
 
     Args:
         text: ``tfds:NAME``; NAME may have a config and a version.
-        limit: Maximum number of records.
+        config: Its `splits` are names of the dataset's splits.
 
     Raises:
         SourceError: tensorflow-datasets is not installed, or the dataset is unknown, not prepared, or has no images with classes.
@@ -41,14 +44,34 @@ def open_tfds(text: str, limit: int | None) -> Source:
         raise SourceError(
             f"{text!r} must have an image and a ClassLabel named label, got {', '.join(sorted(features))}"
         )
-    used = [name for name in splits if as_split(name)] or list(splits)
+    split_of = _split_of({name: split.num_examples for name, split in splits.items()}, config)
     files, file_splits = [], []
-    for name, split in zip(used, as_splits(used) or [None] * len(used), strict=True):
+    for name, split in split_of.items():
         for path in map(Path, splits[name].filepaths):
             files.append(dataclasses.replace(list_tfrecord(local_archive(path), path.name), class_names=tuple(names)))
             file_splits.append(split)
-    left_out = Counter({f"(split {name})": splits[name].num_examples for name in splits if name not in used})
-    return dataclasses.replace(join_files(text, files, limit, file_splits), skipped=left_out)
+    left_out = {name: split.num_examples for name, split in splits.items() if name not in split_of}
+    source = join_files(text, files, config.limit, file_splits)
+    return dataclasses.replace(
+        source,
+        skipped=Counter({f"(split {name})": images for name, images in left_out.items()}),
+        notes=(
+            *(f"left out split {name!r}, {plural(images, 'image')}" for name, images in left_out.items()),
+            *source.notes,
+        ),
+    )
+
+
+def _split_of(counts: Mapping[str, int], config: SourceConfig) -> dict[str, str | None]:
+    """Return the split, None without one, of each split of a dataset that is used."""
+    if config.splits is None:
+        known = split_words(counts)
+        splits = choose_splits({name: counts[name] for name in known}) if "train" in known.values() else None
+        return {**(splits or dict.fromkeys(known or counts))}
+    missing = [name for name in config.splits.values() if name not in counts]
+    if missing:
+        raise SourceError(f"there is no split {missing[0]!r}: --splits must name some of {', '.join(counts)}")
+    return {name: split for split, name in config.splits.items()}
 
 
 def _builder(text: str) -> Any:

@@ -1,0 +1,159 @@
+"""Splits by the names of folders and files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from joulecache.pipelines.core.quantities import listed
+from joulecache.pipelines.source.config import SOURCE_SPLITS
+from joulecache.pipelines.source.naming import first_folders
+from joulecache.pipelines.source.records import SourceError
+
+_EVALUATION = "evaluation"  # val where the source has a test split, else test
+_WORDS = (
+    dict.fromkeys(("train", "training"), "train")
+    | dict.fromkeys(("val", "valid", "validation", "dev", "devel", "development"), "val")
+    | dict.fromkeys(("test", "testing", "holdout", "heldout"), "test")
+    | dict.fromkeys(("eval", "evaluation"), _EVALUATION)
+)
+_ADDITIONS = ("set", "data", "dataset", "images", "imgs", "photos", "split")  # train_set, testdata
+_TOKEN = re.compile(r"[^\W\d_]+|\d+")
+_TWO_WORDS = re.compile(r"(hold|held)[ _-]out")
+_FIRST_WORD = re.compile(r"[^\W\d_]*")
+
+
+def split_words(words: Iterable[str]) -> dict[str, str]:
+    """Return the split of each word that names one.
+
+    Words may have a common part, like ``seg_train`` and ``seg_test``, or ``train2017`` and ``val2017``, or an addition: ``training_set``.
+    """
+    by_rest: dict[tuple[str, ...], dict[str, str]] = {}
+    for word in words:
+        tokens = [_split_token(token) for token in _TOKEN.findall(_TWO_WORDS.sub(r"\1out", word.lower()))]
+        found = [token for token in tokens if token in _WORDS]
+        if len(found) == 1:
+            rest = tuple("" if token in found else token for token in tokens if token not in _ADDITIONS)
+            by_rest.setdefault(rest, {})[word] = _WORDS[found[0]]
+    if not by_rest:
+        return {}
+    # the plain names first: the others of train, test, train_labels, test_labels are no splits
+    splits = by_rest.get(("",)) or max(by_rest.values(), key=len)
+    evaluation = "val" if "test" in splits.values() else "test"
+    return {word: evaluation if split == _EVALUATION else split for word, split in splits.items()}
+
+
+def _split_token(token: str) -> str:
+    """Return a token without an addition: ``train`` for ``trainset``."""
+    return next(
+        (token[: -len(end)] for end in _ADDITIONS if token.endswith(end) and token[: -len(end)] in _WORDS), token
+    )
+
+
+def choose_splits(counts: Mapping[str, int]) -> dict[str, str] | None:
+    """Return the split of each word, from the number of images of each; None if the words are no splits.
+
+    Raises:
+        SourceError: Only some words are splits, none is train, or two are the same split.
+    """
+    splits = split_words(counts)
+    if len(set(splits.values())) < 2:
+        return None
+    twice = [word for word, split in splits.items() if list(splits.values()).count(split) > 1]
+    others = sorted(set(counts) - set(splits))
+    if twice:
+        problem = f"{_quoted(twice)} are both {splits[twice[0]]}"
+    elif others:
+        problem = f"{_quoted(splits)} are splits, but {_quoted(others)} {'is' if len(others) == 1 else 'are'} not"
+    elif "train" not in splits.values():
+        raise SourceError(
+            f"{_quoted(splits)} are splits, but there is no train; if they are classes, pass --splits train=."
+        )
+    else:
+        return splits
+    raise SourceError(f"{problem}: name the splits, like {splits_option(counts)}")
+
+
+def splits_option(counts: Mapping[str, int]) -> str:
+    """Return an option that names the splits among words, from the number of images of each."""
+    by_size = sorted(counts, key=lambda word: (word.lower() not in SOURCE_SPLITS, -counts[word], word))
+    known = split_words(counts)
+    named: dict[str, str] = {}
+    for word in by_size:
+        if word in known:
+            named.setdefault(known[word], word)
+    others = [word for word in by_size if word not in known]
+    wanted = SOURCE_SPLITS if len(counts) == len(SOURCE_SPLITS) and not known else ("train", "test")
+    for split in wanted if "train" not in named or len(named) == 1 else ():
+        if others and split not in named:
+            named[split] = others.pop(0)
+    text = ",".join(f"{split}={named[split]}" for split in SOURCE_SPLITS if split in named)
+    rest = ", which leaves out all others" if len(named) < len(counts) else ""
+    return f"--splits {shlex.quote(text)}{rest}"
+
+
+def held_out(splits: Iterable[str | None]) -> list[str | None]:
+    """Return splits with None for train if there is no val: a hash of the keys then holds out a part of it."""
+    splits = list(splits)
+    return splits if "val" in splits else [None if split == "train" else split for split in splits]
+
+
+def file_splits(names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Return the split of each file by its first folder, or by the first word of its name: ``train-00000-of-00010``.
+
+    Args:
+        names: Paths of the files.
+        given: The folder or word of each split. Default: known names.
+
+    Returns:
+        The split of each file, without files of no split; None if names are no splits, or no file has a given name.
+
+    Raises:
+        SourceError: The names of some files, but not of all, are splits, or no file has one of the given names.
+    """
+    if given is not None:
+        return _given_files(names, given)
+    folders = first_folders(names)[0]
+    for words in (folders, [_leading_words(name.rpartition("/")[2]) for name in names]):
+        splits = choose_splits(Counter(words)) if all(words) else None
+        if splits is not None:
+            return {name: splits[word] for name, word in zip(names, words, strict=True)}
+    return None
+
+
+def _leading_words(file: str) -> str:
+    """Return a file name up to its first word that is a split: ``cifar10-train`` of ``cifar10-train.tfrecord-0``; else its first word."""
+    file = file.lower()
+    for token in _TOKEN.finditer(file):
+        if _split_token(token.group()) in _WORDS:
+            return file[: token.end()]
+    word = _FIRST_WORD.match(file)
+    return (word and word.group()) or file
+
+
+def _given_files(names: Sequence[str], given: Mapping[str, str]) -> dict[str, str] | None:
+    folders = first_folders(names)[0]
+    splits: dict[str, str] = {}
+    missing = []
+    for split, word in sorted(given.items(), key=lambda item: len(item[1])):  # the longest name decides
+        start = re.compile(rf"{re.escape(word)}(?![^\W\d_])")
+        found = [
+            name
+            for name, folder in zip(names, folders, strict=True)
+            if word in (".", folder) or name.startswith(f"{word}/") or start.match(name.rpartition("/")[2])
+        ]
+        splits |= dict.fromkeys(found, split)
+        missing += [] if found else [f"{split}={word}"]
+    if not splits:
+        return None
+    if missing:
+        raise SourceError(
+            f"no file is in split {missing[0]}: --splits must name the first folder or the first word of files, such as {min(names)!r}"
+        )
+    return splits
+
+
+def _quoted(words: Collection[str]) -> str:
+    return listed([repr(word) for word in sorted(words)])
