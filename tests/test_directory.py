@@ -427,6 +427,15 @@ def test_keras_refuses_what_it_refuses(swatches: Path, cache: Path, arguments: d
         ours(swatches, cache, **arguments)
 
 
+@pytest.mark.parametrize("labels", ["inferred", LABELS], ids=["inferred", "given"])
+def test_a_split_that_holds_out_nothing_is_refused(swatches: Path, cache: Path, labels: Any) -> None:
+    """Keras would validate on all images, those of the training too: keras-team/keras#23202."""
+    arguments = {"subset": "validation", "seed": 1, "verbose": False, "labels": labels}
+    with pytest.raises(ValueError, match=f"validation_split holds out none of {COUNT} images, got 0.04: raise it"):
+        ours(swatches, cache, validation_split=0.04, **arguments)
+    assert len(ours(swatches, cache, validation_split=0.05, **arguments).file_paths) == 1
+
+
 @pytest.mark.parametrize("directory", ["nowhere", "empty", "synthetic:9"])
 def test_a_directory_without_images_is_refused(tmp_path: Path, directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -96,6 +96,8 @@ def image_dataset_from_directory(
     if isinstance(labels, list | tuple):
         given["labels"] = list(labels)  # Keras shuffles this list in place
     listed = keras.utils.image_dataset_from_directory(**given)
+    if subset == "validation" and validation_split:
+        _check_held_out(len(listed.file_paths), validation_split, given)
     size = image_size if isinstance(image_size, int) else (image_size[0], image_size[1])
     chain = Chain((Decode(channels=_CHANNELS[color_mode]), Resize(size)), cut=2)
     images = DirectoryCache(Path(directory).absolute(), Path(cache_dir), chain, verbose=verbose)
@@ -130,6 +132,16 @@ def _check_supported(given: Mapping[str, Any], cache_dir: str | os.PathLike[str]
     for name, path in (("directory", given["directory"]), ("cache_dir", cache_dir)):
         if "://" in os.fspath(path):
             raise ValueError(f"{name} must be a local folder, got {os.fspath(path)!r}: copy it to this machine")
+
+
+def _check_held_out(held_out: int, validation_split: float, given: Mapping[str, Any]) -> None:
+    """Raise ValueError if the split holds out no image: Keras 3.15 then returns all of them."""
+    if int(validation_split * held_out):
+        return
+    whole = {**given, "validation_split": None, "subset": None, "shuffle": False, "verbose": False}
+    images = len(keras.utils.image_dataset_from_directory(**whole).file_paths)
+    if not int(validation_split * images):
+        raise ValueError(f"validation_split holds out none of {images} images, got {validation_split}: raise it")
 
 
 def _label_of(
