@@ -366,8 +366,18 @@ def test_the_jpeg_scale_is_the_largest_that_leaves_the_shorter_side_long_enough(
 def test_resize_shorter_keeps_the_aspect_as_torchvision_does(height: int, width: int, size: int) -> None:
     short, long = min(height, width), max(height, width)
     expected = int(size * long / short)  # torchvision's own formula
+    assume(expected <= MAX_SIDE)
     got = ResizeShorter(size).output_size(height, width)
     assert got == ((size, expected) if height <= width else (expected, size))
+
+
+def test_resize_shorter_refuses_thin_images() -> None:
+    op = ResizeShorter(256)
+    assert op.output_size(1, 255) == (256, 65_280)
+    with pytest.raises(ValueError, match="longer side of 256x1 would have 65536 pixels, more than 65535: use resize"):
+        op.output_size(256, 1)
+    with pytest.raises(ValueError, match="the longer side of 1x60000 would have 15360000 pixels"):
+        op.pixels(np.zeros((1, 60_000, 3), np.uint8), ())
 
 
 @given(height=sides, width=sides, data=st.data())

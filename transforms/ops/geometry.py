@@ -103,9 +103,13 @@ class ResizeShorter(Op):
         integer(self, "size", self.size, 1, MAX_SIDE)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        if height <= width:
-            return self.size, self.size * width // height
-        return self.size * height // width, self.size
+        """Return the size; raise ValueError if the longer side is too long: a file of 1 KB could use all memory."""
+        longer = self.size * max(height, width) // min(height, width)
+        if longer > MAX_SIDE:
+            raise ValueError(
+                f"resize_shorter: the longer side of {height}x{width} would have {longer} pixels, more than {MAX_SIDE}: use resize"
+            )
+        return (self.size, longer) if height <= width else (longer, self.size)
 
     def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
         return resize(image, *self.output_size(*size_of(image)))
