@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
+import tempfile
 from collections.abc import Sequence
+from contextlib import chdir
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,20 +17,24 @@ from joulecache.pipelines.cli.commands import app
 
 @functools.cache
 def group() -> Any:
-    """Return the commands of a command line that does not ask whether files exist."""
-    made: Any = typer.main.get_command(app)
-    for command in made.commands.values():
-        for parameter in command.params:
-            for kind in (parameter.type, *getattr(parameter.type, "types", ())):
-                if hasattr(kind, "exists"):
-                    kind.exists = False
-    return made
+    """Return the command line."""
+    return typer.main.get_command(app)
 
 
 def parameters(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse the arguments of a command, without calling it; return its parameters."""
-    found: dict[str, Any] = group().commands[name].make_context(name, list(arguments)).params
-    return found
+    """Parse the arguments of a command, without calling it; return its parameters. Files that must exist do."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        while True:
+            try:
+                found: dict[str, Any] = group().commands[name].make_context(name, list(arguments)).params
+            except Exception as error:
+                missing = re.search(r"path '([^'/][^']*)' does not exist", str(getattr(error, "message", error)))
+                if missing is None:
+                    raise
+                Path(missing[1]).parent.mkdir(parents=True, exist_ok=True)
+                Path(missing[1]).touch(exist_ok=False)
+            else:
+                return found
 
 
 def options_of(name: str) -> set[str]:
