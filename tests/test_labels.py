@@ -120,11 +120,11 @@ COLUMN = "column 'label' of the labels '.*labels.csv' has "
         ),
         (
             "file,label,class\n1.jpg,a,0\n",
-            "may have the classes in 'label' and 'class': name one column with --target; each",
+            "may have the classes in 'label' and 'class': name one column with --target; only",
         ),
         (
             "file,label\n1.jpg,27.5\n2.jpg,31\n",
-            COLUMN + "numbers that are not classes, such as '27.5': each image must have one",
+            COLUMN + "numbers that are not classes, such as '27.5': only one class for each",
         ),
         ("file;label\n1.jpg;27,5\n2.jpg;31\n", COLUMN + "several labels in one value, such as '27,5'"),
         ("file,label\n1.jpg,-1\n2.jpg,0\n", COLUMN + "numbers that are not classes, such as '-1'"),

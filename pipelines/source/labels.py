@@ -26,7 +26,7 @@ _NAME_COLUMNS = (
 )
 _DELIMITERS = ("\t", ";", ",")
 _EXPECTED = "expected a header line such as 'file,label', then a line for each image"
-_ONE_CLASS = "each image must have one class, in words or integers"
+_ONE_CLASS = "only one class for each image can be used, in words or integers"
 _UNNAMED = re.compile(r"(Unnamed: [0-9]+)?")  # how pandas writes and reads an index
 _MISSING = ("", "nan")
 _SHOWN = 10
