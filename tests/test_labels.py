@@ -512,9 +512,9 @@ def test_label_files_that_are_not_used_are_noted(make_folder: MakeSource, make_t
         assert "'b/1.xml'" in note
         assert "2 .json files such as 'a/0.json'" in note
         assert "notes" not in note
-        assert note.endswith(f", classes are those of the folders: {pass_table}")
+        assert note.endswith(f"): {pass_table}")
     flat = make_folder({"flat/0.jpg": b"", "flat/metadata.csv": b"", "flat/.labels.csv": b""}) / "flat"
-    note = f"label files are not used ('metadata.csv'), all images have one class: {pass_table}"
+    note = f"label files are not used ('metadata.csv'): {pass_table}"
     assert note in open_source(flat).notes
 
 

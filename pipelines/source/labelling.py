@@ -72,8 +72,7 @@ def label_images(
     labelled = folders.labelled
     notes = (*labelled.notes, *crowding_note(labelled.labels))
     if unused:
-        found = "classes are those of the folders" if len(labelled.names) > 1 else "all images have one class"
-        notes = (f"label files are not used ({unused}), {found}: {_TABLE} if these have the labels", *notes)
+        notes = (f"label files are not used ({unused}): {_TABLE} if these have the labels", *notes)
     return replace(labelled, notes=notes)
 
 
