@@ -354,10 +354,12 @@ def test_a_directory_of_which_nothing_can_be_decoded_names_an_image(tmp_path: Pa
         ours(root, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("name", ["a/.hidden.png", "a/.checkpoints/0.png"])
+@pytest.mark.parametrize("name", ["a/.hidden.png", "a/.checkpoints/0.png", "@eaDir/a.png"])
 def test_hidden_images_that_keras_lists_are_refused(tmp_path: Path, name: str) -> None:
     root = write_files(small(tmp_path / "images"), {name: swatch(9)})
-    with pytest.raises(SourceError, match=f"1 of 7 images .*{re.escape(repr(name))}, which is hidden: .* delete it"):
+    with pytest.raises(
+        SourceError, match=f"1 of 7 images .*{re.escape(repr(name))}, which is hidden or in .* delete it"
+    ):
         ours(root, tmp_path / "cache")
 
 

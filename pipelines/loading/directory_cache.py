@@ -23,6 +23,7 @@ from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import SourceError
 from joulecache.pipelines.source.folder import list_folder
+from joulecache.pipelines.source.naming import is_ignored
 from joulecache.transforms.chain import Chain
 from joulecache.transforms.randomness import key_hash
 
@@ -86,8 +87,8 @@ class DirectoryCache:
             for reject in map(json.loads, lines):
                 if reject["key"] == name:
                     return str(reject["reason"])
-        if any(part.startswith(".") for part in name.split("/")):
-            return "which is hidden"
+        if any(map(is_ignored, name.split("/"))):
+            return "which is hidden or in a system folder"
         return "which is not a regular file"
 
 
