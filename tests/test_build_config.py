@@ -93,6 +93,12 @@ def test_a_wrong_argument_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_arguments_may_be_numbers_of_numpy() -> None:
+    given: dict[str, Any] = {"variants": np.int64(2), "seed": np.uint64(3), "val_fraction": np.float32(0.25)}
+    plain: dict[str, Any] = {"variants": 2, "seed": 3, "val_fraction": 0.25}
+    assert repr(BuildConfig(chain=parse(CHAIN), **given)) == repr(BuildConfig(chain=parse(CHAIN), **plain))
+
+
 def test_every_argument_is_declared_in_the_config_with_its_default_and_help() -> None:
     parameters = dict(inspect.signature(precompute).parameters)
     for name in ("source", "cache", "beam_options", "meter", "progress"):

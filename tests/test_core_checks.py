@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from joulecache.pipelines.core.checks import (
@@ -71,6 +72,22 @@ def test_what_is_wrong_is_said_in_one_line(check: Callable[[], object], message:
     with pytest.raises(ValueError, match="must") as caught:
         check()
     assert str(caught.value) == message
+
+
+def test_numbers_of_numpy_become_python_numbers() -> None:
+    values = [
+        check_integer("n", np.int64(3)),
+        check_integer("n", np.uint8(3), 0, 9),
+        check_number("x", np.float32(0.5)),
+    ]
+    assert values == [3, 3, 0.5]
+    assert [type(value) for value in values] == [int, int, float]
+    wrong: list[object] = [np.float64(3.0), np.bool_(True), np.array([3]), "3"]
+    for value in wrong:
+        with pytest.raises(ValueError, match="n must be an integer of at least 1, got "):
+            check_integer("n", value)
+    with pytest.raises(ValueError, match="x must be a finite number, got "):
+        check_number("x", np.float32("inf"))
 
 
 def test_a_huge_integer_is_no_finite_number() -> None:

@@ -350,6 +350,13 @@ def test_bad_arguments_are_refused(name: str, value: Any, expected: str) -> None
     assert str(caught.value).endswith(f"got {value!r}")
 
 
+def test_arguments_may_be_numbers_of_numpy() -> None:
+    one, two = np.int64(1), np.uint32(2)
+    given: dict[str, Any] = {"batch_size": two, "seed": one, "epochs": two, "hosts": (one, two), "start": (one, one)}
+    plain: dict[str, Any] = {"batch_size": 2, "seed": 1, "epochs": 2, "hosts": (1, 2), "start": (1, 1)}
+    assert repr(LoadConfig("train", **given)) == repr(LoadConfig("train", **plain))
+
+
 def test_load_checks_its_arguments_and_has_the_defaults_of_its_config(raw: Photos) -> None:
     bad: list[dict[str, Any]] = [{"batch_size": 0}, {"verify": "never"}, {"verify": True}, {"stage_limit_bytes": 0}]
     for options in bad:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.core.checks import check_choices, check_integer, check_number
+from joulecache.pipelines.core.checks import check_choices, check_integer, check_number, make_plain
 from joulecache.pipelines.experiment.names import ARMS, CACHED, INFER, INPUT, REFERENCE, TRAIN, WORKLOADS
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.transforms.chain import Chain
@@ -55,6 +55,7 @@ class _Config:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.pairs is not None:
             check_integer("pairs", self.pairs)
         check_integer("train_epochs", self.train_epochs)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_number, make_plain
 from joulecache.pipelines.core.codec import Amount, Whole
 
 Criterion = Literal["l1", "gamma"]
@@ -48,6 +48,7 @@ class Recipe:
     finetune_epochs: Whole = 2
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_number("prune", self.prune, low=0, below=1)
         check_number("sparsity", self.sparsity, low=0, below=1)
         check_number("l1", self.l1, low=0)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import reprlib
 import sys
 from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
@@ -20,12 +26,30 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} that is too large to show"
 
 
+def plain(value: object) -> object:
+    """Return NumPy's numbers as Python's, which JSON needs, also those in a tuple; other values unchanged."""
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def make_plain(config: DataclassInstance) -> None:
+    """Replace the fields of a frozen dataclass by their `plain` values, before they are checked."""
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, plain(getattr(config, field.name)))
+
+
 def check_integer(name: str, value: object, low: int = 1, high: int | None = None) -> int:
-    """Return an integer argument; raise ValueError if it is not an integer, is a bool, or is out of range."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+    """Return an integer argument, NumPy's too, as an int; raise ValueError if it is another type, a bool, or out of range."""
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < low or (high is not None and number > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be an integer {limits}, got {shown(value)}")
-    return value
+    return number
 
 
 def check_number(
@@ -37,21 +61,22 @@ def check_number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """Return a numeric argument, unconverted; raise ValueError if it is not a finite int or float, is a bool, or is out of range.
+    """Return a numeric argument, NumPy's too, as an int or float; raise ValueError if it is not finite, a bool, or out of range.
 
     The limits `low` and `high` are inclusive, `above` and `below` are exclusive.
     """
+    number = plain(value)
     if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not -sys.float_info.max <= value <= sys.float_info.max
-        or (low is not None and value < low)
-        or (high is not None and value > high)
-        or (above is not None and value <= above)
-        or (below is not None and value >= below)
+        isinstance(number, bool)
+        or not isinstance(number, int | float)
+        or not -sys.float_info.max <= number <= sys.float_info.max
+        or (low is not None and number < low)
+        or (high is not None and number > high)
+        or (above is not None and number <= above)
+        or (below is not None and number >= below)
     ):
         raise ValueError(f"{name} must be {_number_limits(low, high, above, below)}, got {shown(value)}")
-    return value
+    return number
 
 
 def _number_limits(low: float | None, high: float | None, above: float | None, below: float | None) -> str:

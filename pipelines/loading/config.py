@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.core.checks import check_choice, check_integer
+from joulecache.pipelines.core.checks import check_choice, check_integer, make_plain
 
 Shuffle: TypeAlias = bool | Literal["blocks"]
 Verify: TypeAlias = Literal["open", "full"]
@@ -54,6 +54,7 @@ class LoadConfig:
     budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_choice("split", self.split, SPLITS)
         check_integer("batch_size", self.batch_size)
         check_choice("dtype", self.dtype, tuple(PIXEL_BYTES))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from joulecache.pipelines.core.checks import check_choice, check_integer, check_text
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_text, make_plain
 
 SOURCE_SPLITS = ("train", "val", "test")
 SOURCE_OPTIONS = ("limit", "labels", "splits", "image", "target")
@@ -36,6 +36,7 @@ class SourceConfig:
     target: str | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.limit is not None:
             check_integer("limit", self.limit)
         for name in ("image", "target"):

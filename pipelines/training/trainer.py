@@ -70,7 +70,7 @@ def fit(
     Raises:
         ValueError: An argument is out of range, or the data has the wrong structure or shape, or never ends.
     """
-    _check_numbers(epochs, seed, learning_rate)
+    epochs, seed, learning_rate = _checked(epochs, seed, learning_rate)
     check_batches(train_data, "training data", model)
     if validation_data is not None:
         check_batches(validation_data, "validation data", model)
@@ -143,7 +143,8 @@ def train(
             folder holds other files, cannot be written to, or overlaps the cache.
     """
     folder, meter, report = Path(out), meter or Meter(), progress or silent
-    _check_numbers(epochs, seed, learning_rate)
+    epochs, seed, learning_rate = _checked(epochs, seed, learning_rate)
+    batch_size = check_integer("batch_size", batch_size)
     check_output_folder(folder, TRAINING_RECORD)
     check_model(model)
     opened = open_cache(cache)
@@ -184,10 +185,12 @@ def train(
     return TrainedModel(folder=folder, path=path, training=training, compression=compression)
 
 
-def _check_numbers(epochs: int, seed: int, learning_rate: float) -> None:
-    check_integer("epochs", epochs)
-    check_integer("seed", seed, 0, MAX_SEED)
-    check_number("learning_rate", learning_rate, above=0)
+def _checked(epochs: int, seed: int, learning_rate: float) -> tuple[int, int, float]:
+    return (
+        check_integer("epochs", epochs),
+        check_integer("seed", seed, 0, MAX_SEED),
+        check_number("learning_rate", learning_rate, above=0),
+    )
 
 
 def _compress(prepared: PreparedCompression, path: Path) -> Compression:
