@@ -20,7 +20,7 @@ class _Interrupt:
     """
 
     def __init__(self) -> None:
-        self._stderr = os.dup(sys.__stderr__.fileno()) if sys.__stderr__ else None  # it may be redirected later
+        self._stderr = os.dup(2)  # it may be redirected later
         self.armed = True
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -31,13 +31,12 @@ class _Interrupt:
 
     def leave(self) -> None:
         """End the process at once, in one line."""
-        if self._stderr is not None:
-            # on a terminal: erase the line of progress, and show the cursor, which the bar hides
-            start = b"\r\x1b[2K\x1b[?25h" if os.isatty(self._stderr) else b""
-            try:  # noqa: SIM105 - contextlib takes time to import
-                os.write(self._stderr, start + b"joulecache: stopped\n")
-            except OSError:
-                pass
+        # on a terminal: erase the line of progress, and show the cursor, which the bar hides
+        start = b"\r\x1b[2K\x1b[?25h" if os.isatty(self._stderr) else b""
+        try:  # noqa: SIM105 - contextlib takes time to import
+            os.write(self._stderr, start + b"joulecache: stopped\n")
+        except OSError:
+            pass
         os._exit(_INTERRUPTED)
 
 
@@ -51,6 +50,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 def main() -> None:
     """Run the command line."""
+    _open_standard_streams()
     interrupt = _Interrupt()
     try:
         # not if it is ignored, as in the background of a script
@@ -62,6 +62,15 @@ def main() -> None:
             interrupt.armed = False
     except KeyboardInterrupt:
         interrupt.leave()
+
+
+def _open_standard_streams() -> None:
+    """Open those that are closed, or the next file that is opened would become one. Writing to stdout then fails."""
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
 
 
 def _run() -> None:

@@ -52,6 +52,12 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "reading: 1 of 2\n")
 
 
+def test_nobody_needs_to_read_it() -> None:
+    code = "import os; from joulecache.pipelines.core.progress import *\nos.dup2(os.open('/dev/full', os.O_WRONLY), 2)"
+    done = run_python(f"{code}\nwith progress_bar(line_delay_s=0) as bar: bar('reading', 1, 2)\nprint('done')")
+    assert done.stdout == "done\n"
+
+
 NATIVE = "import ctypes, os, sys; from joulecache.pipelines.core.progress import *; native = ctypes.CDLL(None)"
 
 

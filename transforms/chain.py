@@ -408,6 +408,10 @@ def _parse_op(piece: str, text: str, ops: Mapping[str, type[Op]]) -> Op:
     except TypeError as error:
         fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
         raise ValueError(f"{_quoted(source)} does not match {call.func.id}({', '.join(fields)})") from error
+    except ValueError as error:
+        if call.func.id in OPS:
+            raise
+        raise ValueError(f"{call.func.id}: {error}") from error
 
 
 def _arguments(call: ast.Call, source: str) -> tuple[list[Literal], dict[str, Literal]]:

@@ -11,7 +11,7 @@ from joulecache.pipelines.cli.commands import app
 from joulecache.pipelines.cli.config_options import Job
 from joulecache.pipelines.cli.errors import explained
 from joulecache.pipelines.cli.logs import is_verbose, printed_notes
-from joulecache.pipelines.cli.terminal import fail, prepare_streams, say, writing_stdout
+from joulecache.pipelines.cli.terminal import fail, prepare_streams, say, writing
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     Every error is one line on stderr. The exit code is 1 if the job failed, and 2 for bad arguments.
     """
     prepare_streams()
-    with printed_notes():
+    with printed_notes(), writing(sys.stderr):
         code = _run(sys.argv[1:] or ["--help"])
     sys.exit(code)
 
@@ -30,7 +30,7 @@ def _run(arguments: list[str]) -> int:
     command = "joulecache"
     try:
         # typer only parses: it would mistake some errors of a job for the end of its input or output
-        with writing_stdout():
+        with writing(sys.stdout):
             parsed = typer.main.get_command(app).main(arguments, prog_name=command, standalone_mode=False)
         if not isinstance(parsed, Job):  # the exit code of --help
             return int(parsed or 0)

@@ -87,7 +87,9 @@ def _rates(now: BuildProgress) -> str:
 def inspect(
     *,
     cache: Cache,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet of some records to this PNG file.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of some records to this PNG file.", dir_okay=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the contents of a cache."""

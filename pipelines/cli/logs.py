@@ -103,8 +103,7 @@ class _Printer(logging.Handler):
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     if failed.exc_type is not SystemExit:
-        name = failed.thread.name if failed.thread else "a thread"
-        _OURS.warning("%s failed: %s: %s", name, failed.exc_type.__name__, failed.exc_value, exc_info=failed.exc_value)
+        _OURS.warning("a thread failed: %s: %s", failed.exc_type.__name__, failed.exc_value, exc_info=failed.exc_value)
 
 
 def _ignored(ignored: sys.UnraisableHookArgs) -> None:

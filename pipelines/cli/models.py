@@ -86,7 +86,7 @@ def train(
 
 def compress(
     *,
-    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.", exists=True)],
+    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.", exists=True, dir_okay=False)],
     data: Annotated[str, typer.Option(help="The cache to tune, calibrate and measure on.", metavar="CACHE")],
     out: Annotated[Path, typer.Option(help="The folder of the compressed models.")],
     steps: _Steps,

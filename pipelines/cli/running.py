@@ -27,7 +27,7 @@ def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = N
         OSError: The command cannot be started.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with meter.window(Path(command[0]).name) as window, _signals() as started:
+    with meter.window(Path(command[0]).name or "command") as window, _signals() as started:
         code = started(subprocess.Popen(command, stdout=stdout)).wait()
     return code if code >= 0 else 128 - code, window.energy
 
@@ -54,8 +54,12 @@ def _signals() -> Iterator[Callable[[subprocess.Popen[bytes]], subprocess.Popen[
             forward(number, None)
         return child
 
+    def interrupt(number: int, frame: object) -> None:
+        if not children:
+            raise KeyboardInterrupt
+
     # not SIG_IGN: a child inherits ignored signals, but not handlers
-    handlers = {signal.SIGINT: lambda number, frame: None, **dict.fromkeys(_FORWARDED, forward)}
+    handlers = {signal.SIGINT: interrupt, **dict.fromkeys(_FORWARDED, forward)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield started

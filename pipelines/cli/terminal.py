@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,11 +22,8 @@ STDOUT = "stdout"
 
 def say(line: str) -> None:
     """Print one line on stderr, above a progress bar."""
-    try:
+    with writing(sys.stderr):
         sys.stderr.write(f"{line}\n")  # the bar replaces `sys.stderr`; a `Console` would bypass that and tear the bar
-        sys.stderr.flush()
-    except OSError:
-        _discard(sys.stderr)
 
 
 def fail(message: str, code: int) -> int:
@@ -36,10 +34,14 @@ def fail(message: str, code: int) -> int:
 
 def show(document: Document, *, stderr: bool = False) -> None:
     """Print a result."""
-    console = Console(stderr=stderr)
-    with console.capture() as captured:  # rich would end the process if nobody reads
-        print_document(document, console)
-    _print(captured.get(), stderr)
+    with writing(sys.stderr if stderr else sys.stdout):
+        print_document(document, _Console(stderr=stderr))
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise the error; rich would end the process."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def print_line(text: str) -> None:
@@ -58,42 +60,34 @@ def print_json(body: object) -> None:
 
 
 def _print(text: str, stderr: bool = False) -> None:
-    if stderr:
-        say(text.removesuffix("\n"))
-        return
-    with writing_stdout():
-        sys.stdout.write(text)
+    stream = sys.stderr if stderr else sys.stdout
+    with writing(stream):
+        stream.write(text)
 
 
 # Streams --------------------------------------------------------------------------------------------------------------
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr accept any text. What is written to a closed stdout fails, and to a closed stderr is lost."""
-    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
-        try:
-            os.fstat(number)
-        except OSError:  # or the next file that is opened becomes stdout
-            os.open(os.devnull, mode)
+    """Make stdout and stderr accept any text, even if they were closed when Python started."""
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 
 @contextmanager
-def writing_stdout() -> Iterator[None]:
-    """Flush stdout at the end of the block. An OSError in the block names stdout as its file."""
+def writing(stream: TextIO) -> Iterator[None]:
+    """Flush a stream at the end of the block.
+
+    If stdout cannot be written, the OSError names it as its file. What cannot be written to stderr is lost.
+    """
     try:
         yield
-        sys.stdout.flush()
+        stream.flush()
     except OSError as error:
-        _discard(sys.stdout)
-        raise OSError(error.errno, error.strerror, STDOUT) from error
-
-
-def _discard(stream: TextIO) -> None:
-    """Lose what is written to a broken stream, which would fail again when Python ends."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())  # or Python would fail again when it ends
+        if stream is sys.stdout:
+            raise OSError(error.errno, error.strerror, STDOUT) from error

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def transforms(
     *,
     preview: Annotated[
-        Path | None, typer.Option(help="Draw what --chain does to this image.", metavar="IMAGE", exists=True)
+        Path | None,
+        typer.Option(help="Draw what --chain does to this image.", metavar="IMAGE", exists=True, dir_okay=False),
     ] = None,
     chain: Annotated[str | None, typer.Option(help="The chain to draw; needs --preview.")] = None,
     sheet: Annotated[

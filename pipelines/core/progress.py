@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def _line_printer(console: Console, delay_s: float, every_s: float) -> ProgressB
             return
         printed[step] = now
         of = "" if total is None else f" of {total:,}"
-        console.print(
-            f"{what}: {done:,}{of}" + f" ({detail})" * bool(detail), soft_wrap=True, markup=False, highlight=False
-        )
+        with suppress(OSError):  # nobody reads stderr: no reason to stop the job; rich would end the process
+            console.file.write(f"{what}: {done:,}{of}" + f" ({detail})" * bool(detail) + "\n")
+            console.file.flush()
 
     return bar
 
