@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +26,7 @@ from joulecache.pipelines.building.config import (
     BuildError,
     ShardConfig,
 )
-from joulecache.pipelines.building.images import BatchedDraws, make_images, mean_image_bytes, pixel_stats_of
-from joulecache.pipelines.building.memory_budget import MemoryBudget
+from joulecache.pipelines.building.images import ImageMaker, encode, mean_image_bytes, pixel_stats_of
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import WORK
@@ -39,6 +35,7 @@ from joulecache.pipelines.cache.names import Encoding
 from joulecache.pipelines.core.codec import documented
 from joulecache.pipelines.source import ImageFile, Record, SourceConfig, open_source
 from joulecache.transforms import parse
+from joulecache.transforms.randomness import key_hash
 
 # Arguments ------------------------------------------------------------------------------------------------------------
 
@@ -141,11 +138,11 @@ def test_the_size_of_encoded_images_is_estimated_from_a_sample(photo_folder: Pat
     quality = 95 if encoding == "jpeg" else None
     config = ShardConfig(chain, chain, variants=3, encoding=encoding, quality=quality)
     units = open_source(photo_folder).units
-    sizes = []
+    sizes, maker = [], ImageMaker(config, "train")
     for unit in units:
         [record] = unit.read()
-        words = BatchedDraws([(record.key, "train")], config).take(record.key, "train")
-        sizes += [len(image) for image in make_images(record.data, words, config, "train")[0]]
+        [words] = maker.draw([key_hash(record.key)])
+        sizes += [len(encode(image, config)[0]) for image in maker.images(record.data, words)]
     assert mean_image_bytes(units, config) == pytest.approx(3 * np.mean(sizes), rel=0.05)
     broken = [ImageFile("broken.jpg", str(photo_folder), 0, None, 5, 0)]
     assert mean_image_bytes(broken, config) == 3 * (256 << 10)
@@ -175,54 +172,6 @@ def test_pixel_sums_of_a_large_white_image_are_exact() -> None:
     )
 
 
-# Memory ---------------------------------------------------------------------------------------------------------------
-
-
-def test_threads_hold_no_more_memory_than_there_is() -> None:
-    budget, lock, held = MemoryBudget(100), threading.Lock(), [0]
-
-    def change(size: int) -> None:
-        with lock:
-            held.append(held[-1] + size)
-
-    def work(size: int) -> None:
-        with budget.hold(size):
-            change(min(size, 100))
-            time.sleep(0.0005)
-            change(-min(size, 100))
-
-    with ThreadPoolExecutor(16) as pool:
-        for _ in pool.map(work, [1, 40, 70, 99, 100, 5000] * 20):
-            pass
-    assert max(held) == 100
-    assert held[-1] == 0
-
-
-def test_small_images_do_not_starve_a_large_one() -> None:
-    budget, stop = MemoryBudget(100), threading.Event()
-
-    def stream() -> None:
-        while not stop.is_set():
-            with budget.hold(40):
-                time.sleep(0.0005)
-
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(8):
-            pool.submit(stream)
-        try:
-            with budget.hold(100):
-                pass
-        finally:
-            stop.set()
-
-
-def test_memory_is_released_after_a_failure() -> None:
-    budget = MemoryBudget(100)
-    for _ in range(3):
-        with pytest.raises(KeyError), budget.hold(80):
-            raise KeyError
-
-
 # Workers that break ---------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +197,7 @@ class FaultyUnit:
 def run_faulty(folder: Path, error: type[BaseException]) -> None:
     (folder / WORK).mkdir()
     chain = parse("decode|resize(8)")
-    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, ShardConfig(chain, chain), 1)])
+    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, ShardConfig(chain, chain))])
 
 
 @pytest.mark.timeout(30)

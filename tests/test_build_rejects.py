@@ -163,7 +163,7 @@ def spec_of(folder: Path, units: Sequence[Unit], chain: str, val_chain: str | No
     config = BuildConfig(
         chain=parse(chain), val_chain=parse(val_chain) if val_chain else None, val_fraction=0, **options
     )
-    return ShardSpec(str(folder), 0, 1, units, 3, config.shard_config(holds_out=False), 2)
+    return ShardSpec(str(folder), 0, 1, units, 3, config.shard_config(holds_out=False))
 
 
 def test_a_file_that_is_gone_when_it_is_read_is_a_reject(tmp_path: Path, photo_folder: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_damaged_energy_log_is_not_counted(interrupted: Path, photo_folder: Pa
 def test_a_damaged_shard_is_not_taken_for_finished(tmp_path: Path, photo_folder: Path, damage: str) -> None:
     (work := tmp_path / WORK).mkdir()
     chain = parse("decode|resize(8)")
-    spec = ShardSpec(str(tmp_path), 0, 1, open_source(photo_folder).units[:3], 3, ShardConfig(chain, chain), 1)
+    spec = ShardSpec(str(tmp_path), 0, 1, open_source(photo_folder).units[:3], 3, ShardConfig(chain, chain))
     result = build_shard(spec)
     shard, kept = tmp_path / result.data_files[0].name, work / "00000.json"
     body = json.loads(kept.read_text())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,47 +17,59 @@ from joulecache.pipelines.source import Unit
 from joulecache.transforms.chain import apply, output_size, run
 from joulecache.transforms.images import as_array, as_image
 from joulecache.transforms.ops import Decode, Op
-from joulecache.transforms.ops.decode import Header
 from joulecache.transforms.randomness import key_hash, random_words
 
 _SAMPLED_UNITS = 32
 _UNKNOWN_IMAGE_BYTES = 256 << 10
-_BATCHED_DRAWS = 256  # amortizes the cost of a call
+_STATS_PIXELS = 1 << 20
 
 Pixels: TypeAlias = NDArray[np.uint8]
 CachedImage: TypeAlias = Pixels | bytes
 """An image in a cache: ``[H, W, C]`` uint8 in a raw cache, else encoded."""
+Words: TypeAlias = Sequence[int]
+"""The random words of the ops that draw, for one variant of one record."""
 
 
-class BatchedDraws:
-    """The random words of records, given as (key, split), drawn in batches in the order of the records."""
+class ImageMaker:
+    """Computes the cached images of the records of one split. The ops before the first random one run once for all variants.
 
-    def __init__(self, records: Sequence[tuple[str, str]], config: ShardConfig) -> None:
-        self._records, self._config = records, config
-        self._positions = {key: position for position, (key, _) in enumerate(records)}
-        self._drawn: dict[str, list[list[int]]] = {}
+    Attributes:
+        variants: Number of images per record.
+    """
 
-    def take(self, key: str, split: str) -> list[list[int]]:
-        """Return the words of a record's random ops, one list per variant. Each record can be taken once."""
-        if key not in self._drawn:
-            self._draw_from(self._positions[key], split)
-        return self._drawn.pop(key)
+    def __init__(self, config: ShardConfig, split: str) -> None:
+        chain = config.chain_of(split)
+        self.variants = config.variants_of(split)
+        self._seed, self._suffix = config.seed, chain.suffix
+        self._head, self._tail = _head_and_tail(chain.prefix)
+        self._checked: set[tuple[int, ...]] = set()
 
-    def _draw_from(self, position: int, split: str) -> None:
-        prefix, variants = self._config.chain_of(split).prefix, self._config.variants_of(split)
-        end = position + max(1, _BATCHED_DRAWS // variants)
-        keys = [key for key, key_split in self._records[position:end] if key_split == split]
-        _, tail = _head_and_tail(prefix)
-        hashes = np.array([key_hash(key) for key in keys], np.uint64)
-        words = random_words(
-            tail,
-            len(prefix) - len(tail),
-            self._config.seed,
-            np.repeat(hashes, variants),
-            np.tile(np.arange(variants), len(keys)),
-        )
-        for number, key in enumerate(keys):
-            self._drawn[key] = words[number * variants : (number + 1) * variants]
+    def draw(self, hashes: Sequence[int]) -> list[list[Words]]:
+        """Return the random words of each variant of records, given by the hashes of their keys. Draw many records at once."""
+        if not any(op.random_words for op in self._tail):
+            return [[()] * self.variants] * len(hashes)
+        repeated = np.repeat(np.array(hashes, np.uint64), self.variants)
+        numbers = np.tile(np.arange(self.variants), len(hashes))
+        words = random_words(self._tail, len(self._head), self._seed, repeated, numbers)
+        return [list(words[first : first + self.variants]) for first in range(0, len(words), self.variants)]
+
+    def images(self, encoded: bytes, words: Sequence[Words]) -> list[Pixels]:
+        """Compute one image for each variant.
+
+        Args:
+            encoded: The encoded image.
+            words: The random words of each variant.
+
+        Raises:
+            ValueError: The image cannot be decoded, or an op does not support it.
+        """
+        base = run(self._head, encoded, [])
+        images = [apply(self._tail, base, drawn) for drawn in words]
+        shape = images[0].shape
+        if shape not in self._checked:
+            output_size(self._suffix, *shape[:2])  # raises if the loader could not run the suffix
+            self._checked.add(shape)
+        return images
 
 
 def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
@@ -65,36 +78,12 @@ def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ..
     return prefix[:first_random], prefix[first_random:]
 
 
-def make_images(
-    encoded: bytes | Header, words: Sequence[Sequence[int]], config: ShardConfig, split: str
-) -> tuple[list[CachedImage], list[PixelStats]]:
-    """Compute the cached images of a record and their pixel sums, one per variant. The ops before the first random one run once.
-
-    Args:
-        encoded: The encoded image, or the result of `Decode.read_header`.
-        words: The random words of each variant.
-        config: The options of the cache.
-        split: The split of the record.
-
-    Raises:
-        ValueError: The image cannot be decoded, or an op does not support it.
-    """
-    chain = config.chain_of(split)
-    head, tail = _head_and_tail(chain.prefix)
-    base = run(head, encoded, [])
-    pixels = [apply(tail, base, drawn) for drawn in words]
-    output_size(chain.suffix, *pixels[0].shape[:2])  # raises if the loader could not run the suffix
-    if config.encoding == "raw":
-        return list(pixels), list(map(pixel_stats_of, pixels))
-    stored = [_encode(image, config) for image in pixels]
-    if config.encoding == "jpeg":  # lossy: the statistics are those of the decoded images
-        pixels = [decode_cached(image, pixels[0].shape[2]) for image in stored]
-    return list(stored), list(map(pixel_stats_of, pixels))
-
-
-def working_bytes(header: Header, channels: int) -> int:
-    """Estimate the memory that `make_images` needs for a record: the decoded image and the result of the next op."""
-    return 2 * header.width * header.height * channels
+def encode(image: Pixels, config: ShardConfig) -> tuple[bytes, PixelStats]:
+    """Encode an image as the cache stores it; return it with the sums of the pixels that it decodes to."""
+    stored = _encoded(image, config)
+    if config.encoding == "jpeg":  # lossy
+        image = decode_cached(stored, image.shape[2])
+    return stored, pixel_stats_of(image)
 
 
 def sample_units(units: Sequence[Unit]) -> list[Unit]:
@@ -110,13 +99,13 @@ def mean_image_bytes(units: Sequence[Unit], config: ShardConfig) -> float:
     """
     if config.raw_image_bytes is not None:
         return config.raw_image_bytes * config.variants
-    sizes = []
+    sizes, maker = [], ImageMaker(config, "train")
     for unit in units:
         with suppress(OSError, ValueError):
             record = next(iter(unit.read()))
-            words = BatchedDraws([(record.key, "train")], config).take(record.key, "train")
-            [image], _ = make_images(record.data, words[:1], config, "train")
-            sizes.append(len(image))
+            [words] = maker.draw([key_hash(record.key)])
+            [image] = maker.images(record.data, words[:1])
+            sizes.append(len(_encoded(image, config)))
     return config.variants * (sum(sizes) / len(sizes) if sizes else _UNKNOWN_IMAGE_BYTES)
 
 
@@ -125,21 +114,22 @@ def decode_cached(data: bytes, channels: int) -> Pixels:
     return as_array(Decode(channels=channels).pixels(data))
 
 
-def pixel_stats_of(image: Pixels) -> PixelStats:
-    """Return the exact sums over the pixels of an image ``[H, W, C]``.
+def pixel_stats_of(images: Pixels) -> PixelStats:
+    """Return the exact sums over the pixels of one or more images, uint8 ``[..., H, W, C]``.
 
-    Computed in float32, twice as fast as in integers: exact below 2**24, which sums of 256 squared levels do not exceed.
+    OpenCV returns mean and deviation in double precision, from which a million pixels' sums follow without an error.
     """
-    height, width, channels = image.shape
-    sums, squares = np.zeros(channels), np.zeros(channels)
-    for top in range(0, height, 256):
-        strip = image[top : top + 256].reshape(-1, width * channels).astype(np.float32)
-        sums += strip.sum(axis=0).reshape(width, channels).sum(axis=0, dtype=np.float64)
-        squares += np.einsum("ij,ij->j", strip, strip).reshape(width, channels).sum(axis=0, dtype=np.float64)
-    return PixelStats(height * width, tuple(map(int, sums)), tuple(map(int, squares)))
+    rows = np.ascontiguousarray(images).reshape(-1, 1, images.shape[-1])
+    sums, squares = np.zeros(images.shape[-1], np.int64), np.zeros(images.shape[-1], np.int64)
+    for first in range(0, len(rows), _STATS_PIXELS):
+        part = rows[first : first + _STATS_PIXELS]
+        mean, deviation = (each[:, 0] for each in cv2.meanStdDev(part))
+        sums += np.rint(mean * len(part)).astype(np.int64)
+        squares += np.rint((deviation**2 + mean**2) * len(part)).astype(np.int64)
+    return PixelStats(len(rows), tuple(sums.tolist()), tuple(squares.tolist()))
 
 
-def _encode(pixels: Pixels, config: ShardConfig) -> bytes:
+def _encoded(pixels: Pixels, config: ShardConfig) -> bytes:
     stream = io.BytesIO()
     image = as_image(np.ascontiguousarray(pixels))
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
     image_bytes = functools.cache(functools.partial(mean_image_bytes, sample_units(source.units), shard_config))
     if shards is None:
         shards = max(1, min(MAX_SHARDS, math.ceil(image_bytes() * source.records / SHARD_TARGET_BYTES)))
-    specs = shard_specs(source, destination.location, shards, shard_config, config.workers)
+    specs = shard_specs(source, destination.location, shards, shard_config)
     kept: list[ShardResult] = []
     if update is not None:
         kept, specs = update.divide(specs, rehash=config.rehash)
@@ -82,9 +81,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
     return Job(shard_config, config.max_reject_rate, without_units, shards, image_bytes, update, kept, specs)
 
 
-def shard_specs(
-    source: Source, location: str, shards: int, config: ShardConfig, workers: int | None
-) -> list[ShardSpec]:
+def shard_specs(source: Source, location: str, shards: int, config: ShardConfig) -> list[ShardSpec]:
     """Divide the units of a source into shards by the hash of their names."""
     rows_of_shard: list[array[int]] = [array("q") for _ in range(shards)]
     for row, unit in enumerate(source.units):
@@ -97,7 +94,6 @@ def shard_specs(
             units=take(source.units, rows),
             classes=len(source.class_names),
             config=config,
-            workers=workers or len(os.sched_getaffinity(0)),
             launcher=this_process(),
         )
         for shard, rows in enumerate(rows_of_shard)

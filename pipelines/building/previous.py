@@ -111,6 +111,6 @@ class PreviousShard:
             return None
         return rows, [record for record in records if isinstance(record, Reject)]
 
-    def matching_files(self, split: str, rows: Sequence[tuple[str, int, int | None]]) -> tuple[DataFile, ...]:
+    def matching_files(self, split: str, rows: Sequence[tuple[str, int, int]]) -> tuple[DataFile, ...]:
         """Return the files of a split's variants if they hold exactly these rows, given as (key, label, previous row), else ()."""
         return self._files[split] if self._known and self._order[split] == list(rows) else ()

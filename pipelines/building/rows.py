@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from joulecache.pipelines.cache.index import INDEX_SCHEMA
 from joulecache.pipelines.cache.names import SPLITS
 
 
@@ -47,19 +46,3 @@ def index_rows(index: pa.RecordBatch) -> Iterator[IndexRow]:
     names = ("key", "key_hash", "label", "split", "source_bytes", "mtime_ns", "digest", "row")
     for key, hashed, label, split, *others in zip(*(index[name].to_pylist() for name in names), strict=True):
         yield IndexRow(key, hashed, label, SPLITS[split], *others)
-
-
-def index_batch(rows: Sequence[IndexRow], shard: int) -> pa.RecordBatch:
-    """Return the rows of one shard as a batch of `INDEX_SCHEMA`."""
-    columns = {
-        "key": [row.key for row in rows],
-        "key_hash": [row.hash for row in rows],
-        "label": [row.label for row in rows],
-        "split": [SPLITS.index(row.split) for row in rows],
-        "source_bytes": [row.source_bytes for row in rows],
-        "mtime_ns": [row.mtime_ns for row in rows],
-        "digest": [row.digest for row in rows],
-        "shard": [shard] * len(rows),
-        "row": [row.row for row in rows],
-    }
-    return pa.RecordBatch.from_pydict(columns, INDEX_SCHEMA)

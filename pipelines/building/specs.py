@@ -30,7 +30,6 @@ class ShardSpec:
         units: The units whose hash is in the range.
         classes: Number of classes.
         config: The options of the cache.
-        workers: Number of threads.
         previous: The shard in the existing cache, for an update.
         rehash: Read every unit, even with unchanged size and time.
         launcher: `this_process` of the process that meters the build; "" for the worker itself.
@@ -43,7 +42,6 @@ class ShardSpec:
     units: Sequence[Unit]
     classes: int
     config: ShardConfig
-    workers: int
     previous: Previous | None = None
     rehash: bool = False
     launcher: str = ""
@@ -52,7 +50,7 @@ class ShardSpec:
     @property
     def digest(self) -> str:
         """SHA-256 of everything that determines the shard: equal digests mean equal bytes."""
-        relevant = dataclasses.replace(self, units=tuple(self.units), cache="", workers=1, launcher="", work="")
+        relevant = dataclasses.replace(self, units=tuple(self.units), cache="", launcher="", work="")
         versions = [op.version for chain in (self.config.chain, self.config.val_chain) for op in chain.ops]
         return hashlib.sha256(repr((versions, relevant)).encode()).hexdigest()
 
@@ -72,7 +70,7 @@ class ShardResult:
         copied: Images copied from the existing cache, of all variants.
         error: Why the shard could not be written.
         worker: `this_process` of the worker.
-        metered: The worker was the process that meters the build.
+        metered: The process that meters the build measured the worker.
     """
 
     shard: int
@@ -106,6 +104,11 @@ class ShardResult:
 def this_process() -> str:
     """Return a name of this process that is unique in a cluster."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_metered(launcher: str) -> bool:
+    """Return whether the process that meters the build, given as `this_process` of it, measures this one: it is this one or its parent."""
+    return launcher in ("", this_process(), f"{socket.gethostname()}:{os.getppid()}")
 
 
 def write_result(work: Path, result: ShardResult) -> None:

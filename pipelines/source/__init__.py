@@ -5,7 +5,7 @@ from joulecache.pipelines.source.naming import IMAGE_SUFFIXES
 from joulecache.pipelines.source.opening import open_source, source_paths
 from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit, log_notes
 from joulecache.pipelines.source.synthetic import SYNTHETIC, SYNTHETIC_CLASSES, synthetic_photo
-from joulecache.pipelines.source.unit_tables import ImageFile, store_units, take
+from joulecache.pipelines.source.unit_tables import ImageFile, TarMember, store_units, take
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -18,6 +18,7 @@ __all__ = [
     "Source",
     "SourceConfig",
     "SourceError",
+    "TarMember",
     "Unit",
     "log_notes",
     "open_source",

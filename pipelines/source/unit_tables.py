@@ -29,6 +29,11 @@ class ImageFile:
     mtime_ns: int
     count: int = 1
 
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return self.root
+
     def record_keys(self) -> Iterator[str]:
         """Yield its path in the source."""
         yield self.name
@@ -50,6 +55,11 @@ class TarMember:
     mtime_ns: int
     offset: int
     count: int = 1
+
+    @property
+    def location(self) -> str:
+        """The tar."""
+        return self.path
 
     def record_keys(self) -> Iterator[str]:
         """Yield the member's name, after that of its tar where there are several."""

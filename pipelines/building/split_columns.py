@@ -1,0 +1,174 @@
+"""The records of one split of a shard, as columns."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from joulecache.pipelines.building.config import ShardConfig
+from joulecache.pipelines.building.images import (
+    CachedImage,
+    ImageMaker,
+    Pixels,
+    Words,
+    decode_cached,
+    encode,
+    pixel_stats_of,
+)
+from joulecache.pipelines.cache.data_file import PixelStats
+from joulecache.pipelines.cache.index import INDEX_SCHEMA
+from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.cache.rows import Rows
+from joulecache.transforms.chain import fixed_size, output_channels
+from joulecache.transforms.randomness import key_hash
+
+_DRAWN_AT_ONCE = 256  # amortizes the cost of a call
+_GAP = -1
+
+Images: TypeAlias = NDArray[np.uint8] | list[bytes]
+"""The images of one variant: one array ``[N, H, W, C]``, or encoded ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file of a record, as the index describes it to later updates.
+
+    Attributes:
+        size_bytes: Encoded size.
+        mtime_ns: Modification time.
+        digest: The first half of the SHA-256 of the encoded image.
+    """
+
+    size_bytes: int
+    mtime_ns: int
+    digest: bytes
+
+
+class SplitColumns:
+    """The records of a split while a shard is built, each in the slot that it has in the source. Rejected records leave gaps."""
+
+    def __init__(self, config: ShardConfig, split: str, keys: Sequence[str]) -> None:
+        self.maker = ImageMaker(config, split)
+        self._config, self._split, self._keys = config, split, keys
+        count = len(keys)
+        self._hashes = [key_hash(key) for key in keys]
+        self._labels, self._origins = [_GAP] * count, [Origin(0, 0, b"")] * count
+        self._copied, self._previous_rows = [0] * count, [_GAP] * count
+        prefix = config.chain_of(split).prefix
+        self._channels = output_channels(prefix)
+        self._images: list[Images] = [[b""] * count for _ in range(self.maker.variants)]
+        self._is_raw = config.encoding == "raw"
+        if self._is_raw:
+            size = fixed_size(prefix)
+            assert size is not None
+            shape = (count, *size, self._channels)
+            self._images = [np.empty(shape, np.uint8) for _ in range(self.maker.variants)]
+        self._stats: list[list[PixelStats]] = []  # of the encoded images of each record
+        self._drawn_block: int | None = None
+        self._drawn: list[list[Words]] = []
+
+    def words(self, slot: int) -> list[Words]:
+        """Return the random words of a record's variants. They are drawn in blocks, fastest in the order of the slots."""
+        block, row = divmod(slot, _DRAWN_AT_ONCE)
+        if self._drawn_block != block:
+            first = block * _DRAWN_AT_ONCE
+            self._drawn = self.maker.draw(self._hashes[first : first + _DRAWN_AT_ONCE])
+            self._drawn_block = block
+        return self._drawn[row]
+
+    def fill(
+        self,
+        slot: int,
+        label: int,
+        origin: Origin,
+        images: Sequence[Pixels],
+        *,
+        copied: Sequence[CachedImage] = (),
+        previous_row: int = _GAP,
+    ) -> None:
+        """Fill the slot of a record.
+
+        Args:
+            slot: Its slot.
+            label: Its class.
+            origin: Its file.
+            images: Computed images of the last variants.
+            copied: Images of the first variants, as an existing cache stores them.
+            previous_row: Row of the record in that cache.
+
+        Raises:
+            ValueError: An image cannot be encoded.
+        """
+        stored: list[CachedImage] = [*copied, *images]
+        if not self._is_raw:
+            encoded = [encode(image, self._config) for image in images]
+            stored = [*copied, *(data for data, _ in encoded)]
+            stats = [pixel_stats_of(decode_cached(bytes(image), self._channels)) for image in copied]
+            self._stats.append([*stats, *(each for _, each in encoded)])
+        for variant, image in enumerate(stored):
+            self._images[variant][slot] = image  # type: ignore[assignment]
+        self._labels[slot], self._origins[slot] = label, origin
+        self._copied[slot], self._previous_rows[slot] = len(copied), previous_row
+
+    # Afterwards -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _slots(self) -> list[int]:
+        return [slot for slot, label in enumerate(self._labels) if label != _GAP]
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def copied(self) -> int:
+        """Number of copied images."""
+        return sum(self._copied[slot] for slot in self._slots)
+
+    @property
+    def source_bytes(self) -> int:
+        """Encoded bytes of the records."""
+        return sum(self._origins[slot].size_bytes for slot in self._slots)
+
+    def identities(self) -> list[tuple[str, int, int]]:
+        """Return key, label and row in the existing cache of each record."""
+        return [(self._keys[slot], self._labels[slot], self._previous_rows[slot]) for slot in self._slots]
+
+    def rows(self, variant: int) -> Rows:
+        """Return the content of the file of a variant."""
+        images = self._images[variant]
+        if len(self) < len(images):
+            images = images[self._slots] if isinstance(images, np.ndarray) else [images[slot] for slot in self._slots]
+        stats = (each[variant] for each in self._stats)
+        return Rows(
+            images=images,
+            labels=np.array(self._labels, np.int64)[self._slots],
+            keys=[self._keys[slot] for slot in self._slots],
+            key_hashes=np.array(self._hashes, np.uint64)[self._slots],
+            pixel_stats=pixel_stats_of(images)
+            if isinstance(images, np.ndarray)
+            else functools.reduce(operator.add, stats),
+        )
+
+    def index(self, shard: int) -> pa.RecordBatch:
+        """Return the rows of the index."""
+        origins = [self._origins[slot] for slot in self._slots]
+        columns = {
+            "key": [self._keys[slot] for slot in self._slots],
+            "key_hash": [self._hashes[slot] for slot in self._slots],
+            "label": [self._labels[slot] for slot in self._slots],
+            "split": [SPLITS.index(self._split)] * len(self),
+            "source_bytes": [origin.size_bytes for origin in origins],
+            "mtime_ns": [origin.mtime_ns for origin in origins],
+            "digest": [origin.digest for origin in origins],
+            "shard": [shard] * len(self),
+            "row": list(range(len(self))),
+        }
+        return pa.RecordBatch.from_pydict(columns, INDEX_SCHEMA)
