@@ -17,7 +17,7 @@ import pytest
 from processes import environment
 
 from joulecache.pipelines import precompute
-from joulecache.pipelines.building import beam_graph
+from joulecache.pipelines.building import shard_builder
 from joulecache.pipelines.building.config import EngineError, ShardConfig
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.building.shard import TransformedShard, build_shard, transform_shard
@@ -169,7 +169,7 @@ def test_a_run_that_fails_keeps_its_shards_and_the_next_builds_the_rest(
         return transform_shard(spec)
 
     with monkeypatch.context() as patch:
-        patch.setattr(beam_graph, "transform_shard", lost_after_three)
+        patch.setattr(shard_builder, "transform_shard", lost_after_three)
         with pytest.raises(EngineError, match=r"the Beam pipeline failed: .*the engine is gone"):
             precompute(photo_folder, tmp_path / "cache", CHAIN, shards=6)
     assert not (tmp_path / "cache" / "manifest.json").exists()

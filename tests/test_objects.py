@@ -23,7 +23,7 @@ from processes import CLI, environment, python, wait_until
 from sources import example, write_parquet, write_tfrecord
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
-from joulecache.pipelines.building import beam_graph
+from joulecache.pipelines.building import shard_builder
 from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.results import BuildProgress, Built
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard
@@ -366,7 +366,7 @@ def test_a_shard_that_failed_is_built_by_the_next_build(
         return finish_shard(workspace, shard)
 
     with monkeypatch.context() as patch:
-        patch.setattr(beam_graph, "finish_shard", full)
+        patch.setattr(shard_builder, "finish_shard", full)
         with pytest.raises(BuildError, match="1 of 4 shards could not be written: No space left on device"):
             precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=4)
     again = precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=4)

@@ -8,14 +8,13 @@ import io
 import logging
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from joulecache.pipelines.building.config import BuildError, EngineError
-from joulecache.pipelines.building.shard import TransformedShard, finish_shard, transform_shard
+from joulecache.pipelines.building.shard_builder import ShardBuilder
 from joulecache.pipelines.building.specs import ShardSpec
-from joulecache.pipelines.building.workspace import Workspace
+from joulecache.pipelines.building.worker_pool import WorkerPool
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.quantities import clipped
 
@@ -36,60 +35,84 @@ _TRACEBACK = "Traceback (most recent call last):"
 # Building -------------------------------------------------------------------------------------------------------------
 
 
-def _finish(workspace: Workspace, transformed: TransformedShard) -> None:
-    """Write a shard. On a full disk the error becomes the shard's result, so that the build fails with a one-line message."""
-    try:
-        finish_shard(workspace, transformed)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        try:
-            workspace.fail(reason)
-        except OSError:
-            raise BuildError(f"shard {workspace.spec.shard} could not be written: {reason}") from None
-    finally:
-        workspace.close()
+_POOLS: dict[int, WorkerPool] = {}
+"""Worker processes of the running builds: Beam pickles a DoFn, even for workers in this process."""
+
+
+def _build_in(pool: int, specs: Sequence[ShardSpec]) -> None:
+    """Build shards in a pool. A function of this module, which Beam pickles by its name: `_POOLS` must not be copied."""
+    _POOLS[pool].build(specs)
 
 
 def _shard_builder(beam: ModuleType) -> Any:
-    """Return a DoFn that writes each shard while it transforms the next, with two shards in memory."""
+    """Return a DoFn that builds shards in its own process."""
 
     class BuildShards(beam.DoFn):  # type: ignore[name-defined, misc]
         def setup(self) -> None:
-            self._writer = ThreadPoolExecutor(1, "write")
-            self._writing: Future[None] | None = None
+            self._builder = ShardBuilder()
 
         def process(self, spec: ShardSpec) -> Iterator[int]:
-            workspace = Workspace(spec)
-            try:
-                transformed = transform_shard(workspace.spec)
-                self._wait()
-            except BaseException:
-                workspace.close()
-                raise
-            self._writing = self._writer.submit(_finish, workspace, transformed)
+            self._builder.build(spec)
             yield spec.shard
 
         def finish_bundle(self) -> None:
-            self._wait()
+            self._builder.wait()
 
         def teardown(self) -> None:
-            self._writer.shutdown()
-
-        def _wait(self) -> None:
-            if self._writing is not None:
-                self._writing.result()
-                self._writing = None
+            self._builder.close()
 
     return BuildShards()
 
 
-def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None) -> None:
-    """Build shards on a Beam runner: the one that the options name, else `FnApiRunner`.
+def _pool_builder(beam: ModuleType, pool: WorkerPool) -> Any:
+    """Return a DoFn that builds all shards of a bundle in worker processes."""
+    number = id(pool)
+
+    class BuildShardsInProcesses(beam.DoFn):  # type: ignore[name-defined, misc]
+        def start_bundle(self) -> None:
+            self._specs: list[ShardSpec] = []
+
+        def process(self, spec: ShardSpec) -> Iterator[int]:
+            self._specs.append(spec)
+            yield spec.shard
+
+        def finish_bundle(self) -> None:
+            _build_in(number, self._specs)
+
+    return BuildShardsInProcesses()
+
+
+@contextmanager
+def _started_pool(workers: int) -> Iterator[WorkerPool | None]:
+    """Start worker processes, unless one is enough: this process then builds itself."""
+    if workers == 1:
+        yield None
+        return
+    with WorkerPool(workers) as pool:
+        _POOLS[id(pool)] = pool
+        try:
+            yield pool
+        finally:
+            del _POOLS[id(pool)]
+
+
+def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None, workers: int = 1) -> None:
+    """Build shards on a Beam runner: the one that the options name, else `FnApiRunner` with worker processes.
+
+    Args:
+        specs: The shards.
+        options: Beam's options; None to build on this machine.
+        workers: Worker processes on this machine; 1 to build in this process.
 
     Raises:
-        EngineError: The runner failed or could not be reached.
+        EngineError: The runner failed or could not be reached, or a shard ended its worker process twice.
         BuildError: Neither a shard nor its result could be written.
     """
+    with _started_pool(workers if options is None else 1) as pool:
+        _run(specs, options, pool)
+
+
+def _run(specs: Sequence[ShardSpec], options: PipelineOptions | None, pool: WorkerPool | None) -> None:
     with _quiet_import():
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -104,7 +127,7 @@ def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None
     shards = pipeline | "specs" >> beam.Create(specs)
     if not is_local:
         shards |= "spread over workers" >> beam.Reshuffle()
-    _ = shards | "build" >> beam.ParDo(_shard_builder(beam))
+    _ = shards | "build" >> beam.ParDo(_pool_builder(beam, pool) if pool else _shard_builder(beam))
     try:
         pipeline.run().wait_until_finish()
     except BuildError:

@@ -122,7 +122,7 @@ class BuildConfig(SourceConfig):
         val_fraction: Fraction of records to hold out. Default: 0.1, or the source's validation split.
         seed: Seed of all draws.
         shards: Files per split and variant. Default: about 64 MiB each.
-        workers: Threads per shard. Default: all cores.
+        workers: Worker processes. Default: one per CPU, or none for a small source.
         max_reject_rate: Fraction of records that may be rejected.
         replace: Replace a cache that was built with other options.
         rehash: Compare file contents, not only sizes and times.

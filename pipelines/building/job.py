@@ -29,6 +29,8 @@ class Job:
         config: The options of the cache.
         max_reject_rate: Fraction of records that may be rejected.
         source: The source, without its units, which are in the specs.
+        workers: Requested worker processes; None to choose.
+        source_bytes: Expected encoded bytes of the source; None if unknown.
         shards: Number of shards per split and variant.
         image_bytes: Returns the expected bytes of one record in the cache, computed on first use.
         update: The existing cache to update; None to build everything.
@@ -39,6 +41,8 @@ class Job:
     config: ShardConfig
     max_reject_rate: float
     source: Source
+    workers: int | None
+    source_bytes: float | None
     shards: int
     image_bytes: Callable[[], float]
     update: Update | None
@@ -78,7 +82,25 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
     if update is not None:
         kept, specs = update.divide(specs, rehash=config.rehash)
     without_units = dataclasses.replace(source, units=())
-    return Job(shard_config, config.max_reject_rate, without_units, shards, image_bytes, update, kept, specs)
+    return Job(
+        config=shard_config,
+        max_reject_rate=config.max_reject_rate,
+        source=without_units,
+        workers=config.workers,
+        source_bytes=_encoded_bytes(source),
+        shards=shards,
+        image_bytes=image_bytes,
+        update=update,
+        kept=kept,
+        specs=specs,
+    )
+
+
+def _encoded_bytes(source: Source) -> float | None:
+    """Estimate the encoded bytes of a source from a few units; return None if they do not know theirs."""
+    sizes = [unit.size_bytes for unit in sample_units(source.units)]
+    known = [size for size in sizes if size is not None]
+    return sum(known) / len(known) * source.records if known else None
 
 
 def shard_specs(source: Source, location: str, shards: int, config: ShardConfig) -> list[ShardSpec]:

@@ -19,14 +19,17 @@ from joulecache.pipelines.building.monitor import Monitor
 from joulecache.pipelines.building.notes import log_repeated_draws
 from joulecache.pipelines.building.results import BuildProgress, Built, Progress
 from joulecache.pipelines.building.resume import finished_result
-from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result, this_process
+from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result
 from joulecache.pipelines.building.work_folder import ENERGY_LOG, UNITS
+from joulecache.pipelines.building.worker_pool import worker_count
 from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.source import Source, log_notes, open_source, store_units
 from joulecache.transforms.chain import Chain, parse
+
+_FEW_RECORDS, _FEW_BYTES = 1000, 32 << 20
 
 __all__ = ["BuildProgress", "Built", "Progress", "precompute"]
 
@@ -75,7 +78,7 @@ def precompute(
         val_fraction: Fraction of records to hold out. Default: 0.1, or the validation split of the source.
         seed: Seed of all draws.
         shards: Files per split and variant. Default: about 64 MiB each.
-        workers: Threads per shard. Default: all cores.
+        workers: Worker processes. Default: one per CPU, or none for a small source.
         limit: Read at most this many records.
         labels: CSV file with the classes of the images.
         splits: Names of the folders or files of the splits, by split: ``{"train": "training", "test": "holdout"}``.
@@ -191,12 +194,12 @@ def _build(
         monitor = Monitor(destination, work, log, job.source.records, [*job.kept, *resumed], progress)
         with monitor.running():
             if missing:
-                run_specs(missing, runner_options)
+                run_specs(missing, runner_options, _workers(job, len(missing)))
         built = [read_result(work, shard) for shard in shards]
         contents = commit.complete(job, built, destination.folder, work)
     finally:
         spent = log.close()
-    energy = _total_energy(job, built, {result.shard for result in resumed}, spent, meter)
+    energy = _total_energy(job, built, spent, meter)
     manifest = commit.make_manifest(job, contents, energy)
     destination.commit(manifest)
     return Built(
@@ -207,6 +210,15 @@ def _build(
         copied=sum(result.copied for result in built),
         workers=tuple(sorted({result.worker for result in built})),
     )
+
+
+def _workers(job: Job, shards: int) -> int:
+    """Return the number of worker processes: 1, for this process, where others would cost more than they save."""
+    share = shards / job.shards
+    is_small = job.source.records * share < _FEW_RECORDS and (job.source_bytes or 0) * share < _FEW_BYTES
+    if is_small and job.workers is None:
+        return 1
+    return worker_count(job.workers, shards, job.source.records / job.shards * job.image_bytes())
 
 
 def _resume(job: Job, destination: Destination, work: Path) -> tuple[list[ShardResult], list[ShardSpec]]:
@@ -233,12 +245,9 @@ def _with_stored_units(specs: Sequence[ShardSpec], destination: Destination, wor
     ]
 
 
-def _total_energy(
-    job: Job, built: Sequence[ShardResult], resumed: set[int], spent: Energy, meter: Meter
-) -> BuildEnergy | None:
-    """Return the energy of all builds that went into the cache; None if other processes, which are not measured, built a part."""
-    here = this_process()
-    if not all(result.metered if result.shard in resumed else result.worker == here for result in built):
+def _total_energy(job: Job, built: Sequence[ShardResult], spent: Energy, meter: Meter) -> BuildEnergy | None:
+    """Return the energy of all builds that went into the cache; None if processes that are not measured built a part."""
+    if not all(result.metered for result in built):
         return None
     if job.update:
         if not job.update.manifest.energy:
