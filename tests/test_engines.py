@@ -17,7 +17,7 @@ import pytest
 from processes import environment
 
 from joulecache.pipelines import precompute
-from joulecache.pipelines.building import shard_builder
+from joulecache.pipelines.building import beam_graph, shard_builder
 from joulecache.pipelines.building.config import EngineError, ShardConfig
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.building.shard import TransformedShard, build_shard, transform_shard
