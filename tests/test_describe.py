@@ -28,11 +28,13 @@ from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.compressing.results import Compression, ModelFile
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.energy import Component, Meter
+from joulecache.pipelines.energy.measurement import Contamination
 from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.results import AccuracyRange, Joules, Waiting
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.describe.compression import compression_sentences, describe_compression
+from joulecache.pipelines.report.describe.energy import describe_energy
 from joulecache.pipelines.report.describe.plan import describe_plan
 from joulecache.pipelines.report.describe.reuse import reuse_sentences, times
 from joulecache.pipelines.report.describe.stages import stage_sentences
@@ -354,7 +356,7 @@ def test_flags_of_the_meter_are_counted_first_and_listed_with_the_reason() -> No
         "4 of 5",
     )
     assert shown(load["tf_cache"]["Flags of all runs together"]) == "none"
-    assert shown(load["naive"]["Other processes"]) == "0.4%"
+    assert shown(load["naive"]["Other processes, of all CPU time"]) == "0.4%"
 
 
 @pytest.mark.parametrize(
@@ -795,3 +797,28 @@ def test_a_plan_says_why_and_how_to_build_it() -> None:
     assert shown(found["resize(72)"]["Paid back after"]) == "12.3 epochs"
     assert shown(found["nothing: online"]["Paid back after"]) == "-"
     assert shown(found["random_crop(64)"]["Variants (uses of each)"]) == "8 (3.75 uses)"
+
+
+# Background load ------------------------------------------------------------------------------------------------------
+
+
+def test_the_background_load_is_a_share_of_the_machine() -> None:
+    def said(**changes: float) -> str:
+        seen = Contamination(
+            **{
+                "capacity_s": 4.0,
+                "resolution_s": 0.02,
+                "machine_cpu_s": 9.0,
+                "steal_s": 0.1,
+                **dict.fromkeys(("cpu_stall_s", "memory_stall_s", "io_stall_s"), 0.5),
+                **changes,
+            }
+        )
+        energy = dataclasses.replace(ENERGY, contamination=seen, duration_s=2.0)
+        return text_of(describe_energy(energy))
+
+    assert "Background load: other processes used 100.0% of the machine's CPU time (2 CPUs)" in said()
+    assert "the hypervisor took 2.5% (steal); some task waited for a CPU 25.0% of the time" in said()
+    assert "Background load: not known, the window is too short" in said(resolution_s=0.41)
+    unknown = dataclasses.replace(ENERGY, contamination=None)
+    assert "Background load: not known." in text_of(describe_energy(unknown))

@@ -18,9 +18,10 @@ _MAX_OPEN = 100  # maximum number of trainings that share a meter
 class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Add the energy of each epoch to Keras' logs, so that History, CSVLogger and TensorBoard show it next to the loss.
 
-    Keys of the logs: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s` and, if the number of images is known,
-    `energy_j_per_1000_images`, all of training without validation; `val_energy_j`, of validation. If the input is
-    `timed`, also `input_wait_s`, the seconds that training waited for batches, and `compute_s`, the rest.
+    Keys of the logs: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s`, if the number of images is known
+    `energy_j_per_1000_images`, and if the meter has a country `co2eq_g`, grams of CO2 equivalent, all of training without
+    validation; `val_energy_j` and `val_co2eq_g`, of validation. If the input is `timed`, also `input_wait_s`, the seconds
+    that training waited for batches, and `compute_s`, the rest.
 
     The meter's windows are named "training" and "validation", or "training 2" and so on if a name is in use. List this
     callback before those that write logs: they receive logs in that order.
@@ -102,11 +103,16 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         logs["cpu_s"] = energy.cpu_s
         if images:
             logs["energy_j_per_1000_images"] = energy.total_j / images * 1000
+        if energy.carbon_g is not None:
+            logs["co2eq_g"] = energy.carbon_g
         wait_s = self.input_waits_s[-1]
         if wait_s is not None:
             logs["input_wait_s"], logs["compute_s"] = wait_s, energy.duration_s - wait_s
         if self._validation is not None:
-            logs["val_energy_j"] = self.val_energies[-1].total_j
+            validation = self.val_energies[-1]
+            logs["val_energy_j"] = validation.total_j
+            if validation.carbon_g is not None:
+                logs["val_co2eq_g"] = validation.carbon_g
             self._validation = None
 
     def close(self) -> None:
