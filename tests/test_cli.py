@@ -367,9 +367,11 @@ def test_damage_is_a_problem_of_a_cache_and_not_of_the_command(
 @pytest.mark.slow
 def test_train_then_compress(run: Run, photo_cache: Path, tmp_path: Path) -> None:
     options = ("--epochs", 1, "--model", "mlp", "--quantize", "dynamic")
-    code, out, _ = run("train", photo_cache, *options, "--out", tmp_path / "run", "--json")
+    code, out, err = run("train", photo_cache, *options, "--out", tmp_path / "run", "--json")
     assert code == 0
+    assert any(line.startswith("epoch 1 of 1: loss ") for line in err.splitlines())
     trained = json.loads(out)
+    assert trained["loss"] == trained["epochs"][0]["loss"]
     assert trained["compression"]["recipe"]["quantize"] == "dynamic"
     assert [file["name"] for file in trained["compression"]["variants"]] == ["baseline", "baseline-dynamic"]
     steps = ("--prune", 0.5, "--cluster", 8, "--quantize", "int8", "--finetune-epochs", 0, "--seed", 3)

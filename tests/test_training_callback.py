@@ -19,7 +19,7 @@ from meters import Diary
 from numpy.typing import NDArray
 
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.training.callback import EnergyCallback
+from joulecache.pipelines.training.callback import EnergyCallback, EpochLines
 from joulecache.pipelines.training.trainer import fit
 
 CARBON_KEYS = {"co2eq_g", "val_co2eq_g"}
@@ -79,6 +79,25 @@ def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
     assert [{name: float(row[name]) for name in history} for row in rows] == by_epoch(history)
     assert written_scalars(tmp_path / "board" / "train")["epoch_co2eq_g"] == pytest.approx(history["co2eq_g"])
     assert written_scalars(tmp_path / "board" / "validation")["epoch_co2eq_g"] == pytest.approx(history["val_co2eq_g"])
+
+
+def test_each_epoch_is_a_line_with_its_scores() -> None:
+    lines: list[str] = []
+    model, callbacks = compiled_model(), [EnergyCallback(Meter()), EpochLines(lines.append)]
+    data = batches(20, 1)
+    history = model.fit(
+        batches(40), validation_data=data, epochs=2, shuffle=False, verbose=0, callbacks=callbacks
+    ).history
+    assert len(lines) == 2
+    scores = (
+        f"loss {history[f'{prefix}loss'][1]:#.4g}, accuracy {history[f'{prefix}accuracy'][1]:.1%}"
+        for prefix in ("", "val_")
+    )
+    assert lines[1].startswith(f"epoch 2 of 2: {'; held out: '.join(scores)}; ")
+    assert lines[1].endswith("J")
+    compiled_model().fit(batches(20), shuffle=False, verbose=0, callbacks=[EpochLines(lines.append)])
+    assert lines[2].startswith("epoch 1 of 1: loss ")
+    assert ";" not in lines[2]
 
 
 def test_given_numbers_of_images_are_believed() -> None:

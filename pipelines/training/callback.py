@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -9,10 +10,37 @@ import keras
 import tensorflow as tf
 
 from joulecache.pipelines.core.checks import check_integer
+from joulecache.pipelines.core.quantities import joules, share
 from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.training.input_waits import InputWaits
 
 _MAX_OPEN = 100  # maximum number of trainings that share a meter
+
+
+class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
+    """Say loss, accuracy and joules of each epoch in one line; list it after an `EnergyCallback`.
+
+    Args:
+        say: Called with each line.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        super().__init__()
+        self._say = say
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Say what the logs hold."""
+        logs = logs or {}
+        parts = [_scores(logs, ""), _scores(logs, "val_") and f"held out: {_scores(logs, 'val_')}"]
+        parts.append(joules(logs["energy_j"]) if "energy_j" in logs else "")
+        self._say(f"epoch {epoch + 1} of {self.params['epochs']}: {'; '.join(filter(None, parts))}")
+
+
+def _scores(logs: Mapping[str, float], prefix: str) -> str:
+    """Return the loss and the accuracy of an epoch as text; "" without them."""
+    loss, accuracy = logs.get(f"{prefix}loss"), logs.get(f"{prefix}accuracy")
+    texts = ("" if loss is None else f"loss {loss:#.4g}", "" if accuracy is None else f"accuracy {share(accuracy)}")
+    return ", ".join(filter(None, texts))
 
 
 class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
