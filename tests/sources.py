@@ -77,6 +77,7 @@ def write_tfrecord(path: Path, examples: Sequence[bytes], compression: str = "")
     """Write records as TensorFlow does; return the path."""
     import tensorflow as tf
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path), compression) as writer:
         for data in examples:
             writer.write(data)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import encoded
 from PIL import Image
 from small_audits import NO_STAGES, audit, energy, logged
 
@@ -421,6 +422,12 @@ def save_transparent(folder: Path) -> None:
     image.save(folder / "odd.webp")
 
 
+def save_small_frame(folder: Path) -> None:
+    data = bytearray(encoded(Image.new("P", (10, 10), 1), "GIF"))
+    data[6:8] = (20).to_bytes(2, "little")  # width of the canvas
+    (folder / "odd.gif").write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("save", "decode", "why"),
     [
@@ -429,8 +436,9 @@ def save_transparent(folder: Path) -> None:
         (saved("JPEG", "CMYK"), "decode(1)", "it is CMYK, which TensorFlow cannot decode to grey"),
         (save_without_adobe, "decode", "it is CMYK without Adobe's marker, which TensorFlow inverts"),
         (save_transparent, "decode", "it is a WebP with transparency or several frames"),
+        (save_small_frame, "decode", "it is a GIF whose first frame does not fill it"),
     ],
-    ids=["tiff", "palette", "grey", "adobe", "transparent"],
+    ids=["tiff", "palette", "grey", "adobe", "transparent", "frame"],
 )
 def test_a_file_that_tensorflow_decodes_otherwise_is_named(
     tmp_path: Path, save: Callable[[Path], None], decode: str, why: str

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import encoded
+from metadata import REFUSED_CHUNKS, REFUSED_SEGMENTS, chunk, in_jpeg, in_png
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -234,10 +235,6 @@ def test_32_bit_levels_are_refused(dtype: type) -> None:
         Decode().pixels(data)
 
 
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
 def png(width: int, height: int, depth: int = 8, colour: int = 2, rows: bytes | None = None) -> bytes:
     """Return a PNG of that bit depth and colour type; each of its `rows` begins with a 0, None ends it before them."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
@@ -322,6 +319,80 @@ def test_exif_that_cannot_be_read_is_ignored(pixels: Array, kind: str) -> None:
     plain = decoded(encoded(pixels, kind, **options))
     for tags in (b"", b"no tags at all", b"II", b"II*\0\xff\xff\xff\xff"):
         np.testing.assert_array_equal(decoded(encoded(pixels, kind, exif=b"Exif\0\0" + tags, **options)), plain)
+
+
+# Metadata that Pillow refuses
+
+
+@pytest.mark.parametrize("chunks", REFUSED_CHUNKS.values(), ids=REFUSED_CHUNKS)
+@pytest.mark.parametrize("mode", ["RGB", "P", "I;16", "1"])
+def test_a_png_is_decoded_without_the_chunks_that_pillow_refuses(pixels: Array, mode: str, chunks: bytes) -> None:
+    image = as_image(pixels)
+    image = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    data = encoded(image, "PNG", exif=exif(6))
+    refused = in_png(data, chunks)
+    if mode == "RGB":
+        with pytest.raises((ValueError, SyntaxError, OSError)):
+            Image.open(io.BytesIO(refused)).load()
+    for op in (Decode(), Decode(1), Decode(background=9)):
+        np.testing.assert_array_equal(decoded(refused, op), decoded(data, op))
+        np.testing.assert_array_equal(decoded(in_png(data, chunks, after_pixels=True), op), decoded(data, op))
+    opened, orientation = Decode().open_upright(in_png(data, chunks, after_pixels=True))
+    assert (opened.size, orientation) == ((64, 48), 6)
+
+
+def test_transparency_and_short_text_stay(pixels: Array) -> None:
+    refused = REFUSED_CHUNKS["zTXt of 2 MiB"]
+    data = encoded(as_image(pixels).quantize(9), "PNG", transparency=3)
+    op = Decode(background=(9, 200, 77))
+    assert not np.array_equal(decoded(data, op), decoded(data))
+    np.testing.assert_array_equal(decoded(in_png(data, refused), op), decoded(data, op))
+    data = encoded(pixels, "PNG")
+    profile = "\nexif\n0\n" + exif(8).tobytes().hex()  # as ImageMagick writes it
+    xmp = b'<x tiff:Orientation="8"/>'
+    for text in (
+        chunk(b"tEXt", b"Raw profile type exif\0" + profile.encode()),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile.encode())),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp)),
+    ):
+        np.testing.assert_array_equal(decoded(in_png(data, refused, text)), UPRIGHT[8](pixels))
+
+
+def test_text_is_never_decompressed_beyond_the_limit(pixels: Array) -> None:
+    bomb = zlib.compressobj()
+    body = b"a\0\0" + b"".join(bomb.compress(bytes(1 << 20)) for _ in range(500)) + bomb.flush()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.testing.assert_array_equal(decoded(in_png(encoded(pixels, "PNG"), chunk(b"zTXt", body))), pixels)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < 100e6  # the text would be 500 MB
+
+
+@pytest.mark.parametrize("segments", REFUSED_SEGMENTS.values(), ids=REFUSED_SEGMENTS)
+def test_a_jpeg_is_decoded_without_the_segments_that_pillow_refuses(pixels: Array, segments: bytes) -> None:
+    data = encoded(pixels, "JPEG", exif=exif(6), icc_profile=b"profile")
+    with pytest.raises((ValueError, SyntaxError, OSError)):
+        Image.open(io.BytesIO(in_jpeg(data, segments))).load()
+    for op in (Decode(), Decode(1, shorter=20)):
+        np.testing.assert_array_equal(decoded(in_jpeg(data, segments), op), decoded(data, op))
+
+
+def test_damaged_metadata_do_not_hide_other_damage(pixels: Array) -> None:
+    data = in_png(encoded(pixels, "PNG"), REFUSED_CHUNKS["zTXt of 2 MiB"])
+    with pytest.raises(DecodeError, match=r"truncated|Truncated"):
+        decoded(data[:-400])
+    assert decoded(data[:-400], Decode(truncated=True)).shape == (48, 64, 3)
+    with pytest.raises(DecodeError, match=r"^48x64 is more than max_pixels=3071$"):
+        decoded(data, Decode(max_pixels=3071))
+    for size in range(8, 400):
+        with pytest.raises(DecodeError):
+            decoded(data[:size])
+
+
+def test_text_that_is_called_transparency_is_none(pixels: Array) -> None:
+    for text in (chunk(b"tEXt", b"transparency\0x"), chunk(b"iTXt", b"transparency\0\0\0\0\0x")):
+        for op in (Decode(), Decode(background=3)):
+            np.testing.assert_array_equal(decoded(in_png(encoded(pixels, "PNG"), text), op), pixels)
 
 
 # Scale
@@ -534,41 +605,6 @@ def test_warnings_are_heard_again_after_a_decode(photo: bytes) -> None:
     with suppress(DecodeError):
         Decode().pixels(b"")
     assert list(warnings.filters) == before
-
-
-def damaged_tiff(pixels: Array, compression: str) -> bytes:
-    data = bytearray(encoded(Image.fromarray(pixels).convert("1"), "TIFF", compression=compression))
-    for place in range(8, len(data) - 400, 7):
-        data[place] ^= 0x5A
-    return bytes(data)
-
-
-TIFF_DAMAGES = {"tiff_lzw": "code not yet in table", "tiff_adobe_deflate": "Decoding error", "group4": None}
-
-
-@pytest.mark.parametrize(("compression", "reason"), TIFF_DAMAGES.items())
-def test_what_libtiff_prints_of_a_damaged_file_is_its_reason(
-    pixels: Array, capfd: pytest.CaptureFixture[str], compression: str, reason: str | None
-) -> None:
-    data = damaged_tiff(pixels, compression)
-    with suppress(DecodeError) if reason is None else pytest.raises(DecodeError, match=f"damaged TIFF: .*{reason}"):
-        Decode().pixels(data)
-    assert capfd.readouterr().err == ""
-    with suppress(OSError):  # elsewhere it is printed as before
-        Image.open(io.BytesIO(data)).load()
-    assert "Decode" in (err := capfd.readouterr().err) or "not yet in table." in err
-
-
-def test_what_pillow_logs_is_the_reason(pixels: Array, caplog: pytest.LogCaptureFixture) -> None:
-    samples = struct.pack("<HHI", 277, 3, 1)
-    data = encoded(pixels, "TIFF").replace(samples + b"\x03", samples + b"\xff")
-    with pytest.raises(OSError, match="cannot identify"):
-        Image.open(io.BytesIO(data))
-    assert "More samples per pixel" in caplog.text
-    caplog.clear()
-    with pytest.raises(DecodeError):
-        Decode().pixels(data)
-    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("kind", [*WHOLE_TO_THE_END, "MPO"])

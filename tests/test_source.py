@@ -389,25 +389,6 @@ def test_a_missing_image_is_empty_and_a_missing_label_is_no_class(tmp_path: Path
     assert source.class_names == ("0", "1")  # a label too large for a class adds none
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"image": pa.array([{"bytes": b"a"}])},
-        {"label": pa.array([1])},
-        {"image": pa.array([b"a"]), "label": pa.array([1])},
-        {"image": pa.array([{"path": "a"}]), "label": pa.array([1])},
-        {"image": pa.array([{"bytes": "a"}]), "label": pa.array([1])},
-        {"image": pa.array([{"bytes": b"a"}]), "label": pa.array(["cat"])},
-    ],
-    ids=["no label", "no image", "plain bytes", "no bytes", "bytes are text", "label is text"],
-)
-def test_parquet_of_another_layout_is_refused_with_its_columns(tmp_path: Path, columns: dict[str, Any]) -> None:
-    path = tmp_path / "other.parquet"
-    pq.write_table(pa.table(columns), path)
-    with pytest.raises(SourceError, match=rf"must have columns `image: .*, got \[{', '.join(map(repr, columns))}\]$"):
-        open_source(path)
-
-
 def test_large_binary_images_are_read(tmp_path: Path) -> None:
     image = pa.array([{"bytes": b"a"}], pa.struct([("bytes", pa.large_binary())]))
     pq.write_table(pa.table({"image": image, "label": pa.array([0], pa.uint8())}), tmp_path / "large.parquet")

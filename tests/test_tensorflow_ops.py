@@ -16,6 +16,7 @@ import tensorflow as tf
 from conftest import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metadata import REFUSED_CHUNKS, REFUSED_SEGMENTS, in_jpeg, in_png
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -238,6 +239,12 @@ def test_an_image_is_turned_as_its_orientation_says(kind: str, channels: int, sh
         np.testing.assert_array_equal(got, graphs.apply([op], tf.constant(file), nothing, tf.constant(turn)))
         shown.add(got.numpy().tobytes())
     assert len(shown) == 8
+
+
+def test_metadata_that_pillow_refuses_are_skipped_as_the_reference_skips_them() -> None:
+    png, jpeg = (encoded(photo(1).crop((0, 0, 101, 99)), kind) for kind in ("PNG", "JPEG"))
+    files = [in_png(png, chunks, after_pixels=late) for chunks in REFUSED_CHUNKS.values() for late in (False, True)]
+    assert_equal([Decode()], [*files, *(in_jpeg(jpeg, segments) for segments in REFUSED_SEGMENTS.values())])
 
 
 @pytest.mark.parametrize("shorter", [1, 72])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from sources import records
 
 from joulecache.pipelines import load, precompute
 from joulecache.pipelines.source import SourceConfig, SourceError, open_source
@@ -29,31 +31,54 @@ SIZES = {"train": 70, "validation": 4, "test": 3, "odd": 2}
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare `tiny_photos` and others: each image has one pixel value, its number; classes alternate."""
     root = tmp_path_factory.mktemp("tfds")
-    store(root, "tiny_photos", {"image": tfds.features.Image(shape=(None, None, 3)), **CLASSES}, SIZES)
-    store(root, "plain_numbers", {"image": tfds.features.Image(shape=(None, None, 3)), "label": np.int64}, {"train": 3})
-    store(root, "only_test", {"image": tfds.features.Image(shape=(None, None, 3)), **CLASSES}, {"test": 3})
+    store(root, "tiny_photos", {"image": IMAGE, **CLASSES}, SIZES)
+    store(root, "plain_numbers", {"image": IMAGE, "label": np.int64}, {"train": 3})
+    store(root, "only_test", {"image": IMAGE, **CLASSES}, {"test": 3})
+    store(root, "regression", {"image": IMAGE, "label": np.float32}, {"train": 3})
+    store(root, "hidden", {"image": IMAGE, **CLASSES}, {"train": 3, "test": 2}, label=lambda split: -(split == "test"))
+    pets = {"photo": IMAGE, "mask": tfds.features.LabeledImage(labels=2, shape=(None, None, 1))}
+    store(
+        root, "pets", {**pets, "species": KINDS, "head": {"kind": KINDS}}, {"train": 4}, supervised=("photo", "species")
+    )
+    store(root, "two", {"image": IMAGE, "species": KINDS, "kind": KINDS}, {"train": 4})
     return root
 
 
-CLASSES = {"label": tfds.features.ClassLabel(names=["cat", "dog"])}
+IMAGE = tfds.features.Image(shape=(None, None, 3))
+KINDS = tfds.features.ClassLabel(names=["cat", "dog"])
+CLASSES = {"label": KINDS}
 
 
-def store(root: Path, name: str, features: dict[str, Any], sizes: dict[str, int]) -> None:
+def store(
+    root: Path,
+    name: str,
+    features: dict[str, Any],
+    sizes: dict[str, int],
+    supervised: tuple[str, str] | None = None,
+    label: Callable[[str], int] | None = None,
+) -> None:
     class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg,misc]
         VERSION = tfds.core.Version("1.0.0")
         pkg_dir_path = None
 
         def _info(self) -> Any:
             return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=supervised,
+                disable_shuffling=True,
             )
 
         def _split_generators(self, _: Any) -> Any:
-            return {split: self._generate_examples(count) for split, count in sizes.items()}
+            return {split: self._generate_examples(split, count) for split, count in sizes.items()}
 
-        def _generate_examples(self, count: int) -> Any:
+        def _generate_examples(self, split: str, count: int) -> Any:
             for number in range(count):
-                yield number, {"image": np.full((9, 8, 3), number, np.uint8), "label": number % 2}
+                values: dict[str, Any] = {key: number % 2 if label is None else label(split) for key in features}
+                values |= {key: np.full((9, 8, 3), number, np.uint8) for key in ("image", "photo") if key in features}
+                values |= {"mask": np.zeros((9, 8, 1), np.uint8)} if "mask" in features else {}
+                values |= {"head": {"kind": 1}} if "head" in features else {}
+                yield number, values
 
     Photos.name = name
     Photos(data_dir=root).download_and_prepare()
@@ -96,6 +121,26 @@ def test_its_splits_reach_the_loader(tmp_path: Path) -> None:
     ]
 
 
+def test_features_are_those_that_the_dataset_declares_for_supervised_learning() -> None:
+    source = open_source("tfds:pets")
+    assert source.class_names == ("cat", "dog")
+    assert [record.label for record in records(source)] == [0, 1, 0, 1]
+    assert source.notes == ("images from column photo, classes from species (2 names), not from head/kind",)
+    nested = open_source("tfds:pets", SourceConfig(image="photo", target="head/kind"))
+    assert [record.label for record in records(nested)] == [1, 1, 1, 1]
+
+
+def test_integers_without_names_are_numbers() -> None:
+    assert open_source("tfds:plain_numbers").class_names == ("0", "1")
+
+
+def test_a_split_with_hidden_labels_is_left_out() -> None:
+    source = open_source("tfds:hidden")
+    assert [unit.split for unit in source.units] == [None]
+    assert source.skipped == Counter({"(split test)": 2})
+    assert source.notes == ("left out split 'test', 2 images: it has no labels",)
+
+
 def test_a_dataset_without_train_is_split_by_hash() -> None:
     assert [unit.split for unit in open_source("tfds:only_test").units] == [None]
 
@@ -107,9 +152,10 @@ def test_a_dataset_without_train_is_split_by_hash() -> None:
         ("../photos", "cannot open 'tfds:../photos': Parsing builder name string"),
         ("", "cannot open 'tfds:': Parsing builder name string"),
         (
-            "plain_numbers",
-            "'tfds:plain_numbers' must have an image and a ClassLabel named label, got image, label",
+            "regression",
+            "column 'label' of 'tfds:regression' holds Tensor, not classes: expected integers",
         ),
+        ("two", "'tfds:two' has 2 columns of classes: choose one with --target kind or --target species"),
         ("mnist", "'tfds:mnist' is not prepared in .*mnist/3.0.1: run `python -c .*download_and_prepare"),
     ],
 )

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+import gzip
+import hashlib
+import pickle
 import random
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from caches import build, shard_hashes
+from conftest import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from sources import example, records, write_tfrecord
 
+from joulecache.pipelines import precompute
 from joulecache.pipelines.core import tfrecord
 from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 
@@ -42,10 +53,16 @@ def test_tensorflows_examples_are_parsed_at_any_offset(
     } == written
 
 
-def test_the_first_of_many_values_counts_and_floats_are_ignored() -> None:
-    data = example({"many": [7, -1, 300], "none": [], "real": 1.5})
+def test_kinds_and_lists_are_distinguished() -> None:
+    data = example({"many": [7, -1, 300], "none": [], "one": [-5], "real": 1.5, "text": b""})
     found = tfrecord.features(data, 0, len(data))
-    assert {name: tfrecord.integer(data, feature) for name, feature in found.items()} == {"many": 7}
+    assert {name: (feature.kind, feature.single) for name, feature in found.items()} == {
+        "many": (tfrecord.INTEGER, False),
+        "one": (tfrecord.INTEGER, True),
+        "real": (tfrecord.FLOAT, True),
+        "text": (tfrecord.BYTES, True),
+    }
+    assert tfrecord.integer(data, found["many"]) == 7
 
 
 def test_unpacked_integers_are_read() -> None:
@@ -117,38 +134,146 @@ def test_an_unusable_record_has_a_reason(tmp_path: Path) -> None:
     path = write_tfrecord(
         tmp_path / "photos",
         [
-            example({"image": b"photo", "label": 1}),
+            *[example({"image": b"photo", "label": 1})] * 64,  # those that tell the features
             example({"image": b"photo"}),
             example({"label": 1, "size": 3}),
             example({"image": 7, "label": 1}),
+            example({"image": b"photo", "label": [1, 2]}),
             b"no Example",
             example({"image": b"marked", "label": 0}),
         ],
     )
     data = path.read_bytes()
     path.write_bytes(data.replace(b"marked", b"MARKED"))
-    problems = [record.problem for record in records(open_source(path))]
+    problems = [record.problem for record in records(open_source(path))][63:]
     assert problems[0] is None
-    assert problems[1:4] == [
-        "an Example must have an integer label named label or image/class/label, got image",
-        "an Example must have an encoded image named image or image/encoded or image_raw, got label, size",
-        "an Example must have an encoded image named image or image/encoded or image_raw, got image, label",
+    assert problems[1:5] == [
+        "its example must have one class in label (integer), got image (bytes)",
+        "its example must have one encoded image in image, got label (integer), size (integer)",
+        "its example must have one encoded image in image, got image (integer), label (integer)",
+        "its example must have one class in label (integer), got image (bytes), label (list)",
     ]
-    assert problems[4] is not None
-    assert problems[5] == "its bytes do not match their checksum"
+    assert problems[5] is not None
+    assert problems[6] == "its bytes do not match their checksum"
 
 
 def test_a_file_of_other_examples_is_refused_with_their_features(tmp_path: Path) -> None:
     path = write_tfrecord(tmp_path / "sounds", [example({"audio": b"sound", "label": 1})])
-    with pytest.raises(SourceError, match=r"no records with an image and a label in '.*sounds': .*, got audio, label$"):
+    with pytest.raises(
+        SourceError, match=r"sounds' has no known column of images: .*; it has audio \(bytes\), label \(integer\)$"
+    ):
         open_source(path)
+
+
+# Compressed
+
+
+@pytest.fixture(scope="module")
+def photo_examples() -> list[bytes]:
+    photos = [encoded(np.random.default_rng(row).integers(0, 256, (12, 9, 3), np.uint8), "JPEG") for row in range(150)]
+    return [example({"image": photo, "label": row % 3}) for row, photo in enumerate(photos)]
 
 
 @pytest.mark.parametrize("compression", ["GZIP", "ZLIB"])
-def test_a_compressed_file_is_refused(tmp_path: Path, compression: str) -> None:
-    path = write_tfrecord(tmp_path / "photos.tfrecord", [example({"image": b"photo", "label": 1})], compression)
-    with pytest.raises(SourceError, match=r"^unsupported source .*; tar and TFRecord files must not be compressed$"):
-        open_source(path)
+def test_a_compressed_file_gives_the_cache_of_the_file(
+    tmp_path: Path, photo_examples: list[bytes], compression: str
+) -> None:
+    plain = write_tfrecord(tmp_path / "plain" / "photos", photo_examples)
+    compressed = write_tfrecord(tmp_path / "compressed" / "photos", photo_examples, compression)
+    assert records(open_source(compressed)) != []
+    built = [
+        build(path, path.parent / "cache", chain="decode|resize(8)", shards=3, val_fraction=0.3)
+        for path in (plain, compressed)
+    ]
+    assert shard_hashes(built[0]) == shard_hashes(built[1])
+    again = precompute(compressed, compressed.parent / "cache", "decode|resize(8)", val_fraction=0.3)
+    assert again.unchanged
+
+
+def test_a_compressed_file_of_several_streams_and_padding_is_read(tmp_path: Path, photo_examples: list[bytes]) -> None:
+    whole = write_tfrecord(tmp_path / "photos", photo_examples).read_bytes()
+    parts = [whole[:1000], whole[1000:1001], b"", whole[1001:]]
+    (tmp_path / "parts" / "photos").parent.mkdir()
+    (tmp_path / "parts" / "photos").write_bytes(b"".join(map(gzip.compress, parts)) + bytes(100))
+    read = records(open_source(tmp_path / "parts" / "photos"))
+    assert [record.data for record in read] == [record.data for record in records(open_source(tmp_path / "photos"))]
+
+
+READ_UNITS = """
+import hashlib, pickle, sys
+from pathlib import Path
+for unit in pickle.loads(Path(sys.argv[1]).read_bytes()):
+    print(unit.name, hashlib.sha256(b"".join(record.data for record in unit.read())).hexdigest())
+"""
+
+
+def test_units_of_a_compressed_file_are_read_in_any_order_and_process(
+    tmp_path: Path, photo_examples: list[bytes]
+) -> None:
+    source = open_source(write_tfrecord(tmp_path / "photos", photo_examples, "GZIP"))
+    images = {unit.name: b"".join(record.data for record in unit.read()) for unit in source.units}
+    for unit in reversed(pickle.loads(pickle.dumps(source.units))):  # noqa: S301
+        assert b"".join(record.data for record in unit.read()) == images[unit.name]
+    (tmp_path / "units").write_bytes(pickle.dumps(source.units[::-1]))
+    read = run_python(READ_UNITS, tmp_path / "units").stdout
+    assert dict(map(str.split, read.splitlines())) == {
+        name: hashlib.sha256(data).hexdigest() for name, data in images.items()
+    }
+
+
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path, photo_examples: list[bytes]) -> None:
+    path = write_tfrecord(tmp_path / "photos", photo_examples, "GZIP")
+    whole = path.read_bytes()
+    for damaged, message in (
+        (whole[: len(whole) // 2], "the file is truncated"),
+        (whole[:-1], "the file is truncated"),
+        (whole[: len(whole) // 2] + bytes(64) + whole[len(whole) // 2 + 64 :], "invalid|incorrect"),
+        (whole + b"more", "incorrect header check"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(SourceError, match=rf"^cannot decompress '.*photos': .*({message})"):
+            open_source(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", bytes(500)])
+def test_other_compressed_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "photos").write_bytes(gzip.compress(content))
+    with pytest.raises(SourceError, match=r"^unsupported source .*; a tar must not be compressed$"):
+        open_source(tmp_path / "photos")
+
+
+def test_a_full_disk_says_where_it_is(
+    tmp_path: Path, photo_examples: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tfrecord(tmp_path / "photos", photo_examples, "GZIP")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(
+            SourceError, match=r"^cannot decompress '.*photos' into '.*' \(File too large\): set TMPDIR"
+        ):
+            open_source(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_the_temporary_file_goes_with_the_source(tmp_path: Path, photo_examples: list[bytes]) -> None:
+    def temporary_files() -> list[str]:
+        gc.collect()
+        links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [str(link) for link in links if link.name.endswith(" (deleted)")]
+
+    before = temporary_files()
+    source = open_source(write_tfrecord(tmp_path / "photos", photo_examples, "GZIP"))
+    records(source)
+    assert len(temporary_files()) == len(before) + 1
+    del source
+    assert temporary_files() == before
+
+
+# Damage
 
 
 def test_a_file_truncated_anywhere_is_refused(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def make_manifest(job: Job, contents: Contents, energy: BuildEnergy | None) -> M
             records=records,
             bytes=sum(result.source_bytes for result in contents.results),
             skipped=dict(sorted(source.skipped.items())),
+            columns=source.columns,
         ),
         splits={split: _make_split(split, config, contents) for split in SPLITS},
         index=contents.index,

@@ -29,15 +29,15 @@ class Previous:
     Attributes:
         manifest: The cache's manifest, reduced to the files of this shard.
         rejects: The rejected records of the shard.
-        relabelled: The classes have changed, so that all labels must be read again.
+        reread: The classes or columns have changed, so that all records must be read again.
     """
 
     manifest: Manifest
     rejects: tuple[Reject, ...]
-    relabelled: bool
+    reread: bool
 
     def __repr__(self) -> str:  # part of a spec's digest
-        return f"Previous({self.manifest.index.sha256}, {self.manifest.files()}, {self.rejects}, {self.relabelled})"
+        return f"Previous({self.manifest.index.sha256}, {self.manifest.files()}, {self.rejects}, {self.reread})"
 
 
 def shard_files(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, ...]:
@@ -67,7 +67,7 @@ class PreviousShard:
     """One shard of a cache, opened to copy from. It is empty if the bytes of one of its files have changed."""
 
     def __init__(self, folder: Path, previous: Previous, shard: int, encoding: str) -> None:
-        self._relabelled = previous.relabelled
+        self._reread = previous.reread
         self._shapes = {name: split.image_shape for name, split in previous.manifest.splits.items()}
         self._files = {name: split.files for name, split in previous.manifest.splits.items()}
         self._known: dict[str, IndexRow | Reject] = {}
@@ -103,7 +103,7 @@ class PreviousShard:
 
     def unchanged_records(self, unit: Unit, config: ShardConfig) -> tuple[list[IndexRow], list[Reject]] | None:
         """Return the records of a unit if it is unchanged and the cache has all variants; None if it must be read."""
-        if self._relabelled or not self._known or not is_unchanged(unit, self._known):
+        if self._reread or not self._known or not is_unchanged(unit, self._known):
             return None
         records = [self._known[key] for key in unit.record_keys()]
         rows = [record for record in records if isinstance(record, IndexRow)]

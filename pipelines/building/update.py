@@ -35,7 +35,8 @@ class Update:
             rejects = [codec.loads(Reject, line) for line in lines]
         # Records that could not be read have no modification time: they are tried again.
         self._rejects = {reject.key: reject for reject in rejects if reject.mtime_ns is not None}
-        self._relabelled = manifest.class_names != source.class_names
+        read_now = source.class_names, source.columns
+        self._reread = (manifest.class_names, manifest.source.columns) != read_now
 
     @classmethod
     def open(cls, destination: Destination, manifest: Manifest, source: Source) -> Update | None:
@@ -68,7 +69,7 @@ class Update:
     def _unchanged(self, spec: ShardSpec) -> ShardResult | None:
         """Return the result of an unchanged shard; None for one that must be built."""
         variants = {split: spec.config.variants_of(split) for split in SPLITS}
-        if self._relabelled or any(count > self.manifest.splits[split].variants for split, count in variants.items()):
+        if self._reread or any(count > self.manifest.splits[split].variants for split, count in variants.items()):
             return None
         rows = self._rows.get(spec.shard, [])
         known: dict[str, IndexRow | Reject] = {row.key: row for row in rows}
@@ -101,4 +102,4 @@ class Update:
             name: dataclasses.replace(split, files=shard_files(self.manifest, name, spec.shard))
             for name, split in self.manifest.splits.items()
         }
-        return Previous(dataclasses.replace(self.manifest, splits=splits), rejects, self._relabelled)
+        return Previous(dataclasses.replace(self.manifest, splits=splits), rejects, self._reread)

@@ -73,12 +73,14 @@ class SourceSummary:
         records: Records that it listed.
         bytes: Encoded size of the images that were read.
         skipped: Number of files that are not images, by suffix.
+        columns: Columns of the images and the classes, where they are not the usual ones.
     """
 
     location: _Text
     records: Count
     bytes: Count
     skipped: Mapping[str, Count]
+    columns: tuple[_Text, _Text] | None = None
 
 
 @dataclass(frozen=True)

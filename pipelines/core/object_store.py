@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from joulecache.pipelines.core.files import RangeReader
 from joulecache.pipelines.core.quantities import clipped
 
 SCHEMES = ("s3://", "gs://")
@@ -122,7 +123,8 @@ class ObjectFolder:
         found = self.find(name)
         if found is None:
             raise FileNotFoundError(f"no object at {self.url}/{name}")
-        return io.BufferedReader(_ObjectBytes(self, name, found.size_bytes), _READ_BYTES)
+        read_at = functools.partial(self.read_range, name)
+        return io.BufferedReader(RangeReader(read_at, found.size_bytes), _READ_BYTES)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield an object's bytes, a few megabytes at a time."""
@@ -196,33 +198,6 @@ def read_range(location: str, start: int, size: int) -> bytes:
 def _split(location: str) -> tuple[ObjectFolder, str]:
     bucket = "/".join(location.split("/", 3)[:3])
     return ObjectFolder(bucket), location[len(bucket) + 1 :]
-
-
-class _ObjectBytes(io.RawIOBase):
-    """An object as an unbuffered file."""
-
-    def __init__(self, folder: ObjectFolder, name: str, size: int) -> None:
-        self._folder, self._name, self._size, self._at = folder, name, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._folder.read_range(self._name, self._at, max(0, min(len(view), self._size - self._at)))
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _obstore() -> Any:

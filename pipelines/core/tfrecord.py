@@ -12,19 +12,21 @@ from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
 
-BYTES, INTEGER = 1, 3  # kinds of features: the field numbers of `bytes_list` and `int64_list` in a Feature
+BYTES, FLOAT, INTEGER = 1, 2, 3  # kinds of features: the field numbers of `bytes_list` and so on in a Feature
 
 HEADER_BYTES, _FOOTER = 12, 4  # around the data of a record
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 _LONGEST_VARINT = 10  # bytes
+_FLOAT_BYTES = 4
 
 
 class Feature(NamedTuple):
-    """Where the first value of a feature, BYTES or INTEGER, is in the buffer. For an integer, `stop` is the end of the list."""
+    """Where the first value of a feature is in the buffer, and whether it is the only one. For numbers, `stop` is the end of the list."""
 
     kind: int
     start: int
     stop: int
+    single: bool
 
 
 def checksum(data: Any) -> int:
@@ -93,7 +95,7 @@ def read_record(file: BinaryIO, file_bytes: int) -> tuple[bytes, bool]:
 
 
 def features(data: Any, start: int, stop: int) -> dict[str, Feature]:
-    """Return the bytes and integer features of the Example from `start` to `stop`; ValueError if it is not an Example."""
+    """Return the features of the Example from `start` to `stop` that have a value; ValueError if it is not an Example."""
     found = {}
     for number, first, last in _fields(data, start, stop):
         if number == 1:  # Features
@@ -123,10 +125,15 @@ def _entry(data: Any, start: int, stop: int) -> tuple[str, Feature | None]:
 
 def _first_value(data: Any, start: int, stop: int) -> Feature | None:
     for kind, first, last in _fields(data, start, stop):
-        if kind in (BYTES, INTEGER):
-            for number, left, right in _fields(data, first, last):
-                if number == 1 and (kind == BYTES or right > left):
-                    return Feature(kind, left, right)
+        if kind in (BYTES, FLOAT, INTEGER):
+            fields = _fields(data, first, last)
+            values = [
+                (left, right) for number, left, right in fields if number == 1 and (kind == BYTES or right > left)
+            ]
+            if values:
+                left, right = values[0]
+                end = _varint_at(data, left, right)[1] if kind == INTEGER else left + _FLOAT_BYTES
+                return Feature(kind, left, right, len(values) == 1 and (kind == BYTES or end == right))
     return None
 
 

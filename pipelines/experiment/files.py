@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.progress import Progress
@@ -17,10 +17,8 @@ from joulecache.pipelines.source import Source
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import Chain
 from joulecache.transforms.ops import Decode
-from joulecache.transforms.ops.decode import EXIF_ORIENTATION
+from joulecache.transforms.ops.decode import TRANSPOSED
 from joulecache.transforms.randomness import random_words
-
-_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 @dataclass(frozen=True)
@@ -109,18 +107,12 @@ def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> 
 
 def _read_header(decode: Decode, path: str) -> tuple[int, int, int]:
     """Return height and width after decode, and the EXIF orientation: 1 if the reference ignores it."""
-    with Image.open(path) as image:
-        why = _decoded_differently(decode, image)
-        if why:
-            raise ArmError(
-                f"TensorFlow does not decode {path!r} as the reference does: {why}; leave it out of an audit"
-            )
-        width, height = image.size
-        orientation = image.getexif().get(EXIF_ORIENTATION)
-        orientation = next((turn for turn in range(2, 9) if turn == orientation), 1)
-        scale = decode.jpeg_scale(height, width) if image.format in ("JPEG", "MPO") else 1
-    height, width = -(-height // scale), -(-width // scale)
-    if orientation in _TRANSPOSED:
+    image, orientation = decode.open_upright(Path(path).read_bytes())
+    why = _decoded_differently(decode, image)
+    if why:
+        raise ArmError(f"TensorFlow does not decode {path!r} as the reference does: {why}; leave it out of an audit")
+    width, height = image.size
+    if orientation in TRANSPOSED:
         height, width = width, height
     return height, width, orientation
 
@@ -136,6 +128,8 @@ def _decoded_differently(decode: Decode, image: Image.Image) -> str | None:
             return "it is a BMP with a palette"
         case "WEBP" if image.mode != "RGB" or getattr(image, "is_animated", False):
             return "it is a WebP with transparency or several frames"
+        case "GIF" if isinstance(image, ImageFile.ImageFile) and image.tile[0].extents != (0, 0, *image.size):
+            return "it is a GIF whose first frame does not fill it"
         case "JPEG" | "MPO" | "PNG" | "GIF" | "BMP" | "WEBP":
             return None
         case other:

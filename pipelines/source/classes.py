@@ -76,7 +76,12 @@ def crowding(classes: int, images: int) -> str | None:
 def crowding_note(labels: Iterable[int | None]) -> tuple[str, ...]:
     """Return a note where classes have less than two images on average."""
     counts = Counter(label for label in labels if label is not None)
-    crowd = crowding(len(counts), counts.total())
+    return crowding_notes(len(counts), counts.total())
+
+
+def crowding_notes(classes: int, images: int) -> tuple[str, ...]:
+    """Return a note where classes have less than two images on average, from their numbers."""
+    crowd = crowding(classes, images)
     return (f"{crowd}: check that these are classes, a model needs many images of each",) if crowd else ()
 
 

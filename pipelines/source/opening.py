@@ -8,30 +8,35 @@ import glob
 import itertools
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from joulecache.pipelines.core.files import unexpanded_home
 from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.quantities import plural
-from joulecache.pipelines.core.tfrecord import HEADER_BYTES, is_header
+from joulecache.pipelines.source.columns import Choice, Column, choose_columns
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.folder import list_folder
 from joulecache.pipelines.source.images import make_source
 from joulecache.pipelines.source.labels import LabelTable, read_labels
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, PACKED_SUFFIXES, UNREAD_SUFFIXES
-from joulecache.pipelines.source.parquet import list_parquet
+from joulecache.pipelines.source.parquet import list_parquet, parquet_columns
 from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
-from joulecache.pipelines.source.rows import join_files
+from joulecache.pipelines.source.rows import RowFile, join_files
 from joulecache.pipelines.source.splits import file_splits
 from joulecache.pipelines.source.stored import find_stored
 from joulecache.pipelines.source.synthetic import SYNTHETIC, open_synthetic
 from joulecache.pipelines.source.tar import list_tar
 from joulecache.pipelines.source.tfds import TFDS, open_tfds
-from joulecache.pipelines.source.tfrecord import list_tfrecord
+from joulecache.pipelines.source.tfrecord import is_tfrecord, list_tfrecord, tfrecord_columns
 
 _ALLOWED = "a folder of images, a .tar, Parquet or TFRecord file, a pattern of such files, synthetic:N or tfds:NAME"
+_HEAD_BYTES = 1 << 12  # that tell the kind of a file
+_ROWS: Mapping[str, tuple[Callable[[Archive], list[Column]], Callable[[Archive, str, Choice], RowFile]]] = {
+    "parquet": (parquet_columns, list_parquet),
+    "tfrecord": (tfrecord_columns, list_tfrecord),
+}
 
 
 def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -67,6 +72,9 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
     text, config = os.fspath(location), config or SourceConfig()
     if text.startswith(SYNTHETIC):
         _refuse_labels(config, text)
+        for option, column in {"image": config.image, "target": config.target}.items():
+            if column is not None:
+                raise SourceError(f"--{option} names a column, but {text!r} has no columns: drop --{option} {column}")
         if config.splits is not None:
             raise SourceError(f"{text!r} has no splits: drop --splits")
         return open_synthetic(text, config.limit)
@@ -102,9 +110,10 @@ def _open_files(location: str, archives: Sequence[Archive], config: SourceConfig
                 f"--splits must name the first folders or the first words of the files that {location!r} matches, such as "
                 f"{names[0]!r}, got {dict(config.splits)}"
             )
-        list_rows = list_parquet if kind == "parquet" else list_tfrecord
-        files = [list_rows(archive, name) for name, archive in used.items()]
-        source = join_files(location, files, config.limit, split_of or [None] * len(files))
+        columns_of, list_rows = _ROWS[kind]
+        choice = choose_columns(list(used.values()), columns_of, config)
+        files = [list_rows(archive, name, choice) for name, archive in used.items()]
+        source = join_files(location, files, choice, config.limit, split_of or [None] * len(files))
     if others := sorted(set(names) - set(used)):
         note = f"{plural(len(others), 'file')} outside the splits left out, such as {others[0]!r}"
         source = dataclasses.replace(source, notes=(note, *source.notes))
@@ -157,7 +166,7 @@ def _kind(archive: Archive) -> str:
         return "parquet"
     try:
         with open_binary(archive.location) as file:
-            if is_header(file.read(HEADER_BYTES)):
+            if is_tfrecord(file.read(_HEAD_BYTES)):
                 return "tfrecord"
             file.seek(0)
             if tarfile.is_tarfile(file):
@@ -170,5 +179,5 @@ def _kind(archive: Archive) -> str:
     elif suffix in PACKED_SUFFIXES:
         advice = "unpack it, and give its folder"
     else:
-        advice = "tar and TFRecord files must not be compressed"
+        advice = "a tar must not be compressed"
     raise SourceError(f"unsupported source {archive.name!r}: expected {_ALLOWED}; {advice}")

@@ -1,23 +1,37 @@
-"""Parquet files in the ``image: struct<bytes, path>, label`` layout."""
+"""Parquet files with a column of encoded images and a column of classes."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pyarrow.types as pt
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary
+from joulecache.pipelines.source.columns import BOOLEAN, BYTES, FLOAT, IMAGE, INTEGER, LIST, TEXT, Choice, Column
 from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
-from joulecache.pipelines.source.rows import RowFile, RowRange
+from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange
 
 _ROWS_AT_ONCE = 16
 _BUFFER_BYTES = 1 << 20  # per column, so that columns are not read whole
+_BOOLEANS = ("False", "True")
+_INDEX = "__index_level_0__"  # the row names of a pandas table
+
+_KINDS: Mapping[str, tuple[Callable[[Any], bool], ...]] = {
+    INTEGER: (pt.is_integer,),
+    TEXT: (pt.is_string, pt.is_large_string, pt.is_string_view),
+    BOOLEAN: (pt.is_boolean,),
+    BYTES: (pt.is_binary, pt.is_large_binary, pt.is_binary_view),
+    FLOAT: (pt.is_floating, pt.is_decimal),
+    LIST: (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +43,38 @@ class RowGroup(RowRange):
     def read(self) -> Iterator[Record]:
         """Yield the rows. Only a few are in memory at a time if the file's pages allow it."""
         keys, left = self.record_keys(), self.count
+        names = [self.columns.image, self.columns.target]
         with pq.ParquetFile(_opened(self.path), buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[self.index], columns=["image", "label"]):
-                data, labels = pc.struct_field(batch.column("image"), "bytes"), batch.column("label").to_pylist()
+            for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[self.index], columns=names):
+                images, labels = (_column(batch, name) for name in names)
+                data = pc.struct_field(images, "bytes") if pt.is_struct(images.type) else images
                 for row, key in zip(range(min(left, batch.num_rows)), keys, strict=False):
-                    image, label = data[row].as_py(), labels[row]
-                    missing = "image" if image is None else "label" if label is None else None
-                    problem = f"its row has no {missing}" if missing else None
-                    yield Record(key, -1 if label is None else int(label), image or b"", self.mtime_ns, problem)
+                    image, label, problem = data[row].as_py(), NO_LABEL, None
+                    try:
+                        label = self._label(labels[row])
+                    except ValueError as error:
+                        problem = str(error)
+                    if image is None:
+                        problem = _why_missing(images[row])
+                    yield Record(key, label, image or b"", self.mtime_ns, problem)
                 left -= batch.num_rows
                 if left <= 0:
                     break
+
+    def _label(self, cell: Any) -> int:
+        if not cell.is_valid:
+            raise ValueError("its row has no label")
+        try:
+            return self.columns.number(cell.as_py())
+        except UnicodeDecodeError:
+            raise ValueError("its label is not UTF-8 text") from None
+
+
+def _why_missing(image: Any) -> str:
+    path = image["path"].as_py() if pt.is_struct(image.type) and image.is_valid and "path" in image else None
+    if path is None:
+        return "its row has no image"
+    return f"its row has no image, but names the file {path!r}: only images inside the Parquet file are read"
 
 
 def _opened(location: str) -> Any:
@@ -47,44 +82,129 @@ def _opened(location: str) -> Any:
     return open_binary(location) if is_remote(location) else location
 
 
-def list_parquet(file: Archive, key: str) -> RowFile:
-    """List the row groups of a file; SourceError if it is damaged or has another layout."""
+@contextmanager
+def _open(file: Archive) -> Iterator[Any]:
+    """Open a file to list it; errors become SourceError."""
     try:
         with pq.ParquetFile(_opened(file.location)) as parquet:
-            schema, metadata = parquet.schema_arrow, parquet.metadata
-            rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            if not _holds_images(schema):
-                raise SourceError(
-                    f"{file.name!r} must have columns `image: struct<bytes, path>` and `label` (an integer), got {schema.names}"
-                )
-            names = _class_names(schema)
-            last = -1
-            if names is None:
-                for batch in parquet.iter_batches(columns=["label"]):
-                    labels = batch.column(0)
-                    largest = pc.max(labels.filter(pc.less(labels, MAX_CLASSES))).as_py()
-                    last = max(last, -1 if largest is None else largest)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            yield parquet
+    except SourceError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"cannot read {file.name!r} as Parquet: {error}") from error
-    firsts = itertools.accumulate(rows, initial=0)
-    groups = [
-        RowGroup(f"{key}#{index}", file.location, key, first, file.mtime_ns, count, None, index)
-        for index, (first, count) in enumerate(zip(firsts, rows, strict=False))
-    ]
-    return RowFile(key, groups, names, last)
 
 
-def _holds_images(schema: Any) -> bool:
-    if not {"image", "label"} <= set(schema.names):
-        return False
-    image, label = schema.field("image").type, schema.field("label").type
-    place = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
-    return place >= 0 and image[place].type in (pa.binary(), pa.large_binary()) and pa.types.is_integer(label)
+# Columns --------------------------------------------------------------------------------------------------------------
 
 
-def _class_names(schema: Any) -> tuple[str, ...] | None:
+def parquet_columns(file: Archive) -> list[Column]:
+    """Return the columns of a file; SourceError if it is damaged."""
+    with _open(file) as parquet:
+        return _columns_of(parquet.schema_arrow)
+
+
+def _columns_of(schema: Any) -> list[Column]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features["label"]["names"])
     except (KeyError, ValueError, TypeError):
-        return None
+        features = {}
+    fields = [field for field in schema if field.name != _INDEX]
+    return [column for field in fields for column in _flattened(field.name, field.type, _entry(features, field.name))]
+
+
+def _entry(features: Any, name: str) -> Any:
+    """Return what Hugging Face's metadata say of a column; an empty entry without."""
+    entry = features.get(name) if isinstance(features, dict) else None
+    return entry if isinstance(entry, dict) else {}
+
+
+def _flattened(name: str, kind: Any, feature: Any) -> Iterator[Column]:
+    """Yield a column, and the fields of a struct that is no image as columns of their own."""
+    kind = kind.value_type if pt.is_dictionary(kind) else kind
+    if pt.is_struct(kind):
+        data = kind.get_field_index("bytes")
+        if data >= 0 and _kind(kind[data].type) == BYTES:
+            yield Column(name, "audio" if feature.get("_type") == "Audio" else IMAGE)
+            return
+        for field in kind:
+            yield from _flattened(f"{name}.{field.name}", field.type, _entry(feature, field.name))
+        return
+    names = feature.get("names")
+    declared = tuple(map(str, names)) if isinstance(names, list) and pt.is_integer(kind) else None
+    is_image = feature.get("_type") == "Image" and _kind(kind) == BYTES
+    yield Column(name, IMAGE if is_image else _kind(kind), declared)
+
+
+def _kind(kind: Any) -> str:
+    return next((name for name, tests in _KINDS.items() if any(test(kind) for test in tests)), str(kind))
+
+
+def _column(batch: Any, name: str) -> Any:
+    """Return a column of a batch, or a field in it: ``a.b`` is field b of column a."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    parent, _, field = name.rpartition(".")
+    return pc.struct_field(_column(batch, parent), field)
+
+
+# Listing --------------------------------------------------------------------------------------------------------------
+
+
+def list_parquet(file: Archive, key: str, choice: Choice) -> RowFile:
+    """List the row groups of a file; SourceError if it is damaged or has other columns than the ones chosen."""
+    with _open(file) as parquet:
+        columns = {column.name: column for column in _columns_of(parquet.schema_arrow)}
+        metadata = parquet.metadata
+        rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        for wanted in (choice.image, choice.target):
+            found = columns.get(wanted.name)
+            if found and found.kind != wanted.kind:
+                raise SourceError(
+                    f"column {wanted.name!r} holds {wanted.kind} in {choice.file!r}, but {found.kind} in {file.name!r}: use files with "
+                    "the same columns"
+                )
+        if choice.image.name not in columns:
+            raise SourceError(
+                f"{file.name!r} has no column {choice.image.name!r}, which {choice.file!r} has: use files with the same columns"
+            )
+        target = columns.get(choice.target.name)
+        labels = _labels_of(parquet, file.name, target) if target else None
+    firsts = itertools.accumulate(rows, initial=0)
+    groups = [
+        RowGroup(f"{key}#{index}", file.location, key, first, file.mtime_ns, count, None, choice.columns, index)
+        for index, (first, count) in enumerate(zip(firsts, rows, strict=False))
+    ]
+    names = None if target is None else _BOOLEANS if target.kind == BOOLEAN else target.class_names
+    return RowFile(key, groups, names, labels)
+
+
+def _labels_of(parquet: Any, file: str, target: Column) -> LabelsSeen:
+    """Return what labels a file has; only its footer is read if that says enough."""
+    seen = LabelsSeen()
+    if target.kind == BOOLEAN or target.class_names is not None:
+        for largest in _largest_values(parquet.metadata, target.name):
+            seen.add(largest)
+        if seen.labelled:
+            return seen
+    for batch in parquet.iter_batches(columns=[target.name]):
+        labels = _column(batch, target.name)
+        if target.kind == INTEGER and not pt.is_dictionary(labels.type):
+            seen.add(pc.max(labels).as_py())
+            seen.add(pc.max(labels.filter(pc.less(labels, MAX_CLASSES))).as_py())
+        else:
+            try:
+                for label in pc.unique(labels).to_pylist():
+                    seen.add(label)
+            except ValueError as error:
+                raise SourceError(f"column {target.name!r} of {file!r} holds no classes: {error}") from error
+    return seen
+
+
+def _largest_values(metadata: Any, name: str) -> Iterator[Any]:
+    """Yield the largest value of a column in each row group whose statistics have it."""
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for index in range(row_group.num_columns):
+            column = row_group.column(index)
+            if column.path_in_schema == name and column.is_stats_set and column.statistics.has_min_max:
+                yield column.statistics.max

@@ -100,6 +100,7 @@ class Source:
         refused: (key, reason) of records that are never read, such as links in a tar.
         notes: What was skipped or guessed, one sentence each. `log_notes` logs them.
         linked: Folders outside the source to which links in it lead.
+        columns: Names of the columns of the images and the classes, where they are not the usual ones.
     """
 
     location: str
@@ -111,6 +112,7 @@ class Source:
     refused: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     linked: tuple[Path, ...] = ()
+    columns: tuple[str, str] | None = None
 
 
 def log_notes(source: Source) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from joulecache.pipelines.source.records import Record, Source, SourceError, Unit
+from joulecache.pipelines.core.quantities import plural
+from joulecache.pipelines.source.classes import crowding, crowding_notes, sort_key
+from joulecache.pipelines.source.columns import Choice, Columns, class_text
+from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit
 from joulecache.pipelines.source.splits import held_out
+
+NO_LABEL = -1
+"""The label of records without a class, as in test splits whose labels are not published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,7 @@ class RowRange:
     mtime_ns: int
     count: int
     split: str | None
+    columns: Columns
 
     @property
     def size_bytes(self) -> None:
@@ -42,6 +49,32 @@ class RowRange:
         raise NotImplementedError
 
 
+@dataclass
+class LabelsSeen:
+    """The labels of a file.
+
+    Attributes:
+        texts: Those that are text.
+        last: The largest number that is a class; `NO_LABEL` without.
+        labelled: Whether there is a label other than `NO_LABEL`.
+    """
+
+    texts: set[str] = field(default_factory=set)
+    last: int = NO_LABEL
+    labelled: bool = False
+
+    def add(self, label: bool | int | str | bytes | None) -> None:
+        """Add a label; None and "" are none. ValueError if it is not text, or there are too many classes."""
+        if isinstance(label, int):
+            self.labelled = self.labelled or label != NO_LABEL
+            self.last = max(self.last, int(label) if label < MAX_CLASSES else NO_LABEL)
+        elif label and (text := class_text(label)):
+            self.labelled = True
+            self.texts.add(text)
+            if len(self.texts) > MAX_CLASSES:
+                raise ValueError(f"the labels have more than {MAX_CLASSES:,} different values")
+
+
 @dataclass(frozen=True)
 class RowFile:
     """A listed file.
@@ -49,46 +82,117 @@ class RowFile:
     Attributes:
         key: Start of the keys of its records.
         ranges: Its units.
-        class_names: Names of the classes; None if the file has only numbers.
-        last_label: The largest label that is a class.
+        class_names: Names of the classes that the file declares; None without.
+        labels: The labels of its records; None if it has no such column.
     """
 
     key: str
     ranges: Sequence[RowRange]
     class_names: tuple[str, ...] | None
-    last_label: int
+    labels: LabelsSeen | None
+
+    @property
+    def rows(self) -> int:
+        """Number of records."""
+        return sum(rows.count for rows in self.ranges)
 
 
 def join_files(
     location: str,
     files: Sequence[RowFile],
+    choice: Choice,
     limit: int | None,
     splits: Sequence[str | None],
 ) -> Source:
-    """Return one source of several files; SourceError if they have different classes, or no rows.
+    """Return one source of several files.
 
-    A `limit` on the number of records takes the same fraction of each file, from its start.
+    A `limit` on the number of records takes the same fraction of each file, from its start. A split without labels is left out,
+    unless it is train.
+
+    Raises:
+        SourceError: The files have different classes, no labels, or no rows.
     """
-    names = {file.class_names for file in files}
-    if len(names) > 1:
-        other = next(file for file in files if file.class_names != files[0].class_names)
-        raise SourceError(f"{files[0].key!r} and {other.key!r} have different classes: use files with the same classes")
-    class_names = files[0].class_names
-    if class_names is None:
-        class_names = tuple(map(str, range(max(file.last_label for file in files) + 1)))
-    counts = [sum(rows.count for rows in file.ranges) for file in files]
-    if not sum(counts):
+    if not any(file.rows for file in files):
         raise SourceError(f"{location!r} has no rows")
-    taken = min(sum(counts), sum(counts) if limit is None else limit)
-    splits = held_out(splits)
+    left_out = _unlabelled_splits(location, files, splits, choice)
+    files = [file for file, split in zip(files, splits, strict=True) if split not in left_out]
+    splits = held_out(split for split in splits if split not in left_out)
+    seen = [_labels_in(file, choice) for file in files]
+    class_names = _class_names(location, files, seen, choice)
+    is_text = any(labels.texts for labels in seen)
+    columns = dataclasses.replace(choice.columns, classes=class_names) if is_text else choice.columns
+    total = sum(file.rows for file in files)
+    taken = total if limit is None else min(total, limit)
     units: list[Unit] = []
     before = 0
-    for file, count, split in zip(files, counts, splits, strict=True):
-        left = taken * (before + count) // sum(counts) - taken * before // sum(counts)
-        before += count
+    for file, split in zip(files, splits, strict=True):
+        left = taken * (before + file.rows) // total - taken * before // total
+        before += file.rows
         for rows in file.ranges:
             used = min(rows.count, left)
             left -= used
             if used:
-                units.append(dataclasses.replace(rows, count=used, split=split))
-    return Source(location, class_names, tuple(units), taken, "val" in splits, Counter())
+                units.append(dataclasses.replace(rows, count=used, split=split, columns=columns))
+    return Source(
+        location,
+        class_names,
+        tuple(units),
+        taken,
+        "val" in splits,
+        skipped=Counter({f"(split {split})": count for split, count in left_out.items()}),
+        notes=(
+            *choice.notes(len(class_names)),
+            *(
+                f"left out split {split!r}, {plural(images, 'image')}: it has no labels"
+                for split, images in left_out.items()
+            ),
+            *(crowding_notes(len(class_names), total) if files[0].class_names is None else ()),
+        ),
+        columns=None if choice.by_default else (choice.image.name, choice.target.name),
+    )
+
+
+def _unlabelled_splits(
+    location: str, files: Sequence[RowFile], splits: Sequence[str | None], choice: Choice
+) -> dict[str, int]:
+    """Return the splits without labels, and their number of records; SourceError if nothing is left to train on."""
+    labelled = {split for file, split in zip(files, splits, strict=True) if file.labels and file.labels.labelled}
+    unlabelled: Counter[str | None] = Counter()
+    for file, split in zip(files, splits, strict=True):
+        if split not in labelled:
+            unlabelled[split] += file.rows
+    if not labelled or not labelled & {None, "train"}:
+        where = f"split train of {location!r}" if labelled else repr(location)
+        raise SourceError(
+            f"{where} has no labels: column {choice.target.name} is missing, empty or {NO_LABEL} in every row, as in test sets whose "
+            "labels are not published; use files with labels"
+        )
+    return {str(split): count for split, count in unlabelled.items()}
+
+
+def _labels_in(file: RowFile, choice: Choice) -> LabelsSeen:
+    """Return the labels of a file; SourceError if it has none, unlike the rest of its split."""
+    if file.labels is None:
+        raise SourceError(
+            f"{file.key!r} has no column {choice.target.name!r}, which {choice.file!r} has: use files with the same columns"
+        )
+    return file.labels
+
+
+def _class_names(
+    location: str, files: Sequence[RowFile], seen: Sequence[LabelsSeen], choice: Choice
+) -> tuple[str, ...]:
+    """Return the names of the classes; SourceError if files declare different ones, or text labels are not classes."""
+    other = next((file for file in files if file.class_names != files[0].class_names), None)
+    if other is not None:
+        raise SourceError(f"{files[0].key!r} and {other.key!r} have different classes: use files with the same classes")
+    if (names := files[0].class_names) is not None:
+        return names
+    texts = set[str]().union(*(labels.texts for labels in seen))
+    if not texts:
+        return tuple(map(str, range(max(labels.last for labels in seen) + 1)))
+    if crowd := crowding(len(texts), sum(file.rows for file in files)):
+        raise SourceError(
+            f"column {choice.target.name!r} of {location!r} has {crowd}: each image must have one class; name another column with --target"
+        )
+    return tuple(sorted(texts, key=sort_key(texts)))

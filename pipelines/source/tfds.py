@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.core.quantities import plural
+from joulecache.pipelines.source.columns import BYTES, IMAGE, INTEGER, Column, choose
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.records import Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import join_files
@@ -23,7 +24,8 @@ def open_tfds(text: str, config: SourceConfig) -> Source:
 
     Args:
         text: ``tfds:NAME``; NAME may have a config and a version.
-        config: Its `splits` are names of the dataset's splits.
+        config: Its `splits` are names of the dataset's splits. By default, the classes are those of the dataset's `supervised_keys`, of
+            `label`, or of its only ClassLabel.
 
     Raises:
         SourceError: tensorflow-datasets is not installed, or the dataset is unknown, not prepared, or has no images with classes.
@@ -38,23 +40,21 @@ def open_tfds(text: str, config: SourceConfig) -> Source:
     kind = getattr(builder.info.file_format, "value", builder.info.file_format)
     if kind != "tfrecord":
         raise SourceError(f"{text!r} is stored as {kind}: prepare it with file_format='tfrecord'")
-    features = dict(getattr(builder.info.features, "items", dict)())
-    names = getattr(features.get("label"), "names", None)
-    if names is None or "image" not in features:
-        raise SourceError(
-            f"{text!r} must have an image and a ClassLabel named label, got {', '.join(sorted(features))}"
-        )
+    supervised = [name for name in builder.info.supervised_keys or () if isinstance(name, str)]
+    columns = sorted(_columns(builder.info.features), key=lambda column: column.name)
+    choice = choose(text, columns, config, preferred=[*supervised[1:], "label"])
     split_of = _split_of({name: split.num_examples for name, split in splits.items()}, config)
     files, file_splits = [], []
     for name, split in split_of.items():
         for path in map(Path, splits[name].filepaths):
-            files.append(dataclasses.replace(list_tfrecord(local_archive(path), path.name), class_names=tuple(names)))
+            listed = list_tfrecord(local_archive(path), path.name, choice)
+            files.append(dataclasses.replace(listed, class_names=choice.target.class_names))
             file_splits.append(split)
     left_out = {name: split.num_examples for name, split in splits.items() if name not in split_of}
-    source = join_files(text, files, config.limit, file_splits)
+    source = join_files(text, files, choice, config.limit, file_splits)
     return dataclasses.replace(
         source,
-        skipped=Counter({f"(split {name})": images for name, images in left_out.items()}),
+        skipped=source.skipped + Counter({f"(split {name})": images for name, images in left_out.items()}),
         notes=(
             *(f"left out split {name!r}, {plural(images, 'image')}" for name, images in left_out.items()),
             *source.notes,
@@ -72,6 +72,30 @@ def _split_of(counts: Mapping[str, int], config: SourceConfig) -> dict[str, str 
     if missing:
         raise SourceError(f"there is no split {missing[0]!r}: --splits must name some of {', '.join(counts)}")
     return {name: split for split, name in config.splits.items()}
+
+
+def _columns(features: Any, prefix: str = "") -> Iterator[Column]:
+    """Yield the features of a dataset as its TFRecords have them."""
+    import tensorflow_datasets.core.features as kinds
+
+    if not isinstance(features, kinds.FeaturesDict):
+        return
+    for name, feature in features.items():
+        match feature:
+            case kinds.FeaturesDict():
+                yield from _columns(feature, f"{prefix}{name}/")
+            case kinds.LabeledImage():  # a mask
+                yield Column(prefix + name, "mask")
+            case kinds.Image():
+                yield Column(prefix + name, IMAGE)
+            case kinds.ClassLabel():
+                yield Column(prefix + name, INTEGER, tuple(feature.names) if feature.names else None)
+            case kinds.Text():
+                yield Column(prefix + name, BYTES)
+            case kinds.Tensor(shape=()) if feature.np_dtype.kind in "iu":
+                yield Column(prefix + name, INTEGER)
+            case _:
+                yield Column(prefix + name, type(feature).__name__)
 
 
 def _builder(text: str) -> Any:

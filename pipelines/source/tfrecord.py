@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from joulecache.pipelines.core import tfrecord
 from joulecache.pipelines.core.object_store import is_remote, open_binary
-from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
-from joulecache.pipelines.source.rows import RowFile, RowRange
+from joulecache.pipelines.core.tfrecord import HEADER_BYTES, Feature, is_header
+from joulecache.pipelines.source.columns import BYTES, FLOAT, INTEGER, LIST, Choice, Column
+from joulecache.pipelines.source.decompressed import Decompressed, DecompressionError, first_decompressed
+from joulecache.pipelines.source.records import Archive, Record, SourceError
+from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange
 
-IMAGES = ("image", "image/encoded", "image_raw")
-LABELS = ("label", "image/class/label")
 _UNIT_RECORDS = 64  # small, so that the units spread evenly over the shards
+_PEEKED_RECORDS = 64  # that tell the features of a file
+_KINDS = {tfrecord.BYTES: BYTES, tfrecord.INTEGER: INTEGER, tfrecord.FLOAT: FLOAT}
 
 
 @dataclass(frozen=True, slots=True)
 class RecordRange(RowRange):
-    """Consecutive records of a TFRecord file; the first starts at byte `offset`."""
+    """Consecutive records of a TFRecord file; the first starts at byte `offset` of the file, or of its decompressed content."""
 
     offset: int
+    content: Decompressed | None
 
     def read(self) -> Iterator[Record]:
         """Yield the records. Only one is in memory at a time."""
-        with open_binary(self.path) as file:
+        with self.content.open() if self.content else open_binary(self.path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(self.offset)
             for key in self.record_keys():
@@ -39,13 +44,57 @@ class RecordRange(RowRange):
                 yield self._record(key, data, intact)
 
     def _record(self, key: str, data: bytes, intact: bool) -> Record:
+        image, label, problem = b"", NO_LABEL, None
         try:
             if not intact:
                 raise ValueError("its bytes do not match their checksum")
-            image, label = _image_and_label(data, 0, len(data))
-            return Record(key, label, data[image.start : image.stop], self.mtime_ns)
+            features = tfrecord.features(data, 0, len(data))
+            found = _image(features, self.columns.image)
+            image = data[found.start : found.stop]
+            kind = INTEGER if self.columns.classes is None else BYTES
+            label = self.columns.number(_label(data, features, self.columns.target, kind))
         except ValueError as error:
-            return Record(key, -1, b"", self.mtime_ns, str(error))
+            problem = str(error)
+        return Record(key, label, image, self.mtime_ns, problem)
+
+
+def _image(features: Mapping[str, Feature], name: str) -> Feature:
+    """Return where the image of an Example is; ValueError if there is none, or several."""
+    found = features.get(name)
+    if found is None or _kind(found) != BYTES:
+        raise ValueError(f"its example must have one encoded image in {name}, got {_shown(features)}")
+    return found
+
+
+def _label(data: Any, features: Mapping[str, Feature], name: str, kind: str) -> int | bytes:
+    """Return the label of an Example, of a kind of column; ValueError if there is none, or several."""
+    found = features.get(name)
+    if found is None or _kind(found) != kind:
+        raise ValueError(f"its example must have one class in {name} ({kind}), got {_shown(features)}")
+    return tfrecord.integer(data, found) if kind == INTEGER else bytes(data[found.start : found.stop])
+
+
+def _kind(feature: Feature) -> str:
+    return _KINDS[feature.kind] if feature.single else LIST
+
+
+def _shown(features: Mapping[str, Feature]) -> str:
+    return ", ".join(f"{name} ({_kind(features[name])})" for name in sorted(features)) or "no features"
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def is_tfrecord(head: bytes) -> bool:
+    """Return whether a file that starts with these bytes has TFRecords, compressed or not."""
+    return is_header(head) or is_header(first_decompressed(head, HEADER_BYTES))
+
+
+def _compressed(file: Archive) -> Decompressed | None:
+    """Return the content of a compressed file; None for a file that is not compressed."""
+    with open_binary(file.location) as opened:
+        head = opened.read(HEADER_BYTES)
+    return None if is_header(head) else Decompressed(file.location, file.mtime_ns)
 
 
 class _Slices:
@@ -65,54 +114,80 @@ class _Slices:
 
 
 @contextmanager
-def _contents(location: str) -> Iterator[Any]:
-    with open_binary(location) as file:
-        if is_remote(location):
-            yield _Slices(file)
-        else:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                yield data
-
-
-def list_tfrecord(file: Archive, key: str) -> RowFile:
-    """List the records of a file and read their labels, but not the images.
-
-    Raise SourceError if the file is damaged or compressed, or no record has an image and a label.
-    """
-    ends, last, problem = array("q", [0]), -1, "it has no records"
+def _contents(file: Archive, content: Decompressed | None) -> Iterator[Any]:
+    """Open the bytes of a file to list it; errors become SourceError."""
     try:
-        with _contents(file.location) as data:
-            for start, stop in tfrecord.records(data):
-                ends.append(tfrecord.record_end(stop))
-                try:
-                    _, label = _image_and_label(data, start, stop)
-                    last = max(last, label if label < MAX_CLASSES else -1)
-                except ValueError as error:
-                    problem = str(error)
+        with content.open() if content else open_binary(file.location) as opened:
+            if content or is_remote(file.location):
+                yield _Slices(opened)
+            else:
+                with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    yield data
+    except DecompressionError as error:
+        raise SourceError(str(error)) from error
+    except SourceError:
+        raise
     except ValueError as error:
         raise SourceError(f"cannot read {file.name!r} as TFRecord: {error}") from error
-    if last < 0:
-        raise SourceError(f"no records with an image and a label in {file.name!r}: {problem}")
+
+
+# Listing --------------------------------------------------------------------------------------------------------------
+
+
+def tfrecord_columns(file: Archive) -> list[Column]:
+    """Return the features of the first records of a file; SourceError if it is damaged."""
+    kinds: dict[str, str] = {}
+    with _contents(file, _compressed(file)) as data:
+        for start, stop in itertools.islice(tfrecord.records(data), _PEEKED_RECORDS):
+            for name, feature in _features(data, start, stop).items():
+                if name not in kinds or not feature.single:
+                    kinds[name] = _kind(feature)
+    return [Column(name, kind) for name, kind in sorted(kinds.items())]
+
+
+def _features(data: Any, start: int, stop: int) -> dict[str, Feature]:
+    """Return the features of a record; none if it is not an Example."""
+    try:
+        return tfrecord.features(data, start, stop)
+    except ValueError:
+        return {}
+
+
+def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
+    """List the records of a file and read their labels, but not the images.
+
+    Raise SourceError if the file is damaged, or no record has an image.
+    """
+    ends, seen, content = array("q", [0]), LabelsSeen(), _compressed(file)
+    images = targets = 0
+    problem = "it has no records"
+    with _contents(file, content) as data:
+        for start, stop in tfrecord.records(data):
+            ends.append(tfrecord.record_end(stop))
+            try:
+                features = tfrecord.features(data, start, stop)
+                _image(features, choice.image.name)
+                images += 1
+                targets += choice.target.name in features
+                seen.add(_label(data, features, choice.target.name, choice.target.kind))
+            except ValueError as error:
+                problem = str(error)
+    if not images:
+        raise SourceError(f"no records with an image in {file.name!r}: {problem}")
     rows = len(ends) - 1
     units = [
         RecordRange(
-            f"{key}#{row}", file.location, key, row, file.mtime_ns, min(_UNIT_RECORDS, rows - row), None, ends[row]
+            name=f"{key}#{row}",
+            path=file.location,
+            file_key=key,
+            first_row=row,
+            mtime_ns=file.mtime_ns,
+            count=min(_UNIT_RECORDS, rows - row),
+            split=None,
+            columns=choice.columns,
+            offset=ends[row],
+            content=content,
         )
         for row in range(0, rows, _UNIT_RECORDS)
     ]
-    return RowFile(key, units, None, last)
-
-
-def _image_and_label(data: Any, start: int, stop: int) -> tuple[tfrecord.Feature, int]:
-    """Return where the image of an Example is, and its label; ValueError if one is missing."""
-    features = tfrecord.features(data, start, stop)
-
-    def find(names: Sequence[str], kind: int, what: str) -> tfrecord.Feature:
-        found = next((features[name] for name in names if name in features), None)
-        if found is None or found.kind != kind:
-            got = ", ".join(sorted(features)) or "no features"
-            raise ValueError(f"an Example must have {what} named {' or '.join(names)}, got {got}")
-        return found
-
-    image = find(IMAGES, tfrecord.BYTES, "an encoded image")
-    return image, tfrecord.integer(data, find(LABELS, tfrecord.INTEGER, "an integer label"))
+    return RowFile(key, units, None, seen if targets else None)

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from joulecache.transforms.images import Array, Fill, Pixels, as_array
 from joulecache.transforms.jpeg import Jpeg, read_jpeg
-from joulecache.transforms.libtiff import collected_errors
+from joulecache.transforms.metadata import without_metadata
 from joulecache.transforms.ops.arguments import MAX_SIDE, fill_value, integer
 from joulecache.transforms.ops.base import Drawn, Op
 
@@ -27,9 +27,10 @@ MAX_PIXELS = 178_956_970  # twice `PIL.Image.MAX_IMAGE_PIXELS`: Pillow refuses l
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "JPEG2000", "PPM", "TIFF", "TGA")
 
 EXIF_ORIENTATION = 0x0112
-_TRANSPOSED = (5, 6, 7, 8)
+TRANSPOSED = (5, 6, 7, 8)
+"""The EXIF orientations that swap height and width."""
 _ALL, _BACK = slice(None), slice(None, None, -1)
-_MIRRORED: dict[object, tuple[slice, slice]] = {
+_MIRRORED: dict[int, tuple[slice, slice]] = {
     2: (_ALL, _BACK),
     3: (_BACK, _BACK),
     4: (_BACK, _ALL),
@@ -52,11 +53,13 @@ class Header:
         height: Height at the scale at which it is decoded, before it is turned upright, in pixels.
         width: Width at this scale, in pixels.
         opened: What decodes it.
+        data: The encoded image.
     """
 
     height: int
     width: int
     opened: Jpeg | Image.Image
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,33 @@ class Decode(Op):
         jpeg = read_jpeg(data)
         if jpeg is not None and jpeg.height * jpeg.width <= self.max_pixels:
             scale = self.jpeg_scale(jpeg.height, jpeg.width)
-            return Header(-(-jpeg.height // scale), -(-jpeg.width // scale), jpeg)
-        opened = self._open(data)
-        return Header(opened.height, opened.width, opened)
+            return Header(-(-jpeg.height // scale), -(-jpeg.width // scale), jpeg, data)
+        try:
+            opened = self._open(data)
+        except DecodeError:
+            if (repaired := without_metadata(data)) is None:
+                raise
+            return self.read_header(repaired)
+        return Header(opened.height, opened.width, opened, data)
+
+    def open_upright(self, data: bytes) -> tuple[Image.Image, int]:
+        """Return an encoded image as Pillow opens it, at the scale at which `pixels` decodes it, and its EXIF orientation, 1 to 8.
+
+        Raises:
+            DecodeError: The image cannot be decoded.
+        """
+        try:
+            opened = self._open(data)
+            if opened.format == "PNG":  # the orientation may be after the pixels
+                with _decode_errors(), _truncation(self.truncated):
+                    opened.load()
+        except DecodeError:
+            if (repaired := without_metadata(data)) is None:
+                raise
+            return self.open_upright(repaired)
+        return opened, _orientation(opened)
 
     def _open(self, data: bytes) -> Image.Image:
-        """Open an encoded image with Pillow, at the scale at which it is decoded."""
         with _decode_errors():
             opened = Image.open(io.BytesIO(data), formats=_FORMATS)
             width, height = opened.size
@@ -142,7 +166,15 @@ class Decode(Op):
             DecodeError: The image cannot be decoded.
         """
         assert isinstance(image, bytes | Header)
-        opened = (self.read_header(image) if isinstance(image, bytes) else image).opened
+        header = self.read_header(image) if isinstance(image, bytes) else image
+        try:
+            return self._decoded(header.opened)
+        except DecodeError:
+            if (repaired := without_metadata(header.data)) is None:
+                raise
+            return self.pixels(repaired)
+
+    def _decoded(self, opened: Jpeg | Image.Image) -> Array:
         if isinstance(opened, Jpeg):
             decoded = opened.decode(self.channels, self.jpeg_scale(opened.height, opened.width))
             if decoded is not None:
@@ -183,9 +215,7 @@ class Decode(Op):
 
     def _upright(self, image: Image.Image) -> Array:
         """Convert an image to the op's channels and apply its EXIF orientation."""
-        orientation = 1
-        with suppress(Exception):  # unreadable tags are no reason to reject the pixels
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        orientation = _orientation(image)
         return _rotated(as_array(self._converted(image)), orientation)
 
     def _converted(self, image: Image.Image) -> Image.Image:
@@ -195,6 +225,8 @@ class Decode(Op):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.mode in ("I", "F"):
             raise DecodeError("levels of 32 bits have no agreed range: save it with 8 or 16 bits")
+        if isinstance(image.info.get("transparency"), str):  # a text of a PNG
+            del image.info["transparency"]
         if self.background is not None and image.has_transparency_data:
             color = self.background if isinstance(self.background, tuple) else (self.background,) * 3
             background = Image.new("RGBA", image.size, (*color, 255))
@@ -203,9 +235,17 @@ class Decode(Op):
         return image if image.mode == self._mode else image.convert(self._mode)
 
 
-def _rotated(stored: Array, orientation: object) -> Array:
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 if it is none or cannot be read: unreadable tags are no reason to reject the pixels."""
+    orientation = None
+    with suppress(Exception):
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    return next((known for known in range(2, 9) if known == orientation), 1)
+
+
+def _rotated(stored: Array, orientation: int) -> Array:
     """Return the image upright, contiguous."""
-    if orientation in _TRANSPOSED:
+    if orientation in TRANSPOSED:
         stored = stored.swapaxes(0, 1)
     if orientation in _MIRRORED:
         stored = stored[_MIRRORED[orientation]]
@@ -217,24 +257,21 @@ _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 @contextmanager
 def _decode_errors() -> Iterator[None]:
-    """Turn any exception into a DecodeError with a one-line reason, and ignore what Pillow warns of, logs and prints.
+    """Turn any exception into a DecodeError with a one-line reason, and ignore Pillow's warnings.
 
     Pillow warns about large images and damaged tags. Where warnings are errors, these would reject images that can be decoded.
     """
     # Not `catch_warnings`: it is not thread-safe, and it resets which warnings were already shown.
     filters = cast("list[Any]", warnings.filters)
     filters.insert(0, _IGNORE_PILLOW)
-    damages: list[str] = []
     try:
-        with collected_errors() as damages:
-            yield
+        yield
     except DecodeError:
         raise
     except UnidentifiedImageError as error:  # Pillow's message holds a memory address, which differs between runs
         raise DecodeError(f"not an image in one of the formats {', '.join(_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders may raise anything on hostile bytes
-        reason = f"damaged TIFF: {damages[0]}" if damages else f"{type(error).__name__}: {error}"
-        raise DecodeError(reason.splitlines()[0]) from error
+        raise DecodeError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     finally:
         with suppress(ValueError):
             filters.remove(_IGNORE_PILLOW)

@@ -1,0 +1,215 @@
+"""Which columns of a file hold the images and the classes: found by their names and types, or chosen by the user."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from joulecache.pipelines.core.quantities import plural
+from joulecache.pipelines.source.classes import CLASS_KEYS, called
+from joulecache.pipelines.source.config import SourceConfig
+from joulecache.pipelines.source.records import Archive, SourceError
+
+IMAGE, BYTES, INTEGER, TEXT, BOOLEAN, FLOAT, LIST = "image", "bytes", "integer", "text", "boolean", "float", "list"
+"""Kinds of columns."""
+
+_IMAGE_KINDS = (IMAGE, BYTES)
+_CLASS_KINDS = (INTEGER, TEXT, BOOLEAN, BYTES)
+_PREFERRED_IMAGES = ("image", "image/encoded", "image_raw")
+_PREFERRED_TARGETS = ("label", "image/class/label")
+_IMAGE_NAMES = (*_PREFERRED_IMAGES, "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
+_TARGET_NAMES = (*CLASS_KEYS, *_PREFERRED_TARGETS, "labels", "fine_label", "coarse_label", "image/class/text")
+_SHOWN = 20  # columns in a message
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a Parquet file, or a feature of TFRecords.
+
+    Attributes:
+        name: Its name; ``a.b`` for field b of column a.
+        kind: What it holds: one of the kinds above, or another in words.
+        class_names: The names of its classes, if the file declares them.
+    """
+
+    name: str
+    kind: str
+    class_names: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        names = "" if self.class_names is None else f", {len(self.class_names)} names"
+        return f"{self.name} ({self.kind}{names})"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that the records of a file are read from.
+
+    Attributes:
+        image: Column of the images.
+        target: Column of the classes.
+        classes: The classes that the labels name; None if the labels are numbers.
+    """
+
+    image: str
+    target: str
+    classes: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:  # part of a spec's digest, once per unit: no class names
+        return f"Columns({self.image!r}, {self.target!r}, {self._digest})"
+
+    def number(self, label: bool | int | str | bytes) -> int:
+        """Return the number of a label's class; ValueError if it is not one of the classes."""
+        if isinstance(label, int):
+            return int(label)
+        text = class_text(label)
+        if not text:
+            raise ValueError("its label is empty")
+        try:
+            return self._numbers[text]
+        except KeyError:
+            raise ValueError(f"its label {text!r} is not one of the {len(self._numbers)} classes") from None
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes or ())}
+
+    @functools.cached_property
+    def _digest(self) -> str | None:
+        return None if self.classes is None else hashlib.sha256(repr(self.classes).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The columns to read from all files of a source.
+
+    Attributes:
+        file: Name of the file that the columns were chosen from.
+        image: Column of the images.
+        target: Column of the classes.
+        others: Names of columns that could have been chosen instead.
+        by_default: Neither the user nor an unusual name decided.
+    """
+
+    file: str
+    image: Column
+    target: Column
+    others: tuple[str, ...]
+    by_default: bool
+
+    @property
+    def columns(self) -> Columns:
+        """The columns to read."""
+        return Columns(self.image.name, self.target.name)
+
+    def notes(self, classes: int) -> tuple[str, ...]:
+        """Return a sentence that says which columns are read, unless these are the usual ones."""
+        if self.by_default and not self.others:
+            return ()
+        instead = f", not from {' or '.join(self.others)}" if self.others else ""
+        return (
+            f"images from column {self.image.name}, classes from {self.target.name} ({plural(classes, 'name')}){instead}",
+        )
+
+
+class _NoColumnError(SourceError):
+    """A file has no column of images, or none of classes; another file may have one."""
+
+
+def choose_columns(
+    files: Sequence[Archive], read: Callable[[Archive], Sequence[Column]], config: SourceConfig
+) -> Choice:
+    """Choose the columns by the first file that has images and classes: some files of a test split have no classes.
+
+    Args:
+        files: The files of the source.
+        read: Returns the columns of a file.
+        config: May name the columns.
+
+    Raises:
+        SourceError: No file has both columns, or more than one column fits.
+    """
+    problem: _NoColumnError | None = None
+    for file in files:
+        try:
+            return choose(file.name, read(file), config)
+        except _NoColumnError as error:
+            problem = problem or error
+    assert problem is not None, "a source has files"
+    raise problem
+
+
+def choose(
+    file: str, columns: Sequence[Column], config: SourceConfig, preferred: Sequence[str] = _PREFERRED_TARGETS
+) -> Choice:
+    """Choose the columns of one file.
+
+    Args:
+        file: Its name, for messages.
+        columns: Its columns.
+        config: May name the columns.
+        preferred: Names of target columns that are chosen before any other.
+
+    Raises:
+        SourceError: There is no such column, or more than one fits.
+    """
+    images = [column for column in columns if called([column.name], _IMAGE_NAMES) or column.kind == IMAGE]
+    targets = [column for column in columns if called([column.name], _TARGET_NAMES) or column.class_names is not None]
+    find = functools.partial(_find, file, columns)
+    image, other_images = find("image", "images", images, _IMAGE_KINDS, _PREFERRED_IMAGES, config.image)
+    target, other_targets = find("target", "classes", targets, _CLASS_KINDS, preferred, config.target_column)
+    others = other_images + tuple(name for name in other_targets if name != image.name)
+    named = config.image is not None or config.target is not None
+    usual = image.name in _PREFERRED_IMAGES and target.name in preferred
+    return Choice(file, image, target, others, by_default=usual and not named)
+
+
+def _find(
+    file: str,
+    columns: Sequence[Column],
+    option: str,
+    what: str,
+    candidates: Sequence[Column],
+    kinds: Sequence[str],
+    preferred: Sequence[str],
+    name: str | None,
+) -> tuple[Column, tuple[str, ...]]:
+    """Return the column of a name, or the one that fits, and the names of others that fit as well."""
+    shown = ", ".join(map(str, columns[:_SHOWN])) + (", ..." if len(columns) > _SHOWN else "")
+    if name is not None:
+        named = next((column for column in columns if column.name == name), None)
+        if named is None:
+            raise _NoColumnError(f"{file!r} has no column {name!r}: it has {shown or 'none'}")
+        if named.kind not in kinds:
+            raise SourceError(_wrong_kind(file, named, what))
+        return named, ()
+    fitting = [column for column in candidates if column.kind in kinds]
+    if not fitting and candidates:
+        raise SourceError(_wrong_kind(file, candidates[0], what))
+    if not fitting:
+        raise _NoColumnError(
+            f"{file!r} has no known column of {what}: name it with --{option}; it has {shown or 'none'}"
+        )
+    first = next((column for wanted in preferred for column in fitting if column.name == wanted), None)
+    if first is None and len(fitting) > 1:
+        ways = " or ".join(f"--{option} {column.name}" for column in fitting)
+        raise SourceError(f"{file!r} has {len(fitting)} columns of {what}: choose one with {ways}")
+    first = first or fitting[0]
+    return first, tuple(column.name for column in fitting if column is not first)
+
+
+def _wrong_kind(file: str, column: Column, what: str) -> str:
+    expected = "encoded images" if what == "images" else "classes: expected integers, text or booleans"
+    return f"column {column.name!r} of {file!r} holds {column.kind}, not {expected}"
+
+
+def class_text(label: str | bytes) -> str:
+    """Return a label as text; ValueError if it is not UTF-8."""
+    if isinstance(label, str):
+        return label
+    try:
+        return label.decode()
+    except UnicodeDecodeError:
+        raise ValueError("its label is neither a number nor UTF-8 text") from None
