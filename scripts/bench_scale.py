@@ -103,7 +103,7 @@ def measure_listing(tar: Path, cache: Path) -> Facts:
     list_s = time.monotonic() - started
     chain = jc.parse(CHAIN)
     shards = max(1, source.records // SHARD_RECORDS)
-    specs = shard_specs(source, str(cache), shards, ShardConfig(chain, chain.for_validation()), 1)
+    specs = shard_specs(source, str(cache), shards, ShardConfig(chain, chain.for_validation()))
     units = cache.parent / "units.arrow"
     parts = store_units([spec.units for spec in specs], units, str(units))
     sent = (dataclasses.replace(spec, units=part) for spec, part in zip(specs, parts, strict=True))
