@@ -80,8 +80,8 @@ class StandIn:
 class Diary(Meter):
     """A meter that records the names of its windows as they open, and its windows as they close."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, country: str | None = None) -> None:
+        super().__init__(country=country)
         self.opened: list[str] = []
         self.closed: list[Window] = []
 

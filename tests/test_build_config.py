@@ -22,11 +22,13 @@ from joulecache.pipelines.building.beam_graph import run_specs
 from joulecache.pipelines.building.config import (
     DEFAULT_JPEG_QUALITY,
     DEFAULT_VAL_FRACTION,
+    MAX_SHARDS,
     BuildConfig,
     BuildError,
     ShardConfig,
 )
 from joulecache.pipelines.building.images import ImageMaker, encode, mean_image_bytes, pixel_stats_of
+from joulecache.pipelines.building.job import default_shards
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.work_folder import WORK
@@ -170,6 +172,15 @@ def test_pixel_sums_of_a_large_white_image_are_exact() -> None:
     assert pixel_stats_of(np.full((1025, 700, 3), 255, np.uint8)) == PixelStats(
         1025 * 700, (255 * 1025 * 700,) * 3, (255 * 255 * 1025 * 700,) * 3
     )
+
+
+@given(st.floats(0, 1e15))
+def test_default_shards_are_large_but_enough_for_many_workers(cache_bytes: float) -> None:
+    shards = default_shards(cache_bytes)
+    assert 1 <= shards <= MAX_SHARDS
+    assert cache_bytes / shards <= 64 << 20 or shards == MAX_SHARDS
+    assert shards <= 1 or cache_bytes / (shards - 1) > 4 << 20
+    assert shards >= min(16, cache_bytes / (4 << 20))
 
 
 # Workers that break ---------------------------------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def test_errors_are_one_line_and_leave_nothing(
     before = contents(tmp_path)
     got, out, err = run(*(word.format(photos=photo_folder, photo=first) for word in arguments))
     assert (got, out) == (code, ""), err
-    [line] = [line for line in err.splitlines() if not line.startswith("records: ")]  # progress, on a busy machine
+    # progress, on a busy machine, and notes
+    [line] = [line for line in err.splitlines() if not line.startswith(("records: ", "joulecache: note: "))]
     assert line.startswith("joulecache: ")
     assert message in line
     left = {name: data for name, data in contents(tmp_path).items() if not name.startswith("cache")}
@@ -366,9 +367,11 @@ def test_damage_is_a_problem_of_a_cache_and_not_of_the_command(
 @pytest.mark.slow
 def test_train_then_compress(run: Run, photo_cache: Path, tmp_path: Path) -> None:
     options = ("--epochs", 1, "--model", "mlp", "--quantize", "dynamic")
-    code, out, _ = run("train", photo_cache, *options, "--out", tmp_path / "run", "--json")
+    code, out, err = run("train", photo_cache, *options, "--out", tmp_path / "run", "--json")
     assert code == 0
+    assert any(line.startswith("epoch 1 of 1: loss ") for line in err.splitlines())
     trained = json.loads(out)
+    assert trained["loss"] == trained["epochs"][0]["loss"]
     assert trained["compression"]["recipe"]["quantize"] == "dynamic"
     assert [file["name"] for file in trained["compression"]["variants"]] == ["baseline", "baseline-dynamic"]
     steps = ("--prune", 0.5, "--cluster", 8, "--quantize", "int8", "--finetune-epochs", 0, "--seed", 3)

@@ -72,6 +72,8 @@ def test_compressing_prunes_tunes_quantizes_and_keeps_a_control(
     assert [file.name for file in done.model_files] == names
     baseline, control, pruned, control_int8, int8 = done.model_files
     assert done.widths == {"first": (16, 8), "second": (24, 16)}
+    assert done.chance == np.bincount(blobs(150, seed=5)[1]).max() / 150
+    assert not any(done.is_at_chance(file) for file in done.model_files)
     assert control_int8.macs == control.macs == baseline.macs == count_macs(blob_model)
     assert int8.macs == pruned.macs < 0.5 * baseline.macs
     assert int8.parameters == pruned.parameters < 0.5 * baseline.parameters

@@ -218,7 +218,7 @@ class Unconverted(StepRunner):
         return b""
 
     def score(self, model: ConvertedModel) -> Score:
-        return Score(self.correct.get(model.name, 1000), 1000)
+        return Score(self.correct.get(model.name, 1000), 1000, 500)
 
 
 class Untuned(Unconverted):

@@ -607,6 +607,41 @@ def test_warnings_are_heard_again_after_a_decode(photo: bytes) -> None:
     assert list(warnings.filters) == before
 
 
+def damaged_tiff(pixels: Array, compression: str) -> bytes:
+    data = bytearray(encoded(Image.fromarray(pixels).convert("1"), "TIFF", compression=compression))
+    for place in range(8, len(data) - 400, 7):
+        data[place] ^= 0x5A
+    return bytes(data)
+
+
+TIFF_DAMAGES = {"tiff_lzw": "code not yet in table", "tiff_adobe_deflate": "Decoding error", "group4": None}
+
+
+@pytest.mark.parametrize(("compression", "reason"), TIFF_DAMAGES.items())
+def test_what_libtiff_prints_of_a_damaged_file_is_its_reason(
+    pixels: Array, capfd: pytest.CaptureFixture[str], compression: str, reason: str | None
+) -> None:
+    data = damaged_tiff(pixels, compression)
+    with suppress(DecodeError) if reason is None else pytest.raises(DecodeError, match=f"damaged TIFF: .*{reason}"):
+        Decode().pixels(data)
+    assert capfd.readouterr().err == ""
+    with suppress(OSError):  # elsewhere it is printed as before
+        Image.open(io.BytesIO(data)).load()
+    assert "Decode" in (err := capfd.readouterr().err) or "not yet in table." in err
+
+
+def test_what_pillow_logs_is_the_reason(pixels: Array, caplog: pytest.LogCaptureFixture) -> None:
+    samples = struct.pack("<HHI", 277, 3, 1)
+    data = encoded(pixels, "TIFF").replace(samples + b"\x03", samples + b"\xff")
+    with pytest.raises(OSError, match="cannot identify"):
+        Image.open(io.BytesIO(data))
+    assert "More samples per pixel" in caplog.text
+    caplog.clear()
+    with pytest.raises(DecodeError):
+        Decode().pixels(data)
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("kind", [*WHOLE_TO_THE_END, "MPO"])
 def test_damaged_bytes_give_an_image_or_a_decode_error(pixels: Array, kind: str) -> None:
     whole = encoded(apply([Resize((24, 32))], pixels, []), kind, **({"exif": exif(6)} if kind == "JPEG" else {}))

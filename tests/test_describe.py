@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,14 +29,17 @@ from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.compressing.results import Compression, ModelFile
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.energy import Component, Meter
+from joulecache.pipelines.energy.measurement import Contamination
 from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.results import AccuracyRange, Joules, Waiting
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.describe.compression import compression_sentences, describe_compression
+from joulecache.pipelines.report.describe.energy import describe_energy
 from joulecache.pipelines.report.describe.plan import describe_plan
 from joulecache.pipelines.report.describe.reuse import reuse_sentences, times
 from joulecache.pipelines.report.describe.stages import stage_sentences
+from joulecache.pipelines.report.describe.training import describe_training
 from joulecache.pipelines.report.document import (
     Bars,
     Cell,
@@ -47,6 +51,7 @@ from joulecache.pipelines.report.document import (
     Table,
 )
 from joulecache.pipelines.report.render.terminal import plain
+from joulecache.pipelines.training.results import TrainedModel, TrainingRun
 
 
 def tables(document: Document, title: str) -> list[Table]:
@@ -232,7 +237,8 @@ def test_what_was_found_is_said_of_the_reference_and_of_the_strongest_alternativ
     first, second = describe_audit(AUDIT).headline
     assert (first.claim, first.finding, first.tag) == (LESS, "saves", "modelled")
     assert first.detail == (
-        "The build is paid back after 1.53 epochs (1.49 to 2.17). Over 30 epochs, build included, it uses 91.5% less energy."
+        "The build is paid back after 1.53 epochs (1.49 to 2.17). Over 30 epochs, build included, it uses 91.5% less energy. "
+        "Accuracy 55.4% against 55.4%."
     )
     assert second.lead == "Against the strongest alternative:"
     assert second.claim == (
@@ -240,7 +246,7 @@ def test_what_was_found_is_said_of_the_reference_and_of_the_strongest_alternativ
     )
     assert second.detail == (
         "The build is never paid back (48.7 to never). Over 30 epochs, build included, it uses 12% more energy: tf_cache is the better "
-        "choice here."
+        "choice here. Accuracy 55.4% against 55.4%."
     )
 
 
@@ -330,6 +336,14 @@ def test_accuracies_that_do_not_meet_are_said() -> None:
     assert "The accuracies differ" not in text_of(describe_audit(AUDIT))
 
 
+def test_a_training_at_chance_level_is_said() -> None:
+    assert AUDIT.records is not None
+    for chance, said in ((0.5, True), (0.4, False), (None, False)):
+        records = dataclasses.replace(AUDIT.records, chance=chance)
+        found = describe_audit(audit_of(records=records)).headline[0].detail
+        assert ("Accuracy 55.4% against 55.4%, which is chance level: train longer. Always" in found) == said
+
+
 def test_a_failed_control_is_said() -> None:
     result = dataclasses.replace(INPUT, control=Ratio(1.2, 1.1, 1.3, 5))
     found = rows(describe_audit(audit_of(result, TRAIN)), "A/A control")["Input only"]
@@ -354,7 +368,7 @@ def test_flags_of_the_meter_are_counted_first_and_listed_with_the_reason() -> No
         "4 of 5",
     )
     assert shown(load["tf_cache"]["Flags of all runs together"]) == "none"
-    assert shown(load["naive"]["Other processes"]) == "0.4%"
+    assert shown(load["naive"]["Other processes, of all CPU time"]) == "0.4%"
 
 
 @pytest.mark.parametrize(
@@ -415,9 +429,9 @@ def said_of_models(made: Compression) -> str:
 def test_what_compression_gained_and_lost() -> None:
     said = said_of_models(COMPRESSION)
     for sentence in (
-        "pruned-int8 against baseline: 93.4% less storage, 58% less CPU time per image, 58% less active energy (modelled); accuracy "
-        "59.3% against 61.4%, and their intervals overlap.",
-        "pruned-float32 uses less energy per image than pruned-int8 on this machine.",
+        "pruned-int8 against control (baseline, fine-tuned without compression): 93.4% less storage, 58% less CPU time per image, "
+        "58% less active energy (modelled); accuracy 59.3% against 62.1%, and their intervals overlap.",
+        "pruned-float32 uses less energy per image than pruned-int8 on this machine, at an accuracy of 60.0%.",
         "Spent once: fine-tuning the control used 12.2 J (modelled), fine-tuning pruned-int8 used 7.55 J (modelled). pruned-int8 pays "
         "that back against control-int8 after 8.23 k inferences.",
         "Channels kept: conv_1 32 to 16.",
@@ -426,6 +440,25 @@ def test_what_compression_gained_and_lost() -> None:
     assert "seeds" not in said
     assert "Zeros" not in said
     assert "No model was compressed." in text_of(describe_audit(audit_of(compression=None)))
+
+
+def test_compression_is_compared_with_the_model_that_was_trained_as_long() -> None:
+    tuned = model_file("pruned-int8", "baseline", finetune_energy=ENERGY)
+    assert "pruned-int8 against baseline (not fine-tuned): " in said_of_models(compressed(BASELINE, tuned))
+    untouched = model_file("baseline-int8", "baseline")
+    assert "baseline-int8 against baseline: " in said_of_models(compressed(BASELINE, untouched))
+
+
+def test_models_at_chance_level_are_named() -> None:
+    learned, lost = (dataclasses.replace(BASELINE, name=name, accuracy=share, accuracy_low=share - 0.05, accuracy_high=share + 0.05)
+                     for name, share in (("learned", 0.7), ("lost", 0.54)))  # fmt: skip
+    made = dataclasses.replace(compressed(learned, lost), chance=0.5)
+    said = "At chance level: lost. Always answering the most frequent class is right for 50.0% of the held-out images."
+    assert said in said_of_models(made)
+    assert "At chance level" not in said_of_models(compressed(learned, lost))  # from before chance was recorded
+    assert "At chance level: all model files. " in said_of_models(dataclasses.replace(made, chance=0.7))
+    tile = describe_audit(audit_of(compression=made)).facts[-1]
+    assert tile.detail == f"lost, accuracy 54.0%, at chance level; learned: {tile.cell.text}, 70.0%"
 
 
 def test_fine_tuning_that_is_never_paid_back() -> None:
@@ -795,3 +828,62 @@ def test_a_plan_says_why_and_how_to_build_it() -> None:
     assert shown(found["resize(72)"]["Paid back after"]) == "12.3 epochs"
     assert shown(found["nothing: online"]["Paid back after"]) == "-"
     assert shown(found["random_crop(64)"]["Variants (uses of each)"]) == "8 (3.75 uses)"
+
+
+# Background load ------------------------------------------------------------------------------------------------------
+
+
+def test_the_background_load_is_a_share_of_the_machine() -> None:
+    def said(**changes: float) -> str:
+        seen = Contamination(
+            **{
+                "capacity_s": 4.0,
+                "resolution_s": 0.02,
+                "machine_cpu_s": 9.0,
+                "steal_s": 0.1,
+                **dict.fromkeys(("cpu_stall_s", "memory_stall_s", "io_stall_s"), 0.5),
+                **changes,
+            }
+        )
+        energy = dataclasses.replace(ENERGY, contamination=seen, duration_s=2.0)
+        return text_of(describe_energy(energy))
+
+    assert "Background load: other processes used 100.0% of the machine's CPU time (2 CPUs)" in said()
+    assert "the hypervisor took 2.5% (steal); some task waited for a CPU 25.0% of the time" in said()
+    assert "Background load: not known, the window is too short" in said(resolution_s=0.41)
+    unknown = dataclasses.replace(ENERGY, contamination=None)
+    assert "Background load: not known." in text_of(describe_energy(unknown))
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def trained(epochs: int, **changes: Any) -> Document:
+    history: dict[str, list[float]] = {
+        "loss": [2.0 / (1 + epoch) for epoch in range(epochs)],
+        "accuracy": [0.5] * epochs,
+        "val_loss": [1.0] * epochs,
+        "val_accuracy": [0.52] * epochs,
+        "energy_j": [3.0] * epochs,
+    }
+    values: dict[str, Any] = {"accuracy": 0.5, "loss": history["loss"][-1], "val_accuracy": 0.52, "val_loss": 1.0}
+    values |= {"history": history, "energy": ENERGY, "val_energy": None, "images": 100, "val_images": 40, "chance": 0.5}
+    run = TrainingRun(**{**values, **changes})
+    return describe_training(
+        TrainedModel(folder=Path("run"), path=Path("run/model.keras"), training=run, compression=None)
+    )
+
+
+def test_a_training_shows_loss_and_accuracy_by_epoch() -> None:
+    (said,) = (document := trained(3)).headline
+    assert (
+        "accuracy 52.0% and loss 1.000 on the held-out images, at chance level; accuracy 50.0% and loss 0.6667 on"
+        in said.claim
+    )
+    assert said.detail.endswith("is right for 50.0% of the held-out images.")
+    assert [shown(row["Loss"]) for row in rows(document, "Epochs").values()] == ["2.000", "1.000", "0.6667"]
+    assert list(rows(trained(45), "Epochs")) == ["1", *map(str, range(3, 45, 3)), "45"]
+    alone = trained(1, val_accuracy=None, val_loss=None)
+    assert "on the training images, no images held out; training used" in alone.headline[0].claim
+    assert "Held-out loss" not in next(iter(rows(alone, "Epochs").values()))
+    assert "chance" not in text_of(trained(1, chance=0.3))

@@ -234,6 +234,9 @@ def test_contamination_shares() -> None:
         "memory_stall": None,
         "io_stall": 0.25,
     }
+    ticks = quiet(machine_cpu_s=9.5, steal_s=4.1, cpu_stall_s=2.1)  # that began before the window
+    assert set(energy(contamination=ticks).contamination_shares.values()) == {0.0, 1.0}
+    assert energy(contamination=ticks).flags[0] == "other processes used 100% of the processors"
     assert set(energy().contamination_shares.values()) == {None}
     nothing = Contamination(
         **dict.fromkeys(json.loads(json.dumps(energy(contamination=seen).to_json()))["contamination"], 0.0)

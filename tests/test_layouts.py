@@ -78,6 +78,7 @@ FOUND = [
     ),
     # no splits
     pytest.param(images("train", "bus", "car"), None, {None: {"train", "bus", "car"}}, id="vehicles"),
+    pytest.param(images("test_tube", "beaker"), None, {None: {"test_tube", "beaker"}}, id="no split"),
     pytest.param(images("mask", "no_mask"), None, {None: {"mask", "no_mask"}}, id="masks of people"),
     pytest.param(images("train/cat", "train/dog"), None, {None: BOTH}, id="train alone"),
     pytest.param(images("cat/siamese", "cat/tabby", "dog/pug"), None, {None: BOTH}, id="folders in classes"),
@@ -110,6 +111,12 @@ REFUSED = [
     ),
     pytest.param(
         crossed("train", "pred"), "but not 'pred'", {"train": "train", "test": "pred"}, id="train and another"
+    ),
+    pytest.param(
+        images("cat", "dog", "test"),
+        "'test' looks like a split, but not 'cat', 'dog'",
+        {"train": ".", "test": "test"},
+        id="only test",
     ),
     pytest.param(
         crossed("Train", "valid", "val", "test"),
@@ -364,6 +371,29 @@ def test_files_named_like_splits_in_the_middle_are_splits(tmp_path: Path) -> Non
     for name in ("cifar10-train.parquet-0", "cifar10-train.parquet-1", "cifar10-test.parquet-0"):
         write_parquet(tmp_path / f"{name}.parquet", [b"", b""], [0, 1])
     assert Counter(splits(open_source(f"{tmp_path}/*.parquet")).values()) == Counter({None: 4, "test": 2})
+
+
+def test_a_test_file_next_to_files_of_other_names_is_refused(tmp_path: Path) -> None:
+    for name in ("data_batch_1", "data_batch_2", "test_batch"):
+        write_parquet(tmp_path / f"{name}.parquet", [b"", b""], [0, 1])
+    with pytest.raises(
+        SourceError, match=r"^'test' looks like a split, but others do not: .* --splits train=data,test=test$"
+    ):
+        open_source(f"{tmp_path}/*.parquet")
+    source = open_source(f"{tmp_path}/*.parquet", SourceConfig(splits={"train": "data", "test": "test"}))
+    assert Counter(splits(source).values()) == Counter({None: 4, "test": 2})
+
+
+def test_a_split_of_which_a_table_labels_nothing_is_left_out(
+    make_folder: MakeSource, make_tar: MakeSource, tmp_path: Path
+) -> None:
+    (tmp_path / "train.csv").write_text("id,breed\n0,pug\n1,boxer\n2,pug\n")
+    files = [*images("train"), "test/3.jpg", "test/4.jpg"]
+    for make in (make_folder, make_tar):
+        source = open_source(make(dict.fromkeys(files, b"")), SourceConfig(labels=tmp_path / "train.csv"))
+        assert summary(source) == {None: {"pug", "boxer"}}
+        assert source.refused == ()
+        assert "split test has no labels: its 2 images are left out" in source.notes
 
 
 def test_synthetic_photos_have_no_splits() -> None:

@@ -61,7 +61,7 @@ def test_every_held_out_image_is_scored(small: ConvertedModel) -> None:
     labels[:9] = (labels[:9] + 1) % CLASSES  # some are wrong, none in the last batch
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(20)
     scored = score(small, data)
-    assert scored == Score(36, 45)
+    assert scored == Score(36, 45, int(np.bincount(labels).max()))
     shares = tf.data.Dataset.from_tensor_slices((images, np.eye(CLASSES, dtype=np.float32)[labels])).batch(20)
     assert score(small, shares) == scored
     (file,) = measure_files({small: scored}, data, meter=Meter(country="FRA"), runs=6)
@@ -80,7 +80,7 @@ def test_every_held_out_image_is_scored(small: ConvertedModel) -> None:
 
 
 def test_weights_and_bytes_are_those_that_can_be_counted(small: ConvertedModel) -> None:
-    (file,) = measure_files({small: Score(1, 2)}, labelled(8), runs=1)
+    (file,) = measure_files({small: Score(1, 2, 1)}, labelled(8), runs=1)
     # kernels, biases and BatchNormalization's four, each with one 0
     assert file.parameters == 3 * 3 * 3 * 8 + 8 + 4 * 8 + 8 * CLASSES + CLASSES
     assert file.nonzero_weights == file.parameters - 8
@@ -97,7 +97,7 @@ def test_measuring_needs_images_and_runs(small: ConvertedModel) -> None:
     with pytest.raises(ValueError, match="test data never ends"):
         score(small, labelled(8).repeat())
     with pytest.raises(ValueError, match=r"runs must be .* at least 1, got 0"):
-        measure_files({small: Score(1, 2)}, labelled(8), runs=0)
+        measure_files({small: Score(1, 2, 1)}, labelled(8), runs=0)
 
 
 # -------------------------------------------------------------------------- against the dense one, by hand
@@ -133,7 +133,7 @@ def measured(models: Sequence[ConvertedModel], runs: Runs, folder: Path) -> dict
         for model, (_, active_j) in zip(models, one_round, strict=True):
             append_window(recording, f"inference of {model.name}", joules(active_j))
     files = measure_files(
-        dict.fromkeys(models, Score(1, 2)),
+        dict.fromkeys(models, Score(1, 2, 1)),
         labelled(8),
         meter=ReplayMeter(recording),
         runs=len(runs),
@@ -194,5 +194,5 @@ def test_there_is_nothing_to_pay_back_without_tuning_or_pruning(
 
 def test_models_take_turns(small: ConvertedModel) -> None:
     meter = Diary()
-    measure_files(dict.fromkeys(pair(small), Score(1, 2)), labelled(8), meter=meter, runs=3)
+    measure_files(dict.fromkeys(pair(small), Score(1, 2, 1)), labelled(8), meter=meter, runs=3)
     assert meter.opened == ["inference of dense", "inference of small"] * 3

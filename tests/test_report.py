@@ -42,8 +42,10 @@ def test_a_report_is_read_as_it_was_written(report: ReportFiles, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["report-1-chain.json", "report-1-own.json"])
 def test_reports_of_the_first_version_are_read(name: str) -> None:
-    text = (GOLDEN / name).read_text("utf-8")
-    assert read_report(GOLDEN / name).to_json() == json.loads(text)
+    body = json.loads((GOLDEN / name).read_text("utf-8"))
+    for part in ("records", "compression"):  # fields of later versions
+        body[part] = body[part] and {**body[part], "chance": None}
+    assert read_report(GOLDEN / name).to_json() == body
 
 
 def test_reports_from_before_there_were_examples_are_read(tmp_path: Path) -> None:

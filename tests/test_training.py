@@ -35,6 +35,7 @@ def test_fitting_learns_and_says_what_it_cost() -> None:
     run = fit(model, batches(320), batches(90, 1), epochs=4, meter=meter, learning_rate=0.3)
     assert run.val_accuracy is not None
     assert run.val_accuracy >= 0.9
+    assert (run.loss, run.val_loss) == (run.history["loss"][-1], run.history["val_loss"][-1])
     assert run.accuracy == run.history["accuracy"][-1]
     assert run.val_accuracy == run.history["val_accuracy"][-1]
     assert len(run.history["energy_j"]) == 4
@@ -43,6 +44,7 @@ def test_fitting_learns_and_says_what_it_cost() -> None:
     assert run.val_energy.total_j == pytest.approx(sum(run.history["val_energy_j"]))
     assert run.images == 4 * 320
     assert {"energy_j", "cpu_s", "input_wait_s", "compute_s"} <= set(run.history)
+    assert (run.val_images, run.chance, run.is_at_chance) == (None, None, False)  # without a cache that knows
     written = run.to_json()
     assert json.loads(json.dumps(written)) == written
     rows: Any = written["epochs"]
@@ -193,6 +195,9 @@ def test_training_fills_the_run_folder(photo_cache: Path, tmp_path: Path) -> Non
     assert [row["loss"] for row in record["epochs"]] == done.training.history["loss"]
     assert all(row["energy_low_j"] <= row["energy_j"] <= row["energy_high_j"] for row in record["epochs"])
     assert record["val_accuracy"] == done.training.val_accuracy is not None
+    assert record["val_loss"] == done.training.val_loss == record["epochs"][-1]["val_loss"]
+    counts = open_manifest(photo_cache).splits["val"].class_counts
+    assert (record["val_images"], record["chance"]) == (sum(counts), max(counts) / sum(counts))
     assert load_model(done.path).output_shape == (None, 3)
     assert not keras.saving.load_model(done.path).compiled
 

@@ -19,9 +19,10 @@ from meters import Diary
 from numpy.typing import NDArray
 
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.training.callback import EnergyCallback
+from joulecache.pipelines.training.callback import EnergyCallback, EpochLines
 from joulecache.pipelines.training.trainer import fit
 
+CARBON_KEYS = {"co2eq_g", "val_co2eq_g"}
 ENERGY_KEYS = {"energy_j", "energy_low_j", "energy_high_j", "energy_j_per_1000_images", "cpu_s"}
 TIME_KEYS = {"input_wait_s", "compute_s"}
 
@@ -30,18 +31,34 @@ def by_epoch(history: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
     return [dict(zip(history, row, strict=True)) for row in zip(*history.values(), strict=True)]
 
 
+def written_scalars(folder: Path) -> dict[str, list[float]]:
+    """Return what TensorBoard reads from a folder, by name."""
+    found: dict[str, list[float]] = {}
+    for event in (event for file in folder.glob("*") for event in tf.compat.v1.train.summary_iterator(str(file))):
+        for value in event.summary.value:
+            if value.tag.startswith("epoch_"):
+                found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    return found
+
+
 # ------------------------------------------------------------------------------------------- the callback
 
 
 def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
-    model, meter = compiled_model(), Diary()
+    model, meter = compiled_model(), Diary(country="FRA")
     callback = EnergyCallback(meter)
+    board = keras.callbacks.TensorBoard(tmp_path / "board", write_graph=False)
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     fitted = model.fit(
-        batches(80), validation_data=batches(40, 1), epochs=2, shuffle=False, verbose=0, callbacks=[callback, log]
+        batches(80),
+        validation_data=batches(40, 1),
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback, log, board],
     )
     history = fitted.history
-    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "val_energy_j"} | ENERGY_KEYS
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "val_energy_j"} | ENERGY_KEYS | CARBON_KEYS
     names = [window.name for window in meter.closed]
     assert names == ["training", "validation"] * 2
     training, validation = meter.closed[::2], meter.closed[1::2]
@@ -50,6 +67,9 @@ def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
     assert history["energy_high_j"] == [window.energy.high_j for window in training]
     assert history["cpu_s"] == [window.energy.cpu_s for window in training]
     assert history["val_energy_j"] == [window.energy.total_j for window in validation]
+    assert history["co2eq_g"] == [window.energy.carbon_g for window in training]
+    assert history["val_co2eq_g"] == [window.energy.carbon_g for window in validation]
+    assert 0 < history["co2eq_g"][0] < history["energy_j"][0] / 3.6e6 * 100  # France emits less than 100 g per kWh
     assert callback.energies == [window.energy for window in training]
     assert callback.val_energies == [window.energy for window in validation]
     assert callback.images == [80, 80]  # the last batch was of 16
@@ -57,6 +77,27 @@ def test_joules_stand_beside_loss_and_accuracy(tmp_path: Path) -> None:
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [{name: float(row[name]) for name in history} for row in rows] == by_epoch(history)
+    assert written_scalars(tmp_path / "board" / "train")["epoch_co2eq_g"] == pytest.approx(history["co2eq_g"])
+    assert written_scalars(tmp_path / "board" / "validation")["epoch_co2eq_g"] == pytest.approx(history["val_co2eq_g"])
+
+
+def test_each_epoch_is_a_line_with_its_scores() -> None:
+    lines: list[str] = []
+    model, callbacks = compiled_model(), [EnergyCallback(Meter()), EpochLines(lines.append)]
+    data = batches(20, 1)
+    history = model.fit(
+        batches(40), validation_data=data, epochs=2, shuffle=False, verbose=0, callbacks=callbacks
+    ).history
+    assert len(lines) == 2
+    scores = (
+        f"loss {history[f'{prefix}loss'][1]:#.4g}, accuracy {history[f'{prefix}accuracy'][1]:.1%}"
+        for prefix in ("", "val_")
+    )
+    assert lines[1].startswith(f"epoch 2 of 2: {'; held out: '.join(scores)}; ")
+    assert lines[1].endswith("J")
+    compiled_model().fit(batches(20), shuffle=False, verbose=0, callbacks=[EpochLines(lines.append)])
+    assert lines[2].startswith("epoch 1 of 1: loss ")
+    assert ";" not in lines[2]
 
 
 def test_given_numbers_of_images_are_believed() -> None:

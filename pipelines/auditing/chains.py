@@ -232,6 +232,7 @@ class _ChainAudit:
                 val=self.held_out,
                 rejected=manifest.rejected.records,
                 skipped=sum(self.listed.skipped.values()),
+                chance=max(manifest.splits["val"].class_counts) / self.held_out if self.held_out else None,
             ),
             class_names=manifest.class_names,
             horizon_epochs=config.epochs,

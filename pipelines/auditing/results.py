@@ -34,12 +34,14 @@ class RecordCounts:
         val: Records of the validation split.
         rejected: Images that could not be cached.
         skipped: Files that are not images.
+        chance: Accuracy of always answering the most frequent class of the validation split; None without one.
     """
 
     train: Count
     val: Whole
     rejected: Whole
     skipped: Whole
+    chance: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from joulecache.transforms.chain import Chain, fixed_size, output_channels
 DEFAULT_JPEG_QUALITY = 95
 DEFAULT_VAL_FRACTION = 0.1
 MAX_SHARDS = 99_999
-SHARD_TARGET_BYTES = 64 << 20
+LARGE_SHARD_BYTES, SMALL_SHARD_BYTES, ENOUGH_SHARDS = 64 << 20, 4 << 20, 16
 
 
 class BuildError(RuntimeError):
@@ -121,7 +121,7 @@ class BuildConfig(SourceConfig):
         quality: JPEG quality. Default: 95.
         val_fraction: Fraction of records to hold out. Default: 0.1, or the source's validation split.
         seed: Seed of all draws.
-        shards: Files per split and variant. Default: about 64 MiB each.
+        shards: Files per split and variant. Default: about 64 MiB each, but up to 16 of 4 MiB.
         workers: Worker processes. Default: one per CPU, or none for a small source.
         max_reject_rate: Fraction of records that may be rejected.
         replace: Replace a cache that was built with other options.

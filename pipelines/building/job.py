@@ -9,7 +9,14 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from joulecache.pipelines.building.config import MAX_SHARDS, SHARD_TARGET_BYTES, BuildConfig, ShardConfig
+from joulecache.pipelines.building.config import (
+    ENOUGH_SHARDS,
+    LARGE_SHARD_BYTES,
+    MAX_SHARDS,
+    SMALL_SHARD_BYTES,
+    BuildConfig,
+    ShardConfig,
+)
 from joulecache.pipelines.building.destination import Destination
 from joulecache.pipelines.building.images import mean_image_bytes, sample_units
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_process
@@ -76,7 +83,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
         update = Update.open(destination, existing, source)
     image_bytes = functools.cache(functools.partial(mean_image_bytes, sample_units(source.units), shard_config))
     if shards is None:
-        shards = max(1, min(MAX_SHARDS, math.ceil(image_bytes() * source.records / SHARD_TARGET_BYTES)))
+        shards = default_shards(image_bytes() * source.records)
     specs = shard_specs(source, destination.location, shards, shard_config)
     kept: list[ShardResult] = []
     if update is not None:
@@ -101,6 +108,12 @@ def _encoded_bytes(source: Source) -> float | None:
     sizes = [unit.size_bytes for unit in sample_units(source.units)]
     known = [size for size in sizes if size is not None]
     return sum(known) / len(known) * source.records if known else None
+
+
+def default_shards(cache_bytes: float) -> int:
+    """Return the number of shards per split: 64 MiB each, or less to give each of many workers something to do."""
+    large, small = (math.ceil(cache_bytes / size) for size in (LARGE_SHARD_BYTES, SMALL_SHARD_BYTES))
+    return max(1, min(MAX_SHARDS, max(large, min(small, ENOUGH_SHARDS))))
 
 
 def shard_specs(source: Source, location: str, shards: int, config: ShardConfig) -> list[ShardSpec]:

@@ -77,7 +77,7 @@ def precompute(
         quality: JPEG quality, 1 to 100. Default: 95.
         val_fraction: Fraction of records to hold out. Default: 0.1, or the validation split of the source.
         seed: Seed of all draws.
-        shards: Files per split and variant. Default: about 64 MiB each.
+        shards: Files per split and variant. Default: about 64 MiB each, but up to 16 of 4 MiB.
         workers: Worker processes. Default: one per CPU, or none for a small source.
         limit: Read at most this many records.
         labels: CSV file with the classes of the images.

@@ -15,6 +15,7 @@ from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter, available_cpus
 from joulecache.pipelines.energy.nvml import Nvml
 from joulecache.pipelines.energy.rapl import Rapl
+from joulecache.pipelines.report.describe.energy import background_load
 from joulecache.pipelines.report.describe.machine import Check
 
 _POWERCAP = Path("/sys/class/powercap")
@@ -101,12 +102,9 @@ def _carbon() -> Iterator[Check]:
 def _background_load(meter: Meter, listen_s: float) -> Iterator[Check]:
     with meter.window("listening") as window:
         time.sleep(listen_s)
-    shares = window.energy.contamination_shares
-    known = {name.replace("_", " "): share for name, share in shares.items() if share is not None}
-    heard = ", ".join(f"{name} {share:.0%}" for name, share in known.items()) or "not known on this system"
     flags = [flag for flag in window.energy.flags if not flag.startswith("too short")]
     remedy = f"{'; '.join(flags)}: stop other work before an audit, or use more --pairs" if flags else None
-    yield Check("background load", not flags, f"{heard}, over {listen_s:g} s", remedy)
+    yield Check("background load", not flags, f"over {listen_s:g} s, {background_load(window.energy)}", remedy)
 
 
 def _processors() -> Iterator[Check]:

@@ -20,7 +20,7 @@ from joulecache.pipelines.cli.options import (
     make_meter,
     wrote_emissions,
 )
-from joulecache.pipelines.cli.terminal import print_json, show, wrote
+from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.progress import progress_bar
 
@@ -56,6 +56,7 @@ def train(
     meter, custom = make_meter(energy), import_ops(ops)
     recipe = Recipe(**steps) if any(steps.values()) else None
     with loading("TensorFlow"):
+        from joulecache.pipelines.training.callback import EpochLines
         from joulecache.pipelines.training.trainer import train as train_model
 
     with progress_bar() as bar:
@@ -70,6 +71,7 @@ def train(
             learning_rate=learning_rate,
             recipe=recipe,
             meter=meter,
+            callbacks=[EpochLines(say)],
             progress=bar,
             ops=custom,
         )

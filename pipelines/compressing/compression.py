@@ -178,6 +178,7 @@ class PreparedCompression:
                 widths=_widths(model, models[-1].model, recipe) if recipe.prunes_channels else {},
                 calibration_images=0 if job.calibration is None else len(job.calibration),
                 accuracies=_accuracies(job, scores, self.seeds[1:]),
+                chance=scores[models[0]].chance,
             )
             write_models(staging, models, model)
             write_record(staging / COMPRESSION_RECORD, compression.to_json())

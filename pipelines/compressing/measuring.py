@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import operator
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -31,15 +32,21 @@ TIMED_IMAGES = 512
 
 @dataclass(frozen=True)
 class Score:
-    """How many test images a model classifies correctly."""
+    """How many test images a model classifies correctly, and how many are in the most frequent class."""
 
     correct: int
     images: int
+    most_frequent: int
 
     @property
     def accuracy(self) -> float:
         """Share of the images classified correctly."""
         return self.correct / self.images
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of always answering the most frequent class."""
+        return self.most_frequent / self.images
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,14 +84,14 @@ class ConvertedModel:
 def score(model: ConvertedModel, test_data: tf.data.Dataset) -> Score:
     """Run a TensorFlow Lite file on batches of (uint8 images, labels); raise ValueError for other data or none."""
     check_batches(test_data, "test data")
-    correct = images = 0
+    correct, counts = 0, Counter[int]()
     for batch, labels in test_data.as_numpy_iterator():
         classes = labels.argmax(axis=-1) if labels.ndim == 2 else labels
         correct += int((model.runner.predict(batch).argmax(axis=-1) == classes).sum())
-        images += len(batch)
-    if not images:
+        counts.update(classes.tolist())
+    if not counts:
         raise ValueError("test data has no images: accuracy needs held-out images")
-    return Score(correct, images)
+    return Score(correct, counts.total(), max(counts.values()))
 
 
 def measure_files(

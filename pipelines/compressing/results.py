@@ -98,6 +98,7 @@ class Compression(Displayed):
         widths: By pruned layer: output channels before and after.
         calibration_images: Images that calibrated int8; 0 without int8.
         accuracies: By model file: accuracy for each seed, from `seed` on.
+        chance: Accuracy of always answering the most frequent class of the held-out images; None in records of earlier versions.
         accuracy_lost: By model file: accuracy below the control's; empty for one seed and without a control.
     """
 
@@ -107,6 +108,7 @@ class Compression(Displayed):
     widths: Mapping[str, tuple[Whole, Whole]]
     calibration_images: Whole
     accuracies: Mapping[str, Annotated[tuple[Share, ...], MinLen(1)]]
+    chance: Share | None = None
     accuracy_lost: Mapping[str, AccuracyLoss] = field(init=False, metadata={"alias": "lost", **UNCHECKED})
 
     def __post_init__(self) -> None:
@@ -118,6 +120,10 @@ class Compression(Displayed):
         if name not in by_name:
             raise ValueError(f"no model file {name!r}: choose one of {', '.join(by_name)}")
         return by_name[name]
+
+    def is_at_chance(self, file: ModelFile) -> bool:
+        """Return whether a model file is not shown to be better than always answering the most frequent class."""
+        return self.chance is not None and file.accuracy_low <= self.chance
 
     def to_json(self) -> dict[str, JSON]:
         """Return the body of `compression.json`."""

@@ -59,3 +59,8 @@ def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
         )
     interval = stats.binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def is_at_chance(accuracy: float, images: int, chance: float) -> bool:
+    """Return whether an accuracy on so many images is not shown to be above `chance`: its interval reaches down to that."""
+    return proportion_interval(round(accuracy * images), images)[0] <= chance

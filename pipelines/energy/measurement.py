@@ -226,7 +226,7 @@ class Energy(Displayed):
 
     @property
     def contamination_shares(self) -> dict[str, float | None]:
-        """Background load during the window, as shares by the names in `CONTAMINATION`; None if unknown.
+        """Background load during the window, as shares from 0 to 1 by the names in `CONTAMINATION`; None if unknown.
 
         ``others`` is the share of all processors' time that processes outside the tree used, ``steal`` the share that the hypervisor
         gave to other virtual machines. ``cpu_stall``, ``memory_stall`` and ``io_stall`` are shares of the window's duration.
@@ -234,7 +234,8 @@ class Energy(Displayed):
         seen = self.contamination
 
         def share(seconds: float | None, whole_s: float) -> float | None:
-            return None if seconds is None or not whole_s else max(0.0, seconds) / whole_s
+            # the kernel counts in ticks, which may begin before the window
+            return None if seconds is None or not whole_s else min(max(0.0, seconds) / whole_s, 1.0)
 
         if seen is None:
             return dict.fromkeys(CONTAMINATION)

@@ -185,12 +185,12 @@ class Meter:
             return _Counters(time.monotonic(), time.process_time(), rapl_uj, self._nvml.read())
 
         # the slow part stays outside the window: before its first counter readings, after its last ones
-        at_end = counters() if first else None
-        machine = machine_use()
+        at_end = (counters(), machine_use()) if first else None
         tree = descendants(first.tree.living if first else ())
         rss_bytes, high_water_bytes = memory_bytes()
         passed = io_bytes(["self", *(pid for pid, _ in tree.living)])
-        return _Edge(at_end or counters(), tree, machine, rss_bytes + tree.rss_bytes, high_water_bytes, passed)
+        machine, now = (machine_use(), counters()) if at_end is None else at_end[::-1]
+        return _Edge(now, tree, machine, rss_bytes + tree.rss_bytes, high_water_bytes, passed)
 
     def _energy(self, first: _Edge, last: _Edge) -> Energy:
         duration_s = last.counters.time_s - first.counters.time_s

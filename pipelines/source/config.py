@@ -21,7 +21,7 @@ class SourceConfig:
     Attributes:
         limit: Use at most this many records.
         labels: CSV file with a header line and the name and class of each image.
-        splits: Folder or file names of the splits, like train=training,test=holdout.
+        splits: Folders or files of the splits: train=NAME,test=NAME; train=. for none.
         image: Column of the images in Parquet or TFRecord files, or of names in `labels`.
         target: Column of the classes, or their key in the .json files of a tar.
 

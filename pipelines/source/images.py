@@ -10,7 +10,7 @@ import pyarrow as pa
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.labelling import label_images
 from joulecache.pipelines.source.labels import LabelTable
-from joulecache.pipelines.source.layout import MASK, LeftOut
+from joulecache.pipelines.source.layout import LeftOut
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.naming import sample_evenly
 from joulecache.pipelines.source.notes import left_out_notes, no_images, skipped_notes
@@ -48,8 +48,7 @@ def make_source(
     if not keys:
         raise SourceError(no_images(location, tree.skipped, refused))
     labelled = label_images(location, listings, keys, folder_labels(tree), config, given)
-    left_out = {**{row: MASK for row in tree.masks if given is None or labelled.labels[row] is None}, **tree.outside()}
-    left_out |= labelled.left_out
+    left_out = {**tree.left_out(labelled.labels, by_name=given is not None), **labelled.left_out}
     labels = [None if row in left_out else label for row, label in enumerate(labelled.labels)]
     refused += [
         (keys[row], labelled.reasons[row]) for row, label in enumerate(labels) if label is None and row not in left_out

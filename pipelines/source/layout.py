@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from joulecache.pipelines.core.quantities import count, listed, plural, shortened
 from joulecache.pipelines.source.config import SOURCE_SPLITS
 from joulecache.pipelines.source.records import SourceError
-from joulecache.pipelines.source.splits import choose_splits, split_words, splits_option
+from joulecache.pipelines.source.splits import choose_splits, lone_split, split_words, splits_option
 
 Folder = tuple[str, ...]
 """The parts of a folder's path; () for the source itself."""
@@ -60,6 +60,11 @@ OUTSIDE = LeftOut("(outside the splits)", "{images} outside the splits {are} lef
 MASK = LeftOut("(mask)", "{images} named like masks {are} left out, such as {example}: masks are not read")
 
 
+def unlabelled(split: str | None) -> LeftOut:
+    """Return that the images of a split have no labels."""
+    return LeftOut(f"(split {split})", f"split {split} has no labels: its {{images}} {{are}} left out")
+
+
 @dataclass(frozen=True)
 class Splits:
     """The images of each split by their folder inside the split.
@@ -94,7 +99,7 @@ def find_splits(counts: Mapping[Folder, int], given: Mapping[str, str] | None) -
     splits = choose_splits(words) if words else None
     if splits is not None:
         return Splits(_inside(counts, {(*base, word): split for word, split in splits.items()}), given=False)
-    _refuse_lone_train(counts, base, words)
+    _refuse_lone_split(counts, base, words)
     return Splits(_splits_in_classes(counts, base) or {folder: (None, folder) for folder in counts}, given=False)
 
 
@@ -131,6 +136,10 @@ def _given_roots(counts: Collection[Folder], base: Folder, given: Mapping[str, s
             raise SourceError(
                 f"no images in the folder {name!r} of split {split}: expected one of {shortened(list(map(repr, there)), _SHOWN)}"
             )
+        if root in roots:
+            raise SourceError(
+                f"splits {roots[root]} and {split} are the same folder {name!r}: give each its own folder"
+            )
         roots[root] = split
     return roots
 
@@ -156,16 +165,14 @@ def _repeats(root: Folder, folders: Collection[Folder]) -> bool:
     return {folder[len(root) : len(root) + 1] for folder in folders} == {root[-1:]}
 
 
-def _refuse_lone_train(counts: Mapping[Folder, int], base: Folder, words: Mapping[str, int]) -> None:
-    """Refuse a folder named train with class folders, next to others of unknown names."""
-    if len(words) < 2:
+def _refuse_lone_split(counts: Mapping[Folder, int], base: Folder, words: Mapping[str, int]) -> None:
+    """Refuse a folder named like a split next to folders of other names, unless it is ``train`` without class folders: a vehicle."""
+    word, split = lone_split(words) or ("", "")
+    if not split or len(words) < 2 or (split == "train" and len(_below(counts, (*base, word))) < 2):
         return
-    for word, split in split_words(words).items():
-        if split == "train" and len(_below(counts, (*base, word))) > 1:
-            others = shortened([repr(other) for other in sorted(words) if other != word], _SHOWN)
-            raise SourceError(
-                f"{word!r} looks like a split, but not {others}: name the splits, like {splits_option(words)}; {_AS_CLASSES}"
-            )
+    others = shortened([repr(other) for other in sorted(words) if other != word], _SHOWN)
+    option = splits_option(words) if split == "train" else f"--splits {shlex.quote(f'train=.,{split}={word}')}"
+    raise SourceError(f"{word!r} looks like a split, but not {others}: name the splits, like {option}; {_AS_CLASSES}")
 
 
 def _splits_in_classes(counts: Mapping[Folder, int], base: Folder) -> dict[Folder, tuple[str | None, Folder]]:
@@ -221,13 +228,13 @@ def find_classes(counts: Mapping[Folder, int], unread: Mapping[Folder, int], spl
     base = shared_folder(shapes)
     masks = _mask_folders(shapes, base)
     loose = STRAY if any(_below(folders, base) for folders in sizes.values()) else FLAT
-    unlabelled = {} if loose == FLAT else _unlabelled_splits(sizes, base)
+    left_out = {} if loose == FLAT else _unlabelled_splits(sizes, base)
     names: dict[Folder, str | LeftOut] = dict.fromkeys(counts, OUTSIDE)
     roots = set()
     for folder in counts.keys() & splits.inside.keys():
         split, inside = splits.inside[folder]
-        if split in unlabelled:
-            names[folder] = unlabelled[split]
+        if split in left_out:
+            names[folder] = left_out[split]
         elif inside in masks:
             names[folder] = MASK
         elif len(inside) > len(base):
@@ -237,7 +244,7 @@ def find_classes(counts: Mapping[Folder, int], unread: Mapping[Folder, int], spl
             names[folder] = loose
             roots |= {folder} if loose == FLAT else set()
     names = _normalized(names)
-    problems = [_stray_problem(split, folders, base) for split, folders in sizes.items() if split not in unlabelled]
+    problems = [_stray_problem(split, folders, base) for split, folders in sizes.items() if split not in left_out]
     if not splits.given:
         problems.append(_mask_problem(_below(shapes, base), base, splits))
         if set(sizes) == {None}:
@@ -310,8 +317,7 @@ def _unlabelled_splits(sizes: Mapping[str | None, Counter[Folder]], base: Folder
     for split in sizes.keys() - {None, "train"}:
         names = _below(sizes[split], base)
         if not names or (len(names) == 1 and not trained & set(names)):
-            note = f"split {split} has no labels: its {{images}} {{are}} left out"
-            left_out[split] = LeftOut(f"(split {split})", note)
+            left_out[split] = unlabelled(split)
     return left_out
 
 

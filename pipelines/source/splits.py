@@ -20,6 +20,7 @@ _WORDS = (
     | dict.fromkeys(("eval", "evaluation"), _EVALUATION)
 )
 _ADDITIONS = ("set", "data", "dataset", "images", "imgs", "photos", "split")  # train_set, testdata
+_ALONE = ("",)
 _TOKEN = re.compile(r"[^\W\d_]+|\d+")
 _TWO_WORDS = re.compile(r"(hold|held)[ _-]out")
 _FIRST_WORD = re.compile(r"[^\W\d_]*")
@@ -32,17 +33,30 @@ def split_words(words: Iterable[str]) -> dict[str, str]:
     """
     by_rest: dict[tuple[str, ...], dict[str, str]] = {}
     for word in words:
-        tokens = [_split_token(token) for token in _TOKEN.findall(_TWO_WORDS.sub(r"\1out", word.lower()))]
-        found = [token for token in tokens if token in _WORDS]
-        if len(found) == 1:
-            rest = tuple("" if token in found else token for token in tokens if token not in _ADDITIONS)
-            by_rest.setdefault(rest, {})[word] = _WORDS[found[0]]
+        split, rest = _parsed(word)
+        if split is not None:
+            by_rest.setdefault(rest, {})[word] = split
     if not by_rest:
         return {}
     # the plain names first: the others of train, test, train_labels, test_labels are no splits
-    splits = by_rest.get(("",)) or max(by_rest.values(), key=len)
+    splits = by_rest.get(_ALONE) or max(by_rest.values(), key=len)
     evaluation = "val" if "test" in splits.values() else "test"
     return {word: evaluation if split == _EVALUATION else split for word, split in splits.items()}
+
+
+def lone_split(words: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first word that names a split by itself, and the split; None without such a word."""
+    alone = sorted(word for word in words if _parsed(word)[1] == _ALONE)
+    return next(iter(split_words(alone).items()), None)
+
+
+def _parsed(word: str) -> tuple[str | None, tuple[str, ...]]:
+    """Return the split in a word, None unless there is one, and the other tokens, with "" in its place."""
+    tokens = [_split_token(token) for token in _TOKEN.findall(_TWO_WORDS.sub(r"\1out", word.lower()))]
+    found = [token for token in tokens if token in _WORDS]
+    if len(found) != 1:
+        return None, tuple(tokens)
+    return _WORDS[found[0]], tuple("" if token in found else token for token in tokens if token not in _ADDITIONS)
 
 
 def _split_token(token: str) -> str:
@@ -120,6 +134,11 @@ def file_splits(names: Sequence[str], given: Mapping[str, str] | None) -> dict[s
         splits = choose_splits(Counter(words)) if all(words) else None
         if splits is not None:
             return {name: splits[word] for name, word in zip(names, words, strict=True)}
+        lone = lone_split(words)
+        if lone is not None and lone[1] != "train" and len(set(words)) > 1:
+            raise SourceError(
+                f"{lone[0]!r} looks like a split, but others do not: name the splits, like {splits_option(Counter(words))}"
+            )
     return None
 
 

@@ -21,6 +21,7 @@ from joulecache.pipelines.source.layout import (
     find_classes,
     find_splits,
     folders_without_images,
+    unlabelled,
 )
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.naming import is_ignored
@@ -89,13 +90,28 @@ class ImageTree:
         return cls(folders, folder_of, frozenset(masks), skipped, splits)
 
     def split_of(self, row: int) -> str | None:
-        """Return the split of an image."""
+        """Return the split of an image; None without one."""
         return self.splits.inside.get(self.folders[self.folder_of[row]], (None,))[0]
 
-    def outside(self) -> dict[int, LeftOut]:
-        """Return the images outside the splits, by row."""
-        outside = {index for index, folder in enumerate(self.folders) if folder not in self.splits.inside}
-        return {row: OUTSIDE for row, index in enumerate(self.folder_of) if index in outside} if outside else {}
+    def left_out(self, labels: Sequence[int | None], *, by_name: bool) -> dict[int, LeftOut]:
+        """Return why images are no records, by row: they are masks, outside the splits, or in a split without labels.
+
+        Args:
+            labels: The label of each image; None without one.
+            by_name: Whether these are labels of names, so that an image with one is no mask.
+        """
+        left_out = {row: MASK for row in self.masks if not by_name or labels[row] is None}
+        used = [folder in self.splits.inside for folder in self.folders]
+        splits = [self.splits.inside.get(folder, (None,))[0] for folder in self.folders]
+        labelled = {splits[index] for index, label in zip(self.folder_of, labels, strict=True) if label is not None}
+        hidden = {split: unlabelled(split) for split in {*splits} - labelled - {None, "train"}}
+        if hidden or not all(used):
+            for row, index in enumerate(self.folder_of):
+                if not used[index]:
+                    left_out[row] = OUTSIDE
+                elif splits[index] in hidden:
+                    left_out[row] = hidden[splits[index]]
+        return left_out
 
 
 @dataclass(frozen=True)

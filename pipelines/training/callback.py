@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -9,18 +10,46 @@ import keras
 import tensorflow as tf
 
 from joulecache.pipelines.core.checks import check_integer
+from joulecache.pipelines.core.quantities import joules, share
 from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.training.input_waits import InputWaits
 
 _MAX_OPEN = 100  # maximum number of trainings that share a meter
 
 
+class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
+    """Say loss, accuracy and joules of each epoch in one line; list it after an `EnergyCallback`.
+
+    Args:
+        say: Called with each line.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        super().__init__()
+        self._say = say
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Say what the logs hold."""
+        logs = logs or {}
+        parts = [_scores(logs, ""), _scores(logs, "val_") and f"held out: {_scores(logs, 'val_')}"]
+        parts.append(joules(logs["energy_j"]) if "energy_j" in logs else "")
+        self._say(f"epoch {epoch + 1} of {self.params['epochs']}: {'; '.join(filter(None, parts))}")
+
+
+def _scores(logs: Mapping[str, float], prefix: str) -> str:
+    """Return the loss and the accuracy of an epoch as text; "" without them."""
+    loss, accuracy = logs.get(f"{prefix}loss"), logs.get(f"{prefix}accuracy")
+    texts = ("" if loss is None else f"loss {loss:#.4g}", "" if accuracy is None else f"accuracy {share(accuracy)}")
+    return ", ".join(filter(None, texts))
+
+
 class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Add the energy of each epoch to Keras' logs, so that History, CSVLogger and TensorBoard show it next to the loss.
 
-    Keys of the logs: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s` and, if the number of images is known,
-    `energy_j_per_1000_images`, all of training without validation; `val_energy_j`, of validation. If the input is
-    `timed`, also `input_wait_s`, the seconds that training waited for batches, and `compute_s`, the rest.
+    Keys of the logs: `energy_j`, `energy_low_j`, `energy_high_j`, `cpu_s`, if the number of images is known
+    `energy_j_per_1000_images`, and if the meter has a country `co2eq_g`, grams of CO2 equivalent, all of training without
+    validation; `val_energy_j` and `val_co2eq_g`, of validation. If the input is `timed`, also `input_wait_s`, the seconds
+    that training waited for batches, and `compute_s`, the rest.
 
     The meter's windows are named "training" and "validation", or "training 2" and so on if a name is in use. List this
     callback before those that write logs: they receive logs in that order.
@@ -102,11 +131,16 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
         logs["cpu_s"] = energy.cpu_s
         if images:
             logs["energy_j_per_1000_images"] = energy.total_j / images * 1000
+        if energy.carbon_g is not None:
+            logs["co2eq_g"] = energy.carbon_g
         wait_s = self.input_waits_s[-1]
         if wait_s is not None:
             logs["input_wait_s"], logs["compute_s"] = wait_s, energy.duration_s - wait_s
         if self._validation is not None:
-            logs["val_energy_j"] = self.val_energies[-1].total_j
+            validation = self.val_energies[-1]
+            logs["val_energy_j"] = validation.total_j
+            if validation.carbon_g is not None:
+                logs["val_co2eq_g"] = validation.carbon_g
             self._validation = None
 
     def close(self) -> None:

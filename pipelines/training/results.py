@@ -10,6 +10,7 @@ from pathlib import Path
 from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.core.codec import JSON, to_json
 from joulecache.pipelines.core.notebook import Displayed
+from joulecache.pipelines.core.statistics import is_at_chance
 from joulecache.pipelines.energy import Energy
 
 TRAINING_RECORD = "history.json"
@@ -20,35 +21,55 @@ class TrainingRun:
     """Measurements of a training.
 
     Attributes:
-        history: Keras' history: by metric, including joules and waits for input, one value per epoch.
+        history: Keras' history: by metric, including loss, accuracy, joules and waits for input, one value per epoch.
         energy: Energy of training all epochs.
         val_energy: Energy of validating after each epoch; None without validation.
+        loss: Loss on the training images in the last epoch.
+        val_loss: Loss on the validation images after the last epoch; None without validation.
         accuracy: Accuracy on the training images in the last epoch.
         val_accuracy: Accuracy on the validation images after the last epoch; None without validation.
         images: Images trained on, once per epoch; None if a custom train step hides it.
+        val_images: Validation images; None if unknown.
+        chance: Accuracy of always answering the most frequent class of the validation images; None if unknown.
     """
 
     history: Mapping[str, Sequence[float]]
     energy: Energy
     val_energy: Energy | None
+    loss: float
+    val_loss: float | None
     accuracy: float
     val_accuracy: float | None
     images: int | None
+    val_images: int | None = None
+    chance: float | None = None
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the model is not shown to be better than always answering the most frequent class."""
+        if self.val_accuracy is None or self.val_images is None or self.chance is None:
+            return False
+        return is_at_chance(self.val_accuracy, self.val_images, self.chance)
 
     def to_json(self) -> dict[str, JSON]:
         """Return JSON values, with the history as one object per epoch; values that are not finite are None."""
         rows = zip(*self.history.values(), strict=True)
         return {
-            "epochs": [
-                {name: value if math.isfinite(value) else None for name, value in zip(self.history, row, strict=True)}
-                for row in rows
-            ],
+            "epochs": [{name: _finite(value) for name, value in zip(self.history, row, strict=True)} for row in rows],
+            "loss": _finite(self.loss),
+            "val_loss": _finite(self.val_loss),
             "accuracy": self.accuracy,
             "val_accuracy": self.val_accuracy,
             "images": self.images,
+            "val_images": self.val_images,
+            "chance": self.chance,
             "energy": to_json(self.energy),
             "val_energy": None if self.val_energy is None else to_json(self.val_energy),
         }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import logging
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -160,7 +161,7 @@ def train(
         )
         if is_model_file(model):  # the named ones can be converted
             check_conversion(recipe, network)
-    training = fit(
+    trained = fit(
         network,
         data.train,
         data.val,
@@ -171,6 +172,7 @@ def train(
         optimizer=optimizer,
         callbacks=[_reporting(report, epochs), *callbacks],
     )
+    training = _with_chance(trained, opened.manifest.splits["val"].class_counts)
     settings = {
         "model": os.fspath(model),
         "cache": opened.location,
@@ -235,10 +237,18 @@ def _training_run(history: Mapping[str, Sequence[float]], metered: EnergyCallbac
         history=history,
         energy=reduce(operator.add, metered.energies),
         val_energy=reduce(operator.add, metered.val_energies) if metered.val_energies else None,
+        loss=history["loss"][-1],
+        val_loss=history["val_loss"][-1] if "val_loss" in history else None,
         accuracy=history["accuracy"][-1],
         val_accuracy=history["val_accuracy"][-1] if "val_accuracy" in history else None,
         images=None if None in metered.images else sum(images or 0 for images in metered.images),
     )
+
+
+def _with_chance(run: TrainingRun, class_counts: Sequence[int]) -> TrainingRun:
+    """Add what is known of the validation images, which have so many records in each class."""
+    images = sum(class_counts)
+    return replace(run, val_images=images, chance=max(class_counts) / images) if images else run
 
 
 def _reporting(report: Progress, epochs: int) -> keras.callbacks.Callback:

@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from joulecache.transforms.images import Array, Fill, Pixels, as_array
 from joulecache.transforms.jpeg import Jpeg, read_jpeg
+from joulecache.transforms.libtiff import collected_errors
 from joulecache.transforms.metadata import without_metadata
 from joulecache.transforms.ops.arguments import MAX_SIDE, fill_value, integer
 from joulecache.transforms.ops.base import Drawn, Op
@@ -257,21 +258,24 @@ _IGNORE_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 @contextmanager
 def _decode_errors() -> Iterator[None]:
-    """Turn any exception into a DecodeError with a one-line reason, and ignore Pillow's warnings.
+    """Turn any exception into a DecodeError with a one-line reason, and ignore what Pillow warns of, logs and prints.
 
     Pillow warns about large images and damaged tags. Where warnings are errors, these would reject images that can be decoded.
     """
     # Not `catch_warnings`: it is not thread-safe, and it resets which warnings were already shown.
     filters = cast("list[Any]", warnings.filters)
     filters.insert(0, _IGNORE_PILLOW)
+    damages: list[str] = []
     try:
-        yield
+        with collected_errors() as damages:
+            yield
     except DecodeError:
         raise
     except UnidentifiedImageError as error:  # Pillow's message holds a memory address, which differs between runs
         raise DecodeError(f"not an image in one of the formats {', '.join(_FORMATS)}") from error
     except Exception as error:  # Pillow's decoders may raise anything on hostile bytes
-        raise DecodeError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        reason = f"damaged TIFF: {damages[0]}" if damages else f"{type(error).__name__}: {error}"
+        raise DecodeError(reason.splitlines()[0]) from error
     finally:
         with suppress(ValueError):
             filters.remove(_IGNORE_PILLOW)

@@ -196,8 +196,10 @@ def _background_load(result: WorkloadResult) -> Table:
         result.arms,
         {
             words("Arm"): _name,
-            Column("Other processes"): lambda arm: share(arm.contamination.others),
-            Column("Hypervisor (steal)", "steal", priority=3): lambda arm: share(arm.contamination.steal),
+            Column("Other processes, of all CPU time", "other processes"): lambda arm: share(arm.contamination.others),
+            Column("Hypervisor (steal), of all CPU time", "steal", priority=3): lambda arm: share(
+                arm.contamination.steal
+            ),
             Column("Waiting for a CPU", "CPU stall", priority=4): lambda arm: share(arm.contamination.cpu_stall),
             Column("Waiting for memory", "memory stall", priority=5): lambda arm: share(arm.contamination.memory_stall),
             Column("Waiting for I/O", "I/O stall", priority=6): lambda arm: share(arm.contamination.io_stall),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joulecache.pipelines.auditing.results import Audit, Example
+from joulecache.pipelines.compressing.results import Compression
 from joulecache.pipelines.core.quantities import Spread, change, count, kind, number, plural
 from joulecache.pipelines.core.quantities import joules as joules_text
 from joulecache.pipelines.experiment.results import ArmResult
@@ -115,10 +116,17 @@ def _facts(audit: Audit) -> Iterator[Fact]:
     if audit.reuse is not None:
         yield from reuse_facts(audit.reuse)
     if audit.compression is not None:
-        files = audit.compression.model_files
-        first_j, last_j = (files[index].energy_per_image.active_j for index in (0, -1))
-        one = cell(joules_text(last_j), kind(files[-1].energy_per_image.active.method))
-        yield Fact("Energy of one inference", one, f"{files[-1].name}; {files[0].name}: {joules_text(first_j)}")
+        yield _inference_fact(audit.compression)
+
+
+def _inference_fact(compression: Compression) -> Fact:
+    """Return the energy of one inference, never without the accuracy."""
+    first, last = compression.model_files[0], compression.model_files[-1]
+    first_j, last_j = (file.energy_per_image.active_j for file in (first, last))
+    one = cell(joules_text(last_j), kind(last.energy_per_image.active.method))
+    chance = ", at chance level" if compression.is_at_chance(last) else ""
+    detail = f"{last.name}, accuracy {share(last.accuracy)}{chance}; {first.name}: {joules_text(first_j)}, {share(first.accuracy)}"
+    return Fact("Energy of one inference", one, detail)
 
 
 def _custom_facts(audit: Audit) -> Iterator[Fact]:

@@ -8,7 +8,7 @@ from joulecache.pipelines.compressing.results import CONTROL, Compression, Model
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import Spread
 from joulecache.pipelines.energy import Energy
-from joulecache.pipelines.report.describe.values import active, joules, joules_column
+from joulecache.pipelines.report.describe.values import active, constant_answer, joules, joules_column
 from joulecache.pipelines.report.document import (
     Block,
     Chart,
@@ -66,27 +66,48 @@ def compression_sentences(compression: Compression) -> tuple[str, ...]:
     first, last = compression.model_files[0], compression.model_files[-1]
     found = []
     if first is not last:
-        found.append(_against_first(first, last))
+        found.append(_against_unpruned(compression))
         leanest = min(compression.model_files, key=lambda file: file.energy_per_image.active_j)
         if leanest is not last:
-            found.append(f"{leanest.name} uses less energy per image than {last.name} on this machine.")
-    found += [_lost(compression, last.name), _spent_once(compression)]
+            found.append(
+                f"{leanest.name} uses less energy per image than {last.name} on this machine, at an accuracy of "
+                f"{quantities.share(leanest.accuracy)}."
+            )
+    found += [_chance(compression), _lost(compression, last.name), _spent_once(compression)]
     if compression.widths:
         widths = ", ".join(f"{name} {before} to {after}" for name, (before, after) in compression.widths.items())
         found.append(f"Channels kept: {widths}.")
     return tuple(filter(None, found))
 
 
-def _against_first(first: ModelFile, last: ModelFile) -> str:
-    storage = quantities.change(last.file_bytes / first.file_bytes)
-    time = quantities.change(last.cpu_ms_per_image / first.cpu_ms_per_image)
-    energy = quantities.change(last.energy_per_image.active_j / first.energy_per_image.active_j)
-    apart = last.accuracy_high < first.accuracy_low or first.accuracy_high < last.accuracy_low
+def _against_unpruned(compression: Compression) -> str:
+    """Compare the last model with the control, which was fine-tuned too; without one, with the given model."""
+    files = {file.name: file for file in compression.model_files}
+    first, last = compression.model_files[0], compression.model_files[-1]
+    other = files.get(CONTROL, first)
+    note = ""
+    if other is not first:
+        note = f" ({first.name}, fine-tuned without compression)"
+    elif last.finetune_energy is not None:
+        note = " (not fine-tuned)"
+    storage = quantities.change(last.file_bytes / other.file_bytes)
+    time = quantities.change(last.cpu_ms_per_image / other.cpu_ms_per_image)
+    energy = quantities.change(last.energy_per_image.active_j / other.energy_per_image.active_j)
+    apart = last.accuracy_high < other.accuracy_low or other.accuracy_high < last.accuracy_low
     return (
-        f"{last.name} against {first.name}: {storage} storage, {time} CPU time per image, {energy} active energy ({_tag(last)}); "
-        f"accuracy {quantities.share(last.accuracy)} against {quantities.share(first.accuracy)}, and their intervals "
+        f"{last.name} against {other.name}{note}: {storage} storage, {time} CPU time per image, {energy} active energy "
+        f"({_tag(last)}); accuracy {quantities.share(last.accuracy)} against {quantities.share(other.accuracy)}, and their intervals "
         f"{'do not overlap' if apart else 'overlap'}."
     )
+
+
+def _chance(compression: Compression) -> str:
+    """Name the models that are not shown to be better than chance."""
+    names = [file.name for file in compression.model_files if compression.is_at_chance(file)]
+    if compression.chance is None or not names:
+        return ""
+    found = "all model files" if len(names) == len(compression.model_files) else quantities.listed(names)
+    return f"At chance level: {found}. {constant_answer(compression.chance)}"
 
 
 def _lost(compression: Compression, name: str) -> str:
@@ -113,6 +134,11 @@ def _spent_once(compression: Compression) -> str:
         return ""
     costs = [
         f"fine-tuning {name} used {quantities.joules(energy.active_j)} ({quantities.kind(energy.active.method)})"
+        + (
+            ""
+            if energy.carbon_g is None
+            else f", {quantities.grams(energy.carbon_g)} of CO2 equivalent with the idle machine"
+        )
         for name, energy in spent.items()
     ]
     text = f"Spent once: {', '.join(costs)}."

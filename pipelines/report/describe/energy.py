@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from joulecache.pipelines.core.quantities import data_size, grams, seconds
+from joulecache.pipelines.core.quantities import data_size, grams, plural, seconds
 from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.report.describe.values import component_cell, flagged, share, total
 from joulecache.pipelines.report.document import Column, Document, Paragraph, Section, Sentence, table, words
 
-_LOADS = {
-    "others": "other processes",
-    "steal": "hypervisor (steal)",
-    "cpu_stall": "waiting for a CPU",
-    "memory_stall": "for memory",
-    "io_stall": "for I/O",
-}
+_FEWEST_TICKS = 10  # of the kernel's clock in a window: with fewer, one tick is over a tenth of the processors' time
 
 
 def describe_energy(energy: Energy, notes: Sequence[str] = ()) -> Document:
@@ -30,12 +24,11 @@ def describe_energy(energy: Energy, notes: Sequence[str] = ()) -> Document:
             words("Scope", priority=1): lambda row: row[1].scope if row[1] else "",
         },
     )
-    load = ", ".join(f"{_LOADS[name]} {share(each)}" for name, each in energy.contamination_shares.items())
     carbon = "not measured (give a country)" if energy.carbon_g is None else grams(energy.carbon_g)
     text = (
         f"Time {seconds(energy.duration_s)}, CPU time {seconds(energy.cpu_s)}. Peak memory {data_size(energy.peak_rss_bytes)}, read "
         f"{data_size(energy.read_bytes)}, written {data_size(energy.written_bytes)}. CO2 {carbon}.",
-        f"Background load: {load}.",
+        f"Background load: {background_load(energy)}.",
         *(f"Note of the meter: {note}." for note in notes),
     )
     return Document(
@@ -44,4 +37,19 @@ def describe_energy(energy: Energy, notes: Sequence[str] = ()) -> Document:
         headline=(Sentence(f"Energy: {total(energy)}, {energy.method}."),),
         warning=flagged("This window", energy),
         sections=(Section("", (parts, *map(Paragraph, text))),),
+    )
+
+
+def background_load(energy: Energy) -> str:
+    """Say what else the machine did during a window."""
+    seen, shares = energy.contamination, {name: share(each) for name, each in energy.contamination_shares.items()}
+    if seen is None or not energy.duration_s:
+        return "not known"
+    if seen.resolution_s * _FEWEST_TICKS > seen.capacity_s:
+        return "not known, the window is too short for the kernel's clock"
+    cpus = round(seen.capacity_s / energy.duration_s)
+    return (
+        f"other processes used {shares['others']} of the machine's CPU time ({plural(cpus, 'CPU')}), and the hypervisor took "
+        f"{shares['steal']} (steal); some task waited for a CPU {shares['cpu_stall']} of the time, for memory "
+        f"{shares['memory_stall']}, for I/O {shares['io_stall']}"
     )

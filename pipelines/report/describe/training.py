@@ -2,22 +2,77 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from joulecache.pipelines.core import quantities
 from joulecache.pipelines.report.describe.compression import describe_compression
-from joulecache.pipelines.report.describe.values import flagged, share, total
-from joulecache.pipelines.report.document import Document, Sentence
-from joulecache.pipelines.training.results import TrainedModel
+from joulecache.pipelines.report.describe.values import constant_answer, flagged, share, total
+from joulecache.pipelines.report.document import Column, Document, Section, Sentence, Table, Value, table, words
+from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
+
+_MOST_EPOCHS = 20  # in a table, beside the first and the last
 
 
 def describe_training(trained: TrainedModel) -> Document:
     """Describe a trained model, and its compression if there was one."""
     run = trained.training
     compressed = None if trained.compression is None else describe_compression(trained.compression)
-    accuracy = f"accuracy {share(run.accuracy)}, held out {share(run.val_accuracy)}"
-    claim = f"{trained.path}: {accuracy}; training used {total(run.energy)}, {run.energy.method}."
     return Document(
         "joulecache: a trained model",
         str(trained.path),
-        headline=(Sentence(claim),),
+        headline=(Sentence(f"{trained.path}: {_scores(run)}; training used {_used(run)}.", _chance(run)),),
         warning=" ".join(filter(None, (flagged("Training", run.energy), compressed.warning if compressed else ""))),
-        sections=compressed.sections if compressed else (),
+        sections=(Section("", (_epochs(run),)), *(compressed.sections if compressed else ())),
     )
+
+
+def _scores(run: TrainingRun) -> str:
+    trained = f"accuracy {share(run.accuracy)} and loss {loss(run.loss)} on the training images"
+    if run.val_accuracy is None:
+        return f"{trained}, no images held out"
+    held_out = f"accuracy {share(run.val_accuracy)} and loss {loss(run.val_loss)} on the held-out images"
+    return f"{held_out}{', at chance level' * run.is_at_chance}; {trained}"
+
+
+def _used(run: TrainingRun) -> str:
+    carbon = "" if run.energy.carbon_g is None else f", {quantities.grams(run.energy.carbon_g)} of CO2 equivalent"
+    return f"{total(run.energy)}, {run.energy.method}{carbon}"
+
+
+def _chance(run: TrainingRun) -> str:
+    return constant_answer(run.chance) if run.is_at_chance and run.chance is not None else ""
+
+
+def loss(value: float | None) -> str:
+    """Return a loss with four digits."""
+    return quantities.NOT_MEASURED if value is None else f"{value:#.4g}"
+
+
+class _Epoch(NamedTuple):
+    number: int
+    logs: dict[str, float]
+
+
+def _epochs(run: TrainingRun) -> Table:
+    """Return loss, accuracy and energy by epoch; of a long training, those of the first, the last and evenly spaced epochs."""
+    epochs = len(run.history["loss"])
+    step = math.ceil(epochs / _MOST_EPOCHS)
+    shown = sorted({1, *range(step, epochs, step), epochs})
+    rows = [_Epoch(number, {name: values[number - 1] for name, values in run.history.items()}) for number in shown]
+    like_j = quantities.largest(run.history["energy_j"])
+    columns: dict[Column, Callable[[_Epoch], Value]] = {
+        words("Epoch"): lambda epoch: str(epoch.number),
+        Column("Loss"): lambda epoch: loss(epoch.logs["loss"]),
+        Column("Accuracy"): lambda epoch: share(epoch.logs["accuracy"]),
+    }
+    if run.val_loss is not None:
+        columns[Column("Held-out loss")] = lambda epoch: loss(epoch.logs["val_loss"])
+        columns[Column("Held-out accuracy")] = lambda epoch: share(epoch.logs["val_accuracy"])
+    columns[Column("Energy", priority=1)] = lambda epoch: quantities.joules(epoch.logs["energy_j"], like_j)
+    if "co2eq_g" in run.history:
+        columns[Column("CO2 equivalent", priority=2)] = lambda epoch: quantities.grams(epoch.logs["co2eq_g"])
+    if "input_wait_s" in run.history:
+        columns[Column("Waited for input", priority=3)] = lambda epoch: quantities.seconds(epoch.logs["input_wait_s"])
+    return table("Epochs", rows, columns, f"All {epochs} epochs: {TRAINING_RECORD}." if len(shown) < epochs else "")

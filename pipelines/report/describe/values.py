@@ -95,6 +95,11 @@ def share(value: float | None, *, at_most: bool = False) -> str:
     return NOT_MEASURED if value is None else f"{'at most ' * at_most}{quantities.share(value)}"
 
 
+def constant_answer(chance: float) -> str:
+    """Say what chance level is."""
+    return f"Always answering the most frequent class is right for {quantities.share(chance)} of the held-out images."
+
+
 def class_list(names: Sequence[str], most: int) -> str:
     """Return the number of classes and the names of the first ones."""
     return f"{quantities.count(len(names))} {'class' if len(names) == 1 else 'classes'}: {quantities.shortened(names, most) or 'none'}."

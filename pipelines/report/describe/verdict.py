@@ -7,9 +7,18 @@ from dataclasses import replace
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import NEVER
+from joulecache.pipelines.core.statistics import is_at_chance
 from joulecache.pipelines.experiment.results import ArmResult, Comparison, WorkloadResult
 from joulecache.pipelines.report.describe.compression import flagged_energies
-from joulecache.pipelines.report.describe.values import PARTS, active_tag, change_interval, epochs_to, joules, title_of
+from joulecache.pipelines.report.describe.values import (
+    PARTS,
+    active_tag,
+    change_interval,
+    constant_answer,
+    epochs_to,
+    joules,
+    title_of,
+)
 from joulecache.pipelines.report.document import Sentence
 
 _SUBJECTS = {"input": "Loading images", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
@@ -84,7 +93,7 @@ def _cache_sentence(result: WorkloadResult, comparison: Comparison, audit: Audit
         f"{held} build is {_paid_back(comparison)}.",
         _over_runs(comparison),
         _horizon(comparison, audit),
-        _accuracy_differs(result, audit, other),
+        _accuracies(result, audit, other),
     )
     return Sentence(claim, " ".join(filter(None, details)), comparison.finding, active_tag(audit))
 
@@ -120,17 +129,21 @@ def _horizon(comparison: Comparison, audit: Audit) -> str:
     return f"{text}."
 
 
-def _accuracy_differs(result: WorkloadResult, audit: Audit, other: str) -> str:
+def _accuracies(result: WorkloadResult, audit: Audit, other: str) -> str:
     accuracies = {arm.name: arm.accuracy for arm in result.arms}
     cached, compared = accuracies.get(audit.cached or ""), accuracies.get(other)
     if cached is None or compared is None:
         return ""
-    if cached.lowest <= compared.highest and compared.lowest <= cached.highest:
-        return ""
-    return (
-        f"The accuracies differ: {quantities.share(cached.mean)} against {quantities.share(compared.mean)}, and the runs of one do not "
-        "overlap with those of the other. This is not the same result for less energy."
-    )
+    both = f"{quantities.share(cached.mean)} against {quantities.share(compared.mean)}"
+    if cached.lowest > compared.highest or compared.lowest > cached.highest:
+        return (
+            f"The accuracies differ: {both}, and the runs of one do not overlap with those of the other. This is not the same result for "
+            "less energy."
+        )
+    records = audit.records
+    if records is None or records.chance is None or not is_at_chance(cached.mean, records.val, records.chance):
+        return f"Accuracy {both}."
+    return f"Accuracy {both}, which is chance level: train longer. {constant_answer(records.chance)}"
 
 
 # Custom pipelines -----------------------------------------------------------------------------------------------------
