@@ -202,8 +202,17 @@ def test_every_kind_of_source_equals_the_one_on_disk(
     write_parquet(data / "rows.parquet", images, classes, row_group_size=7)
     examples = [example({"image": image, "label": label}) for image, label in zip(images, classes, strict=True)]
     write_tfrecord(data / "records.tfrecord", examples)
+    write_tfrecord(data / "compressed.tfrecord", examples, "GZIP")
     upload(f"{bucket}/data", {name: found for name, found in files_in(data).items() if found is not None})
-    for name in ("folder", "photos.tar", "rows.parquet", "records.tfrecord", "tars/**/*.tar", "tars/*/[ot]*.tar"):
+    for name in (
+        "folder",
+        "photos.tar",
+        "rows.parquet",
+        "records.tfrecord",
+        "compressed.tfrecord",
+        "tars/**/*.tar",
+        "tars/*/[ot]*.tar",
+    ):
         here, there = open_source(tmp_path / "data" / name), open_source(f"{bucket}/data/{name}")
         assert contents(there) == contents(here)
         assert (there.class_names, there.records, there.holds_out) == (here.class_names, here.records, here.holds_out)

@@ -211,9 +211,11 @@ def test_units_of_a_compressed_file_are_read_in_any_order_and_process(
     tmp_path: Path, photo_examples: list[bytes]
 ) -> None:
     source = open_source(write_tfrecord(tmp_path / "photos", photo_examples, "GZIP"))
+    (tmp_path / "photos").rename(tmp_path / "moved")  # it is not decompressed again
     images = {unit.name: b"".join(record.data for record in unit.read()) for unit in source.units}
     for unit in reversed(pickle.loads(pickle.dumps(source.units))):  # noqa: S301
         assert b"".join(record.data for record in unit.read()) == images[unit.name]
+    (tmp_path / "moved").rename(tmp_path / "photos")
     (tmp_path / "units").write_bytes(pickle.dumps(source.units[::-1]))
     read = run_python(READ_UNITS, tmp_path / "units").stdout
     assert dict(map(str.split, read.splitlines())) == {

@@ -29,7 +29,7 @@ from joulecache.pipelines.source.stored import find_stored
 from joulecache.pipelines.source.synthetic import SYNTHETIC, open_synthetic
 from joulecache.pipelines.source.tar import list_tar
 from joulecache.pipelines.source.tfds import TFDS, open_tfds
-from joulecache.pipelines.source.tfrecord import is_tfrecord, list_tfrecord, tfrecord_columns
+from joulecache.pipelines.source.tfrecord import is_tfrecord, list_tfrecord, tfrecord_columns, with_content
 
 _ALLOWED = "a folder of images, a .tar, Parquet or TFRecord file, a pattern of such files, synthetic:N or tfds:NAME"
 _HEAD_BYTES = 1 << 12  # that tell the kind of a file
@@ -110,6 +110,8 @@ def _open_files(location: str, archives: Sequence[Archive], config: SourceConfig
                 f"--splits must name the first folders or the first words of the files that {location!r} matches, such as "
                 f"{names[0]!r}, got {dict(config.splits)}"
             )
+        if kind == "tfrecord":
+            used = {name: with_content(archive) for name, archive in used.items()}
         columns_of, list_rows = _ROWS[kind]
         choice = choose_columns(list(used.values()), columns_of, config)
         files = [list_rows(archive, name, choice) for name, archive in used.items()]

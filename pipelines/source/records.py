@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from joulecache.pipelines.source.decompressed import Decompressed
+
 _LOG = logging.getLogger("joulecache")
 
 MAX_CLASSES = 1_000_000
@@ -40,11 +42,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file with many images: its name, as given or matched, and its absolute path or URL."""
+    """A file with many images.
+
+    Attributes:
+        name: Its name, as given or matched.
+        location: Its absolute path or URL.
+        mtime_ns: When it was last written.
+        content: Its content if it is compressed and read.
+    """
 
     name: str
     location: str
     mtime_ns: int
+    content: Decompressed | None = None
 
 
 def local_archive(path: Path) -> Archive:

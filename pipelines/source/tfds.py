@@ -14,7 +14,7 @@ from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.records import Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import join_files
 from joulecache.pipelines.source.splits import choose_splits, split_words
-from joulecache.pipelines.source.tfrecord import list_tfrecord
+from joulecache.pipelines.source.tfrecord import list_tfrecord, with_content
 
 TFDS = "tfds:"
 
@@ -47,7 +47,7 @@ def open_tfds(text: str, config: SourceConfig) -> Source:
     files, file_splits = [], []
     for name, split in split_of.items():
         for path in map(Path, splits[name].filepaths):
-            listed = list_tfrecord(local_archive(path), path.name, choice)
+            listed = list_tfrecord(with_content(local_archive(path)), path.name, choice)
             files.append(dataclasses.replace(listed, class_names=choice.target.class_names))
             file_splits.append(split)
     left_out = {name: split.num_examples for name, split in splits.items() if name not in split_of}

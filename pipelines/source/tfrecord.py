@@ -8,7 +8,7 @@ import os
 from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from joulecache.pipelines.core import tfrecord
@@ -90,11 +90,11 @@ def is_tfrecord(head: bytes) -> bool:
     return is_header(head) or is_header(first_decompressed(head, HEADER_BYTES))
 
 
-def _compressed(file: Archive) -> Decompressed | None:
-    """Return the content of a compressed file; None for a file that is not compressed."""
+def with_content(file: Archive) -> Archive:
+    """Return a file with its content if it is compressed, which is decompressed when it is first read."""
     with open_binary(file.location) as opened:
         head = opened.read(HEADER_BYTES)
-    return None if is_header(head) else Decompressed(file.location, file.mtime_ns)
+    return file if is_header(head) else replace(file, content=Decompressed(file.location, file.mtime_ns))
 
 
 class _Slices:
@@ -114,11 +114,11 @@ class _Slices:
 
 
 @contextmanager
-def _contents(file: Archive, content: Decompressed | None) -> Iterator[Any]:
+def _contents(file: Archive) -> Iterator[Any]:
     """Open the bytes of a file to list it; errors become SourceError."""
     try:
-        with content.open() if content else open_binary(file.location) as opened:
-            if content or is_remote(file.location):
+        with file.content.open() if file.content else open_binary(file.location) as opened:
+            if file.content or is_remote(file.location):
                 yield _Slices(opened)
             else:
                 with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -137,7 +137,7 @@ def _contents(file: Archive, content: Decompressed | None) -> Iterator[Any]:
 def tfrecord_columns(file: Archive) -> list[Column]:
     """Return the features of the first records of a file; SourceError if it is damaged."""
     kinds: dict[str, str] = {}
-    with _contents(file, _compressed(file)) as data:
+    with _contents(file) as data:
         for start, stop in itertools.islice(tfrecord.records(data), _PEEKED_RECORDS):
             for name, feature in _features(data, start, stop).items():
                 if name not in kinds or not feature.single:
@@ -158,10 +158,10 @@ def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
 
     Raise SourceError if the file is damaged, or no record has an image.
     """
-    ends, seen, content = array("q", [0]), LabelsSeen(), _compressed(file)
+    ends, seen = array("q", [0]), LabelsSeen()
     images = targets = 0
     problem = "it has no records"
-    with _contents(file, content) as data:
+    with _contents(file) as data:
         for start, stop in tfrecord.records(data):
             ends.append(tfrecord.record_end(stop))
             try:
@@ -186,7 +186,7 @@ def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
             split=None,
             columns=choice.columns,
             offset=ends[row],
-            content=content,
+            content=file.content,
         )
         for row in range(0, rows, _UNIT_RECORDS)
     ]
