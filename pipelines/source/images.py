@@ -55,7 +55,8 @@ def make_source(
     ]
     if not labelled.names:
         raise SourceError(f"no images with a class in {location!r}: {': '.join(refused[-1])}")
-    splits = held_out(None if row in left_out else tree.split_of(row) for row in range(len(keys)))
+    split_of = tree.split_of
+    splits = held_out(None if row in left_out else split_of[index] for row, index in enumerate(tree.folder_of))
     units = _image_table(listings, keys, labels, splits).take(sample_evenly(keys, labels, config.limit))
     pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
     skipped = sum(tree.skipped.values(), Counter[str]()) - labelled.read

@@ -299,11 +299,16 @@ def _mask_problem(words: Collection[str], base: Folder, splits: Splits) -> str |
 
 def _repeated_problem(counts: Mapping[Folder, int], base: Folder) -> str | None:
     """Return what is wrong where folders have the same folders inside, so that they may be splits or classes."""
-    words = _below(counts, base)
-    inside = [_below(counts, (*base, word)) for word in words]
-    if len(words) < 2 or any(2 * below.total() <= words[word] for word, below in zip(words, inside, strict=True)):
+    words, deeper = _below(counts, base), Counter[str]()
+    inside: defaultdict[str, set[str]] = defaultdict(set)
+    for folder, images in counts.items():
+        if len(folder) > len(base) + 1:
+            word, name = folder[len(base) : len(base) + 2]
+            inside[word].add(name)
+            deeper[word] += images
+    if len(words) < 2 or any(2 * deeper[word] <= words[word] for word in words):
         return None
-    common = set.intersection(*map(set, inside))
+    common = set.intersection(*inside.values())
     if len(common) < 2:
         return None
     names, same = (shortened(list(map(repr, sorted(found))), _SHOWN) for found in (words, common))

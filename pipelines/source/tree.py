@@ -89,9 +89,10 @@ class ImageTree:
             )
         return cls(folders, folder_of, frozenset(masks), skipped, splits)
 
-    def split_of(self, row: int) -> str | None:
-        """Return the split of an image; None without one."""
-        return self.splits.inside.get(self.folders[self.folder_of[row]], (None,))[0]
+    @property
+    def split_of(self) -> list[str | None]:
+        """The split of each folder; None without one."""
+        return [self.splits.inside.get(folder, (None,))[0] for folder in self.folders]
 
     def left_out(self, labels: Sequence[int | None], *, by_name: bool) -> dict[int, LeftOut]:
         """Return why images are no records, by row: they are masks, outside the splits, or in a split without labels.
@@ -102,7 +103,7 @@ class ImageTree:
         """
         left_out = {row: MASK for row in self.masks if not by_name or labels[row] is None}
         used = [folder in self.splits.inside for folder in self.folders]
-        splits = [self.splits.inside.get(folder, (None,))[0] for folder in self.folders]
+        splits = self.split_of
         labelled = {splits[index] for index, label in zip(self.folder_of, labels, strict=True) if label is not None}
         hidden = {split: unlabelled(split) for split in {*splits} - labelled - {None, "train"}}
         if hidden or not all(used):
@@ -137,7 +138,8 @@ def folder_labels(tree: ImageTree) -> FolderLabels:
     )
     places = [found.names.get(folder, MASK) for folder in tree.folders]
     names = sorted({place for place in places if isinstance(place, str)})
-    labels = [names.index(place) if isinstance(place, str) else None for place in places]
+    index_of = {name: label for label, name in enumerate(names)}
+    labels = [index_of[place] if isinstance(place, str) else None for place in places]
     left_out = dict.fromkeys(tree.masks, MASK)
     for row, index in enumerate(tree.folder_of):
         place = places[index]
