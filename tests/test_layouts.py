@@ -310,6 +310,19 @@ def test_an_empty_folder_is_no_class(make_folder: MakeSource) -> None:
     assert source.notes == ("no images in folder 'emu' (empty)",)
 
 
+def test_a_source_without_images_to_train_on_is_refused(make_folder: MakeSource, make_tar: MakeSource) -> None:
+    files = [*crossed("train", inside=("cat", "dog")), *crossed("test")]
+    for make in (make_folder, make_tar):
+        path = make(
+            dict.fromkeys([file.replace("jpg", "heic") if file.startswith("train") else file for file in files], b"")
+        )
+        with pytest.raises(
+            SourceError,
+            match=r"^no images with a class in split train of '.*': skipped images .* \(6 \.heic\): convert",
+        ):
+            open_source(path)
+
+
 # What is no folder of images
 
 

@@ -53,18 +53,19 @@ def make_source(
     refused += [
         (keys[row], labelled.reasons[row]) for row, label in enumerate(labels) if label is None and row not in left_out
     ]
-    if not labelled.names:
-        raise SourceError(f"no images with a class in {location!r}: {': '.join(refused[-1])}")
     split_of = tree.split_of
     splits = held_out(None if row in left_out else split_of[index] for row, index in enumerate(tree.folder_of))
-    units = _image_table(listings, keys, labels, splits).take(sample_evenly(keys, labels, config.limit))
-    pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
     skipped = sum(tree.skipped.values(), Counter[str]()) - labelled.read
     names_by_reason: defaultdict[LeftOut, list[str]] = defaultdict(list)
     for row, reason in left_out.items():
         names_by_reason[reason].append(keys[row])
-    notes = [note for listing in listings for note in listing.notes]
-    notes += [*skipped_notes(skipped), *left_out_notes(names_by_reason), *labelled.notes]
+    notes = [*skipped_notes(skipped), *left_out_notes(names_by_reason)]
+    if not any(label is not None and split in (None, "train") for label, split in zip(labels, splits, strict=True)):
+        where = "split train of " if {*splits} - {None, "train"} else ""
+        why = [*(": ".join(each) for each in refused[-1:]), *notes, "it has none"][0]
+        raise SourceError(f"no images with a class in {where}{location!r}: {why}")
+    units = _image_table(listings, keys, labels, splits).take(sample_evenly(keys, labels, config.limit))
+    pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
     return Source(
         location=location,
         class_names=labelled.names,
@@ -75,7 +76,7 @@ def make_source(
         + labelled.skipped
         + Counter({reason.kind: len(names) for reason, names in names_by_reason.items()}),
         refused=tuple(refused),
-        notes=tuple(notes),
+        notes=(*(note for listing in listings for note in listing.notes), *notes, *labelled.notes),
         linked=tuple(folder for listing in listings for folder in listing.linked),
     )
 

@@ -132,7 +132,7 @@ def _given_roots(counts: Collection[Folder], base: Folder, given: Mapping[str, s
         path = tuple(part for part in name.split("/") if part not in ("", "."))
         root = next((root for root in (path, (*base, *path)) if root in above), None)
         if root is None:
-            there = sorted(folder[-1] for folder in above if folder[:-1] == base and folder)
+            there = sorted(folder[-1] for folder in above if folder[:-1] == base and folder) or ["."]
             raise SourceError(
                 f"no images in the folder {name!r} of split {split}: expected one of {shortened(list(map(repr, there)), _SHOWN)}"
             )
@@ -332,9 +332,10 @@ def _stray_problem(split: str | None, counts: Counter[Folder], base: Folder) -> 
     if 2 * loose < counts.total():
         return None
     where = "" if split is None else f" of split {split}"
+    are = "is" if loose == 1 else "are"
     return (
-        f"{count(loose)} of {plural(counts.total(), 'image')}{where} are not in class folders: move them there, or give the classes of all "
-        "images in a table, --labels FILE"
+        f"{count(loose)} of {plural(counts.total(), 'image')}{where} {are} not in class folders: move them there, or give the classes "
+        "of all images in a table, --labels FILE"
     )
 
 
