@@ -207,14 +207,17 @@ def noise(count: int) -> dict[str, bytes]:
     return made
 
 
-@pytest.mark.parametrize(("kind", "encoding"), [("arrow", "raw"), ("tfrecord", "png")])
+@pytest.mark.parametrize(
+    ("kind", "encoding", "workers"), [("arrow", "raw", 1), ("tfrecord", "png", 1), ("arrow", "raw", 2)]
+)
 def test_a_full_disk_fails_in_one_line_and_leaves_nothing(
-    tmp_path: Path, make_folder: MakeSource, kind: str, encoding: str
+    tmp_path: Path, make_folder: MakeSource, kind: str, encoding: str, workers: int
 ) -> None:
     source = make_folder(noise(20))
+    options = {"format": kind, "encoding": encoding, "shards": 8, "workers": workers}
     with tmpfs(tmp_path / "disk", "240k"):
         with pytest.raises(BuildError, match="No space left on device") as caught:
-            build(source, tmp_path / "disk" / "cache", "decode|resize(60)", format=kind, encoding=encoding, shards=8)
+            build(source, tmp_path / "disk" / "cache", "decode|resize(60)", **options)
         assert "\n" not in str(caught.value)
         assert "None" not in str(caught.value)
         assert contents(tmp_path / "disk") == {}

@@ -66,9 +66,9 @@ class Builder:
         """Return when the build has ended."""
         assert self._child.receive() == "ended\n"
 
-    def kill(self, moment: Callable[[], bool], source: Path, cache: Path) -> None:
+    def kill(self, moment: Callable[[], bool], source: Path, cache: Path, **options: Any) -> None:
         """Start a build and kill it as soon as the moment has come, or let it end before."""
-        child = self.start(source, cache)
+        child = self.start(source, cache, **options)
         while not moment() and not has_ended(child):
             time.sleep(0.001)
         with suppress(ProcessLookupError):  # it has just ended
@@ -290,12 +290,13 @@ def test_builds_killed_at_random_moments_lose_nothing(
     turn: int,
 ) -> None:
     cache, rng = tmp_path / "cache", random.Random(turn)
+    workers, longest_s = (2, 2.0) if turn % 2 else (None, 0.6)
 
     def after(seconds: float) -> Callable[[], bool]:
         end = time.monotonic() + seconds
         return lambda: time.monotonic() > end
 
-    builder.kill(after(rng.uniform(0, 0.6)), photo_folder, cache)
+    builder.kill(after(rng.uniform(0, longest_s)), photo_folder, cache, workers=workers)
     check_resumed(photo_folder, cache, expected)
     precompute(smaller[0], cache, **OPTIONS)
     check_killed_update(builder, photo_folder, cache, expected, after(rng.uniform(0, 0.6)))
