@@ -212,6 +212,15 @@ def test_mtime_is_that_of_the_file(make_folder: MakeSource, make_tar: MakeSource
     assert [unit.mtime_ns for unit in open_source(tar).units] == [987_654_321]
 
 
+def test_times_that_64_bits_cannot_hold_are_the_last_that_they_can(
+    make_folder: MakeSource, make_tar: MakeSource
+) -> None:
+    folder, tar = make_folder({"1.jpg": b""}), make_tar({"1.jpg": b""})
+    for source, path in ((folder, folder / "1.jpg"), (tar, tar)):
+        os.utime(path, (0, 1.37e10))  # the year 2404, which some file systems do not have
+        assert [unit.mtime_ns for unit in open_source(source).units] == [min(path.stat().st_mtime_ns, 2**63 - 1)]
+
+
 def test_a_deleted_file_is_an_os_error(make_folder: MakeSource) -> None:
     path = make_folder({"1.jpg": b""})
     [unit] = open_source(path).units

@@ -306,6 +306,11 @@ def _holder(descriptor: int) -> str:
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
+def mtime_ns(status: os.stat_result) -> int:
+    """Return when a file was modified, in nanoseconds; a time that 64 bits cannot hold, after the year 2262, as the last one."""
+    return min(status.st_mtime_ns, 2**63 - 1)
+
+
 def unexpanded_home(path: Path) -> str:
     """Return the rest of an error message for a path that begins with ``~`` or ``~user``; "" for any other."""
     expanded = os.path.expanduser(path)  # noqa: PTH111 - pathlib raises where there is no home

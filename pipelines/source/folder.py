@@ -9,6 +9,7 @@ from array import array
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
 from joulecache.pipelines.source.naming import NOT_UTF8, is_ignored, is_utf8, printable, skipped_kind
@@ -54,7 +55,7 @@ def list_folder(root: Path) -> ImageListing:
             elif prefix_is_utf8 and is_utf8(file):
                 names.append(prefix + file)
                 sizes.append(status.st_size)
-                mtimes_ns.append(status.st_mtime_ns)
+                mtimes_ns.append(mtime_ns(status))
             else:
                 refused.append((printable(prefix + file), NOT_UTF8))
         if +here or not (files or folders):

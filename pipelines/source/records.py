@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.source.decompressed import Decompressed
 
 _LOG = logging.getLogger("joulecache")
@@ -59,7 +60,7 @@ class Archive:
 
 def local_archive(path: Path) -> Archive:
     """Return a local file as an archive."""
-    return Archive(str(path), str(path.absolute()), path.stat().st_mtime_ns)
+    return Archive(str(path), str(path.absolute()), mtime_ns(path.stat()))
 
 
 class Unit(Protocol):
