@@ -226,6 +226,19 @@ def test_a_file_of_another_format_survives_a_full_disk(tmp_path: Path) -> None:
     assert (tmp_path / "emissions.csv").read_bytes() == b""
 
 
+def test_a_row_does_not_continue_a_line_without_an_end(tmp_path: Path) -> None:
+    """As editors leave it: mlco2/codecarbon#43."""
+    file = EmissionsFile(tmp_path, "FRA", 1.0)
+    file.append("one", energy())
+    path = tmp_path / "emissions.csv"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    for name in ("two", "three"):
+        file.append(name, energy())
+    rows = rows_of(tmp_path)
+    assert [row["project_name"] for row in rows] == ["one", "two", "three"]
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"x" * 200_000])
 def test_a_file_that_is_not_csv_is_an_oserror_and_stays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "emissions.csv").write_bytes(content)

@@ -124,6 +124,18 @@ def hardware_of(name: str | None) -> CpuHardware:
     return CpuHardware(found.model, None if found.tdp is None else float(found.tdp))
 
 
+def _separate_row(path: Path, before: os.stat_result) -> None:
+    """Put the row that CodeCarbon appended to a file on its own line: editors leave the last line without an end."""
+    with open(path, "rb+") as file:
+        if not before.st_size or not os.path.samestat(before, os.fstat(file.fileno())):
+            return
+        file.seek(before.st_size - 1)
+        end, row = file.read(1), file.read()
+        if end != b"\n":
+            file.seek(before.st_size)
+            file.write(b"\n" + row)
+
+
 class EmissionsFile:
     """Appends windows to the emissions.csv of an existing folder, in the format that CodeCarbon's dashboards read.
 
@@ -160,6 +172,8 @@ class EmissionsFile:
             try:
                 with quiet():
                     FileOutput(path.name, str(path.parent), "append").out(row, None)
+                if before is not None:
+                    _separate_row(path, before)
             except OSError:
                 # a full disk may leave part of a row, which the next one would continue
                 if path.is_file():
