@@ -105,6 +105,18 @@ def test_patterns_cross_folders_and_keys_do_not_depend_on_how_many_files_match(
     assert set(splits(open_source(f"{tmp_path}/[set]/0*.tar"))) == {"cat/1.jpg"}
 
 
+def test_a_pattern_may_be_in_a_folder_with_wildcards_in_its_name(
+    tmp_path: Path, make_tar: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As users have them: huggingface/datasets#7468."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_tar(tmp_path / "[raw] 50%*" / "deep" / f"{name}.tar", {"cat/1.jpg": name.encode()}, make_tar)
+    write_tar(tmp_path / "r" / "deep" / "c.tar", {"cat/1.jpg": b"c"}, make_tar)
+    for root in ("[raw] 50%*", tmp_path / "[raw] 50%*"):
+        assert set(splits(open_source(f"{root}/**/*.tar"))) == {"deep/a.tar/cat/1.jpg", "deep/b.tar/cat/1.jpg"}
+
+
 def test_a_pattern_must_match_files_of_one_kind(tmp_path: Path, make_tar: MakeSource) -> None:
     with pytest.raises(SourceError, match=r"^no source at '.*none-\*': expected a folder of images"):
         open_source(f"{tmp_path}/none-*")

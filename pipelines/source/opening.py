@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import glob
-import itertools
 import os
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -49,9 +48,21 @@ def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
     if text.startswith((SYNTHETIC, TFDS)) or is_remote(text):
         return ()
     path = Path(text)
-    if path.exists() or not glob.has_magic(text):
+    folder, pattern = _split_pattern(text)
+    if path.exists() or not pattern:
         return (path,)
-    return tuple(sorted(map(Path, glob.glob(text, recursive=True))))  # noqa: PTH207 - treats `**` and `[` as the shell does
+    names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - treats `**` and `[` as the shell does
+    return tuple(sorted(folder / name for name in names))
+
+
+def _split_pattern(location: str) -> tuple[Path, str]:
+    """Return the folder before the first wildcard, and the rest, "" without one. Folders that exist may have any name."""
+    folder, parts = Path(), Path(location).parts
+    for place, part in enumerate(parts):
+        if glob.has_magic(part) and not (folder / part).is_dir():
+            return folder, "/".join(parts[place:])
+        folder /= part
+    return folder, ""
 
 
 def open_source(location: str | os.PathLike[str], config: SourceConfig | None = None) -> Source:
@@ -144,8 +155,7 @@ def _keys(location: str, archives: Sequence[Archive]) -> list[str] | None:
     """Return the file names relative to the folders before a pattern's first wildcard; None if the source is not a pattern."""
     if [PurePosixPath(archive.name) for archive in archives] == [PurePosixPath(location)]:
         return None
-    parts = PurePosixPath(location).parts
-    root = PurePosixPath(*itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    root, _ = _split_pattern(location)
     return [PurePosixPath(archive.name).relative_to(root).as_posix() for archive in archives]
 
 
