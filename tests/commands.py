@@ -28,7 +28,9 @@ def parameters(name: str, arguments: Sequence[str]) -> dict[str, Any]:
             try:
                 found: dict[str, Any] = group().commands[name].make_context(name, list(arguments)).params
             except Exception as error:
-                missing = re.search(r"(?:path|file) '([^'/][^']*)' does not exist", str(getattr(error, "message", error)))
+                missing = re.search(
+                    r"(?:path|file) '([^'/][^']*)' does not exist", str(getattr(error, "message", error))
+                )
                 if missing is None:
                     raise
                 Path(missing[1]).parent.mkdir(parents=True, exist_ok=True)
