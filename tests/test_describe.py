@@ -341,7 +341,7 @@ def test_a_training_at_chance_level_is_said() -> None:
     for chance, said in ((0.5, True), (0.4, False), (None, False)):
         records = dataclasses.replace(AUDIT.records, chance=chance)
         found = describe_audit(audit_of(records=records)).headline[0].detail
-        assert ("Accuracy 55.4% against 55.4%, which is chance level: train longer. Always" in found) == said
+        assert ("Accuracy 55.4% against 55.4%, which is chance level: " in found) == said
 
 
 def test_a_failed_control_is_said() -> None:
@@ -459,6 +459,9 @@ def test_models_at_chance_level_are_named() -> None:
     assert "At chance level: all model files. " in said_of_models(dataclasses.replace(made, chance=0.7))
     tile = describe_audit(audit_of(compression=made)).facts[-1]
     assert tile.detail == f"lost, accuracy 54.0%, at chance level; learned: {tile.cell.text}, 70.0%"
+    control = dataclasses.replace(learned, name="control")
+    made = dataclasses.replace(compressed(lost, control, lost), chance=0.5)
+    assert describe_audit(audit_of(compression=made)).facts[-1].detail.endswith(f"; control: {tile.cell.text}, 70.0%")
 
 
 def test_fine_tuning_that_is_never_paid_back() -> None:

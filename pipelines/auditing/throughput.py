@@ -69,12 +69,14 @@ class Recommendation:
     why: str
 
 
-def recommend(found: Sequence[Throughput]) -> Recommendation:
+def recommend(found: Sequence[Throughput]) -> Recommendation | None:
     """Recommend precisions by operations per active joule: the geometric mean over both operations.
 
-    A narrower precision must do 1.1 times as many operations as a wider one. Raises ValueError if a precision lacks an operation, or its
-    joules.
+    A narrower precision must do 1.1 times as many operations as a wider one. Returns None if some energy is not active: the power does not
+    rise with load. Raises ValueError if a precision lacks an operation.
     """
+    if any(one.flop_per_j is None for one in found):
+        return None
     per_joule = {precision: _per_joule(found, precision) for precision in get_args(Precision)}
 
     def best(allowed: Sequence[Precision]) -> Precision:
@@ -95,7 +97,5 @@ def recommend(found: Sequence[Throughput]) -> Recommendation:
 def _per_joule(found: Sequence[Throughput], precision: Precision) -> float:
     values = [one.flop_per_j for one in found if one.precision == precision and one.flop_per_j is not None]
     if len(values) != len(get_args(Operation)):
-        raise ValueError(
-            f"no joules at {precision}: measure every operation at every precision, with power that rises with load"
-        )
+        raise ValueError(f"operations are missing at {precision}: measure every operation at every precision")
     return statistics.geometric_mean(values)

@@ -95,12 +95,13 @@ def hardware(
     with progress_bar() as bar:
         found = measure_hardware(meter=meter, seconds=seconds, rounds=rounds, progress=bar)
     wrote_emissions(meter)
+    advice = recommend(found)
     if as_json:
         rows = [one.to_json() for one in found]
         print_json(
-            {"throughputs": rows, "recommendation": vars(recommend(found)), "passport": to_json(meter.provenance())}
+            {"throughputs": rows, "recommendation": advice and vars(advice), "passport": to_json(meter.provenance())}
         )
         return
     from joulecache.pipelines.report.describe.machine import describe_throughputs
 
-    show(describe_throughputs(found, meter.provenance(), recommend(found)))
+    show(describe_throughputs(found, meter.provenance(), advice))

@@ -121,6 +121,11 @@ class Compression(Displayed):
             raise ValueError(f"no model file {name!r}: choose one of {', '.join(by_name)}")
         return by_name[name]
 
+    @property
+    def uncompressed(self) -> ModelFile:
+        """The file to compare with: the control, which was fine-tuned as long; without one, the given model."""
+        return next((file for file in self.model_files if file.name == CONTROL), self.model_files[0])
+
     def is_at_chance(self, file: ModelFile) -> bool:
         """Return whether a model file is not shown to be better than always answering the most frequent class."""
         return self.chance is not None and file.accuracy_low <= self.chance

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.core.statistics import Mean, mean_of
 from joulecache.pipelines.experiment.statistics import Ratio
 
@@ -28,7 +29,7 @@ def finding(ratio: Ratio, control: Ratio, corners: Sequence[float]) -> tuple[Fin
         corners: Ratios of total energy at every end of the coefficients; a claim must hold for all of them.
     """
     if ratio.blocks < MIN_BLOCKS:
-        return "inconclusive", f"{ratio.blocks} blocks were measured, a claim needs {MIN_BLOCKS}"
+        return "inconclusive", f"{plural(ratio.blocks, 'block')} measured, a claim needs {MIN_BLOCKS}"
     if not control.contains(1.0):
         return "inconclusive", "the control failed: the same arm measured twice differs from itself"
     assert ratio.low is not None

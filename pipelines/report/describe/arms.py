@@ -46,7 +46,9 @@ def workload_section(result: WorkloadResult, audit: Audit) -> Section:
     images = "" if audit.records is None else f" of {quantities.count(audit.records.train)} images"
     runner = "pipeline" if audit.records is None else "arm"
     epochs = plural(result.epochs_per_run, "epoch")
-    lead = f"{result.blocks} interleaved blocks, in which each {runner} ran {least}{epochs}{images}."
+    lead = (
+        f"{quantities.plural(result.blocks, 'interleaved block')}, in which each {runner} ran {least}{epochs}{images}."
+    )
     blocks: list[Block] = [Paragraph(lead, muted=True, detail=True), Claims(sentences(result, audit), detail=True)]
     blocks += workload_charts(result, audit)
     blocks += [_arms(result, audit), *_parts(result, audit), *waiting_tables(result)]

@@ -121,11 +121,11 @@ def _facts(audit: Audit) -> Iterator[Fact]:
 
 def _inference_fact(compression: Compression) -> Fact:
     """Return the energy of one inference, never without the accuracy."""
-    first, last = compression.model_files[0], compression.model_files[-1]
-    first_j, last_j = (file.energy_per_image.active_j for file in (first, last))
+    other, last = compression.uncompressed, compression.model_files[-1]
+    other_j, last_j = (file.energy_per_image.active_j for file in (other, last))
     one = cell(joules_text(last_j), kind(last.energy_per_image.active.method))
     chance = ", at chance level" if compression.is_at_chance(last) else ""
-    detail = f"{last.name}, accuracy {share(last.accuracy)}{chance}; {first.name}: {joules_text(first_j)}, {share(first.accuracy)}"
+    detail = f"{last.name}, accuracy {share(last.accuracy)}{chance}; {other.name}: {joules_text(other_j)}, {share(other.accuracy)}"
     return Fact("Energy of one inference", one, detail)
 
 

@@ -82,9 +82,7 @@ def compression_sentences(compression: Compression) -> tuple[str, ...]:
 
 def _against_unpruned(compression: Compression) -> str:
     """Compare the last model with the control, which was fine-tuned too; without one, with the given model."""
-    files = {file.name: file for file in compression.model_files}
-    first, last = compression.model_files[0], compression.model_files[-1]
-    other = files.get(CONTROL, first)
+    first, other, last = compression.model_files[0], compression.uncompressed, compression.model_files[-1]
     note = ""
     if other is not first:
         note = f" ({first.name}, fine-tuned without compression)"

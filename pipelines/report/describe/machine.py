@@ -42,7 +42,9 @@ def describe_checks(checks: Sequence[Check]) -> Document:
     return Document("joulecache: doctor", "doctor", sections=(Section("", (shown,)),))
 
 
-def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, advice: Recommendation) -> Document:
+def describe_throughputs(
+    found: Sequence[Throughput], provenance: Provenance, advice: Recommendation | None
+) -> Document:
     """Describe a machine's throughput at each precision, with the provenance of its joules."""
     rates = table(
         "",
@@ -65,7 +67,9 @@ def describe_throughputs(found: Sequence[Throughput], provenance: Provenance, ad
     machine = (
         f"{provenance.cpu or 'Unknown processor'}, {provenance.vcpus:g} vCPUs. Watts: active, {whole.active.method}."
     )
-    recommended = f"Train in {advice.training}, infer in {advice.inference}; {advice.why}."
+    recommended = "No recommendation: the power does not rise with load, so precisions differ in speed alone."
+    if advice is not None:
+        recommended = f"Train in {advice.training}, infer in {advice.inference}; {advice.why}."
     return Document(
         "joulecache: hardware",
         "hardware",

@@ -14,7 +14,6 @@ from joulecache.pipelines.report.describe.values import (
     PARTS,
     active_tag,
     change_interval,
-    constant_answer,
     epochs_to,
     joules,
     title_of,
@@ -143,7 +142,10 @@ def _accuracies(result: WorkloadResult, audit: Audit, other: str) -> str:
     records = audit.records
     if records is None or records.chance is None or not is_at_chance(cached.mean, records.val, records.chance):
         return f"Accuracy {both}."
-    return f"Accuracy {both}, which is chance level: train longer. {constant_answer(records.chance)}"
+    return (
+        f"Accuracy {both}, which is chance level: {quantities.share(records.chance)} of the held-out images are in the most frequent "
+        "class. Train longer."
+    )
 
 
 # Custom pipelines -----------------------------------------------------------------------------------------------------
