@@ -12,6 +12,7 @@ from caches import cached_images
 
 import joulecache as jc
 from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.local_copy import copies_folder
 
 
 def test_a_cache_is_opened_from_its_path(photo_cache: Path) -> None:
@@ -59,6 +60,25 @@ def test_a_home_that_no_shell_expanded_is_named(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(ValueError, match="only shells expand '~', and not after '=': write '/home/me/c'"):
             use()
     assert not list(tmp_path.iterdir())
+
+
+def test_copies_of_remote_caches_are_in_the_home_or_where_a_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for given, expected in (
+        (None, Path("/home/me/.cache/joulecache")),
+        ("~/stage", Path("/home/me/stage")),  # as in a Dockerfile
+        ("stage", tmp_path / "stage"),
+    ):
+        if given is not None:
+            monkeypatch.setenv("JOULECACHE_STAGE", given)
+        assert copies_folder() == expected
+    monkeypatch.setenv("JOULECACHE_STAGE", "~nobody-here/stage")
+    with pytest.raises(CacheError, match="has no home folder to copy caches to: set JOULECACHE_STAGE to a folder"):
+        copies_folder()
 
 
 def test_damage_is_found_by_object_and_by_path(photo_cache: Path, tmp_path: Path) -> None:

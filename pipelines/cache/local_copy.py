@@ -24,6 +24,16 @@ _LOCK = "lock"
 _CONNECTIONS = 4
 
 
+def copies_folder() -> Path:
+    """Return the folder of all copies; raises CacheError if there is no home for it."""
+    try:  # nothing expands "~" in variables of containers and services
+        if given := os.environ.get(_ROOT_VARIABLE):
+            return Path(given).expanduser().absolute()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "joulecache").absolute()
+    except RuntimeError as error:
+        raise CacheError(f"this user has no home folder to copy caches to: set {_ROOT_VARIABLE} to a folder") from error
+
+
 def copy_to_machine(url: str, limit_bytes: int = STAGE_LIMIT_BYTES) -> tuple[Path, Manifest]:
     """Copy a cache from an object store, or update the copy; return its folder and its manifest.
 
@@ -34,10 +44,7 @@ def copy_to_machine(url: str, limit_bytes: int = STAGE_LIMIT_BYTES) -> tuple[Pat
         CacheError: The cache is larger than `limit_bytes` or the free disk, it is damaged, or the store failed.
     """
     objects = ObjectFolder(url)
-    root = os.environ.get(_ROOT_VARIABLE) or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "joulecache"
-    )
-    folder = Path(root, hashlib.sha256(objects.url.encode()).hexdigest()[:16])
+    folder = copies_folder() / hashlib.sha256(objects.url.encode()).hexdigest()[:16]
     try:
         with hold_lock(folder / _LOCK):  # several processes may start to load at once
             manifest = _update_copy(objects, folder, limit_bytes)
