@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
 import os
+import pickle
 import shutil
 import threading
 from pathlib import Path
@@ -134,6 +136,13 @@ def test_window_names() -> None:
     for name in ("", None, 3):
         with pytest.raises(ValueError, match="window name must be a non-empty string"), meter.window(name):  # type: ignore[arg-type]
             pass
+
+
+def test_a_meter_is_not_sent_to_other_processes() -> None:
+    meter = Meter()
+    assert copy.copy(meter) is copy.deepcopy(meter) is meter
+    with pytest.raises(TypeError, match="a meter belongs to its process: make one in every process, and add up"):
+        pickle.dumps(meter)
 
 
 def test_forked_child_does_not_report_its_parents_window() -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -117,6 +118,14 @@ class Meter:
     def emissions(self) -> EmissionsFile | None:
         """The file that gets a row for each outermost window."""
         return self._emissions
+
+    def __reduce__(self) -> NoReturn:
+        """Raise TypeError: the windows of a meter are those of its process."""
+        raise TypeError("a meter belongs to its process: make one in every process, and add up their Energy")
+
+    def __copy__(self) -> Meter:
+        """Return this meter, like `copy.deepcopy`."""
+        return self
 
     def __deepcopy__(self, memo: object) -> Meter:
         """Return this meter: tuners of hyperparameters copy callbacks, and counters, windows and files stay the same."""
