@@ -304,7 +304,7 @@ def test_a_split_without_labels_is_left_out(
     write(tmp_path / "test.parquet", hidden, features)
     source = open_source(f"{tmp_path}/*.parquet")
     assert splits(source) == {f"train.parquet#{row}": None for row in range(3)}
-    assert source.notes == ("left out split 'test', 3 images: it has no labels",)
+    assert source.notes == ("split test has no labels: its 3 images are left out",)
     assert source.skipped == {"(split test)": 3}
     write(tmp_path / "val.parquet", hidden, features)
     source = open_source(f"{tmp_path}/*.parquet")
@@ -411,7 +411,7 @@ def test_a_split_of_tfrecords_without_labels_is_left_out(tmp_path: Path) -> None
         write_tfrecord(tmp_path / "test.tfrecord", [example(hidden)] * 2)
         source = open_source(f"{tmp_path}/*.tfrecord")
         assert set(splits(source).values()) == {None}
-        assert source.notes[1:] == ("left out split 'test', 2 images: it has no labels",)
+        assert source.notes[1:] == ("split test has no labels: its 2 images are left out",)
     with pytest.raises(SourceError, match=r"^'.*test\.tfrecord' has no labels: column class is missing, empty or -1"):
         open_source(tmp_path / "test.tfrecord", SourceConfig(target="class"))
 

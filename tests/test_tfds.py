@@ -138,7 +138,7 @@ def test_a_split_with_hidden_labels_is_left_out() -> None:
     source = open_source("tfds:hidden")
     assert [unit.split for unit in source.units] == [None]
     assert source.skipped == Counter({"(split test)": 2})
-    assert source.notes == ("left out split 'test', 2 images: it has no labels",)
+    assert source.notes == ("split test has no labels: its 2 images are left out",)
 
 
 def test_a_dataset_without_train_is_split_by_hash() -> None:

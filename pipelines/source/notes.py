@@ -38,11 +38,14 @@ def skipped_notes(skipped: Counter[str]) -> list[str]:
 def left_out_notes(reasons: Mapping[LeftOut, Sequence[str]]) -> list[str]:
     """Return a sentence about each reason why images are left out, from their names."""
     return [
-        reason.note.format(
-            images=plural(len(names), "image"), are="is" if len(names) == 1 else "are", example=repr(min(names))
-        )
+        left_out_note(reason, len(names), min(names))
         for reason, names in sorted(reasons.items(), key=lambda item: item[0].kind)
     ]
+
+
+def left_out_note(reason: LeftOut, images: int, example: str = "") -> str:
+    """Return a sentence about images that are left out, from their number and the name of one."""
+    return reason.note.format(images=plural(images, "image"), are="is" if images == 1 else "are", example=repr(example))
 
 
 def folder_notes(without_images: Mapping[Folder, Counter[str]]) -> list[str]:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.source.classes import crowding, crowding_notes, sort_key
 from joulecache.pipelines.source.columns import Choice, Columns, class_text
+from joulecache.pipelines.source.layout import unlabelled
+from joulecache.pipelines.source.notes import left_out_note
 from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit
 from joulecache.pipelines.source.splits import held_out
 
@@ -139,13 +140,10 @@ def join_files(
         tuple(units),
         taken,
         "val" in splits,
-        skipped=Counter({f"(split {split})": count for split, count in left_out.items()}),
+        skipped=Counter({unlabelled(split).kind: images for split, images in left_out.items()}),
         notes=(
             *choice.notes(len(class_names)),
-            *(
-                f"left out split {split!r}, {plural(images, 'image')}: it has no labels"
-                for split, images in left_out.items()
-            ),
+            *(left_out_note(unlabelled(split), images) for split, images in left_out.items()),
             *(crowding_notes(len(class_names), total) if files[0].class_names is None else ()),
         ),
         columns=None if choice.by_default else (choice.image.name, choice.target.name),
@@ -154,20 +152,20 @@ def join_files(
 
 def _unlabelled_splits(
     location: str, files: Sequence[RowFile], splits: Sequence[str | None], choice: Choice
-) -> dict[str, int]:
+) -> dict[str | None, int]:
     """Return the splits without labels, and their number of records; SourceError if nothing is left to train on."""
     labelled = {split for file, split in zip(files, splits, strict=True) if file.labels and file.labels.labelled}
-    unlabelled: Counter[str | None] = Counter()
+    without: Counter[str | None] = Counter()
     for file, split in zip(files, splits, strict=True):
         if split not in labelled:
-            unlabelled[split] += file.rows
+            without[split] += file.rows
     if not labelled or not labelled & {None, "train"}:
         where = f"split train of {location!r}" if labelled else repr(location)
         raise SourceError(
             f"{where} has no labels: column {choice.target.name} is missing, empty or {NO_LABEL} in every row, as in test sets whose "
             "labels are not published; use files with labels"
         )
-    return {str(split): count for split, count in unlabelled.items()}
+    return {split: images for split, images in without.items() if images}
 
 
 def _labels_in(file: RowFile, choice: Choice) -> LabelsSeen:
