@@ -44,6 +44,12 @@ def test_a_terminal_shows_a_bar() -> None:
     assert shown_on(True, delay_s=60) == ""
 
 
+def test_a_terminal_shows_at_once_that_something_begins() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with progress_bar(console=console):
+        assert "preparing" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(line_delay_s=0) as bar:
         progress: Progress = bar

@@ -230,6 +230,12 @@ def test_types_know_every_public_name(package: ModuleType) -> None:
     assert typed == set(package.__all__)
 
 
+def test_the_command_line_starts_without_what_only_jobs_need() -> None:
+    heavy = "{'pyarrow', 'scipy', 'tensorflow', 'apache_beam'}"
+    done = run_python(f"import sys, joulecache.__main__, joulecache.pipelines.cli; print(*{heavy} & {{*sys.modules}})")
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "module",
     ["", ".transforms", ".pipelines", ".pipelines.cli", ".pipelines.building.precomputing", ".pipelines.report"],

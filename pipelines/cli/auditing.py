@@ -101,8 +101,8 @@ def _measure(
     meter = make_meter(energy)
     with loading("TensorFlow"):
         from joulecache.pipelines.auditing.auditor import audit as run_audit
-    from joulecache.pipelines.report.describe.audit import describe_audit
-    from joulecache.pipelines.report.files import write_report
+        from joulecache.pipelines.report.describe.audit import describe_audit
+        from joulecache.pipelines.report.files import write_report
 
     with stdout_to_stderr(), progress_bar() as bar:
         datasets = import_functions(pipeline) if pipeline else None

@@ -27,7 +27,6 @@ from joulecache.pipelines.core.files import check_writable, refuse_overlap
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 from joulecache.pipelines.core.progress import progress_bar
 from joulecache.pipelines.planning.config import PlanConfig
-from joulecache.pipelines.source import source_paths
 from joulecache.pipelines.source.config import SOURCE_OPTIONS
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ def _check_new(cache: str, source: str) -> None:
     if taken:
         raise ValueError(f"--apply must be a folder that is empty or does not exist, got {cache!r}")
     if not is_remote(cache):
+        from joulecache.pipelines.source import source_paths
+
         refuse_overlap(source_paths(source), Path(cache), "cache")
         check_writable(Path(cache), "--apply")
 

@@ -48,7 +48,7 @@ def progress_bar(
     """Show progress on stderr: a bar on a terminal, lines elsewhere. The bar disappears at the end.
 
     Args:
-        delay_s: Seconds before the bar appears, so that short jobs show none.
+        delay_s: Seconds before the bar appears, so that short jobs show none. Without a delay it appears before the first call.
         line_delay_s: Seconds before the first line, where stderr is not a terminal.
         line_every_s: Seconds between two lines about the same step.
         console: Output; stderr by default.
@@ -79,8 +79,10 @@ def _terminal_bar(console: Console, delay_s: float) -> Iterator[ProgressBar]:
         text("{task.fields[detail]}"),
     )
     bars = Bars(*columns, console=console, transient=True)
-    task = bars.add_task("", total=None, detail="")
+    task = bars.add_task("preparing", total=None, detail="")
     started = time.monotonic()
+    if not delay_s:
+        bars.start()
 
     def bar(what: str, done: int, total: int | None, detail: str = "") -> None:
         if not bars.live.is_started:
