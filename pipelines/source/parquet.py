@@ -19,7 +19,7 @@ from joulecache.pipelines.source.columns import BOOLEAN, BYTES, FLOAT, IMAGE, IN
 from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange
 
-_ROWS_AT_ONCE = 16
+_LEAST_ROWS, _MOST_ROWS, _BATCH_BYTES = 16, 1024, 1 << 20  # a batch amortizes its cost over small rows
 _BUFFER_BYTES = 1 << 20  # per column, so that columns are not read whole
 _BOOLEANS = ("False", "True")
 _INDEX = "__index_level_0__"  # the row names of a pandas table
@@ -45,11 +45,13 @@ class RowGroup(RowRange):
         keys, left = self.record_keys(), self.count
         names = [self.columns.image, self.columns.target]
         with pq.ParquetFile(_opened(self.path), buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
-            for batch in parquet.iter_batches(_ROWS_AT_ONCE, row_groups=[self.index], columns=names):
+            rows_at_once = _rows_at_once(parquet.metadata.row_group(self.index))
+            for batch in parquet.iter_batches(rows_at_once, row_groups=[self.index], columns=names):
                 images, labels = (_column(batch, name) for name in names)
                 data = pc.struct_field(images, "bytes") if pt.is_struct(images.type) else images
+                encoded = data.to_pylist()
                 for row, key in zip(range(min(left, batch.num_rows)), keys, strict=False):
-                    image, label, problem = data[row].as_py(), NO_LABEL, None
+                    image, label, problem = encoded[row], NO_LABEL, None
                     try:
                         label = self._label(labels[row])
                     except ValueError as error:
@@ -68,6 +70,10 @@ class RowGroup(RowRange):
             return self.columns.number(cell.as_py())
         except UnicodeDecodeError:
             raise ValueError("its label is not UTF-8 text") from None
+
+
+def _rows_at_once(group: Any) -> int:
+    return max(_LEAST_ROWS, min(_MOST_ROWS, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
 
 
 def _why_missing(image: Any) -> str:
