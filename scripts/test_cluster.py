@@ -192,9 +192,9 @@ def have_finished(results: Path) -> bool:
 
 
 def print_scaling(work: Path) -> None:
-    """Print how much faster two workers are than one: local threads, and worker processes of Flink."""
+    """Print how much faster two workers are than one: local worker processes, and those of Flink."""
     source = "synthetic:4000"
-    local = [build(source, work / f"threads-{n}", extra=("--workers", str(n))).duration_s for n in (1, 2)]
+    local = [build(source, work / f"workers-{n}", extra=("--workers", str(n))).duration_s for n in (1, 2)]
     with worker_pool(work) as workers:
         flink = [
             build(
@@ -202,7 +202,7 @@ def print_scaling(work: Path) -> None:
             ).duration_s
             for n in (1, 2)
         ]
-    for what, (one_s, two_s) in {"local threads": local, "Flink workers": flink}.items():
+    for what, (one_s, two_s) in {"local worker processes": local, "Flink workers": flink}.items():
         print(f"- {source}, {what}: 1: {one_s:.0f} s, 2: {two_s:.0f} s, {one_s / two_s:.2f} times as fast")
 
 
