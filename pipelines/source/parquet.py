@@ -73,7 +73,8 @@ class RowGroup(RowRange):
 
 
 def _rows_at_once(group: Any) -> int:
-    return max(_LEAST_ROWS, min(_MOST_ROWS, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+    fitting: int = _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)
+    return max(_LEAST_ROWS, min(_MOST_ROWS, fitting))
 
 
 def _why_missing(image: Any) -> str:
