@@ -602,6 +602,7 @@ def test_what_pillow_warns_of_is_decoded_whether_warnings_are_errors_or_not(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter(action)
             assert apart(decoded(data), pixels) < 40
+            assert Decode().open_upright(data)[1] == 1
         assert not caught
 
 

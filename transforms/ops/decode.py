@@ -134,14 +134,15 @@ class Decode(Op):
         """
         try:
             opened = self._open(data)
-            if opened.format == "PNG":  # the orientation may be after the pixels
-                with _decode_errors(), _truncation(self.truncated):
-                    opened.load()
+            with _decode_errors():
+                if opened.format == "PNG":  # the orientation may be after the pixels
+                    with _truncation(self.truncated):
+                        opened.load()
+                return opened, _orientation(opened)
         except DecodeError:
             if (repaired := without_metadata(data)) is None:
                 raise
             return self.open_upright(repaired)
-        return opened, _orientation(opened)
 
     def _open(self, data: bytes) -> Image.Image:
         with _decode_errors():
