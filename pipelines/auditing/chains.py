@@ -61,6 +61,7 @@ def audit_chain(
         ValueError: Arguments contradict each other, the model does not fit, or `out` cannot be written to or holds anything but an
             audit.
         ArmError: An arm cannot run.
+        RuntimeError: The model to compress for inference diverged in training.
     """
     parsed = parse(chain) if isinstance(chain, str) else chain
     check_chain(parsed, config.workloads)
@@ -203,9 +204,8 @@ class _ChainAudit:
             try:
                 self.compression.run()
             except ValueError as error:  # the training diverged
-                raise ArmError(
-                    f"no model for the workload infer: {error}; what was measured is kept, and reported without infer: repeat the "
-                    "command with the other workloads alone"
+                raise RuntimeError(
+                    f"no model for the workload infer: {error}; what was measured is kept: repeat the command without this workload"
                 ) from error
         compression = read_compression(self.folder.compression)
         workload = Infer(self.folder.models / compression.model_files[-1].file_name)

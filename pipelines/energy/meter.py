@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 import os
 import time
@@ -37,6 +38,7 @@ from joulecache.pipelines.energy.windows import OpenWindows, Window
 _GB_BYTES = 2**30  # memory is sold, and its watts published, in binary gigabytes
 _GETRUSAGE_S = 1e-6  # resolution
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+_NOTES = logging.getLogger("joulecache")
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,10 @@ class Meter:
             if self._emissions is not None and outermost:
                 self._emissions.append(window.name, window.energy)
         except OSError as error:
-            self._notes[f"windows are missing in a file: {error}"] = None
+            note = f"windows are missing in a file: {error}"
+            if note not in self._notes:
+                _NOTES.warning("%s", note)
+            self._notes[note] = None
 
     def provenance(self) -> Provenance:
         """Return what determines the values of this meter: method, coefficients, machine, notes."""

@@ -142,6 +142,7 @@ def train(
         CacheError: The cache cannot be read.
         ValueError: Before training, if an argument is wrong, images vary in size, the recipe cannot be applied, or the
             folder holds other files, cannot be written to, or overlaps the cache.
+        RuntimeError: The trained model cannot be compressed, since its training diverged. It is kept.
     """
     folder, meter, report = Path(out), meter or Meter(), progress or silent
     epochs, seed, learning_rate = _checked(epochs, seed, learning_rate)
@@ -199,10 +200,12 @@ def _compress(prepared: PreparedCompression, path: Path) -> Compression:
     """Compress the trained model; say where it is if that fails."""
     try:
         return prepared.run()
-    except BaseException:
+    except BaseException as error:
         _NOTES.warning(
             "the trained model is kept in %s: compress it with `joulecache compress` instead of training again", path
         )
+        if isinstance(error, ValueError):  # no fault of the arguments, which were checked
+            raise RuntimeError(f"the trained model cannot be compressed: {error}") from error
         raise
 
 
