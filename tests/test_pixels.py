@@ -464,6 +464,7 @@ DOES: dict[str, Callable[[Array, tuple[int, ...]], Any]] = {
     "first": lambda image, draw: image[:, :, :1],
     "write": write,
     "stop": stop,
+    "memory": lambda image, draw: np.zeros(2**50),
     "other size": lambda image, draw: image[1:],
     "floats": lambda image, draw: image / 2,
     "none": lambda image, draw: None,
@@ -478,6 +479,11 @@ def test_a_custom_op_gets_a_read_only_array_and_whole_numbers(pixels: Array) -> 
     assert writable.flags.writeable
     [got] = apply_to_each([Own("check")], [pixels], np.array([[1, 2, 3]], np.int64))
     np.testing.assert_array_equal(got, np.full_like(pixels, 6))
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_image(pixels: Array) -> None:
+    with pytest.raises(MemoryError):
+        apply([Own("memory")], pixels, [0, 0, 0])
 
 
 def test_a_custom_op_stands_between_others_and_takes_its_own_words(pixels: Array) -> None:

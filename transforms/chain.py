@@ -293,6 +293,8 @@ def _run_custom(op: Op, image: Pixels, words: Sequence[int]) -> Array:
     expected = (*op.output_size(height, width), op.output_channels(channels))
     try:
         result = op.pixels(array, op.draw(words, height, width))
+    except MemoryError:  # no fault of the image
+        raise
     except Exception as error:  # user code may raise anything
         raise ValueError(f"{name} failed: {type(error).__name__}: {error}".splitlines()[0]) from error
     if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape != expected:

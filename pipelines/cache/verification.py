@@ -11,10 +11,11 @@ from joulecache.pipelines.cache.manifest import MANIFEST, encode_manifest
 from joulecache.pipelines.cache.manifest_io import open_manifest, store_errors
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote, open_binary
+from joulecache.pipelines.core.progress import Progress, silent
 
 
-def find_problems(cache: str | os.PathLike[str]) -> list[str]:
-    """Return one line per problem of a cache in a folder or an object store.
+def find_problems(cache: str | os.PathLike[str], progress: Progress = silent) -> list[str]:
+    """Return one line per problem of a cache in a folder or an object store; `progress` is called before each file.
 
     Raises:
         NoCacheError: There is no cache.
@@ -26,7 +27,9 @@ def find_problems(cache: str | os.PathLike[str]) -> list[str]:
     with store_errors(), open_binary(f"{location}/{MANIFEST}") as stream:
         if stream.read() != encode_manifest(manifest):
             problems.append(f"{MANIFEST}: same content, different bytes")
-    for file in manifest.files():
+    files = manifest.files()
+    for done, file in enumerate(files):
+        progress("verifying files", done, len(files))
         try:
             digest = _digest_of(location, file.name)
         except OSError as error:

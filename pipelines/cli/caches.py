@@ -119,7 +119,8 @@ def verify(*, cache: Cache, as_json: AsJson = False) -> None:
     files = None
     try:
         files = len(open_manifest(cache, damaged=True).files())
-        problems = find_problems(cache)
+        with progress_bar(delay_s=0.5) as bar:
+            problems = find_problems(cache, bar)
     except NoCacheError:
         raise
     except CacheError as error:  # the manifest is damaged, or the index

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from joulecache.pipelines.cli.logs import is_verbose
 from joulecache.pipelines.cli.terminal import STDOUT
 from joulecache.pipelines.core.files import LockHeldError
 from joulecache.pipelines.core.user_code import describe_failure
@@ -61,7 +62,8 @@ def explained(error: BaseException, command: str = "joulecache") -> tuple[str, i
     if ours and isinstance(error, RuntimeError | LockHeldError) and not isinstance(error, RecursionError):
         return str(error), FAILED
     text = ": ".join(filter(None, (type(error).__name__, summary(error))))
-    return f"{text}; {_BUG if ours else _MORE}", FAILED
+    hint = _BUG if ours else "" if is_verbose() else _MORE
+    return "; ".join(filter(None, (text, hint))), FAILED
 
 
 def summary(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from joulecache.pipelines.core.checks import check_choice, check_integer
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
-from joulecache.pipelines.loading.reader import open_reader, warn_of_slow_shuffle
+from joulecache.pipelines.loading.reader import note_slow_shuffle, open_reader
 from joulecache.transforms.ops import Op
 
 _SHOWN_PROBLEMS = 5
@@ -44,9 +44,9 @@ def load(
         cache: A folder, the URL of a cache in an object store, or an opened `Cache`.
         split: ``train``, ``val`` or ``test``.
         batch_size: Images per batch, on each host.
-        shuffle: True for a uniform permutation of the split; False for the order of the cache; ``"blocks"`` for caches that do
-            not fit in memory: blocks of 1 MiB in random order, shuffled inside windows of 128 MiB, read once and ahead of their
-            use. By default only ``train`` is shuffled.
+        shuffle: True for a uniform permutation of the split, slow and logged as such for images that do not fit in memory; False
+            for the order of the cache; ``"blocks"`` for caches that do not fit in memory: blocks of 1 MiB in random order,
+            shuffled inside windows of 128 MiB, read once and ahead of their use. By default only ``train`` is shuffled.
         seed: Seed of the order and of the draws; the cache's by default.
         drop_remainder: Drop the last batch of an epoch if it is smaller, so that all hosts run the same number of steps.
         hosts: (index, count) or an `InputContext`: load one host's share of every epoch. Shares differ by at most one record.
@@ -68,9 +68,6 @@ def load(
     Raises:
         CacheError: The cache cannot be read.
         ValueError: An argument is invalid.
-
-    Warns:
-        UserWarning: The images do not fit in memory and are fully shuffled.
     """
     check_choice("verify", verify, VERIFY)
     check_integer("stage_limit_bytes", stage_limit_bytes)
@@ -81,7 +78,7 @@ def load(
     if verify == "full" and (problems := opened.verify()):
         raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
     reader = open_reader(opened, config, ops)
-    warn_of_slow_shuffle(reader, config, stacklevel=2)
+    note_slow_shuffle(reader, config)
     return make_dataset(reader, config)
 
 

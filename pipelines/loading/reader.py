@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +15,8 @@ from joulecache.pipelines.loading.order import Order
 from joulecache.pipelines.loading.split import CachedSplit, Images, Labels
 from joulecache.pipelines.loading.steps import Batches, divide, first_batch
 from joulecache.transforms.ops import Op
+
+_LOG = logging.getLogger("joulecache")
 
 FINGERPRINT_BITS = 31
 
@@ -93,14 +95,13 @@ def _order(split: CachedSplit, config: LoadConfig) -> Order:
     return Order(len(split), split.seed, "blocks", block, window)
 
 
-def warn_of_slow_shuffle(reader: StepReader, config: LoadConfig, stacklevel: int) -> None:
-    """Warn about a full shuffle of images that do not fit in memory; `stacklevel` 1 is the caller."""
+def note_slow_shuffle(reader: StepReader, config: LoadConfig) -> None:
+    """Log a full shuffle of images that do not fit in memory."""
     stored_bytes = reader.split.stored_bytes
     limit = memory_limit() if config.budget.memory_bytes is None else config.budget.memory_bytes
     if reader.order.shuffle == "all" and stored_bytes > limit:
-        warnings.warn(
+        _LOG.warning(
             f"the images in {str(reader.split.cache.folder)!r} have {stored_bytes / 1e9:.1f} GB, but this process may use "
             f"{limit / 1e9:.1f} GB of memory: a full shuffle causes small random reads from disk in every epoch; "
-            'use shuffle="blocks"',
-            stacklevel=stacklevel + 1,
+            'use shuffle="blocks"'
         )
