@@ -119,6 +119,15 @@ def test_whatever_is_raised_is_one_line(
     assert run("precompute", "synthetic:4", "cache", *chain_of(code)) == (exit_code, "", expected)
 
 
+def test_a_broken_installation_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('libblas is missing')")
+    path = {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"}
+    done = run_python(ENTRY, "--version", **path)
+    problem = "joulecache: cannot start (ImportError: libblas is missing): reinstall joulecache in a new environment\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", problem)
+    assert "Traceback" in run_python(ENTRY, "--verbose", **path).stderr
+
+
 def test_verbose_shows_logs_and_the_traceback_before_and_after_the_command(run: Run, photo_folder: Path) -> None:
     plain = run("inspect", photo_folder)
     for arguments in (("--verbose", "inspect", photo_folder), ("inspect", photo_folder, "--verbose")):

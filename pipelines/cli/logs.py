@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from joulecache.pipelines.cli.terminal import say
 from joulecache.pipelines.core.progress import silenced_output
 
+_ROOT = logging.getLogger()
 _OURS = logging.getLogger("joulecache")
-# Beam's is here because builds silence it, unless it has a level.
-_LOGGERS = (logging.getLogger(), _OURS, logging.getLogger("apache_beam"))
+_BEAM = logging.getLogger("apache_beam")  # builds silence it, unless it has a level
 _TENSORFLOW_LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # TensorFlow reads it when it is imported
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 
@@ -27,20 +27,15 @@ def is_verbose() -> bool:
 
 def be_verbose() -> None:
     """Print all that is logged from now on."""
-    for logger in _LOGGERS:
+    for logger in (_ROOT, _OURS, _BEAM):
         logger.setLevel(logging.INFO)
     os.environ[_TENSORFLOW_LEVEL] = "0"
-
-
-def quiet_tensorflow() -> None:
-    """Hide the log of TensorFlow's native code, unless it is asked for."""
-    os.environ.setdefault(_TENSORFLOW_LEVEL, "3")
 
 
 @contextmanager
 def loading(library: str) -> Iterator[None]:
     """Say on a terminal what is being imported, which takes seconds, and keep its output off the terminal."""
-    quiet_tensorflow()
+    os.environ.setdefault(_TENSORFLOW_LEVEL, "3")
     text = f"loading {library} ..."
     if is_verbose():
         say(text)
@@ -66,13 +61,13 @@ def printed_notes() -> Iterator[None]:
     All else, and the tracebacks of errors that Python would print and ignore, is printed after `be_verbose` only.
     """
     with ExitStack() as stack:
-        for logger in _LOGGERS:
+        for logger in (_ROOT, _OURS, _BEAM):
             stack.callback(logger.setLevel, logger.level)
-        _LOGGERS[0].setLevel(logging.ERROR)
+        _ROOT.setLevel(logging.ERROR)
         _OURS.setLevel(logging.WARNING)
         printer = _Printer()
-        _LOGGERS[0].addHandler(printer)
-        stack.callback(_LOGGERS[0].removeHandler, printer)
+        _ROOT.addHandler(printer)
+        stack.callback(_ROOT.removeHandler, printer)
         logging.captureWarnings(True)
         stack.callback(logging.captureWarnings, False)
         stack.callback(setattr, logging, "raiseExceptions", logging.raiseExceptions)

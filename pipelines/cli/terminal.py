@@ -87,6 +87,8 @@ def writing(stream: TextIO) -> Iterator[None]:
         yield
         stream.flush()
     except OSError as error:
+        if error.filename is not None:  # of another file
+            raise
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())  # or Python would fail again when it ends
         if stream is sys.stdout:
