@@ -340,12 +340,17 @@ def test_custom_ops_work_before_and_after_the_cut(
 
 
 def test_another_version_of_a_custom_op_is_another_cache(
-    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     precompute(photo_folder, tmp_path / "cache", parse("decode|resize(9)|invert", OWN), seed=SEED)
+    before = load(tmp_path / "cache", "train", 4, ops=OWN, shuffle=False)
+    assert "other versions" not in caplog.text
     monkeypatch.setattr(Invert, "version", 2)
-    with pytest.raises(CacheError, match="fingerprint"):
-        load(tmp_path / "cache", "train", 4, ops=OWN)
+    after = load(tmp_path / "cache", "train", 4, ops=OWN, shuffle=False)
+    assert "was built with other versions of its ops" in caplog.text
+    np.testing.assert_array_equal(next(before.as_numpy_iterator())[0], next(after.as_numpy_iterator())[0])
+    with pytest.raises(CacheError, match=r"with other versions of the ops in .*invert.*pass --replace"):
+        precompute(photo_folder, tmp_path / "cache", parse("decode|resize(9)|invert", OWN), seed=SEED)
 
 
 @dataclass(frozen=True)

@@ -372,7 +372,7 @@ HASH = "0123456789abcdef" * 4
         (("splits", "train", "image_shape", 0), 25),
         (("splits", "train", "image_shape"), [None, None, 3]),
         (("splits", "train", "image_shape", 2), 1),
-        (("splits", "train", "fingerprint"), HASH),
+        (("splits", "train", "fingerprint"), HASH + "\n"),
         (("splits", "train", "class_counts", 0), 10**9),
         ((*FIRST, "name"), "../train-v0-00000-of-00002-1a2b3c4d.arrow"),
         ((*FIRST, "name"), "manifest.json"),

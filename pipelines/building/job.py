@@ -148,6 +148,11 @@ def _refuse_other_options(existing: Manifest, config: ShardConfig, shards: int |
     differences += [(name, was, now) for name, was, now in options if was != now]
     if differences:
         name, was, now = differences[0]
+        if was == now:
+            raise CacheError(
+                f"{cache!r} was built with other versions of the ops in {was!r}, so its images differ from those of a new build: "
+                "pass --replace to replace it, or choose another folder"
+            )
         raise CacheError(
             f"{cache!r} was built with {name} {was!r}, not {now!r}: pass --replace to replace it, or choose another folder"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -16,6 +17,7 @@ from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.reader import note_slow_shuffle, open_reader
 from joulecache.transforms.ops import Op
 
+_LOG = logging.getLogger("joulecache")
 _SHOWN_PROBLEMS = 5
 
 
@@ -79,6 +81,11 @@ def load(
         raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
     reader = open_reader(opened, config, ops)
     note_slow_shuffle(reader, config)
+    if opened.manifest.is_outdated(split, ops):
+        _LOG.warning(
+            "%s was built with other versions of its ops, so its images differ from those of a new build: rebuild it with --replace",
+            opened.location,
+        )
     return make_dataset(reader, config)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from joulecache.pipelines.building.results import Built
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import Manifest, Split
 from joulecache.pipelines.core.quantities import NO_BREAK, count, data_size, kind, listed, plural, seconds, shortened
 from joulecache.pipelines.report.describe.values import active, flagged, joules, total
@@ -20,7 +21,7 @@ _KINDS_SHOWN = 10
 def describe_manifest(manifest: Manifest, name: str = "") -> Document:
     """Describe a cache; `name` is its path or URL."""
     splits = {split: found for split, found in manifest.splits.items() if found.records}
-    facts = map(Paragraph, filter(None, (_draws(manifest), _source(manifest, name), _energy(manifest))))
+    facts = map(Paragraph, filter(None, (_age(manifest), _draws(manifest), _source(manifest, name), _energy(manifest))))
     blocks: list[Block] = [_splits(splits), _classes(manifest.class_names, splits), *facts]
     return Document(
         "joulecache: a cache",
@@ -49,6 +50,14 @@ def _done(built: Built) -> Iterator[str]:
         yield f"Computed {count(built.transformed)} of {plural(images, 'image')}; the others were in the cache."
     if built.resumed_shards:
         yield f"Resumed an interrupted build, which had finished {plural(built.resumed_shards, 'shard')}."
+
+
+def _age(manifest: Manifest) -> str:
+    """Return whether ops of other versions built the cache; "" if not, or if it has custom ops."""
+    with suppress(CacheError):
+        if any(manifest.is_outdated(name) for name, split in manifest.splits.items() if split.records):
+            return "Built with other versions of its ops: the images of a new build differ."
+    return ""
 
 
 def _splits(splits: Mapping[str, Split]) -> Table:
