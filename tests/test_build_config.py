@@ -63,7 +63,7 @@ from joulecache.transforms.randomness import key_hash
         ({"val_chain": "decode"}, "val_chain 'decode' return images of varying size"),
         ({"beam_options": ["--runer=X"]}, "unknown Beam option '--runer=X': did you mean --runner?"),
         ({"beam_options": ["--xyzzy"]}, "unknown Beam option '--xyzzy'$"),
-        ({"beam_options": ["stray"]}, "unknown Beam option 'stray'"),
+        ({"beam_options": ["stray"]}, "unknown Beam option 'stray': expected --NAME=VALUE; put a pattern"),
         ({"beam_options": ["--runner"]}, "--runner: expected one argument"),
         ({"beam_options": ["--runner=Nonsense"]}, "no runner 'Nonsense'"),
         ({"beam_options": ["--direct_num_workers=many"]}, "invalid int value: 'many'"),

@@ -93,6 +93,10 @@ COLUMN = "column 'label' of the labels '.*labels.csv' has "
             r"^the labels '.*' have fewer than two columns: expected a header line such as 'file,label', .* got \[\]$",
         ),
         ("key\n1.jpg\n", r"fewer than two columns: .* got \['key'\]$"),
+        (
+            "1.jpg 0\n2.jpg 1\n",
+            r"fewer than two columns: .*, separated by commas, semicolons or tabs, got \['1.jpg 0'\]$",
+        ),
         ("key,label\n1.jpg\n", r"line 2: expected 2 values, as in \['key', 'label'\], got \['1.jpg'\]$"),
         ("key,label\n1.jpg,a,b\n", r"line 2: expected .*, got \['1.jpg', 'a', 'b'\]$"),
         ("key,label\n1.jpg,a\n,b\n", r"line 3: expected the name of an image, got \['', 'b'\]$"),
@@ -107,7 +111,7 @@ COLUMN = "column 'label' of the labels '.*labels.csv' has "
         ('key,label\n1.jpg,"a\n2.jpg,b\n', "cannot read the labels '.*' as CSV in UTF-8: unexpected end of data"),
         (
             '{"file_name": "1.jpg", "label": 0}\n',
-            "cannot read the labels '.*' as CSV in UTF-8: ',' expected after '\"'",
+            "cannot read the labels '.*': got JSON, save them as CSV in UTF-8$",
         ),
         (
             "1.jpg,cat\n2.jpg,dog\n",
@@ -133,6 +137,8 @@ COLUMN = "column 'label' of the labels '.*labels.csv' has "
         ("file,label\n1.jpg,a|b\n2.jpg,a\n", COLUMN + r"several labels in one value, such as 'a\|b'"),
         ("file,label\n1.jpg,16 0\n2.jpg,5\n", COLUMN + "several labels in one value, such as '16 0'"),
         ('file,label\n1.jpg,"a, b"\n2.jpg,a\n3.png,b\n', COLUMN + "several labels in one value, such as 'a, b'"),
+        ("file,label\n1.jpg,scab rust\n2.jpg,scab\n3.png,rust\n", COLUMN + "several labels .* 'scab rust'"),
+        ("file,label\n1.jpg,\"['a', 'b']\"\n2.jpg,['a']\n", COLUMN + "several labels in one value, such as "),
         ("a,b,label\n1,2,x\n2,1,y\n", "name different images in the columns 'a' and 'b': choose one with --image$"),
     ],
 )

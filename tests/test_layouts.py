@@ -48,6 +48,11 @@ FOUND = [
         crossed("seg_train/seg_train", "seg_test/seg_test"), None, {None: BOTH, "test": BOTH}, id="Kaggle: twice"
     ),
     pytest.param(crossed("train2017", "val2017"), None, {"train": BOTH, "val": BOTH}, id="COCO: years"),
+    pytest.param(crossed("train", "validate"), None, {"train": BOTH, "val": BOTH}, id="validate"),
+    pytest.param(crossed("train", "test1"), None, {None: BOTH, "test": BOTH}, id="test1"),
+    pytest.param(
+        [*images("train"), *images("test1")], None, {None: {"all"}, "test": {"all"}}, id="Kaggle: dogs vs cats"
+    ),
     pytest.param(crossed("Train_Data", "hold-out"), None, {None: BOTH, "test": BOTH}, id="hold-out"),
     pytest.param(crossed("train", "eval"), None, {None: BOTH, "test": BOTH}, id="eval is test"),
     pytest.param(
@@ -80,6 +85,10 @@ FOUND = [
     pytest.param(images("train", "bus", "car"), None, {None: {"train", "bus", "car"}}, id="vehicles"),
     pytest.param(images("test_tube", "beaker"), None, {None: {"test_tube", "beaker"}}, id="no split"),
     pytest.param(images("mask", "no_mask"), None, {None: {"mask", "no_mask"}}, id="masks of people"),
+    pytest.param(images("face", "face_mask"), None, {None: {"face", "face_mask"}}, id="masks on faces"),
+    pytest.param(images("test1", "test2"), None, {None: {"test1", "test2"}}, id="numbered tests"),
+    pytest.param(images("0", "1", "2"), None, {None: {"0", "1", "2"}}, id="digits"),
+    pytest.param(images("patient1", "patient2"), None, {None: {"patient1", "patient2"}}, id="numbered classes"),
     pytest.param(images("train/cat", "train/dog"), None, {None: BOTH}, id="train alone"),
     pytest.param(images("cat/siamese", "cat/tabby", "dog/pug"), None, {None: BOTH}, id="folders in classes"),
     pytest.param(images("a/cat/x/1", "a/cat/y/2", "a/dog/x/3"), None, {None: BOTH}, id="deep"),
@@ -131,7 +140,37 @@ REFUSED = [
         {"train": "train", "val": "val"},
         id="CamVid",
     ),
+    pytest.param(
+        crossed("fold1", "fold2", "holdout"),
+        "'holdout' looks like a split, but not 'fold1', 'fold2'",
+        {"train": "fold1", "test": "holdout"},
+        id="folds and holdout",
+    ),
+    pytest.param(
+        crossed("learn", "eval"),
+        "'eval' looks like a split, but not 'learn'",
+        {"train": "learn", "test": "eval"},
+        id="eval and another",
+    ),
+    pytest.param(
+        crossed("train", "test1", "test2"), "are both test", {"train": "train", "test": "test1"}, id="test1 and test2"
+    ),
     pytest.param(images("images", "masks"), "'masks' looks like masks", {"train": "."}, id="masks"),
+    pytest.param(images("imgs", "imgs_masks"), "'imgs_masks' looks like masks", {"train": "."}, id="imgs_masks"),
+    pytest.param(images("train", "train_masks"), "'train_masks' looks like masks", {"train": "."}, id="Carvana"),
+    pytest.param(images("TR-Image", "TR-Ground_Truth"), "'TR-Ground_Truth' looks", {"train": "."}, id="ground truth"),
+    pytest.param(
+        images("HAM10000_images_part_1", "HAM10000_images_part_2"),
+        "look like parts of one set, not like classes: give the classes of all images in a table, --labels FILE",
+        {"train": "."},
+        id="HAM10000: parts",
+    ),
+    pytest.param(
+        images("images_001/images", "images_002/images"),
+        "'images_001', 'images_002' look like parts",
+        {"train": "."},
+        id="ChestX-ray14: parts",
+    ),
     pytest.param(
         crossed("train", "test", inside=("images", "masks")),
         "pass --splits",
@@ -139,7 +178,10 @@ REFUSED = [
         id="masks in splits",
     ),
     pytest.param(
-        images("JPEGImages", "SegmentationClass"), "give 'JPEGImages' as the source", {"train": "."}, id="VOC"
+        images("JPEGImages", "SegmentationClass"),
+        "give its folder 'JPEGImages' as the source",
+        {"train": "."},
+        id="VOC",
     ),
     pytest.param(
         images("cat", "dog") + [f"{n}.jpg" for n in range(6)], "6 of 12 images are not in class", None, id="loose"
@@ -223,6 +265,13 @@ LEFT_OUT = [
         id="masks next to images",
     ),
     pytest.param(
+        [*images("cat", "dog"), "cat/9_image.jpg", "cat/9_mask.png"],
+        {None: BOTH},
+        {"(mask)": 1},
+        ["1 image named like masks is left out, such as 'cat/9_mask.png': masks are not read"],
+        id="image and mask",
+    ),
+    pytest.param(
         [
             *images("cat", "dog"),
             *images("dog", suffix="HEIC"),
@@ -262,7 +311,13 @@ LEFT_OUT = [
     ),
     pytest.param(images("cat"), {None: {"cat"}}, {}, ["all images have one class, 'cat'"], id="one class"),
     pytest.param(
-        ["1.jpg"], {None: {"all"}}, {}, ["there are no class folders: all images have one class, 'all'"], id="flat"
+        ["1.jpg"],
+        {None: {"all"}},
+        {},
+        [
+            "there are no class folders: all images have one class, 'all', unless a table gives their classes, --labels FILE"
+        ],
+        id="flat",
     ),
     pytest.param(
         [*images("cat", "dog", "__MACOSX/cat", "@eaDir/dog", "cat/.ipynb_checkpoints"), "cat/._1.jpg", "cat/.DS_Store"],
@@ -332,6 +387,7 @@ def test_a_source_without_images_to_train_on_is_refused(make_folder: MakeSource,
         (images("a", suffix="parquet"), r'pattern, "{}/a/\*\.parquet"$'),
         (images("a", "b", suffix="parquet"), r'pattern, "{}/\*\*/\*\.parquet"$'),
         (["x.tfrecord-00000-of-00001"], r'pattern, "{}/\*\.tfrecord\*"$'),
+        (["train-00000-of-00002", "train-00001-of-00002"], r'pattern, "{}/\*-of-\*"$'),
         (["photos.zip", "b.zip"], r"unpack its \.zip files$"),
         (["1.heic", "2.CR2"], r"\.cr2 and \.heic files are not read, convert them to JPEG or PNG$"),
     ],
@@ -347,7 +403,12 @@ def test_a_folder_without_images_is_refused_with_what_to_do(
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"), [("cats.zip", "unpack it, and give its folder"), ("1.heic", "this is one image")]
+    ("name", "advice"),
+    [
+        ("cats.zip", "unpack it, and give its folder"),
+        ("1.heic", "this is one image"),
+        ("labels.csv", "give the folder of its images, and a table of their classes as --labels"),
+    ],
 )
 def test_a_file_that_is_no_source_is_refused_with_what_to_do(name: str, advice: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"PK")
@@ -395,6 +456,17 @@ def test_a_test_file_next_to_files_of_other_names_is_refused(tmp_path: Path) -> 
         open_source(f"{tmp_path}/*.parquet")
     source = open_source(f"{tmp_path}/*.parquet", SourceConfig(splits={"train": "data", "test": "test"}))
     assert Counter(splits(source).values()) == Counter({None: 4, "test": 2})
+
+
+def test_splits_below_other_folders_are_refused(tmp_path: Path) -> None:
+    for folder in ("default", "small"):
+        for split in ("train", "test"):
+            write_parquet(tmp_path / folder / split / "0.parquet", [b""] * 4, range(4))
+    with pytest.raises(
+        SourceError, match=r"^'default' and 'small' have splits inside, 'test' and 'train': use .* 'default' in"
+    ):
+        open_source(f"{tmp_path}/**/*.parquet")
+    assert summary(open_source(f"{tmp_path}/default/**/*.parquet")).keys() == {None, "test"}
 
 
 def test_a_split_of_which_a_table_labels_nothing_is_left_out(

@@ -91,6 +91,13 @@ def test_a_missing_source_is_refused_with_what_is_expected(location: str) -> Non
         open_source(location)
 
 
+def test_braces_in_a_pattern_are_refused_with_what_to_use() -> None:
+    with pytest.raises(
+        SourceError, match=r"^no source at .*; braces are not expanded, use \* or \[0-9\] in their place$"
+    ):
+        open_source("shard-{000000..000003}.tar")
+
+
 def test_a_file_of_unknown_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     for data in (b"no tar", gzip.compress(b"photo")):

@@ -193,6 +193,10 @@ def _checked_flags(given: object) -> list[str]:
     _import_runner(_runner_of(flags))
     parser = _options_parser()
     if unknown := parser.parse_known_args(flags)[1]:
+        if not unknown[0].startswith("-"):
+            raise ValueError(
+                f"unknown Beam option {unknown[0]!r}: expected --NAME=VALUE; put a pattern of files in quotes, else the shell expands it"
+            )
         _refuse(unknown[0], unknown[0].split("=")[0], parser._option_string_actions)
     return flags
 

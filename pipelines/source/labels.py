@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +64,17 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
         raise SourceError(f"cannot read the labels {name!r}{why}") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise SourceError(f"cannot read the labels {name!r}: got UTF-16 or a binary file, save them as CSV in UTF-8")
+    if data.lstrip().startswith((b"{", b"[")):
+        raise SourceError(f"cannot read the labels {name!r}: got JSON, save them as CSV in UTF-8")
     try:
         text = data.decode("utf-8-sig")
         (_, header), *numbered = _lines(text) or [(1, [])]
     except (csv.Error, UnicodeDecodeError) as error:
         raise SourceError(f"cannot read the labels {name!r} as CSV in UTF-8: {error}") from error
     if len(header) < 2:
-        raise SourceError(f"the labels {name!r} have fewer than two columns: {_EXPECTED}, got {_cut(header)}")
+        raise SourceError(
+            f"the labels {name!r} have fewer than two columns: {_EXPECTED}, separated by commas, semicolons or tabs, got {_cut(header)}"
+        )
     rows = []
     for line, cells in numbered:
         if len(cells) < len(header) or any(cells[len(header) :]):  # spreadsheets append empty cells
@@ -221,13 +225,15 @@ def _check_classes(path: str, column: str, values: Sequence[str]) -> None:
         )
 
 
-def _is_list(value: str, values: Collection[str]) -> bool:
-    """Return whether a value holds several labels: with a semicolon or bar, several numbers, or a list of other values."""
-    if ";" in value or "|" in value:
+def _is_list(value: str, values: Set[str]) -> bool:
+    """Return whether a value holds several labels: with a semicolon or bar, in brackets, several numbers, or a list of other values."""
+    if ";" in value or "|" in value or (value[0], value[-1]) in (("[", "]"), ("{", "}")):
         return True
     parts = re.split("[ ,]+", value)
     return len(parts) > 1 and (
-        all(map(holds_numbers, parts)) or ("," in value and all(part.strip() in values for part in value.split(",")))
+        all(map(holds_numbers, parts))
+        or set(parts) <= values
+        or ("," in value and all(part.strip() in values for part in value.split(",")))
     )
 
 

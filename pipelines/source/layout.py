@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
@@ -36,9 +37,13 @@ _MASK_FOLDERS = frozenset(
             "segmentations",
             "trimap",
             "trimaps",
+            "truth",
         ),
     ]
 )
+_PARTS = _IMAGE_FOLDERS | {"batch", "chunk", "fold", "part", "shard", "subset"}
+_WORD = re.compile(r"[^\W\d_]+")
+_NUMBER_AT_END = re.compile(r"[ _.-]*[0-9]+$")
 _AS_CLASSES = "if they are classes, pass --splits train=."
 
 
@@ -171,7 +176,11 @@ def _refuse_lone_split(counts: Mapping[Folder, int], base: Folder, words: Mappin
     if not split or len(words) < 2 or (split == "train" and len(_below(counts, (*base, word))) < 2):
         return
     others = shortened([repr(other) for other in sorted(words) if other != word], _SHOWN)
-    option = splits_option(words) if split == "train" else f"--splits {shlex.quote(f'train=.,{split}={word}')}"
+    inside = {name: _below(counts, (*base, name)).keys() for name in words}
+    # as fold1/cat and holdout/cat, unlike cat and test/cat
+    others_alike = inside[word].isdisjoint(words) and any(inside[word] & inside[name] for name in words if name != word)
+    by_name = split == "train" or others_alike
+    option = splits_option(words) if by_name else f"--splits {shlex.quote(f'train=.,{split}={word}')}"
     raise SourceError(f"{word!r} looks like a split, but not {others}: name the splits, like {option}; {_AS_CLASSES}")
 
 
@@ -249,6 +258,7 @@ def find_classes(counts: Mapping[Folder, int], unread: Mapping[Folder, int], spl
         problems.append(_mask_problem(_below(shapes, base), base, splits))
         if set(sizes) == {None}:
             problems.append(_repeated_problem({folder: n for folder, n in shapes.items() if folder not in masks}, base))
+            problems.append(_parts_problem(_below(shapes, base)))
     problem = next((problem for problem in problems if problem), None) if loose == STRAY else None
     return FolderClasses(names, frozenset(roots), tuple(_class_notes(names, splits)), problem)
 
@@ -257,23 +267,33 @@ def _mask_folders(folders: Collection[Folder], base: Folder) -> set[Folder]:
     """Return the folders of masks inside class folders: ``cat/masks`` next to ``cat/images``."""
     first = len(base) + 1
     with_images = {
-        folder[:place]
-        for folder in folders
-        for place in range(first, len(folder))
-        if folder[place].lower() in _IMAGE_FOLDERS
+        folder[:place] for folder in folders for place in range(first, len(folder)) if _holds_images(folder[place])
     }
     return {
         folder
         for folder in folders
         for place in range(first, len(folder))
-        if folder[place].lower() in _MASK_FOLDERS and folder[:place] in with_images
+        if _holds_masks(folder[place]) and folder[:place] in with_images
     }
+
+
+def _holds_images(folder: str) -> bool:
+    return not _holds_masks(folder) and not _name_parts(folder).isdisjoint(_IMAGE_FOLDERS)
+
+
+def _holds_masks(folder: str) -> bool:
+    return not _name_parts(folder).isdisjoint(_MASK_FOLDERS)
+
+
+def _name_parts(folder: str) -> set[str]:
+    """Return the words in a name, and the name."""
+    return {folder.lower(), *_WORD.findall(folder.lower())}
 
 
 def _mask_problem(words: Collection[str], base: Folder, splits: Splits) -> str | None:
     """Return what is wrong where masks are next to images, in the place of classes."""
-    images = sorted(word for word in words if word.lower() in _IMAGE_FOLDERS)
-    masks = sorted(word for word in words if word.lower() in _MASK_FOLDERS)
+    masks = sorted(filter(_holds_masks, words))
+    images = sorted(word for word in words if _holds_images(word) or lone_split([word]))
     if not images or not masks:
         return None
     chosen = (*base, images[0])
@@ -283,7 +303,7 @@ def _mask_problem(words: Collection[str], base: Folder, splits: Splits) -> str |
         if inside[: len(chosen)] == chosen
         and folder[-len(inside) :] == inside  # not so where splits are in class folders
     }
-    fix, as_classes = f"give {'/'.join(chosen)!r} as the source", _AS_CLASSES
+    fix, as_classes = f"give its folder {'/'.join(chosen)!r} as the source", _AS_CLASSES
     named = [split for split in SOURCE_SPLITS if split in roots]
     if named:
         fix, as_classes = (
@@ -313,6 +333,18 @@ def _repeated_problem(counts: Mapping[Folder, int], base: Folder) -> str | None:
         return None
     names, same = (shortened(list(map(repr, sorted(found))), _SHOWN) for found in (words, common))
     return f"{names} have the same folders ({same}): if they are splits, name them, like {splits_option(words)}; {_AS_CLASSES}"
+
+
+def _parts_problem(words: Collection[str]) -> str | None:
+    """Return what is wrong where folders are numbered parts of one set, as ``images_001`` and ``images_002``."""
+    stems = {_NUMBER_AT_END.sub("", word) for word in words}
+    if len(words) < 2 or len(stems) > 1 or _name_parts(*stems).isdisjoint(_PARTS):
+        return None
+    names = shortened(list(map(repr, sorted(words))), _SHOWN)
+    return (
+        f"{names} look like parts of one set, not like classes: give the classes of all images in a table, --labels FILE; "
+        f"{_AS_CLASSES}"
+    )
 
 
 def _unlabelled_splits(sizes: Mapping[str | None, Counter[Folder]], base: Folder) -> dict[str | None, LeftOut]:
@@ -356,7 +388,7 @@ def _class_notes(names: Mapping[Folder, str | LeftOut], splits: Splits) -> Itera
             classes[splits.inside[folder][0]].add(name)
     found = sorted(set().union(*classes.values()))
     if found == [FLAT]:
-        yield "there are no class folders: all images have one class, 'all'"
+        yield "there are no class folders: all images have one class, 'all', unless a table gives their classes, --labels FILE"
     elif len(found) == 1:
         yield f"all images have one class, {found[0]!r}"
     alike = defaultdict(list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +12,14 @@ from joulecache.pipelines.source.layout import Folder, LeftOut
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, PACKED_SUFFIXES, UNREAD_SUFFIXES
 
 _QUIET = (".DS_Store", ".ds_store", ".db", ".gitattributes", ".gitignore", ".gitkeep", ".ini")
-_DATA = {".parquet": ".parquet", ".tar": ".tar", ".tfrecord": ".tfrecord*"}  # by suffix, or start of it: its pattern
+_DATA = {
+    r"\.parquet": "*.parquet",
+    r"\.tar": "*.tar",
+    r"\.tfrecord": "*.tfrecord*",
+    r"[^.].*-[0-9]+-of-[0-9]+": "*-of-*",
+}
+"""By the start of a kind: the pattern of its files. TFRecord files may have no suffix: ``train-00000-of-01024``."""
+
 _KINDS_SHOWN = 10
 _FOLDERS_SHOWN = 5
 
@@ -66,10 +74,10 @@ def no_images(location: str, skipped: Mapping[Folder, Counter[str]], refused: Se
     if unread_images(kinds):
         return f"{problem}: {listed(sorted(kinds.keys() & UNREAD_SUFFIXES))} files are not read, convert them to JPEG or PNG"
     for start, pattern in _DATA.items():
-        folders = {folder for folder, found in skipped.items() if any(kind.startswith(start) for kind in found)}
+        folders = {folder for folder, found in skipped.items() if any(map(re.compile(start).match, found))}
         if folders and not os.path.isfile(location):  # noqa: PTH113 - may be a URL
             [*parts] = folders.pop() if len(folders) == 1 else ("**",)
-            return f'{problem}: give its {start} files as a pattern, "{"/".join([location.rstrip("/"), *parts])}/*{pattern}"'
+            return f'{problem}: give its {pattern} files as a pattern, "{"/".join([location.rstrip("/"), *parts, pattern])}"'
     if packed := sorted(kinds.keys() & PACKED_SUFFIXES):
         return f"{problem}: unpack its {listed(packed)} files"
     return f"{problem}: expected names that end in {', '.join(sorted(IMAGE_SUFFIXES))}"

@@ -18,7 +18,7 @@ from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.folder import list_folder
 from joulecache.pipelines.source.images import make_source
 from joulecache.pipelines.source.labels import LabelTable, read_labels
-from joulecache.pipelines.source.listing import ImageListing
+from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, PACKED_SUFFIXES, UNREAD_SUFFIXES
 from joulecache.pipelines.source.parquet import list_parquet, parquet_columns
 from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
@@ -97,7 +97,8 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
     if folder is not None:
         return make_source(text, [folder()], config, given)
     if not archives:
-        raise SourceError(f"no source at {text!r}{unexpanded_home(Path(text)) or f': expected {_ALLOWED}'}")
+        braces = "; braces are not expanded, use * or [0-9] in their place" if "{" in text else ""
+        raise SourceError(f"no source at {text!r}{unexpanded_home(Path(text)) or f': expected {_ALLOWED}{braces}'}")
     return _open_files(text, archives, config, given)
 
 
@@ -190,6 +191,8 @@ def _kind(archive: Archive) -> str:
         advice = "this is one image, give its folder"
     elif suffix in PACKED_SUFFIXES:
         advice = "unpack it, and give its folder"
+    elif suffix in LABEL_SUFFIXES:
+        advice = "give the folder of its images, and a table of their classes as --labels"
     else:
         advice = "a tar must not be compressed"
     raise SourceError(f"unsupported source {archive.name!r}: expected {_ALLOWED}; {advice}")

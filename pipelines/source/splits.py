@@ -15,7 +15,7 @@ from joulecache.pipelines.source.records import SourceError
 _EVALUATION = "evaluation"  # val where the source has a test split, else test
 _WORDS = (
     dict.fromkeys(("train", "training"), "train")
-    | dict.fromkeys(("val", "valid", "validation", "dev", "devel", "development"), "val")
+    | dict.fromkeys(("val", "valid", "validate", "validation", "dev", "devel", "development"), "val")
     | dict.fromkeys(("test", "testing", "holdout", "heldout"), "test")
     | dict.fromkeys(("eval", "evaluation"), _EVALUATION)
 )
@@ -30,10 +30,24 @@ def split_words(words: Iterable[str]) -> dict[str, str]:
     """Return the split of each word that names one.
 
     Words may have a common part, like ``seg_train`` and ``seg_test``, or ``train2017`` and ``val2017``, or an addition: ``training_set``.
+    Numbers may differ where words are no splits otherwise: ``train`` and ``test1``.
     """
+    parsed = {word: _parsed(word) for word in words}
+    splits = _alike(parsed)
+    if len(set(splits.values())) < 2:
+        numberless = {
+            word: (split, tuple(token for token in rest if not token.isdigit()))
+            for word, (split, rest) in parsed.items()
+        }
+        found = _alike(numberless)
+        splits = found if len(set(found.values())) > 1 else splits
+    return splits
+
+
+def _alike(parsed: Mapping[str, tuple[str | None, tuple[str, ...]]]) -> dict[str, str]:
+    """Return the split of each word of those that have the same other tokens."""
     by_rest: dict[tuple[str, ...], dict[str, str]] = {}
-    for word in words:
-        split, rest = _parsed(word)
+    for word, (split, rest) in parsed.items():
         if split is not None:
             by_rest.setdefault(rest, {})[word] = split
     if not by_rest:
@@ -139,7 +153,20 @@ def file_splits(names: Sequence[str], given: Mapping[str, str] | None) -> dict[s
             raise SourceError(
                 f"{lone[0]!r} looks like a split, but others do not: name the splits, like {splits_option(Counter(words))}"
             )
+    _refuse_splits_below(names, folders)
     return None
+
+
+def _refuse_splits_below(names: Sequence[str], folders: Sequence[str]) -> None:
+    """Refuse files whose first folders have splits inside: ``full/train/0.parquet`` and ``small/test/0.parquet``."""
+    inside = [name[: name.rfind("/")].split("/") for name, folder in zip(names, folders, strict=True) if folder]
+    found = split_words(dict.fromkeys(part for parts in inside for part in parts))
+    if len(set(folders)) > 1 and len(set(found.values())) > 1:
+        word = min(folders)
+        raise SourceError(
+            f"{_quoted(set(folders))} have splits inside, {_quoted(found)}: use the files of one of them, as with {word!r} in the "
+            "pattern in place of a wildcard"
+        )
 
 
 def _leading_words(file: str) -> str:

@@ -28,6 +28,7 @@ from joulecache.pipelines.source.naming import is_ignored
 from joulecache.pipelines.source.notes import folder_notes, unread_images
 
 _FLAT_CLASS = "all"
+_IMAGE_NAME = re.compile(r"(.+)[ ._-](im|images?|img|input|photo|rgb)", re.IGNORECASE)
 _MASK_NAME = re.compile(r"(.+)[ ._-](gt|labels?|masks?|seg|segmentation)([ _-]?[0-9]+)?", re.IGNORECASE)
 
 
@@ -38,7 +39,7 @@ class ImageTree:
     Attributes:
         folders: Each folder with images. Where files are splits, its first part is the split.
         folder_of: Index of the folder of each image.
-        masks: Rows of the images that are named like masks of others: ``1_mask.png`` next to ``1.jpg``.
+        masks: Rows of the images that are named like masks of others: ``1_mask.png`` next to ``1.jpg`` or ``1_image.jpg``.
         skipped: Number of files that are not images, by folder and kind.
         splits: The splits of the folders.
     """
@@ -171,4 +172,5 @@ def _mask_rows(names: Sequence[str]) -> Iterator[int]:
             found[row] = match[1]
     if found:
         stems = {os.path.splitext(name)[0] for name in names}  # noqa: PTH122
+        stems |= {match[1] for match in map(_IMAGE_NAME.fullmatch, stems) if match}
         yield from (row for row, stem in found.items() if stem in stems)

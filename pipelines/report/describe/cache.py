@@ -84,8 +84,9 @@ def _classes(names: Sequence[str], splits: Mapping[str, Split]) -> Block:
         return _by_split("Class", {name: _count_of(place) for place, name in enumerate(names)}, splits)
     totals = [sum(counts) for counts in zip(*(split.class_counts for split in splits.values()), strict=True)]
     first = [f"{name}{NO_BREAK}({count(records)})" for name, records in zip(names, totals, strict=True)]
-    sizes = f"{count(min(totals))} to {count(max(totals))} records each"
-    return Paragraph(f"{count(len(names))} classes, {sizes}: {shortened(first, _CLASSES_SHOWN)}.")
+    fewest, most = min(totals), max(totals)
+    sizes = plural(most, "record") if fewest == most else f"{count(fewest)} to {plural(most, 'record')}"
+    return Paragraph(f"{count(len(names))} classes, {sizes} each: {shortened(first, _CLASSES_SHOWN)}.")
 
 
 def _count_of(place: int) -> Callable[[Split], str]:
