@@ -121,11 +121,11 @@ def test_whatever_is_raised_is_one_line(
 
 def test_a_broken_installation_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ImportError('libblas is missing')")
-    path = {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"}
-    done = run_python(ENTRY, "--version", **path)
+    path = f"{tmp_path}:{environment()['PYTHONPATH']}"
+    done = run_python(ENTRY, "--version", PYTHONPATH=path)
     problem = "joulecache: cannot start (ImportError: libblas is missing): reinstall joulecache in a new environment\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", problem)
-    assert "Traceback" in run_python(ENTRY, "--verbose", **path).stderr
+    assert "Traceback" in run_python(ENTRY, "--verbose", PYTHONPATH=path).stderr
 
 
 def test_verbose_shows_logs_and_the_traceback_before_and_after_the_command(run: Run, photo_folder: Path) -> None:

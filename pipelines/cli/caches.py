@@ -53,11 +53,11 @@ def precompute(
     as_json: AsJson = False,
 ) -> None:
     """Build a cache with Apache Beam, or bring it up to date."""
-    from joulecache.pipelines.building.precomputing import precompute as build_cache
-    from joulecache.transforms import parse
-
-    custom, meter = import_ops(ops), make_meter(energy)
     with progress_bar() as bar:
+        from joulecache.pipelines.building.precomputing import precompute as build_cache
+        from joulecache.transforms import parse
+
+        custom, meter = import_ops(ops), make_meter(energy)
         built = build_cache(
             source,
             cache,
