@@ -163,7 +163,8 @@ def test_the_result_is_json_and_nothing_of_the_work_stays(chain_audit: tuple[Aud
     body = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert body["report_version"] == 1
     assert body["provenance"]["threads"]["cpus"] >= 1
-    assert sorted(path.name for path in out.iterdir()) == ["models", "runs.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [".audit", "models", "runs.jsonl"]
+    assert sorted(path.name for path in (out / ".audit").iterdir()) == ["cache.json", "settings.json"]
 
 
 @pytest.mark.slow

@@ -464,6 +464,16 @@ def test_models_at_chance_level_are_named() -> None:
     assert describe_audit(audit_of(compression=made)).facts[-1].detail.endswith(f"; control: {tile.cell.text}, 70.0%")
 
 
+def test_carbon_is_said_where_a_country_is_known() -> None:
+    tuned = model_file("pruned-float32", "baseline", finetune_energy=dataclasses.replace(ENERGY, carbon_g=0.0123))
+    said = "used 5.80 J (modelled), 12.3 mg of CO2 equivalent with the idle machine"
+    assert said in said_of_models(compressed(BASELINE, tuned))
+    assert "CO2" not in said_of_models(COMPRESSION)
+    assert (
+        "12.3 mg of CO2 equivalent" in trained(1, energy=dataclasses.replace(ENERGY, carbon_g=0.0123)).headline[0].claim
+    )
+
+
 def test_fine_tuning_that_is_never_paid_back() -> None:
     *files, last = COMPRESSION.model_files
     said = said_of_models(compressed(*files, dataclasses.replace(last, inferences_to_pay_back=None)))

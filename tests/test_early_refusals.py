@@ -53,6 +53,8 @@ def test_a_folder_that_can_be_written_to_is_left_as_it_was(tmp_path: Path) -> No
     for folder in (tmp_path, tmp_path / "new", tmp_path / "deep" / "new"):
         check_writable(folder, "out")
     assert contents(tmp_path) == {"notes.txt": b"mine"}
+    with pytest.raises(ValueError, match="out must be a folder on this machine, not in an object store"):
+        check_writable(Path("s3://bucket/run"), "out")
     for folder in (UNWRITABLE, UNWRITABLE / "deep", tmp_path / "notes.txt" / "below"):
         with pytest.raises(ValueError, match=r"out must be a folder that can be written to \(.*\), got '/"):
             check_writable(folder, "out")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+_STORES = (("s3:",), ("gs:",))  # first parts of URLs taken for paths
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _NAME_DIGITS = 8  # hex digits of the SHA-256 in the name of a content-named file
 _HASHED_BYTES = 1 << 18  # written, then hashed while still in the CPU cache: a tenth cheaper
@@ -354,6 +355,8 @@ def check_writable(folder: Path, what: str) -> None:
         folder: The folder, which need not exist.
         what: Name of the argument, for the message: "out".
     """
+    if folder.parts[:1] in _STORES:
+        raise ValueError(f"{what} must be a folder on this machine, not in an object store, got {str(folder)!r}")
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     probe = nearest / f".{uuid.uuid4().hex}.tmp"
     try:
