@@ -155,6 +155,17 @@ def test_commas_and_spaces_in_class_names_are_no_lists(make_folder: MakeSource, 
     assert source.class_names == ("golden retriever", "retriever", "tench, Tinca tinca")
 
 
+def test_a_column_of_splits_is_refused_unless_the_classes_are_named(
+    make_folder: MakeSource, write_csv: WriteCsv
+) -> None:
+    path = write_csv("file,split,label\n1.jpg,train,a\n2.jpg,train,b\n3.png,test,a\n")
+    with pytest.raises(
+        SourceError, match=r"column 'split' .* such as test and train, or pass --target label to ignore"
+    ):
+        open_source(make_folder(FLAT), SourceConfig(labels=path))
+    assert open_source(make_folder(FLAT), SourceConfig(labels=path, target="label")).records == 3
+
+
 @pytest.mark.parametrize("labels", [[str(number) for number in range(20)], [f"{number}.5" for number in range(20)]])
 def test_a_column_whose_values_do_not_repeat_has_no_classes(
     labels: list[str], make_folder: MakeSource, write_csv: WriteCsv

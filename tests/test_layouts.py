@@ -155,6 +155,12 @@ REFUSED = [
     pytest.param(
         crossed("train", "test1", "test2"), "are both test", {"train": "train", "test": "test1"}, id="test1 and test2"
     ),
+    pytest.param(
+        crossed("photos_train", "new_test"),
+        "'new_test' and 'photos_train' look like splits with different names",
+        {"train": "photos_train", "test": "new_test"},
+        id="different names",
+    ),
     pytest.param(images("images", "masks"), "'masks' looks like masks", {"train": "."}, id="masks"),
     pytest.param(images("imgs", "imgs_masks"), "'imgs_masks' looks like masks", {"train": "."}, id="imgs_masks"),
     pytest.param(images("train", "train_masks"), "'train_masks' looks like masks", {"train": "."}, id="Carvana"),
@@ -456,6 +462,18 @@ def test_a_test_file_next_to_files_of_other_names_is_refused(tmp_path: Path) -> 
         open_source(f"{tmp_path}/*.parquet")
     source = open_source(f"{tmp_path}/*.parquet", SourceConfig(splits={"train": "data", "test": "test"}))
     assert Counter(splits(source).values()) == Counter({None: 4, "test": 2})
+
+
+def test_files_of_splits_with_different_names_are_refused(tmp_path: Path) -> None:
+    for name in ("photos_train", "new_test"):
+        write_parquet(tmp_path / f"{name}.parquet", [b"", b""], [0, 1])
+    with pytest.raises(
+        SourceError, match=r"different names: .* --splits train=photos_train,test=new_test; if .* train=\.$"
+    ):
+        open_source(f"{tmp_path}/*.parquet")
+    given = SourceConfig(splits={"train": "photos_train", "test": "new_test"})
+    assert Counter(splits(open_source(f"{tmp_path}/*.parquet", given)).values()) == Counter({None: 2, "test": 2})
+    assert open_source(f"{tmp_path}/*.parquet", SourceConfig(splits={"train": "."})).records == 4
 
 
 def test_splits_below_other_folders_are_refused(tmp_path: Path) -> None:

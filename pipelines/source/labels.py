@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from joulecache.pipelines.core.quantities import listed, plural, shortened
 from joulecache.pipelines.source.classes import CLASS_KEYS, Labelled, called, crowding, holds_numbers, sort_key
 from joulecache.pipelines.source.matching import FindKey, Matches, match_names
 from joulecache.pipelines.source.records import SourceError
+from joulecache.pipelines.source.splits import split_words
 
 _NAME_COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "path", "key"),
@@ -141,6 +143,7 @@ def table_labels(
             )
         [classes] = unused
     elif target is None and (unused := [index for index in unused if not called([table.header[index]], _NAME_COLUMNS)]):
+        _refuse_splits(table, unused, table.header[classes])
         others = shortened([repr(table.header[index]) for index in unused], _SHOWN)
         notes.append(
             f"classes are in column {table.header[classes]!r} of {table.path}; {plural(len(unused), 'column')} not used: {others}"
@@ -148,6 +151,18 @@ def table_labels(
     values = ["" if cell.lower() in _MISSING else cell for cell in table.column(classes)]
     _check_classes(table.path, table.header[classes], values)
     return _labelled(table, keys, table.column(names), values, matches, notes)
+
+
+def _refuse_splits(table: LabelTable, columns: Sequence[int], classes: str) -> None:
+    """Refuse a table with a column of splits: test images must not be trained on."""
+    for index in columns:
+        values = set(table.column(index))
+        splits = split_words(values)
+        if len(set(splits.values())) > 1 and values <= {*splits, *_MISSING}:
+            raise SourceError(
+                f"column {table.header[index]!r} of the labels {table.path!r} has splits, which are not read: move the images to folders "
+                f"such as {' and '.join(sorted(splits))}, or pass --target {shlex.quote(classes)} to ignore this column"
+            )
 
 
 def _refuse_missing_header(table: LabelTable, keys: Sequence[str]) -> None:

@@ -84,10 +84,16 @@ def choose_splits(counts: Mapping[str, int]) -> dict[str, str] | None:
     """Return the split of each word, from the number of images of each; None if the words are no splits.
 
     Raises:
-        SourceError: Only some words are splits, none is train, or two are the same split.
+        SourceError: Only some words are splits, none is train, two are the same split, or they have different other words.
     """
     splits = split_words(counts)
     if len(set(splits.values())) < 2:
+        alone = {_parsed(word)[0] for word in counts}
+        if "train" in alone and None not in alone and len(alone) > 1:
+            raise SourceError(
+                f"{_quoted(counts)} look like splits with different names: name the splits, like {splits_option(counts)}; if they are "
+                "classes, pass --splits train=."
+            )
         return None
     twice = [word for word, split in splits.items() if list(splits.values()).count(split) > 1]
     others = sorted(set(counts) - set(splits))
