@@ -254,7 +254,7 @@ def test_the_fingerprint_is_that_of_caches_built_before() -> None:
             "sharpness(2)|rand_augment(3, 8, 20, 'bilinear', 1)|trivial_augment(30)",
         ]
     )
-    assert parse(every).fingerprint == "725da00eb9d65d8add1d592843649b4d41b49b1f1743c32e49a3637edb789a51"
+    assert parse(every).fingerprint == "77171b5f60b0dbeac08100fde9232a24ee070ef399365e8e26d41415ac656263"
     assert {type(op) for op in parse(every).ops} == {Decode, *ON_IMAGES}
 
 

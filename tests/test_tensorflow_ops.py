@@ -496,7 +496,7 @@ def test_a_background_under_transparent_pixels_is_refused() -> None:
 def test_a_custom_op_does_not_run_as_the_built_in_one_that_it_derives_from() -> None:
     @dataclass(frozen=True)
     class FlipTwice(FlipLr):
-        def pixels(self, image: Array, draw: tuple[int, ...]) -> Array:  # type: ignore[override]
+        def pixels(self, image: Array, draw: tuple[int, ...]) -> Array:
             return image[::-1, ::-1]
 
     assert "no TensorFlow kernel for flip_twice" in str(graphs.unsupported([Decode(), FlipTwice()]))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.transforms import randomness
-from joulecache.transforms.images import Array, Pixels, as_array, size_of
+from joulecache.transforms.images import Array, Pixels
 from joulecache.transforms.ops import BUILT_IN, OPS, BatchOp, Decode, Mixture, Normalize, Op, ToFloat, op_name
 from joulecache.transforms.ops.base import check_custom_op, check_custom_ops
 from joulecache.transforms.ops.batch import Batch, Empty
@@ -182,8 +182,8 @@ class Chain:
         hashes = [randomness.key_hash(key)]
         variant = n if variants is None else n % variants
         for first, ops, draw in ((1, self.prefix[1:], variant), (self.cut, self.on_images, n)):
-            pixels = run(ops, pixels, randomness.random_words(ops, first, seed, hashes, draw)[0])
-        return apply_batch_ops(self.on_batches, as_array(pixels), ())
+            pixels = apply(ops, pixels, randomness.random_words(ops, first, seed, hashes, draw)[0])
+        return apply_batch_ops(self.on_batches, pixels, ())
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
@@ -227,34 +227,31 @@ def fixed_size(ops: Sequence[Op]) -> tuple[int, int] | None:
 # Running --------------------------------------------------------------------------------------------------------------
 
 
-def run(ops: Sequence[Op], image: bytes | Header | Pixels, words: Sequence[int]) -> Pixels:
-    """Run ops on one image. The result is an array or a Pillow image, whichever the last op returned.
+def apply(ops: Sequence[Op], image: bytes | Header | Array, words: Sequence[int]) -> Array:
+    """Run ops on one image.
 
     Args:
         ops: Ops on single images.
         image: The input of the first op: for decode, encoded bytes or the result of `Decode.read_header`.
         words: The random words of all `ops` (see `random_words`).
 
+    Returns:
+        ``[H, W, C]`` uint8, possibly a view of the input.
+
     Raises:
         DecodeError: The image cannot be decoded.
         ValueError: An op does not support the image, or a custom op failed.
     """
+    array = cast("Array", image)  # decode alone accepts others
     for op, columns in _word_columns(ops):
         if type(op) in BUILT_IN:
-            # Built-in ops also accept Pillow images, and decode accepts bytes.
-            array = cast("Array", image)
-            image = op.pixels(array, op.draw(words[columns], *size_of(array)) if op.random_words else ())
+            array = op.pixels(array, op.draw(words[columns], *array.shape[:2]) if op.random_words else ())
         else:
-            image = _run_custom(op, cast("Pixels", image), words[columns])
-    return cast("Pixels", image)
+            array = _run_custom(op, array, words[columns])
+    return array
 
 
-def apply(ops: Sequence[Op], image: bytes | Header | Pixels, words: Sequence[int]) -> Array:
-    """Run ops on one image as `run` does; return an array ``[H, W, C]`` uint8, possibly a view of the input."""
-    return as_array(run(ops, image, words))
-
-
-def apply_to_each(ops: Sequence[Op], images: Sequence[Pixels], words: NDArray[np.int64]) -> list[Array]:
+def apply_to_each(ops: Sequence[Op], images: Sequence[Array], words: NDArray[np.int64]) -> Sequence[Array]:
     """Run ops on images of one size: like `apply` on each, with one vectorized draw per op.
 
     Args:
@@ -270,11 +267,11 @@ def apply_to_each(ops: Sequence[Op], images: Sequence[Pixels], words: NDArray[np
         if type(op) not in BUILT_IN:
             images = [_run_custom(op, image, row) for image, row in zip(images, op_words.tolist(), strict=True)]
         elif op.random_words:
-            pairs = zip(cast("list[Array]", images), op.draw_batch(op_words, *size_of(images[0])), strict=True)
+            pairs = zip(images, op.draw_batch(op_words, *images[0].shape[:2]), strict=True)
             images = [op.pixels(image, drawn) for image, drawn in pairs]
         else:
-            images = [op.pixels(image, ()) for image in cast("list[Array]", images)]
-    return [as_array(image) for image in images]
+            images = [op.pixels(image, ()) for image in images]
+    return images
 
 
 def _word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
@@ -285,9 +282,9 @@ def _word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
         yield op, slice(start, stop)
 
 
-def _run_custom(op: Op, image: Pixels, words: Sequence[int]) -> Array:
+def _run_custom(op: Op, image: Array, words: Sequence[int]) -> Array:
     """Run a custom op on a read-only array, and check the result."""
-    name, array = op_name(type(op)), as_array(image).view()
+    name, array = op_name(type(op)), image.view()
     array.flags.writeable = False  # it may be a view of a mapped cache file
     height, width, channels = array.shape
     expected = (*op.output_size(height, width), op.output_channels(channels))

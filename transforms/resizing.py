@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from joulecache.transforms.kernels import straight
+
 _LIBRARY = "cykooz-resizer"
 _COEFFICIENT_BITS = 15
 _SUM_BITS = 22  # a sum of 8-bit levels and its sign need the other 10 bits of an int32
@@ -50,7 +52,7 @@ class _Simd:
     def resize(self, image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         library, channels = self.library, image.shape[2]
         kind = library.PixelType.U8x3 if channels == 3 else library.PixelType.U8
-        source = library.ImageData(image.shape[1], image.shape[0], kind, image.tobytes())
+        source = library.ImageData(image.shape[1], image.shape[0], kind, straight(image).tobytes())
         result = library.ImageData(width, height, kind)
         library.Resizer().resize(source, result, self.options)  # not shared: a resizer is locked while it runs
         return np.frombuffer(result.get_buffer(), np.uint8).reshape(height, width, channels)

@@ -22,6 +22,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from joulecache.transforms.kernels import GREY_WEIGHTS, LUMA_WEIGHTS
 from joulecache.transforms.ops import (
     BUILT_IN,
     MAX_SIDE,
@@ -42,13 +43,10 @@ from joulecache.transforms.ops import (
     ToFloat,
     op_name,
 )
-from joulecache.transforms.ops.colour import GREY_WEIGHTS
 
 Tensor = Any  # TensorFlow ships no types
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """Maps images and their drawn integers to images."""
-
-LUMA_WEIGHTS = (19595, 38470, 7471)  # ITU-R 601 in units of 1/65536, as in Pillow's convert("L")
 
 
 def unsupported(ops: Sequence[Op]) -> str | None:

@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.source import Unit
-from joulecache.transforms.chain import apply, output_size, run
-from joulecache.transforms.images import as_array, as_image
+from joulecache.transforms.chain import apply, output_size
+from joulecache.transforms.images import as_image
+from joulecache.transforms.kernels import channel_sums
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import key_hash, random_words
 
 _SAMPLED_UNITS = 32
 _UNKNOWN_IMAGE_BYTES = 256 << 10
-_STATS_PIXELS = 1 << 20
 
 Pixels: TypeAlias = NDArray[np.uint8]
 CachedImage: TypeAlias = Pixels | bytes
@@ -63,7 +62,7 @@ class ImageMaker:
         Raises:
             ValueError: The image cannot be decoded, or an op does not support it.
         """
-        base = run(self._head, encoded, [])
+        base = apply(self._head, encoded, [])
         images = [apply(self._tail, base, drawn) for drawn in words]
         shape = images[0].shape
         if shape not in self._checked:
@@ -111,22 +110,13 @@ def mean_image_bytes(units: Sequence[Unit], config: ShardConfig) -> float:
 
 def decode_cached(data: bytes, channels: int) -> Pixels:
     """Decode an encoded image of a cache to ``[H, W, C]``."""
-    return as_array(Decode(channels=channels).pixels(data))
+    return Decode(channels=channels).pixels(data)
 
 
 def pixel_stats_of(images: Pixels) -> PixelStats:
-    """Return the exact sums over the pixels of one or more images, uint8 ``[..., H, W, C]``.
-
-    OpenCV returns mean and deviation in double precision, from which a million pixels' sums follow without an error.
-    """
-    rows = np.ascontiguousarray(images).reshape(-1, 1, images.shape[-1])
-    sums, squares = np.zeros(images.shape[-1], np.int64), np.zeros(images.shape[-1], np.int64)
-    for first in range(0, len(rows), _STATS_PIXELS):
-        part = rows[first : first + _STATS_PIXELS]
-        mean, deviation = (each[:, 0] for each in cv2.meanStdDev(part))
-        sums += np.rint(mean * len(part)).astype(np.int64)
-        squares += np.rint((deviation**2 + mean**2) * len(part)).astype(np.int64)
-    return PixelStats(len(rows), tuple(sums.tolist()), tuple(squares.tolist()))
+    """Return the exact sums over the pixels of one or more images, uint8 ``[..., H, W, C]``."""
+    sums, squares = channel_sums(images)
+    return PixelStats(images.size // images.shape[-1], tuple(sums.tolist()), tuple(squares.tolist()))
 
 
 def _encoded(pixels: Pixels, config: ShardConfig) -> bytes:

@@ -23,7 +23,7 @@ from joulecache.transforms.chain import (
     output_size,
     parse,
 )
-from joulecache.transforms.images import as_array, put
+from joulecache.transforms.kernels import put
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import word_table
 
@@ -119,13 +119,13 @@ class CachedSplit:
         if not suffix and not self._decoder:
             stored.take(rows, batch)
             return batch
-        images = stored.views(rows)
+        images: Sequence[Any] = stored.views(rows)
         if self._decoder:
             images = self._decoder.decode(images)
         if suffix:
             words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
             images = apply_to_each(suffix, images, words)
-        for place, image in zip(batch, map(as_array, images), strict=True):
+        for place, image in zip(batch, images, strict=True):
             put(place, image)
         return batch
 

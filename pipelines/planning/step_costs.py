@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.planning.results import StepCost
 from joulecache.pipelines.source import Record, Source, Unit
-from joulecache.transforms.chain import Chain, apply_batch_ops, fixed_size, run
-from joulecache.transforms.images import Pixels, as_array
+from joulecache.transforms.chain import Chain, apply, apply_batch_ops, fixed_size
+from joulecache.transforms.images import Array
 from joulecache.transforms.ops import BatchOp, Op, op_name
 from joulecache.transforms.randomness import key_hash, random_words
 
@@ -39,15 +39,15 @@ def measure_steps(chain: Chain, source: Source, units: Sequence[Unit]) -> tuple[
     if not usable:
         raise ValueError(f"no record of {len(records)} in the sample runs through {str(chain)!r}: check the images")
 
-    def images_after(count: int) -> list[Pixels]:
-        return [run(on_images[:count], record.data, words) for record, words in usable]
+    def images_after(count: int) -> list[Array]:
+        return [apply(on_images[:count], record.data, words) for record, words in usable]
 
     prefixes = [functools.partial(images_after, count + 1) for count in range(len(on_images))]
     spent_us = _increments_us(_median_cpu_s(prefixes), len(usable))
-    sizes = [statistics.fmean(as_array(image).nbytes for image in prefix()) for prefix in prefixes]
+    sizes = [statistics.fmean(image.nbytes for image in prefix()) for prefix in prefixes]
     on_batches = chain.ops[len(on_images) :]
     if on_batches:
-        batch = np.stack([as_array(image) for image in prefixes[-1]()])
+        batch = np.stack(prefixes[-1]())
         words = random_words(on_batches, len(on_images), 0, [0], 0)[0]
 
         def batch_after(count: int) -> NDArray[np.generic]:
@@ -85,7 +85,7 @@ def _readable(unit: Unit) -> list[Record]:
 
 def _runs(ops: Sequence[Op], record: Record, words: Sequence[int]) -> bool:
     try:
-        run(ops, record.data, words)
+        apply(ops, record.data, words)
     except ValueError:  # a broken image, or one that an op does not accept
         return False
     return True

@@ -24,7 +24,7 @@ from joulecache.transforms import (
     ToFloat,
 )
 from joulecache.transforms.chain import apply, apply_batch_ops
-from joulecache.transforms.images import put
+from joulecache.transforms.kernels import put
 from joulecache.transforms.ops import OPS, BatchOp
 from joulecache.transforms.randomness import random_words
 

@@ -11,7 +11,7 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from joulecache.transforms.images import Array, Pixels
+from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import number, op_name, plain
 from joulecache.transforms.randomness import MAX_WORDS
 
@@ -35,7 +35,7 @@ class Op:
 
     Arguments may be lists, NumPy scalars and arrays: `__post_init__` finds them as tuples and Python numbers.
 
-    Custom ops receive read-only arrays and return arrays. Built-in ops also accept and return Pillow images. A custom op that
+    Custom ops receive read-only arrays and return arrays. A custom op that
     derives from a built-in one and overrides `pixels` receives the random words, unless it overrides `draw` too.
 
     >>> from dataclasses import dataclass
@@ -116,7 +116,7 @@ class Op:
         """Return `draw` for every row of `words`, int64 ``[B, random_words]``, for images of one size."""
         return [self.draw(row, height, width) for row in words.tolist()]
 
-    def pixels(self, image: Array, drawn: Drawn, /) -> Pixels:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         """Compute the result.
 
         Args:
@@ -170,11 +170,11 @@ class RandomApply(Op):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         """Apply the op if it was drawn."""
         return self.apply(image) if drawn[0] else image
 
-    def apply(self, image: Pixels) -> Pixels:
+    def apply(self, image: Array) -> Array:
         """Compute the result where the op is applied."""
         raise NotImplementedError
 

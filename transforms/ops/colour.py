@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from joulecache.transforms.images import LEVELS, Array, Pixels, as_array, as_image, blend, clipped, look_up
+from joulecache.transforms import kernels
+from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import Range, ends, number, number_or_interval, symmetric
 from joulecache.transforms.ops.base import Drawn, Op, draw_columns
 from joulecache.transforms.randomness import UNIT, below, between
 
 MAX_FACTOR = 100.0
-
-GREY_WEIGHTS = (19589, 38470, 7471)  # 0.2989, 0.587 and 0.114 in units of 1/65536
 
 
 class _FactorOp(Op):
@@ -52,7 +48,7 @@ class Brightness(_FactorOp):
     typical = (0.4,)
     delta: float
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return adjust_brightness(image, drawn[0])
 
 
@@ -70,7 +66,7 @@ class Contrast(_FactorOp):
     typical = (0.4,)
     delta: float
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return adjust_contrast(image, drawn[0])
 
 
@@ -88,7 +84,7 @@ class Saturation(_FactorOp):
     typical = (0.4,)
     delta: float
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return adjust_saturation(image, drawn[0])
 
 
@@ -117,7 +113,7 @@ class Hue(Op):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return adjust_hue(image, drawn[0])
 
 
@@ -164,12 +160,12 @@ class ColorJitter(Op):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
-        array = as_array(image)
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        image = kernels.straight(image)
         for step in _ORDERS[drawn[0]]:
             if drawn[1 + step] != _UNCHANGED[step]:
-                array = _ADJUSTS[step](array, drawn[1 + step])
-        return array
+                image = _ADJUSTS[step](image, drawn[1 + step])
+        return image
 
 
 @dataclass(frozen=True)
@@ -193,78 +189,37 @@ class Grayscale(Op):
     def output_channels(self, channels: int) -> int:
         return self.num_output_channels
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
-        source = as_image(image)
-        grey = source if source.mode == "L" else source.convert("L")
-        return grey if self.num_output_channels == 1 else grey.convert("RGB")
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        grey = image if image.shape[2] == 1 else kernels.luma(image)
+        return grey if self.num_output_channels == 1 else kernels.repeat(grey)
 
 
 # The formulas, which policies share --------------------------------------------------------------------------------------
 
 
-def adjust_brightness(image: Pixels, factor: int) -> Array:
+def adjust_brightness(image: Array, factor: int) -> Array:
     """Multiply by a factor in units of 1/65536, rounded down."""
-    return look_up(clipped(LEVELS * factor >> 16), image)
+    return kernels.linear(image, factor, 0, UNIT)
 
 
-def adjust_contrast(image: Pixels, factor: int) -> Array:
+def adjust_contrast(image: Array, factor: int) -> Array:
     """Blend with the mean of the grey image by a factor in units of 1/65536, rounded down."""
-    array = as_array(image)
-    pixels, grey_sum = array.shape[0] * array.shape[1], grey_total(array)
-    blended = LEVELS * (factor * pixels) + (UNIT - factor) * grey_sum
-    return look_up(clipped(blended // (UNIT * pixels)), array)
+    pixels, total = image.shape[0] * image.shape[1], kernels.total(_grey(image))
+    return kernels.linear(image, factor * pixels, (UNIT - factor) * total, UNIT * pixels)
 
 
-def adjust_saturation(image: Pixels, factor: int) -> Array:
+def adjust_saturation(image: Array, factor: int) -> Array:
     """Blend with the grey image by a factor in units of 1/65536, rounded down."""
-    array = as_array(image)
-    if array.shape[2] == 1:
-        return array
-    return blend(np.broadcast_to(_grey(array)[:, :, None], array.shape), array, factor)
+    return image if image.shape[2] == 1 else kernels.blend(kernels.repeat(kernels.grey(image)), image, factor)
 
 
-def adjust_hue(image: Pixels, fraction: int) -> Array:
-    """Rotate the hues by a fraction of the colour circle in units of 1/65536, rounded to the nearest level.
-
-    With V the largest level, C its difference from the smallest and h the hue in sixths of the circle, a channel is
-    V - C * max(0, min(k, 4 - k, 1)), k = (h + 5, 3 or 1 for red, green or blue) mod 6. Everything but V is multiplied by 65536 C,
-    which avoids the division by C.
-    """
-    array = as_array(image)
-    if array.shape[2] == 1 or fraction % UNIT == 0:
-        return array
-    red, green, blue = (array[:, :, channel].astype(np.int32) for channel in range(3))
-    value = np.maximum(np.maximum(red, green), blue)
-    chroma = value - np.minimum(np.minimum(red, green), blue)
-    # Multiply by masks: np.where takes ten times as long on masks without long runs.
-    is_red = value == red
-    is_green = (value == green) & ~is_red
-    is_blue = ~(is_red | is_green)
-    sector = (green - blue) * is_red + (2 * chroma + blue - red) * is_green + (4 * chroma + red - green) * is_blue
-    sixth = chroma * UNIT
-    circle = (6 * sixth).view(np.uint32)
-    turned = sector * UNIT + chroma * (6 * (fraction % UNIT))
-    zero = np.zeros_like(chroma)
-    result = np.empty(array.shape, np.uint8)
-    for channel, offset in enumerate((5, 3, 1)):
-        k = (turned + offset * sixth).view(np.uint32)  # below 16 sixths: subtract a full circle up to twice
-        np.minimum(k, k - circle, out=k)  # a negative difference wraps to a large number
-        np.minimum(k, k - circle, out=k)
-        below_one = np.minimum(k.view(np.int32), 4 * sixth - k.view(np.int32))
-        np.minimum(np.maximum(below_one, zero, out=below_one), sixth, out=below_one)
-        result[:, :, channel] = value - (below_one + UNIT // 2 >> 16)
-    return result
+def adjust_hue(image: Array, fraction: int) -> Array:
+    """Rotate the hues by a fraction of the colour circle in units of 1/65536, rounded to the nearest level."""
+    return image if image.shape[2] == 1 or fraction % UNIT == 0 else kernels.turn_hue(image, fraction)
 
 
-def grey_total(image: Array) -> int:
-    """Return the sum of an image's grey levels, each rounded down."""
-    return int((image if image.shape[2] == 1 else _grey(image)).sum(dtype=np.int64))
-
-
-def _grey(image: Array) -> NDArray[np.int32]:
-    red, green, blue = (image[:, :, channel].astype(np.int32) * GREY_WEIGHTS[channel] for channel in range(3))
-    grey: NDArray[np.int32] = red + green + blue >> 16
-    return grey
+def _grey(image: Array) -> Array:
+    return image if image.shape[2] == 1 else kernels.grey(image)
 
 
 _ORDERS = tuple(itertools.permutations(range(4)))

@@ -10,11 +10,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from joulecache.transforms.images import Pixels, crop, resize, size_of
+from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import Size, interval, op_name
 from joulecache.transforms.ops.base import Drawn, Op, draw_columns
 from joulecache.transforms.ops.geometry import FixedSize, ResizeShorter
 from joulecache.transforms.randomness import below, log_uniform, log_uniform_array
+from joulecache.transforms.resizing import resize
 
 _TRIES = 10
 
@@ -31,6 +32,11 @@ class _Crop(FixedSize):
                 "resize to a larger size, or crop less"
             )
         return self.target
+
+    def window(self, image: Array, top: int, left: int) -> Array:
+        """Return the window at this corner, a view of the image."""
+        height, width = self.target
+        return image[top : top + height, left : left + width]
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class CentralCrop(_Crop):
         crop_height, crop_width = self.output_size(height, width)
         return _half_to_even(height - crop_height), _half_to_even(width - crop_width)
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
-        return crop(image, *self.corner(*size_of(image)), *self.target)
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        return self.window(image, *self.corner(*image.shape[:2]))
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,8 @@ class RandomCrop(_Crop):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
-        return crop(image, drawn[0], drawn[1], *self.target)
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        return self.window(image, *drawn)
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,9 @@ class RandomResizedCrop(FixedSize):
             crop_width = max(1, round(height * self.ratio[1]))
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         top, left, height, width = drawn
-        return resize(crop(image, top, left, height, width), *self.target)
+        return resize(image[top : top + height, left : left + width], *self.target)
 
 
 def _half_to_even(margin: int) -> int:

@@ -154,7 +154,7 @@ class Decode(Op):
             opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
             return opened
 
-    def pixels(self, image: bytes | Header | Pixels, drawn: Drawn = (), /) -> Array:
+    def pixels(self, image: bytes | Header | Array, drawn: Drawn = (), /) -> Array:
         """Decode one image.
 
         Args:
@@ -187,7 +187,7 @@ class Decode(Op):
                 opened.load()
             return self._upright(opened)
 
-    def load(self, image: bytes | str | Path | Pixels) -> Pixels:
+    def load(self, image: bytes | str | Path | Pixels) -> Array:
         """Decode bytes or a file, or convert a decoded image without resizing it.
 
         Args:

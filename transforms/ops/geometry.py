@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from joulecache.transforms.images import Array, Fill, Pixels, as_array, resize, size_of
+from joulecache.transforms import kernels
+from joulecache.transforms.images import Array, Fill
 from joulecache.transforms.ops.arguments import (
     MAX_SIDE,
     Size,
@@ -20,6 +21,7 @@ from joulecache.transforms.ops.arguments import (
 )
 from joulecache.transforms.ops.base import Drawn, Op, RandomApply, draw_columns
 from joulecache.transforms.randomness import below
+from joulecache.transforms.resizing import resize
 
 PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
 
@@ -80,7 +82,7 @@ class Resize(FixedSize):
     typical = (224,)
     size: Size
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return resize(image, *self.target)
 
 
@@ -111,8 +113,8 @@ class ResizeShorter(Op):
             )
         return (self.size, longer) if height <= width else (longer, self.size)
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
-        return resize(image, *self.output_size(*size_of(image)))
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        return resize(image, *self.output_size(*image.shape[:2]))
 
 
 @dataclass(frozen=True)
@@ -169,19 +171,9 @@ class Pad(Filled):
                 )
         return top + height + bottom, left + width + right
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
-        array = as_array(image)
-        height, width, channels = array.shape
-        left, top, right, bottom = self.sides
-        if self.padding_mode != "constant":
-            self.output_size(height, width)  # raises where NumPy would mirror repeatedly
-            border = ((top, bottom), (left, right), (0, 0))
-            return np.pad(array, border, mode=self.padding_mode)  # type: ignore[call-overload, no-any-return]
-        padded = np.empty((top + height + bottom, left + width + right, channels), np.uint8)
-        padded[:top], padded[top + height :] = self.fill, self.fill
-        padded[top : top + height, :left], padded[top : top + height, left + width :] = self.fill, self.fill
-        padded[top : top + height, left : left + width] = array
-        return padded
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        self.output_size(*image.shape[:2])  # raises where the edges would be mirrored repeatedly
+        return kernels.pad(image, self.sides, self.padding_mode, self.fill)
 
 
 @dataclass(frozen=True)
@@ -197,8 +189,8 @@ class FlipLr(RandomApply):
     typical = (1.0,)
     probability: float = 0.5
 
-    def apply(self, image: Pixels) -> Array:
-        return as_array(image)[:, ::-1]
+    def apply(self, image: Array) -> Array:
+        return image[:, ::-1]
 
 
 @dataclass(frozen=True)
@@ -214,8 +206,8 @@ class FlipUd(RandomApply):
     typical = (1.0,)
     probability: float = 0.5
 
-    def apply(self, image: Pixels) -> Array:
-        return as_array(image)[::-1]
+    def apply(self, image: Array) -> Array:
+        return image[::-1]
 
 
 @dataclass(frozen=True)
@@ -246,9 +238,10 @@ class Cutout(Filled):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Array:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         assert isinstance(self.size, tuple)
         top, left = drawn
-        result = as_array(image).copy()
+        result = np.empty(image.shape, np.uint8)
+        kernels.put(result, image)
         result[max(top, 0) : top + self.size[0], max(left, 0) : left + self.size[1]] = self.fill
         return result

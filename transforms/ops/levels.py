@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from joulecache.transforms.images import LEVELS, Array, Pixels, as_array, clipped, histograms, look_up
+from joulecache.transforms import kernels
+from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import integer, number
 from joulecache.transforms.ops.base import RandomApply
 
@@ -25,7 +27,7 @@ class Autocontrast(RandomApply):
     typical = (1.0,)
     probability: float = 0.5
 
-    def apply(self, image: Pixels) -> Array:
+    def apply(self, image: Array) -> Array:
         return stretched(image)
 
 
@@ -42,7 +44,7 @@ class Equalize(RandomApply):
     typical = (1.0,)
     probability: float = 0.5
 
-    def apply(self, image: Pixels) -> Array:
+    def apply(self, image: Array) -> Array:
         return equalized(image)
 
 
@@ -65,7 +67,7 @@ class Posterize(RandomApply):
         super().__post_init__()
         integer(self, "bits", self.bits, 0, 8)
 
-    def apply(self, image: Pixels) -> Array:
+    def apply(self, image: Array) -> Array:
         return posterized(image, self.bits)
 
 
@@ -88,42 +90,45 @@ class Solarize(RandomApply):
         super().__post_init__()
         object.__setattr__(self, "threshold", number(self, "threshold", self.threshold, 0.0, 256.0))
 
-    def apply(self, image: Pixels) -> Array:
+    def apply(self, image: Array) -> Array:
         return solarized(image, self.threshold)
 
 
 # The formulas, which policies share --------------------------------------------------------------------------------------
 
 
-def stretched(image: Pixels) -> Array:
+def stretched(image: Array) -> Array:
     """Stretch the levels of each channel from 0 to 255."""
-    counts = histograms(image)
-    tables = np.empty((len(counts), 256), np.uint8)
-    for table, histogram in zip(tables, counts, strict=True):
-        found = np.flatnonzero(histogram)
-        darkest, lightest = int(found[0]), int(found[-1])
-        span = lightest - darkest
-        table[:] = clipped((LEVELS - darkest) * 255 // span) if span else LEVELS
-    return look_up(tables, image)
+    return kernels.merge([_stretched(channel) for channel in kernels.split(image)])
 
 
-def equalized(image: Pixels) -> Array:
+def _stretched(channel: Array) -> Array:
+    darkest, lightest = int(channel.min()), int(channel.max())
+    span = lightest - darkest
+    return kernels.linear(channel, 255, -255 * darkest, span) if span else channel
+
+
+def equalized(image: Array) -> Array:
     """Equalize the histogram of each channel like Pillow, in steps of 1/255 of the pixels below the lightest level."""
-    counts = histograms(image)
-    tables = np.empty((len(counts), 256), np.uint8)
-    for table, histogram in zip(tables, counts, strict=True):
-        found = np.flatnonzero(histogram)
-        step = int(histogram.sum() - histogram[found[-1]]) // 255
-        before = np.cumsum(histogram) - histogram
-        table[:] = clipped((before + step // 2) // step) if step else LEVELS
-    return look_up(tables, image)
+    return kernels.merge([_equalized(channel) for channel in kernels.split(image)])
 
 
-def posterized(image: Pixels, bits: int) -> Array:
+def _equalized(channel: Array) -> Array:
+    histogram = kernels.histogram(channel)
+    step = int(histogram.sum() - histogram[histogram.nonzero()[0][-1]]) // 255
+    if not step:
+        return channel
+    before = np.cumsum(histogram) - histogram
+    return kernels.look_up(np.minimum((before + step // 2) // step, 255).astype(np.uint8), channel)
+
+
+def posterized(image: Array, bits: int) -> Array:
     """Keep the high bits of every level."""
-    return as_array(image) & np.uint8(256 - (1 << 8 - bits))
+    return kernels.straight(image) & np.uint8(256 - (1 << 8 - bits))
 
 
-def solarized(image: Pixels, threshold: float) -> Array:
+def solarized(image: Array, threshold: float) -> Array:
     """Invert levels from the threshold upwards."""
-    return look_up(np.where(threshold <= LEVELS, 255 - LEVELS, LEVELS).astype(np.uint8), image)
+    image = kernels.straight(image)
+    inverted = (image >= math.ceil(threshold)).view(np.uint8)
+    return image ^ np.negative(inverted, out=inverted)  # by a mask of 0 or 255

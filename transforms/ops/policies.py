@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from joulecache.transforms.images import Fill, Matrix, Pixels, size_of, warp
+from joulecache.transforms import kernels
+from joulecache.transforms.images import Array, Fill
 from joulecache.transforms.ops import colour, filters, levels
 from joulecache.transforms.ops.arguments import INTERPOLATIONS, fill_value, integer, one_of, per_channel
 from joulecache.transforms.ops.base import Drawn, Op
 from joulecache.transforms.ops.warps import affine_matrix
 from joulecache.transforms.randomness import UNIT, below
+from joulecache.transforms.warping import Matrix, warp
 
 AUGMENTATIONS = (
     "identity",
@@ -79,12 +81,13 @@ class _Policy(Op):
             case _:
                 return which, round(strength * UNIT)
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        image = kernels.straight(image)
         for which, strength in zip(drawn[::2], drawn[1::2], strict=True):
             image = self._augmented(AUGMENTATIONS[which], image, strength)
         return image
 
-    def _augmented(self, name: str, image: Pixels, strength: int) -> Pixels:
+    def _augmented(self, name: str, image: Array, strength: int) -> Array:
         match name:
             case "brightness":
                 return colour.adjust_brightness(image, UNIT + strength)
@@ -127,7 +130,7 @@ def _strengths(
     }
 
 
-def _warp_matrix(name: str, image: Pixels, strength: int) -> Matrix:
+def _warp_matrix(name: str, image: Array, strength: int) -> Matrix:
     match name:
         case "shear_x":  # about the top left, as in the papers and torchvision
             return 1.0, strength / UNIT, 0.0, 0.0, 1.0, 0.0
@@ -138,7 +141,7 @@ def _warp_matrix(name: str, image: Pixels, strength: int) -> Matrix:
         case "translate_y":
             return 1.0, 0.0, 0.0, 0.0, 1.0, -strength
         case _:  # rotate
-            height, width = size_of(image)
+            height, width = image.shape[:2]
             return affine_matrix((width * 0.5, height * 0.5), -strength / UNIT, (0, 0), 1.0, (0.0, 0.0))
 
 

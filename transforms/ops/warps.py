@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from joulecache.transforms.images import Fill, Matrix, Pixels, size_of, warp
+from joulecache.transforms.images import Array, Fill
 from joulecache.transforms.ops.arguments import (
     INTERPOLATIONS,
     MAX_SIDE,
@@ -22,6 +22,7 @@ from joulecache.transforms.ops.arguments import (
 from joulecache.transforms.ops.base import Drawn, draw_columns
 from joulecache.transforms.ops.geometry import Filled
 from joulecache.transforms.randomness import UNIT, below, between
+from joulecache.transforms.warping import Matrix, warp
 
 _MAX_SHEAR = 89.0  # degrees: at 90 the image is a line
 
@@ -50,13 +51,13 @@ class _Warp(Filled):
 
     def _warped(
         self,
-        image: Pixels,
+        image: Array,
         degrees: float,
         translate: tuple[int, int] = (0, 0),
         scale: float = 1.0,
         shear: tuple[float, float] = (0.0, 0.0),
-    ) -> Pixels:
-        height, width = size_of(image)
+    ) -> Array:
+        height, width = image.shape[:2]
         center = self.center or (width * 0.5, height * 0.5)
         matrix = affine_matrix(center, degrees, translate, scale, shear)
         return warp(image, matrix, self.interpolation, self.fill)
@@ -89,7 +90,7 @@ class Rotate(_Warp):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return self._warped(image, -drawn[0] / UNIT)
 
 
@@ -170,7 +171,7 @@ class Affine(_Warp):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Pixels, drawn: Drawn, /) -> Pixels:
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         degrees, right, down, scale, along_x, along_y = drawn
         return self._warped(image, degrees / UNIT, (right, down), scale / UNIT, (along_x / UNIT, along_y / UNIT))
 
