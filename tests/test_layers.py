@@ -47,6 +47,7 @@ BANNED = {
     *("tf_keras", "tensorflow_model_optimization"),
 }
 ALLOWED = {("pipelines.building.worker_pool", "cloudpickle")}  # to its own processes, never to a file
+ONLY_THERE = {"cv2": "transforms.kernels", "cykooz_resizer": "transforms.resizing", "simplejpeg": "transforms.jpeg"}
 LONGEST_MODULE, LONGEST_FUNCTION = 500, 60
 
 
@@ -172,6 +173,7 @@ def test_heavy_libraries_are_imported_where_they_are_needed() -> None:
 def test_banned_libraries_are_not_imported() -> None:
     found = {(module, each.module.split(".")[0]) for module in MODULES for each in imports_of(module)}
     assert {(module, library) for module, library in found if library in BANNED} == ALLOWED
+    assert not [(module, library) for module, library in found if ONLY_THERE.get(library, module) != module]
 
 
 def test_no_module_is_too_long() -> None:
