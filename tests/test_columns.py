@@ -81,6 +81,15 @@ def test_columns_are_found_by_type_and_name(tmp_path: Path, columns: dict[str, A
     assert source.notes == (() if note is None else (note,))
 
 
+def test_a_column_of_splits_is_noted_unless_files_are_splits(tmp_path: Path) -> None:
+    columns = {"image": IMAGES, "label": NUMBERS, "split": pa.array(["train", "train", "test"])}
+    note = "column split is not read, and its test rows, if any, are trained on: give each split its own files"
+    write(tmp_path / "train.parquet", columns)
+    assert open_source(tmp_path / "train.parquet").notes == (note,)
+    write(tmp_path / "test.parquet", columns)
+    assert open_source(f"{tmp_path}/*.parquet").notes == ()
+
+
 @pytest.mark.parametrize(
     "kind", [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()], ids=str
 )

@@ -48,6 +48,7 @@ FOUND = [
         crossed("seg_train/seg_train", "seg_test/seg_test"), None, {None: BOTH, "test": BOTH}, id="Kaggle: twice"
     ),
     pytest.param(crossed("train2017", "val2017"), None, {"train": BOTH, "val": BOTH}, id="COCO: years"),
+    pytest.param(crossed("dataTrain", "dataHoldOut"), None, {None: BOTH, "test": BOTH}, id="capitals"),
     pytest.param(crossed("train", "validate"), None, {"train": BOTH, "val": BOTH}, id="validate"),
     pytest.param(crossed("train", "test1"), None, {None: BOTH, "test": BOTH}, id="test1"),
     pytest.param(
@@ -154,6 +155,12 @@ REFUSED = [
     ),
     pytest.param(
         crossed("train", "test1", "test2"), "are both test", {"train": "train", "test": "test1"}, id="test1 and test2"
+    ),
+    pytest.param(
+        images("trainA", "trainB", "testA", "testB"),
+        "'testA' and 'trainA' are splits, but 'testB' and 'trainB' are not",
+        {"train": "trainA", "test": "testA"},
+        id="CycleGAN",
     ),
     pytest.param(
         crossed("photos_train", "new_test"),

@@ -21,6 +21,7 @@ _PREFERRED_IMAGES = ("image", "image/encoded", "image_raw")
 _PREFERRED_TARGETS = ("label", "image/class/label")
 _IMAGE_NAMES = (*_PREFERRED_IMAGES, "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 _TARGET_NAMES = (*CLASS_KEYS, *_PREFERRED_TARGETS, "labels", "fine_label", "coarse_label", "image/class/text")
+_SPLIT_NAMES = ("split", "subset", "partition")
 _SHOWN = 20  # columns in a message
 
 
@@ -90,6 +91,7 @@ class Choice:
         image: Column of the images.
         target: Column of the classes.
         others: Names of columns that could have been chosen instead.
+        split: Name of the column that seems to have the split of each row, which is not read; None without one.
         by_default: Neither the user nor an unusual name decided.
     """
 
@@ -97,6 +99,7 @@ class Choice:
     image: Column
     target: Column
     others: tuple[str, ...]
+    split: str | None
     by_default: bool
 
     @property
@@ -111,6 +114,14 @@ class Choice:
         instead = f", not from {' or '.join(self.others)}" if self.others else ""
         return (
             f"images from column {self.image.name}, classes from {self.target.name} ({plural(classes, 'name')}){instead}",
+        )
+
+    def split_notes(self) -> tuple[str, ...]:
+        """Return a sentence about the column of splits, for a source whose files are no splits; none without such a column."""
+        if self.split is None:
+            return ()
+        return (
+            f"column {self.split} is not read, and its test rows, if any, are trained on: give each split its own files",
         )
 
 
@@ -163,7 +174,10 @@ def choose(
     others = other_images + tuple(name for name in other_targets if name != image.name)
     named = config.image is not None or config.target is not None
     usual = image.name in _PREFERRED_IMAGES and target.name in preferred
-    return Choice(file, image, target, others, by_default=usual and not named)
+    split = next(
+        (column.name for column in columns if called([column.name], _SPLIT_NAMES) and column is not target), None
+    )
+    return Choice(file, image, target, others, split, by_default=usual and not named)
 
 
 def _find(

@@ -115,6 +115,7 @@ def join_files(
     """
     if not any(file.rows for file in files):
         raise SourceError(f"{location!r} has no rows")
+    split_notes = () if any(splits) else choice.split_notes()
     left_out = _unlabelled_splits(location, files, splits, choice)
     files = [file for file, split in zip(files, splits, strict=True) if split not in left_out]
     splits = held_out(split for split in splits if split not in left_out)
@@ -143,6 +144,7 @@ def join_files(
         skipped=Counter({unlabelled(split).kind: images for split, images in left_out.items()}),
         notes=(
             *choice.notes(len(class_names)),
+            *split_notes,
             *(left_out_note(unlabelled(split), images) for split, images in left_out.items()),
             *(crowding_notes(len(class_names), total) if files[0].class_names is None else ()),
         ),

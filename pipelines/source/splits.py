@@ -23,6 +23,7 @@ _ADDITIONS = ("set", "data", "dataset", "images", "imgs", "photos", "split")  # 
 _ALONE = ("",)
 _TOKEN = re.compile(r"[^\W\d_]+|\d+")
 _TWO_WORDS = re.compile(r"(hold|held)[ _-]out")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FIRST_WORD = re.compile(r"[^\W\d_]*")
 
 
@@ -32,7 +33,7 @@ def split_words(words: Iterable[str]) -> dict[str, str]:
     Words may have a common part, like ``seg_train`` and ``seg_test``, or ``train2017`` and ``val2017``, or an addition: ``training_set``.
     Numbers may differ where words are no splits otherwise: ``train`` and ``test1``.
     """
-    parsed = {word: _parsed(word) for word in words}
+    parsed = {word: _parsed(word) for word in sorted(words)}
     splits = _alike(parsed)
     if len(set(splits.values())) < 2:
         numberless = {
@@ -66,7 +67,8 @@ def lone_split(words: Iterable[str]) -> tuple[str, str] | None:
 
 def _parsed(word: str) -> tuple[str | None, tuple[str, ...]]:
     """Return the split in a word, None unless there is one, and the other tokens, with "" in its place."""
-    tokens = [_split_token(token) for token in _TOKEN.findall(_TWO_WORDS.sub(r"\1out", word.lower()))]
+    words = _TWO_WORDS.sub(r"\1out", _CAMEL_CASE.sub("_", word).lower())
+    tokens = [_split_token(token) for token in _TOKEN.findall(words)]
     found = [token for token in tokens if token in _WORDS]
     if len(found) != 1:
         return None, tuple(tokens)
