@@ -526,8 +526,8 @@ def test_a_linked_class_folder_is_followed(make_folder: MakeSource, tmp_path: Pa
         assert labels(source) == {"cat/1.jpg": "cat", "dog/1.jpg": "dog", "dog/2.jpg": "dog", "emu/1.jpg": "emu"}
         assert source.linked == (tmp_path / "elsewhere",)
         assert source.notes == (
-            f"followed 1 link to folders outside the source, such as 'emu' to '{tmp_path}/elsewhere'",
-            "followed 1 link to images outside the source, such as 'dog/2.jpg'",
+            f"followed 1 link to a folder outside the source, such as 'emu' to '{tmp_path}/elsewhere'",
+            "followed 1 link to an image outside the source, such as 'dog/2.jpg'",
         )
 
 
@@ -548,7 +548,7 @@ def test_links_in_circles_end(make_folder: MakeSource, tmp_path: Path) -> None:
         "skipped 1 file (links that lead nowhere), such as 'gone'"
     ]
     assert [note for note in source.notes if "twice" in note] == [
-        "followed 1 link to folders of the source, whose images are used twice, such as 'dog/cats' to 'cat'"
+        "followed 1 link to a folder of the source, whose images are used twice, such as 'dog/cats' to 'cat'"
     ]
 
 

@@ -134,11 +134,14 @@ class _Links:
             if links:
                 name, target = min(links.items())
                 notes.append(
-                    f"followed {plural(len(links), 'link')} to folders {where}, such as {name!r} to {str(target)!r}"
+                    f"followed {plural(len(links), 'link')} to {'a folder' if len(links) == 1 else 'folders'} {where}, such as {name!r} to "
+                    f"{str(target)!r}"
                 )
         if self._outside:
-            which = plural(len(self._outside), "link")
-            notes.append(f"followed {which} to images outside the source, such as {min(self._outside)!r}")
+            which = (
+                "1 link to an image" if len(self._outside) == 1 else f"{plural(len(self._outside), 'link')} to images"
+            )
+            notes.append(f"followed {which} outside the source, such as {min(self._outside)!r}")
         for kind, names in sorted(self._unused.items()):
             notes.append(f"skipped {plural(len(names), 'file')} ({_NOUNS[kind]}), such as {printable(min(names))!r}")
         return tuple(notes)
