@@ -12,6 +12,8 @@ import pytest
 from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
 from joulecache.pipelines.energy.nvml import Nvml
 from joulecache.pipelines.report.describe.machine import Check
+from joulecache.transforms import resizing
+from joulecache.transforms.versions import kernel_versions
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -51,12 +53,37 @@ def test_a_missing_memory_counter_is_a_problem(counters: Path) -> None:
     assert "RAPL has no DRAM counter" in (finding.remedy or "")
 
 
+def test_the_kernels_at_work_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def finding() -> Check:
+        checks = examine(powercap=tmp_path, nvml=Nvml(), listen_s=0.01)
+        return next(check for check in checks if check.what == "kernels")
+
+    for library, version in kernel_versions().items():
+        assert version in finding().found, library
+    monkeypatch.setitem(sys.modules, "cykooz_resizer", None)
+    resizing._simd.cache_clear()
+    slow = finding()
+    resizing._simd.cache_clear()
+    assert not slow.good
+    assert "resizing: NumPy;" in slow.found
+    assert "install cykooz-resizer" in (slow.remedy or "")
+
+
 def test_the_json_has_every_finding(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
     found = json.loads(out)
     assert code == 0
     assert {"what", "good", "found", "remedy"} == set(found[0])
-    names = {"energy of the processor", "energy of GPUs", "CO2", "background load", "TensorFlow", "memory", "disk"}
+    names = {
+        "energy of the processor",
+        "energy of GPUs",
+        "CO2",
+        "background load",
+        "kernels",
+        "TensorFlow",
+        "memory",
+        "disk",
+    }
     assert names <= {finding["what"] for finding in found}
 
 

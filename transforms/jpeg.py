@@ -65,6 +65,11 @@ class Jpeg:
         return image if image.shape == (height, width, channels) else None
 
 
+def simplejpeg_version() -> str:
+    """Return the version of simplejpeg, which has its own libjpeg-turbo."""
+    return str(simplejpeg.__version__)
+
+
 def read_jpeg(data: bytes) -> Jpeg | None:
     """Read the header of a JPEG; return None for other formats, and for files that are left to Pillow."""
     if not data.startswith(b"\xff\xd8\xff"):

@@ -39,7 +39,7 @@ _BORDERS = {"edge": cv2.BORDER_REPLICATE, "reflect": cv2.BORDER_REFLECT_101, "sy
 cv2.setNumThreads(1)  # builds and loaders run images in parallel
 
 
-def opencv() -> str:
+def opencv_version() -> str:
     """Return the version of OpenCV."""
     return str(cv2.__version__)
 

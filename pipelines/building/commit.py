@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import features
 
 from joulecache.pipelines.building.config import BuildError, RejectsError, ShardConfig
 from joulecache.pipelines.building.job import Job
@@ -27,6 +26,7 @@ from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source import Source
 from joulecache.transforms.chain import fixed_size, output_channels
+from joulecache.transforms.versions import kernel_versions
 
 _REJECTS_SHOWN = 3
 
@@ -184,9 +184,9 @@ def _mean_and_std(stats: Sequence[PixelStats]) -> tuple[tuple[float, ...], tuple
 def _versions() -> dict[str, str]:
     """Return the versions of the packages that determine pixels."""
     versions: dict[str, str] = {}
-    for name in ("joulecache", "numpy", "pillow", "pyarrow"):
+    for name in ("joulecache", "pyarrow"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "unknown"
-    return versions | {"libjpeg_turbo": features.version_feature("libjpeg_turbo") or "unknown"}
+    return versions | kernel_versions()

@@ -17,6 +17,7 @@ from joulecache.pipelines.energy.nvml import Nvml
 from joulecache.pipelines.energy.rapl import Rapl
 from joulecache.pipelines.report.describe.energy import background_load
 from joulecache.pipelines.report.describe.machine import Check
+from joulecache.transforms.versions import kernel_versions
 
 _POWERCAP = Path("/sys/class/powercap")
 LISTEN_S = 2.0
@@ -42,7 +43,7 @@ def examine(
     listen_s: float = LISTEN_S,
     progress: Progress = silent,
 ) -> tuple[Check, ...]:
-    """Examine what measuring and training need: counters, coefficients, background load, TensorFlow, memory and disks.
+    """Examine what measuring and training need: counters, coefficients, background load, kernels, TensorFlow, memory and disks.
 
     Args:
         broken: What `import_tensorflow` returned.
@@ -59,6 +60,7 @@ def examine(
         _carbon,
         lambda: _background_load(Meter(powercap=powercap, nvml=gpus), listen_s),
         _processors,
+        _kernels,
         lambda: _tensorflow(broken),
         *(() if broken else (_memory,)),
         lambda: _disks(folder),
@@ -113,6 +115,17 @@ def _processors() -> Iterator[Check]:
         None if allowed >= there else "a container or affinity limits this process: audits then apply to that share"
     )
     yield Check("processors", allowed >= there, f"{allowed:g} of {there}", remedy)
+
+
+def _kernels() -> Iterator[Check]:
+    found = kernel_versions()
+    resizes_fast = found["resizer"] != "NumPy"
+    libraries = (
+        f"decoding: simplejpeg {found['simplejpeg']}, Pillow {found['pillow']} with libjpeg-turbo {found['libjpeg_turbo']}; "
+        f"resizing: {found['resizer']}; other ops: OpenCV {found['opencv']}, NumPy {found['numpy']}"
+    )
+    remedy = "NumPy takes ten times as long to resize, for the same pixels: install cykooz-resizer (x86-64 only)"
+    yield Check("kernels", resizes_fast, libraries, None if resizes_fast else remedy)
 
 
 def _tensorflow(broken: str) -> Iterator[Check]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.results import RunProvenance, Threads
+from joulecache.transforms.versions import kernel_versions
 
 _PACKAGES = (
     "joulecache",
@@ -20,8 +21,6 @@ _PACKAGES = (
     "keras",
     "apache-beam",
     "pyarrow",
-    "pillow",
-    "numpy",
     "ai-edge-litert",
     "codecarbon",
 )
@@ -71,7 +70,7 @@ def _threads() -> Threads:
 
 
 def _versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in _PACKAGES}
+    return {name: _version(name) for name in _PACKAGES} | kernel_versions()
 
 
 def _version(package: str) -> str | None:
