@@ -231,6 +231,17 @@ def test_workers_end_with_their_launcher_and_the_next_build_resumes(
     assert verify(cache) == []
 
 
+def test_ctrl_c_does_not_reach_a_worker_that_is_starting() -> None:
+    """It would print a traceback of its imports."""
+    with worker_pool.WorkerPool(1):
+        (worker,) = children(os.getpid())
+        for _ in range(100):
+            worker.send_signal(signal.SIGINT)
+            time.sleep(0.005)
+        assert worker.is_running()
+        assert worker.status() != psutil.STATUS_ZOMBIE
+
+
 # The number of workers ------------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,7 @@ def main(descriptor: int) -> None:
         descriptor: File descriptor of the pipe.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends its workers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # blocked until here by the launcher
     _hide_pandas_from_pyarrow()
     connection, sending = Connection(descriptor), threading.Lock()
     specs: SimpleQueue[ShardSpec] = SimpleQueue()

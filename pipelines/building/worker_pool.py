@@ -100,13 +100,18 @@ class WorkerPool:
         with theirs:
             descriptor = theirs.fileno()
             boot = _BOOT.format(path=sys.path, descriptor=descriptor)
-            process = subprocess.Popen(
-                [sys.executable, "-c", boot],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # what ops print must not mix with results on stdout
-                env=_KEEP_MEMORY | os.environ,
-                pass_fds=[descriptor],
-            )
+            # a worker inherits the mask: Ctrl-C does not reach it before it can ignore it
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", boot],
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # what ops print must not mix with results on stdout
+                    env=_KEEP_MEMORY | os.environ,
+                    pass_fds=[descriptor],
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._workers.append(_Worker(process, ours))
 
     def _give(self, worker: _Worker, spec: ShardSpec) -> None:
