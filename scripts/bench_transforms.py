@@ -35,7 +35,7 @@ DECODES = ("decode|resize(72)", "decode(shorter=72)|resize(72)")
 
 def main(source: str) -> None:
     """Print all parts."""
-    print(f"{describe('pillow', 'numpy')}\n")
+    print(f"{describe('pillow', 'numpy', 'opencv-python-headless', 'simplejpeg', 'cykooz-resizer')}\n")
     print_ops()
     print_overhead()
     print_scaled_decoding(source)

@@ -21,7 +21,7 @@ from joulecache.transforms.randomness import UNIT, between
 
 MAX_KERNEL = 255
 
-_STRIP = 1 << 14  # levels; a multiple of 4
+_STRIP = 1 << 18  # levels; a multiple of 4
 _MIN_SIGMA = 0.01  # pixels; the neighbours' weights are 0 well above it
 
 
@@ -117,10 +117,10 @@ class GaussianNoise(Op):
         table, generator = _noise_table(self.mean, self.sigma), np.random.Philox(key=drawn[1] << 32 | drawn[0])
         result = np.empty(image.shape, np.uint8)
         flat, levels = result.reshape(-1), np.ascontiguousarray(kernels.straight(image)).reshape(-1)
-        for first in range(0, image.size, _STRIP):  # intermediate results stay in the CPU's cache
+        for first in range(0, image.size, _STRIP):
             part = levels[first : first + _STRIP]
             steps = generator.random_raw(-(-len(part) // 4)).astype("<u8", copy=False).view("<u2")[: len(part)]
-            noise = table.take(steps, mode="clip")  # three times as fast as table[steps]
+            noise = kernels.look_up_wide(table, steps)
             noise += part
             flat[first : first + _STRIP] = np.clip(noise, 0, 255, out=noise)
         return result
