@@ -32,9 +32,10 @@ def run_python(
     cwd: Path | None = None,
     stdin: str | None = None,
     strict: bool = True,
+    limit_s: float = 120,
     **changes: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code to its end, for at most 120 s; `changes` are to its environment."""
+    """Run Python code to its end, for at most `limit_s`; `changes` are to its environment."""
     return subprocess.run(
         python(code, *arguments, strict=strict),
         cwd=cwd,
@@ -42,7 +43,7 @@ def run_python(
         env=environment(**changes),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=limit_s,
         check=False,
     )
 

@@ -31,7 +31,10 @@ TENSORFLOW = {"tensorflow", "keras"}
 # Useless without TensorFlow, so they may import it at the top.
 WITH_TENSORFLOW = (
     "transforms.tensorflow",
-    *(f"pipelines.loading.{module}" for module in ("loader", "dataset", "directory", "element_cache", "kept_alive")),
+    *(
+        f"pipelines.loading.{module}"
+        for module in ("loader", "dataset", "directory", "element_cache", "iterators", "kept_alive")
+    ),
     "pipelines.models",
     "pipelines.compressing",
     "pipelines.training",

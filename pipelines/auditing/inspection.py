@@ -14,6 +14,7 @@ from joulecache.pipelines.auditing.results import PipelineFacts
 from joulecache.pipelines.core.user_code import describe_failure
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.failures import ArmError, naming_failures
+from joulecache.pipelines.loading.iterators import keep_iterators_at_exit
 from joulecache.pipelines.training.input_waits import read_ahead
 
 _OR_INPUT = "or measure it with the workload input alone"
@@ -51,6 +52,7 @@ class InspectedPipeline:
 
 def make_dataset(name: str, function: Callable[[], object]) -> tf.data.Dataset:
     """Call a function; raise ArmError if it fails or returns anything but a dataset."""
+    keep_iterators_at_exit()
     try:
         dataset = function()
     except (Exception, SystemExit) as error:  # user code may raise anything

@@ -17,6 +17,7 @@ from joulecache.pipelines.core.checks import check_text
 from joulecache.pipelines.core.progress import LINE_DELAY_S, progress_bar
 from joulecache.pipelines.loading.element_files import DTYPES, Component, is_filled, map_elements
 from joulecache.pipelines.loading.element_filling import ElementProgress, fill
+from joulecache.pipelines.loading.iterators import keep_iterators_at_exit
 
 _BATCH_BYTES = 1 << 21  # written at a time
 _BATCH_ELEMENTS = 1 << 14  # maximum per batch, even of small elements
@@ -57,6 +58,7 @@ def cached(
     def apply(dataset: tf.data.Dataset) -> tf.data.Dataset:
         if not tf.executing_eagerly():
             raise ValueError("cached() fills its folder when it is applied: apply it outside of tf.function")
+        keep_iterators_at_exit()
         components = _components(dataset)
         try:
             if not is_filled(folder):

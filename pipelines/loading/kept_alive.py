@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from joulecache.pipelines.loading.array_pool import tensor_address, tensor_block
+from joulecache.pipelines.loading.iterators import keep_iterators_at_exit
 
 Token: TypeAlias = tf.experimental.Optional
 
@@ -19,6 +20,7 @@ def keep_alive(kept: object) -> Token:
 
     `kept` must not refer to the token or those datasets: Python cannot see a reference cycle through a tensor.
     """
+    keep_iterators_at_exit()
     tensor = tf.experimental.dlpack.from_dlpack(np.asarray(_Keeper(kept)).__dlpack__())
     # When TensorFlow optimizes a pipeline, it may replace a tensor by a copy. It does not look inside an Optional.
     return tf.experimental.Optional.from_value(tensor)

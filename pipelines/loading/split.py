@@ -155,4 +155,11 @@ class _Decoder:
 
     def decode(self, images: Sequence[Any]) -> list[Any]:
         """Decode images, given as buffers of encoded bytes; return them in the same order."""
-        return list(self._threads.map(lambda data: self._op.pixels(bytes(data)), images))
+        try:
+            decoded = self._threads.map(self._pixels, images)
+        except RuntimeError:  # the interpreter is ending: pools refuse work, but other threads of the script may go on
+            decoded = map(self._pixels, images)
+        return list(decoded)
+
+    def _pixels(self, data: Any) -> Any:
+        return self._op.pixels(bytes(data))
