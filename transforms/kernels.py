@@ -49,11 +49,17 @@ def opencv_version() -> str:
 
 
 def put(slot: Array, image: Array) -> None:
-    """Copy an image ``[H, W, C]`` into its slot of a batch."""
-    if image.strides[1] < 0 and slot.shape == image.shape:  # mirrored
-        cv2.flip(image[:, ::-1], 1, slot)
-    else:
-        slot[...] = image
+    """Copy an image ``[H, W, C]`` into its slot of a batch.
+
+    Raises:
+        ValueError: The slot has another shape.
+    """
+    if slot.shape != image.shape:
+        raise ValueError(f"an image {image.shape} does not fit into a slot {slot.shape}")
+    is_mirrored = image.strides[1] < 0
+    cv2.copyTo(image[:, ::-1] if is_mirrored else image, None, slot)
+    if is_mirrored:  # in place, in the CPU's cache: a third of the time of mirroring into the batch
+        cv2.flip(slot, 1, slot)
 
 
 def pad(image: Array, sides: tuple[int, int, int, int], mode: str, fill: Fill) -> Array:
