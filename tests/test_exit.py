@@ -56,8 +56,8 @@ def cached():
     return tf.data.Dataset.range(1000).map(lambda n: tf.fill([8, 8], n)).apply(jc.cached("elements")).batch(8)
 
 def model():
-    network = keras.Sequential([keras.Input((224, 224, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
-    network.compile("sgd", "mse")
+    network = keras.Sequential([keras.Input((224, 224, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    network.compile("sgd", "sparse_categorical_crossentropy")
     return network
 """
 
@@ -136,8 +136,8 @@ time.sleep(1)
 """,
         0,
     ),
-    "an exception": ("for batch in slowly(load()):\n    raise ValueError('a mistake')", 1),
-    "an exit code": ("for batch in slowly(load()):\n    sys.exit(3)", 3),
+    "an exception": ("it = iter(slowly(load())); next(it); raise ValueError('a mistake')", 1),
+    "an exit code": ("it = iter(slowly(load())); next(it); sys.exit(3)", 3),
     "Ctrl-C": (
         """
 class Press(keras.callbacks.Callback):
