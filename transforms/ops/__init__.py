@@ -1,6 +1,6 @@
 """The ops: one class each, with its arguments, its random draw and its pixels.
 
-Images are uint8 arrays ``[H, W, C]``, or Pillow images between two ops. A new op needs its class, a line in `OPS`, golden
+Images are uint8 arrays ``[H, W, C]``. A new op needs its class, a line in `OPS`, golden
 pixels (scripts/make_golden.py) and a row in docs/transforms.md.
 """
 

@@ -35,8 +35,8 @@ class Op:
 
     Arguments may be lists, NumPy scalars and arrays: `__post_init__` finds them as tuples and Python numbers.
 
-    Custom ops receive read-only arrays and return arrays. A custom op that
-    derives from a built-in one and overrides `pixels` receives the random words, unless it overrides `draw` too.
+    Custom ops receive read-only arrays and return arrays. A custom op that derives from a built-in one and overrides `pixels`
+    receives the random words, unless it overrides `draw` too.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
