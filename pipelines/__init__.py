@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.loading.element_cache import cached
     from joulecache.pipelines.loading.loader import load
     from joulecache.pipelines.planning.planner import plan
+    from joulecache.pipelines.source import features
     from joulecache.pipelines.training.callback import EnergyCallback
     from joulecache.pipelines.training.trainer import train
 
@@ -38,6 +39,7 @@ _HOMES = {
     "audit": "auditing.auditor",
     "cached": "loading.element_cache",
     "compress": "compressing.compression",
+    "features": "source.features",
     "image_dataset_from_directory": "loading.directory",
     "load": "loading.loader",
     "open_cache": "cache.cache",
@@ -58,6 +60,7 @@ __all__ = [
     "audit",
     "cached",
     "compress",
+    "features",
     "image_dataset_from_directory",
     "load",
     "open_cache",
@@ -72,7 +75,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = import_module(f"{__name__}.{_HOMES[name]}")
+    return home if name == "features" else getattr(home, name)
 
 
 def __dir__() -> list[str]:

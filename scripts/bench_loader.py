@@ -418,17 +418,18 @@ def make_index(cache: Path, manifest: Manifest, records: int) -> Manifest:
     import numpy as np
     import pyarrow as pa
 
-    from joulecache.pipelines.cache.index import INDEX_SCHEMA
+    from joulecache.pipelines.cache.index import index_schema
 
+    schema = index_schema(manifest.features)
     index, columns = cache / "index-00000000.arrow", []
-    for field in INDEX_SCHEMA:
+    for field in schema:
         kind, widths = str(field.type), {"string": 4, "fixed_size_binary[16]": 16}
         width = widths.get(kind) or field.type.bit_width // 8
         zeros = pa.py_buffer(np.zeros((records + (kind == "string")) * width, np.uint8))
         buffers = [None, zeros, *([pa.py_buffer(b"")] if kind == "string" else [])]
         columns.append(pa.Array.from_buffers(field.type, records, buffers))
-    with pa.ipc.new_file(str(index), INDEX_SCHEMA) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=INDEX_SCHEMA))
+    with pa.ipc.new_file(str(index), schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
     size = index.stat().st_size
     entry = dataclasses.replace(manifest.index, name=index.name, records=records, bytes=size, sha256="0" * 64)
     return dataclasses.replace(manifest, index=entry)

@@ -158,16 +158,25 @@ def print_throughput(root: Path, photos: Sequence[Path]) -> None:
 def print_writing(root: Path) -> None:
     """Print the CPU time of writing a raw Arrow shard of 64 MiB, relative to the same bytes in a plain file."""
     import numpy as np
+    import pyarrow as pa
 
     from joulecache.pipelines.cache.data_file import PixelStats
     from joulecache.pipelines.cache.names import ShardName
     from joulecache.pipelines.cache.rows import Rows
     from joulecache.pipelines.cache.shards import write_shard
+    from joulecache.pipelines.source.features import LABEL, ClassLabel
 
     count = (64 << 20) // (SIDE * SIDE * 3)
     images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
     keys = [f"{number:06d}.jpg" for number in range(count)]
-    rows = Rows(images, np.zeros(count, np.int64), keys, np.zeros(count, np.uint64), PixelStats(1, (0,), (0,)))
+    rows = Rows(
+        images,
+        {LABEL: ClassLabel(("one",))},
+        {LABEL: pa.array(np.zeros(count, np.int64))},
+        keys,
+        np.zeros(count, np.uint64),
+        PixelStats(1, (0,), (0,)),
+    )
     ratios, hashes = [], []
     for _ in range(ROUNDS + 1):
         started = time.process_time()

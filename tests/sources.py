@@ -21,7 +21,7 @@ def records(source: Source) -> list[Record]:
 
 def labels(source: Source) -> dict[str, str]:
     """Return {key: class name}."""
-    return {record.key: source.class_names[record.label] for record in records(source)}
+    return {record.key: source.class_names[record.targets[0]] for record in records(source)}
 
 
 def splits(source: Source) -> dict[str, str | None]:

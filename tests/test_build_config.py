@@ -146,7 +146,7 @@ def test_the_size_of_encoded_images_is_estimated_from_a_sample(photo_folder: Pat
         [words] = maker.draw([key_hash(record.key)])
         sizes += [len(encode(image, config)[0]) for image in maker.images(record.data, words)]
     assert mean_image_bytes(units, config) == pytest.approx(3 * np.mean(sizes), rel=0.05)
-    broken = [ImageFile("broken.jpg", str(photo_folder), 0, None, 5, 0)]
+    broken = [ImageFile("broken.jpg", str(photo_folder), (0,), None, 5, 0)]
     assert mean_image_bytes(broken, config) == 3 * (256 << 10)
     assert mean_image_bytes([*units, *broken], config) == pytest.approx(3 * np.mean(sizes), rel=0.05)
 

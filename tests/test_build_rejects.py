@@ -150,7 +150,7 @@ def test_an_image_that_a_step_cannot_take_is_a_reject(
     tmp_path: Path, photo_folder: Path, size: tuple[int, int], options: dict[str, str], reason: str
 ) -> None:
     (tmp_path / "odd.png").write_bytes(png(*size))
-    units = (*open_source(photo_folder).units[:3], ImageFile("odd.png", str(tmp_path), 0, "train", 5, 0))
+    units = (*open_source(photo_folder).units[:3], ImageFile("odd.png", str(tmp_path), (0,), "train", 5, 0))
     result = build_shard(spec_of(tmp_path, units, **options))
     [reject] = result.rejects
     assert reject.key == "odd.png"
@@ -167,7 +167,7 @@ def spec_of(folder: Path, units: Sequence[Unit], chain: str, val_chain: str | No
 
 
 def test_a_file_that_is_gone_when_it_is_read_is_a_reject(tmp_path: Path, photo_folder: Path) -> None:
-    units = (*open_source(photo_folder).units[:3], ImageFile("gone.jpg", str(tmp_path), 0, None, 5, 0))
+    units = (*open_source(photo_folder).units[:3], ImageFile("gone.jpg", str(tmp_path), (0,), None, 5, 0))
     result = build_shard(spec_of(tmp_path, units, chain="decode|resize(8)"))
     (reject,) = result.rejects
     assert (reject.key, reject.mtime_ns) == ("gone.jpg", None)

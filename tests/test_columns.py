@@ -39,7 +39,7 @@ def class_label(*names: str) -> dict[str, Any]:
 
 def of(source: Source) -> list[tuple[bytes, str]]:
     """Return the images and classes of a source."""
-    return [(record.data, source.class_names[record.label]) for record in records(source)]
+    return [(record.data, source.class_names[record.targets[0]]) for record in records(source)]
 
 
 IMAGES = structs(b"a", b"b", b"c")
@@ -128,7 +128,7 @@ def test_booleans_are_two_classes(tmp_path: Path) -> None:
     path = write(tmp_path / "photos.parquet", {"image": IMAGES, "label": pa.array([True, False, None])})
     source = open_source(path)
     assert source.class_names == ("False", "True")
-    assert [(record.label, record.problem) for record in records(source)] == [
+    assert [(record.targets[0], record.problem) for record in records(source)] == [
         (1, None),
         (0, None),
         (-1, "its row has no label"),
@@ -338,7 +338,7 @@ def test_a_source_without_labels_is_refused(tmp_path: Path, hidden: dict[str, An
 
 def test_rows_without_labels_among_others_are_read(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "photos.parquet", [b"a", b"b"], [-1, 0], class_names=["cat"])
-    assert [(record.label, record.problem) for record in records(open_source(path))] == [(-1, None), (0, None)]
+    assert [(record.targets[0], record.problem) for record in records(open_source(path))] == [(-1, None), (0, None)]
 
 
 # TFRecord
@@ -403,7 +403,7 @@ def test_records_with_names_of_classes(tmp_path: Path) -> None:
         write_tfrecord(tmp_path / "photos", [example({"image": b"a", "label": name}) for name in names])
     )
     assert source.class_names == ("cat", "dog")
-    assert [record.label for record in records(source)] == [1, 0, -1, -1, 1]
+    assert [record.targets[0] for record in records(source)] == [1, 0, -1, -1, 1]
     assert [record.problem for record in records(source)] == [
         None,
         None,

@@ -252,9 +252,9 @@ def mixed(folder: Path, source: Path, op: str, **options: Any) -> Path:
 def test_mixtures_mix_images_and_labels_alike(tmp_path: Path, photo_folder: Path, op: str) -> None:
     cache = mixed(tmp_path / "cache", photo_folder, op)
     split = CachedSplit(open_cache(cache), "train")
-    rows = np.argsort(split.labels, kind="stable")[:: len(split) // 8][:8]  # of every class
+    rows = np.argsort(split.targets[0].array, kind="stable")[:: len(split) // 8][:8]  # of every class
     before = split.images(rows, 3)
-    images, labels = split.batch(rows, 3, 5)
+    images, (labels,) = split.batch(rows, 3, 5)
     assert images.shape == before.shape
     assert images.dtype == (np.float32 if "to_float" in op else np.uint8)
     assert labels.shape == (8, 3)
@@ -262,7 +262,7 @@ def test_mixtures_mix_images_and_labels_alike(tmp_path: Path, photo_folder: Path
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
     again, _ = split.batch(rows, 3, 5)
     np.testing.assert_array_equal(images, again)
-    shares = {split.batch(rows, 3, number)[1].tobytes() for number in range(6)}
+    shares = {split.batch(rows, 3, number)[1][0].tobytes() for number in range(6)}
     assert len(shares) > 1  # every batch has its own draw
 
 
@@ -273,7 +273,7 @@ def test_both_splits_of_a_mixing_cache_fit_one_loss(tmp_path: Path, photo_folder
     for _, labels in val:
         assert set(np.unique(labels)) == {0, 1}
     hard = np.concatenate([labels for _, labels in val.as_numpy_iterator()]).argmax(axis=1)
-    np.testing.assert_array_equal(hard, CachedSplit(open_cache(cache), "val").labels)
+    np.testing.assert_array_equal(hard, CachedSplit(open_cache(cache), "val").targets[0].array)
     rescaled = keras.layers.Rescaling(1 / 255)
     model = keras.Sequential([keras.Input((16, 16, 3)), rescaled, keras.layers.Flatten(), keras.layers.Dense(3)])
     model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])

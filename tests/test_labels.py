@@ -446,7 +446,7 @@ def test_classes_are_read_from_json_members(
     )
     source = open_source(path, SourceConfig(target=target))
     assert source.class_names == names
-    assert [record.label for record in records(source)] == [
+    assert [record.targets[0] for record in records(source)] == [
         len(names) - 1,
         names.index(names[0]) if len(names) < 4 else 1,
     ]

@@ -23,7 +23,7 @@ from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.cache.cleanup import delete_unlisted
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.cache.index import INDEX_SCHEMA, read_index, write_index
+from joulecache.pipelines.cache.index import empty_index, read_index, write_index
 from joulecache.pipelines.cache.manifest import FORMAT_VERSION, MANIFEST, Manifest
 from joulecache.pipelines.cache.manifest_io import find_manifest, open_manifest, read_manifest, write_manifest
 from joulecache.pipelines.cache.shards import map_images, read_encoded
@@ -452,7 +452,7 @@ def test_an_index_of_other_columns_or_length_is_refused(raw: Built, tmp_path: Pa
     with pytest.raises(CacheError, match="not the index of a cache"):
         read_index(tmp_path, relisted(raw, path))
     with open(path, "wb") as file:
-        write_index(file, pa.RecordBatch.from_pylist([], INDEX_SCHEMA))
+        write_index(file, empty_index(raw.manifest.features))
     with pytest.raises(CacheError, match="has 0 rows"):
         read_index(tmp_path, relisted(raw, path))
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
 from joulecache.pipelines.cache.names import FORMATS, Format, ShardName
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.cache.shards import write_shard
+from joulecache.pipelines.source.features import LABEL, ClassLabel
 
 SIZES = [(32, 32, 3), (7, 5, 1), (1, 1, 3), (64, 64, 1)]
 
@@ -35,7 +37,14 @@ def write(
         levels = PixelStats(1, (0,) * shape[2], (0,) * shape[2])
         keys = [f"{'k' * (shard + 1)}{row}" for row in range(count)]  # records of TFRecord shards differ in size
         numbers = np.arange(count)
-        rows = Rows(images[start : start + count], numbers, keys, numbers.astype(np.uint64), levels)
+        rows = Rows(
+            images[start : start + count],
+            {LABEL: ClassLabel(())},
+            {LABEL: pa.array(numbers)},
+            keys,
+            numbers.astype(np.uint64),
+            levels,
+        )
         files.append(write_shard(folder, ShardName("train", 0, shard, len(counts), "0" * 8, kind), rows))
         start += count
     return files, images
@@ -137,7 +146,8 @@ def test_maps_need_no_file_descriptors(tmp_path: Path, kind: Format, encoded: bo
         numbers = np.arange(7)
         texts = Rows(
             [image.tobytes() for image in images],
-            numbers,
+            {LABEL: ClassLabel(())},
+            {LABEL: pa.array(numbers)},
             list("abcdefg"),
             numbers.astype(np.uint64),
             PixelStats(1, (0,), (0,)),

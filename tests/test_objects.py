@@ -186,7 +186,7 @@ def test_other_urls_and_credentials_are_refused() -> None:
 
 
 def contents(source: Source) -> list[tuple[str, int, bytes, str | None]]:
-    return [(record.key, record.label, record.data, unit.split) for unit in source.units for record in unit.read()]
+    return [(record.key, record.targets[0], record.data, unit.split) for unit in source.units for record in unit.read()]
 
 
 def test_every_kind_of_source_equals_the_one_on_disk(

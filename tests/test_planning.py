@@ -389,7 +389,7 @@ class RowGroup:
     def read(self) -> Iterator[Record]:
         self.reads.append(self.rows)
         for row in range(self.rows):
-            yield Record(f"{row}", 0, b"", 0)
+            yield Record(f"{row}", (0,), b"", 0)
 
 
 def test_reading_is_timed_over_whole_units_for_a_moment() -> None:

@@ -25,6 +25,7 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import FORMATS, SPLITS, Format, ShardName, is_data_file, parse_shard_name
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.cache.shards import map_images, read_encoded, write_shard
+from joulecache.pipelines.source.features import LABEL, ClassLabel
 
 COLOUR, GREY = (5, 7, 3), (6, 4, 1)
 
@@ -60,7 +61,7 @@ def with_images(images: NDArray[np.uint8] | list[bytes]) -> Rows:
     count = len(images)
     names = [f"dog/été {row:03d}.jpg" for row in range(count)]
     hashes = np.random.default_rng(1).integers(0, 2**64, count, np.uint64, endpoint=False)
-    return Rows(images, np.arange(count) % 5, names, hashes, NO_STATS)
+    return Rows(images, {LABEL: ClassLabel(())}, {LABEL: pa.array(np.arange(count) % 5)}, names, hashes, NO_STATS)
 
 
 def write(folder: Path, kind: Format, rows: Rows) -> DataFile:
@@ -124,7 +125,14 @@ def test_raw_images_are_mapped_and_read_by_other_libraries_whatever_the_rows(
 ) -> None:
     names, labels, hashes = (list(column) for column in zip(*records, strict=True))
     images = pixels(len(records), shape)
-    rows = Rows(images, np.array(labels, np.int64), names, np.array(hashes, np.uint64), NO_STATS)
+    rows = Rows(
+        images,
+        {LABEL: ClassLabel(())},
+        {LABEL: pa.array(labels, pa.int64())},
+        names,
+        np.array(hashes, np.uint64),
+        NO_STATS,
+    )
     with TemporaryDirectory() as folder:
         file = write(Path(folder), kind, rows)
         path = Path(folder, file.name)

@@ -401,7 +401,7 @@ def test_a_missing_image_is_empty_and_a_missing_label_is_no_class(tmp_path: Path
     images, classes = [b"a", None, b"c", b"d"], [0, 1, None, 2**40]
     source = open_source(write_parquet(tmp_path / "photos.parquet", images, classes))
     assert [record.data for record in records(source)] == [b"a", b"", b"c", b"d"]
-    assert [record.label for record in records(source)] == [0, 1, -1, 2**40]
+    assert [record.targets[0] for record in records(source)] == [0, 1, -1, 2**40]
     assert source.class_names == ("0", "1")  # a label too large for a class adds none
 
 
@@ -447,7 +447,7 @@ def test_synthetic_photos_are_named_like_files_in_class_folders() -> None:
     assert source.class_names == SYNTHETIC_CLASSES == ("bar", "cross", "disc", "square")
     assert [unit.name for unit in source.units][:2] == ["bar/00000000.jpg", "cross/00000001.jpg"]
     assert labels(source)["cross/00000005.jpg"] == "cross"
-    assert [record.label for record in records(open_source("synthetic:100", SourceConfig(limit=6)))] == [
+    assert [record.targets[0] for record in records(open_source("synthetic:100", SourceConfig(limit=6)))] == [
         0,
         1,
         2,

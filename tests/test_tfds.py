@@ -97,7 +97,7 @@ def test_a_prepared_dataset_is_a_source() -> None:
     train = [record for unit in source.units if unit.split == "train" for record in unit.read()]
     assert [record.key for record in train] == [f"tiny_photos-train.tfrecord-00000-of-00001#{row}" for row in range(70)]
     assert [np.asarray(Image.open(io.BytesIO(record.data)))[0, 0, 0] for record in train] == list(range(70))
-    assert [record.label for record in train] == [row % 2 for row in range(70)]
+    assert [record.targets[0] for record in train] == [row % 2 for row in range(70)]
 
 
 def test_its_splits_may_be_named() -> None:
@@ -124,10 +124,10 @@ def test_its_splits_reach_the_loader(tmp_path: Path) -> None:
 def test_features_are_those_that_the_dataset_declares_for_supervised_learning() -> None:
     source = open_source("tfds:pets")
     assert source.class_names == ("cat", "dog")
-    assert [record.label for record in records(source)] == [0, 1, 0, 1]
+    assert [record.targets[0] for record in records(source)] == [0, 1, 0, 1]
     assert source.notes == ("images from column photo, classes from species (2 names), not from head/kind",)
     nested = open_source("tfds:pets", SourceConfig(image="photo", target="head/kind"))
-    assert [record.label for record in records(nested)] == [1, 1, 1, 1]
+    assert [record.targets[0] for record in records(nested)] == [1, 1, 1, 1]
 
 
 def test_integers_without_names_are_numbers() -> None:

@@ -120,14 +120,14 @@ def test_records_are_keyed_by_file_and_row(tmp_path: Path, image: str, label: st
     assert [record.key for record in read] == [f"photos.tfrecord#{row}" for row in range(150)]
     assert [key for unit in source.units for key in unit.record_keys()] == [record.key for record in read]
     assert [record.data for record in read] == [f"photo {row}".encode() for row in range(150)]
-    assert [record.label for record in read] == [row % 3 for row in range(150)]
+    assert [record.targets[0] for record in read] == [row % 3 for row in range(150)]
 
 
 def test_a_limit_takes_the_first_records(tmp_path: Path) -> None:
     path = write_tfrecord(tmp_path / "photos", [example({"image": b"photo", "label": row}) for row in range(100)])
     source = open_source(path, SourceConfig(limit=70))
     assert [unit.count for unit in source.units] == [64, 6]
-    assert [record.label for record in records(source)] == list(range(70))
+    assert [record.targets[0] for record in records(source)] == list(range(70))
 
 
 def test_an_unusable_record_has_a_reason(tmp_path: Path) -> None:

@@ -336,6 +336,13 @@ def mix_labels(
     """
     soft = np.zeros((len(labels), classes), np.float32)
     soft[np.arange(len(labels)), labels] = 1
+    return mix_shares(ops, soft, words, size)
+
+
+def mix_shares(
+    ops: Sequence[Op], soft: NDArray[np.float32], words: Sequence[int], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the class shares of a batch, float32 ``[B, K]``, mixed as `mix_labels` does."""
     for op, columns in _word_columns(ops):
         if isinstance(op, Mixture):
             drawn = op.draw(words[columns], *size)

@@ -35,7 +35,7 @@ def audit(
     labels: str | os.PathLike[str] | None = None,
     splits: Mapping[str, str] | None = None,
     image: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     variants: Sequence[int] | None = None,
     seed: int = 0,
     meter: Meter | None = None,
@@ -70,7 +70,8 @@ def audit(
         labels: CSV file with the classes of the images.
         splits: Names of the folders or files of the splits, by split.
         image: Column of the images in Parquet or TFRecord files.
-        target: Column of the classes in Parquet or TFRecord files.
+        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value or text: columns of Parquet or TFRecord files
+            or of `labels`, or keys of the .json files of a tar. Several as a sequence.
         variants: Numbers of draws of the cached ops: first that of the cache, then others to compare. Caches with each of them and
             fresh draws are trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has
             more epochs than the cache has variants; `reuse` of the result shows how accuracy is affected. None: 1.

@@ -38,6 +38,7 @@ from joulecache.pipelines.experiment.workloads import Infer, InputOnly, Training
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
 from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source, source_paths
+from joulecache.pipelines.source.features import check_labelled
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
@@ -73,6 +74,7 @@ def audit_chain(
     if config.trains:
         check_model(config.model, shape)
     listed = open_source(source, config)
+    check_labelled(listed.features, "an audit", listed.location)
     folder.check(listed.linked)
     network = make_network(config, shape, len(listed.class_names)) if config.trains else None
     log_notes(listed)

@@ -18,13 +18,14 @@ from joulecache.pipelines.building.job import Job
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.cache.data_file import DataFile, PixelStats
-from joulecache.pipelines.cache.index import INDEX_SCHEMA, write_index
-from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest, SourceSummary, Split
+from joulecache.pipelines.cache.index import empty_index, write_index
+from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest, SourceSummary, Split, TargetSummary
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source import Source
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Feature, Features, MultiLabel, Value, is_labelled
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.versions import kernel_versions
 
@@ -33,12 +34,13 @@ _REJECTS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Contents:
-    """The files that a build wrote to the cache folder, and the number of records per class, by split."""
+    """The files that a build wrote to the cache folder; the number of records, and what targets they have, by split."""
 
     results: Sequence[ShardResult]
     index: DataFile
     rejected: DataFile
-    class_counts: Mapping[str, tuple[int, ...]]
+    records: Mapping[str, int]
+    targets: Mapping[str, Mapping[str, TargetSummary]]
 
 
 def complete(job: Job, built: Sequence[ShardResult], folder: Path, work: Path) -> Contents:
@@ -55,9 +57,20 @@ def complete(job: Job, built: Sequence[ShardResult], folder: Path, work: Path) -
     parts = [_read_part(work / result.index) for result in built]
     if job.update:
         parts.append(job.update.kept_rows(job.kept))
-    rows = _sorted_rows(parts)
-    counts = _class_counts(rows, len(job.source.class_names))
-    return Contents(results, _write_index(folder, rows), _write_rejects(folder, rejects), counts)
+    features = job.source.features
+    rows = _sorted_rows(parts, features)
+    split_of = rows["split"].to_numpy()
+    by_split = {split: rows.filter(pa.array(split_of == number)) for number, split in enumerate(SPLITS)}
+    return Contents(
+        results,
+        _write_index(folder, rows),
+        _write_rejects(folder, rejects),
+        {split: found.num_rows for split, found in by_split.items()},
+        {
+            split: {name: _summary(feature, found[name]) for name, feature in features.items()}
+            for split, found in by_split.items()
+        },
+    )
 
 
 def _refuse_failures(results: Sequence[ShardResult]) -> None:
@@ -91,20 +104,25 @@ def _read_part(path: Path) -> pa.Table:
         return reader.read_all()
 
 
-def _sorted_rows(parts: Sequence[pa.Table]) -> pa.RecordBatch:
+def _sorted_rows(parts: Sequence[pa.Table], features: Features) -> pa.RecordBatch:
     """Merge the parts of the index, sorted by split, shard and row. The rows of each part are sorted."""
     table = pa.concat_tables(parts).combine_chunks()
     order = np.lexsort((table["shard"].to_numpy(), table["split"].to_numpy()))  # stable
     batches = table.take(order).combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], INDEX_SCHEMA)
+    return batches[0] if batches else empty_index(features)
 
 
-def _class_counts(rows: pa.RecordBatch, classes: int) -> dict[str, tuple[int, ...]]:
-    labels, splits = rows["label"].to_numpy(), rows["split"].to_numpy()
-    return {
-        split: tuple(np.bincount(labels[splits == number], minlength=classes).tolist())
-        for number, split in enumerate(SPLITS)
-    }
+def _summary(feature: Feature, column: pa.Array) -> TargetSummary:
+    match feature:
+        case ClassLabel(names):
+            return TargetSummary(tuple(np.bincount(feature.array(column), minlength=len(names)).tolist()))
+        case MultiLabel():
+            return TargetSummary(tuple(feature.array(column).sum(axis=0, dtype=np.int64).tolist()))
+        case Value() if len(column):
+            numbers = feature.array(column)
+            return TargetSummary(low=numbers.min().item(), high=numbers.max().item())
+        case _:
+            return TargetSummary()
 
 
 def _write_index(folder: Path, rows: pa.RecordBatch) -> DataFile:
@@ -145,15 +163,16 @@ def make_manifest(job: Job, contents: Contents, energy: BuildEnergy | None) -> M
             skipped=dict(sorted(source.skipped.items())),
             columns=source.columns,
         ),
-        splits={split: _make_split(split, config, contents) for split in SPLITS},
+        splits={split: _make_split(split, config, contents, labelled=is_labelled(source.features)) for split in SPLITS},
         index=contents.index,
         rejected=contents.rejected,
         versions=_versions(),
         energy=energy,
+        targets=None if is_labelled(source.features) else source.features,
     )
 
 
-def _make_split(name: str, config: ShardConfig, contents: Contents) -> Split:
+def _make_split(name: str, config: ShardConfig, contents: Contents, *, labelled: bool) -> Split:
     chain, variants = config.chain_of(name), config.variants_of(name)
     written = [result.files[name] for result in contents.results if name in result.files]
     files = tuple(files[variant] for variant in range(variants) for files in written)
@@ -162,12 +181,13 @@ def _make_split(name: str, config: ShardConfig, contents: Contents) -> Split:
         chain=str(chain),
         fingerprint=chain.fingerprint,
         variants=variants,
-        records=sum(contents.class_counts[name]),
+        records=contents.records[name],
         image_shape=(*(fixed_size(chain.prefix) or (None, None)), output_channels(chain.prefix)),
-        class_counts=contents.class_counts[name],
+        class_counts=(contents.targets[name][LABEL].counts or ()) if labelled else (),
         mean=mean,
         std=std,
         files=files,
+        targets=None if labelled else contents.targets[name],
     )
 
 

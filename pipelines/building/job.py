@@ -127,7 +127,7 @@ def shard_specs(source: Source, location: str, shards: int, config: ShardConfig)
             shard=shard,
             shards=shards,
             units=take(source.units, rows),
-            classes=len(source.class_names),
+            features=source.features,
             config=config,
             launcher=this_process(),
         )

@@ -52,7 +52,7 @@ def precompute(
     labels: str | os.PathLike[str] | None = None,
     splits: Mapping[str, str] | None = None,
     image: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     max_reject_rate: float = 0.05,
     replace: bool = False,
     rehash: bool = False,
@@ -83,7 +83,8 @@ def precompute(
         labels: CSV file with the classes of the images.
         splits: Names of the folders or files of the splits, by split: ``{"train": "training", "test": "holdout"}``.
         image: Column of the images in Parquet or TFRecord files.
-        target: Column of the classes in Parquet or TFRecord files.
+        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value or text: columns of Parquet or TFRecord files
+            or of `labels`, or keys of the .json files of a tar. Several as a sequence.
         max_reject_rate: Fraction of records that may be rejected, 0 to 1.
         replace: Replace a cache that was built with other options.
         rehash: Read all records and compare their content, instead of skipping those with unchanged size and modification time.

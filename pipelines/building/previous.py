@@ -20,6 +20,7 @@ from joulecache.pipelines.cache.names import SPLITS, parse_shard_name
 from joulecache.pipelines.cache.shards import map_images, read_encoded
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.source import Unit
+from joulecache.pipelines.source.features import Target
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Previous:
     Attributes:
         manifest: The cache's manifest, reduced to the files of this shard.
         rejects: The rejected records of the shard.
-        reread: The classes or columns have changed, so that all records must be read again.
+        reread: The features or columns have changed, so that all records must be read again.
     """
 
     manifest: Manifest
@@ -47,13 +48,13 @@ def shard_files(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, .
 
 
 def is_unchanged(unit: Unit, known: Mapping[str, IndexRow | Reject]) -> bool:
-    """Return whether all records of a unit are in the cache with the same modification time, and the same size and label if known."""
-    size, label = unit.size_bytes, unit.label
+    """Return whether all records of a unit are in the cache with the same modification time, and the same size and targets if known."""
+    size, targets = unit.size_bytes, unit.targets
     for key in unit.record_keys():
         row = known.get(key)
         if row is None or row.mtime_ns != unit.mtime_ns:
             return False
-        if label is not None and isinstance(row, IndexRow) and label != row.label:
+        if targets is not None and isinstance(row, IndexRow) and targets != row.targets:
             return False
         # Without a split from the source, the hash of the key decides, which has not changed.
         if isinstance(row, IndexRow) and row.split != unit.split and (unit.split or row.split == "test"):
@@ -76,9 +77,9 @@ class PreviousShard:
             return
         index = read_index(folder, previous.manifest)
         index.validate(full=True)
-        rows = list(index_rows(index.filter(pc.equal(index["shard"], shard))))
+        rows = list(index_rows(index.filter(pc.equal(index["shard"], shard)), previous.manifest.features))
         self._known = {row.key: row for row in rows} | {reject.key: reject for reject in previous.rejects}
-        self._order = {name: [(row.key, row.label, row.row) for row in rows if row.split == name] for name in SPLITS}
+        self._order = {name: [(row.key, row.targets, row.row) for row in rows if row.split == name] for name in SPLITS}
         for name, files in self._files.items():
             shape = cast("tuple[int, int, int]", self._shapes[name])
             self._images[name] = [
@@ -111,6 +112,6 @@ class PreviousShard:
             return None
         return rows, [record for record in records if isinstance(record, Reject)]
 
-    def matching_files(self, split: str, rows: Sequence[tuple[str, int, int]]) -> tuple[DataFile, ...]:
-        """Return the files of a split's variants if they hold exactly these rows, given as (key, label, previous row), else ()."""
+    def matching_files(self, split: str, rows: Sequence[tuple[str, tuple[Target, ...], int]]) -> tuple[DataFile, ...]:
+        """Return the files of a split's variants if they hold exactly these rows, given as (key, targets, previous row), else ()."""
         return self._files[split] if self._known and self._order[split] == list(rows) else ()

@@ -11,7 +11,7 @@ from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result
 from joulecache.pipelines.building.work_folder import index_name
 from joulecache.pipelines.cache.data_file import DataFile
-from joulecache.pipelines.cache.index import INDEX_SCHEMA
+from joulecache.pipelines.cache.index import index_schema
 from joulecache.pipelines.cache.names import parse_shard_name
 
 
@@ -30,4 +30,4 @@ def finished_result(work: Path, spec: ShardSpec, is_intact: Callable[[DataFile],
         rows.validate(full=True)
     except (BuildError, OSError, ValueError):  # missing or damaged
         return None
-    return result if rows.schema == INDEX_SCHEMA and rows.num_rows == result.cached_records else None
+    return result if rows.schema == index_schema(spec.features) and rows.num_rows == result.cached_records else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.source.features import Features, Target
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,23 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """A row of the index; see `INDEX_SCHEMA`."""
+    """A row of the index; see `index_schema`."""
 
     key: str
     hash: int
-    label: int
     split: str
     source_bytes: int
     mtime_ns: int
     digest: bytes
     row: int
+    targets: tuple[Target, ...]
 
 
-def index_rows(index: pa.RecordBatch) -> Iterator[IndexRow]:
+def index_rows(index: pa.RecordBatch, features: Features) -> Iterator[IndexRow]:
     """Yield the rows of a validated index or a part of it."""
-    names = ("key", "key_hash", "label", "split", "source_bytes", "mtime_ns", "digest", "row")
-    for key, hashed, label, split, *others in zip(*(index[name].to_pylist() for name in names), strict=True):
-        yield IndexRow(key, hashed, label, SPLITS[split], *others)
+    names = ("key", "key_hash", "split", "source_bytes", "mtime_ns", "digest", "row")
+    columns = [feature.targets(index[name]) for name, feature in features.items()]
+    targets = zip(*columns, strict=True) if columns else itertools.repeat(())
+    facts = zip(*(index[name].to_pylist() for name in names), strict=True)
+    for (key, hashed, split, size, mtime_ns, digest, row), of_record in zip(facts, targets, strict=False):
+        yield IndexRow(key, hashed, SPLITS[split], size, mtime_ns, digest, row, of_record)

@@ -17,7 +17,7 @@ from joulecache.pipelines.building.split_columns import Origin, SplitColumns
 from joulecache.pipelines.building.work_folder import WORK, index_name
 from joulecache.pipelines.building.workspace import Workspace
 from joulecache.pipelines.cache.data_file import DataFile
-from joulecache.pipelines.cache.index import INDEX_SCHEMA, write_index
+from joulecache.pipelines.cache.index import empty_index, write_index
 from joulecache.pipelines.cache.names import SPLITS, ShardName
 from joulecache.pipelines.cache.shards import write_shard
 from joulecache.pipelines.core.files import write_named
@@ -70,7 +70,9 @@ class _Transformer:
                 split = self._config.split_of(key, unit.split)
                 self._slots[key] = split, len(keys[split])
                 keys[split].append(key)
-        self._splits = {split: SplitColumns(self._config, split, keys[split]) for split in SPLITS if keys[split]}
+        self._splits = {
+            split: SplitColumns(self._config, spec.features, split, keys[split]) for split in SPLITS if keys[split]
+        }
         self._rejects: list[Reject] = []
         self._previous: PreviousShard | None = None
         if spec.previous:
@@ -100,7 +102,7 @@ class _Transformer:
         columns = self._splits[split]
         images = previous.images(split, row.row)[: columns.maker.variants]
         origin = Origin(row.source_bytes, row.mtime_ns, row.digest)
-        columns.fill(slot, row.label, origin, (), copied=images, previous_row=row.row)
+        columns.fill(slot, row.targets, origin, (), copied=images, previous_row=row.row)
 
     def _read(self, unit: Unit, records: Iterator[Record]) -> None:
         unread = dict.fromkeys(unit.record_keys())
@@ -120,20 +122,20 @@ class _Transformer:
     def _transform(self, record: Record) -> None:
         if record.problem:
             raise ValueError(record.problem)
-        if not 0 <= record.label < self._spec.classes:
-            raise ValueError(f"label {record.label} is not one of the {self._spec.classes} classes")
+        for feature, target in zip(self._spec.features.values(), record.targets, strict=True):
+            feature.check(target)
         split, slot = self._slots[record.key]
         columns = self._splits[split]
         digest = hashlib.sha256(record.data).digest()[:16]
         origin = Origin(len(record.data), record.mtime_ns, digest)
         row = self._previous.find_row(record.key, split, digest) if self._previous else None
         if self._previous is None or row is None:
-            columns.fill(slot, record.label, origin, columns.maker.images(record.data, columns.words(slot)))
+            columns.fill(slot, record.targets, origin, columns.maker.images(record.data, columns.words(slot)))
             return
         copied = self._previous.images(split, row)[: columns.maker.variants]
         words = columns.words(slot)[len(copied) :]
         images = columns.maker.images(record.data, words) if words else []
-        columns.fill(slot, record.label, origin, images, copied=copied, previous_row=row)
+        columns.fill(slot, record.targets, origin, images, copied=copied, previous_row=row)
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def finish_shard(workspace: Workspace, shard: TransformedShard) -> ShardResult:
     splits = {split: columns for split, columns in shard.splits.items() if len(columns)}
     files = {split: _write_split(shard, split, columns) for split, columns in splits.items()}
     parts = [columns.index(spec.shard) for columns in splits.values()]
-    batch = pa.concat_batches(parts) if parts else pa.RecordBatch.from_pylist([], INDEX_SCHEMA)
+    batch = pa.concat_batches(parts) if parts else empty_index(spec.features)
     # Atomically, since a runner that considers a worker lost may build a shard twice at the same time.
     write_named(work, lambda file: write_index(file, batch), lambda _: index_name(spec.shard))
     copied = sum(columns.copied for columns in splits.values())

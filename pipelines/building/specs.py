@@ -17,6 +17,7 @@ from joulecache.pipelines.building.work_folder import WORK, result_name
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.core import codec, files
 from joulecache.pipelines.source import Unit
+from joulecache.pipelines.source.features import Features
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ShardSpec:
         shard: Number of the shard.
         shards: Number of shards per split and variant.
         units: The units whose hash is in the range.
-        classes: Number of classes.
+        features: The features of the source.
         config: The options of the cache.
         previous: The shard in the existing cache, for an update.
         rehash: Read every unit, even with unchanged size and time.
@@ -40,7 +41,7 @@ class ShardSpec:
     shard: int
     shards: int
     units: Sequence[Unit]
-    classes: int
+    features: Features
     config: ShardConfig
     previous: Previous | None = None
     rehash: bool = False

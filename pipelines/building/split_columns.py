@@ -24,9 +24,10 @@ from joulecache.pipelines.building.images import (
     pixel_stats_of,
 )
 from joulecache.pipelines.cache.data_file import PixelStats
-from joulecache.pipelines.cache.index import INDEX_SCHEMA
+from joulecache.pipelines.cache.index import index_schema
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.cache.rows import Rows
+from joulecache.pipelines.source.features import Features, Target
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
 
@@ -55,12 +56,13 @@ class Origin:
 class SplitColumns:
     """The records of a split while a shard is built, each in the slot that it has in the source. Rejected records leave gaps."""
 
-    def __init__(self, config: ShardConfig, split: str, keys: Sequence[str]) -> None:
+    def __init__(self, config: ShardConfig, features: Features, split: str, keys: Sequence[str]) -> None:
         self.maker = ImageMaker(config, split)
-        self._config, self._split, self._keys = config, split, keys
+        self._config, self._features, self._split, self._keys = config, features, split, keys
         count = len(keys)
         self._hashes = [key_hash(key) for key in keys]
-        self._labels, self._origins = [_GAP] * count, [Origin(0, 0, b"")] * count
+        self._targets: list[tuple[Target, ...] | None] = [None] * count
+        self._origins = [Origin(0, 0, b"")] * count
         self._copied, self._previous_rows = [0] * count, [_GAP] * count
         prefix = config.chain_of(split).prefix
         self._channels = output_channels(prefix)
@@ -87,7 +89,7 @@ class SplitColumns:
     def fill(
         self,
         slot: int,
-        label: int,
+        targets: tuple[Target, ...],
         origin: Origin,
         images: Sequence[Pixels],
         *,
@@ -98,7 +100,7 @@ class SplitColumns:
 
         Args:
             slot: Its slot.
-            label: Its class.
+            targets: Its targets.
             origin: Its file.
             images: Computed images of the last variants.
             copied: Images of the first variants, as an existing cache stores them.
@@ -115,14 +117,14 @@ class SplitColumns:
             self._stats.append([*stats, *(each for _, each in encoded)])
         for variant, image in enumerate(stored):
             self._images[variant][slot] = image  # type: ignore[assignment]
-        self._labels[slot], self._origins[slot] = label, origin
+        self._targets[slot], self._origins[slot] = targets, origin
         self._copied[slot], self._previous_rows[slot] = len(copied), previous_row
 
     # Afterwards -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _slots(self) -> list[int]:
-        return [slot for slot, label in enumerate(self._labels) if label != _GAP]
+        return [slot for slot, targets in enumerate(self._targets) if targets is not None]
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -137,9 +139,17 @@ class SplitColumns:
         """Encoded bytes of the records."""
         return sum(self._origins[slot].size_bytes for slot in self._slots)
 
-    def identities(self) -> list[tuple[str, int, int]]:
-        """Return key, label and row in the existing cache of each record."""
-        return [(self._keys[slot], self._labels[slot], self._previous_rows[slot]) for slot in self._slots]
+    def identities(self) -> list[tuple[str, tuple[Target, ...], int]]:
+        """Return key, targets and row in the existing cache of each record."""
+        return [(self._keys[slot], self._targets[slot] or (), self._previous_rows[slot]) for slot in self._slots]
+
+    @cached_property
+    def _target_columns(self) -> dict[str, pa.Array]:
+        targets = [self._targets[slot] or () for slot in self._slots]
+        return {
+            name: feature.column([of_record[place] for of_record in targets])
+            for place, (name, feature) in enumerate(self._features.items())
+        }
 
     def rows(self, variant: int) -> Rows:
         """Return the content of the file of a variant."""
@@ -149,7 +159,8 @@ class SplitColumns:
         stats = (each[variant] for each in self._stats)
         return Rows(
             images=images,
-            labels=np.array(self._labels, np.int64)[self._slots],
+            features=self._features,
+            targets=self._target_columns,
             keys=[self._keys[slot] for slot in self._slots],
             key_hashes=np.array(self._hashes, np.uint64)[self._slots],
             pixel_stats=pixel_stats_of(images)
@@ -163,7 +174,7 @@ class SplitColumns:
         columns = {
             "key": [self._keys[slot] for slot in self._slots],
             "key_hash": [self._hashes[slot] for slot in self._slots],
-            "label": [self._labels[slot] for slot in self._slots],
+            **self._target_columns,
             "split": [SPLITS.index(self._split)] * len(self),
             "source_bytes": [origin.size_bytes for origin in origins],
             "mtime_ns": [origin.mtime_ns for origin in origins],
@@ -171,4 +182,4 @@ class SplitColumns:
             "shard": [shard] * len(self),
             "row": list(range(len(self))),
         }
-        return pa.RecordBatch.from_pydict(columns, INDEX_SCHEMA)
+        return pa.RecordBatch.from_pydict(columns, index_schema(self._features))

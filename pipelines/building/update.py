@@ -29,14 +29,16 @@ class Update:
         self._index = read_index(folder, manifest)
         self._index.validate(full=True)
         self._rows: dict[int, list[IndexRow]] = {}
-        for shard, row in zip(self._index["shard"].to_pylist(), index_rows(self._index), strict=True):
+        for shard, row in zip(
+            self._index["shard"].to_pylist(), index_rows(self._index, manifest.features), strict=True
+        ):
             self._rows.setdefault(shard, []).append(row)
         with open(folder / manifest.rejected.name, encoding="utf-8") as lines:
             rejects = [codec.loads(Reject, line) for line in lines]
         # Records that could not be read have no modification time: they are tried again.
         self._rejects = {reject.key: reject for reject in rejects if reject.mtime_ns is not None}
-        read_now = source.class_names, source.columns
-        self._reread = (manifest.class_names, manifest.source.columns) != read_now
+        read_now = dict(source.features), source.columns
+        self._reread = (dict(manifest.features), manifest.source.columns) != read_now
 
     @classmethod
     def open(cls, destination: Destination, manifest: Manifest, source: Source) -> Update | None:

@@ -44,7 +44,7 @@ def _write_batch(sink: BinaryIO | pa.BufferOutputStream, rows: Rows, count: int,
         images = pa.array(rows.images[:count], pa.binary())
     columns = {
         "image": images,
-        "label": pa.array(rows.labels[:count]),
+        **{name: column[:count] for name, column in rows.targets.items()},
         "key": pa.array(rows.keys[:count], pa.string()),
         "key_hash": pa.array(rows.key_hashes[:count]),
     }

@@ -41,7 +41,7 @@ class Cache(Displayed):
 
     @cached_property
     def index(self) -> pa.RecordBatch:
-        """The index, mapped on first use as a batch of `INDEX_SCHEMA`; see `read_index`."""
+        """The index, mapped on first use as a batch of `index_schema`; see `read_index`."""
         return read_index(self.folder, self.manifest)
 
     def rows(self, split: str) -> pa.RecordBatch:

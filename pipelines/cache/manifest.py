@@ -14,10 +14,11 @@ from joulecache.pipelines.cache.data_file import Count, DataFile, Sha256
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import SPLITS, Encoding, Format, is_index, is_rejected, parse_shard_name
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.codec import from_json, json_sha256, parse_json, to_json
+from joulecache.pipelines.core.codec import OMITTED, Number, from_json, json_sha256, parse_json, to_json
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.energy import Energy, Provenance
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, MultiLabel, check_names
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
 from joulecache.transforms.ops import Op
 
@@ -30,6 +31,21 @@ _Variants = Annotated[int, Ge(1), Le(999_999)]
 _Side = Annotated[int, Ge(1), Le(65535)]
 _ChannelValues = Annotated[tuple[float, ...], MaxLen(4)]
 _Fraction = Annotated[float, Ge(0), Le(1)] | Annotated[int, Ge(0), Le(1)]  # 0 stays 0: the text is hashed
+
+
+@dataclass(frozen=True)
+class TargetSummary:
+    """The targets of one feature in a split.
+
+    Attributes:
+        counts: Records of each class; None for other features.
+        low: The smallest number; None for other features, and without records.
+        high: The largest number; None for other features, and without records.
+    """
+
+    counts: tuple[Count, ...] | None = field(default=None, metadata=OMITTED)
+    low: Number | None = field(default=None, metadata=OMITTED)
+    high: Number | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,7 @@ class Split:
         mean: Mean pixel value, 0 to 255, of each channel over all variants.
         std: Standard deviation of the pixel values of each channel over all variants.
         files: Shards, ordered by variant, then by shard.
+        targets: What the records have, by target; None if the only target is the class.
     """
 
     chain: _Text
@@ -57,6 +74,7 @@ class Split:
     mean: _ChannelValues
     std: _ChannelValues
     files: tuple[DataFile, ...]
+    targets: Mapping[str, TargetSummary] | None = field(default=None, metadata=OMITTED)
 
     def variant_files(self, variant: int) -> tuple[DataFile, ...]:
         """Return the files of one variant, in the order of the index."""
@@ -109,13 +127,14 @@ class Manifest(Displayed):
         quality: JPEG quality; None for other encodings.
         val_fraction: Share of records held out by a hash of their keys; None if the source has a validation split.
         shards: Number of ranges into which records are partitioned.
-        class_names: Name of each class.
+        class_names: Name of each class, if it is the only target.
         source: What it was built from.
         splits: The splits by name: all of `SPLITS`, some without records.
         index: The index.
         rejected: The list of rejected records.
         versions: Versions of the libraries that built it.
         energy: Energy of all builds that went into it; None if one of them was not measured.
+        targets: The feature of each target, by name; None if the only target is the class.
     """
 
     chain: _Text
@@ -133,6 +152,12 @@ class Manifest(Displayed):
     rejected: DataFile
     versions: Mapping[str, _Text]
     energy: BuildEnergy | None
+    targets: Features | None = field(default=None, metadata=OMITTED)
+
+    @property
+    def features(self) -> Features:
+        """The feature of each target, by name."""
+        return {LABEL: ClassLabel(self.class_names)} if self.targets is None else self.targets
 
     @property
     def records(self) -> int:
@@ -250,14 +275,28 @@ def _check(manifest: Manifest) -> None:
         # inspecting a cache needs no custom ops: the checks that keep reading safe do not depend on the chain
         with suppress(UnknownOpError):
             _check_chain(manifest, name, split, parse(split.chain))
-        if len(split.class_counts) != len(manifest.class_names) or sum(split.class_counts) != split.records:
-            raise ValueError(f"the class counts of {name} do not add up to its {split.records} records")
+        _check_targets(manifest, name, split)
         channels = split.image_shape[2]
         if channels not in (1, 3):
             raise ValueError(f"images of {name} must have 1 or 3 channels, got {channels}")
         if {len(split.mean), len(split.std)} != {channels if split.records else 0}:
             raise ValueError(f"mean and std of {name} do not have {channels} channels")
         _check_files(manifest, name, split)
+
+
+def _check_targets(manifest: Manifest, name: str, split: Split) -> None:
+    if manifest.targets is None:
+        if len(split.class_counts) != len(manifest.class_names) or sum(split.class_counts) != split.records:
+            raise ValueError(f"the class counts of {name} do not add up to its {split.records} records")
+        return
+    check_names(manifest.targets)
+    if manifest.class_names or split.class_counts or {*(split.targets or {})} != {*manifest.targets}:
+        raise ValueError(f"the targets of {name} are not those of the cache")
+    for target, summary in (split.targets or {}).items():
+        feature = manifest.targets[target]
+        names = feature.names if isinstance(feature, ClassLabel | MultiLabel) else None
+        if (None if summary.counts is None else len(summary.counts)) != (None if names is None else len(names)):
+            raise ValueError(f"the counts of target {shown(target)} of {name} are not those of its classes")
 
 
 def _check_chain(manifest: Manifest, split_name: str, split: Split, chain: Chain) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.data_file import PixelStats
+from joulecache.pipelines.source.features import Features
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,16 @@ class Rows:
 
     Attributes:
         images: Raw images, uint8 ``[N, H, W, C]``, or N encoded ones.
-        labels: int64 ``[N]``.
+        features: The features of the targets, by name.
+        targets: A column of N targets for each feature.
         keys: N keys.
         key_hashes: uint64 ``[N]``.
         pixel_stats: Sums over the pixels of all images.
     """
 
     images: NDArray[np.uint8] | Sequence[bytes]
-    labels: NDArray[np.int64]
+    features: Features
+    targets: Mapping[str, pa.Array]
     keys: Sequence[str]
     key_hashes: NDArray[np.uint64]
     pixel_stats: PixelStats

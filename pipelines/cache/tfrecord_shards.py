@@ -12,7 +12,8 @@ from joulecache.pipelines.cache.data_file import ImageLayout
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.core import tfrecord
 
-_PAD_BYTES = 128  # minimum: from here to 16383 a protobuf length takes two bytes, so more padding moves nothing else
+# The least padding: from here to 16383 a protobuf length takes two bytes, and up to 2 MiB three, so more padding moves nothing else.
+_PAD_BYTES, _LARGE_PAD_BYTES = 128, 1 << 14
 
 
 def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:
@@ -21,12 +22,15 @@ def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:
         for row, image in enumerate(rows.images):
             tfrecord.write_record(file, _example(rows, row, image))
         return None
-    # Without its image a record is between 128 and 16383 bytes, where every length takes two bytes.
+    # Without its image a record has at least 128 bytes: every length takes two bytes, or three with large targets.
     sizes = [len(_example(rows, row, b"", _PAD_BYTES)) for row in range(len(rows))]
+    pad = _PAD_BYTES if max(sizes) < _LARGE_PAD_BYTES else _LARGE_PAD_BYTES
+    if pad != _PAD_BYTES:
+        sizes = [len(_example(rows, row, b"", pad)) for row in range(len(rows))]
     record = b""
     for row, size in enumerate(sizes):
         before = len(record)
-        record = _example(rows, row, rows.images[row].tobytes(), _PAD_BYTES + max(sizes) - size)
+        record = _example(rows, row, rows.images[row].tobytes(), pad + max(sizes) - size)
         if row and len(record) != before:
             raise RuntimeError(f"record {rows.keys[row]!r} has {len(record)} bytes, the ones before it {before}")
         tfrecord.write_record(file, record)
@@ -35,12 +39,13 @@ def write(file: BinaryIO, rows: Rows) -> ImageLayout | None:
 
 
 def _example(rows: Rows, row: int, image: bytes, pad: int | None = None) -> bytes:
-    features: dict[str, bytes | int] = {
+    features: dict[str, tfrecord.Value] = {
         "image": image,
         "key": rows.keys[row].encode(),
         "key_hash": int(rows.key_hashes[row]),
-        "label": int(rows.labels[row]),
     }
+    for name, feature in rows.features.items():
+        features[name] = feature.example(rows.targets[name], row)
     if pad is not None:
         features["pad"] = bytes(pad)
     return tfrecord.make_example(features)

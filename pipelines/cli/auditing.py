@@ -31,6 +31,7 @@ _Settings = Annotated[
         AuditConfig,
         leave_out=("budget",),
         names={"workloads": "--workload"},
+        repeated=("target",),
         metavars={"prune": "SHARE", "variants": "K,...", **SOURCE_METAVARS},
     ),
 ]

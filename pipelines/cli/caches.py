@@ -33,6 +33,7 @@ _Build = Annotated[
     OptionsOf(
         BuildConfig,
         leave_out=("chain", "val_chain"),
+        repeated=("target",),
         metavars={"val_fraction": "SHARE", "max_reject_rate": "SHARE", **SOURCE_METAVARS},
     ),
 ]

@@ -38,7 +38,12 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", re.IGNORECASE)
 _THOUSANDS = ["", "K", "M", "G", "T"]
 _Settings = Annotated[
     Given,
-    OptionsOf(PlanConfig, leave_out=("disk_budget_bytes", "budget"), metavars={"fresh": "OP,...", **SOURCE_METAVARS}),
+    OptionsOf(
+        PlanConfig,
+        leave_out=("disk_budget_bytes", "budget"),
+        repeated=("target",),
+        metavars={"fresh": "OP,...", **SOURCE_METAVARS},
+    ),
 ]
 
 

@@ -31,6 +31,7 @@ from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import load_model
 from joulecache.pipelines.models.fitting import MAX_SEED, check_batches
+from joulecache.pipelines.source.features import check_labelled
 from joulecache.transforms.ops import Op
 
 _MAX_SHARED = 0.05  # share of the calibration images that may also be test images: datasets do contain duplicates
@@ -79,6 +80,7 @@ def compress(
         model = load_model(model)
     check_recipe(recipe, model)
     opened = open_cache(cache)
+    check_labelled(opened.manifest.features, "compression", opened.location)
     refuse_inside(opened, Path(out))
     test_data = load(opened, held_out_split(opened), batch_size, shuffle=False, ops=ops)
     train_data = load(opened, "train", batch_size, seed=seed, ops=ops)

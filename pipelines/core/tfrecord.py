@@ -7,8 +7,8 @@ A record is the length of its data in 8 bytes, the masked CRC-32C of the length,
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import google_crc32c
 
@@ -113,6 +113,41 @@ def integer(data: Any, feature: Feature) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
+def values(data: Any, start: int, stop: int, names: Collection[str]) -> dict[str, Any]:
+    """Return all values of some features of an Example: one value, or a list of several; ValueError if it is not an Example."""
+    found: dict[str, Any] = {}
+    for _, first, last in (each for each in _fields(data, start, stop) if each[0] == 1):
+        for _, left, right in (each for each in _fields(data, first, last) if each[0] == 1):
+            parts = {number: (begin, end) for number, begin, end in _fields(data, left, right)}
+            if 1 not in parts or 2 not in parts:
+                continue
+            name = bytes(data[slice(*parts[1])]).decode()
+            if name in names:
+                items = [
+                    item for kind, begin, end in _fields(data, *parts[2]) for item in _list(data, kind, begin, end)
+                ]
+                found[name] = items[0] if len(items) == 1 else items
+    return found
+
+
+def _list(data: Any, kind: int, start: int, stop: int) -> Iterator[bytes | int | float]:
+    """Yield the values of a list of a kind; numbers may be packed."""
+    for number, first, last in _fields(data, start, stop):
+        if number != 1:
+            continue
+        if kind == BYTES:
+            yield bytes(data[first:last])
+        elif kind == FLOAT:
+            if (last - first) % _FLOAT_BYTES:
+                raise ValueError(f"the floats at byte {first} have {last - first} bytes")
+            yield from struct.unpack(f"<{(last - first) // _FLOAT_BYTES}f", bytes(data[first:last]))
+        elif kind == INTEGER:
+            at = first
+            while at < last:
+                value, at = _varint_at(data, at, last)
+                yield value - 2**64 if value >= 2**63 else value
+
+
 def _entry(data: Any, start: int, stop: int) -> tuple[str, Feature | None]:
     name, feature = "", None
     for number, first, last in _fields(data, start, stop):
@@ -168,8 +203,12 @@ def _varint_at(data: Any, at: int, stop: int) -> tuple[int, int]:
     raise ValueError(f"the number at byte {at} extends past its message")
 
 
-def make_example(values: Mapping[str, bytes | int]) -> bytes:
-    """Serialize an Example with features of one value each, in this order; an integer of 2**63 or more wraps around.
+Value: TypeAlias = bytes | int | Sequence[int] | Sequence[float]
+"""The value of a feature, or its numbers."""
+
+
+def make_example(values: Mapping[str, Value]) -> bytes:
+    """Serialize an Example with these features, in this order; an integer of 2**63 or more wraps around.
 
     Protobuf's own serializers promise no order, and an image must be at the same offset in every record.
     """
@@ -177,10 +216,14 @@ def make_example(values: Mapping[str, bytes | int]) -> bytes:
     return _field(1, b"".join(entries))
 
 
-def _feature(value: bytes | int) -> bytes:
+def _feature(value: Value) -> bytes:
     if isinstance(value, bytes):
         return _field(BYTES, _field(1, value))
-    return _field(INTEGER, _field(1, _varint(value % 2**64)))
+    if isinstance(value, int):
+        return _field(INTEGER, _field(1, _varint(value % 2**64)))
+    if any(isinstance(number, float) for number in value):
+        return _field(FLOAT, _field(1, struct.pack(f"<{len(value)}f", *value)))
+    return _field(INTEGER, _field(1, b"".join(_varint(int(number) % 2**64) for number in value)))
 
 
 def _field(number: int, payload: bytes) -> bytes:

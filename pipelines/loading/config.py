@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.core.checks import check_choice, check_integer, make_plain
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_text, make_plain
 
 Shuffle: TypeAlias = bool | Literal["blocks"]
 Verify: TypeAlias = Literal["open", "full"]
@@ -51,6 +52,8 @@ class LoadConfig:
     dtype: str = "uint8"
     epochs: int | None = None
     start: tuple[int, int] = (0, 0)
+    targets: str | Sequence[str] | None = None
+    sample_weight: str | None = None
     budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,10 @@ class LoadConfig:
                 raise ValueError(
                     f"hosts must be an InputContext or (index, count) with 0 <= index < count, got {self.hosts!r}"
                 )
+        if isinstance(self.targets, str):
+            object.__setattr__(self, "targets", (self.targets,))
+        for name in (*(self.targets or ()), *([] if self.sample_weight is None else [self.sample_weight])):
+            check_text("targets", name)
         if self.epochs is not None:
             check_integer("epochs", self.epochs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +13,9 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.kept_alive import Token, call_method, keep_alive
 from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
-from joulecache.pipelines.loading.split import Images, Labels
+from joulecache.pipelines.source.features import ClassLabel, MultiLabel
 
-Tensors: TypeAlias = tuple[tf.Tensor, tf.Tensor]
+Tensors: TypeAlias = Any
 
 _STEPS_AHEAD = 1
 _POSITION = 1 << FINGERPRINT_BITS  # a saved position is the step's number times this, plus the fingerprint
@@ -37,7 +37,7 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
         dataset = tf.data.Dataset.range(*bounds, _POSITION).map(functools.partial(steps.at_position, token))
     dataset = dataset.prefetch(_STEPS_AHEAD)
     if steps.stacked:
-        dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step))
+        dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step if len(step) > 1 else step[0]))
     if config.epochs is not None or not batch:
         count = batches.count if config.epochs is None else (config.epochs - epoch) * batches.count - batch
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
@@ -47,7 +47,9 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     # Checkpoints hold positions, not the batches that were read ahead.
     options.experimental_symbolic_checkpoint = config.epochs is not None
     dataset = dataset.with_options(options)
-    dataset.class_names = list(reader.split.cache.manifest.class_names)
+    selected = [reader.split.cache.manifest.features[name] for name in reader.selection.targets]
+    named = [feature.names for feature in selected if isinstance(feature, ClassLabel | MultiLabel)]
+    dataset.class_names = list(named[0]) if len(selected) == len(named) == 1 else []
     dataset.num_classes = len(dataset.class_names)
     return dataset
 
@@ -68,28 +70,28 @@ class _Steps:
         self.stacked = batches.per_step > 1 or (config.epochs is None and reader.start[1] > 0)
         self._image_type = tf.float32 if split.chain.is_float else tf.uint8
         self._dtype = self._image_type if config.dtype == "uint8" else tf.as_dtype(config.dtype)
-        self._label_type = tf.float32 if split.soft_labels else tf.int64
+        self._target_types = [tf.string if each.dtype == "str" else tf.as_dtype(each.dtype) for each in split.targets]
         batch_shape = [None] * self.stacked + [None if batches.remainder else batches.batch_size]
         self._image_shape = [*batch_shape, *split.image_shape]
-        self._label_shape = [*batch_shape, *[len(split.cache.manifest.class_names)] * split.soft_labels]
+        self._target_shapes = [[*batch_shape, *each.shape] for each in split.targets]
 
     def scan(self, epoch: tf.Tensor, number: tuple[tf.Tensor, Token]) -> tuple[tf.Tensor, Tensors]:
         """Return the epoch and the batches of a step. At an iterator's first step `epoch` is -1: a new epoch begins."""
         step, token = number
-        types = [tf.int64, self._image_type, self._label_type]
+        types = [tf.int64, self._image_type, *self._target_types]
         epoch, *arrays = call_method(token, self._read_next, [epoch, step], types)
         return tf.ensure_shape(epoch, []), self._shaped(*arrays)
 
     def at_position(self, token: Token, position: tf.Tensor) -> Tensors:
         """Return the step at a position: its number, counted from epoch 0, times `_POSITION`, plus the reader's fingerprint."""
-        types = [self._image_type, self._label_type]
+        types = [self._image_type, *self._target_types]
         return self._shaped(*call_method(token, self._read_at, [position], types))
 
-    def _read_next(self, epoch: np.int64, step: np.int64) -> tuple[np.int64, Images, Labels]:
+    def _read_next(self, epoch: np.int64, step: np.int64) -> tuple[Any, ...]:
         epoch = np.int64(next(self._epochs)) if epoch < 0 else epoch
         return epoch, *self._read(int(epoch), int(step))
 
-    def _read_at(self, position: np.int64) -> tuple[Images, Labels]:
+    def _read_at(self, position: np.int64) -> tuple[Any, ...]:
         number, fingerprint = divmod(int(position), _POSITION)
         if fingerprint != self._fingerprint:
             raise CacheError(
@@ -98,16 +100,17 @@ class _Steps:
             )
         return self._read(*divmod(number, self._reader.batches.steps))
 
-    def _read(self, epoch: int, step: int) -> tuple[Images, Labels]:
+    def _read(self, epoch: int, step: int) -> tuple[Any, ...]:
         number = epoch * self._reader.batches.steps + step
         sequential, self._previous = number == self._previous + 1, number
-        images, labels = self._reader.read(epoch, step, sequential=sequential)
-        return (images, labels) if self.stacked else (images[0], labels[0])
+        images, targets = self._reader.read(epoch, step, sequential=sequential)
+        return (images, *targets) if self.stacked else (images[0], *(each[0] for each in targets))
 
-    def _shaped(self, images: tf.Tensor, labels: tf.Tensor) -> Tensors:
+    def _shaped(self, images: tf.Tensor, *targets: tf.Tensor) -> Tensors:
         if self._dtype != self._image_type:
             images = tf.cast(images, self._dtype)
-        return tf.ensure_shape(images, self._image_shape), tf.ensure_shape(labels, self._label_shape)
+        shaped = [tf.ensure_shape(each, shape) for each, shape in zip(targets, self._target_shapes, strict=True)]
+        return self._reader.selection.arrange(tf.ensure_shape(images, self._image_shape), shaped)
 
 
 def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -118,7 +121,7 @@ def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:
     variant = tf.raw_ops.PrivateThreadPoolDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
         num_threads=1,
-        output_types=tf.nest.map_structure(lambda spec: spec.dtype, list(dataset.element_spec)),
-        output_shapes=tf.nest.map_structure(lambda spec: spec.shape, list(dataset.element_spec)),
+        output_types=tf.nest.map_structure(lambda spec: spec.dtype, tf.nest.flatten(dataset.element_spec)),
+        output_shapes=tf.nest.map_structure(lambda spec: spec.shape, tf.nest.flatten(dataset.element_spec)),
     )
     return tf.data.experimental.from_variant(variant, dataset.element_spec)

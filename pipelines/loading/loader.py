@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -33,6 +33,8 @@ def load(
     dtype: str = "uint8",
     epochs: int | None = None,
     start: tuple[int, int] = (0, 0),
+    targets: str | Sequence[str] | None = None,
+    sample_weight: str | None = None,
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
@@ -57,15 +59,18 @@ def load(
         epochs: Number of epochs per iteration, the same ones every time. A `tf.train.Checkpoint` of an iterator then has less
             than 1 KB and resumes with the same images; a dataset over other images or with other arguments refuses it.
         start: (epoch, batch) to start with. Without `epochs` the first iteration is then shorter, and the cardinality unknown.
+        targets: Names of the targets to yield. Default: all of the cache, but for `sample_weight`.
+        sample_weight: Name of a `Value` that weights each image in Keras: the third element of a batch.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The largest cache to copy from an object store to ``$JOULECACHE_STAGE``, by default
             ``~/.cache/joulecache``. Files that are already there are not copied again.
 
     Returns:
-        A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``. If the training chain has mixup or cutmix, labels
-        are float32 ``[B, K]`` in every split, so that all splits fit one loss. The dataset has a known cardinality, reads ahead,
-        and has the attributes `class_names` and `num_classes`.
+        A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``, or another target; with several targets a dict of
+        them by name, and without any the images alone. `jc.features` has their dtypes and shapes. If the training chain has
+        mixup or cutmix, classes are float32 ``[B, K]`` in every split, so that all splits fit one loss. The dataset has a known
+        cardinality, reads ahead, and has the attributes `class_names` and `num_classes`.
 
     Raises:
         CacheError: The cache cannot be read.
@@ -74,7 +79,17 @@ def load(
     check_choice("verify", verify, VERIFY)
     check_integer("stage_limit_bytes", stage_limit_bytes)
     config = LoadConfig(
-        split, batch_size, shuffle, seed, drop_remainder, _as_pair(hosts), dtype=dtype, epochs=epochs, start=start
+        split,
+        batch_size,
+        shuffle,
+        seed,
+        drop_remainder,
+        _as_pair(hosts),
+        dtype=dtype,
+        epochs=epochs,
+        start=start,
+        targets=targets,
+        sample_weight=sample_weight,
     )
     opened = open_cache(cache, stage_limit_bytes=stage_limit_bytes)
     if verify == "full" and (problems := opened.verify()):

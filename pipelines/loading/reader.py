@@ -12,8 +12,10 @@ from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.order import Order
-from joulecache.pipelines.loading.split import CachedSplit, Images, Labels
+from joulecache.pipelines.loading.split import CachedSplit, Images, Targets
 from joulecache.pipelines.loading.steps import Batches, divide, first_batch
+from joulecache.pipelines.loading.targets import Selection, select
+from joulecache.pipelines.source.features import is_labelled
 from joulecache.transforms.ops import Op
 
 _LOG = logging.getLogger("joulecache")
@@ -30,8 +32,9 @@ class StepReader:
     host: int
     batches: Batches
     start: tuple[int, int]
+    selection: Selection
 
-    def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[Images, Labels]:
+    def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[Images, Targets]:
         """Return the K batches of a step; in the first epoch without the batches before `start`.
 
         Args:
@@ -40,7 +43,7 @@ class StepReader:
             sequential: Whether the previous step was just read, and has read this one ahead.
 
         Returns:
-            Images ``[K, B, H, W, C]`` and labels ``[K, B]``, or ``[K, B, C]`` if they are soft.
+            Images ``[K, B, H, W, C]`` and targets ``[K, B, *shape]``.
 
         Raises:
             CacheError: A file was truncated or grew.
@@ -58,9 +61,10 @@ class StepReader:
             self.split.read_ahead(epoch, *ahead)
         rows = self.order.rows(epoch, place, stop)
         # Batch numbers are the same on every host, but the draws for mixing must differ.
-        images, labels = self.split.batch(rows, epoch, (self.host << 32) + first)
+        images, targets = self.split.batch(rows, epoch, (self.host << 32) + first)
         shape = end - first, size
-        return images.reshape(*shape, *images.shape[1:]), labels.reshape(*shape, *labels.shape[1:])
+        stacked = tuple(each.reshape(*shape, *each.shape[1:]) for each in targets)
+        return images.reshape(*shape, *images.shape[1:]), stacked
 
     @property
     def fingerprint(self) -> int:
@@ -73,16 +77,19 @@ class StepReader:
             self.host,
             self.start,
         ]
+        if not is_labelled(self.split.cache.manifest.features):
+            parts.append(repr(self.selection))
         digest = hashlib.sha256(json.dumps(parts).encode()).digest()
         return int.from_bytes(digest, "big") % (1 << FINGERPRINT_BITS)
 
 
 def open_reader(cache: Cache, config: LoadConfig, ops: Mapping[str, type[Op]] | None = None) -> StepReader:
     """Open a split for reading by step; raise CacheError if it cannot be read, ValueError if the config does not fit it."""
-    split = CachedSplit(cache, config.split, config.seed, ops)
+    selection = select(cache.manifest.features, config.targets, config.sample_weight)
+    split = CachedSplit(cache, config.split, config.seed, ops, selection)
     order = _order(split, config)
     batches = divide(split, config)
-    return StepReader(split, order, config.hosts[0], batches, first_batch(config, batches.count))
+    return StepReader(split, order, config.hosts[0], batches, first_batch(config, batches.count), selection)
 
 
 def _order(split: CachedSplit, config: LoadConfig) -> Order:

@@ -15,10 +15,11 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.file_guard import FileGuard
 from joulecache.pipelines.cache.mapped_images import map_variant
 from joulecache.pipelines.loading.array_pool import ArrayPool
+from joulecache.pipelines.loading.targets import Selection, open_targets, select
 from joulecache.transforms.chain import (
     apply_batch_ops,
     apply_to_each,
-    mix_labels,
+    mix_shares,
     output_channels,
     output_size,
     parse,
@@ -28,7 +29,8 @@ from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import word_table
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
-Labels = NDArray[np.int64] | NDArray[np.float32]
+Targets = tuple[NDArray[Any], ...]
+"""The targets of a batch, in the order of a `Selection`."""
 
 
 class CachedSplit:
@@ -43,16 +45,21 @@ class CachedSplit:
         chain: The chain of the split.
         seed: Seed of the ops after the cut.
         image_shape: (height, width, channels) of the images after the ops.
-        labels: int64 ``[N]``, memory-mapped.
+        targets: The targets that `batch` returns.
         key_hashes: uint64 ``[N]``, memory-mapped: they determine the draws of each record.
-        soft_labels: Whether `batch` returns class shares instead of labels, because the training chain mixes images. It holds
+        soft_labels: Whether `batch` returns class shares instead of classes, because the training chain mixes images. It holds
             for every split, so that all fit one loss.
     """
 
     def __init__(
-        self, cache: Cache, split: str, seed: int | None = None, ops: Mapping[str, type[Op]] | None = None
+        self,
+        cache: Cache,
+        split: str,
+        seed: int | None = None,
+        ops: Mapping[str, type[Op]] | None = None,
+        selection: Selection | None = None,
     ) -> None:
-        """Map the files of a split; the seed defaults to the cache's.
+        """Map the files of a split; the seed defaults to the cache's, the selection to all targets.
 
         Raises:
             CacheError: The split has no records, its images vary in size, an op is missing, or a file is damaged.
@@ -75,11 +82,12 @@ class CachedSplit:
         self._variants = [map_variant(cache.folder, files, shape) for files in variants]
         self._guard = FileGuard(cache.folder, self.entry.files)
         rows = cache.rows(split)
-        self.labels: NDArray[np.int64] = rows["label"].to_numpy()
         self.key_hashes: NDArray[np.uint64] = rows["key_hash"].to_numpy()
+        selection = selection or select(cache.manifest.features, None, None)
+        self.targets = open_targets(cache, split, selection, soft=self.soft_labels)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.key_hashes)
 
     @property
     def stored_bytes(self) -> int:
@@ -129,21 +137,20 @@ class CachedSplit:
             put(place, image)
         return batch
 
-    def batch(self, rows: NDArray[np.int64], epoch: int, number: int) -> tuple[Images, Labels]:
+    def batch(self, rows: NDArray[np.int64], epoch: int, number: int) -> tuple[Images, Targets]:
         """Return a batch of an epoch by row, int64 ``[B]``, with all ops applied; ops on whole batches draw by its `number`.
 
         Returns:
-            Images ``[B, H, W, C]``, uint8, or float32 after to_float; and labels, int64 ``[B]``, or float32 ``[B, K]`` if
-            `soft_labels`.
+            Images ``[B, H, W, C]``, uint8, or float32 after to_float; and the targets, of which classes are int64 ``[B]``, or float32
+            ``[B, K]`` if `soft_labels`.
         """
         ops = self.chain.on_batches
         words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
         images = apply_batch_ops(ops, self.images(rows, epoch), words, self._arrays.empty)
-        labels = self.labels[rows]
-        if not self.soft_labels:
-            return images, labels
-        classes = len(self.cache.manifest.class_names)
-        return images, mix_labels(ops, labels, classes, words, self.image_shape[:2])
+        targets = tuple(column.take(rows) for column in self.targets)
+        if self.soft_labels:
+            targets = tuple(mix_shares(ops, shares, words, self.image_shape[:2]) for shares in targets)
+        return images, targets
 
 
 class _Decoder:

@@ -35,7 +35,7 @@ def plan(
     labels: str | os.PathLike[str] | None = None,
     splits: Mapping[str, str] | None = None,
     image: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     seed: int = 0,
     meter: Meter | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -61,7 +61,8 @@ def plan(
         labels: CSV file with the classes of the images.
         splits: Names of the folders or files of the splits, by split.
         image: Column of the images in Parquet or TFRecord files.
-        target: Column of the classes in Parquet or TFRecord files.
+        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value or text: columns of Parquet or TFRecord files
+            or of `labels`, or keys of the .json files of a tar. Several as a sequence.
         seed: Seed of the draws and of the order of the runs.
         meter: Measures the sample. None: a new one.
         folder: Where the sample is stored, in a folder that is deleted at the end; its disk is measured. None: the system's folder

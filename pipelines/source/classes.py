@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.source.features import TargetTable
 from joulecache.pipelines.source.layout import LeftOut
 from joulecache.pipelines.source.records import MAX_CLASSES
 
@@ -35,6 +36,7 @@ class Labelled:
         skipped: Number of labels that are not used, by kind.
         left_out: Why an image is no record, by its row.
         notes: What was guessed or is not used, one sentence each.
+        targets: The targets of the images if these are not only classes; then a label is 0 for each image that has its targets.
     """
 
     labels: Sequence[int | None]
@@ -44,6 +46,7 @@ class Labelled:
     skipped: Counter[str] = field(default_factory=Counter)
     left_out: Mapping[int, LeftOut] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    targets: TargetTable | None = None
 
 
 def called(names: Iterable[str], known: Sequence[str]) -> list[str]:

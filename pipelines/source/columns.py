@@ -7,9 +7,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from joulecache.pipelines.core.quantities import plural
+from joulecache.pipelines.core.quantities import listed, plural
 from joulecache.pipelines.source.classes import CLASS_KEYS, called
-from joulecache.pipelines.source.config import SourceConfig
+from joulecache.pipelines.source.config import SourceConfig, Wanted
+from joulecache.pipelines.source.features import Features
 from joulecache.pipelines.source.records import Archive, SourceError
 
 IMAGE, BYTES, INTEGER, TEXT, BOOLEAN, FLOAT, LIST = "image", "bytes", "integer", "text", "boolean", "float", "list"
@@ -52,14 +53,26 @@ class Columns:
         image: Column of the images.
         target: Column of the classes.
         classes: The classes that the labels name; None if the labels are numbers.
+        features: The features of other targets than one class, whose names are those of their columns; None for the class.
     """
 
     image: str
     target: str
     classes: tuple[str, ...] | None = None
+    features: Features | None = None
 
     def __repr__(self) -> str:  # part of a spec's digest, once per unit: no class names
-        return f"Columns({self.image!r}, {self.target!r}, {self._digest})"
+        others = "" if self.features is None else f", {self._features_digest}"
+        return f"Columns({self.image!r}, {self.target!r}, {self._digest}{others})"
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of the image and the targets."""
+        return [self.image, self.target] if self.features is None else [self.image, *self.features]
+
+    @functools.cached_property
+    def _features_digest(self) -> str:
+        return hashlib.sha256(repr(self.features).encode()).hexdigest()
 
     def number(self, label: bool | int | str | bytes) -> int:
         """Return the number of a label's class; ValueError if it is not one of the classes."""
@@ -89,10 +102,11 @@ class Choice:
     Attributes:
         file: Name of the file that the columns were chosen from.
         image: Column of the images.
-        target: Column of the classes.
+        target: Column of the classes; the first target's if there are other targets, and the images' without any.
         others: Names of columns that could have been chosen instead.
         split: Name of the column that seems to have the split of each row, which is not read; None without one.
         by_default: Neither the user nor an unusual name decided.
+        wanted: The targets, if they are not one class.
     """
 
     file: str
@@ -101,6 +115,7 @@ class Choice:
     others: tuple[str, ...]
     split: str | None
     by_default: bool
+    wanted: tuple[Wanted, ...] | None = None
 
     @property
     def columns(self) -> Columns:
@@ -109,6 +124,9 @@ class Choice:
 
     def notes(self, classes: int) -> tuple[str, ...]:
         """Return a sentence that says which columns are read, unless these are the usual ones."""
+        if self.wanted is not None:
+            targets = listed([wanted.name for wanted in self.wanted]) if self.wanted else ""
+            return (f"images from column {self.image.name}, {'targets from ' + targets if targets else 'no targets'}",)
         if self.by_default and not self.others:
             return ()
         instead = f", not from {' or '.join(self.others)}" if self.others else ""
@@ -127,6 +145,10 @@ class Choice:
 
 class _NoColumnError(SourceError):
     """A file has no column of images, or none of classes; another file may have one."""
+
+
+class _NoTargetError(_NoColumnError):
+    """A file has no known column of targets."""
 
 
 def choose_columns(
@@ -149,7 +171,15 @@ def choose_columns(
         except _NoColumnError as error:
             problem = problem or error
     assert problem is not None, "a source has files"
+    if isinstance(problem, _NoTargetError) and config.target is None:
+        return _images_alone(files[0].name, read(files[0]), config)
     raise problem
+
+
+def _images_alone(file: str, columns: Sequence[Column], config: SourceConfig) -> Choice:
+    images = [column for column in columns if called([column.name], _IMAGE_NAMES) or column.kind == IMAGE]
+    image, others = _find(file, columns, "image", "images", images, _IMAGE_KINDS, _PREFERRED_IMAGES, config.image)
+    return Choice(file, image, image, others, by_default=False, wanted=())
 
 
 def choose(
@@ -170,6 +200,17 @@ def choose(
     targets = [column for column in columns if called([column.name], _TARGET_NAMES) or column.class_names is not None]
     find = functools.partial(_find, file, columns)
     image, other_images = find("image", "images", images, _IMAGE_KINDS, _PREFERRED_IMAGES, config.image)
+    wanted = config.targets
+    if not wanted and targets and all(column.kind == FLOAT for column in targets):
+        wanted = tuple(Wanted(column.name, "value") for column in targets)
+    elif len(wanted) == 1 and wanted[0].kind is None:
+        given = [column for column in columns if column.name == wanted[0].name and column.kind in (FLOAT, LIST)]
+        wanted = tuple(Wanted(column.name, None) for column in given)
+    elif len(wanted) == 1 and wanted[0].kind == "class":
+        wanted = ()
+    if wanted:
+        first = next((column for column in columns if column.name == wanted[0].name), image)
+        return Choice(file, image, first, other_images, by_default=False, wanted=wanted)
     target, other_targets = find("target", "classes", targets, _CLASS_KINDS, preferred, config.target_column)
     others = other_images + tuple(name for name in other_targets if name != image.name)
     named = config.image is not None or config.target is not None
@@ -203,9 +244,8 @@ def _find(
     if not fitting and candidates:
         raise SourceError(_wrong_kind(file, candidates[0], what))
     if not fitting:
-        raise _NoColumnError(
-            f"{file!r} has no known column of {what}: name it with --{option}; it has {shown or 'none'}"
-        )
+        kind = _NoTargetError if option == "target" else _NoColumnError
+        raise kind(f"{file!r} has no known column of {what}: name it with --{option}; it has {shown or 'none'}")
     first = next((column for wanted in preferred for column in fitting if column.name == wanted), None)
     if first is None and len(fitting) > 1:
         ways = " or ".join(f"--{option} {column.name}" for column in fitting)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_text, make_plain
 
 SOURCE_SPLITS = ("train", "val", "test")
 SOURCE_OPTIONS = ("limit", "labels", "splits", "image", "target")
-_KIND = ":class"
+
+KINDS: tuple[str, ...] = ("class", "multilabel", "value", "text")
+"""What ``--target NAME:KIND`` accepts."""
+
+
+class Wanted(NamedTuple):
+    """A target that the user names.
+
+    Attributes:
+        name: Its column or key.
+        kind: One of `KINDS`; None to infer it.
+    """
+
+    name: str
+    kind: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +37,7 @@ class SourceConfig:
         labels: CSV file with a header line and the name and class of each image.
         splits: Folders or files of the splits: train=NAME,test=NAME; train=. for none.
         image: Column of the images in Parquet or TFRecord files, or of names in `labels`.
-        target: Column of the classes, or their key in the .json files of a tar.
+        target: Column or .json key of a target, NAME:KIND: class, multilabel, value or text.
 
     Raises:
         ValueError: A field is out of range.
@@ -33,15 +47,16 @@ class SourceConfig:
     labels: str | os.PathLike[str] | None = None
     splits: Mapping[str, str] | None = None
     image: str | None = None
-    target: str | None = None
+    target: tuple[str, ...] | str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
+        if isinstance(self.target, list):
+            object.__setattr__(self, "target", tuple(self.target))
         if self.limit is not None:
             check_integer("limit", self.limit)
-        for name in ("image", "target"):
-            if getattr(self, name) is not None:
-                check_text(name, getattr(self, name))
+        if self.image is not None:
+            check_text("image", self.image)
         self._check_target()
         if self.splits is None:
             return
@@ -52,14 +67,36 @@ class SourceConfig:
             raise ValueError(f"splits must name train, and a different name for each split, got {dict(self.splits)}")
 
     @property
+    def targets(self) -> tuple[Wanted, ...]:
+        """The targets that `target` names, with their kinds."""
+        given = [self.target] if isinstance(self.target, str) else self.target or ()
+        split = [text.rpartition(":") if ":" in text else (text, "", "") for text in given]
+        return tuple(Wanted(name, kind or None) for name, _, kind in split)
+
+    @property
     def target_column(self) -> str | None:
-        """The column that `target` names, without its kind."""
-        return None if self.target is None else self.target.removesuffix(_KIND)
+        """The column of the classes, if it is the only target named."""
+        return self.targets[0].name if len(self.targets) == 1 and self.targets[0].kind in (None, "class") else None
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The names of the targets, unless the only one is a class."""
+        return () if self.target_column is not None else tuple(wanted.name for wanted in self.targets)
 
     def _check_target(self) -> None:
-        name, colon, kind = (self.target or "").rpartition(":")
-        if colon and (not name or kind != _KIND[1:]):
-            raise ValueError(f"target must be COLUMN or COLUMN{_KIND}, the only kind so far, got {self.target!r}")
+        given = [self.target] if isinstance(self.target, str) else self.target
+        if given is None:
+            return
+        for text in given:
+            check_text("target", text)
+            name, colon, kind = text.rpartition(":")
+            if colon and kind not in KINDS:
+                raise ValueError(f"target must be NAME or NAME:KIND with a kind of {', '.join(KINDS)}, got {text!r}")
+            if colon and not name:
+                raise ValueError(f"target must name a column before its kind, got {text!r}")
+        names = [wanted.name for wanted in self.targets]
+        if not names or len({*names}) < len(names):
+            raise ValueError(f"target must name different columns, got {self.target!r}")
 
     def source_options(self) -> dict[str, Any]:
         """Return the fields that are not at their defaults, as keyword arguments of a build of the same records."""

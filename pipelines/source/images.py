@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from joulecache.pipelines.source.classes import Labelled
 from joulecache.pipelines.source.config import SourceConfig
+from joulecache.pipelines.source.features import LABEL, ClassLabel
 from joulecache.pipelines.source.labelling import label_images
 from joulecache.pipelines.source.labels import LabelTable
 from joulecache.pipelines.source.layout import LeftOut
@@ -17,7 +19,9 @@ from joulecache.pipelines.source.notes import left_out_notes, no_images, skipped
 from joulecache.pipelines.source.records import Source, SourceError
 from joulecache.pipelines.source.splits import held_out
 from joulecache.pipelines.source.tree import ImageTree, folder_labels
-from joulecache.pipelines.source.unit_tables import ImageTable
+from joulecache.pipelines.source.unit_tables import ImageTable, target_column
+
+_PLAIN = {"int64": pa.int64(), "float32": pa.float64(), "str": pa.string()}
 
 
 def make_source(
@@ -64,11 +68,13 @@ def make_source(
         where = "split train of " if {*splits} - {None, "train"} else ""
         why = [*(": ".join(each) for each in refused[-1:]), *notes, "it has none"][0]
         raise SourceError(f"no images with a class in {where}{location!r}: {why}")
-    units = _image_table(listings, keys, labels, splits).take(sample_evenly(keys, labels, config.limit))
+    units = _image_table(listings, keys, _targets(labelled, labels), splits).take(
+        sample_evenly(keys, labels, config.limit)
+    )
     pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
     return Source(
         location=location,
-        class_names=labelled.names,
+        features={LABEL: ClassLabel(labelled.names)} if labelled.targets is None else labelled.targets.features,
         units=units,
         records=len(units),
         holds_out="val" in splits,
@@ -81,10 +87,26 @@ def make_source(
     )
 
 
+def _targets(labelled: Labelled, labels: Sequence[int | None]) -> dict[str, pa.Array]:
+    """Return a column for each target; those of images that are no records are null."""
+    if labelled.targets is None:
+        return {LABEL: pa.array(labels, pa.int32())}
+    return {
+        name: pa.array(column, _PLAIN.get(feature.dtype) if not feature.shape else pa.binary())
+        for (name, feature), column in zip(
+            labelled.targets.features.items(), labelled.targets.columns.values(), strict=True
+        )
+    }
+
+
 def _image_table(
-    listings: Sequence[ImageListing], keys: Sequence[str], labels: Sequence[int | None], splits: Sequence[str | None]
+    listings: Sequence[ImageListing],
+    keys: Sequence[str],
+    targets: Mapping[str, pa.Array],
+    splits: Sequence[str | None],
 ) -> ImageTable:
     table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries()
     table = table.append_column("key", pa.array(keys, pa.string()))
-    table = table.append_column("label", pa.array(labels, pa.int32()))
+    for name, column in targets.items():
+        table = table.append_column(target_column(name), column)
     return ImageTable(table.append_column("split", pa.array(splits, pa.string()).dictionary_encode()))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.quantities import listed
 from joulecache.pipelines.source.classes import CLASS_KEYS, ClassValue, Labelled, called, class_value
+from joulecache.pipelines.source.targets import cell_text
 
 LONGEST_LABEL = {".cls": 1024, ".json": 1 << 20, ".txt": 1024}
 """The suffixes of files with the label of an image, and their largest sizes in bytes. The first kind that a source has is read."""
@@ -22,25 +23,31 @@ class Unusable:
     reason: str
 
 
-Label = ClassValue | Unusable
+Cells = tuple[str, ...]
+"""What a .json file has under the keys of targets, as the cells of a table."""
+
+Label = ClassValue | Unusable | Cells
 """What a label file has."""
 
 MemberLabels = Mapping[str, Mapping[str, Label]]
 """The content of label files by suffix and by name without it."""
 
 
-def read_member(suffix: str, data: bytes, target: str | None) -> Label:
+def read_member(suffix: str, data: bytes, target: str | None, keys: Sequence[str] = ()) -> Label:
     """Return the class in a label file.
 
     Args:
         suffix: Its suffix, a key of `LONGEST_LABEL`.
         data: Its content. At most one byte more than the largest size is needed.
         target: The key of the class in a .json file. Default: the only conventional one.
+        keys: Keys of targets in a .json file, to read instead.
     """
     try:
         if len(data) > LONGEST_LABEL[suffix]:
             raise ValueError(f"must have at most {LONGEST_LABEL[suffix]:,} bytes")
         text = data.decode("utf-8-sig")
+        if keys:
+            return _json_cells(text, keys)
         value = class_value(_json_text(text, target) if suffix == ".json" else text)
         return sys.intern(value) if isinstance(value, str) else value  # of many images of a class
     except UnicodeDecodeError:
@@ -49,25 +56,40 @@ def read_member(suffix: str, data: bytes, target: str | None) -> Label:
         return Unusable(f"its {suffix} file {error}")
 
 
-def _json_text(text: str, target: str | None) -> str:
+def _json_cells(text: str, keys: Sequence[str]) -> Cells:
+    content = _parsed(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"must have an object, got {shown(content)}")
+    cells = [cell_text(content.get(key)) for key in keys]
+    for key, cell in zip(keys, cells, strict=True):
+        if cell == "":
+            raise ValueError(f"must have a value for {key!r}, got {shown(content)}")
+    return tuple(cells)
+
+
+def _parsed(text: str) -> object:
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
-    keys = content if isinstance(content, dict) else {}
+
+
+def _json_text(text: str, target: str | None) -> str:
+    content = _parsed(text)
+    keys: dict[str, object] = content if isinstance(content, dict) else {}
     known = called(keys, CLASS_KEYS) if target is None else [target] if target in keys else []
     if len(known) > 1:
         raise ValueError(f"has the keys {listed(list(map(repr, known)))}: name one with --target")
     if not known:
         wanted = f"a key {', '.join(CLASS_KEYS[:-1])} or {CLASS_KEYS[-1]}" if target is None else f"the key {target!r}"
         raise ValueError(f"must have {wanted}, got {shown(list(keys) or content)}")
-    value = content[known[0]]
+    value = keys[known[0]]
     if isinstance(value, bool | int | float | str):
         return str(value)
     raise ValueError(f"must have a class name or number for {known[0]!r}, got {shown(value)}")
 
 
-def member_labels(suffix: str, found: Sequence[Label | None]) -> Labelled:
+def member_labels(suffix: str, found: Sequence[ClassValue | Unusable | None]) -> Labelled:
     """Return the classes of images by what their label files have, None for an image without one.
 
     Where most files have numbers, the classes are those up to the largest, and names are refused; else the reverse.

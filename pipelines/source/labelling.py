@@ -10,12 +10,13 @@ from pathlib import Path
 
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source.classes import Labelled, crowding_note
-from joulecache.pipelines.source.config import SourceConfig
+from joulecache.pipelines.source.config import SourceConfig, Wanted
 from joulecache.pipelines.source.label_members import Label, Unusable, member_labels, sample_names
 from joulecache.pipelines.source.labels import LabelTable, table_labels
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.matching import keys_below
 from joulecache.pipelines.source.records import SourceError
+from joulecache.pipelines.source.targets import read_table
 from joulecache.pipelines.source.tree import FolderLabels
 
 _TABLES = (".cls", ".csv", ".json", ".jsonl", ".tsv")  # under any name, unlike .txt and .xml files
@@ -47,13 +48,15 @@ def label_images(
     if given:
         root = Path(location)
         find_key = keys_below(root, Path(given.path).parent) if root.is_dir() else None
-        of_table = table_labels(given, keys, image=config.image, target=config.target_column, find_key=find_key)
+        of_table = table_labels(given, keys, image=config.image, targets=config.targets, find_key=find_key)
         path = Path(given.path).absolute()
         is_inside = find_key is not None and find_key(str(path)) is not None
         return replace(of_table, read=Counter({path.suffix.lower(): 1}) if is_inside else Counter())
     if config.image is not None:
         raise SourceError(f"--image names a column, but {location!r} has no columns: drop it, or {_TABLE}")
     target = config.target_column
+    if config.target_names:
+        return _targets_of_members(location, listings, config.targets)
     for suffix in [".json"] if target else [".cls"] if len(folders.labelled.names) > 1 else [".cls", ".json", ".txt"]:
         if labelled := _from_members(location, listings, suffix):
             return labelled
@@ -61,7 +64,7 @@ def label_images(
     if target is not None:
         raise SourceError(
             f"no image in {location!r} has a class under {target!r}{problem}: --target must name a key of the .json files in a tar, or a "
-            "column of a --labels table"
+            f"column of a --labels table; if it is no class, pass --target {target}:value, {target}:multilabel or {target}:text"
         )
     unused = shortened(list(_unused_files(listings)), _SHOWN)
     if unused and folders.is_flat and any(listing.labels is not None for listing in listings):
@@ -76,6 +79,39 @@ def label_images(
     return replace(labelled, notes=notes)
 
 
+def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted: Sequence[Wanted]) -> Labelled:
+    """Return the targets under some keys of the .json files in tars; SourceError if there are none."""
+    found = _found_members(listings, ".json")
+    if not any(isinstance(each, tuple) for each in found):
+        names = ", ".join(repr(each.name) for each in wanted)
+        raise SourceError(
+            f"no image in {location!r} has {names}{_first_problem(listings)}: --target must name keys of the .json files in a tar, or "
+            "columns of a --labels table"
+        )
+    cells = {
+        each.name: [value[place] if isinstance(value, tuple) else None for value in found]
+        for place, each in enumerate(wanted)
+    }
+    targets, reasons = read_table(wanted, cells, f"the .json files of {location!r}")
+    for row, value in enumerate(found):
+        if not isinstance(value, tuple):
+            reasons[row] = value.reason if isinstance(value, Unusable) else "it has no .json file"
+    read = Counter({".json": sum(value is not None for value in found)})
+    labels = [None if row in reasons else 0 for row in range(len(found))]
+    return Labelled(labels, (), reasons, read=read, targets=targets)
+
+
+def _found_members(listings: Sequence[ImageListing], suffix: str) -> list[Label | None]:
+    """Return what the label file of each image has; None without one."""
+    found: list[Label | None] = []
+    for listing in listings:
+        labels = (listing.labels or {}).get(suffix, {})
+        for name in listing.names:
+            stem = next((stem for stem in sample_names(name) if stem in labels), None)
+            found.append(None if stem is None else labels[stem])
+    return found
+
+
 def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) -> Labelled | None:
     """Return the classes in the label files of a suffix; None without any."""
     found: list[Label | None] = []
@@ -88,7 +124,7 @@ def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) 
     # files of other kinds may have something else, such as captions or boxes
     if not any(label is not None and (suffix == ".cls" or not isinstance(label, Unusable)) for label in found):
         return None
-    labelled = member_labels(suffix, found)
+    labelled = member_labels(suffix, [each for each in found if not isinstance(each, tuple)])
     notes = crowding_note(labelled.labels)
     if suffix == ".txt" and notes:
         raise SourceError(

@@ -5,22 +5,28 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.files import unexpanded_home
 from joulecache.pipelines.core.object_store import open_binary
 from joulecache.pipelines.core.quantities import listed, plural, shortened
-from joulecache.pipelines.source.classes import CLASS_KEYS, Labelled, called, crowding, holds_numbers, sort_key
+from joulecache.pipelines.source.classes import CLASS_KEYS, Labelled, called, sort_key
+from joulecache.pipelines.source.config import Wanted
 from joulecache.pipelines.source.matching import FindKey, Matches, match_names
 from joulecache.pipelines.source.records import SourceError
 from joulecache.pipelines.source.splits import split_words
+from joulecache.pipelines.source.targets import cell_text, infer_kind, read_table
 
 _NAME_COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "path", "key"),
@@ -28,7 +34,9 @@ _NAME_COLUMNS = (
 )
 _DELIMITERS = ("\t", ";", ",")
 _EXPECTED = "expected a header line such as 'file,label', then a line for each image"
-_ONE_CLASS = "only one class for each image can be used, in words or integers"
+INDICATORS = "labels"
+"""The name of a multi-label target whose classes are columns of 0 and 1."""
+
 _UNNAMED = re.compile(r"(Unnamed: [0-9]+)?")  # how pandas writes and reads an index
 _MISSING = ("", "nan")
 _SHOWN = 10
@@ -64,6 +72,8 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
     except OSError as error:
         why = unexpanded_home(Path(name)) or f": {error.strerror or error}"
         raise SourceError(f"cannot read the labels {name!r}{why}") from error
+    if name.endswith((".jsonl", ".parquet")):
+        return _typed_table(name, data)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise SourceError(f"cannot read the labels {name!r}: got UTF-16 or a binary file, save them as CSV in UTF-8")
     if data.lstrip().startswith((b"{", b"[")):
@@ -85,6 +95,31 @@ def read_labels(path: str | os.PathLike[str]) -> LabelTable:
             )
         rows.append(cells[: len(header)])
     return LabelTable(name, header, rows, [line for line, _ in numbered])
+
+
+def _typed_table(name: str, data: bytes) -> LabelTable:
+    """Read JSON lines or Parquet: their values become cells."""
+    lines: list[int] = []
+    objects: list[dict[str, object]] = []
+    try:
+        if name.endswith(".parquet"):
+            objects = pq.read_table(pa.BufferReader(data)).to_pylist()
+            lines = list(range(1, len(objects) + 1))
+        else:
+            for line, text in enumerate(data.decode("utf-8-sig").splitlines(), 1):
+                if text.strip():
+                    found = json.loads(text)
+                    if not isinstance(found, dict):
+                        raise ValueError(f"line {line} must be an object, got {shown(found)}")
+                    objects.append(found)
+                    lines.append(line)
+        header = list(dict.fromkeys(key for each in objects for key in each))
+        rows = [[cell_text(each.get(key)).strip() for key in header] for each in objects]
+    except (ValueError, RecursionError, pa.ArrowException, OSError) as error:
+        raise SourceError(f"cannot read the labels {name!r}: {error}") from error
+    if len(header) < 2:
+        raise SourceError(f"the labels {name!r} have fewer than two columns: {_EXPECTED}, got {_cut(header)}")
+    return LabelTable(name, header, rows, lines)
 
 
 def _lines(text: str) -> list[tuple[int, list[str]]]:
@@ -110,16 +145,17 @@ def table_labels(
     keys: Sequence[str],
     *,
     image: str | None = None,
-    target: str | None = None,
+    targets: Sequence[Wanted] = (),
     find_key: FindKey | None = None,
 ) -> Labelled:
-    """Return the classes of images by a labels file. Names that are all integers are sorted as numbers.
+    """Return the targets of images by a labels file. Names that are all integers are sorted as numbers.
 
     Args:
         table: The labels file.
         keys: Keys of the images.
         image: Column with the names of the images. Default: a column of a conventional name, else the first that names images.
-        target: Column with the classes. Default: the only column of a conventional name, else the other one of two.
+        targets: Columns of targets. Default: the only column of a conventional name, else the other one of two, else all columns if
+            these have only 0 and 1, as classes of a multi-label.
         find_key: Return the key of the file at a path. Default: the images are not in a local folder.
 
     Raises:
@@ -128,29 +164,86 @@ def table_labels(
     _refuse_missing_header(table, keys)
     unnamed = [index for index, name in enumerate(table.header) if _UNNAMED.fullmatch(name)]
     columns = [index for index in range(len(table.header)) if index not in unnamed]
-    classes = _class_column(table, columns, target)
-    columns = [index for index in columns if index != classes]
+    chosen = [_column(table, wanted.name, "--target") for wanted in targets] or _class_column(table, columns)
+    columns = [index for index in columns if index not in chosen]
     # pandas writes an index without a header; it may be the names
     candidates = [columns, unnamed] if image is None else [[_column(table, image, "--image")]]
     names, matches = _name_column(table, candidates, keys, find_key)
     unused = [index for index in columns if index != names]
-    notes: list[str] = []
-    if classes is None:
-        if len(unused) != 1:
-            raise SourceError(
-                f"no column of the labels {table.path!r} is called {_or(CLASS_KEYS)}: name the column of the classes with --target "
-                f"({_ONE_CLASS}), got {_cut(table.header)}"
-            )
-        [classes] = unused
-    elif target is None and (unused := [index for index in unused if not called([table.header[index]], _NAME_COLUMNS)]):
-        _refuse_splits(table, unused, table.header[classes])
-        others = shortened([repr(table.header[index]) for index in unused], _SHOWN)
-        notes.append(
-            f"classes are in column {table.header[classes]!r} of {table.path}; {plural(len(unused), 'column')} not used: {others}"
+    _check_matches(table, keys, table.column(names), matches)
+    notes = [] if chosen else _indicator_note(table, unused)
+    if notes:
+        return _with_targets(
+            table, keys, names, matches, [Wanted(INDICATORS, "multilabel")], [_indicators(table, unused)], notes
         )
-    values = ["" if cell.lower() in _MISSING else cell for cell in table.column(classes)]
-    _check_classes(table.path, table.header[classes], values)
-    return _labelled(table, keys, table.column(names), values, matches, notes)
+    if not chosen:
+        if len(unused) != 1:
+            ways = " ".join(f"--target {shlex.quote(table.header[index])}" for index in unused[:_SHOWN])
+            raise SourceError(
+                f"no column of the labels {table.path!r} is called {_or(CLASS_KEYS)}: name the columns of the targets, such as {ways}; "
+                f"got {_cut(table.header)}"
+            )
+        chosen = unused
+    elif not targets and (unused := [index for index in unused if not called([table.header[index]], _NAME_COLUMNS)]):
+        _refuse_splits(table, unused, table.header[chosen[0]])
+        others = shortened([repr(table.header[index]) for index in unused], _SHOWN)
+        notes = [
+            f"targets are in column {table.header[chosen[0]]!r} of {table.path}; {plural(len(unused), 'column')} not used: {others}"
+        ]
+    wanted = list(targets) or [Wanted(table.header[chosen[0]], None)]
+    where = f"the labels {table.path!r}"
+    kinds = [
+        each.kind or infer_kind(each.name, table.column(index), where)
+        for each, index in zip(wanted, chosen, strict=True)
+    ]
+    if kinds == ["class"]:
+        values = ["" if cell.lower() in _MISSING else cell for cell in table.column(chosen[0])]
+        return _labelled(table, keys, table.column(names), values, matches, notes)
+    if not targets:
+        notes.append(
+            f"column {wanted[0].name!r} of {table.path} is read as {kinds[0]}: pass --target {wanted[0].name}:KIND for another kind"
+        )
+    wanted = [Wanted(each.name, kind) for each, kind in zip(wanted, kinds, strict=True)]
+    return _with_targets(table, keys, names, matches, wanted, [table.column(index) for index in chosen], notes)
+
+
+def _with_targets(
+    table: LabelTable,
+    keys: Sequence[str],
+    names: int,
+    matches: Matches,
+    wanted: Sequence[Wanted],
+    columns: Sequence[Sequence[str]],
+    notes: Sequence[str],
+) -> Labelled:
+    """Return the targets of images in some columns."""
+    cells: dict[str, list[str | None]] = {}
+    for each, column in zip(wanted, columns, strict=True):
+        cells[each.name] = [None] * len(keys)
+        for index, row in matches.rows.items():
+            cells[each.name][row] = column[index]
+    found, reasons = read_table(wanted, cells, table.path)
+    skipped, said = _unmatched(table, keys, table.column(names), matches)
+    return Labelled(
+        [None if row in reasons else 0 for row in range(len(keys))],
+        (),
+        reasons,
+        skipped=skipped,
+        notes=(*notes, *said),
+        targets=found,
+    )
+
+
+def _indicator_note(table: LabelTable, columns: Sequence[int]) -> list[str]:
+    """Return a note if columns have only 0 and 1, so that each is a class of a multi-label; else none."""
+    if len(columns) < 2 or any({*table.column(index)} - {"0", "1"} for index in columns) or not table.rows:
+        return []
+    shown_names = shortened([repr(table.header[index]) for index in columns], _SHOWN)
+    return [f"columns of 0 and 1 in {table.path} are read as one multi-label target {INDICATORS!r}: {shown_names}"]
+
+
+def _indicators(table: LabelTable, columns: Sequence[int]) -> list[str]:
+    return [json.dumps([table.header[index] for index in columns if row[index] == "1"]) for row in table.rows]
 
 
 def _refuse_splits(table: LabelTable, columns: Sequence[int], classes: str) -> None:
@@ -183,17 +276,15 @@ def _column(table: LabelTable, name: str, option: str) -> int:
     return table.header.index(name)
 
 
-def _class_column(table: LabelTable, columns: Sequence[int], target: str | None) -> int | None:
-    """Return the column with the classes, None if no column has a conventional name."""
-    if target is not None:
-        return _column(table, target, "--target")
+def _class_column(table: LabelTable, columns: Sequence[int]) -> list[int]:
+    """Return the column with the classes, none if no column has a conventional name."""
     known = [index for index in columns if called([table.header[index]], CLASS_KEYS)]
     if len(known) > 1:
         names = listed([repr(table.header[index]) for index in known])
         raise SourceError(
-            f"the labels {table.path!r} may have the classes in {names}: name one column with --target; {_ONE_CLASS}"
+            f"the labels {table.path!r} may have the classes in {names}: name one column with --target, or each of several"
         )
-    return known[0] if known else None
+    return known
 
 
 def _name_column(
@@ -223,43 +314,8 @@ def _name_column(
     return first, matches[first]
 
 
-def _check_classes(path: str, column: str, values: Sequence[str]) -> None:
-    """Raise SourceError if the values of a column are not classes, but numbers or several labels in one."""
-    given = list(filter(None, values))
-    distinct = set(given)
-    problem = None
-    if several := next((value for value in given if _is_list(value, distinct)), None):
-        problem = f"several labels in one value, such as {shown(several)}"
-    elif all(map(holds_numbers, distinct)) and (number := next((text for text in given if not text.isdigit()), None)):
-        problem = f"numbers that are not classes, such as {shown(number)}"
-    elif crowd := crowding(len(distinct), len(given)):
-        problem = crowd
-    if problem:
-        raise SourceError(
-            f"column {column!r} of the labels {path!r} has {problem}: {_ONE_CLASS}; name another column with --target if there is one"
-        )
-
-
-def _is_list(value: str, values: Set[str]) -> bool:
-    """Return whether a value holds several labels: with a semicolon or bar, in brackets, several numbers, or a list of other values."""
-    if ";" in value or "|" in value or (value[0], value[-1]) in (("[", "]"), ("{", "}")):
-        return True
-    parts = re.split("[ ,]+", value)
-    return len(parts) > 1 and (
-        all(map(holds_numbers, parts))
-        or set(parts) <= values
-        or ("," in value and all(part.strip() in values for part in value.split(",")))
-    )
-
-
-def _labelled(
-    table: LabelTable,
-    keys: Sequence[str],
-    names: Sequence[str],
-    values: Sequence[str],
-    matches: Matches,
-    notes: Sequence[str],
-) -> Labelled:
+def _check_matches(table: LabelTable, keys: Sequence[str], names: Sequence[str], matches: Matches) -> None:
+    """Raise SourceError if a name is missing, means two images, or is there twice."""
     path = table.path
     if "" in names:
         index = names.index("")
@@ -277,6 +333,34 @@ def _labelled(
         raise SourceError(
             f"{path!r}, line {table.lines[index]}: {names[index]!r} is labelled twice, first in line {table.lines[earlier]}"
         )
+
+
+def _unmatched(
+    table: LabelTable, keys: Sequence[str], names: Sequence[str], matches: Matches
+) -> tuple[Counter[str], list[str]]:
+    """Return the number of labels without an image, and notes about how names were matched."""
+    said = []
+    if matches.tails:
+        index, row = next(iter(matches.rows.items()))
+        said.append(f"{table.path} was matched by the ends of paths, such as {names[index]!r} with {keys[row]!r}")
+    unused = len(names) - len(matches.rows)
+    if unused:
+        lost = next(name for index, name in enumerate(names) if index not in matches.rows)
+        said.append(
+            f"{table.path} has labels for {plural(unused, 'image')} that the source does not have, such as {lost!r}"
+        )
+    return Counter({"(label of no image)": unused} if unused else {}), said
+
+
+def _labelled(
+    table: LabelTable,
+    keys: Sequence[str],
+    names: Sequence[str],
+    values: Sequence[str],
+    matches: Matches,
+    notes: Sequence[str],
+) -> Labelled:
+    path = table.path
     class_of: list[str | None] = [None] * len(keys)
     for index, row in matches.rows.items():
         class_of[row] = values[index]
@@ -288,16 +372,10 @@ def _labelled(
         for row, name in enumerate(class_of)
         if not name
     }
-    said = list(notes)
-    if matches.tails:
-        index, row = next(iter(matches.rows.items()))
-        said.append(f"{path} was matched by the ends of paths, such as {names[index]!r} with {keys[row]!r}")
-    unused = len(names) - len(matches.rows)
-    if unused:
-        lost = next(name for index, name in enumerate(names) if index not in matches.rows)
-        said.append(f"{path} has labels for {plural(unused, 'image')} that the source does not have, such as {lost!r}")
-    skipped = Counter({"(label of no image)": unused} if unused else {})
-    return Labelled([index_of.get(name) for name in class_of], class_names, reasons, skipped=skipped, notes=tuple(said))
+    skipped, said = _unmatched(table, keys, names, matches)
+    return Labelled(
+        [index_of.get(name) for name in class_of], class_names, reasons, skipped=skipped, notes=(*notes, *said)
+    )
 
 
 def _or(names: Sequence[str]) -> str:

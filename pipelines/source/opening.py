@@ -19,6 +19,7 @@ from joulecache.pipelines.source.folder import list_folder
 from joulecache.pipelines.source.images import make_source
 from joulecache.pipelines.source.labels import LabelTable, read_labels
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing
+from joulecache.pipelines.source.metadata import find_metadata
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, PACKED_SUFFIXES, UNREAD_SUFFIXES
 from joulecache.pipelines.source.parquet import list_parquet, parquet_columns
 from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
@@ -94,6 +95,8 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
         return open_tfds(text, config)
     given = None if config.labels is None else read_labels(config.labels)
     folder, archives = find_stored(text) if is_remote(text) else _find(text)
+    if folder is not None and given is None and not is_remote(text):
+        given = find_metadata(Path(text), [wanted.name for wanted in config.targets])
     if folder is not None:
         return make_source(text, [folder()], config, given)
     if not archives:
@@ -111,7 +114,7 @@ def _open_files(location: str, archives: Sequence[Archive], config: SourceConfig
     split_of = None if splits is None else [splits[name] for name in used]
     if kind == "tar":
         listings = [
-            list_tar(archive, "" if keys is None else f"{name}/", config.target_column)
+            list_tar(archive, "" if keys is None else f"{name}/", config.target_column, config.target_names)
             for name, archive in used.items()
         ]
         source = make_source(location, listings, config, given, split_of)

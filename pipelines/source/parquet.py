@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,9 @@ import pyarrow.types as pt
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.source.columns import BOOLEAN, BYTES, FLOAT, IMAGE, INTEGER, LIST, TEXT, Choice, Column
+from joulecache.pipelines.source.features import Target
 from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
+from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, encode_row, row_target
 from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange
 
 _LEAST_ROWS, _MOST_ROWS, _BATCH_BYTES = 16, 1024, 1 << 20  # a batch amortizes its cost over small rows
@@ -43,25 +45,35 @@ class RowGroup(RowRange):
     def read(self) -> Iterator[Record]:
         """Yield the rows. Only a few are in memory at a time if the file's pages allow it."""
         keys, left = self.record_keys(), self.count
-        names = [self.columns.image, self.columns.target]
+        names = self.columns.names
         with pq.ParquetFile(_opened(self.path), buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
             rows_at_once = _rows_at_once(parquet.metadata.row_group(self.index))
             for batch in parquet.iter_batches(rows_at_once, row_groups=[self.index], columns=names):
-                images, labels = (_column(batch, name) for name in names)
+                images, *labels = (_column(batch, name) for name in names)
                 data = pc.struct_field(images, "bytes") if pt.is_struct(images.type) else images
                 encoded = data.to_pylist()
                 for row, key in zip(range(min(left, batch.num_rows)), keys, strict=False):
-                    image, label, problem = encoded[row], NO_LABEL, None
+                    image, problem = encoded[row], None
+                    targets: tuple[Target, ...] = (NO_LABEL,) if self.columns.features is None else ()
                     try:
-                        label = self._label(labels[row])
+                        targets = self._targets([column[row] for column in labels])
                     except ValueError as error:
                         problem = str(error)
                     if image is None:
                         problem = _why_missing(images[row])
-                    yield Record(key, label, image or b"", self.mtime_ns, problem)
+                    yield Record(key, targets, image or b"", self.mtime_ns, problem)
                 left -= batch.num_rows
                 if left <= 0:
                     break
+
+    def _targets(self, cells: Sequence[Any]) -> tuple[Target, ...]:
+        if self.columns.features is None:
+            return (self._label(cells[0]),)
+        try:
+            values = [cell.as_py() for cell in cells]
+        except UnicodeDecodeError:
+            raise ValueError("its targets are not UTF-8 text") from None
+        return encode_row(self.columns.features, dict(zip(self.columns.features, values, strict=True)))
 
     def _label(self, cell: Any) -> int:
         if not cell.is_valid:
@@ -136,8 +148,11 @@ def _flattened(name: str, kind: Any, feature: Any) -> Iterator[Column]:
         for field in kind:
             yield from _flattened(f"{name}.{field.name}", field.type, _entry(feature, field.name))
         return
-    names = feature.get("names")
-    declared = tuple(map(str, names)) if isinstance(names, list) and pt.is_integer(kind) else None
+    inner = feature.get("feature") if _kind(kind) == LIST else feature
+    names = inner.get("names") if isinstance(inner, dict) else None
+    declared = (
+        tuple(map(str, names)) if isinstance(names, list) and (pt.is_integer(kind) or _kind(kind) == LIST) else None
+    )
     is_image = feature.get("_type") == "Image" and _kind(kind) == BYTES
     yield Column(name, IMAGE if is_image else _kind(kind), declared)
 
@@ -175,14 +190,37 @@ def list_parquet(file: Archive, key: str, choice: Choice) -> RowFile:
                 f"{file.name!r} has no column {choice.image.name!r}, which {choice.file!r} has: use files with the same columns"
             )
         target = columns.get(choice.target.name)
-        labels = _labels_of(parquet, file.name, target) if target else None
+        labels = seen = None
+        targets: list[RowTarget] = []
+        if choice.wanted is not None:
+            targets = [row_target(file.name, list(columns.values()), wanted) for wanted in choice.wanted]
+            seen = [_values_of(parquet, each) for each in targets]
+        elif target:
+            labels = _labels_of(parquet, file.name, target)
     firsts = itertools.accumulate(rows, initial=0)
     groups = [
         RowGroup(f"{key}#{index}", file.location, key, first, file.mtime_ns, count, None, choice.columns, index)
         for index, (first, count) in enumerate(zip(firsts, rows, strict=False))
     ]
     names = None if target is None else _BOOLEANS if target.kind == BOOLEAN else target.class_names
-    return RowFile(key, groups, names, labels)
+    return RowFile(key, groups, names, labels, seen, targets)
+
+
+def _values_of(parquet: Any, target: RowTarget) -> ValuesSeen:
+    """Return what values a target has. Those of a text, and of declared classes, need not be read; of numbers, the first."""
+    seen = ValuesSeen()
+    if target.kind == "text" or (target.column.class_names and target.kind != "value"):
+        return seen
+    for batch in parquet.iter_batches(columns=[target.column.name]):
+        column = _column(batch, target.column.name)
+        for value in column if target.kind == "value" else pc.unique(column) if target.kind == "class" else column:
+            try:
+                seen.add(value.as_py())
+            except UnicodeDecodeError:
+                continue
+            if target.kind == "value" and seen.shape is not None:
+                return seen
+    return seen
 
 
 def _labels_of(parquet: Any, file: str, target: Column) -> LabelsSeen:

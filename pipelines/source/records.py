@@ -11,6 +11,7 @@ from typing import Protocol
 
 from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.source.decompressed import Decompressed
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, Target, is_labelled
 
 _LOG = logging.getLogger("joulecache")
 
@@ -24,18 +25,18 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """One encoded image with its key and label.
+    """One encoded image with its key and targets.
 
     Attributes:
         key: Stable name of the record in its source.
-        label: Number of its class; -1 for none.
+        targets: Its targets, in the order of the source's features; those of a record with a problem may be missing or wrong.
         data: The encoded image.
         mtime_ns: When its file was last written.
         problem: Why the record cannot be used; None if it can.
     """
 
     key: str
-    label: int
+    targets: tuple[Target, ...]
     data: bytes
     mtime_ns: int
     problem: str | None = None
@@ -87,8 +88,8 @@ class Unit(Protocol):
         """Encoded size of a single record; None for several records, or if it is unknown before reading."""
 
     @property
-    def label(self) -> int | None:
-        """Class of a single record; None for several records, or if it is unknown before reading."""
+    def targets(self) -> tuple[Target, ...] | None:
+        """Targets of a single record; None for several records, or if they are unknown before reading."""
 
     def record_keys(self) -> Iterator[str]:
         """Yield the keys of its records without reading them."""
@@ -103,7 +104,7 @@ class Source:
 
     Attributes:
         location: The location, as given.
-        class_names: Name of each class.
+        features: The feature of each target, by name.
         units: Its units, in the same order on every machine. Each access may return a new object.
         records: Number of records in the units.
         holds_out: Whether some records are in split val.
@@ -115,7 +116,7 @@ class Source:
     """
 
     location: str
-    class_names: tuple[str, ...]
+    features: Features
     units: Sequence[Unit]
     records: int
     holds_out: bool
@@ -124,6 +125,12 @@ class Source:
     notes: tuple[str, ...] = ()
     linked: tuple[Path, ...] = ()
     columns: tuple[str, str] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of a source whose only target is a class; () for other targets."""
+        label = self.features.get(LABEL)
+        return label.names if isinstance(label, ClassLabel) and is_labelled(self.features) else ()
 
 
 def log_notes(source: Source) -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 from joulecache.pipelines.source.classes import crowding, crowding_notes, sort_key
 from joulecache.pipelines.source.columns import Choice, Columns, class_text
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, check_names
 from joulecache.pipelines.source.layout import unlabelled
 from joulecache.pipelines.source.notes import left_out_note
 from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit
+from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, join_features
 from joulecache.pipelines.source.splits import held_out
 
 NO_LABEL = -1
@@ -37,7 +39,7 @@ class RowRange:
         return
 
     @property
-    def label(self) -> None:
+    def targets(self) -> None:
         """None: not known before reading."""
         return
 
@@ -85,12 +87,16 @@ class RowFile:
         ranges: Its units.
         class_names: Names of the classes that the file declares; None without.
         labels: The labels of its records; None if it has no such column.
+        seen: The values of other targets than one class; None for the class.
+        targets: These targets.
     """
 
     key: str
     ranges: Sequence[RowRange]
     class_names: tuple[str, ...] | None
     labels: LabelsSeen | None
+    seen: Sequence[ValuesSeen] | None = None
+    targets: Sequence[RowTarget] = ()
 
     @property
     def rows(self) -> int:
@@ -116,13 +122,21 @@ def join_files(
     if not any(file.rows for file in files):
         raise SourceError(f"{location!r} has no rows")
     split_notes = () if any(splits) else choice.split_notes()
-    left_out = _unlabelled_splits(location, files, splits, choice)
-    files = [file for file, split in zip(files, splits, strict=True) if split not in left_out]
+    left_out: dict[str | None, int] = {}
+    class_names: tuple[str, ...] = ()
+    features: Features
+    if choice.wanted is None:
+        left_out = _unlabelled_splits(location, files, splits, choice)
+        files = [file for file, split in zip(files, splits, strict=True) if split not in left_out]
+        seen = [_labels_in(file, choice) for file in files]
+        class_names = _class_names(location, files, seen, choice)
+        is_text = any(labels.texts for labels in seen)
+        columns = dataclasses.replace(choice.columns, classes=class_names) if is_text else choice.columns
+        features = {LABEL: ClassLabel(class_names)}
+    else:
+        features = _features(files)
+        columns = dataclasses.replace(choice.columns, features=features)
     splits = held_out(split for split in splits if split not in left_out)
-    seen = [_labels_in(file, choice) for file in files]
-    class_names = _class_names(location, files, seen, choice)
-    is_text = any(labels.texts for labels in seen)
-    columns = dataclasses.replace(choice.columns, classes=class_names) if is_text else choice.columns
     total = sum(file.rows for file in files)
     taken = total if limit is None else min(total, limit)
     units: list[Unit] = []
@@ -137,7 +151,7 @@ def join_files(
                 units.append(dataclasses.replace(rows, count=used, split=split, columns=columns))
     return Source(
         location,
-        class_names,
+        features,
         tuple(units),
         taken,
         "val" in splits,
@@ -146,10 +160,20 @@ def join_files(
             *choice.notes(len(class_names)),
             *split_notes,
             *(left_out_note(unlabelled(split), images) for split, images in left_out.items()),
-            *(crowding_notes(len(class_names), total) if files[0].class_names is None else ()),
+            *(crowding_notes(len(class_names), total) if class_names and files[0].class_names is None else ()),
         ),
         columns=None if choice.by_default else (choice.image.name, choice.target.name),
     )
+
+
+def _features(files: Sequence[RowFile]) -> Features:
+    """Return the features of targets; SourceError if one has the name of a column of each cache, or no value."""
+    targets = files[0].targets
+    try:
+        check_names(target.column.name for target in targets)
+        return join_features(targets, [file.seen or () for file in files])
+    except ValueError as error:
+        raise SourceError(str(error)) from None
 
 
 def _unlabelled_splits(
@@ -193,6 +217,7 @@ def _class_names(
         return tuple(map(str, range(max(labels.last for labels in seen) + 1)))
     if crowd := crowding(len(texts), sum(file.rows for file in files)):
         raise SourceError(
-            f"column {choice.target.name!r} of {location!r} has {crowd}: each image must have one class; name another column with --target"
+            f"column {choice.target.name!r} of {location!r} has {crowd}: name another column with --target, or pass "
+            f"--target {choice.target.name}:text"
         )
     return tuple(sorted(texts, key=sort_key(texts)))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
 from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.source.features import LABEL, ClassLabel
 from joulecache.pipelines.source.records import Record, Source, SourceError
 
 SYNTHETIC = "synthetic:"
@@ -35,9 +36,9 @@ class SyntheticPhoto:
         return f"{SYNTHETIC_CLASSES[self.index % len(SYNTHETIC_CLASSES)]}/{self.index:08d}.jpg"
 
     @property
-    def label(self) -> int:
+    def targets(self) -> tuple[int]:
         """Number of its shape."""
-        return self.index % len(SYNTHETIC_CLASSES)
+        return (self.index % len(SYNTHETIC_CLASSES),)
 
     def record_keys(self) -> Iterator[str]:
         """Yield its name."""
@@ -45,7 +46,7 @@ class SyntheticPhoto:
 
     def read(self) -> Iterator[Record]:
         """Draw the photo, which takes about 15 ms."""
-        yield Record(self.name, self.label, synthetic_photo(self.index), 0)
+        yield Record(self.name, self.targets, synthetic_photo(self.index), 0)
 
 
 def open_synthetic(text: str, limit: int | None) -> Source:
@@ -55,7 +56,9 @@ def open_synthetic(text: str, limit: int | None) -> Source:
     if not number or not 1 <= int(digits) <= SYNTHETIC_LIMIT:
         raise SourceError(f"synthetic:N needs a count from 1 to {SYNTHETIC_LIMIT}, got {shown(text)}")
     count = int(digits) if limit is None else min(int(digits), limit)
-    return Source(text, SYNTHETIC_CLASSES, tuple(map(SyntheticPhoto, range(count))), count, False, Counter())
+    return Source(
+        text, {LABEL: ClassLabel(SYNTHETIC_CLASSES)}, tuple(map(SyntheticPhoto, range(count))), count, False, Counter()
+    )
 
 
 def synthetic_photo(index: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import open_binary
@@ -16,13 +17,14 @@ from joulecache.pipelines.source.records import Archive, SourceError
 _IRREGULAR = "not a regular file: a link, device or sparse file"
 
 
-def list_tar(archive: Archive, prefix: str = "", target: str | None = None) -> ImageListing:
+def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys: Sequence[str] = ()) -> ImageListing:
     """List the images of a tar and read its label files, but no images.
 
     Args:
         archive: The tar.
         prefix: Start of the keys.
         target: The key of the class in .json files.
+        keys: Keys of targets in .json files, to read instead.
 
     Raises:
         SourceError: The tar is damaged or compressed, or has two images of the same name.
@@ -47,7 +49,7 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None) -> I
                     if reason or kind == HIDDEN:
                         continue
                     if suffix in LONGEST_LABEL:
-                        _add_label(tar, member, name, labels[suffix], target)
+                        _add_label(tar, member, name, labels[suffix], target, keys)
                     elif suffix in LABEL_SUFFIXES:
                         beside.append(name)
                 elif reason:
@@ -72,7 +74,12 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None) -> I
 
 
 def _add_label(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, labels: dict[str, Label], target: str | None
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    name: str,
+    labels: dict[str, Label],
+    target: str | None,
+    keys: Sequence[str],
 ) -> None:
     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a Path for each name costs more
     suffix = suffix.lower()
@@ -82,4 +89,6 @@ def _add_label(
         labels[stem] = Unusable(f"its {suffix} file is {_IRREGULAR}")
     else:
         stream = tar.extractfile(member)
-        labels[stem] = read_member(suffix, stream.read(LONGEST_LABEL[suffix] + 1) if stream else b"", target)
+        labels[stem] = read_member(
+            suffix, stream.read(LONGEST_LABEL[suffix] + 1) if stream else b"", target, keys if suffix == ".json" else ()
+        )

@@ -16,7 +16,9 @@ from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, Feature, is_header
 from joulecache.pipelines.source.columns import BYTES, FLOAT, INTEGER, LIST, Choice, Column
 from joulecache.pipelines.source.decompressed import Decompressed, DecompressionError, first_decompressed
+from joulecache.pipelines.source.features import Target
 from joulecache.pipelines.source.records import Archive, Record, SourceError
+from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, encode_row, row_target
 from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange
 
 _UNIT_RECORDS = 64  # small, so that the units spread evenly over the shards
@@ -44,7 +46,8 @@ class RecordRange(RowRange):
                 yield self._record(key, data, intact)
 
     def _record(self, key: str, data: bytes, intact: bool) -> Record:
-        image, label, problem = b"", NO_LABEL, None
+        image, problem = b"", None
+        targets: tuple[Target, ...] = (NO_LABEL,) if self.columns.features is None else ()
         try:
             if not intact:
                 raise ValueError("its bytes do not match their checksum")
@@ -52,10 +55,13 @@ class RecordRange(RowRange):
             found = _image(features, self.columns.image)
             image = data[found.start : found.stop]
             kind = INTEGER if self.columns.classes is None else BYTES
-            label = self.columns.number(_label(data, features, self.columns.target, kind))
+            if self.columns.features is None:
+                targets = (self.columns.number(_label(data, features, self.columns.target, kind)),)
+            else:
+                targets = encode_row(self.columns.features, tfrecord.values(data, 0, len(data), self.columns.features))
         except ValueError as error:
             problem = str(error)
-        return Record(key, label, image, self.mtime_ns, problem)
+        return Record(key, targets, image, self.mtime_ns, problem)
 
 
 def _image(features: Mapping[str, Feature], name: str) -> Feature:
@@ -160,6 +166,8 @@ def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
     """
     ends, seen = array("q", [0]), LabelsSeen()
     images = targets = 0
+    chosen = _row_targets(file, choice)
+    names, others = [target.column.name for target in chosen], [ValuesSeen() for _ in chosen]
     problem = "it has no records"
     with _contents(file) as data:
         for start, stop in tfrecord.records(data):
@@ -168,6 +176,11 @@ def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
                 features = tfrecord.features(data, start, stop)
                 _image(features, choice.image.name)
                 images += 1
+                if choice.wanted is not None:
+                    values = tfrecord.values(data, start, stop, names)
+                    for name, each in zip(names, others, strict=True):
+                        each.add(values.get(name))
+                    continue
                 targets += choice.target.name in features
                 seen.add(_label(data, features, choice.target.name, choice.target.kind))
             except ValueError as error:
@@ -190,4 +203,11 @@ def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
         )
         for row in range(0, rows, _UNIT_RECORDS)
     ]
-    return RowFile(key, units, None, seen if targets else None)
+    return RowFile(key, units, None, seen if targets else None, others, chosen)
+
+
+def _row_targets(file: Archive, choice: Choice) -> list[RowTarget]:
+    if not choice.wanted:
+        return []
+    columns = tfrecord_columns(file)
+    return [row_target(file.name, columns, wanted) for wanted in choice.wanted]

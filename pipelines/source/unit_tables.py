@@ -12,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary, read_bytes, read_range
+from joulecache.pipelines.source.features import Target
 from joulecache.pipelines.source.records import Record, Unit
 
 _ROWS_AT_ONCE = 1024
+_TARGET = "target/"  # before the name of a column of targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class ImageFile:
 
     name: str
     root: str
-    label: int
+    targets: tuple[Target, ...]
     split: str | None
     size_bytes: int
     mtime_ns: int
@@ -40,7 +42,7 @@ class ImageFile:
 
     def read(self) -> Iterator[Record]:
         """Yield its record."""
-        yield Record(self.name, self.label, read_bytes(self.root, self.name), self.mtime_ns)
+        yield Record(self.name, self.targets, read_bytes(self.root, self.name), self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class TarMember:
 
     name: str
     path: str
-    label: int
+    targets: tuple[Target, ...]
     split: str | None
     size_bytes: int
     mtime_ns: int
@@ -70,7 +72,12 @@ class TarMember:
         data = read_range(self.path, self.offset, self.size_bytes)
         if len(data) != self.size_bytes:
             raise OSError(f"{self.path} ends inside {self.name}: the tar was truncated")
-        yield Record(self.name, self.label, data, self.mtime_ns)
+        yield Record(self.name, self.targets, data, self.mtime_ns)
+
+
+def target_column(name: str) -> str:
+    """Return the name of the column of a target."""
+    return _TARGET + name
 
 
 class ImageTable(Sequence[Unit]):
@@ -98,13 +105,15 @@ class ImageTable(Sequence[Unit]):
 
     def _units(self, first: int, count: int) -> Iterator[Unit]:
         rows = self._table.slice(first, count)
-        columns = (rows[name].to_pylist() for name in ("key", "label", "size_bytes", "mtime_ns", "offset"))
+        columns = (rows[name].to_pylist() for name in ("key", "size_bytes", "mtime_ns", "offset"))
+        names = [name for name in rows.column_names if name.startswith(_TARGET)]
+        targets = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else itertools.repeat(())
         decoded = (_from_dictionary(rows[name]) for name in ("path", "split"))
-        for key, label, size, mtime_ns, offset, path, split in zip(*columns, *decoded, strict=True):
+        for key, size, mtime_ns, offset, path, split, of_record in zip(*columns, *decoded, targets, strict=False):
             if offset is None:
-                yield ImageFile(key, path, label, split, size, mtime_ns)
+                yield ImageFile(key, path, of_record, split, size, mtime_ns)
             else:
-                yield TarMember(key, path, label, split, size, mtime_ns, offset)
+                yield TarMember(key, path, of_record, split, size, mtime_ns, offset)
 
 
 def _from_dictionary(column: Any) -> Iterator[Any]:

@@ -32,6 +32,7 @@ from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
 from joulecache.pipelines.models.fitting import MAX_SEED, check_batches, compile_model, has_soft_labels, run_epochs
+from joulecache.pipelines.source.features import check_labelled
 from joulecache.pipelines.training.callback import EnergyCallback
 from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
 from joulecache.transforms.ops import Op
@@ -150,6 +151,7 @@ def train(
     check_output_folder(folder, TRAINING_RECORD)
     check_model(model)
     opened = open_cache(cache)
+    check_labelled(opened.manifest.features, "training", opened.location)
     refuse_inside(opened, folder)
     data = _load_splits(opened, batch_size, seed, ops, with_test=recipe is not None)
     keras.utils.set_random_seed(seed)

@@ -14,9 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from joulecache.pipelines.cache.cache import CacheLike, open_cache
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core.files import atomic_write
+from joulecache.pipelines.core.quantities import clipped
+from joulecache.pipelines.source.features import AnyFeature, ClassLabel, MultiLabel
 from joulecache.transforms import Chain
 from joulecache.transforms.images import as_image
 
+_CHARACTERS = 40
 _COLUMNS, _ROWS = 8, 4
 _TILE = 128  # pixels; larger images are shrunk, smaller ones enlarged without smoothing
 _CAPTION = 18
@@ -33,10 +36,24 @@ def write_contact_sheet(cache: CacheLike, path: Path) -> None:
     opened = open_cache(cache)
     name = next((name for name in SPLITS if opened.manifest.splits[name].records), SPLITS[0])
     rows = np.unique(np.linspace(0, opened.split(name).records - 1, _COLUMNS * _ROWS).astype(np.int64))
-    labels = opened.rows(name)["label"].to_numpy()[rows]
-    captions = [opened.manifest.class_names[label] for label in labels]
+    index, features = opened.rows(name), opened.manifest.features
+    targets = [
+        [_caption(feature, index[target][row].as_py()) for row in rows.tolist()] for target, feature in features.items()
+    ]
+    captions = [", ".join(of_record) for of_record in zip(*targets, strict=True)] or [""] * len(rows)
     images = map(_cached_image, opened.images(name).views(rows))
     _draw(list(zip(images, captions, strict=True)), path)
+
+
+def _caption(feature: AnyFeature, value: Any) -> str:
+    """Return what is shown of a target."""
+    match feature:
+        case ClassLabel(names):
+            return str(names[value])
+        case MultiLabel(names):
+            return " ".join(name for name, one in zip(names, value, strict=True) if one) or "-"
+        case _:
+            return clipped(f"{value:g}" if isinstance(value, float) else str(value), _CHARACTERS)
 
 
 def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:

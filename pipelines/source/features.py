@@ -1,0 +1,327 @@
+"""Features: the types of targets, which are what a model learns from an image.
+
+A source gives each record one *target* per feature, in the order of the source's features. Between the source and the shards a target is
+one plain Python value, which compares, hashes and pickles fast: the number of a class; a scalar; a text; or the little-endian bytes of an
+array. A feature checks its targets and turns many of them into one Arrow column, and a column back into targets or a NumPy array.
+
+A record whose only target is its class is stored as it always was, in a column ``label``. Other targets have columns of their own names,
+in the shards and in the index. A target that moves with pixels (a mask, boxes, points) will have its column in the shards of each variant
+alone, and is told so by its op.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from joulecache.pipelines.core.checks import shown
+
+Target: TypeAlias = int | float | str | bytes
+"""What a record has for one feature."""
+
+LABEL = "label"
+"""The name of a class that is the only target."""
+
+MOST_ELEMENTS = 1 << 16
+"""A target has at most this many numbers."""
+
+_RESERVED = (
+    *("image", "key", "key_hash", "pad"),
+    *("split", "source_bytes", "mtime_ns", "digest", "shard", "row"),
+)
+
+
+class Feature(ABC):
+    """The type of a target.
+
+    Attributes:
+        kind: Its name in ``--target NAME:KIND``.
+    """
+
+    kind: str
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """NumPy's name of the stored type, or ``str``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one stored target; () for a scalar."""
+        return ()
+
+    @property
+    def loaded_dtype(self) -> str:
+        """NumPy's name of the type that `load` yields, or ``str``."""
+        return self.dtype
+
+    @abstractmethod
+    def check(self, target: Target) -> None:
+        """Raise ValueError unless a record may have this target."""
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Type of its column."""
+        value = pa.string() if self.dtype == "str" else pa.from_numpy_dtype(np.dtype(self.dtype))
+        return pa.fixed_shape_tensor(value, self.shape) if self.shape else value
+
+    def column(self, targets: Sequence[Target]) -> pa.Array:
+        """Return targets as an Arrow column."""
+        if not self.shape:
+            return pa.array(targets, self.arrow_type)
+        joined = b"".join(target for target in targets if isinstance(target, bytes))
+        values = pa.array(np.frombuffer(joined, np.dtype(self.dtype)))
+        storage = pa.FixedSizeListArray.from_arrays(values, math.prod(self.shape))
+        return pa.ExtensionArray.from_storage(self.arrow_type, storage.cast(self.arrow_type.storage_type))
+
+    def array(self, column: pa.Array) -> NDArray[Any]:
+        """Return a column of numbers as an array ``[N, *shape]``, without a copy."""
+        if not self.shape:
+            return np.asarray(column.to_numpy(zero_copy_only=self.dtype != "str"))
+        values = column.storage.flatten().to_numpy()
+        return np.asarray(values).reshape(len(column), *self.shape)
+
+    def example(self, column: pa.Array, row: int) -> bytes | int | list[int] | list[float]:
+        """Return the target in a row of a column as a value of a `tf.train.Example`."""
+        if self.dtype == "str":
+            return str(column[row].as_py()).encode()
+        if self.shape or self.dtype == "float32":
+            return [*self.array(column[row : row + 1]).reshape(-1).tolist()]
+        return int(column[row].as_py())
+
+    def targets(self, column: pa.Array) -> list[Target]:
+        """Return the targets in a column."""
+        if not self.shape:
+            return [*column.to_pylist()]
+        return [each.tobytes() for each in self.array(column)]
+
+
+class _Named(Feature):
+    """A feature of classes.
+
+    Attributes:
+        names: Names of the classes.
+    """
+
+    names: tuple[str, ...]
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each class, by name."""
+        return {name: number for number, name in enumerate(self.names)}
+
+
+@dataclass(frozen=True)
+class ClassLabel(_Named):
+    """One class of each image; int64 ``[B]``.
+
+    Attributes:
+        names: Names of the classes.
+        kind: ``class``.
+
+    Raises:
+        ValueError: A name is not a text.
+    """
+
+    names: tuple[str, ...]
+    kind: Literal["class"] = field(default="class", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", _checked_names(self.names))
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of the stored type."""
+        return "int64"
+
+    def check(self, target: Target) -> None:
+        """Raise ValueError unless a target is the number of a class."""
+        if not isinstance(target, int) or not 0 <= target < len(self.names):
+            raise ValueError(f"label {target!r} is not one of the {len(self.names)} classes")
+
+
+@dataclass(frozen=True)
+class MultiLabel(_Named):
+    """Any number of classes of each image; uint8 ``[K]`` of 0 and 1, loaded as float32 ``[B, K]``.
+
+    Attributes:
+        names: Names of the K classes.
+        kind: ``multilabel``.
+
+    Raises:
+        ValueError: There are no names, or one is not a text.
+    """
+
+    names: tuple[str, ...]
+    kind: Literal["multilabel"] = field(default="multilabel", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", _checked_names(self.names))
+        if not 1 <= len(self.names) <= MOST_ELEMENTS:
+            raise ValueError(f"names must have 1 to {MOST_ELEMENTS:,} classes, got {len(self.names):,}")
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of the stored type."""
+        return "uint8"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(K,)."""
+        return (len(self.names),)
+
+    @property
+    def loaded_dtype(self) -> str:
+        """NumPy's name of the type that `load` yields."""
+        return "float32"
+
+    def check(self, target: Target) -> None:
+        """Raise ValueError unless a target has a 0 or 1 for each class."""
+        if not isinstance(target, bytes) or len(target) != len(self.names) or target.strip(b"\0\1"):
+            raise ValueError(f"its labels must have a 0 or 1 for each of the {len(self.names)} classes")
+
+    def encode(self, labels: Iterable[int]) -> bytes:
+        """Return the target with these classes, given by number."""
+        target = bytearray(len(self.names))
+        for label in labels:
+            target[label] = 1
+        return bytes(target)
+
+
+@dataclass(frozen=True)
+class Value(Feature):
+    """One or more numbers of each image, such as an age, an embedding or a weight; ``[B, *shape]``.
+
+    Attributes:
+        dtype: ``float32`` or ``int64``.
+        shape: Shape of the numbers of one image; () for one number.
+        kind: ``value``.
+
+    Raises:
+        ValueError: The dtype is another one, or a side of the shape is not positive.
+    """
+
+    dtype: Literal["float32", "int64"] = "float32"
+    shape: tuple[int, ...] = ()
+    kind: Literal["value"] = field(default="value", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "int64"):
+            raise ValueError(f"dtype must be float32 or int64, got {self.dtype!r}")
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if any(type(side) is not int or side < 1 for side in self.shape) or math.prod(self.shape) > MOST_ELEMENTS:
+            raise ValueError(f"shape must have positive sides, at most {MOST_ELEMENTS:,} numbers, got {self.shape}")
+
+    def check(self, target: Target) -> None:
+        """Raise ValueError unless a target has finite numbers of this dtype and shape."""
+        if not self.shape:
+            if isinstance(target, str | bytes) or not math.isfinite(target):
+                raise ValueError(f"its value must be a finite number, got {shown(target)}")
+            return
+        count = math.prod(self.shape)
+        if not isinstance(target, bytes) or len(target) != count * np.dtype(self.dtype).itemsize:
+            raise ValueError(f"its value must have {count} numbers")
+        if not np.isfinite(np.frombuffer(target, self.dtype)).all():
+            raise ValueError("its value must have finite numbers")
+
+    def encode(self, numbers: Sequence[float | int]) -> Target:
+        """Return numbers as a target; ValueError unless they fit the dtype and shape and are finite."""
+        if len(numbers) != math.prod(self.shape):
+            raise ValueError(f"must have {math.prod(self.shape)} numbers, got {len(numbers)}")
+        try:
+            with np.errstate(over="ignore"):
+                array = np.array(numbers, np.float64 if self.dtype == "float32" else np.int64).astype(self.dtype)
+        except (OverflowError, TypeError) as error:
+            raise ValueError(f"must have numbers of type {self.dtype}: {error}") from None
+        if not np.isfinite(array).all():
+            raise ValueError(f"must have finite numbers of type {self.dtype}")
+        return array.tobytes() if self.shape else array[0].item()
+
+
+@dataclass(frozen=True)
+class Text(Feature):
+    """A text for each image; string ``[B]``, UTF-8.
+
+    Attributes:
+        kind: ``text``.
+    """
+
+    kind: Literal["text"] = field(default="text", kw_only=True, repr=False)
+
+    @property
+    def dtype(self) -> str:
+        """``str``."""
+        return "str"
+
+    def check(self, target: Target) -> None:
+        """Raise ValueError unless a target is a text that UTF-8 can encode."""
+        if not isinstance(target, str):
+            raise ValueError(f"its text must be a string, got {shown(target)}")
+        try:
+            target.encode()
+        except UnicodeEncodeError:
+            raise ValueError("its text is not valid Unicode") from None
+
+
+AnyFeature: TypeAlias = ClassLabel | MultiLabel | Value | Text
+"""The features, as the manifest has them."""
+
+Features: TypeAlias = Mapping[str, AnyFeature]
+"""Features by the name of their targets."""
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """The targets of the images of a source.
+
+    Attributes:
+        features: The feature of each target, by name.
+        columns: For each feature, the target of each image; None for an image that is no record.
+    """
+
+    features: Features
+    columns: Mapping[str, Sequence[Target | None]]
+
+
+def is_labelled(features: Features) -> bool:
+    """Return whether the only target is a class, which is stored as ``label``."""
+    return [*features] == [LABEL] and isinstance(features[LABEL], ClassLabel)
+
+
+def check_labelled(features: Features, what: str, where: str) -> None:
+    """Raise ValueError unless the only target is a class.
+
+    Args:
+        features: The features of a source or cache.
+        what: What needs it, as the subject of a sentence in the singular.
+        where: The source or cache.
+    """
+    if not is_labelled(features):
+        there = ", ".join(f"{name} ({feature.kind})" for name, feature in features.items()) or "no targets"
+        raise ValueError(
+            f"{what} needs one class for each image, but {where!r} has {there}: choose a class with --target NAME:class"
+        )
+
+
+def check_names(features: Iterable[str]) -> None:
+    """Raise ValueError if a target has the name of a column that each cache has, or none."""
+    for name in features:
+        if not name or not name.isprintable() or name in _RESERVED:
+            raise ValueError(
+                f"a target cannot be called {name!r}: rename its column; {', '.join(_RESERVED)} are columns of each cache"
+            )
+
+
+def _checked_names(names: Iterable[str]) -> tuple[str, ...]:
+    given = names if isinstance(names, str) else tuple(names)
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"names must be a tuple of texts, got {shown(given)}")
+    return given
