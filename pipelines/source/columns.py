@@ -179,7 +179,11 @@ def choose_columns(
 def _images_alone(file: str, columns: Sequence[Column], config: SourceConfig) -> Choice:
     images = [column for column in columns if called([column.name], _IMAGE_NAMES) or column.kind == IMAGE]
     image, others = _find(file, columns, "image", "images", images, _IMAGE_KINDS, _PREFERRED_IMAGES, config.image)
-    return Choice(file, image, image, others, by_default=False, wanted=())
+    return Choice(file, image, image, others, _split_column(columns), by_default=False, wanted=())
+
+
+def _split_column(columns: Sequence[Column]) -> str | None:
+    return next((column.name for column in columns if called([column.name], _SPLIT_NAMES)), None)
 
 
 def choose(
@@ -210,14 +214,12 @@ def choose(
         wanted = ()
     if wanted:
         first = next((column for column in columns if column.name == wanted[0].name), image)
-        return Choice(file, image, first, other_images, by_default=False, wanted=wanted)
+        return Choice(file, image, first, other_images, _split_column(columns), by_default=False, wanted=wanted)
     target, other_targets = find("target", "classes", targets, _CLASS_KINDS, preferred, config.target_column)
     others = other_images + tuple(name for name in other_targets if name != image.name)
     named = config.image is not None or config.target is not None
     usual = image.name in _PREFERRED_IMAGES and target.name in preferred
-    split = next(
-        (column.name for column in columns if called([column.name], _SPLIT_NAMES) and column is not target), None
-    )
+    split = _split_column([column for column in columns if column is not target])
     return Choice(file, image, target, others, split, by_default=usual and not named)
 
 
