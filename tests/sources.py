@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from joulecache.pipelines.source import Record, Source
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Features
 
 
 def records(source: Source) -> list[Record]:
@@ -19,9 +20,21 @@ def records(source: Source) -> list[Record]:
     return [record for unit in source.units for record in unit.read()]
 
 
+def label_of(record: Record) -> int:
+    """Return the class number of a record."""
+    [label] = record.targets
+    assert isinstance(label, int)
+    return label
+
+
 def labels(source: Source) -> dict[str, str]:
     """Return {key: class name}."""
-    return {record.key: source.class_names[record.targets[0]] for record in records(source)}
+    return {record.key: source.class_names[label_of(record)] for record in records(source)}
+
+
+def classes(count: int) -> Features:
+    """Return the features of a source with `count` classes."""
+    return {LABEL: ClassLabel(tuple(map(str, range(count))))}
 
 
 def splits(source: Source) -> dict[str, str | None]:

@@ -16,6 +16,7 @@ from caches import CHAIN, OPTIONS, build, cached_images, hashes, index_of, is_cl
 from conftest import MakeSource
 from numpy.typing import NDArray
 from PIL import Image
+from sources import classes
 
 from joulecache.pipelines.building.config import BuildError, ShardConfig
 from joulecache.pipelines.building.precomputing import BuildProgress
@@ -121,7 +122,7 @@ def test_a_plain_loop_without_beam_gives_the_same_bytes(tmp_path: Path, photo_fo
     files = {}
     for shard in range(4):
         units = tuple(unit for unit in source.units if key_hash(unit.name) * 4 >> 64 == shard)
-        result = build_shard(ShardSpec(str(tmp_path), shard, 4, units, 3, config))
+        result = build_shard(ShardSpec(str(tmp_path), shard, 4, units, classes(3), config))
         files.update({file.name: file.sha256 for file in result.data_files})
     assert files == shard_hashes(open_manifest(photo_cache))
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
+from sources import classes
 
 from joulecache.pipelines.building.beam_graph import run_specs
 from joulecache.pipelines.building.config import (
@@ -196,7 +197,7 @@ class FaultyUnit:
     split: None = None
     mtime_ns: int = 0
     size_bytes: int | None = None
-    label: int | None = None
+    targets: tuple[int] | None = None
 
     def record_keys(self) -> Iterator[str]:
         yield "faulty"
@@ -208,7 +209,7 @@ class FaultyUnit:
 def run_faulty(folder: Path, error: type[BaseException]) -> None:
     (folder / WORK).mkdir()
     chain = parse("decode|resize(8)")
-    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), 1, ShardConfig(chain, chain))])
+    run_specs([ShardSpec(str(folder), 0, 1, (FaultyUnit(error),), classes(1), ShardConfig(chain, chain))])
 
 
 @pytest.mark.timeout(30)

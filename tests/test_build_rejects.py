@@ -15,6 +15,7 @@ import pytest
 from caches import CHAIN, build, cached_images, contents, hashes, index_of, is_clean, keys_of, rejects_of
 from conftest import MakeSource
 from PIL import Image
+from sources import classes
 
 from joulecache.pipelines.building.config import BuildConfig, BuildError
 from joulecache.pipelines.building.precomputing import precompute
@@ -163,7 +164,7 @@ def spec_of(folder: Path, units: Sequence[Unit], chain: str, val_chain: str | No
     config = BuildConfig(
         chain=parse(chain), val_chain=parse(val_chain) if val_chain else None, val_fraction=0, **options
     )
-    return ShardSpec(str(folder), 0, 1, units, 3, config.shard_config(holds_out=False))
+    return ShardSpec(str(folder), 0, 1, units, classes(3), config.shard_config(holds_out=False))
 
 
 def test_a_file_that_is_gone_when_it_is_read_is_a_reject(tmp_path: Path, photo_folder: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from caches import OPTIONS, build, contents, hashes, is_clean, times
 from processes import Child, python
+from sources import classes
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.precomputing import BuildProgress, precompute
@@ -188,7 +189,7 @@ def test_a_damaged_energy_log_is_not_counted(interrupted: Path, photo_folder: Pa
 def test_a_damaged_shard_is_not_taken_for_finished(tmp_path: Path, photo_folder: Path, damage: str) -> None:
     (work := tmp_path / WORK).mkdir()
     chain = parse("decode|resize(8)")
-    spec = ShardSpec(str(tmp_path), 0, 1, open_source(photo_folder).units[:3], 3, ShardConfig(chain, chain))
+    spec = ShardSpec(str(tmp_path), 0, 1, open_source(photo_folder).units[:3], classes(3), ShardConfig(chain, chain))
     result = build_shard(spec)
     shard, kept = tmp_path / result.data_files[0].name, work / "00000.json"
     body = json.loads(kept.read_text())

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from caches import cached_images, index_of
 from conftest import encoded
-from sources import example, labels, records, splits, write_parquet, write_tfrecord
+from sources import example, label_of, labels, records, splits, write_parquet, write_tfrecord
 
 from joulecache.pipelines import precompute
 from joulecache.pipelines.source import Source, SourceConfig, SourceError, open_source
@@ -39,7 +39,7 @@ def class_label(*names: str) -> dict[str, Any]:
 
 def of(source: Source) -> list[tuple[bytes, str]]:
     """Return the images and classes of a source."""
-    return [(record.data, source.class_names[record.targets[0]]) for record in records(source)]
+    return [(record.data, source.class_names[label_of(record)]) for record in records(source)]
 
 
 IMAGES = structs(b"a", b"b", b"c")

@@ -183,7 +183,7 @@ def test_a_shard_that_two_workers_build_at_once_is_whole(tmp_path: Path, photo_f
     (tmp_path / WORK).mkdir()
     chain = parse(CHAIN)
     listed = open_source(photo_folder)
-    spec = ShardSpec(str(tmp_path), 0, 1, tuple(listed.units), len(listed.class_names), ShardConfig(chain, chain))
+    spec = ShardSpec(str(tmp_path), 0, 1, tuple(listed.units), listed.features, ShardConfig(chain, chain))
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(build_shard, [spec] * 32))
     assert len({str(result.files) for result in results}) == 1

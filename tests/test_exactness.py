@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from sources import classes
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.precomputing import precompute
@@ -142,7 +143,7 @@ def test_a_shard_of_any_chain_cut_anywhere_gives_the_pixels_of_the_whole_chain(
     units = tuple(unit for unit in open_source(photo_folder).units if unit.name in keys)
     with TemporaryDirectory() as folder:
         Path(folder, WORK).mkdir()
-        file = build_shard(ShardSpec(folder, 0, 1, units, 3, config)).files["train"][n % 2]
+        file = build_shard(ShardSpec(folder, 0, 1, units, classes(3), config)).files["train"][n % 2]
         cached = [as_array(Image.open(io.BytesIO(bytes(one)))) for one in read_encoded(Path(folder, file.name), file)]
     hashes = [key_hash(key) for key in keys]
     if len({image.shape for image in cached}) == 1:

@@ -20,7 +20,7 @@ from caches import contents as files_in
 from conftest import MakeSource, write_files
 from google_storage import google_storage
 from processes import CLI, environment, python, wait_until
-from sources import example, write_parquet, write_tfrecord
+from sources import example, label_of, write_parquet, write_tfrecord
 
 from joulecache.pipelines import load, open_manifest, precompute, verify
 from joulecache.pipelines.building import shard_builder
@@ -186,7 +186,7 @@ def test_other_urls_and_credentials_are_refused() -> None:
 
 
 def contents(source: Source) -> list[tuple[str, int, bytes, str | None]]:
-    return [(record.key, record.targets[0], record.data, unit.split) for unit in source.units for record in unit.read()]
+    return [(record.key, label_of(record), record.data, unit.split) for unit in source.units for record in unit.read()]
 
 
 def test_every_kind_of_source_equals_the_one_on_disk(

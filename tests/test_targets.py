@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from caches import build, index_of, rejects_of, shard_hashes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sources import add, records
 
 import joulecache as jc
 from joulecache.pipelines.cache.manifest_io import open_manifest
@@ -26,8 +28,6 @@ from joulecache.pipelines.report.render.markdown import to_markdown
 from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 from joulecache.pipelines.source.features import Value
 from joulecache.pipelines.source.targets import read_column
-from tests.caches import build, index_of, rejects_of, shard_hashes
-from tests.sources import add, records
 
 COUNT = 30
 CHAIN = "decode|resize(8) || flip_lr"
@@ -216,7 +216,7 @@ def test_an_update_notices_a_changed_target_and_computes_no_image(tmp_path: Path
 
 
 def test_missing_and_malformed_targets_are_rejected_with_the_reason(tmp_path: Path) -> None:
-    rows = [{"image": png(number), "age": [1.0, number]} for number in range(COUNT)]
+    rows: list[dict[str, Any]] = [{"image": png(number), "age": [1.0, number]} for number in range(COUNT)]
     rows[3]["age"], rows[4]["age"], rows[5]["age"] = None, [1.0], [float("nan"), 1.0]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     build(tmp_path / "rows.parquet", tmp_path / "cache", CHAIN, target="age:value", workers=1, max_reject_rate=0.5)
@@ -271,7 +271,7 @@ def test_what_needs_classes_refuses_other_targets(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="an audit " + message):
         jc.audit(source, chain="decode|resize(32) || flip_lr", out=tmp_path / "audit", target="age")
     with pytest.raises(ValueError, match="training " + message):
-        jc.train(tmp_path / "cache", epochs=1)
+        jc.train(tmp_path / "cache", epochs=1, out=tmp_path / "model")
     write_contact_sheet(tmp_path / "cache", tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").exists()
 
