@@ -174,6 +174,26 @@ def test_pyarrow_and_tensorflow_read_targets_without_this_library(tmp_path: Path
     assert features["caption"].bytes_list.value[0].decode() == first["caption"]
 
 
+@pytest.mark.parametrize("kind", ["arrow", "tfrecord"])
+def test_worker_processes_write_the_same_bytes(tmp_path: Path, kind: str) -> None:
+    source, options = labels_file(tmp_path)
+    for workers in (1, 2):
+        build(source, tmp_path / f"{workers}", CHAIN, format=kind, target=TARGETS, workers=workers, shards=3, **options)
+    one, two = (shard_hashes(open_manifest(tmp_path / f"{workers}")) for workers in (1, 2))
+    assert one == two
+
+
+def test_texts_of_any_length_fit_tfrecords(tmp_path: Path) -> None:
+    texts = ["a" * (1 << number) for number in range(18)]
+    rows = [{"image": png(number), "text": text} for number, text in enumerate(texts)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    build(
+        tmp_path / "rows.parquet", tmp_path / "cache", CHAIN, format="tfrecord", target="text:text", workers=1, shards=1
+    )
+    batches = loaded(tmp_path / "cache")
+    assert {text.decode() for _, batch in batches for text in batch.numpy()} == {*texts}
+
+
 def test_selected_targets_and_weights(tmp_path: Path) -> None:
     source, options = parquet(tmp_path)
     cache = tmp_path / "cache"

@@ -62,9 +62,10 @@ def label_images(
             return labelled
     problem = _first_problem(listings)
     if target is not None:
+        kinds = f"; for another kind than a class, pass --target {target}:KIND" if problem else ""
         raise SourceError(
             f"no image in {location!r} has a class under {target!r}{problem}: --target must name a key of the .json files in a tar, or a "
-            f"column of a --labels table; if it is no class, pass --target {target}:value, {target}:multilabel or {target}:text"
+            f"column of a --labels table{kinds}"
         )
     unused = shortened(list(_unused_files(listings)), _SHOWN)
     if unused and folders.is_flat and any(listing.labels is not None for listing in listings):
