@@ -188,9 +188,15 @@ def test_texts_of_any_length_fit_tfrecords(tmp_path: Path) -> None:
     rows = [{"image": png(number), "text": text} for number, text in enumerate(texts)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     build(
-        tmp_path / "rows.parquet", tmp_path / "cache", CHAIN, format="tfrecord", target="text:text", workers=1, shards=1
+        tmp_path / "rows.parquet",
+        tmp_path / "cache",
+        CHAIN,
+        format="tfrecord",
+        target="text:text",
+        workers=1,
+        val_fraction=0,
     )
-    batches = loaded(tmp_path / "cache")
+    batches = jc.load(tmp_path / "cache", "train", 4)
     assert {text.decode() for _, batch in batches for text in batch.numpy()} == {*texts}
 
 
@@ -332,24 +338,34 @@ def test_any_cell_is_a_target_or_has_a_reason(kind: str, cells: list[str | None]
     assert feature.targets(feature.column([each for each in targets if each is not None])) is not None
 
 
-def test_mutations_of_a_metadata_file_are_refused_or_rejected(tmp_path: Path) -> None:
-    images, _ = metadata_jsonl(tmp_path)
-    lines = (images / "metadata.jsonl").read_bytes().splitlines()[:3]
-    for name in [path.name for path in images.glob("*.png")][3:]:
-        (images / name).unlink()
-    original = b"\n".join(lines)
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("write", [labels_file, metadata_jsonl])
+def test_mutations_of_a_metadata_file_are_refused_or_rejected(tmp_path: Path, write: WriteSource, count: int) -> None:
+    images, options = write(tmp_path)
+    path: Path = options.get("labels", images / "metadata.jsonl")
+    original = b"\n".join(path.read_bytes().splitlines()[:4])
+    for image in sorted(images.glob("*.png"))[4:]:
+        image.unlink()
     rng = np.random.default_rng(0)
-    config = SourceConfig(target=TARGETS)
-    for _ in range(1000):
+    pieces = [b"9" * 400, b"[[[[", b"nan", b'"', b"1e999", b"\xff\xfe", b"null", b";", b"-1", b"9223372036854775808"]
+    for _ in range(count):
         data = bytearray(original)
-        for _ in range(rng.integers(1, 4)):
-            data[rng.integers(len(data))] = rng.integers(256)
-        (images / "metadata.jsonl").write_bytes(data)
+        for _ in range(rng.integers(1, 5)):
+            place = int(rng.integers(len(data)))
+            match rng.integers(3):
+                case 0:
+                    data[place] = rng.integers(256)
+                case 1:
+                    del data[place : place + int(rng.integers(1, 9))]
+                case _:
+                    data[place:place] = pieces[rng.integers(len(pieces))]
+        path.write_bytes(data)
         try:
-            source = open_source(images, config)
-        except SourceError:
+            source = open_source(images, SourceConfig(target=TARGETS, **options))
+        except SourceError as error:
+            assert "\n" not in str(error)
             continue
-        assert len(source.units) + len(source.refused) <= 3
+        assert len(source.units) + len(source.refused) == 4
         for record in records(source):
             for feature, target in zip(source.features.values(), record.targets, strict=True):
                 feature.check(target)
