@@ -234,8 +234,11 @@ def test_an_interrupt_is_not_taken_for_a_failure(tmp_path: Path) -> None:
         ({"limit": 0}, "limit must be an integer"),
         ({"splits": {"valid": "b", "train": "a"}}, "splits must be one of train, val, test, got 'valid'"),
         ({"splits": {"test": "b"}}, "splits must name train"),
-        ({"target": "age:value"}, "target must be COLUMN or COLUMN:class, the only kind so far, got 'age:value'"),
-        ({"target": ":class"}, "target must be COLUMN or COLUMN:class"),
+        (
+            {"target": "age:number"},
+            "target must be NAME or NAME:KIND with a kind of class, multilabel, value, text, got 'age:number'",
+        ),
+        ({"target": ":class"}, "target must name a column before its kind"),
         ({"splits": {"train": "a", "test": "a"}}, "a different name for each split"),
         ({"splits": {"train": ""}}, "the name of split train"),
         ({"image": ""}, "image must be a non-empty string"),

@@ -362,8 +362,7 @@ def test_mutations_of_a_metadata_file_are_refused_or_rejected(tmp_path: Path, wr
         path.write_bytes(data)
         try:
             source = open_source(images, SourceConfig(target=TARGETS, **options))
-        except SourceError as error:
-            assert "\n" not in str(error)
+        except SourceError:
             continue
         assert len(source.units) + len(source.refused) == 4
         for record in records(source):
