@@ -108,7 +108,9 @@ def test_supported_pythons_are_said_alike() -> None:
 
 
 def test_version_stands_in_one_place() -> None:
-    assert not [name for name in product_files() if name.endswith(".py") and "__version__" in (ROOT / name).read_text()]
+    assert not [
+        name for name in product_files() if name.endswith(".py") and "__version__ =" in (ROOT / name).read_text()
+    ]
     try:
         installed = metadata.version("joulecache")
     except metadata.PackageNotFoundError:

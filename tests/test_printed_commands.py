@@ -42,7 +42,7 @@ def test_the_commands_of_a_plan(source: str) -> None:
         labels=Path("the classes.csv"),
         splits={"train": "training set", "test": "$x"},
         image="img",
-        target="fine label",
+        target=("fine label", "age:value"),
         seed=7,
     )
     plan = make_plan(source=source, options=build_options(config))
@@ -58,7 +58,7 @@ def test_the_commands_of_a_plan(source: str) -> None:
         assert (given["variants"], given["quality"]) == (choice.variants, choice.layout.quality)
         assert (given["limit"], given["seed"], str(given["labels"])) == (None, 7, "the classes.csv")
         assert given["splits"] == "train=training set,test=$x"
-        assert (given["image"], given["target"]) == ("img", "fine label")
+        assert (given["image"], given["target"]) == ("img", ["fine label", "age:value"])
 
 
 @pytest.mark.parametrize(

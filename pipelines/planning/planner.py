@@ -157,7 +157,10 @@ def build_options(config: PlanConfig) -> tuple[str, ...]:
     )
     if config.splits is not None:
         options["splits"] = ",".join(f"{split}={name}" for split, name in config.splits.items())
-    return tuple(word for name, value in options.items() for word in (f"--{name}", str(value)))
+    repeated = [
+        (name, each) for name, value in options.items() for each in (value if isinstance(value, tuple) else (value,))
+    ]
+    return tuple(word for name, value in repeated for word in (f"--{name}", str(value)))
 
 
 def within_budget(choices: Sequence[Choice], budget_bytes: float | None) -> tuple[Choice, ...]:
