@@ -511,7 +511,8 @@ def test_the_command_builds_the_whole_source_whatever_was_sampled(
     assert code == 0, err
     body = json.loads(out)
     assert (body["records"], body["sampled"]) == (30, 16)
-    program, *words = shlex.split(body["command"])
+    command = next(choice["command"] for choice in body["choices"] if choice["command"])
+    program, *words = shlex.split(command)
     assert program == "joulecache"
     assert run(*words)[0] == 0
     manifest = open_manifest("cache/")

@@ -104,7 +104,7 @@ class WorkerPool:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-c", boot],
+                    [sys.executable, "-u", "-c", boot],
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what ops print must not mix with results on stdout
                     env=_KEEP_MEMORY | os.environ,
