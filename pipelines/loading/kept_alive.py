@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from joulecache.pipelines.loading.array_pool import tensor_address, tensor_block
-from joulecache.pipelines.loading.iterators import keep_iterators_at_exit
+from joulecache.pipelines.loading.iterators import keep_iterators_at_exit, python_call
 
 Token: TypeAlias = tf.experimental.Optional
 
@@ -37,7 +37,8 @@ def call_method(token: Token, method: Callable[..., Any], inputs: Sequence[tf.Te
     def call(*arrays: Any) -> Any:
         found = weak()
         assert found is not None
-        return found(*arrays)
+        with python_call():
+            return found(*arrays)
 
     token.has_value()
     return tf.numpy_function(call, inputs, types, stateful=False)
