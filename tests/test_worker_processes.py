@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,13 @@ ONCE = """
 
 
 def children(of: int | None = None) -> list[psutil.Process]:
-    return psutil.Process(of).children(recursive=True)
+    """Return the worker processes of a process, without what other tests started."""
+    found = []
+    for child in psutil.Process(of).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any("building.worker" in word for word in child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.fixture(scope="module")
