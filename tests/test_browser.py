@@ -48,12 +48,8 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             name = EVIL[number % len(EVIL)].replace("/", "\u2215")
             (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
             (folder / "photos" / name / f"{name} {number}.jpg").write_bytes(data)
-        options = {
-            "workloads": ["input", "train"],
-            "splits": {"train": "."},
-            "pairs": 5,
-        }  # else "img src" may have masks
-        result = audit(folder / "photos", chain, folder / "out", **options)
+        images, splits = folder / "photos", {"train": "."}  # otherwise "img src" may have masks
+        result = audit(images, chain, folder / "out", workloads=["input", "train"], splits=splits, pairs=5)
     return write_report(result, folder / "report").html
 
 
