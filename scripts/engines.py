@@ -103,7 +103,7 @@ def wait_until(true: Callable[[], bool], what: str, process: Process | None = No
         ended = process is not None and process.poll() is not None
         if ended or time.monotonic() > deadline_s:
             output = last_line(log.read_text(errors="replace")) if log else ""
-            raise WrongError(f"waited in vain until {what}: {output}")
+            raise WrongError(f"timed out waiting until {what}: {output}")
         time.sleep(0.05)
 
 

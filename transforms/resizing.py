@@ -46,15 +46,15 @@ def resizer() -> str:
 class _Simd:
     """The SIMD implementation."""
 
-    library: Any
+    package: Any
     options: Any
 
     def resize(self, image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-        library, channels = self.library, image.shape[2]
-        kind = library.PixelType.U8x3 if channels == 3 else library.PixelType.U8
-        source = library.ImageData(image.shape[1], image.shape[0], kind, straight(image).tobytes())
-        result = library.ImageData(width, height, kind)
-        library.Resizer().resize(source, result, self.options)  # not shared: a resizer is locked while it runs
+        package, channels = self.package, image.shape[2]
+        kind = package.PixelType.U8x3 if channels == 3 else package.PixelType.U8
+        source = package.ImageData(image.shape[1], image.shape[0], kind, straight(image).tobytes())
+        result = package.ImageData(width, height, kind)
+        package.Resizer().resize(source, result, self.options)  # not shared: a resizer is locked while it runs
         return np.frombuffer(result.get_buffer(), np.uint8).reshape(height, width, channels)
 
 
@@ -62,11 +62,11 @@ class _Simd:
 def _simd() -> _Simd | None:
     """Return the SIMD implementation; None if it is not installed, or not equal to the reference."""
     try:
-        library = import_module("cykooz_resizer")
+        package = import_module("cykooz_resizer")
     except ImportError:
         return None
-    options = library.ResizeOptions(library.ResizeAlg.convolution(library.FilterType.bilinear))
-    simd = _Simd(library, options)
+    options = package.ResizeOptions(package.ResizeAlg.convolution(package.FilterType.bilinear))
+    simd = _Simd(package, options)
     image = (np.arange(31 * 23 * 3, dtype=np.uint32) * 2654435761 >> 24).astype(np.uint8).reshape(31, 23, 3)
     equal = np.array_equal(simd.resize(image, 7, 29), resize_reference(image, 7, 29))
     return simd if equal else None

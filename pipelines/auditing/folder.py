@@ -79,7 +79,7 @@ class AuditFolder:
         return log
 
     def finish(self) -> None:
-        """Delete the settings: the report is written, and the next audit in this folder measures anew."""
+        """Delete the settings: the report is written, and the next audit in this folder starts over."""
         shutil.rmtree(self.path / _WORK, ignore_errors=True)
 
     def forget(self) -> None:

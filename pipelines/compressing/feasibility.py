@@ -35,7 +35,7 @@ def check_recipe(recipe: Recipe, model: keras.Model) -> None:
     if recipe.changes_weights and any(
         isinstance(layer, layers.BatchNormalization) and layer.trainable for layer in model.layers
     ):
-        trainable_norms(model)  # fine-tuning takes their statistics anew
+        trainable_norms(model)  # fine-tuning recomputes their statistics
 
 
 def check_conversion(recipe: Recipe, model: keras.Model) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from joulecache.pipelines.core import codec, files
 
-_ENVELOPE = ("format", "versions", "files")  # keys of every record beside its body
+_ENVELOPE = ("format", "versions", "files")  # keys of every record besides its body
 
 
 def check_output_folder(out: Path, record: str) -> None:

@@ -62,5 +62,5 @@ def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def is_at_chance(accuracy: float, images: int, chance: float) -> bool:
-    """Return whether an accuracy on so many images is not shown to be above `chance`: its interval reaches down to that."""
+    """Return whether the interval of an accuracy, measured on some images, includes `chance` or lies below it."""
     return proportion_interval(round(accuracy * images), images)[0] <= chance

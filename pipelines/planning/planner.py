@@ -151,7 +151,7 @@ def _job(sample: Sample, config: PlanConfig, pue: float) -> Job:
 
 
 def build_options(config: PlanConfig) -> tuple[str, ...]:
-    """Return the options of the command that builds a cache of the whole source, besides those of a choice."""
+    """Return the options of the command that builds a cache of the whole source, except those of a choice."""
     options = dataclasses.replace(config, limit=None).source_options() | (
         {} if config.seed == 0 else {"seed": config.seed}
     )

@@ -4,9 +4,8 @@ A source gives each record one *target* per feature, in the order of the source'
 one plain Python value, which compares, hashes and pickles fast: the number of a class; a scalar; a text; or the little-endian bytes of an
 array. A feature checks its targets and turns many of them into one Arrow column, and a column back into targets or a NumPy array.
 
-A record whose only target is its class is stored as it always was, in a column ``label``. Other targets have columns of their own names,
-in the shards and in the index. A target that moves with pixels (a mask, boxes, points) will have its column in the shards of each variant
-alone, and is told so by its op.
+A record whose only target is a class has it in a column ``label``. Any other target is a column with the target's name, in the shards
+and in the index.
 """
 
 from __future__ import annotations

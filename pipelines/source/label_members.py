@@ -1,4 +1,4 @@
-"""Labels in files beside the images of a tar: WebDataset's `.cls`, `.json` and `.txt` members."""
+"""Label files in a tar of images: WebDataset's `.cls`, `.json` and `.txt` members."""
 
 from __future__ import annotations
 

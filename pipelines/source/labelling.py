@@ -1,4 +1,4 @@
-"""Labels of images in separate files: from a labels file, from label files beside them in a tar, or from folders."""
+"""Labels of images in separate files: from a labels file, from label files in the same tar, or from folders."""
 
 from __future__ import annotations
 

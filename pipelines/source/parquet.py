@@ -138,7 +138,7 @@ def _entry(features: Any, name: str) -> Any:
 
 
 def _flattened(name: str, kind: Any, feature: Any) -> Iterator[Column]:
-    """Yield a column, and the fields of a struct that is no image as columns of their own."""
+    """Yield a column; for a struct that is not an image, yield one column for each field."""
     kind = kind.value_type if pt.is_dictionary(kind) else kind
     if pt.is_struct(kind):
         data = kind.get_field_index("bytes")

@@ -1,4 +1,4 @@
-"""Uncompressed tars of images, in class folders or with WebDataset's label files beside them."""
+"""Uncompressed tars of images, in class folders or with WebDataset's label files."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ def _training_run(history: Mapping[str, Sequence[float]], metered: EnergyCallbac
 
 
 def _with_chance(run: TrainingRun, class_counts: Sequence[int]) -> TrainingRun:
-    """Add what is known of the validation images, which have so many records in each class."""
+    """Add the number of validation images and their share in the largest class, from the number of images per class."""
     images = sum(class_counts)
     return replace(run, val_images=images, chance=max(class_counts) / images) if images else run
 

@@ -12,7 +12,7 @@ from joulecache.pipelines.report.describe.values import constant_answer, flagged
 from joulecache.pipelines.report.document import Column, Document, Section, Sentence, Table, Value, table, words
 from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
 
-_MOST_EPOCHS = 20  # in a table, beside the first and the last
+_MOST_EPOCHS = 20  # in a table, besides the first and the last
 
 
 def describe_training(trained: TrainedModel) -> Document:
