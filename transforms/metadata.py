@@ -11,19 +11,14 @@ _COLOUR_TYPE = 25  # its place in the file
 _PIXELS = frozenset([b"IHDR", b"PLTE", b"IDAT", b"IEND"])
 _TRANSPARENCY_BYTES = {0: 2, 2: 6}  # by colour type
 _TEXT = frozenset([b"tEXt", b"zTXt", b"iTXt"])
-_CHUNK_BYTES, _TEXT_BYTES = (
-    1 << 20,
-    1 << 25,
-)  # of text that are kept, within Pillow's limits: the orientation may be in it
+_CHUNK_BYTES, _TEXT_BYTES = 1 << 20, 1 << 25
+"""Limits on text that is kept, within Pillow's: the orientation may be in it."""
 
 _JPEG = b"\xff\xd8\xff"
 _SCAN, _COMMENT, _STANDALONE = 0xDA, 0xFE, (0x01, 0xFF)
 _APPLICATION = range(0xE0, 0xF0)
-_SEGMENT_BYTES = {
-    0xE0: 16,
-    0xE1: 2,
-    0xEE: 14,
-}  # least size of JFIF, EXIF and Adobe segments, which affect the pixels or orientation
+_SEGMENT_BYTES = {0xE0: 16, 0xE1: 2, 0xEE: 14}
+"""Least size of JFIF, EXIF and Adobe segments, which affect the pixels or the orientation."""
 
 
 def without_metadata(data: bytes) -> bytes | None:

@@ -102,13 +102,13 @@ def run_specs(specs: Sequence[ShardSpec], options: PipelineOptions | None = None
     Args:
         specs: The shards.
         options: Beam's options; None to build on this machine.
-        workers: Worker processes on this machine; 1 to build in this process.
+        workers: Worker processes on this machine; 1 to build in this process, or on a runner that the options name.
 
     Raises:
         EngineError: The runner failed or could not be reached, or a shard ended its worker process twice.
         BuildError: Neither a shard nor its result could be written.
     """
-    with _started_pool(workers if options is None else 1) as pool:
+    with _started_pool(workers) as pool:
         _run(specs, options, pool)
 
 

@@ -195,7 +195,7 @@ def _build(
         monitor = Monitor(destination, work, log, job.source.records, [*job.kept, *resumed], progress)
         with monitor.running():
             if missing:
-                run_specs(missing, runner_options, _workers(job, len(missing)))
+                run_specs(missing, runner_options, 1 if runner_options else _workers(job, len(missing)))
         built = [read_result(work, shard) for shard in shards]
         contents = commit.complete(job, built, destination.folder, work)
     finally:

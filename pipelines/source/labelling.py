@@ -82,7 +82,7 @@ def label_images(
 
 def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted: Sequence[Wanted]) -> Labelled:
     """Return the targets under some keys of the .json files in tars; SourceError if there are none."""
-    found = _found_members(listings, ".json")
+    found, files = _found_members(listings, ".json")
     if not any(isinstance(each, tuple) for each in found):
         names = ", ".join(repr(each.name) for each in wanted)
         raise SourceError(
@@ -97,31 +97,25 @@ def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted:
     for row, value in enumerate(found):
         if not isinstance(value, tuple):
             reasons[row] = value.reason if isinstance(value, Unusable) else "it has no .json file"
-    read = Counter({".json": sum(value is not None for value in found)})
     labels = [None if row in reasons else 0 for row in range(len(found))]
-    return Labelled(labels, (), reasons, read=read, targets=targets)
+    return Labelled(labels, (), reasons, read=Counter({".json": files}), targets=targets)
 
 
-def _found_members(listings: Sequence[ImageListing], suffix: str) -> list[Label | None]:
-    """Return what the label file of each image has; None without one."""
+def _found_members(listings: Sequence[ImageListing], suffix: str) -> tuple[list[Label | None], int]:
+    """Return what the label file of each image has, None without one, and the number of these files."""
     found: list[Label | None] = []
-    for listing in listings:
-        labels = (listing.labels or {}).get(suffix, {})
-        for name in listing.names:
-            stem = next((stem for stem in sample_names(name) if stem in labels), None)
-            found.append(None if stem is None else labels[stem])
-    return found
-
-
-def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) -> Labelled | None:
-    """Return the classes in the label files of a suffix; None without any."""
-    found: list[Label | None] = []
-    read = 0
+    files = 0
     for listing in listings:
         labels = (listing.labels or {}).get(suffix, {})
         stems = [next((stem for stem in sample_names(name) if stem in labels), None) for name in listing.names]
         found += [None if stem is None else labels[stem] for stem in stems]
-        read += len({*stems} - {None})
+        files += len({*stems} - {None})
+    return found, files
+
+
+def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) -> Labelled | None:
+    """Return the classes in the label files of a suffix; None without any."""
+    found, files = _found_members(listings, suffix)
     # files of other kinds may have something else, such as captions or boxes
     if not any(label is not None and (suffix == ".cls" or not isinstance(label, Unusable)) for label in found):
         return None
@@ -133,7 +127,7 @@ def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) 
         )
     if suffix != ".cls":
         notes = (f"classes are read from the {suffix} files in {location}", *notes)
-    return replace(labelled, notes=notes, read=Counter({suffix: read}))
+    return replace(labelled, notes=notes, read=Counter({suffix: files}))
 
 
 def _first_problem(listings: Sequence[ImageListing]) -> str:

@@ -1,4 +1,4 @@
-"""Decode encoded images with Pillow, or say why a file is rejected."""
+"""Decode encoded images, or say why a file is rejected: JPEGs with libjpeg-turbo, everything else with Pillow."""
 
 from __future__ import annotations
 
