@@ -69,7 +69,6 @@ class PreviousShard:
 
     def __init__(self, folder: Path, previous: Previous, shard: int, encoding: str) -> None:
         self._reread = previous.reread
-        self._shapes = {name: split.image_shape for name, split in previous.manifest.splits.items()}
         self._files = {name: split.files for name, split in previous.manifest.splits.items()}
         self._known: dict[str, IndexRow | Reject] = {}
         self._images: dict[str, list[Any]] = {}
@@ -81,17 +80,13 @@ class PreviousShard:
         self._known = {row.key: row for row in rows} | {reject.key: reject for reject in previous.rejects}
         self._order = {name: [(row.key, row.targets, row.row) for row in rows if row.split == name] for name in SPLITS}
         for name, files in self._files.items():
-            shape = cast("tuple[int, int, int]", self._shapes[name])
+            shape = cast("tuple[int, int, int]", previous.manifest.splits[name].image_shape)
             self._images[name] = [
                 map_images(folder / file.name, file, shape)
                 if encoding == "raw"
                 else read_encoded(folder / file.name, file)
                 for file in files
             ]
-
-    def channels(self, split: str) -> int:
-        """Return the channels of a split's images."""
-        return self._shapes[split][2]
 
     def images(self, split: str, row: int) -> list[CachedImage]:
         """Return the cached images of a row, one per variant."""

@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from joulecache.pipelines.source.config import SOURCE_SPLITS
+
 Format = Literal["arrow", "tfrecord"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 Encoding = Literal["raw", "jpeg", "png"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
-SPLITS = ("train", "val", "test")
+SPLITS = SOURCE_SPLITS
 
 _SHARD_NAME = re.compile(
     r"(?P<split>train|val|test)-v(?P<variant>\d{1,6})-(?P<shard>\d{5,8})-of-(?P<shards>\d{5,8})-(?P<hash>[0-9a-f]{8})"
