@@ -25,7 +25,8 @@ from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source import Source
-from joulecache.pipelines.source.features import LABEL, ClassLabel, Feature, Features, MultiLabel, Value, is_labelled
+from joulecache.pipelines.source.feature import Feature
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, MultiLabel, Value, is_labelled
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.versions import kernel_versions
 

@@ -20,7 +20,7 @@ from joulecache.pipelines.cache.names import SPLITS, parse_shard_name
 from joulecache.pipelines.cache.shards import map_images, read_encoded
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.source import Unit
-from joulecache.pipelines.source.features import Target
+from joulecache.pipelines.source.feature import Target
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.source.features import Features, Target
+from joulecache.pipelines.source.feature import Target
+from joulecache.pipelines.source.features import Features
 
 
 @dataclass(frozen=True)

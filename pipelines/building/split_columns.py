@@ -27,7 +27,8 @@ from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.cache.index import index_schema
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.cache.rows import Rows
-from joulecache.pipelines.source.features import Features, Target
+from joulecache.pipelines.source.feature import Target
+from joulecache.pipelines.source.features import Features
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.randomness import key_hash
 

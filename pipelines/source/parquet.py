@@ -16,7 +16,7 @@ import pyarrow.types as pt
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.source.columns import BOOLEAN, BYTES, FLOAT, IMAGE, INTEGER, LIST, TEXT, Choice, Column
-from joulecache.pipelines.source.features import Target
+from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, encode_row, row_target
 from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange

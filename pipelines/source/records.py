@@ -11,7 +11,8 @@ from typing import Protocol
 
 from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.source.decompressed import Decompressed
-from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, Target, is_labelled
+from joulecache.pipelines.source.feature import Target
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, is_labelled
 
 _LOG = logging.getLogger("joulecache")
 

@@ -9,7 +9,8 @@ from typing import Any
 from joulecache.pipelines.source.classes import sort_key
 from joulecache.pipelines.source.columns import BOOLEAN, BYTES, FLOAT, INTEGER, LIST, TEXT, Column
 from joulecache.pipelines.source.config import Wanted
-from joulecache.pipelines.source.features import AnyFeature, ClassLabel, Features, MultiLabel, Target, Text, Value
+from joulecache.pipelines.source.feature import Target
+from joulecache.pipelines.source.features import AnyFeature, ClassLabel, Features, MultiLabel, Text, Value
 from joulecache.pipelines.source.records import MAX_CLASSES, SourceError
 from joulecache.pipelines.source.targets import encode_target, flat, shape_of
 

@@ -11,11 +11,11 @@ from typing import Any
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source.classes import crowding, holds_numbers, sort_key
 from joulecache.pipelines.source.config import Wanted
+from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.features import (
     AnyFeature,
     ClassLabel,
     MultiLabel,
-    Target,
     TargetTable,
     Text,
     Value,
@@ -235,6 +235,8 @@ def encode_target(feature: AnyFeature, value: Any) -> Target:
             if len(value.encode(errors="replace")) > _LONGEST_TEXT:
                 raise ValueError(f"must have at most {_LONGEST_TEXT:,} bytes")
             return value
+        case _:
+            raise ValueError(f"cannot be read as {feature.kind}")
 
 
 def _is_regular(value: Any, shape: tuple[int, ...]) -> bool:

@@ -16,7 +16,7 @@ from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, Feature, is_header
 from joulecache.pipelines.source.columns import BYTES, FLOAT, INTEGER, LIST, Choice, Column
 from joulecache.pipelines.source.decompressed import Decompressed, DecompressionError, first_decompressed
-from joulecache.pipelines.source.features import Target
+from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.records import Archive, Record, SourceError
 from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, encode_row, row_target
 from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange

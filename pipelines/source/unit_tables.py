@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary, read_bytes, read_range
-from joulecache.pipelines.source.features import Target
+from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.records import Record, Unit
 
 _ROWS_AT_ONCE = 1024

@@ -237,6 +237,29 @@ class Decode(Op):
         return image if image.mode == self._mode else image.convert(self._mode)
 
 
+def decode_ids(data: bytes) -> Array:
+    """Decode a mask: an image of one channel whose levels, or palette indices, are numbers of classes.
+
+    Returns:
+        uint8 ``[H, W, 1]``, upright as EXIF says.
+
+    Raises:
+        DecodeError: The bytes are not an image of one channel, or a number is above 255.
+    """
+    with _decode_errors():
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        width, height = image.size
+        if height * width > MAX_PIXELS:
+            raise DecodeError(f"{height}x{width} is more than {MAX_PIXELS} pixels")
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise DecodeError(f"expected one channel of class ids, got {image.mode}")
+        image.load()
+        levels = np.asarray(image)
+        if levels.dtype not in (np.bool_, np.uint8) and (levels.min() < 0 or levels.max() > 255):
+            raise DecodeError(f"class ids must be from 0 to 255, got {levels.max()}")
+        return _rotated(levels.astype(np.uint8)[:, :, None], _orientation(image))
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 if it is none or cannot be read: unreadable tags are no reason to reject the pixels."""
     orientation = None
