@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import random
+import re
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -31,6 +32,7 @@ from joulecache.pipelines.source import (
     synthetic_photo,
     take,
 )
+from joulecache.pipelines.source.spatial import Boxes, Mask, Points
 
 # What all kinds share: class folders
 
@@ -490,3 +492,57 @@ def test_neighbouring_pixels_correlate_and_distant_ones_do_not() -> None:
         far = (centred[:, 250:] * centred[:, :-250]).mean() / centred.var()
         assert near > 0.8
         assert far < 0.6
+
+
+def test_a_photo_gives_each_target_of_its_shape() -> None:
+    source = open_source("synthetic:8", SourceConfig(target=["label", "mask", "boxes", "points", "tags", "area"]))
+    assert [feature.kind for feature in source.features.values()] == [
+        "class",
+        "mask",
+        "boxes",
+        "points",
+        "multilabel",
+        "value",
+    ]
+    for record in records(source):
+        label, ids, box, points, tags, area = record.targets
+        assert isinstance(label, int)
+        assert record.key.startswith(SYNTHETIC_CLASSES[label])
+        mask = Mask(("background", *SYNTHETIC_CLASSES)).decode(ids).ids[:, :, 0]
+        assert np.unique(mask).tolist() == [0, 1 + label]
+        photo = np.asarray(Image.open(io.BytesIO(record.data)))
+        assert mask.shape == photo.shape[:2]
+        assert np.abs(photo[mask > 0].mean(axis=0) - photo[mask == 0].mean(axis=0)).max() > 10
+        assert area == pytest.approx((mask > 0).mean())
+        ys, xs = np.nonzero(mask)
+        left, top, right, bottom = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        boxes = Boxes(SYNTHETIC_CLASSES).decode(box)
+        assert (boxes.boxes.tolist(), boxes.classes.tolist()) == ([[left, top, right, bottom]], [label])
+        x, y = (left + right) / 2, (top + bottom) / 2
+        ends = [[x, y, 2], [left, y, 2], [x, top, 2], [right, y, 2], [x, bottom, 2]]
+        assert Points(5).decode(points).points.tolist() == ends
+        assert isinstance(tags, bytes)
+        assert [*tags][1:] == [label >= 2, SYNTHETIC_CLASSES[label] != "disc"]
+        assert tags[0] == (right - left >= 0.55 * len(mask))
+
+
+def test_the_class_alone_is_the_default_and_is_known_before_a_photo_is_drawn() -> None:
+    default, named, others = (
+        open_source("synthetic:5", SourceConfig(target=target)) for target in (None, "label", ["label", "mask"])
+    )
+    assert default == named
+    assert [unit.targets for unit in default.units] == [(0,), (1,), (2,), (3,), (0,)]
+    assert {unit.targets for unit in others.units} == {None}
+    assert [record.data for record in records(default)] == [record.data for record in records(others)]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("x", "'synthetic:4' has no target 'x': its targets are label, mask, boxes, points, tags, area"),
+        ("area:class", "target 'area' of 'synthetic:4' is of kind value, got 'class'"),
+    ],
+)
+def test_a_target_that_synthetic_photos_lack_is_refused(target: str, message: str) -> None:
+    with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
+        open_source("synthetic:4", SourceConfig(target=target))

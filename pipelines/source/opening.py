@@ -84,12 +84,7 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
     text, config = os.fspath(location), config or SourceConfig()
     if text.startswith(SYNTHETIC):
         _refuse_labels(config, text)
-        for option, column in {"image": config.image, "target": config.target}.items():
-            if column is not None:
-                raise SourceError(f"--{option} names a column, but {text!r} has no columns: drop --{option} {column}")
-        if config.splits is not None:
-            raise SourceError(f"{text!r} has no splits: drop --splits")
-        return open_synthetic(text, config.limit)
+        return open_synthetic(text, config)
     if text.startswith(TFDS):
         _refuse_labels(config, text)
         return open_tfds(text, config)
