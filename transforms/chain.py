@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from joulecache.transforms import randomness
+from joulecache.transforms import custom, randomness
 from joulecache.transforms.images import Array, Pixels
 from joulecache.transforms.ops import BUILT_IN, OPS, BatchOp, Decode, Mixture, Normalize, Op, ToFloat, op_name
 from joulecache.transforms.ops.base import check_custom_op, check_custom_ops
@@ -243,7 +243,7 @@ def apply(ops: Sequence[Op], image: bytes | Header | Array, words: Sequence[int]
         ValueError: An op does not support the image, or a custom op failed.
     """
     array = cast("Array", image)  # decode alone accepts others
-    for op, columns in _word_columns(ops):
+    for op, columns in word_columns(ops):
         if type(op) in BUILT_IN:
             array = op.pixels(array, op.draw(words[columns], *array.shape[:2]) if op.random_words else ())
         else:
@@ -262,7 +262,7 @@ def apply_to_each(ops: Sequence[Op], images: Sequence[Array], words: NDArray[np.
     Returns:
         Arrays ``[H, W, C]`` uint8, possibly views of the input.
     """
-    for op, columns in _word_columns(ops):
+    for op, columns in word_columns(ops):
         op_words = words[:, columns]
         if type(op) not in BUILT_IN:
             images = [_run_custom(op, image, row) for image, row in zip(images, op_words.tolist(), strict=True)]
@@ -274,7 +274,7 @@ def apply_to_each(ops: Sequence[Op], images: Sequence[Array], words: NDArray[np.
     return images
 
 
-def _word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
+def word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
     """Yield each op with the slice that holds its words among the random words of all `ops`."""
     stop = 0
     for op in ops:
@@ -283,21 +283,8 @@ def _word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
 
 
 def _run_custom(op: Op, image: Array, words: Sequence[int]) -> Array:
-    """Run a custom op on a read-only array, and check the result."""
-    name, array = op_name(type(op)), image.view()
-    array.flags.writeable = False  # it may be a view of a mapped cache file
-    height, width, channels = array.shape
-    expected = (*op.output_size(height, width), op.output_channels(channels))
-    try:
-        result = op.pixels(array, op.draw(words, height, width))
-    except MemoryError:  # no fault of the image
-        raise
-    except Exception as error:  # user code may raise anything
-        raise ValueError(f"{name} failed: {type(error).__name__}: {error}".splitlines()[0]) from error
-    if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape != expected:
-        got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else repr(type(result))
-        raise ValueError(f"{name} must return a uint8 array of shape {expected}, got {got}")
-    return result
+    """Run a custom op on one image."""
+    return custom.pixels(op, image, custom.draw(op, words, *image.shape[:2]))
 
 
 def apply_batch_ops(ops: Sequence[Op], images: Batch, words: Sequence[int], empty: Empty = np.empty) -> Batch:
@@ -312,7 +299,7 @@ def apply_batch_ops(ops: Sequence[Op], images: Batch, words: Sequence[int], empt
     Returns:
         uint8 or float32, in a new array from `empty` or in `images` itself.
     """
-    for op, columns in _word_columns(ops):
+    for op, columns in word_columns(ops):
         assert isinstance(op, BatchOp)
         drawn = op.draw(words[columns], *images.shape[-3:-1])
         images = op.apply(images, drawn, empty)
@@ -343,7 +330,7 @@ def mix_shares(
     ops: Sequence[Op], soft: NDArray[np.float32], words: Sequence[int], size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Return the class shares of a batch, float32 ``[B, K]``, mixed as `mix_labels` does."""
-    for op, columns in _word_columns(ops):
+    for op, columns in word_columns(ops):
         if isinstance(op, Mixture):
             drawn = op.draw(words[columns], *size)
             share = np.float32(op.kept_share(drawn, *size))

@@ -37,6 +37,21 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return resize_reference(image, height, width) if simd is None else simd.resize(image, height, width)
 
 
+def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize a mask ``[H, W, 1]`` to ``[height, width, 1]``: nearest neighbours, by torchvision's rule for masks."""
+    if mask.shape[:2] == (height, width):
+        return mask
+    return mask.take(_nearest(mask.shape[0], height), axis=0).take(_nearest(mask.shape[1], width), axis=1)
+
+
+def _nearest(input_size: int, size: int) -> NDArray[np.int64]:
+    """Return the input position of each result along one axis, int64 ``[size]``."""
+    step = np.float32(input_size) / np.float32(size)  # in float32, as PyTorch computes it
+    positions = np.floor(np.arange(size, dtype=np.float32) * step)
+    nearest: NDArray[np.int64] = np.minimum(positions, input_size - 1).astype(np.int64)
+    return nearest
+
+
 def resizer() -> str:
     """Return what resizes here: the library and its version, or "NumPy"."""
     return "NumPy" if _simd() is None else f"{_LIBRARY} {metadata.version(_LIBRARY)}"

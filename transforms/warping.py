@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.transforms import kernels
+from joulecache.transforms.coordinates import Matrix
 from joulecache.transforms.images import Array, Fill, as_array, as_image
 
-Matrix = tuple[float, float, float, float, float, float]
-"""The first two rows of the matrix that maps (x, y, 1) in the result to (x, y) in the input."""
 Places = NDArray[np.float32]
 """Columns or rows of pixels, whole numbers ``[H, W]``."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from joulecache.transforms.images import Fill
 from joulecache.transforms.ops.arguments import MAX_SIDE, Size, op_name
-from joulecache.transforms.ops.base import Op, RandomApply, describe, ops_of
+from joulecache.transforms.ops.base import Op, Photometric, RandomApply, describe, ops_of
 from joulecache.transforms.ops.batch import BatchOp, Cutmix, Mixture, Mixup, Normalize, ToFloat
 from joulecache.transforms.ops.colour import Brightness, ColorJitter, Contrast, Grayscale, Hue, Saturation
 from joulecache.transforms.ops.crops import CentralCrop, RandomCrop, RandomResizedCrop
@@ -50,6 +50,7 @@ __all__ = [
     "Normalize",
     "Op",
     "Pad",
+    "Photometric",
     "Posterize",
     "RandAugment",
     "RandomApply",

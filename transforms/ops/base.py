@@ -11,12 +11,16 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from joulecache.transforms.coordinates import Coordinates
 from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import number, op_name, plain
 from joulecache.transforms.randomness import MAX_WORDS
 
 Drawn = tuple[int, ...]
 """An op's random parameters for one image."""
+
+MOVES = ("mask", "boxes", "points")
+"""The methods that say how targets move with the pixels."""
 
 _BUILT_IN_MODULES = __name__.removesuffix("base")
 
@@ -32,6 +36,9 @@ class Op:
     Built-in and custom ops have the same interface. `draw` turns random words into parameters; `pixels` computes the result
     from an image and these parameters. An op that changes the size of images overrides `output_size`, and `target` if all
     results have the same size. An op that changes the channels overrides `output_channels`.
+
+    An op that moves pixels says with `mask`, `boxes` and `points` how the targets move with them; one that leaves every pixel in its
+    place derives from `Photometric`. A custom op that says neither runs only where an image has no such targets.
 
     Arguments may be lists, NumPy scalars and arrays: `__post_init__` finds them as tuples and Python numbers.
 
@@ -50,14 +57,31 @@ class Op:
     >>> str(parse("decode|invert", ops={"invert": Invert}))
     'decode|invert'
 
+    An op that mirrors along the diagonal, with all that moves:
+
+    >>> @dataclass(frozen=True)
+    ... class Transpose(Op):
+    ...     def output_size(self, height, width):
+    ...         return width, height
+    ...     def pixels(self, image, drawn):
+    ...         return image.swapaxes(0, 1)
+    ...     def mask(self, mask, drawn):  # uint8 [H, W, 1]
+    ...         return mask.swapaxes(0, 1)
+    ...     def boxes(self, boxes, drawn, size):  # float32 [n, 4]: left, top, right, bottom
+    ...         return boxes[:, [1, 0, 3, 2]]
+    ...     def points(self, points, drawn, size):  # float32 [n, 3]: x, y, visibility
+    ...         return points[:, [1, 0, 2]]
+
     Attributes:
         version: Increment it when the pixels of the op change, so that caches built with the old version are rebuilt.
         random_words: Number of random 32-bit words per draw, at most 1024; 0 for a deterministic op.
+        draws_by_row: Whether `boxes` and `points` of a built-in op accept one draw per row: int64 ``[n]`` in place of each integer.
         typical: Arguments for which `joulecache transforms` measures the cost of a built-in op.
     """
 
     version: ClassVar[int] = 1
     random_words: ClassVar[int] = 0
+    draws_by_row: ClassVar[bool] = False
     typical: ClassVar[tuple[object, ...]] = ()
 
     def __init_subclass__(cls) -> None:
@@ -71,6 +95,8 @@ class Op:
         stale = {"draw_batch"} if "draw" in defined else set()
         if "pixels" in defined and not _is_built_in(cls):
             stale |= {name for name in ("draw", "draw_batch", "for_validation") if _is_built_in(getattr(cls, name))}
+        if {"pixels", "apply"} & defined.keys() and not _is_built_in(cls) and not issubclass(cls, Photometric):
+            stale |= {name for name in MOVES if _is_built_in(getattr(cls, name))}
         for name in stale - defined.keys():
             setattr(cls, name, getattr(Op, name))
 
@@ -127,6 +153,60 @@ class Op:
             uint8 of the shape given by `output_size` and `output_channels`; may be a view of the input.
         """
         raise NotImplementedError
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        """Move a mask with the pixels of its image, without mixing ids.
+
+        Args:
+            mask: Class ids, uint8 ``[H, W, 1]``. Do not modify it.
+            drawn: The result of `draw`, which `pixels` receives too.
+
+        Returns:
+            uint8 ``[*output_size, 1]``; may be a view of the input.
+        """
+        raise NotImplementedError
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        """Move boxes with the pixels. They are then clipped to the result, and those that are less than a pixel high or wide dropped.
+
+        Args:
+            boxes: Left, top, right, bottom in pixels, float32 ``[n, 4]``. Do not modify them.
+            drawn: The result of `draw`.
+            size: (height, width) of the input.
+
+        Returns:
+            float32 ``[n, 4]``, in the same order.
+        """
+        raise NotImplementedError
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        """Move points with the pixels. The visibility of those that lie outside the result then becomes 0.
+
+        Args:
+            points: x, y in pixels and visibility, float32 ``[n, 3]``. Do not modify them.
+            drawn: The result of `draw`.
+            size: (height, width) of the input.
+
+        Returns:
+            float32 ``[n, 3]``, in the same order.
+        """
+        raise NotImplementedError
+
+
+class Photometric(Op):
+    """An op that changes levels and leaves every pixel in its place, so that masks, boxes and points stay as they are."""
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        """Return the mask unchanged."""
+        return mask
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        """Return the boxes unchanged."""
+        return boxes
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        """Return the points unchanged."""
+        return points
 
 
 def _with_plain_arguments(check: Callable[..., None]) -> Callable[..., None]:

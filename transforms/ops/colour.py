@@ -11,13 +11,13 @@ from typing import ClassVar
 from joulecache.transforms import kernels
 from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import Range, ends, number, number_or_interval, symmetric
-from joulecache.transforms.ops.base import Drawn, Op, draw_columns
+from joulecache.transforms.ops.base import Drawn, Photometric, draw_columns
 from joulecache.transforms.randomness import UNIT, below, between
 
 MAX_FACTOR = 100.0
 
 
-class _FactorOp(Op):
+class _FactorOp(Photometric):
     """An op with a factor drawn uniformly from [1 - delta, 1 + delta]."""
 
     random_words: ClassVar[int] = 1
@@ -89,7 +89,7 @@ class Saturation(_FactorOp):
 
 
 @dataclass(frozen=True)
-class Hue(Op):
+class Hue(Photometric):
     """Rotate the hues by a random fraction of the colour circle in [-delta, delta].
 
     ``[H, W, C]`` uint8 to the same shape; grey images are unchanged. torchvision's `adjust_hue`: hue, saturation and value of
@@ -118,7 +118,7 @@ class Hue(Op):
 
 
 @dataclass(frozen=True)
-class ColorJitter(Op):
+class ColorJitter(Photometric):
     """Change brightness, contrast, saturation and hue, in a random order.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `ColorJitter`, with the formulas of `Brightness` and so on.
@@ -169,7 +169,7 @@ class ColorJitter(Op):
 
 
 @dataclass(frozen=True)
-class Grayscale(Op):
+class Grayscale(Photometric):
     """Convert to grey.
 
     ``[H, W, C]`` uint8 to ``[H, W, num_output_channels]``: torchvision's `Grayscale`. The luma of ITU-R 601, (19595 R + 38470 G +

@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from joulecache.transforms.coordinates import Coordinates, clamped, scaled, shifted
 from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import Size, interval, op_name
 from joulecache.transforms.ops.base import Drawn, Op, draw_columns
 from joulecache.transforms.ops.geometry import FixedSize, ResizeShorter
 from joulecache.transforms.randomness import below, log_uniform, log_uniform_array
-from joulecache.transforms.resizing import resize
+from joulecache.transforms.resizing import resize, resize_mask
 
 _TRIES = 10
 
@@ -37,6 +38,9 @@ class _Crop(FixedSize):
         """Return the window at this corner, a view of the image."""
         height, width = self.target
         return image[top : top + height, left : left + width]
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        return self.pixels(mask, drawn)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,14 @@ class CentralCrop(_Crop):
     def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return self.window(image, *self.corner(*image.shape[:2]))
 
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        top, left = self.corner(*size)
+        return shifted(boxes, -left, -top)
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        top, left = self.corner(*size)
+        return shifted(points, -left, -top)
+
 
 @dataclass(frozen=True)
 class RandomCrop(_Crop):
@@ -73,6 +85,7 @@ class RandomCrop(_Crop):
 
     typical = (224,)
     random_words: ClassVar[int] = 2
+    draws_by_row: ClassVar[bool] = True
     size: Size
 
     def for_validation(self) -> tuple[Op, ...]:
@@ -88,6 +101,14 @@ class RandomCrop(_Crop):
 
     def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return self.window(image, *drawn)
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        top, left = drawn
+        return shifted(boxes, -left, -top)
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        top, left = drawn
+        return shifted(points, -left, -top)
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,7 @@ class RandomResizedCrop(FixedSize):
     version: ClassVar[int] = 2
     typical = (224,)
     random_words: ClassVar[int] = 2 * _TRIES + 2  # area and aspect of each try, then top and left
+    draws_by_row: ClassVar[bool] = True
     size: Size
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -163,6 +185,18 @@ class RandomResizedCrop(FixedSize):
     def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         top, left, height, width = drawn
         return resize(image[top : top + height, left : left + width], *self.target)
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        top, left, height, width = drawn
+        return resize_mask(mask[top : top + height, left : left + width], *self.target)
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        top, left, height, width = drawn
+        return scaled(clamped(shifted(boxes, -left, -top), height, width), (height, width), self.target)
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        top, left, height, width = drawn
+        return scaled(shifted(points, -left, -top), (height, width), self.target)
 
 
 def _half_to_even(margin: int) -> int:

@@ -15,12 +15,14 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from joulecache.transforms.coordinates import Coordinates, scaled
 from joulecache.transforms.images import Array, Fill, Pixels, as_array
 from joulecache.transforms.jpeg import Jpeg, read_jpeg
 from joulecache.transforms.libtiff import collected_errors
 from joulecache.transforms.metadata import without_metadata
 from joulecache.transforms.ops.arguments import MAX_SIDE, fill_value, integer
 from joulecache.transforms.ops.base import Drawn, Op
+from joulecache.transforms.resizing import resize_mask
 
 MAX_PIXELS = 178_956_970  # twice `PIL.Image.MAX_IMAGE_PIXELS`: Pillow refuses larger images
 
@@ -53,12 +55,14 @@ class Header:
     Attributes:
         height: Height at the scale at which it is decoded, before it is turned upright, in pixels.
         width: Width at this scale, in pixels.
+        stored: (height, width) at full scale, before it is turned upright, in pixels.
         opened: What decodes it.
         data: The encoded image.
     """
 
     height: int
     width: int
+    stored: tuple[int, int]
     opened: Jpeg | Image.Image
     data: bytes
 
@@ -117,14 +121,15 @@ class Decode(Op):
         jpeg = read_jpeg(data)
         if jpeg is not None and jpeg.height * jpeg.width <= self.max_pixels:
             scale = self.jpeg_scale(jpeg.height, jpeg.width)
-            return Header(-(-jpeg.height // scale), -(-jpeg.width // scale), jpeg, data)
+            stored = jpeg.height, jpeg.width
+            return Header(-(-jpeg.height // scale), -(-jpeg.width // scale), stored, jpeg, data)
         try:
-            opened = self._open(data)
+            opened, stored = self._open(data)
         except DecodeError:
             if (repaired := without_metadata(data)) is None:
                 raise
             return self.read_header(repaired)
-        return Header(opened.height, opened.width, opened, data)
+        return Header(opened.height, opened.width, stored, opened, data)
 
     def open_upright(self, data: bytes) -> tuple[Image.Image, int]:
         """Return an encoded image as Pillow opens it, at the scale at which `pixels` decodes it, and its EXIF orientation, 1 to 8.
@@ -133,7 +138,7 @@ class Decode(Op):
             DecodeError: The image cannot be decoded.
         """
         try:
-            opened = self._open(data)
+            opened, _ = self._open(data)
             with _decode_errors():
                 if opened.format == "PNG":  # the orientation may be after the pixels
                     with _truncation(self.truncated):
@@ -144,7 +149,8 @@ class Decode(Op):
                 raise
             return self.open_upright(repaired)
 
-    def _open(self, data: bytes) -> Image.Image:
+    def _open(self, data: bytes) -> tuple[Image.Image, tuple[int, int]]:
+        """Return the image, which Pillow has not read yet, at the scale at which it is decoded, and its (height, width) at full scale."""
         with _decode_errors():
             opened = Image.open(io.BytesIO(data), formats=_FORMATS)
             width, height = opened.size
@@ -152,7 +158,7 @@ class Decode(Op):
                 raise DecodeError(f"{height}x{width} is more than max_pixels={self.max_pixels}")
             # Affects JPEG only: sets the scale and, for grey, reads the stored luma instead of converting from RGB.
             opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
-            return opened
+            return opened, (height, width)
 
     def pixels(self, image: bytes | Header | Array, drawn: Drawn = (), /) -> Array:
         """Decode one image.
@@ -168,20 +174,41 @@ class Decode(Op):
             DecodeError: The image cannot be decoded.
         """
         assert isinstance(image, bytes | Header)
+        return self.decoded(image)[0]
+
+    def decoded(self, image: bytes | Header) -> tuple[Array, tuple[int, int]]:
+        """Return `pixels`, and the (height, width) of the upright image at full scale, to which its targets refer."""
         header = self.read_header(image) if isinstance(image, bytes) else image
         try:
-            return self._decoded(header.opened)
+            pixels, orientation = self._decoded(header.opened)
         except DecodeError:
             if (repaired := without_metadata(header.data)) is None:
                 raise
-            return self.pixels(repaired)
+            return self.decoded(repaired)
+        height, width = header.stored
+        return pixels, (width, height) if orientation in TRANSPOSED else (height, width)
 
-    def _decoded(self, opened: Jpeg | Image.Image) -> Array:
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        """Resize a mask to the decoded image, whose (height, width) is `drawn`."""
+        return resize_mask(mask, *drawn)
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        """Scale boxes from an upright image of this size to the decoded one, whose (height, width) is `drawn`."""
+        height, width = drawn
+        return scaled(boxes, size, (height, width))
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        """Scale points as `boxes` does."""
+        height, width = drawn
+        return scaled(points, size, (height, width))
+
+    def _decoded(self, opened: Jpeg | Image.Image) -> tuple[Array, int]:
+        """Return the upright pixels, and the EXIF orientation."""
         if isinstance(opened, Jpeg):
             decoded = opened.decode(self.channels, self.jpeg_scale(opened.height, opened.width))
             if decoded is not None:
-                return _rotated(decoded, opened.orientation)
-            opened = self._open(opened.data)
+                return _rotated(decoded, opened.orientation), opened.orientation
+            opened, _ = self._open(opened.data)
         with _decode_errors():
             with _truncation(self.truncated):
                 opened.load()
@@ -208,17 +235,17 @@ class Decode(Op):
             with _decode_errors(), _truncation(self.truncated):
                 copied = image.copy()
                 copied.format = image.format  # not copied by Pillow, but it determines the range of 32-bit levels
-                return self._upright(copied)
+                return self._upright(copied)[0]
         return self.pixels(image if isinstance(image, bytes) else Path(image).read_bytes())
 
     @property
     def _mode(self) -> str:
         return "RGB" if self.channels == 3 else "L"
 
-    def _upright(self, image: Image.Image) -> Array:
-        """Convert an image to the op's channels and apply its EXIF orientation."""
+    def _upright(self, image: Image.Image) -> tuple[Array, int]:
+        """Convert an image to the op's channels and apply its EXIF orientation, which is returned too."""
         orientation = _orientation(image)
-        return _rotated(as_array(self._converted(image)), orientation)
+        return _rotated(as_array(self._converted(image)), orientation), orientation
 
     def _converted(self, image: Image.Image) -> Image.Image:
         """Convert a Pillow image of any mode to RGB or grey."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from joulecache.transforms import kernels
 from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import Range, integer, number, number_or_interval
-from joulecache.transforms.ops.base import Drawn, Op, RandomApply, draw_columns
+from joulecache.transforms.ops.base import Drawn, Photometric, RandomApply, draw_columns
 from joulecache.transforms.ops.colour import MAX_FACTOR
 from joulecache.transforms.randomness import UNIT, between
 
@@ -26,7 +26,7 @@ _MIN_SIGMA = 0.01  # pixels; the neighbours' weights are 0 well above it
 
 
 @dataclass(frozen=True)
-class GaussianBlur(Op):
+class GaussianBlur(Photometric):
     """Blur with a Gaussian of random width.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `GaussianBlur`. The weights exp(-x**2 / (2 sigma**2)) are rounded to
@@ -88,7 +88,7 @@ class GaussianBlur(Op):
 
 
 @dataclass(frozen=True)
-class GaussianNoise(Op):
+class GaussianNoise(Photometric):
     """Add Gaussian noise to every level.
 
     ``[H, W, C]`` uint8 to the same shape, rounded to the nearest and clipped to 0..255. torchvision's `GaussianNoise` on uint8,
@@ -127,7 +127,7 @@ class GaussianNoise(Op):
 
 
 @dataclass(frozen=True)
-class Sharpness(RandomApply):
+class Sharpness(RandomApply, Photometric):
     """Sharpen or smooth, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape, blended with its smoothed image: torchvision's `RandomAdjustSharpness`. Smoothing is

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from joulecache.transforms import kernels
+from joulecache.transforms.coordinates import Coordinates, mirrored, scaled, shifted
 from joulecache.transforms.images import Array, Fill
 from joulecache.transforms.ops.arguments import (
     MAX_SIDE,
@@ -19,9 +20,9 @@ from joulecache.transforms.ops.arguments import (
     per_channel,
     size_pair,
 )
-from joulecache.transforms.ops.base import Drawn, Op, RandomApply, draw_columns
+from joulecache.transforms.ops.base import Drawn, Op, Photometric, RandomApply, draw_columns
 from joulecache.transforms.randomness import below
-from joulecache.transforms.resizing import resize
+from joulecache.transforms.resizing import resize, resize_mask
 
 PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
 
@@ -85,6 +86,15 @@ class Resize(FixedSize):
     def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return resize(image, *self.target)
 
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        return resize_mask(mask, *self.target)
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return scaled(boxes, size, self.target)
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return scaled(points, size, self.target)
+
 
 @dataclass(frozen=True)
 class ResizeShorter(Op):
@@ -115,6 +125,15 @@ class ResizeShorter(Op):
 
     def pixels(self, image: Array, drawn: Drawn, /) -> Array:
         return resize(image, *self.output_size(*image.shape[:2]))
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        return resize_mask(mask, *self.output_size(*mask.shape[:2]))
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return scaled(boxes, size, self.output_size(*size))
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return scaled(points, size, self.output_size(*size))
 
 
 @dataclass(frozen=True)
@@ -175,9 +194,27 @@ class Pad(Filled):
         self.output_size(*image.shape[:2])  # raises where the edges would be mirrored repeatedly
         return kernels.pad(image, self.sides, self.padding_mode, self.fill)
 
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        return kernels.pad(mask, self.sides, self.padding_mode, 0)
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return shifted(boxes, *self.sides[:2])
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return shifted(points, *self.sides[:2])
+
+
+class _Flip(RandomApply):
+    """An op that mirrors."""
+
+    draws_by_row: ClassVar[bool] = True
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        return self.pixels(mask, drawn)
+
 
 @dataclass(frozen=True)
-class FlipLr(RandomApply):
+class FlipLr(_Flip):
     """Mirror left to right, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomHorizontalFlip`.
@@ -192,9 +229,15 @@ class FlipLr(RandomApply):
     def apply(self, image: Array) -> Array:
         return image[:, ::-1]
 
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return mirrored(boxes, size, drawn[0], False)
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return mirrored(points, size, drawn[0], False)
+
 
 @dataclass(frozen=True)
-class FlipUd(RandomApply):
+class FlipUd(_Flip):
     """Mirror top to bottom, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomVerticalFlip`.
@@ -209,9 +252,15 @@ class FlipUd(RandomApply):
     def apply(self, image: Array) -> Array:
         return image[::-1]
 
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return mirrored(boxes, size, False, drawn[0])
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return mirrored(points, size, False, drawn[0])
+
 
 @dataclass(frozen=True)
-class Cutout(Filled):
+class Cutout(Filled, Photometric):
     """Fill a window around a random pixel.
 
     ``[H, W, C]`` uint8 to the same shape. The window is clipped to the image. From DeVries and Taylor, "Improved Regularization

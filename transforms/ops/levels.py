@@ -10,11 +10,11 @@ import numpy as np
 from joulecache.transforms import kernels
 from joulecache.transforms.images import Array
 from joulecache.transforms.ops.arguments import integer, number
-from joulecache.transforms.ops.base import RandomApply
+from joulecache.transforms.ops.base import Photometric, RandomApply
 
 
 @dataclass(frozen=True)
-class Autocontrast(RandomApply):
+class Autocontrast(RandomApply, Photometric):
     """Stretch each channel from 0 to 255, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape: (level - darkest) * 255 / (lightest - darkest), rounded down; a channel of one level
@@ -32,7 +32,7 @@ class Autocontrast(RandomApply):
 
 
 @dataclass(frozen=True)
-class Equalize(RandomApply):
+class Equalize(RandomApply, Photometric):
     """Equalize the histogram of each channel, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape. Pillow's `ImageOps.equalize`, which is torchvision's `RandomEqualize`.
@@ -49,7 +49,7 @@ class Equalize(RandomApply):
 
 
 @dataclass(frozen=True)
-class Posterize(RandomApply):
+class Posterize(RandomApply, Photometric):
     """Keep the high bits of every level, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomPosterize`.
@@ -72,7 +72,7 @@ class Posterize(RandomApply):
 
 
 @dataclass(frozen=True)
-class Solarize(RandomApply):
+class Solarize(RandomApply, Photometric):
     """Invert levels above a threshold, with a probability.
 
     ``[H, W, C]`` uint8 to the same shape: torchvision's `RandomSolarize`.

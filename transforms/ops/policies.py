@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from joulecache.transforms import kernels
+from joulecache.transforms import coordinates, kernels
+from joulecache.transforms.coordinates import Coordinates, Matrix
 from joulecache.transforms.images import Array, Fill
 from joulecache.transforms.ops import colour, filters, levels
 from joulecache.transforms.ops.arguments import INTERPOLATIONS, fill_value, integer, one_of, per_channel
 from joulecache.transforms.ops.base import Drawn, Op
 from joulecache.transforms.ops.warps import affine_matrix
 from joulecache.transforms.randomness import UNIT, below
-from joulecache.transforms.warping import Matrix, warp
+from joulecache.transforms.warping import warp
 
 AUGMENTATIONS = (
     "identity",
@@ -36,6 +37,9 @@ AUGMENTATIONS = (
 
 SIGNED = frozenset(AUGMENTATIONS[1:10])
 """The augmentations whose strength has a random sign."""
+
+MOVING = frozenset(AUGMENTATIONS[1:6])
+"""The augmentations that move pixels."""
 
 MAX_OPS = 6  # augmentations in sequence; every draw consumes the words of this many
 
@@ -108,7 +112,22 @@ class _Policy(Op):
             case "identity":
                 return image
             case _:
-                return warp(image, _warp_matrix(name, image, strength), self.interpolation, self.fill)
+                return warp(image, _warp_matrix(name, image.shape[:2], strength), self.interpolation, self.fill)
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        for matrix in _matrices(drawn, mask.shape[:2]):
+            mask = warp(mask, matrix, "nearest", 0)
+        return mask
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        for matrix in _matrices(drawn, size):
+            boxes = coordinates.clamped(coordinates.mapped(boxes, coordinates.inverse(matrix)), *size)
+        return boxes
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        for matrix in _matrices(drawn, size):
+            points = coordinates.mapped(points, coordinates.inverse(matrix))
+        return points
 
 
 def _strengths(
@@ -130,7 +149,17 @@ def _strengths(
     }
 
 
-def _warp_matrix(name: str, image: Array, strength: int) -> Matrix:
+def _matrices(drawn: Drawn, size: tuple[int, ...]) -> list[Matrix]:
+    """Return the maps of the drawn augmentations that move pixels."""
+    pairs = zip(drawn[::2], drawn[1::2], strict=True)
+    return [
+        _warp_matrix(AUGMENTATIONS[which], size, strength)
+        for which, strength in pairs
+        if AUGMENTATIONS[which] in MOVING
+    ]
+
+
+def _warp_matrix(name: str, size: tuple[int, ...], strength: int) -> Matrix:
     match name:
         case "shear_x":  # about the top left, as in the papers and torchvision
             return 1.0, strength / UNIT, 0.0, 0.0, 1.0, 0.0
@@ -141,7 +170,7 @@ def _warp_matrix(name: str, image: Array, strength: int) -> Matrix:
         case "translate_y":
             return 1.0, 0.0, 0.0, 0.0, 1.0, -strength
         case _:  # rotate
-            height, width = image.shape[:2]
+            height, width = size
             return affine_matrix((width * 0.5, height * 0.5), -strength / UNIT, (0, 0), 1.0, (0.0, 0.0))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from joulecache.transforms.coordinates import Coordinates, Matrix, inverse, mapped
 from joulecache.transforms.images import Array, Fill
 from joulecache.transforms.ops.arguments import (
     INTERPOLATIONS,
@@ -22,7 +23,7 @@ from joulecache.transforms.ops.arguments import (
 from joulecache.transforms.ops.base import Drawn, draw_columns
 from joulecache.transforms.ops.geometry import Filled
 from joulecache.transforms.randomness import UNIT, below, between
-from joulecache.transforms.warping import Matrix, warp
+from joulecache.transforms.warping import warp
 
 _MAX_SHEAR = 89.0  # degrees: at 90 the image is a line
 
@@ -49,18 +50,25 @@ class _Warp(Filled):
         """The range of the angle, in degrees."""
         return ends(self.degrees)
 
-    def _warped(
-        self,
-        image: Array,
-        degrees: float,
-        translate: tuple[int, int] = (0, 0),
-        scale: float = 1.0,
-        shear: tuple[float, float] = (0.0, 0.0),
-    ) -> Array:
-        height, width = image.shape[:2]
-        center = self.center or (width * 0.5, height * 0.5)
-        matrix = affine_matrix(center, degrees, translate, scale, shear)
-        return warp(image, matrix, self.interpolation, self.fill)
+    def matrix(self, drawn: Drawn, height: int, width: int) -> Matrix:
+        """Return the map from result to input coordinates, in an image of this size."""
+        raise NotImplementedError
+
+    def middle(self, height: int, width: int) -> tuple[float, float]:
+        """Return the center of the map, (x, y)."""
+        return self.center or (width * 0.5, height * 0.5)
+
+    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+        return warp(image, self.matrix(drawn, *image.shape[:2]), self.interpolation, self.fill)
+
+    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
+        return warp(mask, self.matrix(drawn, *mask.shape[:2]), "nearest", 0)
+
+    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return mapped(boxes, inverse(self.matrix(drawn, *size)))
+
+    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
+        return mapped(points, inverse(self.matrix(drawn, *size)))
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,8 @@ class Rotate(_Warp):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
-        return self._warped(image, -drawn[0] / UNIT)
+    def matrix(self, drawn: Drawn, height: int, width: int) -> Matrix:
+        return affine_matrix(self.middle(height, width), -drawn[0] / UNIT, (0, 0), 1.0, (0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -171,9 +179,10 @@ class Affine(_Warp):
 
     draw_batch = draw_columns
 
-    def pixels(self, image: Array, drawn: Drawn, /) -> Array:
+    def matrix(self, drawn: Drawn, height: int, width: int) -> Matrix:
         degrees, right, down, scale, along_x, along_y = drawn
-        return self._warped(image, degrees / UNIT, (right, down), scale / UNIT, (along_x / UNIT, along_y / UNIT))
+        shear = along_x / UNIT, along_y / UNIT
+        return affine_matrix(self.middle(height, width), degrees / UNIT, (right, down), scale / UNIT, shear)
 
 
 def affine_matrix(
