@@ -60,6 +60,22 @@ print(cache.manifest.build_energy.active_j / (spent["tuned"] - spent["optimized"
 """
 
 
+BUILD_ALONE = """
+import resource, sys
+import joulecache as jc
+
+def cpu_s():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+source, cache, chain, records = sys.argv[1:]
+jc.precompute("synthetic:4", cache, "decode|resize(32)", workers=1)  # imports everything
+started = cpu_s()
+jc.precompute(source, cache + "-all", chain, workers=1)
+print((cpu_s() - started) / int(records) * 1e6)
+"""
+
+
 @dataclass(frozen=True)
 class Run:
     """A build by the command line: CPU seconds of all its processes, and seconds by the clock."""
@@ -116,6 +132,26 @@ class Bench:
             median([old / new for old, new in costs]),
         )
 
+    def compare_alone(self, what: str, source: str, chain: str, records: int) -> None:
+        """Print the CPU time of a record in both revisions, without the start of the interpreter and imports."""
+        costs = [
+            [self._alone(checkout, source, chain, records) for checkout in (self._old, ROOT)]
+            for _ in range(self._rounds)
+        ]
+        print_row(
+            f"{what}, {code(chain)}, one worker: us of CPU per record, without start-up",
+            median([old for old, _ in costs]),
+            median([new for _, new in costs]),
+            median([old / new for old, new in costs]),
+        )
+
+    def _alone(self, checkout: Path, source: str, chain: str, records: int) -> float:
+        with tempfile.TemporaryDirectory(dir=self._cache.parent) as folder:
+            command = [sys.executable, "-P", "-c", BUILD_ALONE, source, f"{folder}/cache", chain, str(records)]
+            environment = {**os.environ, "PYTHONPATH": str(checkout)}
+            ended = subprocess.run(command, env=environment, cwd=checkout, check=True, capture_output=True, text=True)
+        return float(ended.stdout.split()[-1])
+
     def scaling(self, what: str, source: str, chain: str, *options: object) -> None:
         """Print the clock of one worker against two, and the CPU time of four against two."""
         runs = [
@@ -127,6 +163,12 @@ class Bench:
             median([one.duration_s for one, _, _ in runs]),
             median([two.duration_s for _, two, _ in runs]),
             median([one.duration_s / two.duration_s for one, two, _ in runs]),
+        )
+        print_row(
+            f"{what}, {code(chain)}: cores that one worker and two keep busy",
+            median([one.cpu_s / one.duration_s for one, _, _ in runs]),
+            median([two.cpu_s / two.duration_s for _, two, _ in runs]),
+            "",
         )
         print_row(
             f"{what}, {code(chain)}: CPU of four workers against two",
@@ -155,6 +197,7 @@ def main(revision: str, data: Path | None, rounds: int, work: Path) -> None:
         bench = Bench(old, work, rounds)
         for chain in (RESIZED, SCALED):
             bench.compare("photos", photos, chain, count, "--workers", 1)
+            bench.compare_alone("photos", photos, chain, count)
         if data is None:
             return
         cifar = str(data / "cifar10" / "train.parquet")
