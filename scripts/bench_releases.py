@@ -9,6 +9,7 @@ cifar10/train.parquet; without it, synthetic photos are built instead. The older
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import shutil
@@ -95,10 +96,11 @@ def checked_out(revision: str, folder: Path) -> Iterator[Path]:
         subprocess.run([*git, "remove", "--force", str(folder)], check=True)
 
 
-def build(checkout: Path, source: str, cache: Path, chain: str, *options: object) -> Run:
-    """Build a cache with the code of a checkout."""
+def build(checkout: Path, source: str, cache: Path, chain: str, *options: object, cores: int = 0) -> Run:
+    """Build a cache with the code of a checkout, on the first `cores` or on all."""
     shutil.rmtree(cache, ignore_errors=True)
-    command = [sys.executable, "-P", "-c", CLI, "precompute", source, str(cache), "--chain", chain]
+    limited = ["taskset", "--cpu-list", f"0-{cores - 1}"] if cores else []
+    command = [*limited, sys.executable, "-P", "-c", CLI, "precompute", source, str(cache), "--chain", chain]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         [*command, *map(str, options)],
@@ -153,11 +155,16 @@ class Bench:
         return float(ended.stdout.split()[-1])
 
     def scaling(self, what: str, source: str, chain: str, *options: object) -> None:
-        """Print the clock of one worker against two, and the CPU time of four against two."""
-        runs = [
-            [build(ROOT, source, self._cache, chain, *options, "--workers", workers) for workers in (1, 2, 4)]
-            for _ in range(self._rounds)
-        ]
+        """Print the clock of one core and one worker against two, and the CPU time of four workers against two."""
+        here = functools.partial(build, ROOT, source, self._cache, chain, *options, "--workers")
+        runs = [[here(workers) for workers in (1, 2, 4)] for _ in range(self._rounds)]
+        alone = [here(1, cores=1) for _ in range(self._rounds)]
+        print_row(
+            f"{what}, {code(chain)}: two cores against one, by the clock",
+            median([run.duration_s for run in alone]),
+            median([two.duration_s for _, two, _ in runs]),
+            median([one.duration_s / two.duration_s for one, (_, two, _) in zip(alone, runs, strict=True)]),
+        )
         print_row(
             f"{what}, {code(chain)}: two workers against one, by the clock",
             median([one.duration_s for one, _, _ in runs]),
