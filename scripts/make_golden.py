@@ -96,7 +96,8 @@ def make_batch(photo: Path, text: str) -> Batch:
     """Run a chain on the first variants of the photo as one batch, with a class for each variant."""
     import numpy as np
 
-    from joulecache.transforms.chain import apply_batch_ops, mix_labels
+    from joulecache.transforms.chain import apply_batch_ops
+    from joulecache.transforms.ops.batch import mix_labels
     from joulecache.transforms.randomness import random_words
 
     chain = jc.parse(text)

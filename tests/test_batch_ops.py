@@ -16,8 +16,9 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
 from joulecache.transforms import Chain, Cutmix, Mixup, Normalize, Op, ToFloat, parse
-from joulecache.transforms.chain import apply_batch_ops, mix_labels
+from joulecache.transforms.chain import apply_batch_ops
 from joulecache.transforms.ops import OPS, BatchOp, op_name
+from joulecache.transforms.ops.batch import mix_labels
 from joulecache.transforms.randomness import random_words
 
 Array = NDArray[np.uint8]

@@ -37,10 +37,12 @@ from joulecache.transforms.ops import (
     TrivialAugment,
     ops_of,
 )
+from joulecache.transforms.targets import BoxesTarget, MaskTarget, PointsTarget
 
 __all__ = [
     "Affine",
     "Autocontrast",
+    "BoxesTarget",
     "Brightness",
     "CentralCrop",
     "Chain",
@@ -56,11 +58,13 @@ __all__ = [
     "GaussianNoise",
     "Grayscale",
     "Hue",
+    "MaskTarget",
     "Mixup",
     "Normalize",
     "Op",
     "Pad",
     "Photometric",
+    "PointsTarget",
     "Posterize",
     "RandAugment",
     "RandomCrop",

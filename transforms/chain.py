@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from joulecache.transforms import custom, randomness
 from joulecache.transforms.images import Array, Pixels
 from joulecache.transforms.ops import BUILT_IN, OPS, BatchOp, Decode, Mixture, Normalize, Op, ToFloat, op_name
-from joulecache.transforms.ops.base import check_custom_op, check_custom_ops
+from joulecache.transforms.ops.base import check_custom_op, check_custom_ops, word_columns
 from joulecache.transforms.ops.batch import Batch, Empty
 from joulecache.transforms.ops.decode import Header
+from joulecache.transforms.targets import SpatialTarget, apply_with_targets, check_fit, check_moves
 
 
 class UnknownOpError(ValueError):
@@ -172,18 +173,69 @@ class Chain:
             DecodeError: The image cannot be decoded.
             ValueError: An op does not support the image, or the chain mixes the images of a batch.
         """
+        draws, pixels = self._draws(key, seed, n, variants), self.decode.load(image)
+        for ops, words in draws:
+            pixels = apply(ops, pixels, words)
+        return apply_batch_ops(self.on_batches, pixels, ())
+
+    def with_targets(
+        self,
+        image: bytes | str | Path | Pixels,
+        targets: Sequence[SpatialTarget],
+        *,
+        key: str = "",
+        seed: int = 0,
+        n: int = 0,
+        variants: int | None = None,
+    ) -> tuple[NDArray[np.uint8] | NDArray[np.float32], tuple[SpatialTarget, ...]]:
+        """Run the whole chain on one image and on the masks, boxes and points that move with its pixels.
+
+        >>> import numpy as np
+        >>> from joulecache.transforms import BoxesTarget, parse
+        >>> boxes = BoxesTarget(np.array([[10, 20, 30, 60]], np.float32), np.array([3]))
+        >>> image, (moved,) = parse("decode|resize(50)").with_targets(np.zeros((100, 100, 3), np.uint8), [boxes])
+        >>> moved.boxes.tolist()
+        [[5.0, 10.0, 15.0, 30.0]]
+
+        Args:
+            image: As in a call of the chain.
+            targets: `MaskTarget`, `BoxesTarget` or `PointsTarget`, in pixels of the image, upright as its EXIF orientation says.
+            key: The record's key.
+            seed: The cache's seed.
+            n: The epoch, at least 0.
+            variants: Number of variants in the cache; None if every epoch has a new one.
+
+        Returns:
+            The image as a call of the chain returns it, and its targets in the same order.
+
+        Raises:
+            DecodeError: The image cannot be decoded.
+            ValueError: An op does not support the image or does not say how targets move, a target does not fit the image, or the
+                chain mixes the images of a batch.
+        """
+        draws, moved = self._draws(key, seed, n, variants), tuple(targets)
+        check_moves(self.ops)
+        image = Path(image).read_bytes() if isinstance(image, str | Path) else image
+        if isinstance(image, bytes):
+            pixels, moved = apply_with_targets((self.decode,), image, (), moved)
+        else:
+            pixels = self.decode.load(image)
+            check_fit(moved, *pixels.shape[:2])
+        for ops, words in draws:
+            pixels, moved = apply_with_targets(ops, pixels, words, moved)
+        return apply_batch_ops(self.on_batches, pixels, ()), moved
+
+    def _draws(self, key: str, seed: int, n: int, variants: int | None) -> list[tuple[Sequence[Op], list[int]]]:
+        """Return the ops after decode and those after the cut, with their random words; ValueError if they cannot run on one image."""
         if self.mixes:
             raise ValueError(
                 f"{str(self)!r} mixes the images of a batch and cannot run on one: call its for_validation(), or drop mixup and cutmix"
             )
         if n < 0 or (variants is not None and variants < 1):
             raise ValueError(f"n must be at least 0 and variants at least 1, got n={n}, variants={variants}")
-        pixels = self.decode.load(image)
-        hashes = [randomness.key_hash(key)]
-        variant = n if variants is None else n % variants
-        for first, ops, draw in ((1, self.prefix[1:], variant), (self.cut, self.on_images, n)):
-            pixels = apply(ops, pixels, randomness.random_words(ops, first, seed, hashes, draw)[0])
-        return apply_batch_ops(self.on_batches, pixels, ())
+        hashes, variant = [randomness.key_hash(key)], n if variants is None else n % variants
+        parts = ((1, self.prefix[1:], variant), (self.cut, self.on_images, n))
+        return [(ops, randomness.random_words(ops, first, seed, hashes, draw)[0]) for first, ops, draw in parts]
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
@@ -274,14 +326,6 @@ def apply_to_each(ops: Sequence[Op], images: Sequence[Array], words: NDArray[np.
     return images
 
 
-def word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
-    """Yield each op with the slice that holds its words among the random words of all `ops`."""
-    stop = 0
-    for op in ops:
-        start, stop = stop, stop + op.random_words
-        yield op, slice(start, stop)
-
-
 def _run_custom(op: Op, image: Array, words: Sequence[int]) -> Array:
     """Run a custom op on one image."""
     return custom.pixels(op, image, custom.draw(op, words, *image.shape[:2]))
@@ -304,38 +348,6 @@ def apply_batch_ops(ops: Sequence[Op], images: Batch, words: Sequence[int], empt
         drawn = op.draw(words[columns], *images.shape[-3:-1])
         images = op.apply(images, drawn, empty)
     return images
-
-
-def mix_labels(
-    ops: Sequence[Op], labels: NDArray[np.int64], classes: int, words: Sequence[int], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Return the labels of a batch, mixed as `apply_batch_ops` mixes its images.
-
-    Args:
-        ops: `BatchOp`s.
-        labels: Class numbers ``[B]``.
-        classes: The number of classes K.
-        words: The batch's random words for all `ops`.
-        size: (height, width) of the images.
-
-    Returns:
-        One-hot labels, mixed in the same proportions as the images, float32 ``[B, K]``.
-    """
-    soft = np.zeros((len(labels), classes), np.float32)
-    soft[np.arange(len(labels)), labels] = 1
-    return mix_shares(ops, soft, words, size)
-
-
-def mix_shares(
-    ops: Sequence[Op], soft: NDArray[np.float32], words: Sequence[int], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Return the class shares of a batch, float32 ``[B, K]``, mixed as `mix_labels` does."""
-    for op, columns in word_columns(ops):
-        if isinstance(op, Mixture):
-            drawn = op.draw(words[columns], *size)
-            share = np.float32(op.kept_share(drawn, *size))
-            soft = share * soft + (np.float32(1) - share) * np.roll(soft, 1, axis=0)
-    return soft
 
 
 # Text -----------------------------------------------------------------------------------------------------------------

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.transforms import custom
-from joulecache.transforms.chain import word_columns
 from joulecache.transforms.coordinates import Coordinates, at_least_a_pixel, clamped, inside
 from joulecache.transforms.images import Array
 from joulecache.transforms.ops import BUILT_IN, BatchOp, Decode, Mixture, Op, Photometric, op_name
-from joulecache.transforms.ops.base import MOVES, Drawn
+from joulecache.transforms.ops.base import MOVES, Drawn, word_columns
 from joulecache.transforms.ops.decode import Header
 
 

@@ -19,13 +19,13 @@ from joulecache.pipelines.loading.targets import Selection, open_targets, select
 from joulecache.transforms.chain import (
     apply_batch_ops,
     apply_to_each,
-    mix_shares,
     output_channels,
     output_size,
     parse,
 )
 from joulecache.transforms.kernels import put
 from joulecache.transforms.ops import Decode, Op
+from joulecache.transforms.ops.batch import mix_shares
 from joulecache.transforms.randomness import word_table
 
 Images = NDArray[np.uint8] | NDArray[np.float32]

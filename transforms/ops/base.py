@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import ClassVar, cast
 
@@ -224,6 +224,14 @@ def draw_columns(op: Op, words: NDArray[np.int64], height: int, width: int, /) -
     """Call `draw` once on whole columns of words: the `draw_batch` of ops whose `draw` is plain arithmetic."""
     columns = op.draw(cast("Sequence[int]", words.T), height, width)
     return list(zip(*(column.tolist() for column in cast("tuple[NDArray[np.int64], ...]", columns)), strict=True))
+
+
+def word_columns(ops: Sequence[Op]) -> Iterator[tuple[Op, slice]]:
+    """Yield each op with the slice that holds its words among the random words of all `ops`."""
+    stop = 0
+    for op in ops:
+        start, stop = stop, stop + op.random_words
+        yield op, slice(start, stop)
 
 
 class RandomApply(Op):

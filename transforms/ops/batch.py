@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from joulecache.transforms import kernels
 from joulecache.transforms.ops.arguments import number, per_channel
-from joulecache.transforms.ops.base import Drawn, Op
+from joulecache.transforms.ops.base import Drawn, Op, word_columns
 from joulecache.transforms.randomness import UNIT, below
 
 Batch = NDArray[np.uint8] | NDArray[np.float32]
@@ -178,6 +178,38 @@ class Cutmix(Mixture):
     def kept_share(self, drawn: Drawn, height: int, width: int) -> float:
         top, left, bottom, right = drawn
         return 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def mix_labels(
+    ops: Sequence[Op], labels: NDArray[np.int64], classes: int, words: Sequence[int], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the labels of a batch, mixed as `apply_batch_ops` mixes its images.
+
+    Args:
+        ops: `BatchOp`s.
+        labels: Class numbers ``[B]``.
+        classes: The number of classes K.
+        words: The batch's random words for all `ops`.
+        size: (height, width) of the images.
+
+    Returns:
+        One-hot labels, mixed in the same proportions as the images, float32 ``[B, K]``.
+    """
+    soft = np.zeros((len(labels), classes), np.float32)
+    soft[np.arange(len(labels)), labels] = 1
+    return mix_shares(ops, soft, words, size)
+
+
+def mix_shares(
+    ops: Sequence[Op], soft: NDArray[np.float32], words: Sequence[int], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the class shares of a batch, float32 ``[B, K]``, mixed as `mix_labels` does."""
+    for op, columns in word_columns(ops):
+        if isinstance(op, Mixture):
+            drawn = op.draw(words[columns], *size)
+            share = np.float32(op.kept_share(drawn, *size))
+            soft = share * soft + (np.float32(1) - share) * np.roll(soft, 1, axis=0)
+    return soft
 
 
 def _each(images: Batch) -> Batch:
