@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 SOURCES = (
     "A folder of class folders; a .tar, Parquet or TFRecord file or pattern; s3://, gs://; synthetic:N; tfds:NAME."
 )
-SOURCE_METAVARS = {"labels": "FILE", "splits": "SPLIT=NAME,...", "image": "COLUMN", "target": "NAME:KIND"}
+SOURCE_METAVARS = {
+    "labels": "FILE",
+    "masks": "DIR",
+    "coco": "FILE",
+    "splits": "SPLIT=NAME,...",
+    "image": "COLUMN",
+    "target": "NAME:KIND",
+}
 Source = Annotated[str, typer.Argument(help=SOURCES)]
 Cache = Annotated[str, typer.Argument(help="A cache: a folder, or its address in s3:// or gs://.")]
 ChainText = Annotated[str, typer.Option("--chain", help='Ops and the cut: "decode|resize(72) || flip_lr".')]

@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_text, make_plain
 
 SOURCE_SPLITS = ("train", "val", "test")
-SOURCE_OPTIONS = ("limit", "labels", "splits", "image", "target")
+SOURCE_OPTIONS = ("limit", "labels", "masks", "coco", "splits", "image", "target")
 
-KINDS: tuple[str, ...] = ("class", "multilabel", "value", "text")
+KINDS: tuple[str, ...] = ("class", "multilabel", "value", "text", "mask", "boxes", "points")
 """What ``--target NAME:KIND`` accepts."""
+
+NO_TARGETS = "none"
+"""What ``--target`` accepts for images alone."""
 
 
 class Wanted(NamedTuple):
@@ -35,9 +38,11 @@ class SourceConfig:
     Attributes:
         limit: Use at most this many records.
         labels: CSV file with a header line and the name and class of each image.
+        masks: Folder of masks named like the images, or a pattern.
+        coco: COCO file of the boxes (instances JSON), or a pattern.
         splits: Folders or files of the splits: train=NAME,test=NAME; train=. for none.
         image: Column of the images in Parquet or TFRecord files, or of names in `labels`.
-        target: Column or .json key of a target, NAME:KIND: class, multilabel, value or text.
+        target: Column or .json key of a target, such as age:value; none for images alone.
 
     Raises:
         ValueError: A field is out of range.
@@ -45,6 +50,8 @@ class SourceConfig:
 
     limit: int | None = None
     labels: str | os.PathLike[str] | None = None
+    masks: str | os.PathLike[str] | None = None
+    coco: str | os.PathLike[str] | None = None
     splits: Mapping[str, str] | None = None
     image: str | None = None
     target: tuple[str, ...] | str | Sequence[str] | None = None
@@ -70,8 +77,15 @@ class SourceConfig:
     def targets(self) -> tuple[Wanted, ...]:
         """The targets that `target` names, with their kinds."""
         given = [self.target] if isinstance(self.target, str) else self.target or ()
+        if self.is_unlabelled:
+            return ()
         split = [text.rpartition(":") if ":" in text else (text, "", "") for text in given]
         return tuple(Wanted(name, kind or None) for name, _, kind in split)
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Whether the user wants images alone."""
+        return self.target in (NO_TARGETS, (NO_TARGETS,))
 
     @property
     def target_column(self) -> str | None:
@@ -94,6 +108,10 @@ class SourceConfig:
                 raise ValueError(f"target must be NAME or NAME:KIND with a kind of {', '.join(KINDS)}, got {text!r}")
             if colon and not name:
                 raise ValueError(f"target must name a column before its kind, got {text!r}")
+        if self.is_unlabelled:
+            if self.masks is not None or self.coco is not None:
+                raise ValueError(f"target {NO_TARGETS!r} means images alone: drop it, or masks and coco")
+            return
         names = [wanted.name for wanted in self.targets]
         if not names or len({*names}) < len(names):
             raise ValueError(f"target must name different columns, got {self.target!r}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source.feature import MOST_ELEMENTS, Feature, Named, Target, checked_names
@@ -196,10 +197,13 @@ class TargetTable:
     Attributes:
         features: The feature of each target, by name.
         columns: For each feature, the target of each image; None for an image that is no record.
+        files: In place of a column, for each target in files: their places, a row for each image, with the columns of `FILE_COLUMNS`
+            and ``mtime_ns``.
     """
 
     features: Features
     columns: Mapping[str, Sequence[Target | None]]
+    files: Mapping[str, pa.Table] = field(default_factory=dict)
 
 
 def is_labelled(features: Features) -> bool:

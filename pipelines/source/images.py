@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from joulecache.pipelines.source.classes import Labelled
 from joulecache.pipelines.source.config import SourceConfig
@@ -14,12 +15,14 @@ from joulecache.pipelines.source.labelling import label_images
 from joulecache.pipelines.source.labels import LabelTable
 from joulecache.pipelines.source.layout import LeftOut
 from joulecache.pipelines.source.listing import ImageListing
+from joulecache.pipelines.source.masks import list_masks, split_masks
 from joulecache.pipelines.source.naming import sample_evenly
 from joulecache.pipelines.source.notes import left_out_notes, no_images, skipped_notes
 from joulecache.pipelines.source.records import Source, SourceError
+from joulecache.pipelines.source.spatial import SpatialFeature
 from joulecache.pipelines.source.splits import held_out
-from joulecache.pipelines.source.tree import ImageTree, folder_labels
-from joulecache.pipelines.source.unit_tables import ImageTable, target_column
+from joulecache.pipelines.source.tree import ImageTree
+from joulecache.pipelines.source.unit_tables import FILE_COLUMNS, ImageTable, file_column, target_column
 
 _PLAIN = {"int64": pa.int64(), "float32": pa.float64(), "str": pa.string()}
 
@@ -46,13 +49,21 @@ def make_source(
     Raises:
         SourceError: There are no images, no classes, or it is unknown which folders are classes or splits.
     """
+    masks = None
+    if config.masks is not None:
+        masks, listings = split_masks(list_masks(config.masks), listings, location)
     keys = [listing.prefix + name if listing.prefix else name for listing in listings for name in listing.names]
     refused = [refusal for listing in listings for refusal in listing.refused]
     tree = ImageTree.of(listings, file_splits, config.splits)
     if not keys:
         raise SourceError(no_images(location, tree.skipped, refused))
-    labelled = label_images(location, listings, keys, folder_labels(tree), config, given)
-    left_out = {**tree.left_out(labelled.labels, by_name=given is not None), **labelled.left_out}
+    labelled = label_images(location, listings, keys, tree, config, given, masks)
+    left_out = {
+        **tree.left_out(
+            labelled.labels, by_name=given is not None or config.masks is not None or config.coco is not None
+        ),
+        **labelled.left_out,
+    }
     labels = [None if row in left_out else label for row, label in enumerate(labelled.labels)]
     refused += [
         (keys[row], labelled.reasons[row]) for row, label in enumerate(labels) if label is None and row not in left_out
@@ -68,7 +79,8 @@ def make_source(
         where = "split train of " if {*splits} - {None, "train"} else ""
         why = [*(": ".join(each) for each in refused[-1:]), *notes, "it has none"][0]
         raise SourceError(f"no images with a class in {where}{location!r}: {why}")
-    units = _image_table(listings, keys, _targets(labelled, labels), splits).take(
+    files = labelled.targets.files if labelled.targets else {}
+    units = _image_table(listings, keys, _targets(labelled, labels), files, splits).take(
         sample_evenly(keys, labels, config.limit)
     )
     pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
@@ -91,22 +103,37 @@ def _targets(labelled: Labelled, labels: Sequence[int | None]) -> dict[str, pa.A
     """Return a column for each target; those of images that are no records are null."""
     if labelled.targets is None:
         return {LABEL: pa.array(labels, pa.int32())}
-    return {
-        name: pa.array(column, _PLAIN.get(feature.dtype) if not feature.shape else pa.binary())
-        for (name, feature), column in zip(
-            labelled.targets.features.items(), labelled.targets.columns.values(), strict=True
-        )
-    }
+    columns: dict[str, pa.Array] = {}
+    for name, feature in labelled.targets.features.items():
+        if name in labelled.targets.files:
+            columns[name] = pa.nulls(len(labels))
+        else:
+            plain = not feature.shape and not isinstance(feature, SpatialFeature)
+            columns[name] = pa.array(
+                labelled.targets.columns[name], _PLAIN.get(feature.dtype) if plain else pa.binary()
+            )
+    return columns
 
 
 def _image_table(
     listings: Sequence[ImageListing],
     keys: Sequence[str],
     targets: Mapping[str, pa.Array],
+    files: Mapping[str, pa.Table],
     splits: Sequence[str | None],
 ) -> ImageTable:
+    """Return the units. The size of an image includes the files of its targets, the last of which decides when it was written."""
     table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries()
     table = table.append_column("key", pa.array(keys, pa.string()))
     for name, column in targets.items():
         table = table.append_column(target_column(name), column)
+    for name, places in files.items():
+        table = _with(table, "size_bytes", pc.add(table["size_bytes"], pc.coalesce(places["size_bytes"], 0)))
+        table = _with(table, "mtime_ns", pc.max_element_wise(table["mtime_ns"], places["mtime_ns"]))
+        for place in FILE_COLUMNS:
+            table = table.append_column(file_column(name, place), places[place])
     return ImageTable(table.append_column("split", pa.array(splits, pa.string()).dictionary_encode()))
+
+
+def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)

@@ -8,16 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source.classes import Labelled, crowding_note
+from joulecache.pipelines.source.coco import BOXES, COCO_KINDS, coco_targets, read_coco
 from joulecache.pipelines.source.config import SourceConfig, Wanted
+from joulecache.pipelines.source.feature import Target
+from joulecache.pipelines.source.features import LABEL, AnyFeature, ClassLabel, TargetTable
 from joulecache.pipelines.source.label_members import Label, Unusable, member_labels, sample_names
 from joulecache.pipelines.source.labels import LabelTable, table_labels
 from joulecache.pipelines.source.listing import ImageListing
+from joulecache.pipelines.source.masks import MASK, MaskListing, masks_of_images
 from joulecache.pipelines.source.matching import keys_below
 from joulecache.pipelines.source.records import SourceError
 from joulecache.pipelines.source.targets import read_table
-from joulecache.pipelines.source.tree import FolderLabels
+from joulecache.pipelines.source.tree import FolderLabels, ImageTree, folder_labels
 
 _TABLES = (".cls", ".csv", ".json", ".jsonl", ".tsv")  # under any name, unlike .txt and .xml files
 _TABLE = "pass a table with the name and class of each image as --labels"
@@ -28,23 +34,54 @@ def label_images(
     location: str,
     listings: Sequence[ImageListing],
     keys: Sequence[str],
-    folders: FolderLabels,
+    tree: ImageTree,
     config: SourceConfig,
     given: LabelTable | None,
+    masks: MaskListing | None,
 ) -> Labelled:
-    """Return the classes of images: those of a labels file if given, else of label files in tars, else of folders.
+    """Return the targets of images: of mask files, COCO files and a labels file, as given; else of label files in tars, or of folders.
 
     Args:
         location: The source.
         listings: Its images.
         keys: Their keys.
-        folders: Their labels by their folders.
+        tree: The images by their folders.
         config: Its `image` and `target` name columns of the labels file; `target` also a key in the .json files of tars.
         given: The labels file.
+        masks: The mask files.
 
     Raises:
         SourceError: Labels are unusable, or it is unknown which are meant.
     """
+    if config.is_unlabelled:
+        return Labelled([0] * len(keys), (), targets=TargetTable({}, {}))
+    found: list[Labelled] = []
+    wanted = list(config.targets)
+    if masks is not None:
+        found.append(masks_of_images(masks, keys))
+        wanted = [each for each in wanted if each != (MASK, each.kind)]
+    if config.coco is not None:
+        of_coco = [each for each in wanted if each.name in COCO_KINDS]
+        found.append(_targets_of_coco(location, config.coco, keys, of_coco))
+        wanted = [each for each in wanted if each not in of_coco]
+    if found and not wanted and not given:
+        return merged(found)
+    config = replace(
+        config, target=tuple(each.name + (f":{each.kind}" if each.kind else "") for each in wanted) or None
+    )
+    labelled = _label_alone(location, listings, keys, folder_labels(tree), config, given)
+    return merged([*found, labelled]) if found else labelled
+
+
+def _label_alone(
+    location: str,
+    listings: Sequence[ImageListing],
+    keys: Sequence[str],
+    folders: FolderLabels,
+    config: SourceConfig,
+    given: LabelTable | None,
+) -> Labelled:
+    """Return the targets of images by a labels file if given, else by label files in tars, else by folders."""
     if given:
         root = Path(location)
         find_key = keys_below(root, Path(given.path).parent) if root.is_dir() else None
@@ -78,6 +115,44 @@ def label_images(
     if unused:
         notes = (f"label files are not used ({unused}): {_TABLE} if these have the labels", *notes)
     return replace(labelled, notes=notes)
+
+
+def _targets_of_coco(
+    location: str, where: str | os.PathLike[str], keys: Sequence[str], wanted: Sequence[Wanted]
+) -> Labelled:
+    for name, kind in wanted:
+        if kind not in (None, COCO_KINDS[name]):
+            raise SourceError(f"target {name!r} of a COCO file is of kind {COCO_KINDS[name]}, got {kind!r}")
+    files = read_coco(where)
+    root = Path(location) if Path(location).is_dir() else None
+    found = coco_targets(files, keys, root, [each.name for each in wanted] or [BOXES])
+    inside = root is not None and [Path(file.path).absolute().is_relative_to(root.absolute()) for file in files]
+    return replace(found, read=Counter({".json": sum(inside)}) if inside else Counter())
+
+
+def merged(found: Sequence[Labelled]) -> Labelled:
+    """Return all targets of images, each found apart; SourceError if two have the same name."""
+    features: dict[str, AnyFeature] = {}
+    columns: dict[str, Sequence[Target | None]] = {}
+    files: dict[str, pa.Table] = {}
+    for each in found:
+        table = each.targets or TargetTable({LABEL: ClassLabel(each.names)}, {LABEL: each.labels})
+        if twice := features.keys() & table.features.keys():
+            raise SourceError(f"there are two targets called {min(twice)!r}: rename the column, or drop one")
+        features |= table.features
+        columns |= table.columns
+        files |= table.files
+    labels = [None if None in of_image else 0 for of_image in zip(*(each.labels for each in found), strict=True)]
+    return Labelled(
+        labels,
+        (),
+        {row: reason for each in reversed(found) for row, reason in each.reasons.items()},
+        read=sum((each.read for each in found), Counter[str]()),
+        skipped=sum((each.skipped for each in found), Counter[str]()),
+        left_out={row: reason for each in found for row, reason in each.left_out.items()},
+        notes=tuple(note for each in found for note in each.notes),
+        targets=TargetTable(features, columns, files),
+    )
 
 
 def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted: Sequence[Wanted]) -> Labelled:

@@ -12,17 +12,15 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.files import unexpanded_home
-from joulecache.pipelines.core.object_store import open_binary
 from joulecache.pipelines.core.quantities import listed, plural, shortened
 from joulecache.pipelines.source.classes import CLASS_KEYS, Labelled, called, sort_key
 from joulecache.pipelines.source.config import Wanted
+from joulecache.pipelines.source.documents import read_document
 from joulecache.pipelines.source.matching import FindKey, Matches, match_names
 from joulecache.pipelines.source.records import SourceError
 from joulecache.pipelines.source.splits import split_words
@@ -66,12 +64,7 @@ class LabelTable:
 def read_labels(path: str | os.PathLike[str]) -> LabelTable:
     """Read a labels file; SourceError if it is missing, not a table in UTF-8, or has lines of different lengths."""
     name = os.fspath(path)
-    try:
-        with open_binary(name) as file:
-            data = file.read()
-    except OSError as error:
-        why = unexpanded_home(Path(name)) or f": {error.strerror or error}"
-        raise SourceError(f"cannot read the labels {name!r}{why}") from error
+    data = read_document("the labels", name)
     if name.endswith((".jsonl", ".parquet")):
         return _typed_table(name, data)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:

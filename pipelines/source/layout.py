@@ -62,7 +62,9 @@ class LeftOut:
 
 STRAY = LeftOut("(next to class folders)", "{images} next to the class folders {are} left out, such as {example}")
 OUTSIDE = LeftOut("(outside the splits)", "{images} outside the splits {are} left out, such as {example}")
-MASK = LeftOut("(mask)", "{images} named like masks {are} left out, such as {example}: masks are not read")
+MASK = LeftOut("(mask)", "{images} named like masks {are} left out, such as {example}: pass --masks to read masks")
+READ_MASK = LeftOut("(mask)", "")
+"""A mask that is read with its image."""
 
 
 def unlabelled(split: str | None) -> LeftOut:
@@ -267,21 +269,23 @@ def _mask_folders(folders: Collection[Folder], base: Folder) -> set[Folder]:
     """Return the folders of masks inside class folders: ``cat/masks`` next to ``cat/images``."""
     first = len(base) + 1
     with_images = {
-        folder[:place] for folder in folders for place in range(first, len(folder)) if _holds_images(folder[place])
+        folder[:place] for folder in folders for place in range(first, len(folder)) if is_image_folder(folder[place])
     }
     return {
         folder
         for folder in folders
         for place in range(first, len(folder))
-        if _holds_masks(folder[place]) and folder[:place] in with_images
+        if is_mask_folder(folder[place]) and folder[:place] in with_images
     }
 
 
-def _holds_images(folder: str) -> bool:
-    return not _holds_masks(folder) and not _name_parts(folder).isdisjoint(_IMAGE_FOLDERS)
+def is_image_folder(folder: str) -> bool:
+    """Return whether a folder is named like one of images next to masks."""
+    return not is_mask_folder(folder) and not _name_parts(folder).isdisjoint(_IMAGE_FOLDERS)
 
 
-def _holds_masks(folder: str) -> bool:
+def is_mask_folder(folder: str) -> bool:
+    """Return whether a folder is named like one of masks."""
     return not _name_parts(folder).isdisjoint(_MASK_FOLDERS)
 
 
@@ -292,8 +296,8 @@ def _name_parts(folder: str) -> set[str]:
 
 def _mask_problem(words: Collection[str], base: Folder, splits: Splits) -> str | None:
     """Return what is wrong where masks are next to images, in the place of classes."""
-    masks = sorted(filter(_holds_masks, words))
-    images = sorted(word for word in words if _holds_images(word) or lone_split([word]))
+    masks = sorted(filter(is_mask_folder, words))
+    images = sorted(word for word in words if is_image_folder(word) or lone_split([word]))
     if not images or not masks:
         return None
     chosen = (*base, images[0])
@@ -312,8 +316,8 @@ def _mask_problem(words: Collection[str], base: Folder, splits: Splits) -> str |
         )
         as_classes = f"if they are classes, {as_classes}"
     return (
-        f"{listed(list(map(repr, masks)))} {'looks' if len(masks) == 1 else 'look'} like masks of the images in {images[0]!r}, "
-        f"which are not read: {fix} to use the images alone; {as_classes}"
+        f"{listed(list(map(repr, masks)))} {'looks' if len(masks) == 1 else 'look'} like masks of the images in {images[0]!r}: "
+        f"pass --masks FOLDER to read them; {fix} to use the images alone; {as_classes}"
     )
 
 

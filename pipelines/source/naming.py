@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -50,6 +51,14 @@ SYSTEM_FOLDERS = frozenset(
 """Folders of operating systems and tools, which may hold thumbnails; they are not listed."""
 
 HIDDEN = "(hidden)"
+
+IMAGE_WORDS = re.compile(r"(.+)[ ._-](im|images?|img|input|leftimg8bit|photo|rgb)", re.IGNORECASE)
+"""Names, without suffix, of images that have masks next to them."""
+
+MASK_WORDS = re.compile(
+    r"(.+)[ ._-](gt|labels?|masks?|seg|segmentation|gtfine_label(?:train)?ids)([ _-]?[0-9]+)?", re.IGNORECASE
+)
+"""Names, without suffix, of masks: ``1_mask`` next to ``1`` or ``1_image``."""
 
 
 def is_ignored(folder: str) -> bool:

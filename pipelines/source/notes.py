@@ -48,6 +48,7 @@ def left_out_notes(reasons: Mapping[LeftOut, Sequence[str]]) -> list[str]:
     return [
         left_out_note(reason, len(names), min(names))
         for reason, names in sorted(reasons.items(), key=lambda item: item[0].kind)
+        if reason.note
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import os
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing
 from joulecache.pipelines.source.metadata import find_metadata
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, PACKED_SUFFIXES, UNREAD_SUFFIXES
 from joulecache.pipelines.source.parquet import list_parquet, parquet_columns
+from joulecache.pipelines.source.patterns import matched_paths, split_pattern
 from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import RowFile, join_files
 from joulecache.pipelines.source.splits import file_splits
@@ -48,22 +48,7 @@ def source_paths(location: str | os.PathLike[str]) -> tuple[Path, ...]:
     text = os.fspath(location)
     if text.startswith((SYNTHETIC, TFDS)) or is_remote(text):
         return ()
-    path = Path(text)
-    folder, pattern = _split_pattern(text)
-    if path.exists() or not pattern:
-        return (path,)
-    names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - treats `**` and `[` as the shell does
-    return tuple(sorted(folder / name for name in names))
-
-
-def _split_pattern(location: str) -> tuple[Path, str]:
-    """Return the folder before the first wildcard, and the rest, "" without one. Folders that exist may have any name."""
-    folder, parts = Path(), Path(location).parts
-    for place, part in enumerate(parts):
-        if glob.has_magic(part) and not (folder / part).is_dir():
-            return folder, "/".join(parts[place:])
-        folder /= part
-    return folder, ""
+    return matched_paths(text)
 
 
 def open_source(location: str | os.PathLike[str], config: SourceConfig | None = None) -> Source:
@@ -90,7 +75,8 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
         return open_tfds(text, config)
     given = None if config.labels is None else read_labels(config.labels)
     folder, archives = find_stored(text) if is_remote(text) else _find(text)
-    if folder is not None and given is None and not is_remote(text):
+    alone = config.masks is None and config.coco is None
+    if folder is not None and given is None and not is_remote(text) and (config.targets or alone):
         given = find_metadata(Path(text), [wanted.name for wanted in config.targets])
     if folder is not None:
         return make_source(text, [folder()], config, given)
@@ -146,15 +132,16 @@ def _find(location: str) -> tuple[Callable[[], ImageListing] | None, list[Archiv
 
 
 def _refuse_labels(config: SourceConfig, location: str) -> None:
-    if config.labels is not None:
-        raise SourceError(f"a labels file is for a folder or tar of images, but {location!r} has labels already")
+    given = {"a labels file": config.labels, "a folder of masks": config.masks, "a COCO file": config.coco}
+    for what in (what for what, value in given.items() if value is not None):
+        raise SourceError(f"{what} is for a folder or tar of images, but {location!r} has labels already")
 
 
 def _keys(location: str, archives: Sequence[Archive]) -> list[str] | None:
     """Return the file names relative to the folders before a pattern's first wildcard; None if the source is not a pattern."""
     if [PurePosixPath(archive.name) for archive in archives] == [PurePosixPath(location)]:
         return None
-    root, _ = _split_pattern(location)
+    root, _ = split_pattern(location)
     return [PurePosixPath(archive.name).relative_to(root).as_posix() for archive in archives]
 
 

@@ -86,11 +86,11 @@ class Unit(Protocol):
 
     @property
     def size_bytes(self) -> int | None:
-        """Encoded size of a single record; None for several records, or if it is unknown before reading."""
+        """Encoded size of a single record, with its masks; None for several records, or if it is unknown before reading."""
 
     @property
-    def targets(self) -> tuple[Target, ...] | None:
-        """Targets of a single record; None for several records, or if they are unknown before reading."""
+    def targets(self) -> tuple[Target | None, ...] | None:
+        """Targets of a single record, None for one in a file; None for several records, or if they are unknown before reading."""
 
     def record_keys(self) -> Iterator[str]:
         """Yield the keys of its records without reading them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +23,10 @@ from joulecache.pipelines.source.layout import (
     unlabelled,
 )
 from joulecache.pipelines.source.listing import ImageListing
-from joulecache.pipelines.source.naming import is_ignored
+from joulecache.pipelines.source.naming import IMAGE_WORDS, MASK_WORDS, is_ignored
 from joulecache.pipelines.source.notes import folder_notes, unread_images
 
 _FLAT_CLASS = "all"
-_IMAGE_NAME = re.compile(r"(.+)[ ._-](im|images?|img|input|photo|rgb)", re.IGNORECASE)
-_MASK_NAME = re.compile(r"(.+)[ ._-](gt|labels?|masks?|seg|segmentation)([ _-]?[0-9]+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -168,9 +165,9 @@ def _mask_rows(names: Sequence[str]) -> Iterator[int]:
     """Yield the rows of names like that of another image, with a word for masks at the end."""
     found = {}
     for row, name in enumerate(names):
-        if match := _MASK_NAME.fullmatch(os.path.splitext(name)[0]):  # noqa: PTH122 - a Path for each name costs more
+        if match := MASK_WORDS.fullmatch(os.path.splitext(name)[0]):  # noqa: PTH122 - a Path for each name costs more
             found[row] = match[1]
     if found:
         stems = {os.path.splitext(name)[0] for name in names}  # noqa: PTH122
-        stems |= {match[1] for match in map(_IMAGE_NAME.fullmatch, stems) if match}
+        stems |= {match[1] for match in map(IMAGE_WORDS.fullmatch, stems) if match}
         yield from (row for row, stem in found.items() if stem in stems)

@@ -17,19 +17,62 @@ from joulecache.pipelines.source.records import Record, Unit
 
 _ROWS_AT_ONCE = 1024
 _TARGET = "target/"  # before the name of a column of targets
+_FILE = "file/"  # before the name of a target that is in a file, and a column of its place
+FILE_COLUMNS = ("path", "name", "offset", "size_bytes")
+"""The columns of a `TargetFile`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFile:
+    """A file, or member of an uncompressed tar, that has a target of an image.
+
+    Attributes:
+        path: The folder or tar.
+        name: The file's path in the folder; None in a tar.
+        offset: Where it starts in the tar; None in a folder.
+        size_bytes: Its size.
+    """
+
+    path: str
+    name: str | None
+    offset: int | None
+    size_bytes: int
+
+    def read(self) -> bytes:
+        """Return its content; OSError if it is missing or the tar was truncated."""
+        if self.name is not None:
+            return read_bytes(self.path, self.name)
+        data = read_range(self.path, self.offset or 0, self.size_bytes)
+        if len(data) != self.size_bytes:
+            raise OSError(f"{self.path} ends inside a member: the tar was truncated")
+        return data
+
+
+def _whole(targets: tuple[Target | None, ...], files: tuple[TargetFile, ...]) -> tuple[Target, ...]:
+    """Return targets with the content of files in place of None."""
+    contents = (file.read() for file in files)
+    return tuple(next(contents) if target is None else target for target in targets)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image in a local or remote folder."""
+    """An image in a local or remote folder.
+
+    Attributes:
+        targets: Its targets; None for those in files.
+        size_bytes: Size of the image and of these files.
+        mtime_ns: When the last of them was written.
+        files: The files of targets.
+    """
 
     name: str
     root: str
-    targets: tuple[Target, ...]
+    targets: tuple[Target | None, ...]
     split: str | None
     size_bytes: int
     mtime_ns: int
     count: int = 1
+    files: tuple[TargetFile, ...] = ()
 
     @property
     def location(self) -> str:
@@ -42,21 +85,22 @@ class ImageFile:
 
     def read(self) -> Iterator[Record]:
         """Yield its record."""
-        yield Record(self.name, self.targets, read_bytes(self.root, self.name), self.mtime_ns)
+        yield Record(self.name, _whole(self.targets, self.files), read_bytes(self.root, self.name), self.mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """An image in an uncompressed tar, read at its offset."""
+    """An image in an uncompressed tar, read at its offset. `ImageFile` describes what both have."""
 
     name: str
     path: str
-    targets: tuple[Target, ...]
+    targets: tuple[Target | None, ...]
     split: str | None
     size_bytes: int
     mtime_ns: int
     offset: int
     count: int = 1
+    files: tuple[TargetFile, ...] = ()
 
     @property
     def location(self) -> str:
@@ -69,15 +113,21 @@ class TarMember:
 
     def read(self) -> Iterator[Record]:
         """Yield its record."""
-        data = read_range(self.path, self.offset, self.size_bytes)
-        if len(data) != self.size_bytes:
+        size = self.size_bytes - sum(file.size_bytes for file in self.files)
+        data = read_range(self.path, self.offset, size)
+        if len(data) != size:
             raise OSError(f"{self.path} ends inside {self.name}: the tar was truncated")
-        yield Record(self.name, self.targets, data, self.mtime_ns)
+        yield Record(self.name, _whole(self.targets, self.files), data, self.mtime_ns)
 
 
 def target_column(name: str) -> str:
     """Return the name of the column of a target."""
     return _TARGET + name
+
+
+def file_column(name: str, place: str) -> str:
+    """Return the name of the column of a place, one of `FILE_COLUMNS`, of a target in files."""
+    return f"{_FILE}{name}/{place}"
 
 
 class ImageTable(Sequence[Unit]):
@@ -109,11 +159,29 @@ class ImageTable(Sequence[Unit]):
         names = [name for name in rows.column_names if name.startswith(_TARGET)]
         targets = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else itertools.repeat(())
         decoded = (_from_dictionary(rows[name]) for name in ("path", "split"))
-        for key, size, mtime_ns, offset, path, split, of_record in zip(*columns, *decoded, targets, strict=False):
+        files = _files(rows)
+        for key, size, mtime_ns, offset, path, split, of_record, at in zip(
+            *columns, *decoded, targets, files, strict=False
+        ):
             if offset is None:
-                yield ImageFile(key, path, of_record, split, size, mtime_ns)
+                yield ImageFile(key, path, of_record, split, size, mtime_ns, 1, at)
             else:
-                yield TarMember(key, path, of_record, split, size, mtime_ns, offset)
+                yield TarMember(key, path, of_record, split, size, mtime_ns, offset, 1, at)
+
+
+def _files(rows: Any) -> Iterator[tuple[TargetFile, ...]]:
+    """Return the files of the targets of each row, without end if there are none."""
+    starts = [
+        name.removesuffix("path") for name in rows.column_names if name.startswith(_FILE) and name.endswith("/path")
+    ]
+    if not starts:
+        return itertools.repeat(())
+    return zip(*(_files_of(rows, start) for start in starts), strict=True)
+
+
+def _files_of(rows: Any, start: str) -> Iterator[TargetFile]:
+    paths, *others = (start + place for place in FILE_COLUMNS)
+    return map(TargetFile, _from_dictionary(rows[paths]), *(rows[name].to_pylist() for name in others))
 
 
 def _from_dictionary(column: Any) -> Iterator[Any]:

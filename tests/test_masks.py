@@ -1,0 +1,178 @@
+"""Masks in files: which image each belongs to, and what is refused or rejected."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import encoded, write_files
+from sources import records, splits
+
+from joulecache.pipelines.source import ImageFile, Source, SourceConfig, SourceError, open_source
+from joulecache.pipelines.source.spatial import Mask
+
+
+def mask(*ids: int) -> bytes:
+    return encoded(np.array([ids], np.uint8)[:, :, None], "PNG")
+
+
+def write(folder: Path, *names: str, start: int = 0) -> Path:
+    """Write masks whose first pixel tells them apart; return the folder."""
+    return write_files(folder, {name: mask(number, 99) for number, name in enumerate(names, start)})
+
+
+def write_images(folder: Path, *names: str) -> Path:
+    return write_files(folder, dict.fromkeys(names, b"jpeg"))
+
+
+def found(source: Source) -> dict[str, int]:
+    """Return the first id of the mask of each image."""
+    [(name, feature)] = source.features.items()
+    assert name == "mask"
+    assert isinstance(feature, Mask)
+    return {record.key: int(feature.decode(record.targets[0]).ids[0, 0, 0]) for record in records(source)}
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (("0.jpg", "1.jpg"), ("0.png", "1.png")),
+        (("a/0.jpg", "b/1.jpg"), ("a/0.png", "b/1.png")),
+        (("a/0.jpg", "b/1.jpg"), ("0.png", "1.png")),
+        (("0.jpg", "1.jpg"), ("x/0.png", "y/1.png")),
+        (("0_image.jpg", "1_image.jpg"), ("0_mask.gif", "1_mask.gif")),
+        (("a/0_leftImg8bit.png", "a/1_leftImg8bit.png"), ("a/0_gtFine_labelIds.png", "a/1_gtFine_labelIds.png")),
+        (("train/images/0.jpg", "val/images/0.jpg"), ("train/masks/0.png", "val/masks/0.png")),
+    ],
+)
+def test_masks_are_matched_by_name(tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...]) -> None:
+    source = open_source(
+        write_images(tmp_path / "images", *images), SourceConfig(masks=write(tmp_path / "truth", *masks))
+    )
+    assert found(source) == {name: number for number, name in enumerate(images)}
+    assert source.features == {"mask": Mask()}
+    assert source.notes == (f"masks from {tmp_path / 'truth'}",)
+    [unit, _] = source.units
+    assert isinstance(unit, ImageFile)
+    assert unit.targets == (None,)
+    assert unit.size_bytes == len(b"jpeg") + unit.files[0].size_bytes
+
+
+def test_masks_inside_the_source_are_no_images(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", "0.jpg", "1.jpg")
+    write(tmp_path / "masks", "0.png", "1.png")
+    with pytest.raises(
+        SourceError, match="'masks' looks like masks of the images in 'images': pass --masks FOLDER to read them"
+    ):
+        open_source(tmp_path)
+    source = open_source(tmp_path, SourceConfig(masks=tmp_path / "masks"))
+    assert found(source) == {"images/0.jpg": 0, "images/1.jpg": 1}
+    assert not source.skipped
+
+
+def test_a_pattern_names_the_masks_of_each_split(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "test")):
+        write_images(tmp_path / split / "images", "0.jpg", "1.jpg")
+        write(tmp_path / split / "masks", "0.png", "1.png", start=2 * number)
+    source = open_source(tmp_path, SourceConfig(masks=f"{tmp_path}/*/masks"))
+    assert found(source) == {
+        "train/images/0.jpg": 0,
+        "train/images/1.jpg": 1,
+        "test/images/0.jpg": 2,
+        "test/images/1.jpg": 3,
+    }
+    assert splits(source)["test/images/0.jpg"] == "test"
+    one = open_source(tmp_path, SourceConfig(masks=f"{tmp_path}/train/masks/*.png", splits={"train": "train/images"}))
+    assert found(one) == {"train/images/0.jpg": 0, "train/images/1.jpg": 1}
+
+
+def test_masks_in_the_folder_of_the_images(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.jpg", "1.jpg")
+    write(tmp_path, "0_mask.png", "1_mask.png")
+    source = open_source(tmp_path, SourceConfig(masks=tmp_path))
+    assert found(source) == {"0.jpg": 0, "1.jpg": 1}
+    assert source.notes == (f"masks from {tmp_path}",)
+
+
+def test_an_image_without_a_mask_is_rejected_and_a_mask_without_an_image_counted(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg", "2.jpg")
+    masks = write(tmp_path / "masks", "0.png", "1.png", "9.png")
+    source = open_source(images, SourceConfig(masks=masks))
+    assert source.refused == (("2.jpg", f"it has no mask in {masks}"),)
+    assert source.notes[-1] == f"{masks} has 1 mask of images that the source does not have, such as '9.png'"
+    (masks / "0.png").unlink()
+    with pytest.raises(FileNotFoundError):
+        records(source)
+
+
+def test_a_mask_that_was_written_later_is_seen(tmp_path: Path) -> None:
+    images, masks = write_images(tmp_path / "images", "0.jpg"), write(tmp_path / "masks", "0.png")
+    os.utime(images / "0.jpg", ns=(5, 5))
+    os.utime(masks / "0.png", ns=(7, 7))
+    assert [unit.mtime_ns for unit in open_source(images, SourceConfig(masks=masks)).units] == [7]
+    os.utime(images / "0.jpg", ns=(9, 9))
+    assert [unit.mtime_ns for unit in open_source(images, SourceConfig(masks=masks)).units] == [9]
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        ([(0, 255), (0, 0)], ("background", "foreground")),
+        ([(0, 1), (1, 1)], ("background", "foreground")),
+        ([(0, 0), (0, 0)], ()),
+        ([(0, 1), (0, 255)], ()),
+        ([(0, 1), (0, 2)], ()),
+    ],
+)
+def test_binary_masks_have_names(tmp_path: Path, ids: list[tuple[int, ...]], names: tuple[str, ...]) -> None:
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg")
+    write_files(tmp_path / "masks", {f"{number}.png": mask(*each) for number, each in enumerate(ids)})
+    source = open_source(images, SourceConfig(masks=tmp_path / "masks"))
+    assert source.features == {"mask": Mask(names)}
+    assert ("background and foreground" in source.notes[0]) == bool(names)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ({}, r"^no images in the folder of masks '.*': expected masks named like the images"),
+        (
+            {"7.png": mask(1)},
+            r"^no mask in '.*' is named like an image of the source: got '7.png', expected names such as '0.png'",
+        ),
+        (
+            {"0.png": mask(1), "0.bmp": mask(1), "1.png": mask(1)},
+            r"^'0.bmp' and '0.png' in '.*' are masks of the same image: keep one",
+        ),
+        (
+            {"0.png": encoded(np.zeros((2, 2, 3), np.uint8), "PNG"), "1.png": b"no image"},
+            r"^the masks in '.*' are not usable: its mask cannot be decoded: ",
+        ),
+    ],
+)
+def test_unusable_masks_are_refused(tmp_path: Path, masks: dict[str, bytes], message: str) -> None:
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg")
+    (tmp_path / "masks").mkdir()
+    write_files(tmp_path / "masks", masks)
+    with pytest.raises(SourceError, match=message):
+        open_source(images, SourceConfig(masks=tmp_path / "masks"))
+
+
+def test_a_mask_that_may_be_of_two_images_is_refused(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a/0.jpg", "b/0.jpg")
+    with pytest.raises(
+        SourceError, match=r"^the mask '0.png' in '.*' may be of 'a/0.jpg' or 'b/0.jpg': put masks into"
+    ):
+        open_source(images, SourceConfig(masks=write(tmp_path / "masks", "0.png")))
+    with pytest.raises(SourceError, match=r"^no masks at '.*none': expected a folder of images, or a pattern"):
+        open_source(images, SourceConfig(masks=tmp_path / "none"))
+
+
+def test_images_alone(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "a/0.jpg", "b/1.jpg")
+    source = open_source(images, SourceConfig(target="none"))
+    assert (source.features, [record.targets for record in records(source)]) == ({}, [(), ()])
+    with pytest.raises(ValueError, match="target 'none' means images alone: drop it, or masks and coco"):
+        SourceConfig(target="none", masks=images)
