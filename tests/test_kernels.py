@@ -17,9 +17,10 @@ from processes import run_python
 
 from joulecache.transforms import kernels
 from joulecache.transforms.chain import apply
+from joulecache.transforms.coordinates import Matrix
 from joulecache.transforms.images import as_array, as_image
 from joulecache.transforms.randomness import UNIT, random_words
-from joulecache.transforms.warping import Matrix, warp
+from joulecache.transforms.warping import warp
 
 Array = NDArray[np.uint8]
 
