@@ -17,9 +17,9 @@ from joulecache.pipelines.building.config import BuildError, RejectsError, Shard
 from joulecache.pipelines.building.job import Job
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.specs import ShardResult
-from joulecache.pipelines.cache.data_file import DataFile, PixelStats
+from joulecache.pipelines.cache.data_file import DataFile, PixelStats, TargetSummary
 from joulecache.pipelines.cache.index import empty_index, write_index
-from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest, SourceSummary, Split, TargetSummary
+from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest, SourceSummary, Split
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_named

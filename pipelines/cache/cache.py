@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,11 @@ from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, copy_to_mac
 from joulecache.pipelines.cache.manifest import Manifest, Split
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
+from joulecache.pipelines.cache.mapped_targets import MappedTargets, map_targets
 from joulecache.pipelines.cache.verification import find_problems
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.object_store import is_remote
+from joulecache.pipelines.source.features import spatial_features
 from joulecache.transforms.chain import Chain
 from joulecache.transforms.ops import Op
 
@@ -60,6 +62,26 @@ class Cache(Displayed):
         shape = None if height is None or width is None else (height, width, channels)
         files = found.variant_files(variant)
         return map_variant(self.folder, files, shape if self.manifest.encoding == "raw" else None)
+
+    def targets(
+        self, split: str, variant: int = 0, names: Collection[str] | None = None
+    ) -> Mapping[str, MappedTargets]:
+        """Map the targets of one variant of a split that move with the pixels, in the order of its index rows.
+
+        Args:
+            split: The split.
+            variant: The variant.
+            names: Names of the targets. Default: all masks, boxes and points.
+
+        Raises:
+            CacheError: A file is missing or damaged.
+        """
+        found = self.manifest.split(split)
+        spatial = spatial_features(self.manifest.features)
+        chosen = {name: feature for name, feature in spatial.items() if names is None or name in names}
+        height, width, _ = found.image_shape
+        size = None if self.manifest.encoding != "raw" or height is None or width is None else (height, width)
+        return map_targets(self.folder, found.variant_files(variant), chosen, size)
 
     def chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
         """Return the parsed chain of a split; see `Manifest.parsed_chain`."""

@@ -10,15 +10,18 @@ from typing import Annotated
 
 from annotated_types import Ge, Le, MaxLen
 
-from joulecache.pipelines.cache.data_file import Count, DataFile, Sha256
+from joulecache.pipelines.cache.data_file import Count, DataFile, Sha256, TargetSummary
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import SPLITS, Encoding, Format, is_index, is_rejected, parse_shard_name
+from joulecache.pipelines.cache.target_summaries import total
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.codec import OMITTED, Number, from_json, json_sha256, parse_json, to_json
+from joulecache.pipelines.core.codec import OMITTED, from_json, json_sha256, parse_json, to_json
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.energy import Energy, Provenance
-from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, MultiLabel, check_names
+from joulecache.pipelines.source.feature import MOST_ELEMENTS
+from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, MultiLabel, check_columns
+from joulecache.pipelines.source.spatial import Boxes, Mask, Points
 from joulecache.transforms.chain import Chain, UnknownOpError, fixed_size, output_channels, parse
 from joulecache.transforms.ops import Op
 
@@ -31,21 +34,6 @@ _Variants = Annotated[int, Ge(1), Le(999_999)]
 _Side = Annotated[int, Ge(1), Le(65535)]
 _ChannelValues = Annotated[tuple[float, ...], MaxLen(4)]
 _Fraction = Annotated[float, Ge(0), Le(1)] | Annotated[int, Ge(0), Le(1)]  # 0 stays 0: the text is hashed
-
-
-@dataclass(frozen=True)
-class TargetSummary:
-    """The targets of one feature in a split.
-
-    Attributes:
-        counts: Records of each class; None for other features.
-        low: The smallest number; None for other features, and without records.
-        high: The largest number; None for other features, and without records.
-    """
-
-    counts: tuple[Count, ...] | None = field(default=None, metadata=OMITTED)
-    low: Number | None = field(default=None, metadata=OMITTED)
-    high: Number | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -289,14 +277,30 @@ def _check_targets(manifest: Manifest, name: str, split: Split) -> None:
         if len(split.class_counts) != len(manifest.class_names) or sum(split.class_counts) != split.records:
             raise ValueError(f"the class counts of {name} do not add up to its {split.records} records")
         return
-    check_names(manifest.targets)
+    check_columns(manifest.targets)
     if manifest.class_names or split.class_counts or {*(split.targets or {})} != {*manifest.targets}:
         raise ValueError(f"the targets of {name} are not those of the cache")
     for target, summary in (split.targets or {}).items():
         feature = manifest.targets[target]
         names = feature.names if isinstance(feature, ClassLabel | MultiLabel) else None
-        if (None if summary.counts is None else len(summary.counts)) != (None if names is None else len(names)):
+        if isinstance(feature, Mask | Boxes | Points):
+            _check_stored(target, feature, summary, split)
+        elif (None if summary.counts is None else len(summary.counts)) != (None if names is None else len(names)):
             raise ValueError(f"the counts of target {shown(target)} of {name} are not those of its classes")
+
+
+def _check_stored(target: str, feature: Mask | Boxes | Points, summary: TargetSummary, split: Split) -> None:
+    """Raise ValueError unless a target that moves with the pixels is in all files of a split, which have what its summary says."""
+    stored = [(file.targets or {}).get(target) for file in split.files]
+    if None in stored or total(feature, (each.summary for each in stored if each)) != summary:
+        raise ValueError(f"the files do not have the target {shown(target)} as its split says")
+    of_nothing = total(feature, ())
+    if len(summary.counts or ()) != len(of_nothing.counts or summary.counts or ()):
+        raise ValueError(f"the counts of target {shown(target)} are not those of its classes")
+    if summary.most is not None and summary.most > MOST_ELEMENTS:  # `load` allocates this many
+        raise ValueError(
+            f"an image has at most {MOST_ELEMENTS:,} boxes, got {summary.most:,} of target {shown(target)}"
+        )
 
 
 def _check_chain(manifest: Manifest, split_name: str, split: Split, chain: Chain) -> None:
@@ -310,6 +314,7 @@ def _check_chain(manifest: Manifest, split_name: str, split: Split, chain: Chain
 def _check_files(manifest: Manifest, split_name: str, split: Split) -> None:
     shards: list[list[tuple[int, int]]] = [[] for _ in range(split.variants)]  # number and records
     last = (-1, -1)
+    masks = [name for name, feature in manifest.features.items() if isinstance(feature, Mask)]
     for file in split.files:
         name = parse_shard_name(file.name)
         if (
@@ -330,5 +335,7 @@ def _check_files(manifest: Manifest, split_name: str, split: Split) -> None:
             if height is None or width is None:
                 raise ValueError(f"the raw images of {split_name} have no size")
             file.image_layout((height, width, channels))
+            for target in masks:
+                file.mask_layout(target, (height, width, 1))
     if any(other != shards[0] for other in shards) or sum(records for _, records in shards[0]) != split.records:
         raise ValueError(f"the files of {split_name} do not hold its {split.records} records in every variant")

@@ -7,6 +7,7 @@ import math
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,22 @@ def map_variant(folder: Path, files: Sequence[DataFile], shape: tuple[int, int, 
     Raises:
         CacheError: A file is missing, damaged or of another size, or the process may map no more files.
     """
-    try:
+    with mapping_errors(folder, files):
         return _map_variant(folder, files, shape)
+
+
+@contextmanager
+def mapping_errors(folder: Path, files: Sequence[DataFile]) -> Iterator[None]:
+    """Raise the OSErrors of mapping files as CacheError."""
+    try:
+        yield
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise CacheError(f"cannot map the files of {str(folder)!r}: {error}") from error
         allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
         raise CacheError(
             f"cannot map {len(files):,} files of {str(folder)!r}: a process may map {allowed:,} areas (sysctl vm.max_map_count), "
-            "and each file needs up to two for each variant: raise that limit, or rebuild the cache with fewer --shards"
+            "and each file needs two or three for each variant: raise that limit, or rebuild the cache with fewer --shards"
         ) from error
 
 
@@ -82,8 +90,13 @@ def _map_variant(folder: Path, files: Sequence[DataFile], shape: tuple[int, int,
     return _FileByFile([map_images(folder / file.name, file, shape) for file in files], files)
 
 
+def one_by_one(images: Sequence[Sequence[Any] | NDArray[np.uint8]], files: Sequence[DataFile]) -> MappedImages:
+    """Return the images or masks of each of some files as those of a variant."""
+    return _FileByFile(images, files)
+
+
 class _FileByFile(MappedImages):
-    """A sequence of images for each file: encoded ones, or raw ones with other data in between."""
+    """A sequence of images or masks for each file: encoded ones, or raw ones with other data in between."""
 
     def __init__(self, images: Sequence[Sequence[Any] | NDArray[np.uint8]], files: Sequence[DataFile]) -> None:
         super().__init__(files)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
 BYTES, FLOAT, INTEGER = 1, 2, 3  # kinds of features: the field numbers of `bytes_list` and so on in a Feature
 
@@ -113,6 +115,29 @@ def integer(data: Any, feature: Feature) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
+def integers(data: Any, feature: Feature | None) -> NDArray[np.int64]:
+    """Return the packed integers of a feature, signed, without values if it is None; ValueError if it is of another kind."""
+    numbers: list[int] = []
+    if feature is not None:
+        at = _checked(feature, INTEGER).start
+        while at < feature.stop:
+            value, at = _varint_at(data, at, feature.stop)
+            numbers.append(value - 2**64 if value >= 2**63 else value)
+    return np.array(numbers, np.int64)
+
+
+def floats(data: Any, feature: Feature | None) -> NDArray[np.float32]:
+    """Return the packed floats of a feature, without values if it is None; ValueError if it is of another kind."""
+    packed = b"" if feature is None else bytes(data[_checked(feature, FLOAT).start : feature.stop])
+    return np.frombuffer(packed, "<f4")
+
+
+def _checked(feature: Feature, kind: int) -> Feature:
+    if feature.kind != kind:
+        raise ValueError(f"the feature at byte {feature.start} is of kind {feature.kind}, not {kind}")
+    return feature
+
+
 def values(data: Any, start: int, stop: int, names: Collection[str]) -> dict[str, Any]:
     """Return all values of some features of an Example: one value, or a list of several; ValueError if it is not an Example."""
     found: dict[str, Any] = {}
@@ -203,8 +228,8 @@ def _varint_at(data: Any, at: int, stop: int) -> tuple[int, int]:
     raise ValueError(f"the number at byte {at} extends past its message")
 
 
-Value: TypeAlias = bytes | int | Sequence[int] | Sequence[float]
-"""The value of a feature, or its numbers."""
+Value: TypeAlias = bytes | int | Sequence[int] | Sequence[float] | NDArray[np.float32]
+"""The value of a feature, or its numbers; an array where there may be none."""
 
 
 def make_example(values: Mapping[str, Value]) -> bytes:
@@ -221,6 +246,8 @@ def _feature(value: Value) -> bytes:
         return _field(BYTES, _field(1, value))
     if isinstance(value, int):
         return _field(INTEGER, _field(1, _varint(value % 2**64)))
+    if isinstance(value, np.ndarray):
+        return _field(FLOAT, _field(1, value.astype("<f4").tobytes()))
     if any(isinstance(number, float) for number in value):
         return _field(FLOAT, _field(1, struct.pack(f"<{len(value)}f", *value)))
     return _field(INTEGER, _field(1, b"".join(_varint(int(number) % 2**64) for number in value)))

@@ -55,6 +55,10 @@ class Feature(ABC):
         value = pa.string() if self.dtype == "str" else pa.from_numpy_dtype(np.dtype(self.dtype))
         return pa.fixed_shape_tensor(value, self.shape) if self.shape else value
 
+    def columns(self, name: str) -> tuple[str, ...]:
+        """Return the names of the columns of a target of this name in the shards."""
+        return (name,)
+
     def column(self, targets: Sequence[Target]) -> pa.Array:
         """Return targets as an Arrow column."""
         if not self.shape:

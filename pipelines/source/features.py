@@ -206,6 +206,11 @@ class TargetTable:
     files: Mapping[str, pa.Table] = field(default_factory=dict)
 
 
+def spatial_features(features: Features) -> dict[str, Mask | Boxes | Points]:
+    """Return the features whose targets move with the pixels."""
+    return {name: feature for name, feature in features.items() if isinstance(feature, Mask | Boxes | Points)}
+
+
 def is_labelled(features: Features) -> bool:
     """Return whether the only target is a class, which is stored as ``label``."""
     return [*features] == [LABEL] and isinstance(features[LABEL], ClassLabel)
@@ -233,3 +238,12 @@ def check_names(features: Iterable[str]) -> None:
             raise ValueError(
                 f"a target cannot be called {name!r}: rename its column; {', '.join(_RESERVED)} are columns of each cache"
             )
+
+
+def check_columns(features: Features) -> None:
+    """Raise ValueError if a column of a target has the name of one that each cache has, or of another target."""
+    columns = [column for name, feature in features.items() for column in feature.columns(name)]
+    check_names(columns)
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is both a target and a column of another one: rename a target")

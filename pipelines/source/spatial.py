@@ -145,6 +145,10 @@ class Boxes(SpatialFeature, Named):
         if not self.names:
             raise ValueError("names must have at least one class, got none")
 
+    def columns(self, name: str) -> tuple[str, ...]:
+        """Return the names of the columns of boxes and of classes."""
+        return name, f"{name}_classes"
+
     def encode(self, boxes: NDArray[np.float32] | Sequence[Sequence[float]], classes: Sequence[int]) -> bytes:
         """Return a target.
 
