@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from sources import records, splits
 
 from joulecache.pipelines.source import ImageFile, Source, SourceConfig, SourceError, open_source
 from joulecache.pipelines.source.spatial import Mask
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 def mask(*ids: int) -> bytes:
@@ -176,3 +179,11 @@ def test_images_alone(tmp_path: Path) -> None:
     assert (source.features, [record.targets for record in records(source)]) == ({}, [(), ()])
     with pytest.raises(ValueError, match="target 'none' means images alone: drop it, or masks and coco"):
         SourceConfig(target="none", masks=images)
+
+
+def test_no_cache_is_written_into_a_folder_of_masks(run: Run, tmp_path: Path) -> None:
+    images, masks = write_images(tmp_path / "images", "0.jpg"), write(tmp_path / "masks", "0.png")
+    code, _, err = run("precompute", images, masks / "cache", "--chain", "decode|resize(4)", "--masks", masks)
+    assert code == 2
+    assert f"joulecache: error: source '{masks}' and cache '{masks / 'cache'}' overlap" in err
+    assert [path.name for path in masks.iterdir()] == ["0.png"]

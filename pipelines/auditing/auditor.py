@@ -33,6 +33,8 @@ def audit(
     batch_size: int | None = None,
     limit: int | None = None,
     labels: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    coco: str | os.PathLike[str] | None = None,
     splits: Mapping[str, str] | None = None,
     image: str | None = None,
     target: str | Sequence[str] | None = None,
@@ -68,10 +70,12 @@ def audit(
         batch_size: Images in a batch. None: 64.
         limit: Maximum number of records of the source.
         labels: CSV file with the classes of the images.
+        masks: Folder of masks named like the images, or a pattern of folders or files.
+        coco: COCO file of the boxes (instances JSON), or a pattern of such files.
         splits: Names of the folders or files of the splits, by split.
         image: Column of the images in Parquet or TFRecord files.
-        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value or text: columns of Parquet or TFRecord files
-            or of `labels`, or keys of the .json files of a tar. Several as a sequence.
+        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value, text, mask, boxes or points: columns of
+            Parquet or TFRecord files or of `labels`, or keys of the .json files of a tar. Several as a sequence; ``none`` for images alone.
         variants: Numbers of draws of the cached ops: first that of the cache, then others to compare. Caches with each of them and
             fresh draws are trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has
             more epochs than the cache has variants; `reuse` of the result shows how accuracy is affected. None: 1.
@@ -104,6 +108,8 @@ def audit(
         "batch_size": batch_size,
         "limit": limit,
         "labels": None if labels is None else os.fspath(labels),
+        "masks": None if masks is None else os.fspath(masks),
+        "coco": None if coco is None else os.fspath(coco),
         "splits": splits,
         "image": image,
         "target": target,

@@ -50,6 +50,8 @@ def precompute(
     workers: int | None = None,
     limit: int | None = None,
     labels: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    coco: str | os.PathLike[str] | None = None,
     splits: Mapping[str, str] | None = None,
     image: str | None = None,
     target: str | Sequence[str] | None = None,
@@ -81,10 +83,12 @@ def precompute(
         workers: Worker processes. Default: one per CPU, or none for a small source.
         limit: Read at most this many records.
         labels: CSV file with the classes of the images.
+        masks: Folder of masks named like the images, or a pattern of folders or files.
+        coco: COCO file of the boxes (instances JSON), or a pattern of such files.
         splits: Names of the folders or files of the splits, by split: ``{"train": "training", "test": "holdout"}``.
         image: Column of the images in Parquet or TFRecord files.
-        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value or text: columns of Parquet or TFRecord files
-            or of `labels`, or keys of the .json files of a tar. Several as a sequence.
+        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value, text, mask, boxes or points: columns of
+            Parquet or TFRecord files or of `labels`, or keys of the .json files of a tar. Several as a sequence; ``none`` for images alone.
         max_reject_rate: Fraction of records that may be rejected, 0 to 1.
         replace: Replace a cache that was built with other options.
         rehash: Read all records and compare their content, instead of skipping those with unchanged size and modification time.
@@ -115,6 +119,8 @@ def precompute(
         workers=workers,
         limit=limit,
         labels=labels,
+        masks=masks,
+        coco=coco,
         splits=splits,
         image=image,
         target=target,

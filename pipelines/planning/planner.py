@@ -33,6 +33,8 @@ def plan(
     batch_size: int = 64,
     limit: int | None = None,
     labels: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    coco: str | os.PathLike[str] | None = None,
     splits: Mapping[str, str] | None = None,
     image: str | None = None,
     target: str | Sequence[str] | None = None,
@@ -59,10 +61,12 @@ def plan(
         batch_size: Images in a batch.
         limit: Maximum number of records to measure; prices and the command are for the whole source.
         labels: CSV file with the classes of the images.
+        masks: Folder of masks named like the images, or a pattern of folders or files.
+        coco: COCO file of the boxes (instances JSON), or a pattern of such files.
         splits: Names of the folders or files of the splits, by split.
         image: Column of the images in Parquet or TFRecord files.
-        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value or text: columns of Parquet or TFRecord files
-            or of `labels`, or keys of the .json files of a tar. Several as a sequence.
+        target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value, text, mask, boxes or points: columns of
+            Parquet or TFRecord files or of `labels`, or keys of the .json files of a tar. Several as a sequence; ``none`` for images alone.
         seed: Seed of the draws and of the order of the runs.
         meter: Measures the sample. None: a new one.
         folder: Where the sample is stored, in a folder that is deleted at the end; its disk is measured. None: the system's folder
@@ -89,6 +93,8 @@ def plan(
         batch_size=batch_size,
         limit=limit,
         labels=labels,
+        masks=masks,
+        coco=coco,
         splits=splits,
         image=image,
         target=target,

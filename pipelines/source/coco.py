@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.object_store import is_remote
-from joulecache.pipelines.core.quantities import count, plural, shortened
+from joulecache.pipelines.core.quantities import plural, shortened
+from joulecache.pipelines.source.annotations import corners, encode_boxes, encode_points, plural_boxes, plural_classes
 from joulecache.pipelines.source.classes import Labelled
 from joulecache.pipelines.source.documents import read_document
 from joulecache.pipelines.source.feature import Target
@@ -264,13 +263,13 @@ class _Targets:
         if BOXES in self.features:
             names = shortened([repr(name) for name in self._boxes.names], _SHOWN)
             notes.append(
-                f"{_number(self._counts['boxes'], 'box')} of {_classes(len(self._boxes.names))} from {self._where}: {names}"
+                f"{plural_boxes(self._counts['boxes'])} of {plural_classes(len(self._boxes.names))} from {self._where}: {names}"
             )
             if self._counts["empty"]:
-                boxes = _number(self._counts["empty"], "box")
+                boxes = plural_boxes(self._counts["empty"])
                 notes.append(f"dropped {boxes} of {self._where} without width or height")
             if self._crowds:
-                notes.append(f"dropped {_number(self._crowds, 'box')} of crowds in {self._where} (iscrowd)")
+                notes.append(f"dropped {plural_boxes(self._crowds)} of crowds in {self._where} (iscrowd)")
         if KEYPOINTS in self.features:
             notes.append(f"{plural(self._points, 'keypoint')} of each image from {self._where}")
         return notes
@@ -295,39 +294,4 @@ class _Targets:
         ]
         if len(found) != 1:
             raise ValueError(f"it must have one annotation with keypoints in {self._where}, got {len(found)}")
-        numbers = found[0]
-        if not isinstance(numbers, list) or len(numbers) != 3 * self._points or not all(map(is_number, numbers)):
-            raise ValueError(f"its keypoints must have {3 * self._points} numbers, got {shown(numbers)}")
-        return Points(self._points).encode([numbers[start : start + 3] for start in range(0, len(numbers), 3)])
-
-
-def is_number(value: object) -> bool:
-    """Return whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def corners(box: object) -> list[float]:
-    """Return left, top, right and bottom of a box given as left, top, width and height; ValueError if it is none, or reversed."""
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        raise ValueError(f"a box must have four numbers, left, top, width and height, got {shown(box)}")
-    left, top, width, height = box
-    if width < 0 or height < 0:
-        raise ValueError(f"a box must have a positive width and height, got {shown(box)}")
-    return [left, top, left + width, top + height]
-
-
-def encode_boxes(feature: Boxes, boxes: Sequence[Sequence[float]], classes: Sequence[int]) -> tuple[bytes, int]:
-    """Return a target without the boxes that have no width or height, as annotations may, and the number of boxes in it."""
-    array = np.asarray(boxes, "<f4").reshape(-1, 4)
-    used = (array[:, 2] > array[:, 0]) & (array[:, 3] > array[:, 1])
-    return feature.encode(array[used], [number for number, kept in zip(classes, used, strict=True) if kept]), int(
-        used.sum()
-    )
-
-
-def _number(boxes: int, noun: str) -> str:
-    return f"{count(boxes)} {noun}" if boxes == 1 else f"{count(boxes)} {noun}es"
-
-
-def _classes(number: int) -> str:
-    return f"{number} class" if number == 1 else f"{count(number)} classes"
+        return encode_points(Points(self._points), found[0])

@@ -95,7 +95,7 @@ def make_source(
         + Counter({reason.kind: len(names) for reason, names in names_by_reason.items()}),
         refused=tuple(refused),
         notes=(*(note for listing in listings for note in listing.notes), *notes, *labelled.notes),
-        linked=tuple(folder for listing in listings for folder in listing.linked),
+        linked=(*(folder for listing in listings for folder in listing.linked), *(masks.folders if masks else ())),
     )
 
 

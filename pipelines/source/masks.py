@@ -53,6 +53,11 @@ class MaskListing:
     files: pa.Table
     paths: tuple[Path, ...]
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The local folders."""
+        return tuple(path for path in self.paths if path.is_dir())
+
 
 def split_masks(
     masks: MaskListing, listings: Sequence[ImageListing], location: str

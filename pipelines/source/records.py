@@ -112,7 +112,7 @@ class Source:
         skipped: Number of files that are not images, by suffix.
         refused: (key, reason) of records that are never read, such as links in a tar.
         notes: What was skipped or guessed, one sentence each. `log_notes` logs them.
-        linked: Folders outside the source to which links in it lead.
+        linked: Folders outside the source with files of it: those to which links lead, and those of masks.
         columns: Names of the columns of the images and the classes, where they are not the usual ones.
     """
 
