@@ -128,7 +128,17 @@ def precompute(
         replace=replace,
         rehash=rehash,
     )
-    runner_options = parse_beam_options(beam_options)
+    return _list_and_build(source, cache, config, parse_beam_options(beam_options), meter or Meter(), progress)
+
+
+def _list_and_build(
+    source: str | os.PathLike[str],
+    cache: str | os.PathLike[str],
+    config: BuildConfig,
+    runner_options: Any,
+    meter: Meter,
+    progress: Progress | None,
+) -> Built:
     with open_destination(cache) as destination:
         destination.refuse_overlap(source)
         existing = destination.existing_manifest()
@@ -139,7 +149,7 @@ def precompute(
         if job.unchanged_manifest is None:
             log_repeated_draws(config.chain, config.variants)
         del listed  # the job has its units
-        return _run(job, destination, runner_options, meter or Meter(), progress)
+        return _run(job, destination, runner_options, meter, progress)
 
 
 def build_cache(source: Source, cache: str | os.PathLike[str], config: BuildConfig, meter: Meter) -> Built:

@@ -58,6 +58,9 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         make_plain(self)
+        for name in ("labels", "masks", "coco"):
+            path = getattr(self, name)
+            object.__setattr__(self, name, None if path is None else os.fspath(path))
         if isinstance(self.target, list):
             object.__setattr__(self, "target", tuple(self.target))
         if self.limit is not None:
