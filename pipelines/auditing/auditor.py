@@ -100,19 +100,14 @@ def audit(
         "seed": seed,
         "budget": budget,
     }
-    of_chains = {
+    of_source = {"limit": limit, "labels": labels, "masks": masks, "coco": coco, "splits": splits, "image": image}
+    of_chains = of_source | {
+        "target": target,
         "arms": None if arms is None else tuple(arms),
         "epochs": epochs,
         "runs": runs,
         "prune": prune,
         "batch_size": batch_size,
-        "limit": limit,
-        "labels": labels,
-        "masks": masks,
-        "coco": coco,
-        "splits": splits,
-        "image": image,
-        "target": target,
         "variants": None if variants is None else tuple(variants),
     }
     if out is None:
