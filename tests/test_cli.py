@@ -88,6 +88,8 @@ REFUSED: dict[str, tuple[Sequence[str], int, str]] = {
     "nothing to compress": (COMPRESS, 2, "the recipe is empty"),
     "preview without chain": (["transforms", "--preview", "{photo}"], 2, "--preview IMAGE and --chain"),
     "chain without preview": (["transforms", "--chain", "decode"], 2, "--preview IMAGE and --chain"),
+    "targets without preview": (["transforms", "--target", "age"], 2, "--target needs --preview"),
+    "targets of one image": ([*PREVIEW, "decode", "--target", "age"], 2, "is one image: drop --target"),
     "missing image": (["transforms", "--preview", "nowhere.jpg", "--chain", "decode"], 2, "nowhere.jpg"),
     "not an image": (["transforms", "--preview", "notes.txt", "--chain", "decode"], 2, "not an image"),
     "crop larger than the image": ([*PREVIEW, "decode|random_crop(9999)"], 2, "is larger than the image"),

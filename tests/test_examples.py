@@ -19,7 +19,11 @@ PRINTS = {
     "train_from_a_cache.py": "epoch 2: loss ",
     "audit_your_own_pipelines.py": "kept: ",
     "compress_for_a_small_device.py": "pruned-int8: ",
+    "predict_tags.py": "AUC ",
+    "predict_a_number.py": "R2 ",
 }
+LEARNED = {"predict_tags.py": 0.7, "predict_a_number.py": 0.25}
+"""The least that the printed metric must be, far above chance."""
 
 
 def test_every_example_is_tested() -> None:
@@ -32,7 +36,10 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / name)]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert any(line.startswith(PRINTS[name]) for line in done.stdout.splitlines()), done.stdout
+    line = next((line for line in done.stdout.splitlines() if line.startswith(PRINTS[name])), None)
+    assert line is not None, done.stdout
+    if name in LEARNED:
+        assert float(line.removeprefix(PRINTS[name]).split()[0]) >= LEARNED[name], done.stdout
 
 
 @pytest.mark.slow

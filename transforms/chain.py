@@ -214,7 +214,8 @@ class Chain:
                 chain mixes the images of a batch.
         """
         draws, moved = self._draws(key, seed, n, variants), tuple(targets)
-        check_moves(self.ops)
+        if moved:
+            check_moves(self.ops)
         image = Path(image).read_bytes() if isinstance(image, str | Path) else image
         if isinstance(image, bytes):
             pixels, moved = apply_with_targets((self.decode,), image, (), moved)

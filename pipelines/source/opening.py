@@ -159,7 +159,8 @@ def _common_kind(location: str, archives: Sequence[Archive]) -> str:
     return kind
 
 
-def _kind(archive: Archive) -> str:
+def archive_kind(archive: Archive) -> str | None:
+    """Return ``parquet``, ``tfrecord`` or ``tar``, None for another file; SourceError if it cannot be read."""
     if archive.name.endswith(".parquet"):
         return "parquet"
     try:
@@ -167,10 +168,15 @@ def _kind(archive: Archive) -> str:
             if is_tfrecord(file.read(_HEAD_BYTES)):
                 return "tfrecord"
             file.seek(0)
-            if tarfile.is_tarfile(file):
-                return "tar"
+            return "tar" if tarfile.is_tarfile(file) else None
     except OSError as error:
         raise SourceError(f"cannot read {archive.name!r}: {error.strerror or error}") from error
+
+
+def _kind(archive: Archive) -> str:
+    kind = archive_kind(archive)
+    if kind is not None:
+        return kind
     suffix = PurePosixPath(archive.name).suffix.lower()
     if suffix in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
         advice = "this is one image, give its folder"

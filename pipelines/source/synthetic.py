@@ -101,6 +101,8 @@ def open_synthetic(text: str, config: SourceConfig) -> Source:
 
 
 def _features(text: str, config: SourceConfig) -> Features:
+    if config.target is None:
+        return {LABEL: SYNTHETIC_FEATURES[LABEL]}
     features: dict[str, AnyFeature] = {}
     for name, kind in config.targets:
         if name not in SYNTHETIC_FEATURES:
@@ -108,7 +110,7 @@ def _features(text: str, config: SourceConfig) -> Features:
         features[name] = SYNTHETIC_FEATURES[name]
         if kind not in (None, features[name].kind):
             raise SourceError(f"target {name!r} of {text!r} is of kind {features[name].kind}, got {kind!r}")
-    return features or {LABEL: SYNTHETIC_FEATURES[LABEL]}
+    return features
 
 
 def synthetic_photo(index: int) -> bytes:

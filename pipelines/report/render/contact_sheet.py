@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from joulecache.pipelines.cache.cache import CacheLike, open_cache
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core.files import atomic_write
 from joulecache.pipelines.core.quantities import clipped
-from joulecache.pipelines.source.features import AnyFeature, ClassLabel, MultiLabel
+from joulecache.pipelines.report.render.overlays import Colour, Overlay
+from joulecache.pipelines.source.features import AnyFeature, ClassLabel, Features, MultiLabel
+from joulecache.pipelines.source.records import Record
+from joulecache.pipelines.source.spatial import Boxes, Mask, Points
 from joulecache.transforms import Chain
 from joulecache.transforms.images import as_image
 
@@ -24,6 +27,32 @@ _COLUMNS, _ROWS = 8, 4
 _TILE = 128  # pixels; larger images are shrunk, smaller ones enlarged without smoothing
 _CAPTION = 18
 _GAP = 6
+_SWATCH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """One picture of a sheet.
+
+    Attributes:
+        image: The image, of any size.
+        caption: A line below it.
+        overlays: What is drawn over it.
+    """
+
+    image: Image.Image
+    caption: str
+    overlays: Sequence[Overlay] = ()
+
+    def fitted(self) -> Image.Image:
+        """Return the picture at the size of a tile."""
+        scale = _TILE / max(self.image.size)
+        size = (max(1, round(self.image.width * scale)), max(1, round(self.image.height * scale)))
+        smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+        picture = self.image.convert("RGB").resize(size, smoothing)
+        for overlay in self.overlays:
+            overlay.draw(picture, (size[0] / self.image.width, size[1] / self.image.height))
+        return picture
 
 
 def write_contact_sheet(cache: CacheLike, path: Path) -> None:
@@ -42,7 +71,7 @@ def write_contact_sheet(cache: CacheLike, path: Path) -> None:
     ]
     captions = [", ".join(of_record) for of_record in zip(*targets, strict=True)] or [""] * len(rows)
     images = map(_cached_image, opened.images(name).views(rows))
-    _draw(list(zip(images, captions, strict=True)), path)
+    _draw([_Tile(image, caption) for image, caption in zip(images, captions, strict=True)], path)
 
 
 def _caption(feature: AnyFeature, value: Any) -> str:
@@ -56,48 +85,95 @@ def _caption(feature: AnyFeature, value: Any) -> str:
             return clipped(f"{value:g}" if isinstance(value, float) else str(value), _CHARACTERS)
 
 
-def write_preview(chain: Chain, image: Path, path: Path, seed: int = 0) -> None:
-    """Write a PNG file that shows what a chain does to an encoded image: the decoded image, cached variants, and what epochs see.
+def write_preview(chain: Chain, record: Record, features: Features, path: Path, seed: int = 0) -> None:
+    """Write a PNG file that shows what a chain does to a record: the decoded image, cached variants, and what epochs see.
 
-    Epochs are shown for a cache with one variant, as uint8, without the ops that return floats or mix the images of a batch.
+    Epochs are shown for a cache with one variant, as uint8, without the ops that return floats or mix the images of a batch. Masks,
+    boxes and points are drawn where the chain moves them.
+
+    Args:
+        chain: The chain.
+        record: An encoded image with its targets.
+        features: The features of the targets, by name.
+        path: The file.
+        seed: The seed of the draws.
 
     Raises:
         DecodeError: The image cannot be decoded.
-        ValueError: An op cannot process the image.
-        OSError: A file cannot be read or written.
+        ValueError: An op cannot process the image or its targets, or a target is malformed.
+        OSError: The file cannot be written.
     """
     shown = Chain((*chain.prefix, *chain.on_images), chain.cut)
     cached = Chain(chain.prefix, chain.cut)
-    data, key = image.read_bytes(), image.name
-    tiles = [(_tile(Chain((chain.decode,), 1)(data)), "decoded")]
+    spatial = _spatial_targets(record, features)
+
+    def tile(of: Chain, caption: str, n: int = 0, variants: int | None = None) -> _Tile:
+        moving = [overlay.target for overlay in spatial]
+        pixels, moved = of.with_targets(record.data, moving, key=record.key, seed=seed, n=n, variants=variants)
+        overlays = [Overlay(each.feature, target) for each, target in zip(spatial, moved, strict=True)]
+        return _Tile(as_image(np.ascontiguousarray(pixels)), caption, overlays)
+
+    tiles = [tile(Chain((chain.decode,), 1), "decoded")]
     epochs = _COLUMNS * (_ROWS - 1) if chain.on_images else 0
     variants = _COLUMNS * _ROWS - 1 - epochs if chain.cached_random else 1
-    tiles += [(_tile(cached(data, key=key, seed=seed, n=n)), f"cached, variant {n}") for n in range(variants)]
+    tiles += [tile(cached, f"cached, variant {n}", n) for n in range(variants)]
     if not any(op.random for op in chain.on_images):
         epochs = min(epochs, 1)
-    tiles += [(_tile(shown(data, key=key, seed=seed, n=n, variants=1)), f"epoch {n}") for n in range(epochs)]
+    tiles += [tile(shown, f"epoch {n}", n, variants=1) for n in range(epochs)]
     _draw(tiles, path)
 
 
-def _tile(pixels: NDArray[np.generic]) -> Image.Image:
-    return as_image(np.ascontiguousarray(pixels))
+def _spatial_targets(record: Record, features: Features) -> list[Overlay]:
+    targets = zip(features.values(), record.targets, strict=True)
+    try:
+        return [
+            Overlay(feature, feature.decode(target))
+            for feature, target in targets
+            if isinstance(feature, Mask | Boxes | Points)
+        ]
+    except ValueError as error:
+        raise ValueError(f"{record.key!r} cannot be used: {error}") from None
 
 
-def _draw(tiles: Sequence[tuple[Image.Image, str]], path: Path) -> None:
+def _draw(tiles: Sequence[_Tile], path: Path) -> None:
+    """Draw tiles in rows, and below them the classes whose colours they have."""
     lines = -(-len(tiles) // _COLUMNS)
-    size = (_COLUMNS * (_TILE + _GAP) + _GAP, lines * (_TILE + _CAPTION + _GAP) + _GAP)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for index, (image, caption) in enumerate(tiles):
+    width, height = _COLUMNS * (_TILE + _GAP) + _GAP, lines * (_TILE + _CAPTION + _GAP) + _GAP
+    font = ImageFont.load_default(12)
+    legend = _legend(tiles, font, width)
+    sheet = Image.new("RGB", (width, height + legend.height), "white")
+    sheet.paste(legend, (0, height))
+    draw = ImageDraw.Draw(sheet)
+    for index, tile in enumerate(tiles):
         left = _GAP + index % _COLUMNS * (_TILE + _GAP)
         top = _GAP + index // _COLUMNS * (_TILE + _CAPTION + _GAP)
-        scale = _TILE / max(image.size)
-        fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        smoothing = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-        sheet.paste(image.convert("RGB").resize(fitted, smoothing), (left, top))
-        draw.text((left, top + _TILE + 2), _fitted(caption, font), "black", font)
+        sheet.paste(tile.fitted(), (left, top))
+        draw.text((left, top + _TILE + 2), _fitted(tile.caption, font), "black", font)
     with atomic_write(path, durable=False) as file:
         sheet.save(file, "PNG")
+
+
+def _legend(tiles: Sequence[_Tile], font: Any, width: int) -> Image.Image:
+    """Return the names of the classes in their colours, in as many lines as they need; an image without height if there are none."""
+    classes: dict[str, Colour] = {}
+    for tile in tiles:
+        for overlay in tile.overlays:
+            classes |= overlay.classes()
+    places: list[tuple[int, int, str]] = []
+    left, top = _GAP, 0
+    for name in classes:
+        shown = _fitted(name, font)
+        needs = _SWATCH + round(font.getlength(shown)) + 3 * _GAP
+        if left > _GAP and left + needs > width:
+            left, top = _GAP, top + _CAPTION
+        places.append((left, top, shown))
+        left += needs
+    legend = Image.new("RGB", (width, top + _CAPTION + _GAP if places else 0), "white")
+    draw = ImageDraw.Draw(legend)
+    for (x, y, name), colour in zip(places, classes.values(), strict=True):
+        draw.rectangle((x, y + 2, x + _SWATCH, y + 2 + _SWATCH), fill=colour)
+        draw.text((x + _SWATCH + _GAP, y), name, "black", font)
+    return legend
 
 
 def _fitted(caption: str, font: Any) -> str:
