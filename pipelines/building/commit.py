@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from joulecache.pipelines.building.config import BuildError, RejectsError, ShardConfig
-from joulecache.pipelines.building.job import Job
+from joulecache.pipelines.building.job import CacheSpec, Job
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.cache.data_file import DataFile, PixelStats, TargetSummary
@@ -44,22 +45,29 @@ class Contents:
     targets: Mapping[str, Mapping[str, TargetSummary]]
 
 
-def complete(job: Job, built: Sequence[ShardResult], folder: Path, work: Path) -> Contents:
-    """Check the results of built and resumed shards, and write the index and the list of rejected records to `folder`.
+def complete(
+    spec: CacheSpec, shards: Iterable[ShardResult], parts: Iterable[pa.Table], folder: Path, advice: str
+) -> Contents:
+    """Check the results of shards, and write the index and the list of rejected records to `folder`.
+
+    Args:
+        spec: What is built.
+        shards: The results, in any order.
+        parts: The parts of the index, which are not read if the results are refused.
+        folder: The folder.
+        advice: How to accept more rejects, before the rate.
 
     Raises:
-        BuildError: Shards could not be written, or all records were rejected.
+        BuildError: Shards could not be written, all records were rejected, or two shards have the same record.
         RejectsError: Too many records were rejected.
     """
-    results = sorted([*job.kept, *built], key=lambda result: result.shard)
+    results = sorted(shards, key=lambda result: result.shard)
     _refuse_failures(results)
-    rejects = _all_rejects(results, job.source)
-    _refuse_rejects(rejects, job.source, job.max_reject_rate)
-    parts = [_read_part(work / result.index) for result in built]
-    if job.update:
-        parts.append(job.update.kept_rows(job.kept))
-    features = job.source.features
-    rows = _sorted_rows(parts, features)
+    rejects = _all_rejects(results, spec.source)
+    _refuse_rejects(rejects, spec, advice)
+    features = spec.source.features
+    rows = _sorted_rows([*parts], features)
+    _refuse_repeated(rows)
     split_of = rows["split"].to_numpy()
     by_split = {split: rows.filter(pa.array(split_of == number)) for number, split in enumerate(SPLITS)}
     return Contents(
@@ -86,8 +94,9 @@ def _all_rejects(results: Sequence[ShardResult], source: Source) -> list[Reject]
     return sorted(rejects, key=lambda reject: reject.key)
 
 
-def _refuse_rejects(rejects: Sequence[Reject], source: Source, rate: float) -> None:
-    total = source.records + len(source.refused)
+def _refuse_rejects(rejects: Sequence[Reject], spec: CacheSpec, advice: str) -> None:
+    rate = spec.max_reject_rate
+    total = spec.source.records + len(spec.source.refused)
     if len(rejects) <= rate * total and len(rejects) < total:
         return
     first = shortened([f"{reject.key}: {reject.reason}" for reject in rejects], _REJECTS_SHOWN, "; ")
@@ -95,14 +104,16 @@ def _refuse_rejects(rejects: Sequence[Reject], source: Source, rate: float) -> N
     if len(rejects) == total:
         raise BuildError(message)
     enough = math.ceil(1000 * len(rejects) / total) / 1000
-    raise RejectsError(
-        f"{message}; finished shards are kept: to accept these rejects, pass --max-reject-rate {enough:g}"
-    )
+    raise RejectsError(f"{message}; {advice}{enough:g}")
 
 
-def _read_part(path: Path) -> pa.Table:
-    with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
-        return reader.read_all()
+def index_parts(job: Job, built: Sequence[ShardResult], work: Path) -> Iterator[pa.Table]:
+    """Yield the parts of the index that built shards left in a work folder, and the rows of unchanged shards."""
+    for result in built:
+        with pa.ipc.open_file(pa.memory_map(str(work / result.index))) as reader:
+            yield reader.read_all()
+    if job.update:
+        yield job.update.kept_rows(job.kept)
 
 
 def _sorted_rows(parts: Sequence[pa.Table], features: Features) -> pa.RecordBatch:
@@ -111,6 +122,14 @@ def _sorted_rows(parts: Sequence[pa.Table], features: Features) -> pa.RecordBatc
     order = np.lexsort((table["shard"].to_numpy(), table["split"].to_numpy()))  # stable
     batches = table.take(order).combine_chunks().to_batches()
     return batches[0] if batches else empty_index(features)
+
+
+def _refuse_repeated(rows: pa.RecordBatch) -> None:
+    hashes = rows["key_hash"].to_numpy()
+    if len(np.unique(hashes)) < len(hashes):
+        key, count = Counter(rows["key"].to_pylist()).most_common(1)[0]
+        if count > 1:
+            raise BuildError(f"record {key!r} is in {count} shards: give each record a key of its own")
 
 
 def _summary(feature: Feature, column: pa.Array) -> TargetSummary:
@@ -138,9 +157,9 @@ def _write_rejects(folder: Path, rejects: Sequence[Reject]) -> DataFile:
     return DataFile(file.name, len(rejects), file.bytes, file.sha256, None, None, None)
 
 
-def make_manifest(job: Job, contents: Contents, energy: BuildEnergy | None) -> Manifest:
+def make_manifest(spec: CacheSpec, contents: Contents, energy: BuildEnergy | None) -> Manifest:
     """Return the manifest of a build; BuildError if the number of records is not that of cached and rejected records."""
-    config, source = job.config, job.source
+    config, source = spec.config, spec.source
     records = source.records + len(source.refused)
     if records != contents.index.records + contents.rejected.records:
         raise BuildError(
@@ -155,7 +174,7 @@ def make_manifest(job: Job, contents: Contents, energy: BuildEnergy | None) -> M
         encoding=config.encoding,
         quality=config.quality,
         val_fraction=config.val_fraction,
-        shards=job.shards,
+        shards=spec.shards,
         class_names=source.class_names,
         source=SourceSummary(
             location=source.location,

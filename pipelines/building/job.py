@@ -28,29 +28,38 @@ from joulecache.pipelines.source import Source, SourceError, take
 from joulecache.transforms.randomness import key_hash
 
 
-@dataclass(frozen=True)
-class Job:
-    """The plan of a build.
+@dataclass(frozen=True, kw_only=True)
+class CacheSpec:
+    """What a cache is built from, and how.
 
     Attributes:
         config: The options of the cache.
         max_reject_rate: Fraction of records that may be rejected.
-        source: The source, without its units, which are in the specs.
+        source: The source, without its units.
+        shards: Number of shards per split and variant.
+    """
+
+    config: ShardConfig
+    max_reject_rate: float
+    source: Source
+    shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(CacheSpec):
+    """The plan of a build.
+
+    Attributes:
         workers: Requested worker processes; None to choose.
         source_bytes: Expected encoded bytes of the source; None if unknown.
-        shards: Number of shards per split and variant.
         image_bytes: Returns the expected bytes of one record in the cache, computed on first use.
         update: The existing cache to update; None to build everything.
         kept: Shards that do not change.
         specs: Shards to build.
     """
 
-    config: ShardConfig
-    max_reject_rate: float
-    source: Source
     workers: int | None
     source_bytes: float | None
-    shards: int
     image_bytes: Callable[[], float]
     update: Update | None
     kept: list[ShardResult]
@@ -78,7 +87,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
     shard_config = config.shard_config(holds_out=source.holds_out)
     shards, update = config.shards, None
     if existing is not None and not config.replace:
-        _refuse_other_options(existing, shard_config, shards, destination.location)
+        refuse_other_options(existing, shard_config, shards, destination.location)
         shards = existing.shards
         update = Update.open(destination, existing, source)
     image_bytes = functools.cache(functools.partial(mean_image_bytes, sample_units(source.units), shard_config))
@@ -135,7 +144,7 @@ def shard_specs(source: Source, location: str, shards: int, config: ShardConfig)
     ]
 
 
-def _refuse_other_options(existing: Manifest, config: ShardConfig, shards: int | None, cache: str) -> None:
+def refuse_other_options(existing: Manifest, config: ShardConfig, shards: int | None, cache: str) -> None:
     """Raise CacheError if a cache was built with options that result in different bytes."""
     differences: list[tuple[str, object, object]] = [
         (f"{name} chain", existing.splits[name].chain, str(config.chain_of(name)))

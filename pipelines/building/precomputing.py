@@ -30,6 +30,7 @@ from joulecache.pipelines.source import Source, log_notes, open_source, store_un
 from joulecache.transforms.chain import Chain, parse
 
 _FEW_RECORDS, _FEW_BYTES = 1000, 32 << 20
+_ACCEPT_REJECTS = "finished shards are kept: to accept these rejects, pass --max-reject-rate "
 
 __all__ = ["BuildProgress", "Built", "Progress", "precompute"]
 
@@ -213,7 +214,8 @@ def _build(
             if missing:
                 run_specs(missing, runner_options, 1 if runner_options else _workers(job, len(missing)))
         built = [read_result(work, shard) for shard in shards]
-        contents = commit.complete(job, built, destination.folder, work)
+        results, parts = [*job.kept, *built], commit.index_parts(job, built, work)
+        contents = commit.complete(job, results, parts, destination.folder, _ACCEPT_REJECTS)
     finally:
         spent = log.close()
     energy = _total_energy(job, built, spent, meter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from joulecache.pipelines.building.reading import read_ahead
 from joulecache.pipelines.building.rows import IndexRow, Reject
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, is_metered, this_process, write_result
 from joulecache.pipelines.building.split_columns import Origin, SplitColumns
-from joulecache.pipelines.building.work_folder import WORK, index_name
+from joulecache.pipelines.building.work_folder import WORK, index_name, result_name
 from joulecache.pipelines.building.workspace import Workspace
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.index import empty_index, write_index
@@ -143,29 +144,37 @@ class _Transformer:
 
 def finish_shard(workspace: Workspace, shard: TransformedShard) -> ShardResult:
     """Run the second half of `build_shard`: write the files and the result, and upload them to a remote cache."""
-    spec, work = shard.spec, Path(shard.spec.cache, WORK)
+    work = Path(shard.spec.cache, WORK)
+    written, rows = write_files(shard)
+    result = dataclasses.replace(written, index=index_name(shard.spec.shard))
+    # Atomically, since a runner that considers a worker lost may build a shard twice at the same time.
+    write_named(work, lambda file: write_index(file, rows), lambda _: result.index)
+    write_result(work, result)
+    workspace.upload(result, result.index, result_name(result.shard))
+    return result
+
+
+def write_files(shard: TransformedShard) -> tuple[ShardResult, pa.RecordBatch]:
+    """Write the files of a shard; return its result, and its part of the index."""
+    spec = shard.spec
     splits = {split: columns for split, columns in shard.splits.items() if len(columns)}
     files = {split: _write_split(shard, split, columns) for split, columns in splits.items()}
     parts = [columns.index(spec.shard) for columns in splits.values()]
     batch = pa.concat_batches(parts) if parts else empty_index(spec.features)
-    # Atomically, since a runner that considers a worker lost may build a shard twice at the same time.
-    write_named(work, lambda file: write_index(file, batch), lambda _: index_name(spec.shard))
     copied = sum(columns.copied for columns in splits.values())
     result = ShardResult(
         shard=spec.shard,
         files=files,
         rejects=tuple(shard.rejects),
         source_bytes=sum(columns.source_bytes for columns in splits.values()),
-        index=index_name(spec.shard),
+        index="",
         spec=spec.digest,
         transformed=sum(len(columns) * columns.maker.variants for columns in splits.values()) - copied,
         copied=copied,
         worker=this_process(),
         metered=is_metered(spec.launcher),
     )
-    write_result(work, result)
-    workspace.upload(result)
-    return result
+    return result, batch
 
 
 def _write_split(shard: TransformedShard, split: str, columns: SplitColumns) -> tuple[DataFile, ...]:

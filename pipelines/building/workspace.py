@@ -42,15 +42,15 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def upload(self, result: ShardResult) -> None:
-        """Upload a finished shard to a remote cache, the result last."""
+    def upload(self, result: ShardResult, *names: str) -> None:
+        """Upload a finished shard to a remote cache: its files, then files of the work folder by their names, the result last."""
         if not self._objects:
             return
         previous = self.spec.previous.manifest.files() if self.spec.previous else ()
         new = {file.name for file in result.data_files} - {file.name for file in previous}
         for name in sorted(new):
             self._objects.write(name, Path(self.spec.cache, name))
-        self._upload_work(self._objects, result.index, result_name(result.shard))
+        self._upload_work(self._objects, *names)
 
     def fail(self, reason: str) -> None:
         """Record that the shard could not be written. Raises OSError if that fails too."""
