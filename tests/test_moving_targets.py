@@ -84,7 +84,7 @@ def targets_of(seed: int, size: Size = (HEIGHT, WIDTH)) -> tuple[MaskTarget, Box
     ids = (
         rng.integers(0, 4, (-(-height // 3), -(-width // 3)), np.uint8).repeat(3, 0).repeat(3, 1)[:height, :width, None]
     )
-    corners = rng.random((rng.integers(6), 2, 2), np.float32) * np.float32([width, height])
+    corners = rng.random((rng.integers(6), 2, 2), np.float32) * np.array([width, height], np.float32)
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
     points = np.concatenate([rng.random((4, 2)) * [width, height], rng.integers(0, 3, (4, 1))], axis=1)
     classes = rng.integers(0, 9, len(boxes))
@@ -114,7 +114,8 @@ def assert_valid(targets: Sequence[SpatialTarget], size: Size) -> None:
     assert isinstance(mask, MaskTarget)
     assert isinstance(boxes, BoxesTarget)
     assert isinstance(points, PointsTarget)
-    assert (mask.ids.dtype, mask.ids.shape) == (np.uint8, (*size, 1))
+    assert mask.ids.dtype == np.uint8
+    assert mask.ids.shape == (*size, 1)
     assert boxes.boxes.dtype == points.points.dtype == np.float32
     assert len(boxes.boxes) == len(boxes.classes)
     assert (boxes.boxes >= 0).all()
@@ -234,7 +235,7 @@ def test_a_box_stays_around_its_pixels(kind: type[Op], box: tuple[int, ...], see
     [op] = data.draw(chains([kind]).filter(lambda ops: len(ops) == 1))
     [words] = random_words([op], 1, seed, [0], 0)
     given_ = np.array([box], np.float32)
-    targets = [MaskTarget(drawn_boxes(given_)), BoxesTarget(given_, np.array([5]))]
+    targets: list[SpatialTarget] = [MaskTarget(drawn_boxes(given_)), BoxesTarget(given_, np.array([5]))]
     _, [mask, boxes] = apply_with_targets([op], picture(0), words, targets)
     assert isinstance(mask, MaskTarget)
     assert isinstance(boxes, BoxesTarget)
@@ -251,7 +252,7 @@ def test_a_box_stays_around_its_pixels(kind: type[Op], box: tuple[int, ...], see
 @given(box=boxes_in_the_image, degrees=st.integers(-180, 180))
 def test_a_rotated_box_is_the_upright_hull_of_its_corners(box: tuple[int, ...], degrees: int) -> None:
     given_ = np.array([box], np.float32)
-    targets = [MaskTarget(drawn_boxes(given_)), BoxesTarget(given_, np.array([5]))]
+    targets: list[SpatialTarget] = [MaskTarget(drawn_boxes(given_)), BoxesTarget(given_, np.array([5]))]
     _, [mask, boxes] = apply_with_targets([Rotate((degrees, degrees))], picture(0), [0], targets)
     assert isinstance(mask, MaskTarget)
     assert isinstance(boxes, BoxesTarget)
@@ -298,7 +299,7 @@ def test_a_point_stays_on_its_pixel(ops: list[Op], seed: int, x: int, y: int) ->
     ids = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
     ids[y, x] = 1
     [words] = random_words(ops, 1, seed, [0], 0)
-    targets = [MaskTarget(ids), PointsTarget(np.array([(x, y, 2)], np.float32))]
+    targets: list[SpatialTarget] = [MaskTarget(ids), PointsTarget(np.array([(x, y, 2)], np.float32))]
     _, [mask, points] = apply_with_targets(ops, picture(0), words, targets)
     assert isinstance(mask, MaskTarget)
     assert isinstance(points, PointsTarget)
@@ -334,7 +335,7 @@ def test_every_built_in_op_but_mixtures_says_how_targets_move() -> None:
 
 def test_ops_that_leave_pixels_in_place_leave_targets_as_they_are() -> None:
     outside = BoxesTarget(np.array([(-5, 0, 2, 0.5)], np.float32), np.array([1]))
-    targets = [*targets_of(1), outside]
+    targets: list[SpatialTarget] = [*targets_of(1), outside]
     ops = [Brightness(0.5), Cutout(9)]
     _, moved = apply_with_targets(ops, picture(0), [0, 0, 0], targets)
     assert_same(moved, targets)
@@ -364,10 +365,9 @@ class Transpose(Op):
         return image.swapaxes(0, 1)
 
     def mask(self, mask: Array, drawn: tuple[int, ...]) -> Array:
-        result: Array = {"mask": lambda: mask, "writes": lambda: np.add(mask, 1, out=mask)}.get(
-            self.does, lambda: mask.swapaxes(0, 1)
-        )()
-        return result
+        if self.does == "writes":
+            mask += 1
+        return mask if self.does == "mask" else mask.swapaxes(0, 1)
 
     def boxes(self, boxes: Any, drawn: tuple[int, ...], size: Size) -> Any:
         moved = boxes[:, [1, 0, 3, 2]]

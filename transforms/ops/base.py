@@ -71,6 +71,13 @@ class Op:
     ...         return boxes[:, [1, 0, 3, 2]]
     ...     def points(self, points, drawn, size):  # float32 [n, 3]: x, y, visibility
     ...         return points[:, [1, 0, 2]]
+    >>> import numpy as np
+    >>> from joulecache.transforms import BoxesTarget
+    >>> chain = parse("decode|transpose", ops={"transpose": Transpose})
+    >>> box = BoxesTarget(np.array([[0, 10, 40, 20]], np.float32), np.array([3]))
+    >>> pixels, (moved,) = chain.with_targets(np.zeros((60, 80, 3), np.uint8), [box])
+    >>> pixels.shape, moved.boxes.tolist()
+    ((80, 60, 3), [[10.0, 0.0, 20.0, 40.0]])
 
     Attributes:
         version: Increment it when the pixels of the op change, so that caches built with the old version are rebuilt.
