@@ -98,3 +98,16 @@ def test_what_cannot_move_targets_is_refused_by_name() -> None:
         parse("decode").with_targets(image, given, n=-1)
     _, moved = parse("decode|still", {"still": Still}).with_targets(image, given)
     assert arrays(moved) == arrays(tuple(given))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])  # Pillow decodes the second one, at its scale
+def test_targets_of_a_scaled_jpeg_are_scaled_as_it_is(mode: str) -> None:
+    data = encoded(Image.new(mode, (99, 67)), "JPEG")
+    pixels, (mask, boxes, points) = parse("decode(shorter=16)").with_targets(data, drawn_targets(67, 99))
+    assert pixels.shape == (17, 25, 3)
+    assert isinstance(mask, MaskTarget)
+    assert isinstance(boxes, BoxesTarget)
+    assert isinstance(points, PointsTarget)
+    assert mask.ids.shape == (17, 25, 1)
+    np.testing.assert_allclose(boxes.boxes, [[25 / 4, 17 / 4, 75 / 4, 51 / 4]])
+    np.testing.assert_allclose(points.points, [(25 / 4, 17 / 4, 2), (75 / 4, 51 / 4, 2)])

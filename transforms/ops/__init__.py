@@ -1,7 +1,6 @@
-"""The ops: one class each, with its arguments, its random draw and its pixels.
+"""The ops: one class each, with its arguments, its random draw, its pixels, and how targets move with them.
 
-Images are uint8 arrays ``[H, W, C]``. A new op needs its class, a line in `OPS`, golden
-pixels (scripts/make_golden.py) and a row in docs/transforms.md.
+Images are uint8 arrays ``[H, W, C]``. CONTRIBUTING.md says what a new op needs.
 """
 
 from __future__ import annotations
