@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.core.quantities import count, plural
+from joulecache.pipelines.core.quantities import count, plural, shortened
 from joulecache.pipelines.source.spatial import Boxes, Points
 
 BOX_KEYS = ("bbox", "bboxes", "box", "boxes")
@@ -20,6 +20,10 @@ CATEGORY_KEYS = ("category", "categories", "category_id", "label", "labels", "cl
 ONLY_CLASS = "object"
 """The class of boxes without one."""
 
+BOX_BYTES = 24
+"""The size of a box in a target."""
+
+_SHOWN = 10  # names of classes in a note
 _VISIBLE = (0, 1, 2)
 _MOST = 1e30
 
@@ -109,11 +113,14 @@ def encode_points(feature: Points, value: object) -> bytes:
     return feature.encode(points)
 
 
+def boxes_notes(feature: Boxes, used: int, empty: int, where: str) -> list[str]:
+    """Return what boxes were found and how many were dropped because they have no width or height."""
+    classes = plural(1, "class") if len(feature.names) == 1 else f"{count(len(feature.names))} classes"
+    names = shortened([repr(name) for name in feature.names], _SHOWN)
+    notes = [f"{plural_boxes(used)} of {classes} from {where}: {names}"]
+    return [*notes, f"dropped {plural_boxes(empty)} of {where} without width or height"] if empty else notes
+
+
 def plural_boxes(number: int) -> str:
     """Return a number of boxes in words."""
     return "1 box" if number == 1 else f"{count(number)} boxes"
-
-
-def plural_classes(number: int) -> str:
-    """Return a number of classes in words."""
-    return plural(1, "class") if number == 1 else f"{count(number)} classes"

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.source.features import TargetTable
+from joulecache.pipelines.source.feature import Target
+from joulecache.pipelines.source.features import LABEL, AnyFeature, ClassLabel, TargetTable
 from joulecache.pipelines.source.layout import LeftOut
-from joulecache.pipelines.source.records import MAX_CLASSES
+from joulecache.pipelines.source.records import MAX_CLASSES, SourceError
 
 CLASS_KEYS = ("label", "class", "cls", "category", "target", "breed", "species")
 """What columns of a labels file and keys of a .json file are called that have the class of an image."""
@@ -91,3 +94,33 @@ def crowding_notes(classes: int, images: int) -> tuple[str, ...]:
 def sort_key(names: Collection[str]) -> type[int] | None:
     """Return the sort key of class names: `int` if all are integers, else None to sort them as text."""
     return int if all(map(_INTEGER.fullmatch, names)) else None
+
+
+def merged(found: Sequence[Labelled], order: Sequence[str] = ()) -> Labelled:
+    """Return all targets of images; SourceError if two have the same name.
+
+    Args:
+        found: The targets, each with the reasons why some images have none.
+        order: Names of all targets. Default: as they were found.
+    """
+    features: dict[str, AnyFeature] = {}
+    columns: dict[str, Sequence[Target | None]] = {}
+    files: dict[str, pa.Table] = {}
+    for each in found:
+        table = each.targets or TargetTable({LABEL: ClassLabel(each.names)}, {LABEL: each.labels})
+        if twice := features.keys() & table.features.keys():
+            raise SourceError(f"there are two targets called {min(twice)!r}: rename the column, or drop one")
+        features |= table.features
+        columns |= table.columns
+        files |= table.files
+    labels = [None if None in of_image else 0 for of_image in zip(*(each.labels for each in found), strict=True)]
+    return Labelled(
+        labels,
+        (),
+        {row: reason for each in reversed(found) for row, reason in each.reasons.items()},
+        read=sum((each.read for each in found), Counter[str]()),
+        skipped=sum((each.skipped for each in found), Counter[str]()),
+        left_out={row: reason for each in found for row, reason in each.left_out.items()},
+        notes=tuple(note for each in found for note in each.notes),
+        targets=TargetTable({name: features[name] for name in order or features}, columns, files),
+    )

@@ -12,8 +12,8 @@ from typing import Any
 
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.object_store import is_remote
-from joulecache.pipelines.core.quantities import plural, shortened
-from joulecache.pipelines.source.annotations import corners, encode_boxes, encode_points, plural_boxes, plural_classes
+from joulecache.pipelines.core.quantities import plural
+from joulecache.pipelines.source.annotations import boxes_notes, corners, encode_boxes, encode_points, plural_boxes
 from joulecache.pipelines.source.classes import Labelled
 from joulecache.pipelines.source.documents import read_document
 from joulecache.pipelines.source.feature import Target
@@ -26,8 +26,6 @@ from joulecache.pipelines.source.spatial import Boxes, Points
 BOXES, KEYPOINTS = "boxes", "keypoints"
 COCO_KINDS = {BOXES: "boxes", KEYPOINTS: "points"}
 """The targets of a COCO file, and their kinds."""
-
-_SHOWN = 10
 
 Object = Mapping[str, Any]
 """A JSON object."""
@@ -261,13 +259,7 @@ class _Targets:
         """Return what was found and what was dropped."""
         notes = []
         if BOXES in self.features:
-            names = shortened([repr(name) for name in self._boxes.names], _SHOWN)
-            notes.append(
-                f"{plural_boxes(self._counts['boxes'])} of {plural_classes(len(self._boxes.names))} from {self._where}: {names}"
-            )
-            if self._counts["empty"]:
-                boxes = plural_boxes(self._counts["empty"])
-                notes.append(f"dropped {boxes} of {self._where} without width or height")
+            notes += boxes_notes(self._boxes, self._counts["boxes"], self._counts["empty"], self._where)
             if self._crowds:
                 notes.append(f"dropped {plural_boxes(self._crowds)} of crowds in {self._where} (iscrowd)")
         if KEYPOINTS in self.features:

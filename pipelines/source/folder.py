@@ -11,7 +11,7 @@ from pathlib import Path
 
 from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.core.quantities import plural
-from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
+from joulecache.pipelines.source.listing import ImageListing, image_places, may_have_labels
 from joulecache.pipelines.source.naming import NOT_UTF8, is_ignored, is_utf8, printable, skipped_kind
 from joulecache.pipelines.source.records import SourceError
 
@@ -46,7 +46,7 @@ def list_folder(root: Path) -> ImageListing:
             if kind := skipped_kind(file):
                 # the folder behind a broken link has no suffix
                 here[_BROKEN if kind == file and links.is_broken(prefix + file) else kind] += 1
-                if kind in LABEL_SUFFIXES and prefix_is_utf8 and is_utf8(file):
+                if may_have_labels(file, kind) and prefix_is_utf8 and is_utf8(file):
                     beside.append(prefix + file)
                 continue
             status = links.status(prefix + file)

@@ -127,7 +127,8 @@ def _image_table(
     table = table.append_column("key", pa.array(keys, pa.string()))
     for name, column in targets.items():
         table = table.append_column(target_column(name), column)
-    for name, places in files.items():
+    for name in (name for name in targets if name in files):
+        places = files[name]
         table = _with(table, "size_bytes", pc.add(table["size_bytes"], pc.coalesce(places["size_bytes"], 0)))
         table = _with(table, "mtime_ns", pc.max_element_wise(table["mtime_ns"], places["mtime_ns"]))
         for place in FILE_COLUMNS:

@@ -6,20 +6,18 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
-
+from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.core.quantities import shortened
-from joulecache.pipelines.source.classes import Labelled, crowding_note
+from joulecache.pipelines.source.classes import Labelled, crowding_note, merged
 from joulecache.pipelines.source.coco import BOXES, COCO_KINDS, coco_targets, read_coco
 from joulecache.pipelines.source.config import SourceConfig, Wanted
-from joulecache.pipelines.source.feature import Target
-from joulecache.pipelines.source.features import LABEL, AnyFeature, ClassLabel, TargetTable
+from joulecache.pipelines.source.features import TargetTable
 from joulecache.pipelines.source.label_members import Label, Unusable, member_labels, sample_names
 from joulecache.pipelines.source.labels import LabelTable, table_labels
 from joulecache.pipelines.source.listing import ImageListing
-from joulecache.pipelines.source.masks import MASK, MaskListing, masks_of_images
+from joulecache.pipelines.source.masks import MASK, MaskFinder, MaskListing, masks_of_images
 from joulecache.pipelines.source.matching import keys_below
 from joulecache.pipelines.source.records import SourceError
 from joulecache.pipelines.source.targets import read_table
@@ -84,11 +82,12 @@ def _label_alone(
     """Return the targets of images by a labels file if given, else by label files in tars, else by folders."""
     if given:
         root = Path(location)
-        find_key = keys_below(root, Path(given.path).parent) if root.is_dir() else None
-        of_table = table_labels(given, keys, image=config.image, targets=config.targets, find_key=find_key)
-        path = Path(given.path).absolute()
-        is_inside = find_key is not None and find_key(str(path)) is not None
-        return replace(of_table, read=Counter({path.suffix.lower(): 1}) if is_inside else Counter())
+        find_key = keys_below(root, Path(given.folder)) if root.is_dir() else None
+        finder = MaskFinder(location, listings, keys)
+        of_table = table_labels(
+            given, keys, image=config.image, targets=config.targets, find_key=find_key, find_masks=finder.find
+        )
+        return replace(of_table, read=_read_inside(location, [given.path, *given.others]))
     if config.image is not None:
         raise SourceError(f"--image names a column, but {location!r} has no columns: drop it, or {_TABLE}")
     target = config.target_column
@@ -126,33 +125,17 @@ def _targets_of_coco(
     files = read_coco(where)
     root = Path(location) if Path(location).is_dir() else None
     found = coco_targets(files, keys, root, [each.name for each in wanted] or [BOXES])
-    inside = root is not None and [Path(file.path).absolute().is_relative_to(root.absolute()) for file in files]
-    return replace(found, read=Counter({".json": sum(inside)}) if inside else Counter())
+    return replace(found, read=_read_inside(location, [file.path for file in files]))
 
 
-def merged(found: Sequence[Labelled]) -> Labelled:
-    """Return all targets of images, each found apart; SourceError if two have the same name."""
-    features: dict[str, AnyFeature] = {}
-    columns: dict[str, Sequence[Target | None]] = {}
-    files: dict[str, pa.Table] = {}
-    for each in found:
-        table = each.targets or TargetTable({LABEL: ClassLabel(each.names)}, {LABEL: each.labels})
-        if twice := features.keys() & table.features.keys():
-            raise SourceError(f"there are two targets called {min(twice)!r}: rename the column, or drop one")
-        features |= table.features
-        columns |= table.columns
-        files |= table.files
-    labels = [None if None in of_image else 0 for of_image in zip(*(each.labels for each in found), strict=True)]
-    return Labelled(
-        labels,
-        (),
-        {row: reason for each in reversed(found) for row, reason in each.reasons.items()},
-        read=sum((each.read for each in found), Counter[str]()),
-        skipped=sum((each.skipped for each in found), Counter[str]()),
-        left_out={row: reason for each in found for row, reason in each.left_out.items()},
-        notes=tuple(note for each in found for note in each.notes),
-        targets=TargetTable(features, columns, files),
-    )
+def _read_inside(location: str, paths: Sequence[str]) -> Counter[str]:
+    """Return the number of files in a source that were read as labels, by suffix."""
+    if is_remote(location):
+        inside = [path for path in paths if path.startswith(f"{location.rstrip('/')}/")]
+    else:
+        root = Path(location).absolute()
+        inside = [path for path in paths if root.is_dir() and Path(path).absolute().is_relative_to(root)]
+    return Counter(PurePosixPath(path).suffix.lower() for path in inside)
 
 
 def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted: Sequence[Wanted]) -> Labelled:
@@ -168,12 +151,12 @@ def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted:
         each.name: [value[place] if isinstance(value, tuple) else None for value in found]
         for place, each in enumerate(wanted)
     }
-    targets, reasons = read_table(wanted, cells, f"the .json files of {location!r}")
+    targets, reasons, notes = read_table(wanted, cells, f"the .json files of {location!r}")
     for row, value in enumerate(found):
         if not isinstance(value, tuple):
             reasons[row] = value.reason if isinstance(value, Unusable) else "it has no .json file"
     labels = [None if row in reasons else 0 for row in range(len(found))]
-    return Labelled(labels, (), reasons, read=Counter({".json": files}), targets=targets)
+    return Labelled(labels, (), reasons, read=Counter({".json": files}), notes=tuple(notes), targets=targets)
 
 
 def _found_members(listings: Sequence[ImageListing], suffix: str) -> tuple[list[Label | None], int]:

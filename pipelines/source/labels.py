@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import io
 import json
 import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.quantities import listed, plural, shortened
-from joulecache.pipelines.source.classes import CLASS_KEYS, Labelled, called, sort_key
+from joulecache.pipelines.source.classes import CLASS_KEYS, Labelled, called, merged, sort_key
 from joulecache.pipelines.source.config import Wanted
 from joulecache.pipelines.source.documents import read_document
 from joulecache.pipelines.source.matching import FindKey, Matches, match_names
@@ -35,6 +37,11 @@ _EXPECTED = "expected a header line such as 'file,label', then a line for each i
 INDICATORS = "labels"
 """The name of a multi-label target whose classes are columns of 0 and 1."""
 
+FindMasks: TypeAlias = Callable[[str, Sequence[str | None], str, str], Labelled]
+"""Returns the masks of a column: of a name, the cells, the folder in which they start, and the table."""
+
+_FILE_NAME = "_file_name"  # after the name of a mask, as Hugging Face's ImageFolder has it
+_OBJECTS = "objects"
 _UNNAMED = re.compile(r"(Unnamed: [0-9]+)?")  # how pandas writes and reads an index
 _MISSING = ("", "nan")
 _SHOWN = 10
@@ -49,12 +56,21 @@ class LabelTable:
         header: Names of the columns.
         rows: Cells of each line after the header, without spaces around them.
         lines: Number of each line.
+        root: Where the paths in it start. Default: its folder.
+        others: Other files whose lines it has too.
     """
 
     path: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     lines: Sequence[int]
+    root: str | None = None
+    others: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Where the paths in it start."""
+        return os.path.dirname(self.path) if self.root is None else self.root  # noqa: PTH120 - may be a URL
 
     def column(self, index: int) -> list[str]:
         """Return the cells of a column."""
@@ -140,6 +156,7 @@ def table_labels(
     image: str | None = None,
     targets: Sequence[Wanted] = (),
     find_key: FindKey | None = None,
+    find_masks: FindMasks | None = None,
 ) -> Labelled:
     """Return the targets of images by a labels file. Names that are all integers are sorted as numbers.
 
@@ -147,9 +164,10 @@ def table_labels(
         table: The labels file.
         keys: Keys of the images.
         image: Column with the names of the images. Default: a column of a conventional name, else the first that names images.
-        targets: Columns of targets. Default: the only column of a conventional name, else the other one of two, else all columns if
-            these have only 0 and 1, as classes of a multi-label.
+        targets: Columns of targets. Default: the only column of a conventional name, else columns of masks and boxes, else the other
+            one of two, else all columns if these have only 0 and 1, as classes of a multi-label.
         find_key: Return the key of the file at a path. Default: the images are not in a local folder.
+        find_masks: Return the masks that a column names. Default: there are none.
 
     Raises:
         SourceError: The columns are unknown or ambiguous, a name means two images, no name means any, or values are not classes.
@@ -157,47 +175,69 @@ def table_labels(
     _refuse_missing_header(table, keys)
     unnamed = [index for index, name in enumerate(table.header) if _UNNAMED.fullmatch(name)]
     columns = [index for index in range(len(table.header)) if index not in unnamed]
-    chosen = [_column(table, wanted.name, "--target") for wanted in targets] or _class_column(table, columns)
-    columns = [index for index in columns if index not in chosen]
+    chosen = _chosen_columns(table, columns, targets)
+    columns = [index for index in columns if index not in chosen.values()]
     # pandas writes an index without a header; it may be the names
     candidates = [columns, unnamed] if image is None else [[_column(table, image, "--image")]]
     names, matches = _name_column(table, candidates, keys, find_key)
     unused = [index for index in columns if index != names]
     _check_matches(table, keys, table.column(names), matches)
-    notes = [] if chosen else _indicator_note(table, unused)
-    if notes:
-        return _with_targets(
-            table, keys, names, matches, [Wanted(INDICATORS, "multilabel")], [_indicators(table, unused)], notes
-        )
+    read = functools.partial(_with_targets, table, keys, names, matches, find_masks)
+    notes: list[str] = []
+    if not chosen and (notes := _indicator_note(table, unused)):
+        return read([Wanted(INDICATORS, "multilabel")], [_indicators(table, unused)], notes)
     if not chosen:
-        if len(unused) != 1:
-            ways = " ".join(f"--target {shlex.quote(table.header[index])}" for index in unused[:_SHOWN])
-            raise SourceError(
-                f"no column of the labels {table.path!r} is called {_or(CLASS_KEYS)}: name the columns of the targets, such as {ways}; "
-                f"got {_cut(table.header)}"
-            )
-        chosen = unused
-    elif not targets and (unused := [index for index in unused if not called([table.header[index]], _NAME_COLUMNS)]):
-        _refuse_splits(table, unused, table.header[chosen[0]])
-        others = shortened([repr(table.header[index]) for index in unused], _SHOWN)
-        notes = [
-            f"targets are in column {table.header[chosen[0]]!r} of {table.path}; {plural(len(unused), 'column')} not used: {others}"
-        ]
-    wanted = list(targets) or [Wanted(table.header[chosen[0]], None)]
+        chosen = _only_column(table, unused)
+    elif not targets:
+        notes = _unused_notes(table, [*chosen.values()], unused)
     where = f"the labels {table.path!r}"
-    kinds = [
-        each.kind or infer_kind(each.name, table.column(index), where)
-        for each, index in zip(wanted, chosen, strict=True)
+    wanted = [
+        each if each.kind else Wanted(each.name, infer_kind(each.name, table.column(index), where))
+        for each, index in chosen.items()
     ]
-    if kinds == ["class"]:
-        values = ["" if cell.lower() in _MISSING else cell for cell in table.column(chosen[0])]
+    cells = [table.column(index) for index in chosen.values()]
+    if [kind for _, kind in wanted] == ["class"]:
+        values = ["" if cell.lower() in _MISSING else cell for cell in cells[0]]
         return _labelled(table, keys, table.column(names), values, matches, notes)
-    if not targets:
-        notes.append(
-            f"column {wanted[0].name!r} of {table.path} is read as {kinds[0]}: pass --target {wanted[0].name}:KIND for another kind"
+    if not targets and [*chosen] != wanted:
+        [(name, kind)] = wanted
+        notes.append(f"column {name!r} of {table.path} is read as {kind}: pass --target {name}:KIND for another kind")
+    return read(wanted, cells, notes)
+
+
+def _chosen_columns(table: LabelTable, columns: Sequence[int], targets: Sequence[Wanted]) -> dict[Wanted, int]:
+    """Return the columns of targets: those that the user names, else one called like a class, else those of masks and boxes."""
+    if targets:
+        return {
+            Wanted(each.name, each.kind or ("mask" if name.endswith(_FILE_NAME) else None)): _column(
+                table, name, "--target"
+            )
+            for each, name in ((each, _column_name(table, each)) for each in targets)
+        }
+    if known := _class_column(table, columns):
+        return {Wanted(table.header[known[0]], None): known[0]}
+    return {each: _column(table, _column_name(table, each), "--target") for each in spatial_columns(table)}
+
+
+def _only_column(table: LabelTable, columns: Sequence[int]) -> dict[Wanted, int]:
+    if len(columns) != 1:
+        ways = " ".join(f"--target {shlex.quote(table.header[index])}" for index in columns[:_SHOWN])
+        raise SourceError(
+            f"no column of the labels {table.path!r} is called {_or(CLASS_KEYS)}: name the columns of the targets, such as {ways}; "
+            f"got {_cut(table.header)}"
         )
-    wanted = [Wanted(each.name, kind) for each, kind in zip(wanted, kinds, strict=True)]
-    return _with_targets(table, keys, names, matches, wanted, [table.column(index) for index in chosen], notes)
+    return {Wanted(table.header[columns[0]], None): columns[0]}
+
+
+def _unused_notes(table: LabelTable, chosen: Sequence[int], others: Sequence[int]) -> list[str]:
+    unused = [index for index in others if not called([table.header[index]], _NAME_COLUMNS)]
+    if not unused:
+        return []
+    names = listed([repr(table.header[index]) for index in chosen])
+    _refuse_splits(table, unused, table.header[chosen[0]])
+    shown_names = shortened([repr(table.header[index]) for index in unused], _SHOWN)
+    where = f"in column {names}" if len(chosen) == 1 else f"in the columns {names}"
+    return [f"targets are {where} of {table.path}; {plural(len(unused), 'column')} not used: {shown_names}"]
 
 
 def _with_targets(
@@ -205,6 +245,7 @@ def _with_targets(
     keys: Sequence[str],
     names: int,
     matches: Matches,
+    find_masks: FindMasks | None,
     wanted: Sequence[Wanted],
     columns: Sequence[Sequence[str]],
     notes: Sequence[str],
@@ -215,16 +256,29 @@ def _with_targets(
         cells[each.name] = [None] * len(keys)
         for index, row in matches.rows.items():
             cells[each.name][row] = column[index]
-    found, reasons = read_table(wanted, cells, table.path)
-    skipped, said = _unmatched(table, keys, table.column(names), matches)
-    return Labelled(
+    others = [each for each in wanted if each.kind != "mask"]
+    found, reasons, said = read_table(others, {each.name: cells[each.name] for each in others}, table.path)
+    skipped, unmatched = _unmatched(table, keys, table.column(names), matches)
+    labelled = Labelled(
         [None if row in reasons else 0 for row in range(len(keys))],
         (),
         reasons,
         skipped=skipped,
-        notes=(*notes, *said),
+        notes=(*notes, *said, *unmatched),
         targets=found,
     )
+    named = [each.name for each in wanted if each not in others]
+    if not named or find_masks is None:
+        return labelled
+    masks = [find_masks(name, cells[name], table.folder, table.path) for name in named]
+    return merged([labelled, *masks], [each.name for each in wanted])
+
+
+def spatial_columns(table: LabelTable) -> list[Wanted]:
+    """Return the targets in columns of masks, which are called like ``mask_file_name``, and of boxes, called ``objects``."""
+    masks = [name for name in table.header if _names_masks(name)]
+    boxes = [Wanted("boxes", "boxes")] if _OBJECTS in table.header else []
+    return [*(Wanted(name.removesuffix(_FILE_NAME), "mask") for name in masks), *boxes]
 
 
 def _indicator_note(table: LabelTable, columns: Sequence[int]) -> list[str]:
@@ -267,6 +321,24 @@ def _column(table: LabelTable, name: str, option: str) -> int:
             f"the labels {table.path!r} must have one column {name!r} for {option}, got {_cut(table.header)}"
         )
     return table.header.index(name)
+
+
+def has_columns(table: LabelTable, targets: Sequence[Wanted]) -> bool:
+    """Return whether a table has the columns of all targets."""
+    return all(_column_name(table, wanted) in table.header for wanted in targets)
+
+
+def _names_masks(column: str) -> bool:
+    return column.endswith(_FILE_NAME) and column != _FILE_NAME
+
+
+def _column_name(table: LabelTable, wanted: Wanted) -> str:
+    """Return the name of the column of a target: that of its name, or else ``NAME_file_name`` for a mask, or ``objects`` for boxes."""
+    known = {"mask": wanted.name + _FILE_NAME, "boxes": _OBJECTS}
+    also = [
+        name for kind, name in known.items() if wanted.kind == kind or (wanted.kind is None and kind in wanted.name)
+    ]
+    return next((name for name in also if wanted.name not in table.header and name in table.header), wanted.name)
 
 
 def _class_column(table: LabelTable, columns: Sequence[int]) -> list[int]:

@@ -16,6 +16,15 @@ LABEL_SUFFIXES = frozenset([".cls", ".csv", ".json", ".jsonl", ".tsv", ".txt", "
 """Suffixes of files that may have labels."""
 
 
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Tables of images, as Hugging Face's ImageFolder has them. The first that a folder has is read."""
+
+
+def may_have_labels(file: str, kind: str) -> bool:
+    """Return whether a file that is not an image may have labels, by its name and suffix."""
+    return kind in LABEL_SUFFIXES or file in METADATA
+
+
 @dataclass(frozen=True)
 class ImageListing:
     """The images of one folder or tar.

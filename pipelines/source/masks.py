@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.source.classes import Labelled
 from joulecache.pipelines.source.features import TargetTable
 from joulecache.pipelines.source.folder import list_folder
-from joulecache.pipelines.source.layout import is_image_folder, is_mask_folder
+from joulecache.pipelines.source.layout import READ_MASK, is_image_folder, is_mask_folder
 from joulecache.pipelines.source.listing import ImageListing, image_places
 from joulecache.pipelines.source.matching import Matches, match_names
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, IMAGE_WORDS, MASK_WORDS, is_utf8
@@ -174,6 +176,96 @@ def masks_of_images(masks: MaskListing, keys: Sequence[str]) -> Labelled:
     lost = next(name for index, name in enumerate(masks.names) if index not in found.rows)
     note = f"{masks.where} has {plural(unused, 'mask')} of images that the source does not have, such as {lost!r}"
     return replace(labelled, notes=(*labelled.notes, note))
+
+
+class MaskFinder:
+    """Finds the masks that the cells of a table name: images of the source, or other local files.
+
+    Args:
+        location: The source.
+        listings: Its images.
+        keys: Their keys.
+    """
+
+    def __init__(self, location: str, listings: Sequence[ImageListing], keys: Sequence[str]) -> None:
+        self._location, self._listings, self._keys = location, listings, keys
+
+    def find(self, name: str, cells: Sequence[str | None], folder: str, where: str) -> Labelled:
+        """Return the masks in a column.
+
+        Args:
+            name: Name of the target.
+            cells: The path of each image's mask, relative to `folder`; None for an image without a line.
+            folder: The folder of the table.
+            where: The table.
+        """
+        row_of = {key: row for row, key in enumerate(self._keys)}
+        prefix = self._prefix(folder)
+        others: dict[str, tuple[int, os.stat_result]] = {}
+        mask_of: list[int | None] = []
+        reasons: dict[int, str] = {}
+        for row, cell in enumerate(cells):
+            found = None
+            try:
+                if cell is None:
+                    raise ValueError(f"it has no label in {where}")
+                path = _checked_path(name, cell, where)
+                found = None if prefix is None else row_of.get(prefix + path)
+                if found is None:
+                    found = len(self._keys) + self._other(others, folder, path, name)
+            except ValueError as error:
+                reasons[row] = str(error)
+            mask_of.append(found)
+        places = [file_places(each.places, each.names) for each in self._listings]
+        if others:
+            sizes, times = zip(*((status.st_size, mtime_ns(status)) for _, status in others.values()), strict=True)
+            places.append(file_places(image_places(os.path.abspath(folder), sizes, times, None), [*others]))  # noqa: PTH100
+        if all(found is None for found in mask_of):
+            why = min(reasons.items())[1] if reasons else "it has no lines"
+            raise SourceError(f"{where} names no mask in column {name!r}: {why}")
+        labelled = masks_by_row(name, _joined(places), mask_of, where)
+        used = {found for found in mask_of if found is not None and found < len(self._keys)}
+        return replace(labelled, reasons=reasons, left_out=dict.fromkeys(used, READ_MASK))
+
+    def _prefix(self, folder: str) -> str | None:
+        """Return the start of the keys of files in a folder; None if it is not in the source."""
+        if is_remote(self._location) or is_remote(folder):
+            url, root = (f"{text.rstrip('/')}/" for text in (folder, self._location))
+            return url.removeprefix(root) if url.startswith(root) else None
+        above, below = Path(self._location).absolute(), Path(folder).absolute()
+        if not above.is_dir():
+            return ""  # of a tar: the table is somewhere else
+        if not below.is_relative_to(above):
+            return None
+        inside = below.relative_to(above).as_posix()
+        return "" if inside == "." else f"{inside}/"
+
+    @staticmethod
+    def _other(others: dict[str, tuple[int, os.stat_result]], folder: str, path: str, name: str) -> int:
+        """Return the place of a local file that is not in the source among others."""
+        if path not in others:
+            try:
+                if is_remote(folder):
+                    raise FileNotFoundError
+                status = Path(folder, path).stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise FileNotFoundError
+                others[path] = len(others), status
+            except (OSError, ValueError):
+                raise ValueError(
+                    f"its {name!r} {path!r} is missing: there is no such file in {folder or '.'}"
+                ) from None
+        return others[path][0]
+
+
+def _checked_path(name: str, cell: str, where: str) -> str:
+    """Return a path of a table relative to its folder; ValueError if there is none, or it leaves the folder."""
+    path = PurePosixPath(cell.replace("\\", "/"))
+    if not cell:
+        raise ValueError(f"its {name!r} is empty")
+    if path.is_absolute() or PureWindowsPath(cell).drive or ".." in path.parts or is_remote(cell) or "\0" in cell:
+        raise ValueError(f"its {name!r} {shown(cell)} must be a path relative to the folder of {where}, without '..'")
+    return path.as_posix()
 
 
 def masks_by_row(name: str, files: pa.Table, mask_of: Sequence[int | None], where: str) -> Labelled:

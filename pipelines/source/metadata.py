@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from joulecache.pipelines.core.object_store import open_binary
 from joulecache.pipelines.source.classes import CLASS_KEYS, called
-from joulecache.pipelines.source.labels import LabelTable, read_labels
+from joulecache.pipelines.source.config import Wanted
+from joulecache.pipelines.source.labels import LabelTable, has_columns, read_labels, spatial_columns
+from joulecache.pipelines.source.listing import METADATA, ImageListing
 from joulecache.pipelines.source.records import SourceError
 
-_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
 
 
-def find_metadata(root: Path, targets: Sequence[str]) -> LabelTable | None:
-    """Return the metadata of a folder of images: of the folder itself, or of the folders in it.
+def find_metadata(location: str, listing: ImageListing, targets: Sequence[Wanted]) -> LabelTable | None:
+    """Return the metadata of a local or remote folder of images: of the folder itself, or of the folders in it.
 
     Args:
-        root: The folder.
-        targets: Columns that the user names.
+        location: The folder.
+        listing: What is in it.
+        targets: Targets that the user names.
 
     Returns:
-        One table with names relative to `root`; None if there is none with these columns, or without a known target.
+        One table with names relative to the folder; None if there is none with these columns, or without a known target.
 
     Raises:
         SourceError: A file with the name of an image in its first line is damaged, or the folders have different columns.
     """
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    tables = [(folder, table) for folder in folders if (table := _read(folder)) is not None]
+    found: dict[str, str] = {}
+    for name in sorted(listing.beside, key=lambda name: (name.rpartition("/")[0], _rank(name)), reverse=True):
+        folder, _, file = name.rpartition("/")
+        if file in METADATA and "/" not in folder:
+            found[folder] = name  # the first of `METADATA` comes last
+    root = location.rstrip("/") or "/"
+    tables = [
+        (folder, table) for folder, name in sorted(found.items()) if (table := _read(f"{root}/{name}")) is not None
+    ]
     if not tables:
         return None
     first = tables[0][1]
@@ -37,32 +46,34 @@ def find_metadata(root: Path, targets: Sequence[str]) -> LabelTable | None:
                 f"{first.path!r} and {other.path!r} have different columns: use files with the same columns"
             )
     others = [name for name in first.header if name != _NAME]
-    if not (all(name in others for name in targets) if targets else called(others, CLASS_KEYS) or len(others) == 1):
+    if targets:
+        known = has_columns(first, targets)
+    else:
+        known = bool(called(others, CLASS_KEYS) or spatial_columns(first)) or len(others) == 1
+    if not known:
         return None
-    if len(tables) == 1 and tables[0][0] == root:
+    if [folder for folder, _ in tables] == [""]:
         return first
-    place = list(first.header).index(_NAME)
+    paths = [place for place, name in enumerate(first.header) if name.endswith(_NAME)]
     rows = [
-        [
-            *cells[:place],
-            f"{folder.relative_to(root).as_posix()}/{cells[place]}" if cells[place] else "",
-            *cells[place + 1 :],
-        ]
+        [f"{folder}/{cell}" if folder and cell and place in paths else cell for place, cell in enumerate(cells)]
         for folder, table in tables
         for cells in table.rows
     ]
-    return LabelTable(first.path, first.header, rows, [line for _, table in tables for line in table.lines])
+    lines = [line for _, table in tables for line in table.lines]
+    return LabelTable(first.path, first.header, rows, lines, root, tuple(table.path for _, table in tables[1:]))
 
 
-def _read(folder: Path) -> LabelTable | None:
-    """Return the metadata file of a folder; None without one that has names of images."""
-    for name in _FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        with open(path, "rb") as file:
-            head = file.read(1 << 16)
-        if path.suffix == ".parquet" or _NAME.encode() in head:
-            table = read_labels(path)
-            return table if _NAME in table.header else None
-    return None
+def _rank(name: str) -> int:
+    file = name.rpartition("/")[2]
+    return METADATA.index(file) if file in METADATA else len(METADATA)
+
+
+def _read(path: str) -> LabelTable | None:
+    """Return a metadata file; None if it has no names of images."""
+    with open_binary(path) as file:
+        head = file.read(1 << 16)
+    if not path.endswith(".parquet") and _NAME.encode() not in head:
+        return None
+    table = read_labels(path)
+    return table if _NAME in table.header else None

@@ -75,11 +75,12 @@ def open_source(location: str | os.PathLike[str], config: SourceConfig | None = 
         return open_tfds(text, config)
     given = None if config.labels is None else read_labels(config.labels)
     folder, archives = find_stored(text) if is_remote(text) else _find(text)
-    alone = config.masks is None and config.coco is None
-    if folder is not None and given is None and not is_remote(text) and (config.targets or alone):
-        given = find_metadata(Path(text), [wanted.name for wanted in config.targets])
     if folder is not None:
-        return make_source(text, [folder()], config, given)
+        listing = folder()
+        alone = config.masks is None and config.coco is None and not config.is_unlabelled
+        if given is None and (config.targets or alone):
+            given = find_metadata(text, listing, config.targets)
+        return make_source(text, [listing], config, given)
     if not archives:
         braces = "; braces are not expanded, use * or [0-9] in their place" if "{" in text else ""
         raise SourceError(f"no source at {text!r}{unexpanded_home(Path(text)) or f': expected {_ALLOWED}{braces}'}")

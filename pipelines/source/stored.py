@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import ObjectFolder
-from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
+from joulecache.pipelines.source.listing import ImageListing, image_places, may_have_labels
 from joulecache.pipelines.source.naming import sidecar_kind
 from joulecache.pipelines.source.records import Archive
 
@@ -44,7 +44,7 @@ def _list_folder(folder: ObjectFolder) -> ImageListing:
         inside = PurePosixPath(stored.name)
         if kind := sidecar_kind(inside):
             skipped[stored.name.rpartition("/")[0]][kind] += 1
-            if kind in LABEL_SUFFIXES:
+            if may_have_labels(inside.name, kind):
                 beside.append(stored.name)
             continue
         names.append(stored.name)

@@ -9,6 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.source.annotations import (
+    BOX_BYTES,
+    ONLY_CLASS,
+    boxes_notes,
+    corners,
+    encode_boxes,
+    encode_points,
+    number_of_points,
+    objects,
+)
 from joulecache.pipelines.source.classes import crowding, holds_numbers, sort_key
 from joulecache.pipelines.source.config import Wanted
 from joulecache.pipelines.source.feature import Target
@@ -22,6 +32,7 @@ from joulecache.pipelines.source.features import (
     check_names,
 )
 from joulecache.pipelines.source.records import MAX_CLASSES, SourceError
+from joulecache.pipelines.source.spatial import Boxes, Points
 
 MISSING = ("", "nan")
 """Cells without a value, in any case."""
@@ -58,10 +69,14 @@ def infer_kind(name: str, cells: Iterable[str], where: str) -> str:
     distinct = set(given)
     if not distinct:
         raise SourceError(f"column {name!r} of {where} is empty: name another column with --target")
+    if all(cell.startswith(("{", "[{")) for cell in distinct) and any(_holds_boxes(cell) for cell in distinct):
+        return "boxes"
     if any(cell.startswith("[") for cell in distinct):
         lists = [_json_list(cell) for cell in distinct]
         if all(found and all(isinstance(item, str) for item in found) for found in lists):
             return "multilabel"
+        if any(isinstance(item, list) and len(item) in (2, 3) for found in lists for item in found):
+            raise SourceError(_ways(name, where, "lists of lists", "value", "points"))
         raise SourceError(_ways(name, where, "lists", "multilabel", "value"))
     if all(map(holds_numbers, distinct)):
         if any(_LOOSE_LISTS.search(cell) for cell in distinct):
@@ -137,10 +152,10 @@ def _parse(kind: str, cell: str) -> Any:
     """Return a cell as what `encode_target` accepts."""
     if cell.lower() in MISSING:
         raise ValueError("is empty")
-    if kind == "text":
+    if kind in ("text", "class"):
         return cell
-    if kind == "class":
-        return cell
+    if kind == "boxes":
+        return _json(cell)
     items = _json_list(cell) if cell.startswith("[") else None
     if kind == "multilabel":
         if items is None:
@@ -152,6 +167,8 @@ def _parse(kind: str, cell: str) -> Any:
         return _numbers(items, cell)
     if not holds_numbers(cell):
         raise ValueError(f"must have numbers, got {shown(cell)}")
+    if kind == "points":
+        return [_number(text) for text in _LOOSE_LISTS.split(cell.strip()) if text]
     found = [_number(text) for text in _LOOSE_LISTS.split(cell.strip()) if text]
     return found[0] if len(found) == 1 else found
 
@@ -169,16 +186,26 @@ def _numbers(items: Any, cell: object) -> Any:
 
 
 def _json_list(cell: str) -> list[Any]:
-    try:
-        found = json.loads(cell)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list):
-        try:
-            found = json.loads(cell.replace("'", '"'))  # as pandas writes lists
-        except (ValueError, RecursionError):
-            found = None
+    found = _json(cell)
     return found if isinstance(found, list) else [cell]
+
+
+def _json(cell: str) -> Any:
+    """Return a cell as JSON, or as pandas writes lists and objects; None if it is neither."""
+    for text in (cell, cell.replace("'", '"')):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def _holds_boxes(cell: str) -> bool:
+    try:
+        objects(_json(cell))
+    except ValueError:
+        return False
+    return True
 
 
 def _feature(kind: str, values: Sequence[Any]) -> AnyFeature:
@@ -192,6 +219,10 @@ def _feature(kind: str, values: Sequence[Any]) -> AnyFeature:
     if kind == "multilabel":
         names = {*itertools.chain.from_iterable(given)}
         return MultiLabel(tuple(sorted(names, key=sort_key(names))) or ("none",))
+    if kind == "boxes":
+        return Boxes(box_names(given))
+    if kind == "points":
+        return Points(number_of_points(given))
     shape = shape_of(given[0]) if given else ()
     whole = all(isinstance(number, int) for value in given for number in flat(value))
     return Value("int64" if whole and given else "float32", shape)
@@ -227,6 +258,10 @@ def encode_target(feature: AnyFeature, value: Any) -> Target:
             if isinstance(value, list) and not _is_regular(value, feature.shape):
                 raise ValueError(f"must have numbers of shape {feature.shape}, got {shape_of(value)}")
             return feature.encode(numbers)
+        case Boxes():
+            return encode_objects(feature, value)[0]
+        case Points():
+            return encode_points(feature, value)
         case Text():
             if isinstance(value, bytes):
                 value = value.decode(errors="strict")
@@ -245,7 +280,33 @@ def _is_regular(value: Any, shape: tuple[int, ...]) -> bool:
     return isinstance(value, list) and len(value) == shape[0] and all(_is_regular(item, shape[1:]) for item in value)
 
 
-def _class_number(feature: ClassLabel | MultiLabel, value: Any) -> int:
+def box_names(values: Iterable[Any]) -> tuple[str, ...]:
+    """Return the names of the classes of boxes, as sources have them: numbers up to the largest, or names in order."""
+    items = {item for value in values for item in _classes_of(value)}
+    words = {item for item in items if isinstance(item, str)}
+    if words:
+        return tuple(sorted(words, key=sort_key(words)))
+    numbers = [item for item in items if isinstance(item, int) and 0 <= item < MAX_CLASSES]
+    return tuple(map(str, range(max(numbers) + 1))) if numbers else (ONLY_CLASS,)
+
+
+def _classes_of(value: Any) -> list[Any]:
+    try:
+        _, classes = objects(value)
+    except ValueError:
+        return []
+    return [item for item in classes or () if isinstance(item, str | int)]
+
+
+def encode_objects(feature: Boxes, value: Any) -> tuple[bytes, int]:
+    """Return boxes with their classes as a target, and the number of boxes without width or height, which it lacks."""
+    boxes, classes = objects(value)
+    numbers = [0] * len(boxes) if classes is None else [_class_number(feature, item) for item in classes]
+    target, used = encode_boxes(feature, [corners(box) for box in boxes], numbers)
+    return target, len(boxes) - used
+
+
+def _class_number(feature: ClassLabel | MultiLabel | Boxes, value: Any) -> int:
     if isinstance(value, bytes):
         value = value.decode()
     if isinstance(value, str):
@@ -262,8 +323,8 @@ def _class_number(feature: ClassLabel | MultiLabel, value: Any) -> int:
 
 def read_table(
     wanted: Sequence[Wanted], columns: Mapping[str, Sequence[str | None]], where: str
-) -> tuple[TargetTable, dict[int, str]]:
-    """Return the targets of images, and why an image has none, by its row.
+) -> tuple[TargetTable, dict[int, str], list[str]]:
+    """Return the targets of images, why an image has none, by its row, and notes about what was found and dropped.
 
     Args:
         wanted: The targets.
@@ -280,6 +341,7 @@ def read_table(
     features: dict[str, AnyFeature] = {}
     targets: dict[str, list[Target | None]] = {}
     reasons: dict[int, str] = {}
+    notes: list[str] = []
     for name, kind in wanted:
         cells = columns[name]
         given = kind or infer_kind(name, (cell for cell in cells if cell is not None), where)
@@ -288,7 +350,18 @@ def read_table(
         except ValueError as error:
             raise SourceError(f"column {name!r} of {where}: {error}") from None
         reasons = {**missing, **reasons}
+        notes += _notes(features[name], targets[name], cells, where)
     for row, cells_of_row in enumerate(zip(*columns.values(), strict=True)):
         if None in cells_of_row:
             reasons[row] = f"it has no label in {where}"
-    return TargetTable(features, targets), reasons
+    return TargetTable(features, targets), reasons, notes
+
+
+def _notes(feature: AnyFeature, targets: Sequence[Target | None], cells: Sequence[str | None], where: str) -> list[str]:
+    if not isinstance(feature, Boxes):
+        return []
+    used = sum(len(target) // BOX_BYTES for target in targets if isinstance(target, bytes))
+    given = sum(
+        len(objects(_json(cell))[0]) for cell, target in zip(cells, targets, strict=True) if cell and target is not None
+    )
+    return boxes_notes(feature, used, given - used, where)
