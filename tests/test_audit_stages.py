@@ -341,7 +341,7 @@ def run_of(
         arm=arm,
         images=500,
         energy=energy,
-        accuracy=None,
+        score=None,
         waited_s=waited_s,
         role=role,
         part=part,

@@ -88,8 +88,8 @@ def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(chain_audit: t
     ]
     for point in reuse.points:
         of = sorted((run for run in runs if run.arm == point.name), key=lambda run: run.block)
-        assert list(point.accuracies) == [run.accuracy for run in of]
-        assert point.accuracy == mean_of(point.accuracies)
+        assert list(point.scores) == [run.score for run in of]
+        assert point.score == mean_of(point.scores)
         built_j = point.build.active_j
         assert result.records is not None
         records = result.records.train
@@ -98,7 +98,7 @@ def test_repeated_draws_are_compared_with_fresh_ones_seed_by_seed(chain_audit: t
         assert point.with_build_j_per_1000.value == pytest.approx(statistics.fmean(each))
         trained_j = statistics.fmean(1000 * run.energy.active_j / run.images for run in of)
         assert point.active_j_per_1000.value == pytest.approx(trained_j)
-    differences = [a - b for a, b in zip(one.accuracies, fresh.accuracies, strict=True)]
+    differences = [a - b for a, b in zip(one.scores, fresh.scores, strict=True)]
     assert (one.difference, one.finding, one.why) == inferiority(differences)
     assert (fresh.difference, fresh.finding, fresh.why) == (None, None, None)
 
@@ -168,7 +168,7 @@ def test_one_that_was_stopped_goes_on_with_the_same_epochs(photo_folder: Path, t
     assert log.read_text().startswith(before)
     fresh = [run for run in RunLog(log).runs if run.arm == "fresh"]
     assert [(run.attempt, run.block) for run in fresh] == [(1, 0), (2, 1), (2, 2)]
-    assert all(len(point.accuracies) == SEEDS for point in points)
+    assert all(len(point.scores) == SEEDS for point in points)
     # the warm-up has the epochs of seed 0
     assert {epoch for folder, _, epoch, _ in seen if folder == "cache-2"} == set(range(SEEDS * EPOCHS))
 
@@ -178,7 +178,7 @@ def test_a_curve_has_a_point_for_each_number_of_variants(photo_folder: Path, tmp
     points = measured(photo_folder, tmp_path / "out", (2, 1), 3)
     assert [(point.name, point.variants) for point in points] == [("2 variants", 2), ("1 variant", 1), ("fresh", 3)]
     assert [(point.train_reuse, point.build_epochs) for point in points] == [(1.5, 10), (3, 10), (1, 3)]
-    assert all(len(point.accuracies) == SEEDS for point in points)
+    assert all(len(point.scores) == SEEDS for point in points)
     reuse = draw_reuse(AuditConfig(variants=(2, 1), epochs=10, train_epochs=3), points)
     assert (reuse.variants, reuse.horizon_reuse, reuse.train_reuse) == (2, 5, 1.5)
 

@@ -117,7 +117,7 @@ def test_an_audit_measures_every_workload_in_every_arm(chain_audit: tuple[Audit,
         for arm in workload.arms:
             assert arm.runs == (4 if arm.name == "naive" else 2)
             assert arm.active_j_per_1000.low < arm.active_j_per_1000.value < arm.active_j_per_1000.high
-            assert (arm.accuracy is not None) == (workload.workload == "train")
+            assert (arm.score is not None) == (workload.workload == "train")
         assert {comparison.other for comparison in workload.comparisons} == {"naive", "tuned", "tf_cache"}
         assert all(comparison.finding == "inconclusive" for comparison in workload.comparisons)
 

@@ -31,7 +31,7 @@ from joulecache.pipelines.core import quantities
 from joulecache.pipelines.energy import Component, Meter
 from joulecache.pipelines.energy.measurement import Contamination
 from joulecache.pipelines.experiment.claims import Finding
-from joulecache.pipelines.experiment.results import AccuracyRange, Joules, Waiting
+from joulecache.pipelines.experiment.results import Joules, ScoreRange, Waiting
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.describe.compression import compression_sentences, describe_compression
@@ -126,8 +126,8 @@ def test_tables_of_workloads_have_the_values_of_the_audit() -> None:
             assert read(once) == (bounds(arm.one_time) if arm.one_time.value else [0])
             if arm.name != "naive":
                 assert read(row["Ratio to naive (95% interval)"]) == interval(arm.ratio)
-            if arm.accuracy:
-                assert read(row["Accuracy (range of runs)"]) == close(*arm.accuracy, decimals=5.01e-4)
+            if arm.score:
+                assert read(row["Accuracy (range of runs)"]) == close(*arm.score, decimals=5.01e-4)
             assert read(other["Total energy per 1,000 images, idle included (low to high)"]) == bounds(
                 arm.total_j_per_1000
             )
@@ -165,7 +165,7 @@ def test_tables_of_model_files_have_the_values_of_the_compression() -> None:
 
 def test_what_was_not_measured_is_said_and_never_zero() -> None:
     result = TRAIN
-    document = describe_audit(audit_of(with_arm(result, "tuned", accuracy=None)))
+    document = describe_audit(audit_of(with_arm(result, "tuned", score=None)))
     more = rows(document, "Other metrics").values()
     assert {shown(row["Read per image"]) for row in more} == {"not measured"}
     assert {shown(row["CO2 per 1,000 images"]) for row in more} == {"no country given"}
@@ -331,9 +331,12 @@ def test_one_block_has_no_interval() -> None:
 
 
 def test_accuracies_that_do_not_meet_are_said() -> None:
-    worse = with_arm(TRAIN, "optimized", accuracy=AccuracyRange(0.41, 0.4, 0.42))
-    assert "The accuracies differ: 41.0% against 55.4%" in describe_audit(audit_of(INPUT, worse)).headline[0].detail
-    assert "The accuracies differ" not in text_of(describe_audit(AUDIT))
+    worse = with_arm(TRAIN, "optimized", score=ScoreRange(0.41, 0.4, 0.42))
+    assert (
+        "The trained models differ: accuracy 41.0% against 55.4%"
+        in describe_audit(audit_of(INPUT, worse)).headline[0].detail
+    )
+    assert "The trained models differ" not in text_of(describe_audit(AUDIT))
 
 
 def test_a_training_at_chance_level_is_said() -> None:
@@ -879,7 +882,7 @@ def trained(epochs: int, **changes: Any) -> Document:
         "val_accuracy": [0.52] * epochs,
         "energy_j": [3.0] * epochs,
     }
-    values: dict[str, Any] = {"accuracy": 0.5, "loss": history["loss"][-1], "val_accuracy": 0.52, "val_loss": 1.0}
+    values: dict[str, Any] = {"score": 0.5, "loss": history["loss"][-1], "val_score": 0.52, "val_loss": 1.0}
     values |= {"history": history, "energy": ENERGY, "val_energy": None, "images": 100, "val_images": 40, "chance": 0.5}
     run = TrainingRun(**{**values, **changes})
     return describe_training(
@@ -896,7 +899,7 @@ def test_a_training_shows_loss_and_accuracy_by_epoch() -> None:
     assert said.detail.endswith("is right for 50.0% of the held-out images.")
     assert [shown(row["Loss"]) for row in rows(document, "Epochs").values()] == ["2.000", "1.000", "0.6667"]
     assert list(rows(trained(45), "Epochs")) == ["1", *map(str, range(3, 45, 3)), "45"]
-    alone = trained(1, val_accuracy=None, val_loss=None)
+    alone = trained(1, val_score=None, val_loss=None)
     assert "on the training images, no images held out; training used" in alone.headline[0].claim
     assert "Held-out loss" not in next(iter(rows(alone, "Epochs").values()))
     assert "chance" not in text_of(trained(1, chance=0.3))

@@ -20,9 +20,10 @@ from small_audits import audit, energy, logged
 from joulecache.pipelines.auditing.changes import compare_audits
 from joulecache.pipelines.auditing.config import Budget, PipelinesConfig
 from joulecache.pipelines.auditing.custom_pipelines import make_training
-from joulecache.pipelines.auditing.inspection import InspectedPipeline, Origin, inspect_pipeline, one_epoch
+from joulecache.pipelines.auditing.inspection import InspectedPipeline, inspect_pipeline, one_epoch
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core.codec import dumps
+from joulecache.pipelines.core.user_code import Origin
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
 from joulecache.pipelines.experiment.failures import ArmError
@@ -201,7 +202,7 @@ def test_the_first_pipeline_is_the_reference_of_the_others(finished: tuple[Audit
         assert (theirs.name, theirs.runs, theirs.finding) == ("theirs", 2, "inconclusive")
         assert workload.control.blocks == 2
         assert workload.comparisons == ()
-        assert {mine.accuracy, theirs.accuracy} == {None}
+        assert {mine.score, theirs.score} == {None}
 
 
 @pytest.mark.slow

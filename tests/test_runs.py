@@ -36,7 +36,7 @@ def run_of(arm: str, block: int, attempt: int = 1, workload: str = "input", acti
         arm=arm,
         images=10,
         energy=energy(active_j),
-        accuracy=None,
+        score=None,
     )
 
 

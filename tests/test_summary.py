@@ -42,7 +42,7 @@ def runs(blocks: int) -> list[Run]:
             role=slot.role,
             images=RECORDS,
             energy=energy(epoch_j * (1.01 if block % 2 else 1 / 1.01)),
-            accuracy=None,
+            score=None,
         )
         for block in range(blocks)
         for place, (slot, epoch_j) in enumerate(EPOCH_J.items())

@@ -33,11 +33,11 @@ from joulecache.pipelines.training.trainer import fit, train
 def test_fitting_learns_and_says_what_it_cost() -> None:
     model, meter = linear_model(), Diary()
     run = fit(model, batches(320), batches(90, 1), epochs=4, meter=meter, learning_rate=0.3)
-    assert run.val_accuracy is not None
-    assert run.val_accuracy >= 0.9
+    assert run.val_score is not None
+    assert run.val_score >= 0.9
     assert (run.loss, run.val_loss) == (run.history["loss"][-1], run.history["val_loss"][-1])
-    assert run.accuracy == run.history["accuracy"][-1]
-    assert run.val_accuracy == run.history["val_accuracy"][-1]
+    assert run.score == run.history["accuracy"][-1]
+    assert run.val_score == run.history["val_score"][-1]
     assert len(run.history["energy_j"]) == 4
     assert run.energy.total_j == pytest.approx(sum(run.history["energy_j"]))
     assert run.val_energy is not None
@@ -65,7 +65,7 @@ def test_the_seed_decides_the_training() -> None:
     def weights(seed: int) -> NDArray[np.float32]:
         model = linear_model(dropout=0.5)
         run = fit(model, data, epochs=1, seed=seed, meter=Meter())
-        assert (run.val_accuracy, run.val_energy) == (None, None)
+        assert (run.val_score, run.val_energy) == (None, None)
         return np.array(model.get_weights()[0])
 
     np.testing.assert_array_equal(weights(1), weights(1))
@@ -194,7 +194,7 @@ def test_training_fills_the_run_folder(photo_cache: Path, tmp_path: Path) -> Non
     }
     assert [row["loss"] for row in record["epochs"]] == done.training.history["loss"]
     assert all(row["energy_low_j"] <= row["energy_j"] <= row["energy_high_j"] for row in record["epochs"])
-    assert record["val_accuracy"] == done.training.val_accuracy is not None
+    assert record["val_score"] == done.training.val_accuracy is not None
     assert record["val_loss"] == done.training.val_loss == record["epochs"][-1]["val_loss"]
     counts = open_manifest(photo_cache).splits["val"].class_counts
     assert (record["val_images"], record["chance"]) == (sum(counts), max(counts) / sum(counts))
@@ -273,7 +273,7 @@ def test_a_cache_without_held_out_images_trains_but_does_not_compress(tmp_path: 
     photos = shown(12, tmp_path / "photos")
     precompute(photos, tmp_path / "cache", "decode|resize(18)", val_fraction=0, shards=1, workers=1)
     done = train(tmp_path / "cache", out=tmp_path / "run", epochs=1, model="mlp")
-    assert done.training.val_accuracy is None
+    assert done.training.val_score is None
     with pytest.raises(ValueError, match=r"has no test or val records to measure .*--val-fraction"):
         train(tmp_path / "cache", out=tmp_path / "other", epochs=1, recipe=Recipe(quantize="int8"), callbacks=[Never()])
     assert not (tmp_path / "other").exists()
@@ -304,8 +304,8 @@ def test_a_cache_that_mixes_images_trains_on_soft_labels_and_compresses(tmp_path
     trained = train(
         tmp_path / "cache", out=tmp_path / "run", epochs=2, recipe=Recipe(prune=0.5, sparsity=0.5, quantize="int8")
     )
-    assert trained.training.val_accuracy is not None
-    assert 0 <= trained.training.val_accuracy <= 1
+    assert trained.training.val_score is not None
+    assert 0 <= trained.training.val_score <= 1
     assert trained.compression is not None
     held_out = open_manifest(tmp_path / "cache").splits["val"].records
     for file in trained.compression.model_files:

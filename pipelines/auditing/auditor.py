@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from joulecache.pipelines.auditing.chains import audit_chain
-from joulecache.pipelines.auditing.config import AuditConfig, Budget, PipelinesConfig
+from joulecache.pipelines.auditing.config import PIPELINE_WORKLOADS, AuditConfig, Budget, PipelinesConfig
 from joulecache.pipelines.auditing.custom_pipelines import audit_pipelines
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core.progress import Progress, silent
+from joulecache.pipelines.core.user_code import origin_of
 from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.models.user_models import MakeModel
 from joulecache.transforms.chain import Chain
 
 
@@ -27,7 +29,7 @@ def audit(
     epochs: int | None = None,
     runs: int | None = None,
     pairs: int | None = None,
-    model: str = "cnn",
+    model: str | os.PathLike[str] | MakeModel = "cnn",
     train_epochs: int = 3,
     prune: float | None = None,
     batch_size: int | None = None,
@@ -54,17 +56,19 @@ def audit(
         chain: The chain, with its cut.
         out: The folder of the audit: new, empty, or an audit.
         datasets: Your pipelines, instead of a source and a chain: functions by name, each called once, without arguments, that
-            return a batched `tf.data.Dataset` of (images `[B, H, W, C]`, integer labels `[B]`); for the workload "input" alone,
-            of any elements whose first tensor has the batch axis first. The first function is the reference.
+            return a batched `tf.data.Dataset` of (images `[B, H, W, C]`, integer labels `[B]`); for a function's model, or the
+            workload "input" alone, of any elements whose first tensor has the batch axis first. The first function is the
+            reference.
         steps: Batches in an epoch of your pipelines; None: all.
         arms: Arms of the chain, which must include "naive" and "optimized". None: all four.
         workloads: Some of "input", "train", "finetune" and "infer"; of your pipelines "input" and "train". None: "input", "train"
-            and, for a chain, "infer".
+            and, for a chain and a classifier by name or from a file, "infer".
         epochs: Epochs that the verdict on a cache covers; they are not run. None: 30.
         runs: Trainings that share the cache; they are not run. None: 1.
         pairs: Number of blocks; None: 20 for the input, 5 for training and fine-tuning, 10 for inference and for stages, which
             have at least 5.
-        model: Name or file of the model to train.
+        model: The model to train: the name of a classifier or a file, for one class or multi-label of each image; or a function that
+            receives `TrainingData` and returns a compiled model, for any targets. Models are compared by their first metric.
         train_epochs: Epochs of one training run.
         prune: Share of the channels that the model for inference loses. None: 0.5.
         batch_size: Images in a batch. None: 64.
@@ -92,10 +96,12 @@ def audit(
         ArmError: An arm cannot run.
         BuildError: The cache cannot be built.
     """
+    make_model = model if callable(model) else None
+    defaults = None if make_model is None else PIPELINE_WORKLOADS  # what else there is compresses a classifier
     common = {
-        "workloads": None if workloads is None else tuple(workloads),
+        "workloads": defaults if workloads is None else tuple(workloads),
         "pairs": pairs,
-        "model": os.fspath(model),
+        "model": origin_of(model).function if callable(model) else os.fspath(model),
         "train_epochs": train_epochs,
         "seed": seed,
         "budget": budget,
@@ -109,10 +115,11 @@ def audit(
         "prune": prune,
         "batch_size": batch_size,
         "variants": None if variants is None else tuple(variants),
+        **of_source,
     }
     if out is None:
         raise ValueError("out is missing: set the folder of the audit")
-    tools: dict[str, Any] = {"meter": meter or Meter(), "progress": progress or silent}
+    tools: dict[str, Any] = {"make_model": make_model, "meter": meter or Meter(), "progress": progress or silent}
     if datasets is not None:
         _refuse({"source": source, "chain": chain} | of_chains)
         return audit_pipelines(datasets, out, PipelinesConfig(**_given(common | {"steps": steps})), **tools)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from joulecache.pipelines.auditing.config import AuditConfig
 from joulecache.pipelines.auditing.examples import draw_examples
 from joulecache.pipelines.auditing.folder import AuditFolder, replace_json
 from joulecache.pipelines.auditing.results import Audit, BuildFacts, DrawReuse, RecordCounts
 from joulecache.pipelines.auditing.stages import measure_stages
-from joulecache.pipelines.auditing.variants import draw_reuse, measure_variants
+from joulecache.pipelines.auditing.variants import Diverged, draw_reuse, measure_variants
 from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.building.notes import log_repeated_draws
 from joulecache.pipelines.building.precomputing import build_cache
@@ -24,6 +25,7 @@ from joulecache.pipelines.compressing.feasibility import check_conversion, check
 from joulecache.pipelines.compressing.results import Compression, read_compression
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.progress import Progress
+from joulecache.pipelines.core.user_code import source_sha256
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm, check_chain, image_shape, make_arms, refused_arms
@@ -34,11 +36,20 @@ from joulecache.pipelines.experiment.names import CACHED, FINETUNE, INFER, INPUT
 from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
 from joulecache.pipelines.experiment.summary import CachedArm
-from joulecache.pipelines.experiment.workloads import Infer, InputOnly, Training, finetune_pruned, train_from_scratch
+from joulecache.pipelines.experiment.workloads import (
+    Infer,
+    InputOnly,
+    Training,
+    finetune_pruned,
+    train_from_scratch,
+    train_user_model,
+)
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
+from joulecache.pipelines.models.classifiers import build_model, check_model, feature_to_classify, is_model_file
+from joulecache.pipelines.models.metrics import ACCURACY
+from joulecache.pipelines.models.user_models import MakeModel, TrainingData, UserModel, batch_spec, make_user_model
 from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source, source_paths
-from joulecache.pipelines.source.features import check_labelled
+from joulecache.pipelines.source.features import describe_features, is_labelled
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
 
@@ -53,10 +64,11 @@ def audit_chain(
     out: str | os.PathLike[str],
     config: AuditConfig,
     *,
+    make_model: MakeModel | None = None,
     meter: Meter,
     progress: Progress,
 ) -> Audit:
-    """Audit a chain over any source that `precompute` reads, in the folder `out`.
+    """Audit a chain over any source that `precompute` reads, in the folder `out`; `make_model` makes the model to train.
 
     Raises:
         ValueError: Arguments contradict each other, the model does not fit, or `out` cannot be written to or holds anything but an
@@ -65,34 +77,54 @@ def audit_chain(
         RuntimeError: The model to compress for inference diverged in training.
     """
     parsed = parse(chain) if isinstance(chain, str) else chain
-    check_chain(parsed, config.workloads)
+    check_chain(parsed, config.workloads, own_model=make_model is not None)
     config.check_draws(parsed)
     _build_config(parsed, config, config.variants[0])
     shape = image_shape(parsed)
     folder = AuditFolder(Path(out))
     folder.check(source_paths(source))
-    if config.trains:
+    if config.trains and make_model is None:
         check_model(config.model, shape)
     listed = open_source(source, config)
-    check_labelled(listed.features, "an audit", listed.location)
     folder.check(listed.linked)
-    network = make_network(config, shape, len(listed.class_names)) if config.trains else None
+    model: keras.Model | UserModel | None = None
+    if config.trains:
+        model = _make_model(config, make_model, parsed, shape, listed)
     log_notes(listed)
     log_repeated_draws(parsed, config.variants[0])
     arguments = {name: value for name, value in codec.to_json(config).items() if name not in _NOT_IN_SETTINGS}
     settings = {"source": os.fspath(source), "chain": str(parsed), **arguments, **conditions(meter)}
+    if make_model is not None:
+        settings["model_sha256"] = source_sha256(make_model)
     with folder.work(settings) as work:
-        return _ChainAudit(source, parsed, listed, network, config, folder, work, meter, progress).run()
+        return _ChainAudit(source, parsed, listed, model, config, folder, work, meter, progress).run()
 
 
 def _build_config(chain: Chain, config: AuditConfig, variants: int) -> BuildConfig:
     return BuildConfig(chain=chain, variants=variants, seed=config.seed)
 
 
-def make_network(config: AuditConfig, image_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Make the model to train; raise ValueError if it does not fit the images, or cannot be compressed as the workloads need."""
-    network = build_model(config.model, image_shape, classes)
-    if FINETUNE in config.workloads or INFER in config.workloads:
+def _make_model(
+    config: AuditConfig, make_model: MakeModel | None, chain: Chain, shape: tuple[int, int, int], listed: Source
+) -> keras.Model | UserModel:
+    """Make the model to train; raise ValueError if it does not fit the data, or cannot be compressed as the workloads need."""
+    compressed = [name for name in (FINETUNE, INFER) if name in config.workloads]
+    if make_model is not None:
+        if compressed:
+            raise ValueError(
+                f"the workload {compressed[0]} compresses a classifier by name or from a file, got {config.model}: leave it out"
+            )
+        keras.utils.set_random_seed(config.seed)
+        dtype = tf.float32 if chain.is_float else tf.uint8
+        return make_user_model(make_model, TrainingData(batch_spec(shape, dtype, listed.features), listed.features))
+    feature = feature_to_classify(listed.features, config.model, listed.location)
+    if compressed and not is_labelled(listed.features):
+        raise ValueError(
+            f"the workload {compressed[0]} needs one class for each image, but {listed.location!r} has "
+            f"{describe_features(listed.features)}: choose --workload input,train"
+        )
+    network = build_model(config.model, shape, len(feature.names))
+    if compressed:
         check_recipe(config.recipe, network)
         if is_model_file(config.model):  # the named ones can be converted
             check_conversion(config.recipe, network)
@@ -107,7 +139,7 @@ class _ChainAudit:
         source: str | os.PathLike[str],
         chain: Chain,
         listed: Source,
-        network: keras.Model | None,
+        model: keras.Model | UserModel | None,
         config: AuditConfig,
         folder: AuditFolder,
         work: Path,
@@ -116,7 +148,7 @@ class _ChainAudit:
     ) -> None:
         """Unpack the source, build the cache, and make the arms."""
         self.config, self.folder, self.work, self.meter, self.progress = config, folder, work, meter, progress
-        self.source, self.chain, self.listed, self.network = source, chain, listed, network
+        self.source, self.chain, self.listed, self.model = source, chain, listed, model
         self.images = unpack(listed, work, progress)
         self.cache = self.build_cache(config.variants[0])
         manifest = self.cache.manifest
@@ -151,10 +183,10 @@ class _ChainAudit:
 
     def prepare_compression(self) -> PreparedCompression | None:
         """Check the compression of the model for inference; None if none is needed, since a stopped audit left it."""
-        if self.network is None or INFER not in self.config.workloads or self.folder.compression.exists():
+        if INFER not in self.config.workloads or self.folder.compression.exists():
             return None
         return prepare_compression(
-            self.network,
+            self.model,
             load(self.cache, "train", self.config.batch_size),  # its epochs are not those of the arm
             self.val_data,
             self.config.recipe,
@@ -171,13 +203,28 @@ class _ChainAudit:
         compression: Compression | None = None
         training: Training | None = None
         self.measure_input()
-        if self.network is not None:
-            training = train_from_scratch(self.network, self.val_data, self.config.train_epochs)
+        if self.model is not None:
+            training = self.make_training(self.model)
             self.measure_training(training)
             if reuse is not None and why is None:
-                reuse = draw_reuse(self.config, measure_variants(self.bench, training, self.build_cache, self.config))
+                reuse = self.measure_reuse(training)
             compression = self.measure_compressed(training)
         return self.finish(training, reuse, compression)
+
+    def make_training(self, model: keras.Model | UserModel) -> Training:
+        """Make the training of the model."""
+        if isinstance(model, UserModel):
+            return train_user_model(model, self.val_data, self.config.train_epochs)
+        multi_label = not is_labelled(self.listed.features)
+        return train_from_scratch(model, self.val_data, self.config.train_epochs, multi_label=multi_label)
+
+    def measure_reuse(self, training: Training) -> DrawReuse:
+        """Measure how reused draws affect the training."""
+        try:
+            points = measure_variants(self.bench, training, self.build_cache, self.config)
+        except Diverged as error:
+            return draw_reuse(self.config, why=str(error))
+        return draw_reuse(self.config, points, metric=training.metric)
 
     def measure_input(self) -> None:
         """Measure the input alone."""
@@ -234,7 +281,7 @@ class _ChainAudit:
                 val=self.held_out,
                 rejected=manifest.rejected.records,
                 skipped=sum(self.listed.skipped.values()),
-                chance=max(manifest.splits["val"].class_counts) / self.held_out if self.held_out else None,
+                chance=self.chance(),
             ),
             class_names=manifest.class_names,
             horizon_epochs=config.epochs,
@@ -255,7 +302,16 @@ class _ChainAudit:
             reuse=reuse,
             stages=stages,
             examples=draw_examples(self.files, self.images, self.cache),
+            targets=None
+            if is_labelled(manifest.features)
+            else {name: each.kind for name, each in manifest.features.items()},
+            trained_metric=None if training is None or training.metric == ACCURACY else training.metric,
         )
+
+    def chance(self) -> float | None:
+        """Return the accuracy of always answering the most frequent class."""
+        counts = self.cache.manifest.splits["val"].class_counts
+        return max(counts) / self.held_out if self.held_out and counts else None
 
     def build_facts(self) -> BuildFacts:
         """Return the energy and the sizes of the build."""
@@ -284,19 +340,21 @@ def _level(chain: Chain) -> float:
 def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
     """Return each arm's mean absolute difference from the cached one over the first batch of epoch 0, in levels.
 
-    Raises ArmError if an arm shows other images: its energy would not compare.
+    Raises ArmError if an arm yields other images or targets: its energy would not compare.
     """
     first = {}
     for arm in arms:
         arm.start_epoch(0)
-        first[arm.name] = [part.numpy() for part in next(iter(arm.dataset))]
-    images, labels = first[CACHED]
+        first[arm.name] = [part.numpy() for part in tf.nest.flatten(next(iter(arm.dataset)))]
+    images, *targets = first[CACHED]
     differences = {}
-    for name, (others, other_labels) in first.items():
+    for name, (others, *other_targets) in first.items():
         difference = float(np.abs(images.astype(np.float64) - others).mean()) / level
-        if difference > _MAX_DIFFERENCE or not np.array_equal(labels, other_labels):
+        if difference > _MAX_DIFFERENCE:
             raise ArmError(
                 f"{name} and {CACHED} differ by {difference:.2f} levels on average: they do not run the same chain"
             )
+        if not all(map(np.array_equal, targets, other_targets)):
+            raise ArmError(f"{name} and {CACHED} yield different targets: they do not read the same source")
         differences[name] = difference
     return differences

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core.codec import JSON, to_json
 from joulecache.pipelines.experiment.claims import Finding
-from joulecache.pipelines.experiment.results import AccuracyRange, ArmResult
+from joulecache.pipelines.experiment.results import ArmResult, ScoreRange
 from joulecache.pipelines.experiment.statistics import Ratio, unpaired_ratio
 
 _SETTINGS = ("source", "chain", "reference", "records", "method")
@@ -25,7 +25,7 @@ class ArmValues:
         cpu_us_per_image: Microseconds of CPU time per image.
         images_per_s: Throughput.
         finding: What the ratio allows to claim.
-        accuracy: Accuracy on the held-out records; None if not measured.
+        score: The model's first metric on the held-out records; None if not measured. "accuracy" in JSON.
     """
 
     active_j_per_1000: float
@@ -33,7 +33,7 @@ class ArmValues:
     cpu_us_per_image: float
     images_per_s: float
     finding: Finding
-    accuracy: AccuracyRange | None
+    score: ScoreRange | None = field(metadata={"alias": "accuracy"})
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _values(arm: ArmResult) -> ArmValues:
         cpu_us_per_image=arm.cpu_us_per_image,
         images_per_s=arm.images_per_s,
         finding=arm.finding,
-        accuracy=arm.accuracy,
+        score=arm.score,
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +12,19 @@ import tensorflow as tf
 
 from joulecache.pipelines.auditing.config import PipelinesConfig
 from joulecache.pipelines.auditing.folder import AuditFolder
-from joulecache.pipelines.auditing.inspection import InspectedPipeline, Origin, inspect_pipeline, make_dataset
+from joulecache.pipelines.auditing.inspection import InspectedPipeline, inspect_pipeline, make_dataset
 from joulecache.pipelines.auditing.results import Audit
-from joulecache.pipelines.core import files
 from joulecache.pipelines.core.progress import Progress
+from joulecache.pipelines.core.user_code import origin_of, source_sha256
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.blocks import Bench, Part
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.names import INPUT, TRAIN
 from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
-from joulecache.pipelines.experiment.workloads import InputOnly, Training, train_from_scratch
+from joulecache.pipelines.experiment.workloads import InputOnly, Training, train_from_scratch, train_user_model
 from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
+from joulecache.pipelines.models.user_models import MakeModel, TrainingData, describe_elements, make_user_model
 
 _TRAINING = "training"
 """The part of a training that is not its input."""
@@ -36,12 +35,13 @@ def audit_pipelines(
     out: str | os.PathLike[str],
     config: PipelinesConfig,
     *,
+    make_model: MakeModel | None = None,
     meter: Meter,
     progress: Progress,
 ) -> Audit:
     """Audit custom pipelines: functions by name, each called once, that return a batched `tf.data.Dataset`.
 
-    The first is the reference. `out` is the folder of the audit.
+    The first is the reference. `out` is the folder of the audit, `make_model` makes the model to train.
 
     Raises:
         ValueError: `datasets` is empty, or `out` holds anything but an audit.
@@ -51,11 +51,11 @@ def audit_pipelines(
     folder = AuditFolder(Path(out))
     folder.check()
     trains = TRAIN in config.workloads
-    if trains:
+    if trains and make_model is None:
         check_model(config.model)
-    pipelines = _inspect(datasets, config, progress)
-    training = make_training(pipelines, config) if trains else None
-    with folder.work(_settings(pipelines, config, meter)):
+    pipelines = _inspect(datasets, config, progress, own_model=make_model is not None)
+    training = make_training(pipelines, config, make_model) if trains else None
+    with folder.work(_settings(pipelines, config, make_model, meter)):
         log = folder.open_log()
         bench = Bench(log, meter, config.seed, pipelines[0].arm.name, progress)
         results = _measure(bench, pipelines, training, config)
@@ -99,11 +99,11 @@ def _check_functions(datasets: Mapping[str, Callable[[], object]]) -> None:
 
 
 def _inspect(
-    datasets: Mapping[str, Callable[[], object]], config: PipelinesConfig, progress: Progress
+    datasets: Mapping[str, Callable[[], object]], config: PipelinesConfig, progress: Progress, *, own_model: bool
 ) -> list[InspectedPipeline]:
-    origins = {name: _origin(function) for name, function in datasets.items()}
+    origins = {name: origin_of(function) for name, function in datasets.items()}
     made = {name: make_dataset(name, function) for name, function in datasets.items()}
-    if TRAIN in config.workloads:
+    if TRAIN in config.workloads and not own_model:
         for shape in {shape for dataset in made.values() if (shape := _declared_shape(dataset))}:
             check_model(config.model, shape)
     pipelines = []
@@ -116,6 +116,7 @@ def _inspect(
                 origins[name],
                 steps=config.steps,
                 trains=TRAIN in config.workloads,
+                own_model=own_model,
                 longest_s=config.budget.longest_epoch_s,
             )
         )
@@ -133,22 +134,9 @@ def _declared_shape(dataset: tf.data.Dataset) -> tuple[int, int, int] | None:
     return height, width, channels
 
 
-def _origin(function: Callable[[], object]) -> Origin:
-    """Return where a function comes from."""
-    inner: object = inspect.unwrap(function)
-    while isinstance(inner, functools.partial):
-        inner = inspect.unwrap(inner.func)
-    if not hasattr(inner, "__qualname__"):  # a callable object
-        inner = type(inner)
-    name = f"{inner.__module__}:{getattr(inner, '__qualname__')}"  # noqa: B009 - checked above
-    try:
-        file = inspect.getsourcefile(inner)  # type: ignore[arg-type]
-        return Origin(name, file, files.sha256_of(Path(file or "")))
-    except (OSError, TypeError):
-        return Origin(name)
-
-
-def _settings(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig, meter: Meter) -> dict[str, object]:
+def _settings(
+    pipelines: Sequence[InspectedPipeline], config: PipelinesConfig, make_model: MakeModel | None, meter: Meter
+) -> dict[str, object]:
     return {
         # without a source file there is no telling whether the function has changed
         "pipelines": [
@@ -156,6 +144,7 @@ def _settings(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig, m
         ],
         "steps": config.steps,
         "model": config.model,
+        **({} if make_model is None else {"model_sha256": source_sha256(make_model)}),
         "train_epochs": config.train_epochs,
         "seed": config.seed,
         **conditions(meter),
@@ -178,20 +167,37 @@ def _measure(
     return tuple(results)
 
 
-def make_training(pipelines: Sequence[InspectedPipeline], config: PipelinesConfig) -> Training:
-    """Make the training of one model on every pipeline; raise ArmError if their images differ."""
-    kinds = {each.facts.name: _kind(each.first[0]) for each in pipelines}
-    if len(set(kinds.values())) > 1:
-        raise ArmError(
-            f"one model is trained on all pipelines, but their images differ: {', '.join(map(' yields '.join, kinds.items()))}; audit "
-            "them with the workload input alone, or one by one"
-        )
+def make_training(
+    pipelines: Sequence[InspectedPipeline], config: PipelinesConfig, make_model: MakeModel | None = None
+) -> Training:
+    """Make the training of one model on every pipeline; raise ArmError if their images or, for a function's model, batches differ."""
     keras.utils.set_random_seed(config.seed)
+    if make_model is not None:
+        first = pipelines[0]
+        _check_same(
+            {
+                each.facts.name: describe_elements(tf.nest.map_structure(lambda part: part[0], each.first))
+                for each in pipelines
+            }
+        )
+        model = make_user_model(make_model, TrainingData(first.arm.dataset.element_spec), first.first)
+        return train_user_model(model, None, config.train_epochs)
+    kinds = {each.facts.name: _kind(each.first[0]) for each in pipelines}
+    _check_same(kinds)
     images = pipelines[0].first[0]
     network = build_model(config.model, tuple(images.shape[1:]), max(each.classes for each in pipelines))
     if images.dtype.is_floating and not is_model_file(config.model):
         network = keras.models.clone_model(network, clone_function=_without_scaling)
     return train_from_scratch(network, None, config.train_epochs)
+
+
+def _check_same(kinds: Mapping[str, str]) -> None:
+    """Raise ArmError if pipelines yield different things."""
+    if len(set(kinds.values())) > 1:
+        raise ArmError(
+            f"one model is trained on all pipelines, but their images differ: {', '.join(map(' yields '.join, kinds.items()))}; audit "
+            "them with the workload input alone, or one by one"
+        )
 
 
 def _kind(images: tf.Tensor) -> str:

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,15 @@ from PIL import Image
 
 from joulecache.pipelines.auditing.results import Example, ExampleImage
 from joulecache.pipelines.cache.cache import Cache
+from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.experiment.files import ImageFiles
+from joulecache.pipelines.source.features import AnyFeature, ClassLabel, MultiLabel, Text, Value
 from joulecache.transforms.chain import Chain, op_text
 from joulecache.transforms.images import as_image
 
 _EXAMPLES = 3
 _LATER_EPOCHS = 3
+_LONGEST_TEXT = 60  # characters
 _SIDE = 112  # pixels on the longer side: a few kilobytes per image
 
 
@@ -28,11 +32,31 @@ def draw_examples(files: ImageFiles, folder: Path, cache: Cache) -> tuple[Exampl
     Large images are shrunk, small ones enlarged without smoothing. Images after `to_float` are left out.
     """
     rows = np.unique(np.linspace(0, len(files.paths) - 1, _EXAMPLES).astype(int))
+    features = cache.manifest.features
     examples = []
-    for path, label in ((Path(files.paths[row]), files.labels[row]) for row in rows):
+    for row in rows:
+        path = Path(files.paths[row])
         key = path.relative_to(folder).as_posix()
-        examples.append(Example(key, cache.manifest.class_names[label], tuple(_images(path, key, cache))))
+        shown = [
+            _shown(name, features[name], column[row])
+            for name, column in zip(files.selection.names, files.targets, strict=True)
+        ]
+        examples.append(Example(key, ", ".join(filter(None, shown)), tuple(_images(path, key, cache))))
     return tuple(examples)
+
+
+def _shown(name: str, feature: AnyFeature, target: Any) -> str:
+    """Return a target in words; "" if it has too many numbers."""
+    match feature:
+        case ClassLabel():
+            return str(feature.names[target])
+        case MultiLabel():
+            return "/".join(feature.names[number] for number in np.flatnonzero(target)) or f"no {name}"
+        case Text():
+            return clipped(target, _LONGEST_TEXT)
+        case Value(shape=()):
+            return f"{name} {target:g}"
+    return ""
 
 
 def _images(path: Path, key: str, cache: Cache) -> Iterator[ExampleImage]:

@@ -11,22 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from joulecache.pipelines.auditing.results import PipelineFacts
-from joulecache.pipelines.core.user_code import describe_failure
+from joulecache.pipelines.core.user_code import Origin, describe_failure
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.failures import ArmError, naming_failures
 from joulecache.pipelines.loading.iterators import keep_iterators_at_exit
+from joulecache.pipelines.models.user_models import describe_elements, rank
 from joulecache.pipelines.training.input_waits import read_ahead
 
-_OR_INPUT = "or measure it with the workload input alone"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a function comes from: module:name, its source file and the file's SHA-256; both None if there is no file."""
-
-    function: str
-    file: str | None = None
-    sha256: str | None = None
+_OR_INPUT = "pass a function that makes your model as model, or measure it with the workload input alone"
 
 
 @dataclass(frozen=True)
@@ -69,18 +61,20 @@ def inspect_pipeline(
     *,
     steps: int | None = None,
     trains: bool,
+    own_model: bool = False,
     longest_s: float = 600.0,
 ) -> InspectedPipeline:
     """Iterate over one epoch of a pipeline, of `steps` batches or all.
 
-    If the length of the epoch is unknown, it counts as endless after `longest_s` seconds. `trains` requires data for a classifier.
+    If the length of the epoch is unknown, it counts as endless after `longest_s` seconds. `trains` requires data for a classifier, or
+    with `own_model` batches of one shape.
 
     Raises:
         ArmError: It fails, does not end, or yields what cannot be measured.
     """
     if steps is None and int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise ArmError(f"{name} never ends: set the number of batches in an epoch with steps, or remove .repeat()")
-    epoch = _Epoch(name, dataset, trains=trains)
+    epoch = _Epoch(name, dataset, trains=trains, classifies=trains and not own_model)
     deadline_s = time.monotonic() + longest_s
     with naming_failures(name):
         for batch in dataset if steps is None else dataset.take(steps):
@@ -97,7 +91,7 @@ def inspect_pipeline(
         function=origin.function,
         file=origin.file,
         sha256=origin.sha256,
-        elements=_elements(epoch.first),
+        elements=describe_elements(epoch.first),
         images=epoch.images,
         batches=epoch.batches,
         class_names=epoch.class_names,
@@ -109,13 +103,13 @@ def inspect_pipeline(
 class _Epoch:
     """The part of an epoch seen so far; raises ArmError for what cannot be measured."""
 
-    def __init__(self, name: str, dataset: tf.data.Dataset, *, trains: bool) -> None:
+    def __init__(self, name: str, dataset: tf.data.Dataset, *, trains: bool, classifies: bool) -> None:
         named = getattr(dataset, "class_names", None)
         self.class_names = () if named is None else tuple(map(str, named))
         self.images = self.batches = 0
         self.first: Any = None
         self.last: Any = None
-        self._name, self._dataset, self._trains = name, dataset, trains
+        self._name, self._dataset, self._trains, self._classifies = name, dataset, trains, classifies
         self._highest_label = -1
 
     def add(self, batch: Any) -> None:
@@ -128,7 +122,7 @@ class _Epoch:
         self.last = batch
         self.images += _images(batch).shape[0]
         self.batches += 1
-        if self._trains:
+        if self._classifies:
             self._check_labels(batch[1].numpy())
 
     def end(self, steps: int | None) -> None:
@@ -143,7 +137,7 @@ class _Epoch:
 
     def count_classes(self) -> int:
         """Return the number of classes: that of the names, or the highest label plus 1."""
-        if self._trains and self.class_names and self._highest_label >= len(self.class_names):
+        if self._classifies and self.class_names and self._highest_label >= len(self.class_names):
             raise ArmError(
                 f"{self._name} yields the label {self._highest_label}, but has {len(self.class_names)} class_names: count from 0"
             )
@@ -151,12 +145,19 @@ class _Epoch:
 
     def _check_first(self) -> None:
         batch = self.first
-        got = f"{self._name} yields {_elements(batch)}"
+        got = f"{self._name} yields {describe_elements(batch)}"
         pair = batch if isinstance(batch, tuple) and len(batch) == 2 else None
-        if not _rank(_images(batch)) or (pair is not None and list(map(_rank, pair)) == [3, 0]):
+        if not rank(_images(batch)) or (pair is not None and list(map(rank, pair)) == [3, 0]):
             raise ArmError(f"{got}: batch it, for example with .batch(64)")
-        if not self._trains:
-            return
+        if self._classifies:
+            self._check_pair(pair, got)
+        if self._trains and any(spec.shape.rank is None for spec in tf.nest.flatten(self._dataset.element_spec)):
+            raise ArmError(
+                f"{self._name} does not declare how many dimensions its batches have: set an output_signature, or use tf.ensure_shape"
+            )
+
+    def _check_pair(self, pair: tuple[Any, Any] | None, got: str) -> None:
+        """Check that a batch can train a classifier."""
         if pair is None or not all(isinstance(part, tf.Tensor) for part in pair):
             raise ArmError(
                 f"{got}: training needs pairs of (images [B, H, W, C], integer labels [B]); yield those, {_OR_INPUT}"
@@ -167,10 +168,6 @@ class _Epoch:
         if labels.shape.rank != 1 or not labels.dtype.is_integer:
             raise ArmError(
                 f"{got}: training needs the class number of each image, integers [B]; yield those, {_OR_INPUT}"
-            )
-        if any(spec.shape.rank is None for spec in tf.nest.flatten(self._dataset.element_spec)):
-            raise ArmError(
-                f"{self._name} does not declare how many dimensions its batches have: set an output_signature, or use tf.ensure_shape"
             )
 
     def _check_shape(self, *, is_last: bool) -> None:
@@ -194,19 +191,6 @@ class _Epoch:
 
 def _images(batch: Any) -> Any:
     return tf.nest.flatten(batch)[0]
-
-
-def _rank(part: Any) -> int | None:
-    rank: int | None = getattr(part, "shape", tf.TensorShape(None)).rank
-    return rank
-
-
-def _elements(batch: Any) -> str:
-    """Describe a batch: ``uint8 [64, 32, 32, 3], int64 [64]``."""
-    return ", ".join(
-        type(part).__name__ if _rank(part) is None else f"{part.dtype.name} {[*part.shape]}".replace("None", "?")
-        for part in tf.nest.flatten(batch)
-    )
 
 
 def one_epoch(dataset: tf.data.Dataset, steps: int | None, batches: int) -> tf.data.Dataset:

@@ -18,6 +18,7 @@ from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
 from joulecache.pipelines.experiment.claims import Inferiority
 from joulecache.pipelines.experiment.results import Joules, RunProvenance, WorkloadResult
+from joulecache.pipelines.models.metrics import ACCURACY, Metric
 
 REPORT_VERSION = 1
 
@@ -90,9 +91,9 @@ class VariantPoint:
         train_reuse: How often one training sees each draw.
         active_j_per_1000: Active joules per 1,000 images of the training alone.
         with_build_j_per_1000: The same with its share of the build; the interval is over the seeds.
-        accuracies: Accuracy on the held-out records, one per seed.
-        accuracy: Their mean; the interval is over the seeds.
-        difference: Accuracy minus that of fresh draws, paired by seed; None for fresh draws.
+        scores: The model's first metric on the held-out records, one per seed. "accuracies" in report.json.
+        score: Their mean; the interval is over the seeds. "accuracy" in report.json.
+        difference: Score minus that of fresh draws, paired by seed; None for fresh draws.
         finding: What the difference shows; None for fresh draws.
         why: The reason for the finding; None for fresh draws.
     """
@@ -105,8 +106,8 @@ class VariantPoint:
     train_reuse: Positive
     active_j_per_1000: Joules
     with_build_j_per_1000: Mean
-    accuracies: tuple[Share, ...]
-    accuracy: Mean
+    scores: tuple[float, ...] = field(metadata={"alias": "accuracies"})
+    score: Mean = field(metadata={"alias": "accuracy"})
     difference: Mean | None
     finding: Inferiority | None
     why: str | None
@@ -121,7 +122,7 @@ class DrawReuse:
         horizon_reuse: How often each is seen over the horizon.
         train_epochs: Epochs of one measured training.
         train_reuse: How often each is seen in one measured training.
-        margin: Loss of accuracy, as a share of 1, that still counts as "not inferior".
+        margin: How much worse a score may be and still count as "not inferior"; of accuracies, as a share of 1.
         points: The measurements, fresh draws last; empty if there are none.
         not_measured: Why nothing was measured; None if something was.
     """
@@ -130,7 +131,7 @@ class DrawReuse:
     horizon_reuse: Positive
     train_epochs: Count
     train_reuse: Positive
-    margin: Positive
+    margin: Amount
     points: tuple[VariantPoint, ...]
     not_measured: str | None
 
@@ -206,7 +207,7 @@ class Example:
 
     Attributes:
         key: Key of the record.
-        class_name: Its class.
+        class_name: Its class, or other targets in words.
         images: Its images; "pictures" in report.json.
     """
 
@@ -264,6 +265,8 @@ class Audit(Displayed):
         reuse: How often draws are reused; None if no cached op is random.
         stages: Where the energy goes; None if neither the input nor the training of a chain was measured.
         examples: A few training records to look at; empty for custom pipelines. "samples" in report.json.
+        targets: Kinds of the targets by name; None: one class for each image.
+        trained_metric: The first metric of the trained model, by which arms are compared; None: accuracy. "metric" in report.json.
     """
 
     source: str | None
@@ -285,6 +288,13 @@ class Audit(Displayed):
     reuse: DrawReuse | None = None
     stages: Stages | None = None
     examples: tuple[Example, ...] = field(default=(), metadata={"alias": "samples"})
+    targets: Mapping[str, str] | None = field(default=None, metadata=codec.OMITTED)
+    trained_metric: Metric | None = field(default=None, metadata={"alias": "metric", **codec.OMITTED})
+
+    @property
+    def metric(self) -> Metric:
+        """The metric by which arms are compared."""
+        return self.trained_metric or ACCURACY
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of report.json; figures that were not measured are null, as is a break-even that is never reached."""

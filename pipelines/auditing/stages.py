@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import tensorflow as tf
+
 from joulecache.pipelines.auditing.config import AuditConfig
 from joulecache.pipelines.auditing.results import COPY, TRAINING_STEP, Stage, Stages
 from joulecache.pipelines.cache.cache import Cache
@@ -69,7 +71,7 @@ def _entries(files: ImageFiles, cache: Cache, config: AuditConfig, training: Tra
     entries = [Entry(Slot(arm.name), InputOnly(shortest_s=shortest_s), arm) for arm in arms]
     if training is not None:
         weights = training.network.get_weights()  # the cost of a step does not depend on them
-        epoch = Training(_WORKLOAD, training.network, lambda seed: weights, None, 1)
+        epoch = Training(_WORKLOAD, training.network, lambda seed: weights, None, 1, training.metric)
         entries += [
             Entry(Slot(COPY), CopyToDevice(shortest_s=shortest_s), arms[-1]),
             Entry(Slot(TRAINING_STEP), epoch, arms[-1]),
@@ -105,8 +107,8 @@ def _images_within(arm: Arm, limit_s: float) -> int:
     """Return how many images an arm yields in that time: at least a batch, at most an epoch."""
     arm.start_epoch(0)
     count, end_s = 0, time.monotonic() + limit_s
-    for images, _ in arm.dataset:
-        count += images.shape[0]
+    for batch in arm.dataset:
+        count += tf.nest.flatten(batch)[0].shape[0]
         if time.monotonic() > end_s:
             break
     return count

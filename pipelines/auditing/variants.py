@@ -1,7 +1,8 @@
-"""Reuse of draws: how often a cache with few variants repeats them, and how that affects accuracy and energy."""
+"""Reuse of draws: how often a cache with few variants repeats them, and how that affects the trained model and energy."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,16 +12,21 @@ from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.statistics import mean_of
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.blocks import Bench, Entry
-from joulecache.pipelines.experiment.claims import MARGIN, MIN_SEEDS, inferiority
+from joulecache.pipelines.experiment.claims import MARGIN, MIN_SEEDS, inferiority, margin_of
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.runs import Run, Slot
 from joulecache.pipelines.experiment.summary import ACTIVE, per_1000
 from joulecache.pipelines.experiment.workloads import Training, Workload
 from joulecache.pipelines.loading.loader import load
+from joulecache.pipelines.models.metrics import ACCURACY, Metric
 
 FRESH = "fresh"
 """Name of the cache with a variant for each epoch of a training."""
 _WORKLOAD = "variants"
+
+
+class Diverged(ArmError):
+    """A training whose score is not finite."""
 
 
 class _CachedTraining(Workload):
@@ -46,16 +52,18 @@ class _CachedTraining(Workload):
         """Train for the epochs of the seed."""
         return self._training.run(replace(arm, dataset=self._dataset), first_epoch)
 
-    def accuracy(self) -> float | None:
-        """Return the accuracy on the held-out records."""
-        return self._training.accuracy()
+    def score(self) -> float | None:
+        """Return the model's first metric on the held-out records."""
+        return self._training.score()
 
     def waited_s(self, duration_s: float) -> float | None:
         """Return the seconds for which the last run waited for batches."""
         return self._training.waited_s(duration_s)
 
 
-def draw_reuse(config: AuditConfig, points: Sequence[VariantPoint] = (), why: str | None = None) -> DrawReuse:
+def draw_reuse(
+    config: AuditConfig, points: Sequence[VariantPoint] = (), why: str | None = None, metric: Metric = ACCURACY
+) -> DrawReuse:
     """Return how often the draws of a cache are reused, with the measured `points`, or `why` nothing was measured."""
     variants = config.variants[0]
     return DrawReuse(
@@ -63,7 +71,7 @@ def draw_reuse(config: AuditConfig, points: Sequence[VariantPoint] = (), why: st
         horizon_reuse=config.epochs / variants,
         train_epochs=config.train_epochs,
         train_reuse=config.train_epochs / variants,
-        margin=MARGIN,
+        margin=margin_of(metric, points[-1].score.value) if points else MARGIN,
         points=tuple(points),
         not_measured=why,
     )
@@ -72,7 +80,7 @@ def draw_reuse(config: AuditConfig, points: Sequence[VariantPoint] = (), why: st
 def measure_variants(
     bench: Bench, training: Training, build: Callable[[int], Cache], config: AuditConfig
 ) -> tuple[VariantPoint, ...]:
-    """Train on caches with different numbers of variants and on fresh draws, one seed per block; compare accuracies by seed.
+    """Train on caches with different numbers of variants and on fresh draws, one seed per block; compare scores by seed.
 
     Fresh draws are those of a cache with a variant for each epoch of a training. The horizon would need more variants, so the
     energy of its build is spread over the epochs of one training, that of the other caches over the horizon. At least MIN_SEEDS
@@ -80,6 +88,7 @@ def measure_variants(
 
     Raises:
         ArmError: The caches hold different records.
+        Diverged: The score of a training is not finite.
     """
     caches = {_name(count): build(count) for count in config.variants}
     caches[FRESH] = build(config.train_epochs)
@@ -92,8 +101,11 @@ def measure_variants(
     runs: dict[str, list[Run]] = {name: [] for name in caches}
     for run in bench.interleave(_WORKLOAD, entries, blocks, warm_ups=entries):
         runs[run.arm].append(run)
-    fresh = _accuracies(runs[FRESH])
-    return tuple(_point(name, cache, runs[name], config, fresh) for name, cache in caches.items())
+    scores = {name: _scores(name, runs[name]) for name in caches}
+    return tuple(
+        _point(name, cache, runs[name], config, scores[name], scores[FRESH], training.metric)
+        for name, cache in caches.items()
+    )
 
 
 def _check_records(caches: Mapping[str, Cache]) -> int:
@@ -107,14 +119,23 @@ def _check_records(caches: Mapping[str, Cache]) -> int:
     return records[FRESH]
 
 
-def _point(name: str, cache: Cache, runs: Sequence[Run], config: AuditConfig, fresh: Sequence[float]) -> VariantPoint:
-    manifest, accuracies = cache.manifest, _accuracies(runs)
+def _point(
+    name: str,
+    cache: Cache,
+    runs: Sequence[Run],
+    config: AuditConfig,
+    scores: Sequence[float],
+    fresh: Sequence[float],
+    metric: Metric,
+) -> VariantPoint:
+    manifest = cache.manifest
     build_epochs = config.train_epochs if name == FRESH else config.epochs
     build = manifest.build_energy
     build_j = build.active_j / (build_epochs * cache.split("train").records)  # per image
     difference = found = why = None
     if name != FRESH:
-        difference, found, why = inferiority([a - b for a, b in zip(accuracies, fresh, strict=True)])
+        margin = margin_of(metric, statistics.fmean(fresh))
+        difference, found, why = inferiority([a - b for a, b in zip(scores, fresh, strict=True)], margin, metric)
     return VariantPoint(
         name=name,
         variants=manifest.variants,
@@ -124,8 +145,8 @@ def _point(name: str, cache: Cache, runs: Sequence[Run], config: AuditConfig, fr
         train_reuse=config.train_epochs / manifest.variants,
         active_j_per_1000=per_1000(runs, *ACTIVE),
         with_build_j_per_1000=mean_of([1000 * (run.energy.active_j / run.images + build_j) for run in runs]),
-        accuracies=accuracies,
-        accuracy=mean_of(accuracies),
+        scores=tuple(scores),
+        score=mean_of(scores),
         difference=difference,
         finding=found,
         why=why,
@@ -136,6 +157,9 @@ def _name(variants: int) -> str:
     return "1 variant" if variants == 1 else f"{variants} variants"
 
 
-def _accuracies(runs: Sequence[Run]) -> tuple[float, ...]:
-    """Return the accuracies in the order of the seeds."""
-    return tuple(run.accuracy for run in sorted(runs, key=lambda run: run.block) if run.accuracy is not None)
+def _scores(name: str, runs: Sequence[Run]) -> tuple[float, ...]:
+    """Return the scores in the order of the seeds; raise Diverged if one is not finite."""
+    scores = tuple(run.score for run in sorted(runs, key=lambda run: run.block) if run.score is not None)
+    if len(scores) < len(runs):
+        raise Diverged(f"a training on {name} diverged")
+    return scores

@@ -16,6 +16,7 @@ from joulecache.pipelines.cli.options import (
     AsJson,
     Energy,
     import_functions,
+    import_model,
     make_meter,
     wrote_emissions,
 )
@@ -107,6 +108,8 @@ def _measure(
 
     with stdout_to_stderr(), progress_bar() as bar:
         datasets = import_functions(pipeline) if pipeline else None
+        if "model" in settings:
+            settings["model"] = import_model(settings["model"])
         result = run_audit(source, chain, out, datasets=datasets, **settings, meter=meter, progress=bar)
     try:
         files = write_report(result, out)

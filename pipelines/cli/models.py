@@ -16,13 +16,14 @@ from joulecache.pipelines.cli.options import (
     ModelName,
     OpsModule,
     Seed,
+    import_model,
     import_ops,
     make_meter,
     wrote_emissions,
 )
 from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.compressing.recipe import Recipe
-from joulecache.pipelines.core.progress import progress_bar
+from joulecache.pipelines.core.progress import progress_bar, stdout_to_stderr
 
 _STEPS = ("prune", "sparsity", "clusters", "quantize")
 _MAIN = "Compression, in this order"
@@ -43,9 +44,16 @@ def train(
     epochs: Annotated[int, typer.Option(help="Epochs to train.", min=1, metavar="N")],
     model: ModelName = "cnn",
     batch_size: Annotated[int, typer.Option(help="Images in a batch.", min=1, metavar="N")] = 64,
+    target: Annotated[
+        list[str] | None, typer.Option(help="A target to train on; repeat for several. Default: all.", metavar="NAME")
+    ] = None,
+    sample_weight: Annotated[
+        str | None, typer.Option(help="The target that weights each image.", metavar="NAME")
+    ] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Initial learning rate; it falls to 0 along half a cosine.", metavar="X")
-    ] = 1e-3,
+        float | None,
+        typer.Option(help="Initial learning rate; it falls to 0 along half a cosine. Default: 0.001.", metavar="X"),
+    ] = None,
     steps: _Steps,
     seed: Seed = 0,
     ops: OpsModule = None,
@@ -59,16 +67,18 @@ def train(
         from joulecache.pipelines.training.callback import EpochLines
         from joulecache.pipelines.training.trainer import train as train_model
 
-    with progress_bar() as bar:
+    with stdout_to_stderr(), progress_bar() as bar:
         bar("training", 0, 1)
         trained = train_model(
             cache,
             out=out,
             epochs=epochs,
-            model=model,
+            model=import_model(model),
             batch_size=batch_size,
             seed=seed,
             learning_rate=learning_rate,
+            targets=target,
+            sample_weight=sample_weight,
             recipe=recipe,
             meter=meter,
             callbacks=[EpochLines(say)],

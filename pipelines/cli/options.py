@@ -33,7 +33,10 @@ Source = Annotated[str, typer.Argument(help=SOURCES)]
 Cache = Annotated[str, typer.Argument(help="A cache: a folder, or its address in s3:// or gs://.")]
 ChainText = Annotated[str, typer.Option("--chain", help='Ops and the cut: "decode|resize(72) || flip_lr".')]
 ModelName = Annotated[
-    str, typer.Option("--model", help="cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, or a .keras or .h5 file.")
+    str,
+    typer.Option(
+        "--model", help="cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, a .keras or .h5 file, or MODULE:FUNCTION."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0, metavar="N")]
 OpsModule = Annotated[str | None, typer.Option("--ops", help="A module with custom ops.", metavar="MODULE")]
@@ -96,18 +99,25 @@ def import_functions(texts: Sequence[str]) -> dict[str, Callable[[], Any]]:
     """Import functions, each given as module:function, and return them by these texts; ValueError if that fails."""
     if len(set(texts)) < len(texts):
         raise ValueError(f"--pipeline must name each function once, got {', '.join(texts)}")
-    return {text: _import_function(text) for text in texts}
+    return {text: _import_function("--pipeline", text, "make_dataset") for text in texts}
 
 
-def _import_function(text: str) -> Callable[[], Any]:
+def import_model(text: str) -> str | Callable[..., Any]:
+    """Return the function that makes a model if the text is module:function, else the text; ValueError if the import fails."""
+    if not text.rpartition(":")[2].isidentifier() or ":" not in text:  # such as mobilenet:0.25
+        return text
+    return _import_function("--model", text, "make_model")
+
+
+def _import_function(option: str, text: str, example: str) -> Callable[..., Any]:
     module, _, name = text.partition(":")
     if not module or not name:
-        raise ValueError(f"--pipeline must be a module and a function, like my_module:make_dataset, got {text!r}")
-    imported = import_user_module("--pipeline", module)
-    function: Callable[[], Any] | None = getattr(imported, name, None)
+        raise ValueError(f"{option} must be a module and a function, like my_module:{example}, got {text!r}")
+    imported = import_user_module(option, module)
+    function: Callable[..., Any] | None = getattr(imported, name, None)
     if function is None or not callable(function):
         known = [other for other, each in vars(imported).items() if callable(each) and not other.startswith("_")]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it defines {', '.join(known) or 'none'}"
-        raise ValueError(f"--pipeline {text!r}: {module} has no function {name}: {hint}")
+        raise ValueError(f"{option} {text!r}: {module} has no function {name}: {hint}")
     return function

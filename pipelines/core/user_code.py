@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import os
 import re
 import sys
 import sysconfig
 import traceback
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.core.quantities import clipped
 
 _LONGEST = 1000  # characters of an error's text
@@ -22,6 +28,35 @@ _LIBRARIES = tuple(
 )
 _QUOTED = re.compile(r'File "([^"]+)", line (\d+)')  # in TensorFlow's messages with a Python traceback
 _NODE = re.compile(r"\{\{function_node [^}]*\}\} ")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a function comes from: module:name, its source file and the file's SHA-256; both None if there is no file."""
+
+    function: str
+    file: str | None = None
+    sha256: str | None = None
+
+
+def origin_of(function: Callable[..., object]) -> Origin:
+    """Return where a function comes from."""
+    inner: object = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    if not hasattr(inner, "__qualname__"):  # a callable object
+        inner = type(inner)
+    name = f"{inner.__module__}:{getattr(inner, '__qualname__')}"  # noqa: B009 - checked above
+    try:
+        file = inspect.getsourcefile(inner)  # type: ignore[arg-type]
+        return Origin(name, file, sha256_of(Path(file or "")))
+    except (OSError, TypeError):
+        return Origin(name)
+
+
+def source_sha256(function: Callable[..., object]) -> str:
+    """Return the SHA-256 of a function's source file; a different text each time if there is none, which hides changes."""
+    return origin_of(function).sha256 or uuid.uuid4().hex
 
 
 def import_user_module(option: str, module: str) -> ModuleType:

@@ -29,7 +29,7 @@ class Arm:
     Attributes:
         name: Name of the arm.
         records: Images in an epoch.
-        dataset: Yields images `[B, H, W, C]`, uint8 or after `to_float` float32, and labels `[B]` int64.
+        dataset: Yields images `[B, H, W, C]`, uint8 or after `to_float` float32, and targets, as `load` does.
         start_epoch: Called with the number of the next epoch.
         fills: Whether its first epoch fills a cache, whose cost is the difference from the next epoch.
         reads_on: Whether it may keep working after the last batch of an epoch.
@@ -43,12 +43,15 @@ class Arm:
     reads_on: bool = False
 
 
-def check_chain(chain: Chain, workloads: Sequence[str]) -> None:
-    """Raise ArmError for a chain that the online arms cannot run, or whose images the workloads cannot use."""
+def check_chain(chain: Chain, workloads: Sequence[str], *, own_model: bool = False) -> None:
+    """Raise ArmError for a chain that the online arms cannot run, or whose images the workloads cannot use.
+
+    A user's own model may train on floats.
+    """
     why = graphs.unsupported(chain.ops)
     if why:
         raise ArmError(f"{why}; an audit also runs the chain in TensorFlow")
-    if chain.is_float and set(workloads) != {INPUT}:
+    if chain.is_float and not own_model and set(workloads) != {INPUT}:
         raise ArmError(
             f"{str(chain)!r} makes floats, but the models of an audit scale uint8 images themselves: choose --workload input, or drop "
             "to_float and normalize"

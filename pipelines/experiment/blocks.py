@@ -156,7 +156,7 @@ class Bench:
             arm=entry.slot.arm,
             images=images,
             energy=window.energy,
-            accuracy=workload.accuracy(),
+            score=workload.score(),
             waited_s=workload.waited_s(window.energy.duration_s),
             role=entry.slot.role,
             part=entry.slot.part,

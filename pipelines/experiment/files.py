@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from PIL import Image, ImageFile
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.experiment.failures import ArmError
+from joulecache.pipelines.loading.targets import Selection, open_targets, select
 from joulecache.pipelines.source import Source
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import Chain
@@ -30,14 +32,16 @@ class ImageFiles:
 
     Attributes:
         paths: Path of each file.
-        labels: Class of each file, `[N]` int64.
+        targets: Targets of each file, `[N, ...]`, in the order of `selection`.
+        selection: Which targets they are.
         drawn: Random parameters of the ops for E epochs, `[E, N, P]` int32.
         sizes: Height and width after decode, `[N, 2]` int64.
         orientations: EXIF orientations, `[N]` int32; None if every image is upright.
     """
 
     paths: tuple[str, ...]
-    labels: NDArray[np.int64]
+    targets: tuple[NDArray[Any], ...]
+    selection: Selection
     drawn: NDArray[np.int32]
     sizes: NDArray[np.int64]
     orientations: NDArray[np.int32] | None
@@ -47,7 +51,8 @@ class ImageFiles:
         rows = np.sort(np.random.default_rng(seed).permutation(len(self.paths))[:count])
         return ImageFiles(
             tuple(self.paths[row] for row in rows),
-            self.labels[rows],
+            tuple(target[rows] for target in self.targets),
+            self.selection,
             self.drawn[:, rows],
             self.sizes[rows],
             None if self.orientations is None else self.orientations[rows],
@@ -91,7 +96,10 @@ def list_files(folder: Path, cache: Cache, epochs: int) -> ImageFiles:
         for row, words in enumerate(map(list.__add__, before, after)):
             drawn[epoch, row] = _parameters(chain, words, *sizes[row].tolist())
     turned = orientations if (orientations != 1).any() else None
-    return ImageFiles(paths, rows["label"].to_numpy(), drawn, sizes, turned)
+    selection = select(manifest.features, None, None)
+    columns = open_targets(cache, "train", selection, soft=False)
+    targets = tuple(column.take(np.arange(len(keys))) for column in columns)
+    return ImageFiles(paths, targets, selection, drawn, sizes, turned)
 
 
 def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -19,14 +19,15 @@ TF_DATA, READ, BATCH = "tf.data", "read", "batch"
 _LARGE_PIXELS = 120 * 120  # from this size on, `_CHEAPER_BY_IMAGE` cost less on single images than on batches
 _CHEAPER_BY_IMAGE = (RandomCrop, FlipLr, Brightness)
 
-_Element: TypeAlias = tuple[tf.Tensor, ...]
-_Map: TypeAlias = Callable[..., _Element]
+_Targets: TypeAlias = tuple[tf.Tensor, ...]
+_Element: TypeAlias = tuple[tf.Tensor, _Targets, tf.Tensor]
+_Map: TypeAlias = Callable[..., Any]
 
 
 class OnlineChain:
     """The datasets of the online arms. Their random parameters are given, so that all arms show the same images.
 
-    The map functions take (path or image, label, row); row is the number of the file.
+    The map functions take (path or image, targets, row); row is the number of the file.
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class OnlineChain:
     ) -> None:
         self._ops, self._steady = chain.ops, count_steady_ops(chain, variants)
         self._batch_size, self._shuffle, self._records = batch_size, shuffle, len(files.paths)
-        self._files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.labels, np.arange(self._records)))
+        self._files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.targets, np.arange(self._records)))
+        self._selection = files.selection
         # Flat, because selecting an epoch first would copy all its draws for every image.
         self._drawn, self._epochs = tf.constant(np.concatenate(files.drawn)), len(files.drawn)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -68,15 +70,15 @@ class OnlineChain:
 
     def listing(self) -> tf.data.Dataset:
         """Return `naive` without reading any file: it yields a number for each."""
-        return self._one_by_one(lambda path, label, row: (tf.cast(row, tf.int32), label, row))
+        return self._one_by_one(lambda path, targets, row: (tf.cast(row, tf.int32), targets, row))
 
     def first_numbers(self, count: int) -> tf.data.Dataset:
         """Return `naive` with only the first `count` ops: it yields the first number of each image, or without ops the file's length."""
         read = self._read(count)
 
-        def function(path: tf.Tensor, label: tf.Tensor, row: tf.Tensor) -> _Element:
-            output, label, row = read(path, label, row)
-            return tf.cast(output[0, 0, 0], tf.int32) if count else tf.strings.length(output), label, row
+        def function(path: tf.Tensor, targets: _Targets, row: tf.Tensor) -> _Element:
+            output, targets, row = read(path, targets, row)
+            return tf.cast(output[0, 0, 0], tf.int32) if count else tf.strings.length(output), targets, row
 
         return self._one_by_one(function)
 
@@ -102,25 +104,25 @@ class OnlineChain:
         return tf.gather(self._drawn, self._epoch * self._records + rows)[..., start:end]
 
     def _read(self, last: int) -> _Map:
-        def function(path: tf.Tensor, label: tf.Tensor, row: tf.Tensor) -> _Element:
+        def function(path: tf.Tensor, targets: _Targets, row: tf.Tensor) -> _Element:
             orientation = None if self._orientations is None else self._orientations[row]
             drawn = self._parameters(row, 0, last)
-            return graphs.apply(self._ops[:last], tf.io.read_file(path), drawn, orientation), label, row
+            return graphs.apply(self._ops[:last], tf.io.read_file(path), drawn, orientation), targets, row
 
         return function
 
     def _on_image(self, first: int, last: int) -> _Map:
-        def function(image: tf.Tensor, label: tf.Tensor, row: tf.Tensor) -> _Element:
-            return graphs.apply(self._ops[first:last], image, self._parameters(row, first, last)), label, row
+        def function(image: tf.Tensor, targets: _Targets, row: tf.Tensor) -> _Element:
+            return graphs.apply(self._ops[first:last], image, self._parameters(row, first, last)), targets, row
 
         return function
 
     def _on_batch(self, first: int) -> _Map:
-        """Run the ops from `first` on a batch, and drop the row numbers."""
+        """Run the ops from `first` on a batch, and return it as `load` does, without the row numbers."""
 
-        def function(images: tf.Tensor, labels: tf.Tensor, rows: tf.Tensor) -> _Element:
+        def function(images: tf.Tensor, targets: _Targets, rows: tf.Tensor) -> Any:
             drawn = self._parameters(rows, first, len(self._ops))
-            return graphs.apply_batch(self._ops[first:], images, drawn), labels
+            return self._selection.arrange(graphs.apply_batch(self._ops[first:], images, drawn), targets)
 
         return function
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 from annotated_types import MinLen
 
-from joulecache.pipelines.core.codec import Amount, Count, Share, Whole
+from joulecache.pipelines.core.codec import Amount, Count, Whole
 from joulecache.pipelines.energy import Provenance
 from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
@@ -29,8 +29,8 @@ class Joules:
     high: Amount
 
 
-class AccuracyRange(NamedTuple):
-    """Accuracies of several runs on the held-out records, as shares of 1.
+class ScoreRange(NamedTuple):
+    """The model's first metric on the held-out records, over several runs.
 
     Attributes:
         mean: Arithmetic mean of the runs.
@@ -38,9 +38,9 @@ class AccuracyRange(NamedTuple):
         highest: The highest of them.
     """
 
-    mean: Share
-    lowest: Share
-    highest: Share
+    mean: float
+    lowest: float
+    highest: float
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ArmResult:
         ratio: Active energy over that of the reference.
         finding: What the ratio allows to claim.
         why: The reason for the finding.
-        accuracy: Accuracy on the held-out records; None if nothing was trained or held out.
+        score: The model's first metric on the held-out records; None if nothing was trained or held out. "accuracy" in report.json.
         contamination: Background load during all runs.
         flags: Why the sum of all runs is doubtful.
         flagged_runs: How many runs are flagged.
@@ -145,7 +145,7 @@ class ArmResult:
     ratio: Ratio
     finding: Finding
     why: str
-    accuracy: AccuracyRange | None
+    score: ScoreRange | None = field(metadata={"alias": "accuracy"})
     contamination: BackgroundLoad
     flags: tuple[str, ...]
     flagged_runs: Whole

@@ -44,7 +44,7 @@ class Run:
         arm: The arm.
         images: Images that were consumed.
         energy: Its energy.
-        accuracy: Accuracy on the held-out records; None if not measured.
+        score: The model's first metric on the held-out records; None if not measured. "accuracy" in the log.
         waited_s: Seconds in which a training waited for batches; None if not measured.
         role: See `Slot`.
         part: See `Slot`.
@@ -57,7 +57,7 @@ class Run:
     arm: str
     images: int
     energy: Energy
-    accuracy: float | None
+    score: float | None = field(metadata={"alias": "accuracy"})
     # older logs do not have these
     waited_s: float | None = None
     role: Role = "arm"

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 from joulecache.pipelines.experiment.claims import Finding, finding
 from joulecache.pipelines.experiment.results import (
-    AccuracyRange,
     ArmResult,
     BackgroundLoad,
     Comparison,
     Joules,
     PartResult,
+    ScoreRange,
     WorkloadResult,
 )
 from joulecache.pipelines.experiment.runs import Run, Slot
@@ -109,7 +109,7 @@ class _Summary:
         ratio, found, why = self._compare(name, self._design.reference)
         whole = functools.reduce(operator.add, (run.energy for run in runs))
         wall_us = _wall_us(runs)
-        accuracies = [run.accuracy for run in runs if run.accuracy is not None]
+        scores = [run.score for run in runs if run.score is not None]
         read = [run.energy.read_bytes / run.images for run in runs if run.energy.read_bytes is not None]
         peaks = [run.energy.peak_rss_bytes for run in runs if run.energy.peak_rss_bytes is not None]
         carbon = [run.energy.carbon_g / run.images * 1000 for run in runs if run.energy.carbon_g is not None]
@@ -131,7 +131,7 @@ class _Summary:
             ratio=ratio,
             finding=found,
             why=why,
-            accuracy=_accuracy_range(accuracies),
+            score=_score_range(scores),
             contamination=BackgroundLoad(**whole.contamination_shares),
             flags=whole.flags,
             flagged_runs=sum(bool(run.energy.flags) for run in runs),
@@ -165,8 +165,8 @@ class _Summary:
         )
 
 
-def _accuracy_range(accuracies: Sequence[float]) -> AccuracyRange | None:
-    return AccuracyRange(statistics.fmean(accuracies), min(accuracies), max(accuracies)) if accuracies else None
+def _score_range(scores: Sequence[float]) -> ScoreRange | None:
+    return ScoreRange(statistics.fmean(scores), min(scores), max(scores)) if scores else None
 
 
 def _wall_us(runs: Sequence[Run]) -> float:

@@ -19,6 +19,8 @@ from joulecache.pipelines.compressing.tflite import TfliteModel
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.names import FINETUNE, INFER, INPUT, TRAIN
 from joulecache.pipelines.models.fitting import compile_model, is_softmax
+from joulecache.pipelines.models.metrics import ACCURACY, BINARY_ACCURACY, Metric
+from joulecache.pipelines.models.user_models import UserModel
 from joulecache.pipelines.training.input_waits import InputWaits
 
 _MAX_REPEATS = 50
@@ -41,8 +43,8 @@ class Workload:
     def release(self) -> None:
         """Drop what the run kept; not measured."""
 
-    def accuracy(self) -> float | None:
-        """Return the accuracy on held-out records after a run; not measured."""
+    def score(self) -> float | None:
+        """Return the model's first metric on held-out records after a run; not measured."""
         return None
 
     def waited_s(self, duration_s: float) -> float | None:
@@ -134,7 +136,10 @@ class Training(Workload):
     """Train one compiled network for some epochs, from the weights that `start` returns for a seed.
 
     Every arm of a block starts from the same weights with a fresh optimizer. The network is compiled and traced only once, since
-    doing so would add the same energy to every run. Without held-out records, `val_data`, there is no accuracy.
+    doing so would add the same energy to every run. Without held-out records, `val_data`, there is no score.
+
+    Attributes:
+        metric: The model's first metric.
     """
 
     blocks = 5
@@ -146,9 +151,13 @@ class Training(Workload):
         start: Callable[[int], Sequence[NDArray[np.generic]]],
         val_data: tf.data.Dataset | None,
         epochs: int,
+        metric: Metric = ACCURACY,
     ) -> None:
-        self.name, self.network, self.epochs = name, network, epochs
+        self.name, self.network, self.epochs, self.metric = name, network, epochs, metric
         self._start, self._val_data = start, val_data
+        if not network.optimizer.built:
+            network.optimizer.build(network.trainable_variables)
+        self._optimizer_start = [keras.ops.convert_to_numpy(variable) for variable in network.optimizer.variables]
         self._waits = InputWaits()
         self._timed: dict[tf.data.Dataset, tf.data.Dataset] = {}
 
@@ -156,9 +165,8 @@ class Training(Workload):
         """Set the weights of the seed and reset the optimizer."""
         keras.utils.set_random_seed(seed)
         self.network.set_weights(self._start(seed))
-        for variable in self.network.optimizer.variables:
-            if "learning_rate" not in variable.path:
-                variable.assign(keras.ops.zeros_like(variable))
+        for variable, value in zip(self.network.optimizer.variables, self._optimizer_start, strict=True):
+            variable.assign(value)
 
     def run(self, arm: Arm, first_epoch: int) -> int:
         """Train for the epochs."""
@@ -175,21 +183,32 @@ class Training(Workload):
             self._timed[dataset] = self._waits.timed(dataset)
         return self._timed[dataset]
 
-    def accuracy(self) -> float | None:
-        """Return the accuracy on the held-out records; None without any."""
+    def score(self) -> float | None:
+        """Return the metric on the held-out records; None without any, or if it is not finite."""
         if self._val_data is None:
             return None
-        return float(self.network.evaluate(self._val_data, verbose=0, return_dict=True)["accuracy"])
+        value = float(self.network.evaluate(self._val_data, verbose=0, return_dict=True)[self.metric.name])
+        return value if math.isfinite(value) else None
 
     def waited_s(self, duration_s: float) -> float | None:
         """Return the seconds for which the last run waited for batches."""
         return self._waits.seconds(duration_s)
 
 
-def train_from_scratch(network: keras.Model, val_data: tf.data.Dataset | None, epochs: int) -> Training:
-    """Make the workload "train": a model from fresh weights, drawn from the seed."""
-    compile_model(network, 1e-3)
-    return Training(TRAIN, network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs)
+def train_from_scratch(
+    network: keras.Model, val_data: tf.data.Dataset | None, epochs: int, *, multi_label: bool = False
+) -> Training:
+    """Make the workload "train": a classifier from fresh weights, drawn from the seed."""
+    compile_model(network, 1e-3, multi_label=multi_label)
+    metric = BINARY_ACCURACY if multi_label else ACCURACY
+    return Training(
+        TRAIN, network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs, metric
+    )
+
+
+def train_user_model(model: UserModel, val_data: tf.data.Dataset | None, epochs: int) -> Training:
+    """Make the workload "train": a model that the user's function makes again for every seed."""
+    return Training(TRAIN, model.network, lambda seed: model.remake().get_weights(), val_data, epochs, model.metric)
 
 
 def finetune_pruned(trained: keras.Model, prune: float, val_data: tf.data.Dataset | None, epochs: int) -> Training:

@@ -13,6 +13,7 @@ import keras
 from joulecache.pipelines.core.checks import check_integer, shown
 from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.models.architectures import MODELS, build_architecture, check_architecture
+from joulecache.pipelines.source.features import ClassLabel, Features, MultiLabel, describe_features
 
 _LONGEST_REASON = 1000  # Keras quotes whole configurations
 MODEL_SUFFIXES = (".keras", ".h5")
@@ -77,6 +78,23 @@ def check_model(name: str | os.PathLike[str], image_shape: tuple[int, int, int] 
         return
     _check_name(name)
     check_architecture(str(name), None if image_shape is None else image_shape[:2])
+
+
+def feature_to_classify(features: Features, model: str | os.PathLike[str], where: str) -> ClassLabel | MultiLabel:
+    """Return what a classifier learns: the only target, if it is a class or a multi-label; else raise ValueError.
+
+    Args:
+        features: The features of the targets.
+        model: As for `build_model`.
+        where: The source or cache, for the message.
+    """
+    found = [*features.values()]
+    if len(found) == 1 and isinstance(found[0], ClassLabel | MultiLabel):
+        return found[0]
+    raise ValueError(
+        f"the model {str(model)!r} needs one class or multi-label for each image, but {where!r} has {describe_features(features)}: "
+        "choose one with --target, or train a model for other targets with --model MODULE:FUNCTION"
+    )
 
 
 def _check_name(name: str | os.PathLike[str]) -> None:

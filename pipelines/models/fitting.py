@@ -11,6 +11,7 @@ from keras import layers
 
 from joulecache.pipelines.models import backend  # noqa: F401
 from joulecache.pipelines.models.classifiers import shape_text
+from joulecache.pipelines.models.metrics import ACCURACY, BINARY_ACCURACY
 
 MAX_SEED = 2**32 - 1
 """The largest seed that Keras accepts."""
@@ -22,7 +23,8 @@ def check_batches(
     """Check that a dataset can train or test a classifier.
 
     Args:
-        data: A finite dataset of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`).
+        data: A finite dataset of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`), with or without
+            weights `[B]` of the images.
         what: Name of the data in messages.
         model: A classifier whose input shape the images must match.
 
@@ -36,18 +38,15 @@ def check_batches(
     parts = list(spec) if isinstance(spec, tuple) else [spec]
     ranks = [getattr(part, "shape", tf.TensorShape(None)).rank for part in parts]
     if (
-        ranks not in ([4, 1], [4, 2])
+        ranks not in ([4, 1], [4, 2], [4, 1, 1], [4, 2, 1])
         or parts[0].dtype != tf.uint8
-        or not (parts[1].dtype.is_integer if ranks == [4, 1] else parts[1].dtype.is_floating)
+        or not (parts[1].dtype.is_integer if ranks[1] == 1 else parts[1].dtype.is_floating)
     ):
         raise ValueError(
             f"{what} must be batches of (uint8 images [B, H, W, C], integer labels [B] or float labels [B, K]); models "
             f"scale pixels themselves, so leave to_float and normalize out of the chain; got {spec}"
         )
-    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(f"{what} never ends: remove .repeat()")
-    if data.cardinality() == 0:
-        raise ValueError(f"{what} is empty: expected at least one batch")
+    check_finite_epochs(data, what)
     shape: tuple[int | None, int | None, int | None] = tuple(parts[0].shape[1:])
     if model is not None and any(
         size != wanted and None not in (size, wanted)
@@ -56,6 +55,14 @@ def check_batches(
         wanted = shape_text(model.inputs[0].shape[1:])
         raise ValueError(f"{what} has images of {shape_text(shape)}, but the model expects {wanted}: resize them")
     return shape
+
+
+def check_finite_epochs(data: tf.data.Dataset, what: str) -> None:
+    """Raise ValueError if a dataset is empty or infinite."""
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"{what} never ends: remove .repeat()")
+    if data.cardinality() == 0:
+        raise ValueError(f"{what} is empty: expected at least one batch")
 
 
 def has_soft_labels(data: tf.data.Dataset) -> bool:
@@ -68,6 +75,10 @@ def is_softmax(layer: keras.Layer) -> bool:
     return isinstance(layer, layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
 
 
+def _is_sigmoid(layer: keras.Layer) -> bool:
+    return getattr(layer, "activation", None) is keras.activations.sigmoid
+
+
 def compile_model(
     model: keras.Model,
     learning_rate: float,
@@ -75,6 +86,7 @@ def compile_model(
     steps: int | None = None,
     optimizer: keras.optimizers.Optimizer | None = None,
     soft_labels: bool = False,
+    multi_label: bool = False,
     softmax: bool | None = None,
 ) -> None:
     """Compile a classifier in place with Adam, cross-entropy and accuracy.
@@ -89,16 +101,20 @@ def compile_model(
         steps: Batches of a cosine decay of the learning rate to 0 (Loshchilov and Hutter, arXiv:1608.03983); None: constant.
         optimizer: Replaces Adam and its schedule.
         soft_labels: Labels are shares `[B, K]`.
+        multi_label: Labels are 0 or 1 for each of K classes, `[B, K]`: binary cross-entropy and binary accuracy.
         softmax: The model outputs probabilities; None: look at its last layer.
     """
-    cross_entropy = keras.losses.CategoricalCrossentropy if soft_labels else keras.losses.SparseCategoricalCrossentropy
     rate = learning_rate if steps is None else keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    model.compile(
-        optimizer=optimizer or keras.optimizers.Adam(rate),
-        loss=cross_entropy(from_logits=not (is_softmax(model.layers[-1]) if softmax is None else softmax)),
-        metrics=["accuracy"],
-        jit_compile="auto",
-    )
+    loss: keras.losses.Loss
+    metric: str | keras.metrics.Metric = ACCURACY.name
+    if multi_label:
+        logits = not _is_sigmoid(model.layers[-1])
+        loss = keras.losses.BinaryCrossentropy(from_logits=logits)
+        metric = keras.metrics.BinaryAccuracy(BINARY_ACCURACY.name, threshold=0.0 if logits else 0.5)
+    else:
+        kind = keras.losses.CategoricalCrossentropy if soft_labels else keras.losses.SparseCategoricalCrossentropy
+        loss = kind(from_logits=not (is_softmax(model.layers[-1]) if softmax is None else softmax))
+    model.compile(optimizer=optimizer or keras.optimizers.Adam(rate), loss=loss, metrics=[metric], jit_compile="auto")
 
 
 def run_epochs(

@@ -28,7 +28,6 @@ from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
 from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.planning.step_costs import check_fresh, mark_fresh, measure_steps
 from joulecache.pipelines.source import SYNTHETIC, Source, SourceConfig, log_notes, open_source
-from joulecache.pipelines.source.features import check_labelled
 from joulecache.transforms.chain import Chain, fixed_size
 from joulecache.transforms.ops import OPS, BatchOp, op_name
 
@@ -142,7 +141,6 @@ class Sampler:
         image_shape(chain)
         check_fresh(chain, config.fresh or ())
         listed = open_source(self._source, replace(config, limit=None))
-        check_labelled(listed.features, "a plan", listed.location)
         log_notes(listed)
         steps = self._measure_steps(listed)
         layouts = self._layouts(steps)

@@ -225,10 +225,15 @@ def check_labelled(features: Features, what: str, where: str) -> None:
         where: The source or cache.
     """
     if not is_labelled(features):
-        there = ", ".join(f"{name} ({feature.kind})" for name, feature in features.items()) or "no targets"
         raise ValueError(
-            f"{what} needs one class for each image, but {where!r} has {there}: choose a class with --target NAME:class"
+            f"{what} needs one class for each image, but {where!r} has {describe_features(features)}: choose a class with "
+            "--target NAME:class"
         )
+
+
+def describe_features(features: Features) -> str:
+    """Return the names and kinds of features: ``age (value), tags (multilabel)``."""
+    return ", ".join(f"{name} ({feature.kind})" for name, feature in features.items()) or "no targets"
 
 
 def check_names(features: Iterable[str]) -> None:

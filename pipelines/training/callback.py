@@ -12,13 +12,25 @@ import tensorflow as tf
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.quantities import joules, share
 from joulecache.pipelines.energy import Energy, Meter, Window
+from joulecache.pipelines.models.metrics import is_accuracy, is_loss
 from joulecache.pipelines.training.input_waits import InputWaits
 
+_ADDED = (
+    "energy_j",
+    "energy_low_j",
+    "energy_high_j",
+    "energy_j_per_1000_images",
+    "cpu_s",
+    "co2eq_g",
+    "input_wait_s",
+    "compute_s",
+)
+"""Keys that `EnergyCallback` adds to the logs, besides those of the validation."""
 _MAX_OPEN = 100  # maximum number of trainings that share a meter
 
 
 class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
-    """Say loss, accuracy and joules of each epoch in one line; list it after an `EnergyCallback`.
+    """Say loss, first metric and joules of each epoch in one line; list it after an `EnergyCallback`.
 
     Args:
         say: Called with each line.
@@ -37,10 +49,14 @@ class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _scores(logs: Mapping[str, float], prefix: str) -> str:
-    """Return the loss and the accuracy of an epoch as text; "" without them."""
-    loss, accuracy = logs.get(f"{prefix}loss"), logs.get(f"{prefix}accuracy")
-    texts = ("" if loss is None else f"loss {loss:#.4g}", "" if accuracy is None else f"accuracy {share(accuracy)}")
-    return ", ".join(filter(None, texts))
+    """Return the loss and the first metric of an epoch as text; "" without them."""
+    loss = logs.get(f"{prefix}loss")
+    names = [name for name in logs if not name.startswith("val_") and name not in _ADDED and not is_loss(name)]
+    score = logs.get(f"{prefix}{names[0]}") if names else None
+    texts = [f"loss {loss:#.4g}"] if loss is not None else []
+    if score is not None:
+        texts.append(f"{names[0]} {share(score) if is_accuracy(names[0]) else f'{score:#.4g}'}")
+    return ", ".join(texts)
 
 
 class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from joulecache.pipelines.core.codec import JSON, to_json
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.statistics import is_at_chance
 from joulecache.pipelines.energy import Energy
+from joulecache.pipelines.models.metrics import ACCURACY, Metric
 
 TRAINING_RECORD = "history.json"
 
@@ -21,35 +22,37 @@ class TrainingRun:
     """Measurements of a training.
 
     Attributes:
-        history: Keras' history: by metric, including loss, accuracy, joules and waits for input, one value per epoch.
+        history: Keras' history: by metric, including loss, joules and waits for input, one value per epoch.
         energy: Energy of training all epochs.
         val_energy: Energy of validating after each epoch; None without validation.
-        loss: Loss on the training images in the last epoch.
+        loss: Loss on the training images in the last epoch; None if the model has none.
         val_loss: Loss on the validation images after the last epoch; None without validation.
-        accuracy: Accuracy on the training images in the last epoch.
-        val_accuracy: Accuracy on the validation images after the last epoch; None without validation.
+        score: The metric on the training images in the last epoch; None if it is not measured in training.
+        val_score: The metric on the validation images after the last epoch; None without validation.
         images: Images trained on, once per epoch; None if a custom train step hides it.
         val_images: Validation images; None if unknown.
         chance: Accuracy of always answering the most frequent class of the validation images; None if unknown.
+        metric: The model's first metric, of which `score` and `val_score` are values.
     """
 
     history: Mapping[str, Sequence[float]]
     energy: Energy
     val_energy: Energy | None
-    loss: float
+    loss: float | None
     val_loss: float | None
-    accuracy: float
-    val_accuracy: float | None
+    score: float | None
+    val_score: float | None
     images: int | None
     val_images: int | None = None
     chance: float | None = None
+    metric: Metric = ACCURACY
 
     @property
     def is_at_chance(self) -> bool:
         """Whether the model is not shown to be better than always answering the most frequent class."""
-        if self.val_accuracy is None or self.val_images is None or self.chance is None:
+        if self.val_score is None or self.val_images is None or self.chance is None:
             return False
-        return is_at_chance(self.val_accuracy, self.val_images, self.chance)
+        return is_at_chance(self.val_score, self.val_images, self.chance)
 
     def to_json(self) -> dict[str, JSON]:
         """Return JSON values, with the history as one object per epoch; values that are not finite are None."""
@@ -58,8 +61,9 @@ class TrainingRun:
             "epochs": [{name: _finite(value) for name, value in zip(self.history, row, strict=True)} for row in rows],
             "loss": _finite(self.loss),
             "val_loss": _finite(self.val_loss),
-            "accuracy": self.accuracy,
-            "val_accuracy": self.val_accuracy,
+            "metric": to_json(self.metric),
+            self.metric.name: _finite(self.score),
+            f"val_{self.metric.name}": _finite(self.val_score),
             "images": self.images,
             "val_images": self.val_images,
             "chance": self.chance,

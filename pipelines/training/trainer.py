@@ -1,15 +1,16 @@
-"""Train a classifier, measure its energy, and optionally compress it."""
+"""Train a model, measure its energy, and optionally compress it."""
 
 from __future__ import annotations
 
 import logging
 import operator
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -28,11 +29,15 @@ from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, Compression
 from joulecache.pipelines.core.checks import check_integer, check_number
 from joulecache.pipelines.core.progress import Progress, silent
+from joulecache.pipelines.core.user_code import describe_failure, origin_of
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
+from joulecache.pipelines.loading.targets import Selection, select
+from joulecache.pipelines.models.classifiers import build_model, check_model, feature_to_classify, is_model_file
 from joulecache.pipelines.models.fitting import MAX_SEED, check_batches, compile_model, has_soft_labels, run_epochs
-from joulecache.pipelines.source.features import check_labelled
+from joulecache.pipelines.models.metrics import ACCURACY, BINARY_ACCURACY, Metric
+from joulecache.pipelines.models.user_models import MakeModel, TrainingData, make_user_model
+from joulecache.pipelines.source.features import ClassLabel, Features, MultiLabel, check_labelled
 from joulecache.pipelines.training.callback import EnergyCallback
 from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
 from joulecache.transforms.ops import Op
@@ -50,6 +55,7 @@ def fit(
     meter: Meter | None = None,
     learning_rate: float = 1e-3,
     optimizer: keras.optimizers.Optimizer | None = None,
+    multi_label: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingRun:
     """Train a classifier in place, and measure its energy.
@@ -59,7 +65,8 @@ def fit(
 
     Args:
         model: The classifier.
-        train_data: Batches of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`).
+        train_data: Batches of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`), with or without weights
+            `[B]` of the images.
         validation_data: Batches to validate on after each epoch.
         epochs: Epochs, at least 1.
         seed: Random seed.
@@ -67,12 +74,14 @@ def fit(
         learning_rate: Adam's initial learning rate. It decays to 0 along a cosine if the number of batches is known, else
             it is constant.
         optimizer: Replaces Adam and its schedule.
+        multi_label: Labels `[B, K]` are 0 or 1 for each class, not shares of one class.
         callbacks: Further callbacks. Their logs include joules and waits for input (`EnergyCallback`).
 
     Raises:
         ValueError: An argument is out of range, or the data has the wrong structure or shape, or never ends.
     """
-    epochs, seed, learning_rate = _checked(epochs, seed, learning_rate)
+    epochs, seed = check_integer("epochs", epochs), check_integer("seed", seed, 0, MAX_SEED)
+    learning_rate = check_number("learning_rate", learning_rate, above=0)
     check_batches(train_data, "training data", model)
     if validation_data is not None:
         check_batches(validation_data, "validation data", model)
@@ -84,8 +93,23 @@ def fit(
         steps=batches * epochs if batches > 0 else None,
         optimizer=optimizer,
         soft_labels=has_soft_labels(train_data),
+        multi_label=multi_label,
     )
-    energy = EnergyCallback(meter or Meter())
+    metric = BINARY_ACCURACY if multi_label else ACCURACY
+    return _fit_compiled(model, metric, train_data, validation_data, epochs, meter or Meter(), callbacks)
+
+
+def _fit_compiled(
+    model: keras.Model,
+    metric: Metric,
+    train_data: tf.data.Dataset,
+    validation_data: tf.data.Dataset | None,
+    epochs: int,
+    meter: Meter,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> TrainingRun:
+    """Train a compiled model in place, and measure its energy."""
+    energy = EnergyCallback(meter)
     try:
         history = run_epochs(
             model,
@@ -96,7 +120,7 @@ def fit(
         )
     finally:
         energy.close()
-    return _training_run(history, energy)
+    return _training_run(history, metric, energy)
 
 
 def train(
@@ -104,11 +128,13 @@ def train(
     *,
     out: str | os.PathLike[str],
     epochs: int,
-    model: str | os.PathLike[str] = "cnn",
+    model: str | os.PathLike[str] | MakeModel = "cnn",
     batch_size: int = 64,
     seed: int = 0,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     optimizer: keras.optimizers.Optimizer | None = None,
+    targets: str | Sequence[str] | None = None,
+    sample_weight: str | None = None,
     recipe: Recipe | None = None,
     meter: Meter | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -117,7 +143,7 @@ def train(
 ) -> TrainedModel:
     """Train a model on a cache, and compress it if there is a recipe.
 
-    The run folder gets `model.keras` and `history.json` (loss, accuracy, joules and seconds of each epoch) when training
+    The run folder gets `model.keras` and `history.json` (loss, metrics, joules and seconds of each epoch) when training
     is done; then `compressed/`, as `compress` writes it. The `val` split validates, if it has records; compressed models
     are measured on the `test` split, or on `val` if there is no `test`.
 
@@ -125,12 +151,15 @@ def train(
         cache: A cache with images of one size: a folder, a URL, or an opened `Cache`.
         out: The run folder: new, empty, or of an earlier run.
         epochs: Epochs, at least 1.
-        model: The name of a model (see `build_model`), or a `.keras` or `.h5` file.
+        model: The name of a classifier (see `build_model`) or a `.keras` or `.h5` file, for one class or multi-label of each image;
+            or a function that receives `TrainingData` and returns a compiled model, for any targets.
         batch_size: Images per batch.
         seed: Random seed.
-        learning_rate: Adam's initial learning rate (see `fit`).
-        optimizer: Replaces Adam.
-        recipe: How to compress the trained model; None: do not.
+        learning_rate: Adam's initial learning rate (see `fit`). Default: 0.001. A function's model has its own.
+        optimizer: Replaces Adam. A function's model has its own.
+        targets: Names of the targets to train on. Default: all of the cache, but for `sample_weight`.
+        sample_weight: Name of a `Value` that weights each image.
+        recipe: How to compress the trained classifier; None: do not.
         meter: Measures all of it.
         callbacks: Further Keras callbacks.
         progress: Called with a description, the epochs done and their total.
@@ -141,61 +170,129 @@ def train(
 
     Raises:
         CacheError: The cache cannot be read.
-        ValueError: Before training, if an argument is wrong, images vary in size, the recipe cannot be applied, or the
-            folder holds other files, cannot be written to, or overlaps the cache.
+        ValueError: Before training, if an argument is wrong, images vary in size, the model does not fit the targets, the recipe
+            cannot be applied, or the folder holds other files, cannot be written to, or overlaps the cache.
         RuntimeError: The trained model cannot be compressed, since its training diverged. It is kept.
     """
     folder, meter, report = Path(out), meter or Meter(), progress or silent
-    epochs, seed, learning_rate = _checked(epochs, seed, learning_rate)
+    epochs, seed = check_integer("epochs", epochs), check_integer("seed", seed, 0, MAX_SEED)
     batch_size = check_integer("batch_size", batch_size)
     check_output_folder(folder, TRAINING_RECORD)
-    check_model(model)
+    if callable(model):
+        _check_own_compilation(learning_rate, optimizer, recipe)
+    else:
+        check_model(model)
+    rate = check_number("learning_rate", 1e-3 if learning_rate is None else learning_rate, above=0)
     opened = open_cache(cache)
-    check_labelled(opened.manifest.features, "training", opened.location)
     refuse_inside(opened, folder)
-    data = _load_splits(opened, batch_size, seed, ops, with_test=recipe is not None)
-    keras.utils.set_random_seed(seed)
-    network = build_model(model, _image_shape(data.train, opened), data.train.num_classes)
-    prepared: PreparedCompression | None = None
     if recipe is not None:
-        small = folder / "compressed"
-        prepared = prepare_compression(
-            network, data.finetune, data.test, recipe, out=small, seed=seed, meter=meter, progress=report
-        )
-        if is_model_file(model):  # the named ones can be converted
-            check_conversion(recipe, network)
-    trained = fit(
-        network,
-        data.train,
-        data.val,
-        epochs=epochs,
-        seed=seed,
-        meter=meter,
-        learning_rate=learning_rate,
-        optimizer=optimizer,
-        callbacks=[_reporting(report, epochs), *callbacks],
+        check_labelled(opened.manifest.features, "compression", opened.location)
+    selection = select(opened.manifest.features, (targets,) if isinstance(targets, str) else targets, sample_weight)
+    data = _load_splits(opened, batch_size, seed, ops, selection, with_test=recipe is not None)
+    keras.utils.set_random_seed(seed)
+    features = {name: opened.manifest.features[name] for name in selection.targets}
+    callbacks = [_reporting(report, epochs), *callbacks]
+    job = _Job(data, features, opened.location, folder, epochs, seed, meter, report, callbacks)
+    network, training, prepared = (
+        _train_user_model(model, job) if callable(model) else _train_classifier(model, rate, optimizer, recipe, job)
     )
-    training = _with_chance(trained, opened.manifest.splits["val"].class_counts)
+    if training.metric.is_accuracy and [type(feature) for feature in features.values()] == [ClassLabel]:
+        training = _with_chance(training, opened.manifest.splits["val"].class_counts)
+    used = network.optimizer if callable(model) else optimizer
     settings = {
-        "model": os.fspath(model),
+        "model": origin_of(model).function if callable(model) else os.fspath(model),
         "cache": opened.location,
         "batch_size": batch_size,
         "seed": seed,
-        "learning_rate": learning_rate if optimizer is None else None,
-        "optimizer": None if optimizer is None else keras.optimizers.serialize(optimizer),
+        "learning_rate": rate if used is None else None,
+        "optimizer": None if used is None else keras.optimizers.serialize(used),
     }
-    _write_run(folder, network, {**settings, **training.to_json()})
+    _write_run(folder, network, {**settings, **training.to_json()}, whole=callable(model))
     path = folder / "model.keras"
     compression = None if prepared is None else _compress(prepared, path)
     return TrainedModel(folder=folder, path=path, training=training, compression=compression)
 
 
-def _checked(epochs: int, seed: int, learning_rate: float) -> tuple[int, int, float]:
-    return (
-        check_integer("epochs", epochs),
-        check_integer("seed", seed, 0, MAX_SEED),
-        check_number("learning_rate", learning_rate, above=0),
+@dataclass(frozen=True)
+class _Job:
+    """What a model of either kind is trained with; `where` is the cache."""
+
+    data: _Splits
+    features: Features
+    where: str
+    folder: Path
+    epochs: int
+    seed: int
+    meter: Meter
+    report: Progress
+    callbacks: Sequence[keras.callbacks.Callback]
+
+
+class _Trained(NamedTuple):
+    network: keras.Model
+    training: TrainingRun
+    prepared: PreparedCompression | None = None
+
+
+def _train_user_model(function: MakeModel, job: _Job) -> _Trained:
+    """Train the compiled model that a function makes."""
+    made = make_user_model(function, TrainingData(job.data.train.element_spec, job.features))
+    _check_saving(made.network)
+    data = job.data
+    run = _fit_compiled(made.network, made.metric, data.train, data.val, job.epochs, job.meter, job.callbacks)
+    return _Trained(made.network, run)
+
+
+def _train_classifier(
+    model: str | os.PathLike[str],
+    learning_rate: float,
+    optimizer: keras.optimizers.Optimizer | None,
+    recipe: Recipe | None,
+    job: _Job,
+) -> _Trained:
+    """Train a classifier by name or from a file, and check that it can be compressed."""
+    data, feature = job.data, feature_to_classify(job.features, model, job.where)
+    network = build_model(model, _image_shape(data.train, job.where), len(feature.names))
+    prepared: PreparedCompression | None = None
+    if recipe is not None:
+        small = job.folder / "compressed"
+        prepared = prepare_compression(
+            network, data.finetune, data.test, recipe, out=small, seed=job.seed, meter=job.meter, progress=job.report
+        )
+        if is_model_file(model):  # the named ones can be converted
+            check_conversion(recipe, network)
+    run = fit(
+        network,
+        data.train,
+        data.val,
+        epochs=job.epochs,
+        seed=job.seed,
+        meter=job.meter,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        multi_label=isinstance(feature, MultiLabel),
+        callbacks=job.callbacks,
     )
+    return _Trained(network, run, prepared)
+
+
+def _check_own_compilation(
+    learning_rate: float | None, optimizer: keras.optimizers.Optimizer | None, recipe: Recipe | None
+) -> None:
+    """Raise ValueError for arguments that a function's model decides, or that need a classifier."""
+    if learning_rate is not None or optimizer is not None:
+        raise ValueError("a function compiles its model: set the learning rate and the optimizer there")
+    if recipe is not None:
+        raise ValueError("a recipe compresses a classifier: train one by name or from a file, or leave the recipe out")
+
+
+def _check_saving(network: keras.Model) -> None:
+    """Raise ValueError if a model cannot be saved, which would lose it after training."""
+    with tempfile.TemporaryDirectory(prefix="joulecache-") as folder:
+        try:
+            network.save(Path(folder) / "model.keras")
+        except Exception as error:  # layers raise anything
+            raise ValueError(f"the model cannot be saved: {describe_failure(error)}") from error
 
 
 def _compress(prepared: PreparedCompression, path: Path) -> Compression:
@@ -219,15 +316,22 @@ class _Splits(NamedTuple):
 
 
 def _load_splits(
-    cache: Cache, batch_size: int, seed: int, ops: Mapping[str, type[Op]] | None, *, with_test: bool
+    cache: Cache,
+    batch_size: int,
+    seed: int,
+    ops: Mapping[str, type[Op]] | None,
+    selection: Selection,
+    *,
+    with_test: bool,
 ) -> _Splits:
     """Load the splits to train and to validate on, and those to fine-tune and to measure compressed models on."""
+    loaded: dict[str, Any] = {"ops": ops, "targets": selection.targets, "sample_weight": selection.sample_weight}
 
     def training() -> tf.data.Dataset:
-        return load(cache, "train", batch_size, seed=seed, ops=ops)
+        return load(cache, "train", batch_size, seed=seed, **loaded)
 
     def held_out(split: str) -> tf.data.Dataset:
-        return load(cache, split, batch_size, shuffle=False, ops=ops)
+        return load(cache, split, batch_size, shuffle=False, **loaded)
 
     return _Splits(
         train=training(),
@@ -237,16 +341,20 @@ def _load_splits(
     )
 
 
-def _training_run(history: Mapping[str, Sequence[float]], metered: EnergyCallback) -> TrainingRun:
+def _training_run(history: Mapping[str, Sequence[float]], metric: Metric, metered: EnergyCallback) -> TrainingRun:
+    def last(name: str) -> float | None:
+        return history[name][-1] if name in history else None
+
     return TrainingRun(
         history=history,
         energy=reduce(operator.add, metered.energies),
         val_energy=reduce(operator.add, metered.val_energies) if metered.val_energies else None,
-        loss=history["loss"][-1],
-        val_loss=history["val_loss"][-1] if "val_loss" in history else None,
-        accuracy=history["accuracy"][-1],
-        val_accuracy=history["val_accuracy"][-1] if "val_accuracy" in history else None,
+        loss=last("loss"),
+        val_loss=last("val_loss"),
+        score=last(metric.name),
+        val_score=last(f"val_{metric.name}"),
         images=None if None in metered.images else sum(images or 0 for images in metered.images),
+        metric=metric,
     )
 
 
@@ -260,16 +368,16 @@ def _reporting(report: Progress, epochs: int) -> keras.callbacks.Callback:
     return keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: report("training: epochs", epoch, epochs))
 
 
-def _image_shape(data: tf.data.Dataset, cache: Cache) -> tuple[int, int, int]:
+def _image_shape(data: tf.data.Dataset, where: str) -> tuple[int, int, int]:
     height, width, channels = check_batches(data, "training data")
     if height is None or width is None or channels is None:
-        raise ValueError(f"the images of cache {cache.location!r} vary in size: end its chain in resize or a crop")
+        raise ValueError(f"the images of cache {where!r} vary in size: end its chain in resize or a crop")
     return height, width, channels
 
 
-def _write_run(folder: Path, model: keras.Model, record: Mapping[str, object]) -> None:
-    """Write a run folder, and delete the compressed models of an earlier run in it."""
+def _write_run(folder: Path, model: keras.Model, record: Mapping[str, object], *, whole: bool) -> None:
+    """Write a run folder, and delete the compressed models of an earlier run in it; `whole` keeps the optimizer."""
     with staged_output(folder, TRAINING_RECORD) as staging:
-        copy_of(model).save(staging / "model.keras")  # without its optimizer
+        (model if whole else copy_of(model)).save(staging / "model.keras")
         write_record(staging / TRAINING_RECORD, record)
     discard_output(folder / "compressed", COMPRESSION_RECORD)

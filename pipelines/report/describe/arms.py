@@ -16,9 +16,11 @@ from joulecache.pipelines.report.describe.values import (
     PARTS,
     active_tag,
     component_cell,
+    direction,
     epochs_to,
     joules_column,
     ratio,
+    score_range,
     share,
     title_of,
 )
@@ -76,9 +78,10 @@ def _arms(result: WorkloadResult, audit: Audit) -> Table:
         columns[Column("One-time cost (low to high)", "one-time cost", priority=3)] = once
     if len(arms) > 1:
         columns[words("Finding")] = lambda arm: "reference" if arm.name == reference else finding_cell(arm.finding)
-    if any(arm.accuracy for arm in arms):
-        columns[Column("Accuracy (range of runs)", "accuracy, runs")] = lambda arm: (
-            quantities.share_range(*arm.accuracy) if arm.accuracy else NOT_MEASURED
+    metric, scored = audit.metric, any(arm.score for arm in arms)
+    if scored:
+        columns[Column(f"{metric.title} (range of runs)", f"{metric.name}, runs")] = lambda arm: (
+            score_range(metric, *arm.score) if arm.score else NOT_MEASURED
         )
     remark = (
         "Active energy excludes the idle power of the machine. Low and high: the bounds of the coefficients. They shift all arms together, "
@@ -86,6 +89,8 @@ def _arms(result: WorkloadResult, audit: Audit) -> Table:
     )
     if audit.cached is not None:
         remark += " One-time cost: the build, or the extra cost of the epoch that fills cache()."
+    if scored and (better := direction(metric)):
+        remark += f" On the held-out images, {better}"
     return table("Arms", arms, columns, remark)
 
 

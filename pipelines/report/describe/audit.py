@@ -51,7 +51,7 @@ def describe_audit(audit: Audit) -> Document:
         sections.append(stages_section(audit, audit.stages))
     sections += [workload_section(result, audit) for result in audit.workloads]
     if audit.reuse is not None:
-        sections.append(reuse_section(audit.reuse, audit.horizon_epochs or 0))
+        sections.append(reuse_section(audit.reuse, audit.horizon_epochs or 0, audit.metric))
     if audit.cached is not None:
         sections.append(compression_section(audit.compression))
     if audit.examples:
@@ -95,8 +95,15 @@ def _about(audit: Audit) -> Text:
         Code(audit.source or ""),
         ", chain ",
         Code(audit.chain or ""),
-        f". {', '.join(counts)}. {class_list(audit.class_names, _CLASSES_SHOWN)}",
+        f". {', '.join(counts)}. {_targets(audit)}",
     )
+
+
+def _targets(audit: Audit) -> str:
+    if audit.targets is None:
+        return class_list(audit.class_names, _CLASSES_SHOWN)
+    named = [f"{name} ({kind})" for name, kind in audit.targets.items()]
+    return f"Targets: {', '.join(named) or 'none'}."
 
 
 def _facts(audit: Audit) -> Iterator[Fact]:
@@ -114,7 +121,7 @@ def _facts(audit: Audit) -> Iterator[Fact]:
         label = f"Over {audit.horizon_epochs} epochs, build included"
         yield Fact(label, over, f"{job}, against {strongest.other}", strongest.finding)
     if audit.reuse is not None:
-        yield from reuse_facts(audit.reuse)
+        yield from reuse_facts(audit.reuse, audit.metric)
     if audit.compression is not None:
         yield _inference_fact(audit.compression)
 
@@ -158,7 +165,7 @@ def _rate(arm: ArmResult) -> str:
 def _examples(examples: tuple[Example, ...]) -> Section:
     strips = (
         Images(
-            (Code(example.key), f", {example.class_name}"),
+            (Code(example.key), f", {example.class_name}" if example.class_name else ""),
             tuple(Image(image.jpeg, image.step, "cached" if image.cached else "") for image in example.images),
         )
         for example in examples

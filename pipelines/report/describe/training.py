@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from joulecache.pipelines.core import quantities
+from joulecache.pipelines.models.metrics import Metric, is_loss
 from joulecache.pipelines.report.describe.compression import describe_compression
-from joulecache.pipelines.report.describe.values import constant_answer, flagged, share, total
+from joulecache.pipelines.report.describe.values import constant_answer, flagged, score, total
 from joulecache.pipelines.report.document import Column, Document, Section, Sentence, Table, Value, table, words
 from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
 
@@ -29,11 +30,16 @@ def describe_training(trained: TrainedModel) -> Document:
 
 
 def _scores(run: TrainingRun) -> str:
-    trained = f"accuracy {share(run.accuracy)} and loss {loss(run.loss)} on the training images"
-    if run.val_accuracy is None:
+    trained = f"{_scored(run.metric, run.score, run.loss)} on the training images"
+    if run.val_score is None:
         return f"{trained}, no images held out"
-    held_out = f"accuracy {share(run.val_accuracy)} and loss {loss(run.val_loss)} on the held-out images"
+    held_out = f"{_scored(run.metric, run.val_score, run.val_loss)} on the held-out images"
     return f"{held_out}{', at chance level' * run.is_at_chance}; {trained}"
+
+
+def _scored(metric: Metric, value: float | None, loss_value: float | None) -> str:
+    parts = [] if is_loss(metric.name) else [f"{metric.name} {score(metric, value)}"]
+    return " and ".join(parts + ([] if loss_value is None else [f"loss {loss(loss_value)}"]))
 
 
 def _used(run: TrainingRun) -> str:
@@ -57,19 +63,24 @@ class _Epoch(NamedTuple):
 
 def _epochs(run: TrainingRun) -> Table:
     """Return loss, accuracy and energy by epoch; of a long training, those of the first, the last and evenly spaced epochs."""
-    epochs = len(run.history["loss"])
+    epochs, metric = len(run.history["energy_j"]), run.metric
     step = math.ceil(epochs / _MOST_EPOCHS)
     shown = sorted({1, *range(step, epochs, step), epochs})
     rows = [_Epoch(number, {name: values[number - 1] for name, values in run.history.items()}) for number in shown]
     like_j = quantities.largest(run.history["energy_j"])
     columns: dict[Column, Callable[[_Epoch], Value]] = {
         words("Epoch"): lambda epoch: str(epoch.number),
-        Column("Loss"): lambda epoch: loss(epoch.logs["loss"]),
-        Column("Accuracy"): lambda epoch: share(epoch.logs["accuracy"]),
+        Column("Loss"): lambda epoch: loss(epoch.logs.get("loss")),
     }
-    if run.val_loss is not None:
-        columns[Column("Held-out loss")] = lambda epoch: loss(epoch.logs["val_loss"])
-        columns[Column("Held-out accuracy")] = lambda epoch: share(epoch.logs["val_accuracy"])
+    scored = not is_loss(metric.name)
+    if scored:
+        columns[Column(metric.title)] = lambda epoch: score(metric, epoch.logs.get(metric.name))
+    if run.val_score is not None:
+        columns[Column("Held-out loss")] = lambda epoch: loss(epoch.logs.get("val_loss"))
+        if scored:
+            columns[Column(f"Held-out {metric.name}")] = lambda epoch: score(
+                metric, epoch.logs.get(f"val_{metric.name}")
+            )
     columns[Column("Energy", priority=1)] = lambda epoch: quantities.joules(epoch.logs["energy_j"], like_j)
     if "co2eq_g" in run.history:
         columns[Column("CO2 equivalent", priority=2)] = lambda epoch: quantities.grams(epoch.logs["co2eq_g"])

@@ -12,6 +12,7 @@ from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
+from joulecache.pipelines.models.metrics import Metric
 from joulecache.pipelines.report.document import Cell, Ends
 
 T = TypeVar("T")
@@ -93,6 +94,25 @@ def ends(mean: Mean | Ratio) -> Ends:
 def share(value: float | None, *, at_most: bool = False) -> str:
     """Return a share as a percentage, marked if it is an upper bound, or a note that it was not measured."""
     return NOT_MEASURED if value is None else f"{'at most ' * at_most}{quantities.share(value)}"
+
+
+def score(metric: Metric, value: float | None) -> str:
+    """Return the value of a metric: an accuracy in percent, any other with four digits, or a note that it was not measured."""
+    if value is None:
+        return NOT_MEASURED
+    return quantities.share(value) if metric.is_accuracy else quantities.number(value, 4)
+
+
+def score_range(metric: Metric, value: float, low: float, high: float) -> Spread:
+    """Return the value of a metric with its range."""
+    if metric.is_accuracy:
+        return quantities.share_range(value, max(0.0, low), min(1.0, high))
+    return Spread(*(score(metric, each) for each in (value, low, high)))
+
+
+def direction(metric: Metric) -> str:
+    """Say which values of a metric are better; "" for accuracy."""
+    return "" if metric.is_accuracy else f"{metric.name}: {metric.better}."
 
 
 def constant_answer(chance: float) -> str:

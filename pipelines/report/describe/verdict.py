@@ -16,6 +16,7 @@ from joulecache.pipelines.report.describe.values import (
     change_interval,
     epochs_to,
     joules,
+    score,
     title_of,
 )
 from joulecache.pipelines.report.document import Sentence
@@ -92,7 +93,7 @@ def _cache_sentence(result: WorkloadResult, comparison: Comparison, audit: Audit
         f"{held} build is {_paid_back(comparison)}.",
         _over_runs(comparison),
         _horizon(comparison, audit),
-        _accuracies(result, audit, other),
+        _scores(result, audit, other),
     )
     return Sentence(claim, " ".join(filter(None, details)), comparison.finding, active_tag(audit))
 
@@ -128,22 +129,24 @@ def _horizon(comparison: Comparison, audit: Audit) -> str:
     return f"{text}."
 
 
-def _accuracies(result: WorkloadResult, audit: Audit, other: str) -> str:
-    accuracies = {arm.name: arm.accuracy for arm in result.arms}
-    cached, compared = accuracies.get(audit.cached or ""), accuracies.get(other)
+def _scores(result: WorkloadResult, audit: Audit, other: str) -> str:
+    scores = {arm.name: arm.score for arm in result.arms}
+    cached, compared = scores.get(audit.cached or ""), scores.get(other)
     if cached is None or compared is None:
         return ""
-    both = f"{quantities.share(cached.mean)} against {quantities.share(compared.mean)}"
+    metric, records = audit.metric, audit.records
+    both = f"{score(metric, cached.mean)} against {score(metric, compared.mean)}"
+    better = "" if metric.is_accuracy else f" ({metric.better})"
     if cached.lowest > compared.highest or compared.lowest > cached.highest:
         return (
-            f"The accuracies differ: {both}, and the runs of one do not overlap with those of the other. This is not the same result for "
-            "less energy."
+            f"The trained models differ: {metric.name} {both}{better}, and the runs of one do not overlap with those of the other. "
+            "This is not the same result for less energy."
         )
-    records = audit.records
-    if records is None or records.chance is None or not is_at_chance(cached.mean, records.val, records.chance):
-        return f"Accuracy {both}."
+    chance = None if records is None or not metric.is_accuracy else records.chance
+    if records is None or chance is None or not is_at_chance(cached.mean, records.val, chance):
+        return f"{metric.title} {both}{better}."
     return (
-        f"Accuracy {both}, which is chance level: {quantities.share(records.chance)} of the held-out images are in the most frequent "
+        f"{metric.title} {both}, which is chance level: {quantities.share(chance)} of the held-out images are in the most frequent "
         "class. Train longer."
     )
 
