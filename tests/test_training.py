@@ -37,7 +37,7 @@ def test_fitting_learns_and_says_what_it_cost() -> None:
     assert run.val_score >= 0.9
     assert (run.loss, run.val_loss) == (run.history["loss"][-1], run.history["val_loss"][-1])
     assert run.score == run.history["accuracy"][-1]
-    assert run.val_score == run.history["val_score"][-1]
+    assert run.val_score == run.history["val_accuracy"][-1]
     assert len(run.history["energy_j"]) == 4
     assert run.energy.total_j == pytest.approx(sum(run.history["energy_j"]))
     assert run.val_energy is not None
@@ -194,7 +194,7 @@ def test_training_fills_the_run_folder(photo_cache: Path, tmp_path: Path) -> Non
     }
     assert [row["loss"] for row in record["epochs"]] == done.training.history["loss"]
     assert all(row["energy_low_j"] <= row["energy_j"] <= row["energy_high_j"] for row in record["epochs"])
-    assert record["val_score"] == done.training.val_accuracy is not None
+    assert record["val_accuracy"] == done.training.val_score is not None
     assert record["val_loss"] == done.training.val_loss == record["epochs"][-1]["val_loss"]
     counts = open_manifest(photo_cache).splits["val"].class_counts
     assert (record["val_images"], record["chance"]) == (sum(counts), max(counts) / sum(counts))

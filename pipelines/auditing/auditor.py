@@ -115,7 +115,6 @@ def audit(
         "prune": prune,
         "batch_size": batch_size,
         "variants": None if variants is None else tuple(variants),
-        **of_source,
     }
     if out is None:
         raise ValueError("out is missing: set the folder of the audit")
