@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from joulecache.pipelines.source import Record, Source
 from joulecache.pipelines.source.feature import Target
-from joulecache.pipelines.source.features import AnyFeature, ClassLabel, Value
+from joulecache.pipelines.source.features import AnyFeature, ClassLabel, Features, Value
 from joulecache.pipelines.source.spatial import Boxes, Mask, Points
 
-FEATURES: Mapping[str, AnyFeature] = {
+FEATURES: Features = {
     "label": ClassLabel(("cat", "dog")),
     "area": Mask(("background", "fur", "eye")),
     "objects": Boxes(("head", "paw", "tail")),
@@ -30,27 +32,37 @@ SIZES = ((48, 64), (64, 48), (50, 50), (90, 61))
 
 @dataclass(frozen=True)
 class Drawn:
-    """An image that is drawn when it is read, with its targets; a `Unit`.
+    """An image with its targets; a `Unit` like an image in a folder whose masks are files.
 
     Attributes:
         name: Its key.
-        targets: Its targets, which are known before it is read.
+        contents: Its targets.
+        features: Their features.
         data: The encoded image.
         mtime_ns: Changes with its content.
         split: Its split.
     """
 
     name: str
-    targets: tuple[Target, ...]
+    contents: tuple[Target, ...]
+    features: tuple[AnyFeature, ...]
     data: bytes
     mtime_ns: int = 1
     split: str | None = None
     count: int = 1
 
     @property
+    def targets(self) -> tuple[Target | None, ...]:
+        """Its targets; None for masks, which are in files."""
+        pairs = zip(self.features, self.contents, strict=True)
+        return tuple(None if isinstance(feature, Mask) else target for feature, target in pairs)
+
+    @property
     def size_bytes(self) -> int:
-        """Encoded size."""
-        return len(self.data)
+        """Encoded size of the image and its masks."""
+        pairs = zip(self.features, self.contents, strict=True)
+        masks = (target for feature, target in pairs if isinstance(feature, Mask) and isinstance(target, bytes))
+        return len(self.data) + sum(map(len, masks))
 
     def record_keys(self) -> Iterator[str]:
         """Yield its key."""
@@ -58,30 +70,33 @@ class Drawn:
 
     def read(self) -> Iterator[Record]:
         """Yield its record."""
-        yield Record(self.name, self.targets, self.data, self.mtime_ns)
+        yield Record(self.name, self.contents, self.data, self.mtime_ns)
 
 
-def png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
     """Encode an image or a mask ``[H, W]`` or ``[H, W, C]``."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
 
 
-def jpeg(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
+def jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """Encode an image as a JPEG."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG")
     return stream.getvalue()
 
 
-def drawn(number: int, features: Mapping[str, AnyFeature] = FEATURES, encode: object = png) -> Drawn:
+Encode: TypeAlias = Callable[[NDArray[np.uint8]], bytes]
+
+
+def drawn(number: int, features: Features = FEATURES, encode: Encode = png) -> Drawn:
     """Return the image of a number; every fourth has no boxes, no points and an empty mask."""
     rng = np.random.default_rng(number)
     height, width = SIZES[number % len(SIZES)]
-    data = (jpeg if encode is jpeg else png)(rng.integers(0, 256, (height, width, 3), np.uint8))
+    data = encode(rng.integers(0, 256, (height, width, 3), np.uint8))
     targets = tuple(_target(feature, number, (height, width), rng) for feature in features.values())
-    return Drawn(f"{number:03d}.png", targets, data)
+    return Drawn(f"{number:03d}.png", targets, tuple(features.values()), data)
 
 
 def _target(feature: AnyFeature, number: int, size: tuple[int, int], rng: np.random.Generator) -> Target:
@@ -110,15 +125,14 @@ def _target(feature: AnyFeature, number: int, size: tuple[int, int], rng: np.ran
             raise TypeError(f"no {feature} here")
 
 
-def spatial_source(
-    count: int = 12, features: Mapping[str, AnyFeature] = FEATURES, units: Sequence[Drawn] | None = None
-) -> Source:
+def spatial_source(count: int = 12, features: Features = FEATURES, units: Sequence[Drawn] | None = None) -> Source:
     """Return a source of drawn images, or of `units`."""
     found = tuple(drawn(number, features) for number in range(count)) if units is None else tuple(units)
     return Source("drawn", features, found, len(found), False, Counter())
 
 
-def with_target(unit: Drawn, features: Mapping[str, AnyFeature], name: str, target: Target) -> Drawn:
-    """Return an image with another target, as if it was written later."""
-    targets = [target if each == name else old for each, old in zip(features, unit.targets, strict=True)]
-    return replace(unit, targets=tuple(targets), mtime_ns=unit.mtime_ns + 1)
+def with_target(unit: Drawn, place: int, target: Target) -> Drawn:
+    """Return an image with another target in a place, as if it was written later."""
+    contents = list(unit.contents)
+    contents[place] = target
+    return replace(unit, contents=tuple(contents), mtime_ns=unit.mtime_ns + 1)

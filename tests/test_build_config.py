@@ -140,21 +140,22 @@ def test_the_size_of_encoded_images_is_estimated_from_a_sample(photo_folder: Pat
     chain = parse("decode|resize(64)|brightness(0.5)")
     quality = 95 if encoding == "jpeg" else None
     config = ShardConfig(chain, chain, variants=3, encoding=encoding, quality=quality)
-    units = open_source(photo_folder).units
-    sizes, maker = [], ImageMaker(config, "train")
+    source = open_source(photo_folder)
+    units, features = source.units, source.features
+    sizes, maker = [], ImageMaker(config, "train", features)
     for unit in units:
         [record] = unit.read()
         [words] = maker.draw([key_hash(record.key)])
-        sizes += [len(encode(image, config)[0]) for image in maker.images(record.data, words)]
-    assert mean_image_bytes(units, config) == pytest.approx(3 * np.mean(sizes), rel=0.05)
+        sizes += [len(encode(made.image, config)[0]) for made in maker.make(record.data, record.targets, words)]
+    assert mean_image_bytes(units, config, features) == pytest.approx(3 * np.mean(sizes), rel=0.05)
     broken = [ImageFile("broken.jpg", str(photo_folder), (0,), None, 5, 0)]
-    assert mean_image_bytes(broken, config) == 3 * (256 << 10)
-    assert mean_image_bytes([*units, *broken], config) == pytest.approx(3 * np.mean(sizes), rel=0.05)
+    assert mean_image_bytes(broken, config, features) == 3 * (256 << 10)
+    assert mean_image_bytes([*units, *broken], config, features) == pytest.approx(3 * np.mean(sizes), rel=0.05)
 
 
 def test_the_size_of_raw_images_is_known() -> None:
     chain = parse("decode(1)|resize((8, 10))")
-    assert mean_image_bytes([], ShardConfig(chain, chain, variants=3)) == 3 * 80
+    assert mean_image_bytes([], ShardConfig(chain, chain, variants=3), {}) == 3 * 80
 
 
 @given(

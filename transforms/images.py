@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -20,6 +22,13 @@ def as_array(image: Pixels) -> Array:
         array: Array = np.asarray(image)
         return array if array.ndim == 3 else array[:, :, None]
     return image
+
+
+def encode_png(image: Array) -> bytes:
+    """Encode an image or mask as PNG."""
+    stream = io.BytesIO()
+    as_image(np.ascontiguousarray(image)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def as_image(image: Pixels) -> Image.Image:

@@ -22,12 +22,22 @@ from joulecache.pipelines.cache.data_file import DataFile, PixelStats, TargetSum
 from joulecache.pipelines.cache.index import empty_index, write_index
 from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest, SourceSummary, Split
 from joulecache.pipelines.cache.names import SPLITS
+from joulecache.pipelines.cache.target_summaries import total
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source import Source
 from joulecache.pipelines.source.feature import Feature
-from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, MultiLabel, Value, is_labelled
+from joulecache.pipelines.source.features import (
+    LABEL,
+    AnyFeature,
+    ClassLabel,
+    Features,
+    MultiLabel,
+    Value,
+    is_labelled,
+    spatial_features,
+)
 from joulecache.transforms.chain import fixed_size, output_channels
 from joulecache.transforms.versions import kernel_versions
 
@@ -66,6 +76,7 @@ def complete(
     rejects = _all_rejects(results, spec.source)
     _refuse_rejects(rejects, spec, advice)
     features = spec.source.features
+    spatial = spatial_features(features)
     rows = _sorted_rows([*parts], features)
     _refuse_repeated(rows)
     split_of = rows["split"].to_numpy()
@@ -76,7 +87,10 @@ def complete(
         _write_rejects(folder, rejects),
         {split: found.num_rows for split, found in by_split.items()},
         {
-            split: {name: _summary(feature, found[name]) for name, feature in features.items()}
+            split: {
+                name: _stored(name, feature, split, results) if name in spatial else _summary(feature, found[name])
+                for name, feature in features.items()
+            }
             for split, found in by_split.items()
         },
     )
@@ -112,7 +126,7 @@ def index_parts(job: Job, built: Sequence[ShardResult], work: Path) -> Iterator[
     for result in built:
         with pa.ipc.open_file(pa.memory_map(str(work / result.index))) as reader:
             yield reader.read_all()
-    if job.update:
+    if job.update and job.kept:  # without kept shards, the features may have changed
         yield job.update.kept_rows(job.kept)
 
 
@@ -143,6 +157,12 @@ def _summary(feature: Feature, column: pa.Array) -> TargetSummary:
             return TargetSummary(low=numbers.min().item(), high=numbers.max().item())
         case _:
             return TargetSummary()
+
+
+def _stored(name: str, feature: AnyFeature, split: str, results: Sequence[ShardResult]) -> TargetSummary:
+    """Return the summary of targets that move with the pixels, in all files of a split."""
+    files = (file for result in results for file in result.files.get(split, ()))
+    return total(feature, ((file.targets or {})[name].summary for file in files))
 
 
 def _write_index(folder: Path, rows: pa.RecordBatch) -> DataFile:

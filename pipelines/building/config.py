@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, Encoding, Format
 from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_number
 from joulecache.pipelines.source.config import SourceConfig
-from joulecache.transforms.chain import Chain, fixed_size, output_channels
+from joulecache.transforms.chain import Chain, fixed_size
 
 DEFAULT_JPEG_QUALITY = 95
 DEFAULT_VAL_FRACTION = 0.1
@@ -99,13 +98,9 @@ class ShardConfig:
         digest = hashlib.blake2b(key.encode(), digest_size=8, person=b"split").digest()
         return "val" if int.from_bytes(digest, "little") / 2**64 < self.val_fraction else "train"
 
-    @property
-    def raw_image_bytes(self) -> int | None:
-        """Bytes of one training image in a raw cache; None for encoded images."""
-        size = fixed_size(self.chain.prefix)
-        if self.encoding != "raw" or size is None:
-            return None
-        return math.prod(size) * output_channels(self.chain.prefix)
+    def raw_size_of(self, split: str) -> tuple[int, int] | None:
+        """Return (height, width) of the images of a split in a raw cache; None for encoded images."""
+        return fixed_size(self.chain_of(split).prefix) if self.encoding == "raw" else None
 
 
 @dataclass(frozen=True, kw_only=True)

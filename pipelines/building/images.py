@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.building.config import ShardConfig
+from joulecache.pipelines.building.spatial_targets import CachedTarget
 from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.source import Unit
-from joulecache.transforms.chain import apply, output_size
-from joulecache.transforms.images import as_image
+from joulecache.pipelines.source.feature import Target
+from joulecache.pipelines.source.features import Features
+from joulecache.pipelines.source.spatial import Mask, SpatialFeature
+from joulecache.transforms.chain import apply, output_channels, output_size
+from joulecache.transforms.images import as_image, encode_png
 from joulecache.transforms.kernels import channel_sums
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.randomness import key_hash, random_words
+from joulecache.transforms.targets import MaskTarget, SpatialTarget, apply_with_targets
 
 _SAMPLED_UNITS = 32
 _UNKNOWN_IMAGE_BYTES = 256 << 10
@@ -29,6 +35,20 @@ Words: TypeAlias = Sequence[int]
 """The random words of the ops that draw, for one variant of one record."""
 
 
+class Made(NamedTuple):
+    """A computed variant of a record: its image, and its targets that move with the pixels."""
+
+    image: Pixels
+    targets: tuple[SpatialTarget, ...]
+
+
+class Stored(NamedTuple):
+    """A variant of a record as a cache has it: its image, and its targets that move with the pixels."""
+
+    image: CachedImage
+    targets: tuple[CachedTarget, ...]
+
+
 class ImageMaker:
     """Computes the cached images of the records of one split. The ops before the first random one run once for all variants.
 
@@ -36,12 +56,14 @@ class ImageMaker:
         variants: Number of images per record.
     """
 
-    def __init__(self, config: ShardConfig, split: str) -> None:
+    def __init__(self, config: ShardConfig, split: str, features: Features) -> None:
         chain = config.chain_of(split)
         self.variants = config.variants_of(split)
         self._seed, self._suffix = config.seed, chain.suffix
         self._head, self._tail = _head_and_tail(chain.prefix)
         self._checked: set[tuple[int, ...]] = set()
+        places = ((place, features[name]) for place, name in enumerate(features))
+        self._spatial = [(place, feature) for place, feature in places if isinstance(feature, SpatialFeature)]
 
     def draw(self, hashes: Sequence[int]) -> list[list[Words]]:
         """Return the random words of each variant of records, given by the hashes of their keys. Draw many records at once."""
@@ -52,23 +74,29 @@ class ImageMaker:
         words = random_words(self._tail, len(self._head), self._seed, repeated, numbers)
         return [list(words[first : first + self.variants]) for first in range(0, len(words), self.variants)]
 
-    def images(self, encoded: bytes, words: Sequence[Words]) -> list[Pixels]:
-        """Compute one image for each variant.
+    def make(self, encoded: bytes, targets: Sequence[Target], words: Sequence[Words]) -> list[Made]:
+        """Compute the image of each variant, and the targets that move with its pixels, which share its draws.
 
         Args:
             encoded: The encoded image.
+            targets: Its targets.
             words: The random words of each variant.
 
         Raises:
-            ValueError: The image cannot be decoded, or an op does not support it.
+            ValueError: The image or a target cannot be decoded, they do not fit, or an op does not support the image.
         """
-        base = apply(self._head, encoded, [])
-        images = [apply(self._tail, base, drawn) for drawn in words]
-        shape = images[0].shape
+        if self._spatial:
+            before = [feature.decode(targets[place]) for place, feature in self._spatial]
+            base, head_targets = apply_with_targets(self._head, encoded, [], before)
+            moved = [apply_with_targets(self._tail, base, drawn, head_targets) for drawn in words]
+        else:
+            base = apply(self._head, encoded, [])
+            moved = [(apply(self._tail, base, drawn), ()) for drawn in words]
+        shape = moved[0][0].shape
         if shape not in self._checked:
             output_size(self._suffix, *shape[:2])  # raises if the loader could not run the suffix
             self._checked.add(shape)
-        return images
+        return [Made(*each) for each in moved]
 
 
 def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:
@@ -90,21 +118,24 @@ def sample_units(units: Sequence[Unit]) -> list[Unit]:
     return list(units[:: max(1, len(units) // _SAMPLED_UNITS)][:_SAMPLED_UNITS])
 
 
-def mean_image_bytes(units: Sequence[Unit], config: ShardConfig) -> float:
-    """Return the mean bytes of a training record in the cache, including all variants.
+def mean_image_bytes(units: Sequence[Unit], config: ShardConfig, features: Features) -> float:
+    """Return the mean bytes of a training record in the cache, including masks and all variants. Other targets are small.
 
     Exact for raw images, else estimated from the first record of each unit. Unusable records are skipped; without usable ones, 256 KiB
     are assumed.
     """
-    if config.raw_image_bytes is not None:
-        return config.raw_image_bytes * config.variants
-    sizes, maker = [], ImageMaker(config, "train")
+    size = config.raw_size_of("train")
+    if size is not None:
+        channels = output_channels(config.chain.prefix) + sum(isinstance(each, Mask) for each in features.values())
+        return math.prod(size) * channels * config.variants
+    sizes, maker = [], ImageMaker(config, "train", features)
     for unit in units:
         with suppress(OSError, ValueError):
             record = next(iter(unit.read()))
             [words] = maker.draw([key_hash(record.key)])
-            [image] = maker.images(record.data, words[:1])
-            sizes.append(len(_encoded(image, config)))
+            [made] = maker.make(record.data, record.targets, words[:1])
+            masks = [encode_png(target.ids) for target in made.targets if isinstance(target, MaskTarget)]
+            sizes.append(sum(map(len, (_encoded(made.image, config), *masks))))
     return config.variants * (sum(sizes) / len(sizes) if sizes else _UNKNOWN_IMAGE_BYTES)
 
 

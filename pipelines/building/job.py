@@ -25,7 +25,9 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.source import Source, SourceError, take
+from joulecache.pipelines.source.features import check_columns, spatial_features
 from joulecache.transforms.randomness import key_hash
+from joulecache.transforms.targets import check_moves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +81,24 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
     Raises:
         SourceError: The source has a validation split, and `val_fraction` was given.
         CacheError: The existing cache was built with other options.
+        ValueError: A cached op does not say how targets move with the pixels, or targets need the same column.
     """
     if source.holds_out and config.val_fraction is not None:
         raise SourceError(
             f"{source.location!r} has a validation split: val_fraction must not be given, got {config.val_fraction}"
         )
     shard_config = config.shard_config(holds_out=source.holds_out)
+    check_columns(source.features)
+    if spatial_features(source.features):
+        check_moves((*shard_config.chain.prefix, *shard_config.val_chain.prefix))
     shards, update = config.shards, None
     if existing is not None and not config.replace:
         refuse_other_options(existing, shard_config, shards, destination.location)
         shards = existing.shards
         update = Update.open(destination, existing, source)
-    image_bytes = functools.cache(functools.partial(mean_image_bytes, sample_units(source.units), shard_config))
+    image_bytes = functools.cache(
+        functools.partial(mean_image_bytes, sample_units(source.units), shard_config, source.features)
+    )
     if shards is None:
         shards = default_shards(image_bytes() * source.records)
     specs = shard_specs(source, destination.location, shards, shard_config)

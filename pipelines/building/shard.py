@@ -24,6 +24,7 @@ from joulecache.pipelines.cache.shards import write_shard
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.source import Record, Unit
+from joulecache.pipelines.source.spatial import Mask
 
 
 def build_shard(spec: ShardSpec) -> ShardResult:
@@ -77,7 +78,7 @@ class _Transformer:
         self._rejects: list[Reject] = []
         self._previous: PreviousShard | None = None
         if spec.previous:
-            self._previous = PreviousShard(Path(spec.cache), spec.previous, spec.shard, self._config.encoding)
+            self._previous = PreviousShard(Path(spec.cache), spec.previous, spec)
 
     def transform(self) -> TransformedShard:
         """Fill the slots of all records that are not rejected."""
@@ -101,9 +102,9 @@ class _Transformer:
     def _copy(self, previous: PreviousShard, row: IndexRow) -> None:
         split, slot = self._slots[row.key]
         columns = self._splits[split]
-        images = previous.images(split, row.row)[: columns.maker.variants]
+        stored = previous.stored(split, row.row)[: columns.maker.variants]
         origin = Origin(row.source_bytes, row.mtime_ns, row.digest)
-        columns.fill(slot, row.targets, origin, (), copied=images, previous_row=row.row)
+        columns.fill(slot, row.targets, origin, (), copied=stored, previous_row=row.row)
 
     def _read(self, unit: Unit, records: Iterator[Record]) -> None:
         unread = dict.fromkeys(unit.record_keys())
@@ -113,7 +114,7 @@ class _Transformer:
                 try:
                     self._transform(record)
                 except ValueError as error:  # a damaged image, or one that an op does not support
-                    self._rejects.append(Reject(record.key, str(error), len(record.data), record.mtime_ns))
+                    self._rejects.append(Reject(record.key, str(error), self._size_of(record), record.mtime_ns))
         except StoreError:  # not caused by the records: the store may recover
             raise
         except (OSError, pa.ArrowInvalid) as error:
@@ -123,20 +124,29 @@ class _Transformer:
     def _transform(self, record: Record) -> None:
         if record.problem:
             raise ValueError(record.problem)
-        for feature, target in zip(self._spec.features.values(), record.targets, strict=True):
+        pairs = list(zip(self._spec.features.values(), record.targets, strict=True))
+        for feature, target in pairs:
             feature.check(target)
+        targets = tuple(feature.index_value(target) for feature, target in pairs)
         split, slot = self._slots[record.key]
         columns = self._splits[split]
         digest = hashlib.sha256(record.data).digest()[:16]
-        origin = Origin(len(record.data), record.mtime_ns, digest)
-        row = self._previous.find_row(record.key, split, digest) if self._previous else None
+        origin = Origin(self._size_of(record), record.mtime_ns, digest)
+        row = self._previous.find_row(record.key, split, digest, targets) if self._previous else None
         if self._previous is None or row is None:
-            columns.fill(slot, record.targets, origin, columns.maker.images(record.data, columns.words(slot)))
+            made = columns.maker.make(record.data, record.targets, columns.words(slot))
+            columns.fill(slot, targets, origin, made)
             return
-        copied = self._previous.images(split, row)[: columns.maker.variants]
+        copied = self._previous.stored(split, row)[: columns.maker.variants]
         words = columns.words(slot)[len(copied) :]
-        images = columns.maker.images(record.data, words) if words else []
-        columns.fill(slot, record.targets, origin, images, copied=copied, previous_row=row)
+        made = columns.maker.make(record.data, record.targets, words) if words else []
+        columns.fill(slot, targets, origin, made, copied=copied, previous_row=row)
+
+    def _size_of(self, record: Record) -> int:
+        """Return the bytes of a record's image and masks, as units know them before they are read."""
+        pairs = zip(self._spec.features.values(), record.targets, strict=False)
+        masks = (target for feature, target in pairs if isinstance(feature, Mask) and isinstance(target, bytes))
+        return len(record.data) + sum(map(len, masks))
 
 
 # Writing --------------------------------------------------------------------------------------------------------------

@@ -15,21 +15,22 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.images import (
-    CachedImage,
     ImageMaker,
-    Pixels,
+    Made,
+    Stored,
     Words,
     decode_cached,
     encode,
     pixel_stats_of,
 )
+from joulecache.pipelines.building.spatial_targets import target_rows
 from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.cache.index import index_schema
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.source.feature import Target
-from joulecache.pipelines.source.features import Features
-from joulecache.transforms.chain import fixed_size, output_channels
+from joulecache.pipelines.source.features import Features, spatial_features
+from joulecache.transforms.chain import output_channels
 from joulecache.transforms.randomness import key_hash
 
 _DRAWN_AT_ONCE = 256  # amortizes the cost of a call
@@ -58,7 +59,7 @@ class SplitColumns:
     """The records of a split while a shard is built, each in the slot that it has in the source. Rejected records leave gaps."""
 
     def __init__(self, config: ShardConfig, features: Features, split: str, keys: Sequence[str]) -> None:
-        self.maker = ImageMaker(config, split)
+        self.maker = ImageMaker(config, split, features)
         self._config, self._features, self._split, self._keys = config, features, split, keys
         count = len(keys)
         self._hashes = [key_hash(key) for key in keys]
@@ -68,12 +69,16 @@ class SplitColumns:
         prefix = config.chain_of(split).prefix
         self._channels = output_channels(prefix)
         self._images: list[Images] = [[b""] * count for _ in range(self.maker.variants)]
-        self._is_raw = config.encoding == "raw"
-        if self._is_raw:
-            size = fixed_size(prefix)
-            assert size is not None
+        size = config.raw_size_of(split)
+        self._is_raw = size is not None
+        if size is not None:
             shape = (count, *size, self._channels)
             self._images = [np.empty(shape, np.uint8) for _ in range(self.maker.variants)]
+        spatial = spatial_features(features)
+        self._spatial = [
+            {name: target_rows(feature, count, size) for name, feature in spatial.items()}
+            for _ in range(self.maker.variants)
+        ]
         self._stats: list[list[PixelStats]] = []  # of the encoded images of each record
         self._drawn_block: int | None = None
         self._drawn: list[list[Words]] = []
@@ -92,32 +97,34 @@ class SplitColumns:
         slot: int,
         targets: tuple[Target, ...],
         origin: Origin,
-        images: Sequence[Pixels],
+        made: Sequence[Made],
         *,
-        copied: Sequence[CachedImage] = (),
+        copied: Sequence[Stored] = (),
         previous_row: int = _GAP,
     ) -> None:
         """Fill the slot of a record.
 
         Args:
             slot: Its slot.
-            targets: Its targets.
+            targets: Its targets, as the index has them.
             origin: Its file.
-            images: Computed images of the last variants.
-            copied: Images of the first variants, as an existing cache stores them.
+            made: The last variants, computed.
+            copied: The first variants, as an existing cache stores them.
             previous_row: Row of the record in that cache.
 
         Raises:
             ValueError: An image cannot be encoded.
         """
-        stored: list[CachedImage] = [*copied, *images]
+        stored = [*copied, *(Stored(*each) for each in made)]
         if not self._is_raw:
-            encoded = [encode(image, self._config) for image in images]
-            stored = [*copied, *(data for data, _ in encoded)]
-            stats = [pixel_stats_of(decode_cached(bytes(image), self._channels)) for image in copied]
+            encoded = [encode(each.image, self._config) for each in made]
+            stored[len(copied) :] = [Stored(data, each.targets) for (data, _), each in zip(encoded, made, strict=True)]
+            stats = [pixel_stats_of(decode_cached(bytes(each.image), self._channels)) for each in copied]
             self._stats.append([*stats, *(each for _, each in encoded)])
-        for variant, image in enumerate(stored):
+        for variant, (image, moved) in enumerate(stored):
             self._images[variant][slot] = image  # type: ignore[assignment]
+            for rows, target in zip(self._spatial[variant].values(), moved, strict=True):
+                rows.put(slot, target)
         self._targets[slot], self._origins[slot] = targets, origin
         self._copied[slot], self._previous_rows[slot] = len(copied), previous_row
 
@@ -158,15 +165,18 @@ class SplitColumns:
         if len(self) < len(images):
             images = images[self._slots] if isinstance(images, np.ndarray) else [images[slot] for slot in self._slots]
         stats = (each[variant] for each in self._stats)
+        spatial = {name: rows.column(self._slots) for name, rows in self._spatial[variant].items()}
         return Rows(
             images=images,
             features=self._features,
-            targets=self._target_columns,
+            targets={name: column for name, column in self._target_columns.items() if name not in spatial},
             keys=[self._keys[slot] for slot in self._slots],
             key_hashes=np.array(self._hashes, np.uint64)[self._slots],
             pixel_stats=pixel_stats_of(images)
             if isinstance(images, np.ndarray)
             else functools.reduce(operator.add, stats),
+            spatial={name: column for name, (column, _) in spatial.items()},
+            summaries={name: summary for name, (_, summary) in spatial.items()},
         )
 
     def index(self, shard: int) -> pa.RecordBatch:

@@ -83,7 +83,7 @@ class Update:
                 if key not in known and (reject := self._rejects.get(key)):
                     known[key] = reject
                     rejects.append(reject)
-            if not is_unchanged(unit, known):
+            if not is_unchanged(unit, known, self.manifest.features):
                 return None
         if len(rows) + len(rejects) != records:
             return None  # records were removed from the source
