@@ -73,7 +73,7 @@ def check_moves(ops: Iterable[Op]) -> None:
                 f"{op_name(kind)} mixes class labels, but not masks, boxes or points: drop it from the chain, or do not load them"
             )
         missing = [name for name in MOVES if getattr(kind, name) is getattr(Op, name)]
-        if missing and not isinstance(op, BatchOp):
+        if missing and not isinstance(op, Photometric | BatchOp):
             raise ValueError(
                 f"{op_name(kind)} does not say how masks, boxes and points move with the pixels: define {', '.join(missing)} in class "
                 f"{kind.__name__}, or derive it from Photometric instead of Op if it leaves every pixel in its place"

@@ -102,7 +102,7 @@ class Op:
         stale = {"draw_batch"} if "draw" in defined else set()
         if "pixels" in defined and not _is_built_in(cls):
             stale |= {name for name in ("draw", "draw_batch", "for_validation") if _is_built_in(getattr(cls, name))}
-        if {"pixels", "apply"} & defined.keys() and not _is_built_in(cls) and not issubclass(cls, Photometric):
+        if {"pixels", "apply"} & defined.keys() and not _is_built_in(cls):
             stale |= {name for name in MOVES if _is_built_in(getattr(cls, name))}
         for name in stale - defined.keys():
             setattr(cls, name, getattr(Op, name))
@@ -201,19 +201,7 @@ class Op:
 
 
 class Photometric(Op):
-    """An op that changes levels and leaves every pixel in its place, so that masks, boxes and points stay as they are."""
-
-    def mask(self, mask: Array, drawn: Drawn, /) -> Array:
-        """Return the mask unchanged."""
-        return mask
-
-    def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
-        """Return the boxes unchanged."""
-        return boxes
-
-    def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
-        """Return the points unchanged."""
-        return points
+    """An op that changes levels and leaves every pixel in its place: masks, boxes and points stay as they are."""
 
 
 def _with_plain_arguments(check: Callable[..., None]) -> Callable[..., None]:
