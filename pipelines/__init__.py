@@ -12,7 +12,10 @@ from joulecache.pipelines.core.notebook import register_on_first_use
 
 if TYPE_CHECKING:
     from joulecache.pipelines.auditing.auditor import audit
+    from joulecache.pipelines.building.beam_sink import WriteCache
+    from joulecache.pipelines.building.beam_sources import ReadCache, ReadRecords
     from joulecache.pipelines.building.precomputing import precompute
+    from joulecache.pipelines.building.records import Record
     from joulecache.pipelines.cache.cache import Cache, open_cache, verify
     from joulecache.pipelines.cache.manifest_io import open_manifest
     from joulecache.pipelines.compressing.compression import compress
@@ -34,8 +37,12 @@ _HOMES = {
     "Energy": "energy",
     "EnergyCallback": "training.callback",
     "Meter": "energy",
+    "ReadCache": "building.beam_sources",
+    "ReadRecords": "building.beam_sources",
     "Recipe": "compressing.recipe",
+    "Record": "building.records",
     "ReplayMeter": "energy.replay",
+    "WriteCache": "building.beam_sink",
     "audit": "auditing.auditor",
     "cached": "loading.element_cache",
     "compress": "compressing.compression",
@@ -55,8 +62,12 @@ __all__ = [
     "Energy",
     "EnergyCallback",
     "Meter",
+    "ReadCache",
+    "ReadRecords",
     "Recipe",
+    "Record",
     "ReplayMeter",
+    "WriteCache",
     "audit",
     "cached",
     "compress",

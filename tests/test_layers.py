@@ -42,7 +42,7 @@ WITH_TENSORFLOW = (
     "pipelines.auditing",
     "pipelines.planning",
 )
-WITH_BEAM = ("pipelines.building.beam_graph",)
+WITH_BEAM = tuple(f"pipelines.building.{module}" for module in ("beam_graph", "beam_sink", "beam_sources"))
 
 # Pickles run code when they are read; the last two switch `tf.keras` to Keras 2.
 BANNED = {

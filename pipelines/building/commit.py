@@ -46,9 +46,10 @@ _REJECTS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Contents:
-    """The files that a build wrote to the cache folder; the number of records, and what targets they have, by split."""
+    """The files that a build wrote to the cache folder, with the rejects; by split the number of records, and what targets they have."""
 
     results: Sequence[ShardResult]
+    rejects: Sequence[Reject]
     index: DataFile
     rejected: DataFile
     records: Mapping[str, int]
@@ -83,6 +84,7 @@ def complete(
     by_split = {split: rows.filter(pa.array(split_of == number)) for number, split in enumerate(SPLITS)}
     return Contents(
         results,
+        rejects,
         _write_index(folder, rows),
         _write_rejects(folder, rejects),
         {split: found.num_rows for split, found in by_split.items()},
@@ -105,7 +107,7 @@ def _refuse_failures(results: Sequence[ShardResult]) -> None:
 def _all_rejects(results: Sequence[ShardResult], source: Source) -> list[Reject]:
     rejects = [reject for result in results for reject in result.rejects]
     rejects += [Reject(*refused) for refused in source.refused]
-    return sorted(rejects, key=lambda reject: reject.key)
+    return sorted(rejects, key=lambda each: (each.key, each.reason, each.source_bytes or 0, each.mtime_ns or 0))
 
 
 def _refuse_rejects(rejects: Sequence[Reject], spec: CacheSpec, advice: str) -> None:

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.local_destination import LocalDestination
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.building.store_destination import StoreDestination
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.manifest import Manifest
-from joulecache.pipelines.core.object_store import is_remote
+from joulecache.pipelines.core.object_store import StoreError, is_remote
 
 
 class Destination(Protocol):
@@ -81,3 +82,14 @@ def open_destination(cache: str | os.PathLike[str]) -> Iterator[Destination]:
         return
     with tempfile.TemporaryDirectory(prefix="joulecache-") as mirror:
         yield StoreDestination(os.fspath(cache), Path(mirror, "cache"))
+
+
+@contextmanager
+def write_errors(destination: Destination) -> Iterator[None]:
+    """Raise errors of the disk or the store as BuildError."""
+    try:
+        yield
+    except StoreError as error:
+        raise BuildError(f"cannot write to {destination.location!r}: {error}") from error
+    except OSError as error:
+        raise BuildError(f"cannot write to {str(destination.folder)!r}: {error.strerror or error}") from error

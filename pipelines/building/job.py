@@ -25,7 +25,7 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.source import Source, SourceError, take
-from joulecache.pipelines.source.features import check_columns, spatial_features
+from joulecache.pipelines.source.features import Features, check_columns, spatial_features
 from joulecache.transforms.randomness import key_hash
 from joulecache.transforms.targets import check_moves
 
@@ -88,9 +88,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
             f"{source.location!r} has a validation split: val_fraction must not be given, got {config.val_fraction}"
         )
     shard_config = config.shard_config(holds_out=source.holds_out)
-    check_columns(source.features)
-    if spatial_features(source.features):
-        check_moves((*shard_config.chain.prefix, *shard_config.val_chain.prefix))
+    check_targets(source.features, shard_config)
     shards, update = config.shards, None
     if existing is not None and not config.replace:
         refuse_other_options(existing, shard_config, shards, destination.location)
@@ -118,6 +116,13 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
         kept=kept,
         specs=specs,
     )
+
+
+def check_targets(features: Features, config: ShardConfig) -> None:
+    """Raise ValueError if a cached op does not say how targets move with the pixels, or targets need the same column."""
+    check_columns(features)
+    if spatial_features(features):
+        check_moves((*config.chain.prefix, *config.val_chain.prefix))
 
 
 def _encoded_bytes(source: Source) -> float | None:

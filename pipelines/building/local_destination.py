@@ -109,6 +109,8 @@ class LocalDestination:
         """Do nothing: workers write here."""
 
     def commit(self, manifest: Manifest) -> None:
-        """Rename the manifest into place."""
+        """Rename the manifest into place, if no other build deleted the files."""
+        if not all((self.folder / file.name).is_file() for file in manifest.files()):
+            raise CacheError(f"{str(self.folder)!r} was modified concurrently: run the command again")
         write_manifest(self.folder, manifest)
         delete_unlisted(self.folder, manifest)

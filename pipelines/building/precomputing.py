@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.building import commit
 from joulecache.pipelines.building.beam_graph import BeamOptions, parse_beam_options, run_specs
-from joulecache.pipelines.building.config import BuildConfig, BuildError, ShardConfig
-from joulecache.pipelines.building.destination import Destination, open_destination
+from joulecache.pipelines.building.config import BuildConfig, ShardConfig
+from joulecache.pipelines.building.destination import Destination, open_destination, write_errors
 from joulecache.pipelines.building.energy_log import EnergyLog
 from joulecache.pipelines.building.job import Job, make_job
 from joulecache.pipelines.building.monitor import Monitor
@@ -24,7 +23,6 @@ from joulecache.pipelines.building.work_folder import ENERGY_LOG, UNITS
 from joulecache.pipelines.building.worker_pool import worker_count
 from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
 from joulecache.pipelines.cache.names import Encoding, Format
-from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.source import Source, log_notes, open_source, store_units
 from joulecache.transforms.chain import Chain, parse
@@ -164,17 +162,6 @@ def _parsed(chain: Chain | str) -> Chain:
     return parse(chain) if isinstance(chain, str) else chain
 
 
-@contextmanager
-def _write_errors(destination: Destination) -> Iterator[None]:
-    """Raise errors of the disk or the store as BuildError."""
-    try:
-        yield
-    except StoreError as error:
-        raise BuildError(f"cannot write to {destination.location!r}: {error}") from error
-    except OSError as error:
-        raise BuildError(f"cannot write to {str(destination.folder)!r}: {error.strerror or error}") from error
-
-
 def _with_suffix(destination: Destination, existing: Manifest, config: ShardConfig) -> Manifest:
     """Set the suffix of an up-to-date cache to that of `config`, and delete leftovers of a killed build. Images do not change."""
     splits = {
@@ -182,7 +169,7 @@ def _with_suffix(destination: Destination, existing: Manifest, config: ShardConf
     }
     wanted = dataclasses.replace(existing, chain=str(config.chain), splits=splits)
     if wanted != existing or destination.was_interrupted():
-        with _write_errors(destination), destination.hold(()):
+        with write_errors(destination), destination.hold(()):
             destination.commit(wanted)
     return wanted
 
@@ -190,7 +177,7 @@ def _with_suffix(destination: Destination, existing: Manifest, config: ShardConf
 def _run(job: Job, destination: Destination, runner_options: Any, meter: Meter, progress: Progress | None) -> Built:
     if (manifest := job.unchanged_manifest) is not None:
         return Built(_with_suffix(destination, manifest, job.config), unchanged=True)
-    with _write_errors(destination), destination.hold(job.specs) as work:
+    with write_errors(destination), destination.hold(job.specs) as work:
         return _build(job, destination, work, runner_options, meter, progress)
 
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from joulecache.pipelines.core.object_store import is_remote
+import pyarrow as pa
+
+from joulecache.pipelines.building.rows import Reject
+from joulecache.pipelines.core.object_store import StoreError, is_remote
 from joulecache.pipelines.source import ImageFile, Record, TarMember, Unit
 
 _BLOCK_BYTES = 4 << 20
@@ -49,6 +52,24 @@ def read_ahead(units: Sequence[Unit]) -> Iterator[tuple[Unit, Iterator[Record]]]
             yield from _records(ahead.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def read_or_reject(unit: Unit, records: Iterator[Record]) -> Iterator[Record | Reject]:
+    """Yield the records of a unit, then the reason for each that cannot be read.
+
+    Raises:
+        StoreError: An object store failed, which may recover.
+    """
+    unread = dict.fromkeys(unit.record_keys())
+    try:
+        for record in records:
+            del unread[record.key]
+            yield record
+    except StoreError:
+        raise
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = f"cannot be read: {error}".splitlines()[0]
+        yield from (Reject(key, reason) for key in unread)
 
 
 def _blocks(units: Sequence[Unit], length: int) -> Iterator[list[Unit]]:

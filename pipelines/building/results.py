@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.core.notebook import Displayed
+from joulecache.pipelines.energy import Energy
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,32 @@ class Built(Displayed):
     transformed: int = 0
     copied: int = 0
     workers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """The outcome of `WriteCache`.
+
+    Attributes:
+        manifest: The manifest of the cache.
+        records: Cached records.
+        rejects: The rejected records, sorted by key: also in the cache.
+        transformed: Computed images, of all variants.
+        copied: Images copied from the existing cache.
+        workers: Processes that built shards, as ``host:pid``.
+    """
+
+    manifest: Manifest
+    records: int
+    rejects: tuple[Reject, ...]
+    transformed: int
+    copied: int
+    workers: tuple[str, ...]
+
+    @property
+    def energy(self) -> Energy | None:
+        """Energy of all builds that went into the cache; None if one of them was not measured."""
+        return None if self.manifest.energy is None else self.manifest.energy.energy
 
 
 @dataclass(frozen=True)

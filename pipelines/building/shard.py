@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from joulecache.pipelines.building.previous import PreviousShard
-from joulecache.pipelines.building.reading import read_ahead
+from joulecache.pipelines.building.reading import read_ahead, read_or_reject
 from joulecache.pipelines.building.rows import IndexRow, Reject
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, is_metered, this_process, write_result
 from joulecache.pipelines.building.split_columns import Origin, SplitColumns
@@ -22,7 +22,6 @@ from joulecache.pipelines.cache.index import empty_index, write_index
 from joulecache.pipelines.cache.names import SPLITS, ShardName
 from joulecache.pipelines.cache.shards import write_shard
 from joulecache.pipelines.core.files import write_named
-from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.source import Record, Unit
 from joulecache.pipelines.source.spatial import Mask
 
@@ -107,19 +106,14 @@ class _Transformer:
         columns.fill(slot, row.targets, origin, (), copied=stored, previous_row=row.row)
 
     def _read(self, unit: Unit, records: Iterator[Record]) -> None:
-        unread = dict.fromkeys(unit.record_keys())
-        try:
-            for record in records:
-                del unread[record.key]
-                try:
-                    self._transform(record)
-                except ValueError as error:  # a damaged image, or one that an op does not support
-                    self._rejects.append(Reject(record.key, str(error), self._size_of(record), record.mtime_ns))
-        except StoreError:  # not caused by the records: the store may recover
-            raise
-        except (OSError, pa.ArrowInvalid) as error:
-            reason = f"cannot be read: {error}".splitlines()[0]
-            self._rejects += [Reject(key, reason) for key in unread]
+        for record in read_or_reject(unit, records):
+            if isinstance(record, Reject):
+                self._rejects.append(record)
+                continue
+            try:
+                self._transform(record)
+            except ValueError as error:  # a damaged image, or one that an op does not support
+                self._rejects.append(Reject(record.key, str(error), self._size_of(record), record.mtime_ns))
 
     def _transform(self, record: Record) -> None:
         if record.problem:
