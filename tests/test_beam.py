@@ -162,6 +162,27 @@ def test_every_scalar_target_is_written_as_load_reads_it(tmp_path: Path, photo: 
     assert back.targets["place"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("options", [{}, {"encoding": "png", "format": "tfrecord"}], ids=["raw", "png"])
+def test_masks_boxes_and_points_are_those_of_precompute(tmp_path: Path, options: dict[str, Any]) -> None:
+    given = {**OPTIONS, **options, "chain": "decode(shorter=60)|resize(60)|random_crop(48) || flip_lr"}
+    target = ["mask:mask", "boxes:boxes", "points:points", "tags", "area"]
+    expected = build("synthetic:12", tmp_path / "here", target=target, **given)
+    read = jc.ReadRecords("synthetic:12", target=target)
+    [result] = elements(read | jc.WriteCache(tmp_path / "there", features=read.features, **given))
+    assert hashes(result.manifest) == hashes(expected)
+    cache = jc.open_cache(tmp_path / "there")
+    stored = cache.targets("train", 1)
+    records = {record.key: record for record in elements(jc.ReadCache(cache, variant=1))}
+    for row, key in enumerate(keys_of(tmp_path / "there", "train")):
+        found = records[key].targets
+        assert found["mask"].shape == (48, 48, 1)
+        np.testing.assert_array_equal(found["boxes"]["boxes"], stored["boxes"][row].boxes)  # type: ignore[index]
+        assert len(found["boxes"]["classes"]) == len(found["boxes"]["boxes"])
+        np.testing.assert_array_equal(found["points"], stored["points"][row])  # type: ignore[index]
+        box, mask = found["boxes"]["boxes"], found["mask"]
+        assert len(box) == 0 or abs((mask[..., 0] > 0).any(axis=0).sum() - (box[0, 2] - box[0, 0])) < 3
+
+
 def test_an_update_copies_the_images_that_the_cache_has(tmp_path: Path, make_folder: MakeSource, photos: Any) -> None:
     source = make_folder({key: photos[key] for key in list(photos)[3:]})
     build(source, tmp_path / "cache", **OPTIONS)
