@@ -23,9 +23,9 @@ class Budget:
     """The loader's limits in bytes: what it reads at once, shuffles together and keeps in memory. Only tests change them.
 
     Attributes:
-        step_bytes: Images read by one call. Small images are read several batches at a time, because a Python call per batch
-            would cost more than the batch. Three to four steps are in memory at a time: doubling this to 16 MiB would save a
-            tenth of the CPU time and cost 64 MB.
+        step_bytes: Images, masks, boxes and points read by one call. Small images are read several batches at a time, because a
+            Python call per batch would cost more than the batch. Three to four steps are in memory at a time: doubling this to
+            16 MiB would save a tenth of the CPU time and cost 64 MB.
         processed_step_bytes: The same for images that need ops or decoding, which cost more than the call.
         block_bytes: What ``shuffle="blocks"`` reads in one piece, with at most two extra pages.
         window_bytes: What ``shuffle="blocks"`` shuffles together. This window and the next are in the page cache.

@@ -13,7 +13,9 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.kept_alive import Token, call_method, keep_alive
 from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
-from joulecache.pipelines.source.features import ClassLabel, MultiLabel
+from joulecache.pipelines.loading.spatial import SpatialColumn
+from joulecache.pipelines.loading.targets import packed
+from joulecache.pipelines.source.feature import Named
 
 Tensors: TypeAlias = Any
 
@@ -48,7 +50,7 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     options.experimental_symbolic_checkpoint = config.epochs is not None
     dataset = dataset.with_options(options)
     selected = [reader.split.cache.manifest.features[name] for name in reader.selection.targets]
-    named = [feature.names for feature in selected if isinstance(feature, ClassLabel | MultiLabel)]
+    named = [feature.names for feature in selected if isinstance(feature, Named)]
     dataset.class_names = list(named[0]) if len(selected) == len(named) == 1 else []
     dataset.num_classes = len(dataset.class_names)
     return dataset
@@ -70,10 +72,11 @@ class _Steps:
         self.stacked = batches.per_step > 1 or (config.epochs is None and reader.start[1] > 0)
         self._image_type = tf.float32 if split.chain.is_float else tf.uint8
         self._dtype = self._image_type if config.dtype == "uint8" else tf.as_dtype(config.dtype)
-        self._target_types = [tf.string if each.dtype == "str" else tf.as_dtype(each.dtype) for each in split.targets]
+        self._tensors = [tensor for column in split.targets for tensor in column.tensors]
+        self._target_types = [tf.string if each.dtype == "str" else tf.as_dtype(each.dtype) for each in self._tensors]
         batch_shape = [None] * self.stacked + [None if batches.remainder else batches.batch_size]
         self._image_shape = [*batch_shape, *split.image_shape]
-        self._target_shapes = [[*batch_shape, *each.shape] for each in split.targets]
+        self._target_shapes = [[*batch_shape, *each.shape] for each in self._tensors]
 
     def scan(self, epoch: tf.Tensor, number: tuple[tf.Tensor, Token]) -> tuple[tf.Tensor, Tensors]:
         """Return the epoch and the batches of a step. At an iterator's first step `epoch` is -1: a new epoch begins."""
@@ -110,7 +113,22 @@ class _Steps:
         if self._dtype != self._image_type:
             images = tf.cast(images, self._dtype)
         shaped = [tf.ensure_shape(each, shape) for each, shape in zip(targets, self._target_shapes, strict=True)]
-        return self._reader.selection.arrange(tf.ensure_shape(images, self._image_shape), shaped)
+        selection, columns = self._reader.selection, self._reader.split.targets
+        weights = None
+        if selection.sample_weight is not None:
+            columns, weights = columns[:-1], self._weights(shaped.pop())
+        return selection.arrange(tf.ensure_shape(images, self._image_shape), packed(columns, shaped), weights)
+
+    def _weights(self, weights: tf.Tensor) -> Tensors:
+        """Return the weights of images in the structure of targets that move with the pixels, broadcast over all losses of an image.
+
+        Keras multiplies losses and weights from the last axis: weights ``[B]`` would weight the columns of masks.
+        """
+        columns = self._reader.split.targets[:-1]
+        if not any(isinstance(column, SpatialColumn) for column in columns):
+            return weights
+        tensors = [weights[(..., *[tf.newaxis] * tensor.losses)] for column in columns for tensor in column.tensors]
+        return self._reader.selection.structure(packed(columns, tensors))
 
 
 def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:

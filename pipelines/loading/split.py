@@ -1,10 +1,9 @@
-"""One split of a cache, opened for reading: images and labels by row, with the ops after the cut applied."""
+"""One split of a cache, opened for reading: images and targets by row, with the ops after the cut applied."""
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.file_guard import FileGuard
 from joulecache.pipelines.cache.mapped_images import map_variant
 from joulecache.pipelines.loading.array_pool import ArrayPool
-from joulecache.pipelines.loading.targets import Selection, open_targets, select
+from joulecache.pipelines.loading.decoding import DecodingThreads
+from joulecache.pipelines.loading.spatial import MaskColumn, SpatialColumn, open_spatial
+from joulecache.pipelines.loading.targets import Selection, TargetColumn, open_targets, select
 from joulecache.transforms.chain import (
     apply_batch_ops,
     apply_to_each,
@@ -27,10 +28,11 @@ from joulecache.transforms.kernels import put
 from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.ops.batch import mix_shares
 from joulecache.transforms.randomness import word_table
+from joulecache.transforms.targets import apply_to_each_with_targets, check_moves
 
 Images = NDArray[np.uint8] | NDArray[np.float32]
 Targets = tuple[NDArray[Any], ...]
-"""The targets of a batch, in the order of a `Selection`."""
+"""The targets of a batch, in the order of a `Selection`; boxes are two arrays, the boxes and their classes."""
 
 
 class CachedSplit:
@@ -74,17 +76,26 @@ class CachedSplit:
             raise CacheError(
                 f"the {split} images of {cache.location!r} vary in size: batches need one size, cache them with a resize or crop"
             )
-        self.image_shape = (*output_size(self.chain.suffix, height, width), output_channels(self.chain.ops))
-        self._decoder = None if cache.manifest.encoding == "raw" else _Decoder(channels)
+        size = output_size(self.chain.suffix, height, width)
+        self.image_shape = (*size, output_channels(self.chain.ops))
+        self._decode = Decode(channels=channels).pixels
+        self._threads = None if cache.manifest.encoding == "raw" else DecodingThreads()
         self._arrays = ArrayPool()
-        shape = None if self._decoder else (height, width, channels)
+        shape = None if self._threads else (height, width, channels)
         variants = map(self.entry.variant_files, range(self.entry.variants))
         self._variants = [map_variant(cache.folder, files, shape) for files in variants]
         self._guard = FileGuard(cache.folder, self.entry.files)
         rows = cache.rows(split)
         self.key_hashes: NDArray[np.uint64] = rows["key_hash"].to_numpy()
         selection = selection or select(cache.manifest.features, None, None)
-        self.targets = open_targets(cache, split, selection, soft=self.soft_labels)
+        unmoved = open_targets(cache, split, selection, soft=self.soft_labels)
+        spatial = open_spatial(cache, split, selection.names, size, self._threads)
+        if spatial:
+            check_moves(self.chain.on_images)
+        self._spatial = tuple(spatial.values())
+        self.targets: tuple[TargetColumn | SpatialColumn, ...] = tuple(
+            spatial[name] if name in spatial else unmoved[name] for name in selection.names
+        )
 
     def __len__(self) -> int:
         return len(self.key_hashes)
@@ -94,6 +105,12 @@ class CachedSplit:
         """Bytes of the split's files, of all variants."""
         return sum(file.bytes for file in self.entry.files)
 
+    @property
+    def spatial_bytes(self) -> int:
+        """Bytes of the loaded masks, boxes and points of one image."""
+        tensors = [tensor for column in self._spatial for tensor in column.tensors]
+        return sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
+
     def check(self) -> None:
         """Raise CacheError, now and in all later reads, if a file was truncated or grew since it was mapped."""
         self._guard.check()
@@ -101,12 +118,17 @@ class CachedSplit:
     def read_ahead(self, epoch: int, start: int, stop: int) -> None:
         """Let the kernel read rows `start` to `stop` - 1 of the epoch's variant in the background."""
         self._guard.require_unchanged()
-        self._variants[epoch % len(self._variants)].read_ahead(start, stop)
+        variant = epoch % len(self._variants)
+        self._variants[variant].read_ahead(start, stop)
+        for column in self._spatial:
+            if isinstance(column, MaskColumn):
+                column.variants[variant].read_ahead(start, stop)
 
     def disable_readahead(self) -> None:
         """Make the kernel read only what `read_ahead` and batches request."""
-        for images in self._variants:
-            images.disable_readahead()
+        masks = [variant for column in self._spatial if isinstance(column, MaskColumn) for variant in column.variants]
+        for mapped in (*self._variants, *masks):
+            mapped.disable_readahead()
 
     def images(self, rows: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         """Return images of an epoch, uint8 ``[B, H, W, C]``, by row, int64 ``[B]``, before the ops on whole batches.
@@ -116,26 +138,42 @@ class CachedSplit:
         Raises:
             IndexError: A row is out of range.
         """
+        return self._load(rows, epoch, ())[0]
+
+    def _load(
+        self, rows: NDArray[np.int64], epoch: int, spatial: Sequence[SpatialColumn]
+    ) -> tuple[NDArray[np.uint8], dict[str, tuple[NDArray[Any], ...]]]:
+        """Return `images`, and the arrays of each of the targets that move with their pixels."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
         self._guard.require_unchanged()  # tf.data keeps reading ahead after an error
-        stored = self._variants[epoch % len(self._variants)]
-        batch: NDArray[np.uint8] = self._arrays.empty((len(rows), *self.image_shape), np.uint8)
-        suffix = self.chain.on_images
-        if not len(rows):
-            return batch
-        if not suffix and not self._decoder:
-            stored.take(rows, batch)
-            return batch
-        images: Sequence[Any] = stored.views(rows)
-        if self._decoder:
-            images = self._decoder.decode(images)
-        if suffix:
-            words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
-            images = apply_to_each(suffix, images, words)
-        for place, image in zip(batch, images, strict=True):
-            put(place, image)
-        return batch
+        variant, empty, suffix = epoch % len(self._variants), self._arrays.empty, self.chain.on_images
+        batch: NDArray[np.uint8] = empty((len(rows), *self.image_shape), np.uint8)
+        if not suffix or not len(rows):
+            self._take(rows, variant, batch)
+            return batch, {column.name: column.take(rows, variant, empty) for column in spatial}
+        images = self._views(rows, variant)
+        words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
+        if not spatial:
+            _put(batch, apply_to_each(suffix, images, words))
+            return batch, {}
+        targets = [*zip(*(column.targets(rows, variant) for column in spatial), strict=True)]
+        images, moved = apply_to_each_with_targets(suffix, images, words, targets)
+        _put(batch, images)
+        stacked = zip(spatial, zip(*moved, strict=True), strict=True)
+        return batch, {column.name: column.stacked(found, empty) for column, found in stacked}
+
+    def _take(self, rows: NDArray[np.int64], variant: int, batch: NDArray[np.uint8]) -> None:
+        """Copy cached images to a batch."""
+        if self._threads:
+            _put(batch, self._views(rows, variant))
+        elif len(rows):
+            self._variants[variant].take(rows, batch)
+
+    def _views(self, rows: NDArray[np.int64], variant: int) -> Sequence[Any]:
+        """Return cached images, raw ones without a copy."""
+        images = self._variants[variant].views(rows)
+        return self._threads.decode(self._decode, images) if self._threads else images
 
     def batch(self, rows: NDArray[np.int64], epoch: int, number: int) -> tuple[Images, Targets]:
         """Return a batch of an epoch by row, int64 ``[B]``, with all ops applied; ops on whole batches draw by its `number`.
@@ -146,27 +184,19 @@ class CachedSplit:
         """
         ops = self.chain.on_batches
         words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
-        images = apply_batch_ops(ops, self.images(rows, epoch), words, self._arrays.empty)
-        targets = tuple(column.take(rows) for column in self.targets)
+        images, moved = self._load(rows, epoch, self._spatial)
+        images = apply_batch_ops(ops, images, words, self._arrays.empty)
+        targets = tuple(
+            array
+            for column in self.targets
+            for array in (moved[column.name] if isinstance(column, SpatialColumn) else (column.take(rows),))
+        )
         if self.soft_labels:
             targets = tuple(mix_shares(ops, shares, words, self.image_shape[:2]) for shares in targets)
         return images, targets
 
 
-class _Decoder:
-    """Decodes images in one thread per CPU."""
-
-    def __init__(self, channels: int) -> None:
-        self._op = Decode(channels=channels)
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
-
-    def decode(self, images: Sequence[Any]) -> list[Any]:
-        """Decode images, given as buffers of encoded bytes; return them in the same order."""
-        try:
-            decoded = self._threads.map(self._pixels, images)
-        except RuntimeError:  # the interpreter is ending: pools refuse work, but other threads of the script may go on
-            decoded = map(self._pixels, images)
-        return list(decoded)
-
-    def _pixels(self, data: Any) -> Any:
-        return self._op.pixels(bytes(data))
+def _put(batch: NDArray[np.uint8], images: Sequence[Any]) -> None:
+    """Copy images to their places in a batch."""
+    for place, image in zip(batch, images, strict=True):
+        put(place, image)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,32 @@ from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.quantities import listed
 from joulecache.pipelines.source.features import AnyFeature, ClassLabel, Features, MultiLabel, Text, Value
+from joulecache.pipelines.source.spatial import SpatialFeature
+
+
+class TensorSpec(NamedTuple):
+    """A tensor of a target.
+
+    Attributes:
+        dtype: NumPy's name of its type, or ``str``.
+        shape: Its shape for one image.
+        losses: Number of axes over which Keras' losses have one value each, besides those of the batch: 2 for the pixels of a mask.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    losses: int = 0
+
+
+class Column(Protocol):
+    """The targets of one feature."""
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """The loaded tensors."""
+
+    def pack(self, tensors: Sequence[Any]) -> Any:
+        """Return `tensors` in the structure that `load` yields."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +71,15 @@ class TargetColumn:
         if self.soft and isinstance(self.feature, ClassLabel):
             return (len(self.feature.names),)
         return self.feature.shape
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """The loaded tensor."""
+        return (TensorSpec(self.dtype, self.shape),)
+
+    def pack(self, tensors: Sequence[Any]) -> Any:
+        """Return the tensor, as `load` yields it."""
+        return tensors[0]
 
     @cached_property
     def array(self) -> NDArray[Any]:
@@ -81,13 +117,22 @@ class Selection:
         """All names, the weight last."""
         return self.targets if self.sample_weight is None else (*self.targets, self.sample_weight)
 
-    def arrange(self, images: Any, arrays: Sequence[Any]) -> Any:
-        """Return images and the targets of `names` in the structure that `load` yields."""
-        found = arrays[: len(self.targets)]
-        target = found[0] if len(found) == 1 else dict(zip(self.targets, found, strict=True))
-        if self.sample_weight is not None:
-            return images, target, arrays[-1]
-        return (images, target) if found else images
+    def arrange(self, images: Any, targets: Sequence[Any], weights: Any = None) -> Any:
+        """Return images, the targets of `targets` and the weights in the structure that `load` yields."""
+        if not targets:
+            return images
+        target = self.structure(targets)
+        return (images, target) if self.sample_weight is None else (images, target, weights)
+
+    def structure(self, targets: Sequence[Any]) -> Any:
+        """Return one target as it is, several in a dict by name."""
+        return targets[0] if len(targets) == 1 else dict(zip(self.targets, targets, strict=True))
+
+
+def packed(columns: Sequence[Column], tensors: Sequence[Any]) -> list[Any]:
+    """Return the tensors of all columns, one after the other, as one structure per column."""
+    left = iter(tensors)
+    return [column.pack([*itertools.islice(left, len(column.tensors))]) for column in columns]
 
 
 def select(features: Features, targets: Sequence[str] | None, sample_weight: str | None) -> Selection:
@@ -121,8 +166,8 @@ def _find(argument: str, features: Features, name: str) -> AnyFeature:
         raise ValueError(f"{argument} must name targets of the cache, {there}, got {name!r}") from None
 
 
-def open_targets(cache: Cache, split: str, selection: Selection, *, soft: bool) -> tuple[TargetColumn, ...]:
-    """Open the targets of a split.
+def open_targets(cache: Cache, split: str, selection: Selection, *, soft: bool) -> dict[str, TargetColumn]:
+    """Open the targets of a split that do not move with the pixels, by name.
 
     Args:
         cache: The cache.
@@ -135,7 +180,7 @@ def open_targets(cache: Cache, split: str, selection: Selection, *, soft: bool) 
         ValueError: The training chain mixes images, but a target cannot be mixed.
     """
     rows = cache.rows(split)
-    columns = []
+    columns = {}
     for name in selection.names:
         feature = cache.manifest.features[name]
         if soft and not isinstance(feature, ClassLabel | MultiLabel):
@@ -147,5 +192,6 @@ def open_targets(cache: Cache, split: str, selection: Selection, *, soft: bool) 
                 rows[name].validate(full=True)  # offsets outside the file would crash the interpreter
             except pa.ArrowException as error:
                 raise CacheError(f"the index of {cache.location!r} is damaged: {error}") from error
-        columns.append(TargetColumn(name, feature, rows[name], soft))
-    return tuple(columns)
+        if not isinstance(feature, SpatialFeature):
+            columns[name] = TargetColumn(name, feature, rows[name], soft)
+    return columns

@@ -1,0 +1,29 @@
+"""Decode the images and masks of a batch in threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from joulecache.transforms.images import Array
+
+
+class DecodingThreads:
+    """One thread per CPU."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+
+    def decode(self, decode: Callable[[bytes], Array], images: Sequence[Any]) -> list[Array]:
+        """Decode images, given as buffers of encoded bytes; return them in the same order."""
+
+        def pixels(data: Any) -> Array:
+            return decode(bytes(data))
+
+        try:
+            decoded = self._threads.map(pixels, images)
+        except RuntimeError:  # the interpreter is ending: pools refuse work, but other threads of the script may go on
+            decoded = map(pixels, images)
+        return list(decoded)
