@@ -3,11 +3,12 @@
 
     scripts/bench_loader.py [FOLDER]
 
-Writes 9 GB to FOLDER, by default a temporary one. Takes about 8 minutes.
+Writes 10 GB to FOLDER, by default a temporary one. Takes about 9 minutes.
 
 First CPU microseconds per image, of all threads, batches of 64, shuffled, warm page cache. Each of 7 rounds runs all loaders in random
 order, for 2 epochs each. It prints the median, the range, and the median as a multiple of `cache()` in RAM. grain (with array_record)
-and FFCV are included if they are installed. Then a cache that does not fit in memory, read in blocks, against
+and FFCV are included if they are installed. Then the same of images with masks, boxes and points, as multiples of the images alone. Then
+a cache that does not fit in memory, read in blocks, against
 `cat`; the time to open 1,000 shards; the state of an iterator; the time to import and to show the help.
 """
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 BATCH, ROUNDS, WINDOW = 64, 7, 512
 SIZES = {224: (3840, 2), 32: (51_200, 2)}  # side: images, epochs
 LARGER = 256  # side of images that are cropped to 224
-CACHE = "`cache()` in RAM"
+CACHE, ALONE = "`cache()` in RAM", "images alone"
 
 Dataset = Any
 """A `tf.data.Dataset`, or another iterable of batches."""
@@ -57,6 +58,7 @@ def main(folder: Path) -> None:
     print(describe("tensorflow", "pyarrow", "numpy", *filter(is_installed, ("grain", "ffcv"))))
     for side in SIZES:
         print_costs(folder / str(side), side)
+    print_target_costs(folder / "targets", 224)
     print_larger_than_memory(folder / "large")
     print_opening(folder / "many")
     print_state(folder / "many", folder / "state")
@@ -69,20 +71,39 @@ def main(folder: Path) -> None:
 def print_costs(folder: Path, side: int) -> None:
     """Measure all loaders on images of one size."""
     images, epochs = SIZES[side]
-    loaders = make_loaders(folder, side)
+    title = f"{images:,} images of {side}x{side}x3, {epochs} epochs"
+    print_table(title, make_loaders(folder, side), images * epochs, CACHE)
+
+
+def print_target_costs(folder: Path, side: int) -> None:
+    """Measure images that are cropped and mirrored together with masks, boxes and points, and the same images alone."""
+    images, epochs = SIZES[side]
+    targets = ("mask", "boxes", "points")
+    chain = f"decode|resize({LARGER}) || random_crop({side})|flip_lr"
+    cache = build(f"synthetic:{images}", folder, chain, shards=1, target=targets)
+    selections = {ALONE: (), **{f"with {name}": name for name in targets}, "with all three": targets}
+    loaders: Loaders = {
+        name: functools.partial(repeated, jc.load(cache, "train", BATCH, targets=selected), epochs)
+        for name, selected in selections.items()
+    }
+    title = f"{images:,} images of {LARGER}x{LARGER}x3, cropped to {side} and mirrored, {epochs} epochs"
+    print_table(title, loaders, images * epochs, ALONE)
+
+
+def print_table(title: str, loaders: Loaders, count: int, base: str) -> None:
+    """Measure loaders of `count` images in turns, and print their cost, also as multiples of the `base` loader's."""
     found: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(ROUNDS + 1):
         for name in random.Random(turn).sample(list(loaders), len(loaders)):
-            cost = cpu_us(loaders[name], images * epochs)
+            cost = cpu_us(loaders[name], count)
             if turn:  # the first round is a warm-up
                 found[name].append(cost)
-    cache_us = statistics.median(found[CACHE])
-    title = f"{images:,} images of {side}x{side}x3, {epochs} epochs"
+    base_us = statistics.median(found[base])
     print()
-    print_head(title, "us per image", "least to most", f"times {CACHE}")
+    print_head(title, "us per image", "least to most", f"times {base}")
     for name, costs in found.items():
         middle = statistics.median(costs)
-        print_row(name, f"{middle:.2f}", spread(costs, ".2f"), f"{middle / cache_us:.2f}")
+        print_row(name, f"{middle:.2f}", spread(costs, ".2f"), f"{middle / base_us:.2f}")
 
 
 def cpu_us(loader: Callable[[], Iterable[Any]], count: int) -> float:
@@ -90,7 +111,7 @@ def cpu_us(loader: Callable[[], Iterable[Any]], count: int) -> float:
     batches = iter(loader())
     before_s, images = cpu_s(), 0
     for batch in batches:
-        images += len(batch[0])
+        images += len(batch[0] if isinstance(batch, tuple | list) else batch)
     spent_s = cpu_s() - before_s  # before the loader's threads end
     assert images == count, (images, count)
     return spent_s / count * 1e6

@@ -24,7 +24,9 @@ from joulecache.pipelines.cache.names import FORMATS, Encoding, Format
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.split import CachedSplit
+from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.features import spatial_features
+from joulecache.pipelines.source.spatial import Boxes, Points
 from joulecache.transforms import BoxesTarget, Chain, MaskTarget, PointsTarget, parse
 from joulecache.transforms.chain import fixed_size
 
@@ -45,7 +47,9 @@ def online(chain: Chain, unit: Drawn, most: int, n: int, variants: int | None = 
     """Run the whole chain on a record by the reference kernels, and pad its boxes."""
     targets = dict(zip(FEATURES, unit.targets, strict=True))
     given = [feature.decode(targets[name]) for name, feature in spatial_features(FEATURES).items()]
-    image, (mask, boxes, points) = chain.with_targets(unit.data, given, key=unit.name, seed=seed, n=n, variants=variants)
+    image, (mask, boxes, points) = chain.with_targets(
+        unit.data, given, key=unit.name, seed=seed, n=n, variants=variants
+    )
     assert isinstance(mask, MaskTarget)
     assert isinstance(boxes, BoxesTarget)
     assert isinstance(points, PointsTarget)
@@ -77,7 +81,9 @@ def check_rows(cache: Cache, chain: Chain, units: list[Drawn], epochs: int = EPO
             expected = online(chain, unit_of[key], most_boxes(cache), epoch, cache.manifest.variants, seed)
             for name, array in expected.items():
                 assert found[name].dtype == array.dtype
-                np.testing.assert_array_equal(found[name][row], array, err_msg=f"{name} of {key} in epoch {epoch}, {chain}")
+                np.testing.assert_array_equal(
+                    found[name][row], array, err_msg=f"{name} of {key} in epoch {epoch}, {chain}"
+                )
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +123,12 @@ def records(draw: st.DrawFn, number: int) -> Drawn:
     left, top, right, bottom = found.T
     found = found[(left < right) & (top < bottom) & (left < width) & (top < height) & (right > 0) & (bottom > 0)]
     points = np.array(draw(places), np.float32) * np.array([width, height, 1], np.float32)
-    area, objects, joints = spatial_features(FEATURES).values()
+    objects, joints = FEATURES["objects"], FEATURES["joints"]
+    assert isinstance(objects, Boxes)
+    assert isinstance(joints, Points)
     ids = rng.integers(0, draw(st.integers(1, 4)), (height, width, 1), np.uint8)
     ids[ids == 3] = 255
-    targets = {
+    targets: dict[str, Target] = {
         "label": number % 2,
         "area": png(ids[:, :, 0]),
         "objects": objects.encode(found, rng.integers(0, 3, len(found)).tolist()),

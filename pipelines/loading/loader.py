@@ -55,12 +55,13 @@ def load(
         drop_remainder: Drop the last batch of an epoch if it is smaller, so that all hosts run the same number of steps.
         hosts: (index, count) or an `InputContext`: load one host's share of every epoch. Shares differ by at most one record.
         dtype: ``uint8`` leaves images as the chain outputs them: uint8, or float32 after to_float. ``float32``, ``float16`` and
-            ``bfloat16`` yield the same values, 0 to 255, as floats.
+            ``bfloat16`` yield the same values, 0 to 255, as floats. Masks are uint8 in any case.
         epochs: Number of epochs per iteration, the same ones every time. A `tf.train.Checkpoint` of an iterator then has less
             than 1 KB and resumes with the same images; a dataset over other images or with other arguments refuses it.
         start: (epoch, batch) to start with. Without `epochs` the first iteration is then shorter, and the cardinality unknown.
         targets: Names of the targets to yield. Default: all of the cache, but for `sample_weight`.
-        sample_weight: Name of a `Value` that weights each image in Keras: the third element of a batch.
+        sample_weight: Name of a `Value` that weights each image in Keras: the third element of a batch, float32 or int64 ``[B]``. With
+            masks, boxes or points it has the structure of the targets, and axes of 1 for their pixels, boxes or points.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The largest cache to copy from an object store to ``$JOULECACHE_STAGE``, by default
@@ -68,13 +69,14 @@ def load(
 
     Returns:
         A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``, or another target; with several targets a dict of
-        them by name, and without any the images alone. `jc.features` has their dtypes and shapes. If the training chain has
-        mixup or cutmix, classes are float32 ``[B, K]`` in every split, so that all splits fit one loss. The dataset has a known
-        cardinality, reads ahead, and has the attributes `class_names` and `num_classes`.
+        them by name, and without any the images alone. `jc.features` has their dtypes and shapes. Masks, boxes and points have
+        moved with the pixels of their image. If the training chain has mixup or cutmix, classes are float32 ``[B, K]`` in every
+        split, so that all splits fit one loss. The dataset has a known cardinality, reads ahead, and has the attributes
+        `class_names`, of the only target, and `num_classes`.
 
     Raises:
         CacheError: The cache cannot be read.
-        ValueError: An argument is invalid.
+        ValueError: An argument is invalid, a target cannot be mixed, or a custom op after the cut does not say how targets move.
     """
     check_choice("verify", verify, VERIFY)
     check_integer("stage_limit_bytes", stage_limit_bytes)

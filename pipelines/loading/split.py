@@ -89,13 +89,12 @@ class CachedSplit:
         self.key_hashes: NDArray[np.uint64] = rows["key_hash"].to_numpy()
         selection = selection or select(cache.manifest.features, None, None)
         unmoved = open_targets(cache, split, selection, soft=self.soft_labels)
-        spatial = open_spatial(cache, split, selection.names, size, self._threads)
-        if spatial:
+        if len(unmoved) < len(selection.names):
             check_moves(self.chain.on_images)
+        spatial = open_spatial(cache, split, selection.names, size, self._threads)
         self._spatial = tuple(spatial.values())
-        self.targets: tuple[TargetColumn | SpatialColumn, ...] = tuple(
-            spatial[name] if name in spatial else unmoved[name] for name in selection.names
-        )
+        columns: dict[str, TargetColumn | SpatialColumn] = {**unmoved, **spatial}
+        self.targets = tuple(columns[name] for name in selection.names)
 
     def __len__(self) -> int:
         return len(self.key_hashes)
@@ -184,8 +183,8 @@ class CachedSplit:
         """
         ops = self.chain.on_batches
         words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
-        images, moved = self._load(rows, epoch, self._spatial)
-        images = apply_batch_ops(ops, images, words, self._arrays.empty)
+        loaded, moved = self._load(rows, epoch, self._spatial)
+        images = apply_batch_ops(ops, loaded, words, self._arrays.empty)
         targets = tuple(
             array
             for column in self.targets
