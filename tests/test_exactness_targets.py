@@ -45,7 +45,7 @@ def build(folder: Path, chain: Chain, units: list[Drawn], **options: Any) -> Cac
 
 def online(chain: Chain, unit: Drawn, most: int, n: int, variants: int | None = VARIANTS, seed: int = SEED) -> Expected:
     """Run the whole chain on a record by the reference kernels, and pad its boxes."""
-    targets = dict(zip(FEATURES, unit.targets, strict=True))
+    targets = dict(zip(FEATURES, unit.contents, strict=True))
     given = [feature.decode(targets[name]) for name, feature in spatial_features(FEATURES).items()]
     image, (mask, boxes, points) = chain.with_targets(
         unit.data, given, key=unit.name, seed=seed, n=n, variants=variants
@@ -108,7 +108,7 @@ def test_a_cache_cut_anywhere_gives_the_targets_of_the_whole_chain(
 
 SIDES = 40, 44
 corners = st.floats(0, 1, width=32)
-boxes = st.lists(st.tuples(*[st.floats(-0.2, 1.2, width=32)] * 4), max_size=5)
+boxes = st.lists(st.tuples(*[st.floats(-0.25, 1.25, width=32)] * 4), max_size=5)
 places = st.lists(st.tuples(corners, corners, st.integers(0, 2)), min_size=4, max_size=4)
 
 
@@ -135,13 +135,16 @@ def records(draw: st.DrawFn, number: int) -> Drawn:
         "age": float(number),
         "joints": joints.encode(points),
     }
-    return Drawn(f"{number}.png", tuple(targets.values()), png(rng.integers(0, 256, (height, width, 3), np.uint8)))
+    features = tuple(FEATURES.values())
+    return Drawn(
+        f"{number}.png", tuple(targets.values()), features, png(rng.integers(0, 256, (height, width, 3), np.uint8))
+    )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(
     steps=st.lists(names, min_size=1, max_size=6),
-    cut=st.integers(1, 8),
+    cut=st.integers(2, 8),
     channels=st.sampled_from([1, 3]),
     units=st.tuples(records(0), records(1), records(2)),
     seed=st.integers(0, 2**64 - 1),
@@ -153,7 +156,6 @@ def test_random_targets_of_random_chains_cut_anywhere_are_those_of_the_whole_cha
 ) -> None:
     chain = parse("|".join([f"decode({channels})", "resize((33, 35))", *steps]))
     chain = replace(chain, cut=min(cut, len(chain.ops)))
-    encoding = "png" if fixed_size(chain.prefix) is None else encoding
     with TemporaryDirectory() as folder:
         cache = build(Path(folder, "cache"), chain, [*units], format=kind, encoding=encoding, seed=seed, shards=1)
         check_rows(cache, chain, [*units], 2, seed)
