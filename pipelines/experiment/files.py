@@ -98,7 +98,7 @@ def list_files(folder: Path, cache: Cache, epochs: int) -> ImageFiles:
     turned = orientations if (orientations != 1).any() else None
     selection = select(manifest.features, None, None)
     columns = open_targets(cache, "train", selection, soft=False)
-    targets = tuple(column.take(np.arange(len(keys))) for column in columns)
+    targets = tuple(column.take(np.arange(len(keys))) for column in columns.values())
     return ImageFiles(paths, targets, selection, drawn, sizes, turned)
 
 
