@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.building.records import Record
     from joulecache.pipelines.cache.cache import Cache, open_cache, verify
     from joulecache.pipelines.cache.manifest_io import open_manifest
+    from joulecache.pipelines.compressing.beam_inference import LiteRTModelHandler
     from joulecache.pipelines.compressing.compression import compress
     from joulecache.pipelines.compressing.recipe import Recipe
     from joulecache.pipelines.energy import Energy, Meter
@@ -36,6 +37,7 @@ _HOMES = {
     "Cache": "cache.cache",
     "Energy": "energy",
     "EnergyCallback": "training.callback",
+    "LiteRTModelHandler": "compressing.beam_inference",
     "Meter": "energy",
     "ReadCache": "building.beam_sources",
     "ReadRecords": "building.beam_sources",
@@ -61,6 +63,7 @@ __all__ = [
     "Cache",
     "Energy",
     "EnergyCallback",
+    "LiteRTModelHandler",
     "Meter",
     "ReadCache",
     "ReadRecords",

@@ -19,11 +19,11 @@ from keras import layers
 from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.compression import calibration_images, compress, compress_on
+from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.output import discard_output, staged_output, write_record
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.results import Compression, read_compression
 from joulecache.pipelines.compressing.steps import Job, StepRunner
-from joulecache.pipelines.compressing.tflite import TfliteModel
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.models.classifiers import load_model
 from joulecache.pipelines.models.macs import count_macs

@@ -42,7 +42,10 @@ WITH_TENSORFLOW = (
     "pipelines.auditing",
     "pipelines.planning",
 )
-WITH_BEAM = tuple(f"pipelines.building.{module}" for module in ("beam_graph", "beam_sink", "beam_sources"))
+WITH_BEAM = (
+    *(f"pipelines.building.{module}" for module in ("beam_graph", "beam_sink", "beam_sources")),
+    "pipelines.compressing.beam_inference",
+)
 
 # Pickles run code when they are read; the last two switch `tf.keras` to Keras 2.
 BANNED = {

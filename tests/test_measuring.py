@@ -16,9 +16,10 @@ from keras import layers
 from meters import Diary
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.measuring import ConvertedModel, Score, measure_files, score
 from joulecache.pipelines.compressing.results import ModelFile
-from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
+from joulecache.pipelines.compressing.tflite import to_tflite
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.statistics import proportion_interval
 from joulecache.pipelines.energy import Component, Energy, Meter

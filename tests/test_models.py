@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
+from joulecache.pipelines.compressing.litert import TfliteModel
+from joulecache.pipelines.compressing.tflite import to_tflite
 from joulecache.pipelines.models.architectures import MODELS
 from joulecache.pipelines.models.classifiers import build_model, load_model
 from joulecache.pipelines.models.fitting import check_batches, compile_model, run_epochs

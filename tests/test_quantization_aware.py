@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from keras import layers
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware, rounded_kernel
-from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
+from joulecache.pipelines.compressing.tflite import to_tflite
 from joulecache.pipelines.models.fitting import compile_model, run_epochs
 
 Images = NDArray[np.uint8]

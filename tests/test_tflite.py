@@ -14,7 +14,8 @@ from ai_edge_litert.interpreter import Interpreter
 from blobs import CLASSES, batches, blobs
 from keras import layers
 
-from joulecache.pipelines.compressing.tflite import TfliteModel, to_tflite
+from joulecache.pipelines.compressing.litert import TfliteModel
+from joulecache.pipelines.compressing.tflite import to_tflite
 from joulecache.pipelines.models.classifiers import build_model
 from joulecache.pipelines.models.fitting import compile_model, run_epochs
 

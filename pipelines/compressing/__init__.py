@@ -1,5 +1,5 @@
 """Compress a trained classifier, and measure what each step saves and costs.
 
 `compression.compress` prunes channels and weights, shares weights and quantizes, as a `recipe.Recipe` specifies, and returns
-a `results.Compression`. The last two modules do not import TensorFlow.
+a `results.Compression`. `recipe`, `results`, `litert` and `beam_inference` do not import TensorFlow.
 """

@@ -10,11 +10,12 @@ from keras import layers
 
 from joulecache.pipelines.compressing.batch_norm import trainable_norms
 from joulecache.pipelines.compressing.kernels import prunable_layers, weighted_layers
+from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.pruning import kept_channels
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.steps import prune_ratio
-from joulecache.pipelines.compressing.tflite import TfliteModel, check_precision, to_tflite
+from joulecache.pipelines.compressing.tflite import check_precision, to_tflite
 from joulecache.pipelines.models.macs import count_macs
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.litert import PREDICT_BATCH, TfliteModel
 from joulecache.pipelines.compressing.results import ModelFile
-from joulecache.pipelines.compressing.tflite import PREDICT_BATCH, TfliteModel
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.statistics import proportion_interval
 from joulecache.pipelines.energy import Energy, Meter

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.pruning import prune_channels
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
-from joulecache.pipelines.compressing.tflite import TfliteModel
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.names import FINETUNE, INFER, INPUT, TRAIN
 from joulecache.pipelines.models.fitting import compile_model, is_softmax
