@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import TypeVar
 
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import Manifest, Split
-from joulecache.pipelines.core.quantities import NO_BREAK, count, data_size, kind, listed, plural, seconds, shortened
+from joulecache.pipelines.core.quantities import count, data_size, kind, listed, plural, seconds, shortened
+from joulecache.pipelines.report.describe.targets import by_split, describe_targets
 from joulecache.pipelines.report.describe.values import active, flagged, joules, total
-from joulecache.pipelines.report.document import Block, Code, Column, Document, Paragraph, Section, Table, table, words
-from joulecache.pipelines.source.features import ClassLabel, MultiLabel, Value
+from joulecache.pipelines.report.document import Block, Code, Document, Paragraph, Section, Table
 from joulecache.transforms.chain import UnknownOpError, parse
 
-_CLASSES_SHOWN = 20
-S = TypeVar("S")
 _KINDS_SHOWN = 10
 
 
@@ -25,7 +22,7 @@ def describe_manifest(manifest: Manifest, name: str = "") -> Document:
     """Describe a cache; `name` is its path or URL."""
     splits = {split: found for split, found in manifest.splits.items() if found.records}
     facts = map(Paragraph, filter(None, (_age(manifest), _draws(manifest), _source(manifest, name), _energy(manifest))))
-    blocks: list[Block] = [_splits(splits), *_targets(manifest, splits), *facts]
+    blocks: list[Block] = [_splits(splits), *describe_targets(manifest, splits), *facts]
     return Document(
         "joulecache: a cache",
         name or manifest.chain,
@@ -76,61 +73,7 @@ def _splits(splits: Mapping[str, Split]) -> Table:
         "Mean": lambda split: levels(split.mean),
         "Std": lambda split: levels(split.std),
     }
-    return _by_split("Split", facts, splits)
-
-
-def _targets(manifest: Manifest, splits: Mapping[str, Split]) -> Iterator[Block]:
-    """Yield what is known of the targets: the records of each class, and the ranges of values."""
-    if manifest.targets is None:
-        yield _classes(manifest.class_names, {name: split.class_counts for name, split in splits.items()})
-        return
-    if not manifest.targets:
-        yield Paragraph("No targets: images alone.")
-    for name, feature in manifest.targets.items():
-        found = {split: (each.targets or {})[name] for split, each in splits.items()}
-        match feature:
-            case ClassLabel(names) | MultiLabel(names):
-                yield Paragraph(f"Target {name}, {feature.kind}:")
-                yield _classes(names, {split: summary.counts or () for split, summary in found.items()})
-            case Value(dtype, shape):
-                text = (
-                    f"Target {name}, {feature.kind}: {dtype}{' of shape ' + 'x'.join(map(str, shape)) if shape else ''}"
-                )
-                ranges = [
-                    f"{split} {each.low:g} to {each.high:g}"
-                    for split, each in found.items()
-                    if each.low is not None and each.high is not None
-                ]
-                yield Paragraph(f"{text}, {', '.join(ranges)}.")
-            case _:
-                yield Paragraph(f"Target {name}, {feature.kind}.")
-
-
-def _classes(names: Sequence[str], splits: Mapping[str, Sequence[int]]) -> Block:
-    """Return the records of each class: in each split if there are few classes, else in total."""
-    if not names:
-        return Paragraph("No classes.")
-    if len(names) <= _CLASSES_SHOWN:
-        return _by_split("Class", {name: _count_of(place) for place, name in enumerate(names)}, splits)
-    totals = [sum(counts) for counts in zip(*splits.values(), strict=True)]
-    first = [f"{name}{NO_BREAK}({count(records)})" for name, records in zip(names, totals, strict=True)]
-    fewest, most = min(totals), max(totals)
-    sizes = plural(most, "record") if fewest == most else f"{count(fewest)} to {plural(most, 'record')}"
-    return Paragraph(f"{count(len(names))} classes, {sizes} each: {shortened(first, _CLASSES_SHOWN)}.")
-
-
-def _count_of(place: int) -> Callable[[Sequence[int]], str]:
-    return lambda counts: count(counts[place])
-
-
-def _by_split(what: str, rows: Mapping[str, Callable[[S], str]], splits: Mapping[str, S]) -> Table:
-    """Return a table with a column for each split."""
-
-    def of(split: S) -> Callable[[str], str]:
-        return lambda name: rows[name](split)
-
-    columns: dict[Column, Callable[[str], str]] = {words(what): lambda name: name}
-    return table("", rows, columns | {Column(name): of(split) for name, split in splits.items()})
+    return by_split("Split", facts, splits)
 
 
 def _draws(manifest: Manifest) -> str:
