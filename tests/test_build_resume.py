@@ -141,6 +141,19 @@ def test_a_killed_build_can_be_built_again(
     check_resumed(photo_folder, cache, expected)
 
 
+def test_a_killed_build_of_masks_boxes_and_points_is_resumed(tmp_path: Path, builder: Builder) -> None:
+    source, cache = Path("synthetic:16"), tmp_path / "cache"
+    targets: dict[str, Any] = {"target": ["mask", "boxes", "points"]}
+    builder.kill(lambda: count_of(cache, RESULTS) > 1, source, cache, **targets)
+    finished = 4 if (cache / MANIFEST).exists() else count_of(cache, RESULTS)
+    built = precompute(source, cache, **OPTIONS, **targets)
+    assert built.unchanged or built.resumed_shards == finished
+    whole = precompute(source, tmp_path / "whole", **OPTIONS, **targets)
+    assert hashes(built.manifest) == hashes(whole.manifest)
+    assert verify(cache) == []
+    assert is_clean(cache)
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path, builder: Builder) -> Path:
     """A cache folder of a build that was killed after some of its shards; only to be copied."""

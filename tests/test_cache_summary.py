@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 from caches import build
 from rich.cells import cell_len
+from spatial_sources import drawn, spatial_source
 
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.manifest_io import open_manifest
+from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.source.spatial import Mask
+from joulecache.transforms import parse
 
 MakeSource = Callable[[Mapping[str, bytes]], Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -173,3 +179,41 @@ def test_no_cut_is_proposed_where_images_have_no_size_before_it(
     assert note.startswith(
         "random_resized_crop is cached and drawn once, so every epoch repeats the same images: store K"
     )
+
+
+def test_masks_boxes_and_points_are_described(tmp_path: Path, inspect: Callable[[Path], str]) -> None:
+    units = [drawn(number) for number in range(14)]
+    config = BuildConfig(chain=parse("decode|resize(32)"), val_fraction=0.3, variants=2)
+    manifest = build_cache(spatial_source(units=units), tmp_path / "cache", config, Meter()).manifest
+    out = inspect(tmp_path / "cache")
+    train = manifest.split("train")
+    targets, images = train.targets or {}, train.records * 2
+    area, objects, joints = (targets[name] for name in ("area", "objects", "joints"))
+    for name in ("area, mask", "objects, boxes", "joints, points", "age, value"):
+        assert f"Target {name}:" in out
+    assert area.counts is not None
+    assert objects.counts is not None
+    assert joints.counts is not None
+    assert joints.low is not None
+    pixels = images * 32 * 32
+    assert row(out, "Empty (only 0 and 255)")[-2] == f"{(area.empty or 0) / images:.1%}"
+    assert row(out, "fur")[0] == f"{area.counts[1] / pixels:.1%}"
+    assert row(out, "no class (255)")[-2] == f"{1 - sum(area.counts) / pixels:.1%}"
+    assert float(row(out, "Boxes per image")[-2]) == pytest.approx(sum(objects.counts) / images, rel=0.01)
+    assert row(out, "Most in an image")[-2] == str(objects.most)
+    assert row(out, "paw")[0] == str(objects.counts[1])
+    assert row(out, "3")[0] == str(joints.counts[3])
+    assert f"{joints.low:.6g} to" in out
+    assert "Masks, boxes and points are counted in all variants." in out
+
+
+def test_masks_without_names_are_described_by_their_ids(tmp_path: Path, inspect: Callable[[Path], str]) -> None:
+    features = {"ids": Mask()}
+    units = [drawn(number, features) for number in range(6)]
+    config = BuildConfig(chain=parse("decode|resize(32)"), val_fraction=0)
+    manifest = build_cache(spatial_source(units=units, features=features), tmp_path / "cache", config, Meter()).manifest
+    counts = (manifest.split("train").targets or {})["ids"].counts
+    assert counts is not None
+    assert [row(inspect(tmp_path / "cache"), str(number))[0] for number in range(2)] == [
+        f"{count / (6 * 32 * 32):.1%}" for count in counts
+    ]

@@ -13,20 +13,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from joulecache.pipelines.building.precomputing import precompute
-from joulecache.pipelines.cache.cache import verify
+from joulecache.pipelines.cache.cache import Cache, verify
 from joulecache.pipelines.cache.cleanup import delete_unlisted
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.index import empty_index, read_index, write_index
 from joulecache.pipelines.cache.manifest import FORMAT_VERSION, MANIFEST, Manifest
 from joulecache.pipelines.cache.manifest_io import find_manifest, open_manifest, read_manifest, write_manifest
+from joulecache.pipelines.cache.mapped_images import MappedImages
 from joulecache.pipelines.cache.shards import map_images, read_encoded
+from joulecache.pipelines.report.describe.cache import describe_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,19 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Bui
     return build(folder, photo_folder, chain="decode(1)", encoding="png", format="tfrecord", shards=1)
 
 
+@pytest.fixture(scope="module", params=["arrow", "tfrecord"])
+def spatial(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Built:
+    """A raw cache with masks, boxes and points."""
+    return build(
+        tmp_path_factory.mktemp("spatial"),
+        Path("synthetic:8"),
+        chain="decode|resize(24)",
+        target=("mask", "boxes", "points", "label"),
+        format=request.param,
+        shards=2,
+    )
+
+
 @pytest.fixture
 def cache(raw: Built) -> Iterator[Built]:
     """Return the raw cache; restore it after the test."""
@@ -87,7 +103,13 @@ def sealed(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_all(folder: Path, manifest: Manifest) -> None:
-    """Read every number and every image that a manifest leads to."""
+    """Read every number, image and target that a manifest leads to, and describe the cache."""
+    describe_manifest(manifest)
+    opened = Cache(str(folder), folder, manifest)
+    for name in (name for name, split in manifest.splits.items() if split.records):
+        for target in opened.targets(name).values():
+            if isinstance(target, MappedImages):
+                assert target.views(np.arange(manifest.split(name).records))
     read_index(folder, manifest)["label"].to_numpy().sum()
     for split in manifest.splits.values():
         for file in split.files:
@@ -314,6 +336,14 @@ def check_forgery(built: Built, others: Path, data: st.DataObject) -> None:
 
 
 @given(st.data())
+@settings(max_examples=100)
+def test_a_forged_manifest_of_masks_boxes_and_points_is_refused_or_harmless(
+    spatial: Built, others: Path, data: st.DataObject
+) -> None:
+    check_forgery(spatial, others, data)
+
+
+@given(st.data())
 @settings(max_examples=250)
 def test_a_forged_manifest_is_refused_or_harmless(
     raw: Built, encoded: Built, others: Path, data: st.DataObject
@@ -329,6 +359,40 @@ def test_ten_thousand_forgeries_are_refused_or_harmless(
     raw: Built, encoded: Built, others: Path, data: st.DataObject
 ) -> None:
     check_forgery(data.draw(st.sampled_from([raw, encoded])), others, data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("files", 0, "targets", "mask", "offset"), 2**40, "masks of .* do not fit"),
+        (("files", 0, "targets", "mask", "stride"), 575, "masks of .* do not fit"),
+        (("files", 0, "targets", "mask", "offset"), None, "encoded masks: they cannot be mapped"),
+        (("files", 0, "targets", "boxes", "summary", "most"), 2, "do not have the target 'boxes' as its split says"),
+        (("targets", "boxes", "most"), 2**50, "do not have the target 'boxes' as its split says"),
+        (("files", 0, "targets"), {}, "do not have the target 'mask' as its split says"),
+        (("targets", "points", "counts"), [1], "do not have the target 'points' as its split says"),
+    ],
+)
+def test_targets_that_do_not_fit_their_files_are_refused(
+    spatial: Built, path: tuple[Any, ...], value: object, message: str
+) -> None:
+    body = copy.deepcopy(spatial.body)
+    at(body, ("splits", "train", *path[:-1]))[path[-1]] = value
+    spatial.write(sealed(body))
+    with pytest.raises(CacheError, match=message):
+        open_manifest(spatial.folder)
+    spatial.restore()
+
+
+def test_more_boxes_than_an_image_may_have_are_refused(spatial: Built) -> None:
+    """`load` allocates as many for each image."""
+    body = copy.deepcopy(spatial.body)
+    split = body["splits"]["train"]
+    split["files"][0]["targets"]["boxes"]["summary"]["most"] = split["targets"]["boxes"]["most"] = 2**50
+    spatial.write(sealed(body))
+    with pytest.raises(CacheError, match="an image has at most 65,536 boxes, got 1,125,899,906,842,624"):
+        open_manifest(spatial.folder)
+    spatial.restore()
 
 
 def test_every_value_is_covered_by_the_digest(raw: Built) -> None:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from joulecache.pipelines.building.results import BuildProgress, Built
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard
 from joulecache.pipelines.building.specs import ShardResult
 from joulecache.pipelines.building.workspace import Workspace
+from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
 from joulecache.pipelines.source import Source, SourceConfig, SourceError, open_source
@@ -323,6 +325,25 @@ def test_an_update_builds_what_changed_and_deletes_what_it_replaced(
     photo_folder = write_files(tmp_path / "photos", {**photos, "cat/00.jpg": photos["dog/01.jpg"]})
     whole = precompute(photo_folder, tmp_path / "cache", CHAIN, shards=4, val_fraction=0)
     assert other_cut.manifest.splits["train"].files == whole.manifest.splits["train"].files
+
+
+def read_all(targets: Mapping[str, Any]) -> list[Any]:
+    boxes = targets["boxes"]
+    return [targets["mask"].views(np.arange(len(boxes))), boxes.counts, boxes.boxes, boxes.classes, targets["points"]]
+
+
+def test_a_remote_cache_has_masks_boxes_and_points(bucket: str, tmp_path: Path) -> None:
+    there, here = f"{bucket}/cache", tmp_path / "cache"
+    for count, variants in ((6, 1), (9, 2)):  # built, then updated
+        options: dict[str, Any] = {"target": ("mask", "boxes", "points"), "shards": 3, "variants": variants}
+        for cache in (there, here):
+            built = precompute(f"synthetic:{count}", cache, "decode|resize(32)|random_crop(28)", **options)
+        assert open_manifest(there).splits == built.manifest.splits
+    assert 0 < built.transformed < 18
+    assert verify(there) == []
+    far, near = (read_all(open_cache(cache).targets("train", 1)) for cache in (there, here))
+    for one, other in zip(far, near, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_of_two_concurrent_builds_one_wins(bucket: str, photo_folder: Path) -> None:

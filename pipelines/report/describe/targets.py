@@ -68,7 +68,7 @@ def describe_targets(manifest: Manifest, splits: Mapping[str, Split]) -> Iterato
 
 
 def _pixels(split: Split) -> int:
-    return sum(file.pixel_stats.pixels for file in split.files if file.pixel_stats)
+    return sum(file.pixel_stats.pixels for file in split.files if file.pixel_stats) or 1
 
 
 def _target(title: str, feature: AnyFeature, found: Mapping[str, _Found]) -> Iterator[Block]:
