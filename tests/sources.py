@@ -69,19 +69,19 @@ def write_parquet(
     return path
 
 
-def example(values: Mapping[str, bytes | int | list[int] | float]) -> bytes:
+def example(values: Mapping[str, bytes | int | float | list[int] | list[float] | list[bytes]]) -> bytes:
     """Serialize an Example as TensorFlow does."""
     import tensorflow as tf
 
     features = {}
     for name, value in values.items():
-        if isinstance(value, bytes):
-            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        elif isinstance(value, float):
-            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+        items = value if isinstance(value, list) else [value]
+        if isinstance(items[0], bytes):
+            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=items))
+        elif isinstance(items[0], float):
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=items))
         else:
-            numbers = value if isinstance(value, list) else [value]
-            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=numbers))
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=items))
     data: bytes = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
     return data
 

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sources import records
 
+import joulecache as jc
 from joulecache.pipelines import load, precompute
 from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 
@@ -40,6 +41,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(
         root, "pets", {**pets, "species": KINDS, "head": {"kind": KINDS}}, {"train": 4}, supervised=("photo", "species")
     )
+    boxes = tfds.features.Sequence({"bbox": tfds.features.BBoxFeature(), "label": KINDS, "is_crowd": np.bool_})
+    store(root, "detection", {"image": IMAGE, "objects": boxes, "tags": tfds.features.Sequence(KINDS)}, {"train": 3})
+    store(root, "segmentation", {"photo": IMAGE, "mask": tfds.features.Image(shape=(None, None, 1))}, {"train": 3})
     store(root, "two", {"image": IMAGE, "species": KINDS, "kind": KINDS}, {"train": 4})
     return root
 
@@ -47,6 +51,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 IMAGE = tfds.features.Image(shape=(None, None, 3))
 KINDS = tfds.features.ClassLabel(names=["cat", "dog"])
 CLASSES = {"label": KINDS}
+OBJECTS = [
+    {"bbox": tfds.features.BBox(ymin=0.0, xmin=0.5, ymax=1.0, xmax=1.0), "label": 1, "is_crowd": False},
+    {"bbox": tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0), "label": 0, "is_crowd": True},
+]
 
 
 def store(
@@ -78,6 +86,7 @@ def store(
                 values |= {key: np.full((9, 8, 3), number, np.uint8) for key in ("image", "photo") if key in features}
                 values |= {"mask": np.zeros((9, 8, 1), np.uint8)} if "mask" in features else {}
                 values |= {"head": {"kind": 1}} if "head" in features else {}
+                values |= {"objects": OBJECTS[:number], "tags": [1] * number} if "objects" in features else {}
                 yield number, values
 
     Photos.name = name
@@ -125,7 +134,7 @@ def test_features_are_those_that_the_dataset_declares_for_supervised_learning() 
     source = open_source("tfds:pets")
     assert source.class_names == ("cat", "dog")
     assert [record.targets[0] for record in records(source)] == [0, 1, 0, 1]
-    assert source.notes == ("images from column photo, classes from species (2 names), not from head/kind",)
+    assert source.notes == ("images from column photo, classes from species (2 names), not from head/kind or mask",)
     nested = open_source("tfds:pets", SourceConfig(image="photo", target="head/kind"))
     assert [record.targets[0] for record in records(nested)] == [1, 1, 1, 1]
 
@@ -151,10 +160,6 @@ def test_a_dataset_without_train_is_split_by_hash() -> None:
         ("tiny_photoss", "cannot open 'tfds:tiny_photoss': Dataset tiny_photoss not found"),
         ("../photos", "cannot open 'tfds:../photos': Parsing builder name string"),
         ("", "cannot open 'tfds:': Parsing builder name string"),
-        (
-            "regression",
-            "column 'label' of 'tfds:regression' holds Tensor, not classes: expected integers",
-        ),
         ("two", "'tfds:two' has 2 columns of classes: choose one with --target kind or --target species"),
         ("mnist", "'tfds:mnist' is not prepared in .*mnist/3.0.1: run `python -c .*download_and_prepare"),
     ],
@@ -168,3 +173,24 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(SourceError, match=r"needs tensorflow-datasets: run `pip install 'joulecache\[tfds\]'`$"):
         open_source("tfds:mnist")
+
+
+def test_boxes_and_multilabels_of_a_dataset() -> None:
+    source = open_source("tfds:detection", SourceConfig(target=("boxes", "tags")))
+    boxes = jc.features.Boxes(("cat", "dog"))
+    assert source.features == {"boxes": boxes, "tags": jc.features.MultiLabel(("cat", "dog"))}
+    found = [boxes.decode(record.targets[0]) for record in records(source)]
+    assert [each.boxes.tolist() for each in found] == [[], [[4, 0, 8, 9]], [[4, 0, 8, 9]]]
+    assert [record.targets[1] for record in records(source)] == [b"\0\0", b"\0\1", b"\0\1"]
+    assert source.notes[1:] == (
+        "2 boxes of 2 classes from column objects: 'cat', 'dog'",
+        "dropped 1 box of crowds in column objects",
+    )
+    assert open_source("tfds:detection").features == {"tags": jc.features.MultiLabel(("cat", "dog"))}
+
+
+def test_masks_and_values_of_a_dataset() -> None:
+    assert open_source("tfds:segmentation").features == {"mask": jc.features.Mask()}
+    assert open_source("tfds:pets", SourceConfig(target="mask")).features == {"mask": jc.features.Mask(("0", "1"))}
+    assert open_source("tfds:regression").features == {"label": jc.features.Value()}
+    assert open_source("tfds:segmentation", SourceConfig(target="none")).features == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,19 @@ def corners(box: object) -> list[float]:
     if width < 0 or height < 0:
         raise ValueError(f"a box must have a positive width and height, got {shown(box)}")
     return [left, top, left + width, top + height]
+
+
+@dataclass(frozen=True)
+class Corners:
+    """Boxes by their corners.
+
+    Attributes:
+        boxes: Left, top, right and bottom of each.
+        classes: Their classes, as numbers or names; None without.
+    """
+
+    boxes: Sequence[Sequence[float]]
+    classes: Sequence[int | str | bytes] | None
 
 
 def encode_boxes(feature: Boxes, boxes: Sequence[Sequence[float]], classes: Sequence[int]) -> tuple[bytes, int]:

@@ -11,9 +11,11 @@ from joulecache.pipelines.core.quantities import listed, plural
 from joulecache.pipelines.source.classes import CLASS_KEYS, called
 from joulecache.pipelines.source.config import SourceConfig, Wanted
 from joulecache.pipelines.source.features import Features
+from joulecache.pipelines.source.layout import is_mask_folder
 from joulecache.pipelines.source.records import Archive, SourceError
 
 IMAGE, BYTES, INTEGER, TEXT, BOOLEAN, FLOAT, LIST = "image", "bytes", "integer", "text", "boolean", "float", "list"
+MASK, BOXES = "mask", "boxes"
 """Kinds of columns."""
 
 _IMAGE_KINDS = (IMAGE, BYTES)
@@ -22,8 +24,29 @@ _PREFERRED_IMAGES = ("image", "image/encoded", "image_raw")
 _PREFERRED_TARGETS = ("label", "image/class/label")
 _IMAGE_NAMES = (*_PREFERRED_IMAGES, "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 _TARGET_NAMES = (*CLASS_KEYS, *_PREFERRED_TARGETS, "labels", "fine_label", "coarse_label", "image/class/text")
+_MASK_NAMES = ("mask", "masks", "annotation", "segmentation", "segmentation_mask", "image/segmentation/class/encoded")
 _SPLIT_NAMES = ("split", "subset", "partition")
 _SHOWN = 20  # columns in a message
+
+
+@dataclass(frozen=True)
+class BoxColumns:
+    """The features of TFRecords that make boxes, as fractions of the image's sides.
+
+    Attributes:
+        corners: Those of ymin, xmin, ymax and xmax; or one, with these four numbers of each box.
+        classes: That of the classes; None without.
+        crowds: That tells which boxes are of crowds; None without.
+    """
+
+    corners: tuple[str, ...]
+    classes: str | None = None
+    crowds: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return [*self.corners, *(name for name in (self.classes, self.crowds) if name is not None)]
 
 
 @dataclass(frozen=True)
@@ -34,11 +57,13 @@ class Column:
         name: Its name; ``a.b`` for field b of column a.
         kind: What it holds: one of the kinds above, or another in words.
         class_names: The names of its classes, if the file declares them.
+        boxes: The features that it is made of; None for a column as it is in the file.
     """
 
     name: str
     kind: str
     class_names: tuple[str, ...] | None = None
+    boxes: BoxColumns | None = None
 
     def __str__(self) -> str:
         names = "" if self.class_names is None else f", {len(self.class_names)} names"
@@ -53,13 +78,15 @@ class Columns:
         image: Column of the images.
         target: Column of the classes.
         classes: The classes that the labels name; None if the labels are numbers.
-        features: The features of other targets than one class, whose names are those of their columns; None for the class.
+        features: The features of other targets than one class; None for the class.
+        sources: The columns of these targets.
     """
 
     image: str
     target: str
     classes: tuple[str, ...] | None = None
     features: Features | None = None
+    sources: tuple[Column, ...] = ()
 
     def __repr__(self) -> str:  # part of a spec's digest, once per unit: no class names
         others = "" if self.features is None else f", {self._features_digest}"
@@ -68,11 +95,13 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """The columns of the image and the targets."""
-        return [self.image, self.target] if self.features is None else [self.image, *self.features]
+        return (
+            [self.image, self.target] if self.features is None else [self.image, *(each.name for each in self.sources)]
+        )
 
     @functools.cached_property
     def _features_digest(self) -> str:
-        return hashlib.sha256(repr(self.features).encode()).hexdigest()
+        return hashlib.sha256(repr((self.features, self.sources)).encode()).hexdigest()
 
     def number(self, label: bool | int | str | bytes) -> int:
         """Return the number of a label's class; ValueError if it is not one of the classes."""
@@ -152,7 +181,10 @@ class _NoTargetError(_NoColumnError):
 
 
 def choose_columns(
-    files: Sequence[Archive], read: Callable[[Archive], Sequence[Column]], config: SourceConfig
+    files: Sequence[Archive],
+    read: Callable[[Archive], Sequence[Column]],
+    config: SourceConfig,
+    preferred: Sequence[str] = _PREFERRED_TARGETS,
 ) -> Choice:
     """Choose the columns by the first file that has images and classes: some files of a test split have no classes.
 
@@ -160,6 +192,7 @@ def choose_columns(
         files: The files of the source.
         read: Returns the columns of a file.
         config: May name the columns.
+        preferred: Names of target columns that are chosen before any other.
 
     Raises:
         SourceError: No file has both columns, or more than one column fits.
@@ -167,7 +200,7 @@ def choose_columns(
     problem: _NoColumnError | None = None
     for file in files:
         try:
-            return choose(file.name, read(file), config)
+            return choose(file.name, read(file), config, preferred)
         except _NoColumnError as error:
             problem = problem or error
     assert problem is not None, "a source has files"
@@ -177,9 +210,55 @@ def choose_columns(
 
 
 def _images_alone(file: str, columns: Sequence[Column], config: SourceConfig) -> Choice:
-    images = [column for column in columns if called([column.name], _IMAGE_NAMES) or column.kind == IMAGE]
+    images = _image_columns(columns, mask_columns(columns))
     image, others = _find(file, columns, "image", "images", images, _IMAGE_KINDS, _PREFERRED_IMAGES, config.image)
     return Choice(file, image, image, others, _split_column(columns), by_default=False, wanted=())
+
+
+def _image_columns(columns: Sequence[Column], masks: Sequence[Column]) -> list[Column]:
+    """Return the columns that may have the images: not those of masks, unless there are no others."""
+    images = [column for column in columns if called([column.name], _IMAGE_NAMES) or column.kind == IMAGE]
+    return [column for column in images if column not in masks] or images
+
+
+def mask_columns(columns: Sequence[Column]) -> list[Column]:
+    """Return the columns of masks, by their types and names."""
+    return [
+        column
+        for column in columns
+        if column.kind == MASK
+        or (column.kind == IMAGE and is_mask_folder(column.name.rpartition("/")[2]))
+        or (column.kind == BYTES and called([column.name], _MASK_NAMES))
+    ]
+
+
+def _is_of_boxes(column: Column, columns: Sequence[Column]) -> bool:
+    """Return whether a column has boxes, or is a field of them."""
+    return column.kind == BOXES or any(
+        column.name.startswith((f"{each.name}.", f"{each.name}/")) or (each.boxes and column.name in each.boxes.names)
+        for each in columns
+        if each.kind == BOXES
+    )
+
+
+def _spatial_targets(file: str, columns: Sequence[Column], masks: Sequence[Column]) -> tuple[Wanted, ...]:
+    """Return the masks and boxes of a file without a column of classes; SourceError if there are several of either."""
+    found: list[Wanted] = []
+    for kind, of_kind in {MASK: masks, BOXES: [column for column in columns if column.kind == BOXES]}.items():
+        if len(of_kind) > 1:
+            ways = " or ".join(f"--target {column.name}:{kind}" for column in of_kind)
+            raise SourceError(f"{file!r} has {len(of_kind)} columns of {kind}: choose with {ways}")
+        found += [Wanted(kind, kind) for _ in of_kind]
+    return tuple(found)
+
+
+def find_column(columns: Sequence[Column], wanted: Wanted) -> Column | None:
+    """Return the column of a target: that of its name, or for ``mask`` and ``boxes`` the only one of the kind; None without."""
+    named = next((column for column in columns if column.name == wanted.name), None)
+    if named is not None or wanted.name not in (MASK, BOXES) or wanted.kind not in (None, wanted.name):
+        return named
+    of_kind = mask_columns(columns) if wanted.name == MASK else [each for each in columns if each.kind == BOXES]
+    return of_kind[0] if len(of_kind) == 1 else None
 
 
 def _split_column(columns: Sequence[Column]) -> str | None:
@@ -200,23 +279,32 @@ def choose(
     Raises:
         SourceError: There is no such column, or more than one fits.
     """
-    images = [column for column in columns if called([column.name], _IMAGE_NAMES) or column.kind == IMAGE]
+    masks = mask_columns(columns)
+    images = _image_columns(columns, masks)
     targets = [column for column in columns if called([column.name], _TARGET_NAMES) or column.class_names is not None]
+    targets = [column for column in targets if column not in masks and not _is_of_boxes(column, columns)]
     find = functools.partial(_find, file, columns)
     image, other_images = find("image", "images", images, _IMAGE_KINDS, _PREFERRED_IMAGES, config.image)
     wanted = config.targets
-    if not wanted and targets and all(column.kind == FLOAT for column in targets):
+    if config.is_unlabelled:
+        return Choice(file, image, image, other_images, _split_column(columns), by_default=False, wanted=())
+    if not wanted and not targets:
+        wanted = _spatial_targets(file, columns, [column for column in masks if column is not image])
+    elif not wanted and all(column.kind == FLOAT for column in targets):
         wanted = tuple(Wanted(column.name, "value") for column in targets)
+    elif not wanted and all(column.kind == LIST and column.class_names for column in targets):
+        wanted = tuple(Wanted(column.name, "multilabel") for column in targets)
     elif len(wanted) == 1 and wanted[0].kind is None:
-        given = [column for column in columns if column.name == wanted[0].name and column.kind in (FLOAT, LIST)]
-        wanted = tuple(Wanted(column.name, None) for column in given)
+        column = find_column(columns, wanted[0])
+        wanted = (wanted[0],) if column is not None and column.kind not in _CLASS_KINDS else ()
     elif len(wanted) == 1 and wanted[0].kind == "class":
         wanted = ()
     if wanted:
-        first = next((column for column in columns if column.name == wanted[0].name), image)
+        first = find_column(columns, wanted[0]) or image
         return Choice(file, image, first, other_images, _split_column(columns), by_default=False, wanted=wanted)
     target, other_targets = find("target", "classes", targets, _CLASS_KINDS, preferred, config.target_column)
-    others = other_images + tuple(name for name in other_targets if name != image.name)
+    spatial = tuple(column.name for column in columns if column.kind == BOXES or column in masks)
+    others = other_images + tuple(name for name in (*other_targets, *spatial) if name != image.name)
     named = config.image is not None or config.target is not None
     usual = image.name in _PREFERRED_IMAGES and target.name in preferred
     split = _split_column([column for column in columns if column is not target])

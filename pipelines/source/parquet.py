@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary
-from joulecache.pipelines.source.columns import BOOLEAN, BYTES, FLOAT, IMAGE, INTEGER, LIST, TEXT, Choice, Column
+from joulecache.pipelines.source.annotations import BOX_KEYS, CATEGORY_KEYS, first_of
+from joulecache.pipelines.source.columns import BOOLEAN, BOXES, BYTES, FLOAT, IMAGE, INTEGER, LIST, TEXT, Choice, Column
 from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.records import MAX_CLASSES, Archive, Record, SourceError
 from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, encode_row, row_target
@@ -145,16 +146,42 @@ def _flattened(name: str, kind: Any, feature: Any) -> Iterator[Column]:
         if data >= 0 and _kind(kind[data].type) == BYTES:
             yield Column(name, "audio" if feature.get("_type") == "Audio" else IMAGE)
             return
+        feature = _inner(feature)
+        if boxes := _boxes(name, {field.name: field.type for field in kind}, feature):
+            yield boxes
         for field in kind:
             yield from _flattened(f"{name}.{field.name}", field.type, _entry(feature, field.name))
         return
-    inner = feature.get("feature") if _kind(kind) == LIST else feature
-    names = inner.get("names") if isinstance(inner, dict) else None
+    if _kind(kind) == LIST and pt.is_struct(kind.value_type):
+        of_items = {field.name: pa.list_(field.type) for field in kind.value_type}
+        if boxes := _boxes(name, of_items, _inner(feature)):
+            yield boxes
+            return
+    names = _inner(feature).get("names")
     declared = (
         tuple(map(str, names)) if isinstance(names, list) and (pt.is_integer(kind) or _kind(kind) == LIST) else None
     )
     is_image = feature.get("_type") == "Image" and _kind(kind) == BYTES
     yield Column(name, IMAGE if is_image else _kind(kind), declared)
+
+
+def _inner(feature: Any) -> Any:
+    """Return what Hugging Face's metadata say of the items of a sequence, or of a column that is none."""
+    while isinstance(feature, dict) and "feature" in feature:
+        feature = feature["feature"]
+    if isinstance(feature, list) and len(feature) == 1:
+        feature = feature[0]
+    return feature if isinstance(feature, dict) else {}
+
+
+def _boxes(name: str, fields: Mapping[str, Any], feature: Any) -> Column | None:
+    """Return a column of boxes if the lists in a struct have them, as Hugging Face's ``objects``; None without."""
+    boxes = first_of(fields, BOX_KEYS)
+    if boxes is None or _kind(fields[boxes]) != LIST or _kind(fields[boxes].value_type) != LIST:
+        return None
+    classes = first_of(fields, CATEGORY_KEYS)
+    names = _inner(_entry(feature, classes)).get("names") if classes else None
+    return Column(name, BOXES, tuple(map(str, names)) if isinstance(names, list) else None)
 
 
 def _kind(kind: Any) -> str:
@@ -209,6 +236,18 @@ def list_parquet(file: Archive, key: str, choice: Choice) -> RowFile:
 def _values_of(parquet: Any, target: RowTarget) -> ValuesSeen:
     """Return what values a target has. Those of a text, and of declared classes, need not be read; of numbers, the first."""
     seen = ValuesSeen()
+    if target.kind in ("mask", "points"):
+        for batch in parquet.iter_batches(_LEAST_ROWS, columns=[target.column.name]):
+            for value in _column(batch, target.column.name).to_pylist():
+                seen.add_sample(value)
+            if seen.sampled:
+                break
+        return seen
+    if target.kind == "boxes":
+        for batch in parquet.iter_batches(columns=[target.column.name]):
+            for value in _column(batch, target.column.name).to_pylist():
+                seen.add_boxes(value)
+        return seen
     if target.kind == "text" or (target.column.class_names and target.kind != "value"):
         return seen
     for batch in parquet.iter_batches(columns=[target.column.name]):

@@ -6,12 +6,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from joulecache.pipelines.source.annotations import (
+    ONLY_CLASS,
+    Corners,
+    boxes_notes,
+    corners,
+    number_of_points,
+    objects,
+    plural_boxes,
+)
 from joulecache.pipelines.source.classes import sort_key
-from joulecache.pipelines.source.columns import BOOLEAN, BYTES, FLOAT, INTEGER, LIST, TEXT, Column
+from joulecache.pipelines.source.columns import (
+    BOOLEAN,
+    BOXES,
+    BYTES,
+    FLOAT,
+    IMAGE,
+    INTEGER,
+    LIST,
+    MASK,
+    TEXT,
+    Column,
+    find_column,
+)
 from joulecache.pipelines.source.config import Wanted
 from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.features import AnyFeature, ClassLabel, Features, MultiLabel, Text, Value
+from joulecache.pipelines.source.masks import mask_feature
 from joulecache.pipelines.source.records import MAX_CLASSES, SourceError
+from joulecache.pipelines.source.spatial import Boxes, Mask, Points
 from joulecache.pipelines.source.targets import encode_target, flat, shape_of
 
 _COLUMN_KINDS: Mapping[str, tuple[str, ...]] = {
@@ -19,8 +42,18 @@ _COLUMN_KINDS: Mapping[str, tuple[str, ...]] = {
     "multilabel": (LIST, INTEGER, TEXT, BYTES),
     "value": (FLOAT, INTEGER, BOOLEAN, LIST),
     "text": (TEXT, BYTES),
+    "mask": (IMAGE, MASK, BYTES),
+    "boxes": (BOXES,),
+    "points": (LIST,),
 }
-_INFERRED = {INTEGER: "class", TEXT: "class", BYTES: "class", BOOLEAN: "class", FLOAT: "value"}
+_INFERRED = {
+    **dict.fromkeys((INTEGER, TEXT, BYTES, BOOLEAN), "class"),
+    FLOAT: "value",
+    IMAGE: "mask",
+    MASK: "mask",
+    BOXES: "boxes",
+}
+_SAMPLE = 16  # masks or points that tell their feature, of each file
 _BOOLEANS = ("False", "True")
 
 
@@ -29,10 +62,12 @@ class RowTarget:
     """A target to read.
 
     Attributes:
+        name: Its name.
         column: Its column.
         kind: One of `KINDS`.
     """
 
+    name: str
     column: Column
     kind: str
 
@@ -46,12 +81,45 @@ class ValuesSeen:
         last: The largest class number.
         shape: Shape of the first value; None without one.
         whole: Whether all numbers are integers.
+        sample: The first masks or points.
+        boxes: Number of boxes.
+        empty: Number of boxes without width or height, which are dropped.
+        crowds: Number of boxes of crowds, which are dropped.
     """
 
     names: set[str] = field(default_factory=set)
     last: int = -1
     shape: tuple[int, ...] | None = None
     whole: bool = True
+    sample: list[Any] = field(default_factory=list)
+    boxes: int = 0
+    empty: int = 0
+    crowds: int = 0
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the sample is complete."""
+        return len(self.sample) >= _SAMPLE
+
+    def add_sample(self, value: Any) -> None:
+        """Add a mask or points to the sample; None is none."""
+        if value is not None and not self.sampled:
+            self.sample.append(value)
+
+    def add_boxes(self, value: Any) -> None:
+        """Add the boxes of a record, as `objects` reads them or by their corners. Malformed ones are ignored."""
+        try:
+            if isinstance(value, Corners):
+                found, classes = value.boxes, value.classes
+            else:
+                given, classes = objects(value)
+                found = [corners(box) for box in given]
+        except ValueError:
+            return
+        self.add([*classes] if classes is not None else None)
+        empty = sum(1 for left, top, right, bottom in found if right <= left or bottom <= top)
+        self.boxes += len(found) - empty
+        self.empty += empty
 
     def add(self, value: Any) -> None:
         """Add a value; None is none. Values that no feature fits are ignored: their records will be rejected."""
@@ -74,27 +142,41 @@ class ValuesSeen:
 
 def row_target(file: str, columns: Sequence[Column], wanted: Wanted) -> RowTarget:
     """Return the target of a name; SourceError if there is no such column, its kind is ambiguous, or it does not fit the kind."""
-    column = next((each for each in columns if each.name == wanted.name), None)
+    column = find_column(columns, wanted)
     if column is None:
         there = ", ".join(map(str, columns[:20])) or "none"
         raise SourceError(f"{file!r} has no column {wanted.name!r}: it has {there}")
     kind = wanted.kind or ("multilabel" if column.kind == LIST and column.class_names else _INFERRED.get(column.kind))
     if kind is None and column.kind == LIST:
-        raise SourceError(
-            f"column {column.name!r} of {file!r} holds lists: pass --target {column.name}:multilabel or --target {column.name}:value"
-        )
+        ways = " or ".join(f"--target {column.name}:{each}" for each in ("multilabel", "value", "points"))
+        raise SourceError(f"column {column.name!r} of {file!r} holds lists: pass {ways}")
     if kind is None or column.kind not in _COLUMN_KINDS[kind]:
         expected = ", ".join(_COLUMN_KINDS[kind or "value"])
         raise SourceError(
             f"column {column.name!r} of {file!r} holds {column.kind}: a {kind or 'target'} is made of {expected}"
         )
-    return RowTarget(column, kind)
+    return RowTarget(wanted.name, column, kind)
+
+
+def boxes_found(targets: Sequence[RowTarget], files: Sequence[Sequence[ValuesSeen]], features: Features) -> list[str]:
+    """Return notes about the boxes that were found and dropped."""
+    notes: list[str] = []
+    for target, seen in zip(targets, zip(*files, strict=True), strict=True):
+        feature = features[target.name]
+        if isinstance(feature, Boxes):
+            used, empty = sum(each.boxes for each in seen), sum(each.empty for each in seen)
+            notes += boxes_notes(feature, used, empty, f"column {target.column.name}")
+            if crowds := sum(each.crowds for each in seen):
+                notes.append(f"dropped {plural_boxes(crowds)} of crowds in column {target.column.name}")
+        elif isinstance(feature, Mask) and feature.names:
+            notes.append(f"masks in column {target.column.name} have the classes {' and '.join(feature.names)}")
+    return notes
 
 
 def join_features(targets: Sequence[RowTarget], files: Iterable[Sequence[ValuesSeen]]) -> dict[str, AnyFeature]:
     """Return the feature of each target, by what the files of a source have."""
     by_target = zip(*files, strict=True)
-    return {target.column.name: _feature(target, list(seen)) for target, seen in zip(targets, by_target, strict=True)}
+    return {target.name: _feature(target, list(seen)) for target, seen in zip(targets, by_target, strict=True)}
 
 
 def _feature(target: RowTarget, seen: Sequence[ValuesSeen]) -> AnyFeature:
@@ -111,8 +193,23 @@ def _feature(target: RowTarget, seen: Sequence[ValuesSeen]) -> AnyFeature:
             shape = next((each.shape for each in seen if each.shape is not None), ())
             whole = target.column.kind != FLOAT and all(each.whole for each in seen)
             return Value("int64" if whole else "float32", shape)
+        case "mask":
+            where = f"column {target.column.name}"
+            sample = [mask_bytes(value) for each in seen for value in each.sample]
+            feature, _ = mask_feature([data for data in sample if data is not None], where)
+            return Mask(declared) if declared else feature
+        case "boxes":
+            return Boxes(declared or found or (ONLY_CLASS,))
+        case "points":
+            return Points(number_of_points([value for each in seen for value in each.sample]))
         case _:
             return Text()
+
+
+def mask_bytes(value: Any) -> bytes | None:
+    """Return the encoded mask in a cell; None without one."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return data if isinstance(data, bytes) else None
 
 
 def encode_row(features: Features, values: Mapping[str, Any]) -> tuple[Target, ...]:

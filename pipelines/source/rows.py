@@ -13,7 +13,7 @@ from joulecache.pipelines.source.features import LABEL, ClassLabel, Features, ch
 from joulecache.pipelines.source.layout import unlabelled
 from joulecache.pipelines.source.notes import left_out_note
 from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit
-from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, join_features
+from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, boxes_found, join_features
 from joulecache.pipelines.source.splits import held_out
 
 NO_LABEL = -1
@@ -124,6 +124,7 @@ def join_files(
     split_notes = () if any(splits) else choice.split_notes()
     left_out: dict[str | None, int] = {}
     class_names: tuple[str, ...] = ()
+    found: list[str] = []
     features: Features
     if choice.wanted is None:
         left_out = _unlabelled_splits(location, files, splits, choice)
@@ -135,7 +136,9 @@ def join_files(
         features = {LABEL: ClassLabel(class_names)}
     else:
         features = _features(files)
-        columns = dataclasses.replace(choice.columns, features=features)
+        sources = tuple(target.column for target in files[0].targets)
+        columns = dataclasses.replace(choice.columns, features=features, sources=sources)
+        found = boxes_found(files[0].targets, [file.seen or () for file in files], features)
     splits = held_out(split for split in splits if split not in left_out)
     total = sum(file.rows for file in files)
     taken = total if limit is None else min(total, limit)
@@ -158,6 +161,7 @@ def join_files(
         skipped=Counter({unlabelled(split).kind: images for split, images in left_out.items()}),
         notes=(
             *choice.notes(len(class_names)),
+            *found,
             *split_notes,
             *(left_out_note(unlabelled(split), images) for split, images in left_out.items()),
             *(crowding_notes(len(class_names), total) if class_names and files[0].class_names is None else ()),
@@ -170,7 +174,7 @@ def _features(files: Sequence[RowFile]) -> Features:
     """Return the features of targets; SourceError if one has the name of a column of each cache, or no value."""
     targets = files[0].targets
     try:
-        check_names(target.column.name for target in targets)
+        check_names(target.name for target in targets)
         return join_features(targets, [file.seen or () for file in files])
     except ValueError as error:
         raise SourceError(str(error)) from None

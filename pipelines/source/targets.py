@@ -12,6 +12,7 @@ from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source.annotations import (
     BOX_BYTES,
     ONLY_CLASS,
+    Corners,
     boxes_notes,
     corners,
     encode_boxes,
@@ -32,7 +33,7 @@ from joulecache.pipelines.source.features import (
     check_names,
 )
 from joulecache.pipelines.source.records import MAX_CLASSES, SourceError
-from joulecache.pipelines.source.spatial import Boxes, Points
+from joulecache.pipelines.source.spatial import Boxes, Mask, Points
 
 MISSING = ("", "nan")
 """Cells without a value, in any case."""
@@ -258,6 +259,11 @@ def encode_target(feature: AnyFeature, value: Any) -> Target:
             if isinstance(value, list) and not _is_regular(value, feature.shape):
                 raise ValueError(f"must have numbers of shape {feature.shape}, got {shape_of(value)}")
             return feature.encode(numbers)
+        case Mask():
+            data = value.get("bytes") if isinstance(value, dict) else value
+            if not isinstance(data, bytes):
+                raise ValueError(f"must be an encoded image in the file, got {shown(value)}")
+            return data
         case Boxes():
             return encode_objects(feature, value)[0]
         case Points():
@@ -300,9 +306,13 @@ def _classes_of(value: Any) -> list[Any]:
 
 def encode_objects(feature: Boxes, value: Any) -> tuple[bytes, int]:
     """Return boxes with their classes as a target, and the number of boxes without width or height, which it lacks."""
-    boxes, classes = objects(value)
+    if isinstance(value, Corners):
+        boxes, classes = value.boxes, value.classes
+    else:
+        given, classes = objects(value)
+        boxes = [corners(box) for box in given]
     numbers = [0] * len(boxes) if classes is None else [_class_number(feature, item) for item in classes]
-    target, used = encode_boxes(feature, [corners(box) for box in boxes], numbers)
+    target, used = encode_boxes(feature, boxes, numbers)
     return target, len(boxes) - used
 
 

@@ -9,14 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.core.quantities import plural
-from joulecache.pipelines.source.columns import BYTES, IMAGE, INTEGER, Column, choose
+from joulecache.pipelines.source.annotations import CATEGORY_KEYS, first_of
+from joulecache.pipelines.source.columns import (
+    BOXES,
+    BYTES,
+    FLOAT,
+    IMAGE,
+    INTEGER,
+    LIST,
+    MASK,
+    BoxColumns,
+    Column,
+    choose_columns,
+)
 from joulecache.pipelines.source.config import SourceConfig
-from joulecache.pipelines.source.records import Source, SourceError, local_archive
+from joulecache.pipelines.source.records import Archive, Source, SourceError, local_archive
 from joulecache.pipelines.source.rows import join_files
 from joulecache.pipelines.source.splits import choose_splits, split_words
 from joulecache.pipelines.source.tfrecord import list_tfrecord, with_content
 
 TFDS = "tfds:"
+
+_BOX = "bbox"
 
 
 def open_tfds(text: str, config: SourceConfig) -> Source:
@@ -42,12 +56,12 @@ def open_tfds(text: str, config: SourceConfig) -> Source:
         raise SourceError(f"{text!r} is stored as {kind}: prepare it with file_format='tfrecord'")
     supervised = [name for name in builder.info.supervised_keys or () if isinstance(name, str)]
     columns = sorted(_columns(builder.info.features), key=lambda column: column.name)
-    choice = choose(text, columns, config, preferred=[*supervised[1:], "label"])
+    choice = choose_columns([Archive(text, text, 0)], lambda _: columns, config, preferred=[*supervised[1:], "label"])
     split_of = _split_of({name: split.num_examples for name, split in splits.items()}, config)
     files, file_splits = [], []
     for name, split in split_of.items():
         for path in map(Path, splits[name].filepaths):
-            listed = list_tfrecord(with_content(local_archive(path)), path.name, choice)
+            listed = list_tfrecord(with_content(local_archive(path)), path.name, choice, columns)
             files.append(dataclasses.replace(listed, class_names=choice.target.class_names))
             file_splits.append(split)
     left_out = {name: split.num_examples for name, split in splits.items() if name not in split_of}
@@ -84,18 +98,37 @@ def _columns(features: Any, prefix: str = "") -> Iterator[Column]:
         match feature:
             case kinds.FeaturesDict():
                 yield from _columns(feature, f"{prefix}{name}/")
-            case kinds.LabeledImage():  # a mask
-                yield Column(prefix + name, "mask")
+            case kinds.Sequence(feature=kinds.FeaturesDict() as items) if _BOX in items:
+                yield _box_column(prefix + name, items)
+            case kinds.Sequence(feature=kinds.ClassLabel() as label):
+                yield Column(prefix + name, LIST, _names(label))
+            case kinds.LabeledImage():
+                yield Column(prefix + name, MASK, _names(feature))
             case kinds.Image():
                 yield Column(prefix + name, IMAGE)
             case kinds.ClassLabel():
-                yield Column(prefix + name, INTEGER, tuple(feature.names) if feature.names else None)
+                yield Column(prefix + name, INTEGER, _names(feature))
             case kinds.Text():
                 yield Column(prefix + name, BYTES)
-            case kinds.Tensor(shape=()) if feature.np_dtype.kind in "iu":
-                yield Column(prefix + name, INTEGER)
+            case kinds.Tensor() if feature.np_dtype.kind in "iuf":
+                kind = FLOAT if feature.np_dtype.kind == "f" else INTEGER
+                yield Column(prefix + name, LIST if feature.shape else kind)
             case _:
                 yield Column(prefix + name, type(feature).__name__)
+
+
+def _box_column(name: str, items: Any) -> Column:
+    """Return the boxes in a sequence of features, as object detection has them."""
+    classes = first_of(items, CATEGORY_KEYS)
+    crowds = f"{name}/is_crowd" if "is_crowd" in items else None
+    boxes = BoxColumns((f"{name}/{_BOX}",), f"{name}/{classes}" if classes else None, crowds)
+    return Column(name, BOXES, _names(items[classes]) if classes else None, boxes)
+
+
+def _names(feature: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes of a feature; None without."""
+    names = getattr(feature, "names", None)
+    return tuple(names) if names else None
 
 
 def _builder(text: str) -> Any:

@@ -6,7 +6,7 @@ import itertools
 import mmap
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -14,12 +14,14 @@ from typing import Any, BinaryIO
 from joulecache.pipelines.core import tfrecord
 from joulecache.pipelines.core.object_store import is_remote, open_binary
 from joulecache.pipelines.core.tfrecord import HEADER_BYTES, Feature, is_header
-from joulecache.pipelines.source.columns import BYTES, FLOAT, INTEGER, LIST, Choice, Column
+from joulecache.pipelines.source.annotations import CATEGORY_KEYS, Corners, first_of
+from joulecache.pipelines.source.columns import BOXES, BYTES, FLOAT, INTEGER, LIST, BoxColumns, Choice, Column
 from joulecache.pipelines.source.decompressed import Decompressed, DecompressionError, first_decompressed
 from joulecache.pipelines.source.feature import Target
 from joulecache.pipelines.source.records import Archive, Record, SourceError
 from joulecache.pipelines.source.row_targets import RowTarget, ValuesSeen, encode_row, row_target
 from joulecache.pipelines.source.rows import NO_LABEL, LabelsSeen, RowFile, RowRange
+from joulecache.transforms.ops.decode import TRANSPOSED, Decode
 
 _UNIT_RECORDS = 64  # small, so that the units spread evenly over the shards
 _PEEKED_RECORDS = 64  # that tell the features of a file
@@ -58,10 +60,57 @@ class RecordRange(RowRange):
             if self.columns.features is None:
                 targets = (self.columns.number(_label(data, features, self.columns.target, kind)),)
             else:
-                targets = encode_row(self.columns.features, tfrecord.values(data, 0, len(data), self.columns.features))
+                names = [name for column in self.columns.sources for name in _names(column)]
+                values = tfrecord.values(data, 0, len(data), names)
+                cells = [_cell(column, values, lambda: _size(image)) for column in self.columns.sources]
+                targets = encode_row(self.columns.features, dict(zip(self.columns.features, cells, strict=True)))
         except ValueError as error:
             problem = str(error)
         return Record(key, targets, image, self.mtime_ns, problem)
+
+
+def _names(column: Column) -> list[str]:
+    return [column.name] if column.boxes is None else column.boxes.names
+
+
+def _cell(column: Column, values: Mapping[str, Any], size: Callable[[], tuple[int, int]]) -> Any:
+    """Return the value of a target: of boxes their corners, in pixels of an image of a (width, height)."""
+    if column.boxes is None:
+        return values.get(column.name)
+    corners, classes, crowds = _boxes(column.boxes, values)
+    width, height = size()
+    kept = [row for row in range(len(corners)) if not crowds[row]]
+    scaled = [(xmin * width, ymin * height, xmax * width, ymax * height) for ymin, xmin, ymax, xmax in corners]
+    return Corners(
+        [scaled[row] for row in kept], None if column.boxes.classes is None else [classes[row] for row in kept]
+    )
+
+
+def _boxes(boxes: BoxColumns, values: Mapping[str, Any]) -> tuple[list[tuple[float, ...]], list[Any], list[Any]]:
+    """Return ymin, xmin, ymax and xmax of each box, its class, and whether it is of a crowd; ValueError if these do not fit together."""
+    lists = {name: _listed(values.get(name)) for name in boxes.names}
+    numbers = [lists[name] for name in boxes.corners]
+    if not all(isinstance(number, int | float) for each in numbers for number in each):
+        raise ValueError(f"must have numbers in {' and '.join(boxes.corners)}")
+    if len(boxes.corners) == 1:
+        numbers = [numbers[0][place::4] for place in range(4)]
+    count = len(numbers[0])
+    classes = lists[boxes.classes] if boxes.classes else [0] * count
+    crowds = lists[boxes.crowds] if boxes.crowds else [0] * count
+    if any(len(each) != count for each in (*numbers, classes, crowds)):
+        raise ValueError(f"must have as many values in each of {', '.join(boxes.names)}")
+    return [*zip(*numbers, strict=True)], classes, crowds
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _size(image: bytes) -> tuple[int, int]:
+    """Return width and height of an encoded image, upright."""
+    opened, orientation = Decode().open_upright(image)
+    width, height = opened.size
+    return (height, width) if orientation in TRANSPOSED else (width, height)
 
 
 def _image(features: Mapping[str, Feature], name: str) -> Feature:
@@ -148,7 +197,25 @@ def tfrecord_columns(file: Archive) -> list[Column]:
             for name, feature in _features(data, start, stop).items():
                 if name not in kinds or not feature.single:
                     kinds[name] = _kind(feature)
-    return [Column(name, kind) for name, kind in sorted(kinds.items())]
+    return [*(Column(name, kind) for name, kind in sorted(kinds.items())), *box_columns(kinds)]
+
+
+def box_columns(kinds: Collection[str]) -> list[Column]:
+    """Return the columns of boxes that the features of a file make, as TensorFlow's object detection and TFDS write them."""
+    found = []
+    for name in sorted(kinds):
+        prefix, _, last = name.rpartition("/")
+        corners = [f"{prefix}/{side}" for side in ("ymin", "xmin", "ymax", "xmax")]
+        above = prefix.rpartition("/")[0]
+        if last == "ymin" and prefix and all(corner in kinds for corner in corners):
+            classes = first_of(kinds, [f"{above}/class/text", f"{above}/class/label", f"{prefix}/label"])
+            boxes = BoxColumns(tuple(corners), classes, first_of(kinds, [f"{above}/is_crowd"]))
+            found.append(Column(prefix, BOXES, None, boxes))
+        elif last in ("bbox", "bboxes") and prefix:
+            classes = first_of(kinds, [f"{prefix}/{key}" for key in CATEGORY_KEYS])
+            boxes = BoxColumns((name,), classes, first_of(kinds, [f"{prefix}/is_crowd"]))
+            found.append(Column(prefix, BOXES, None, boxes))
+    return found
 
 
 def _features(data: Any, start: int, stop: int) -> dict[str, Feature]:
@@ -159,15 +226,23 @@ def _features(data: Any, start: int, stop: int) -> dict[str, Feature]:
         return {}
 
 
-def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
+def list_tfrecord(file: Archive, key: str, choice: Choice, declared: Sequence[Column] | None = None) -> RowFile:
     """List the records of a file and read their labels, but not the images.
 
-    Raise SourceError if the file is damaged, or no record has an image.
+    Args:
+        file: The file.
+        key: Start of the keys.
+        choice: The columns to read.
+        declared: All columns, where something else than the records tells them.
+
+    Raises:
+        SourceError: The file is damaged, or no record has an image.
     """
     ends, seen = array("q", [0]), LabelsSeen()
     images = targets = 0
-    chosen = _row_targets(file, choice)
-    names, others = [target.column.name for target in chosen], [ValuesSeen() for _ in chosen]
+    columns = declared if declared is not None or not choice.wanted else tfrecord_columns(file)
+    chosen = [row_target(file.name, columns or (), wanted) for wanted in choice.wanted or ()]
+    others = [ValuesSeen() for _ in chosen]
     problem = "it has no records"
     with _contents(file) as data:
         for start, stop in tfrecord.records(data):
@@ -177,9 +252,7 @@ def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
                 _image(features, choice.image.name)
                 images += 1
                 if choice.wanted is not None:
-                    values = tfrecord.values(data, start, stop, names)
-                    for name, each in zip(names, others, strict=True):
-                        each.add(values.get(name))
+                    _add_values(data, start, stop, chosen, others)
                     continue
                 targets += choice.target.name in features
                 seen.add(_label(data, features, choice.target.name, choice.target.kind))
@@ -206,8 +279,19 @@ def list_tfrecord(file: Archive, key: str, choice: Choice) -> RowFile:
     return RowFile(key, units, None, seen if targets else None, others, chosen)
 
 
-def _row_targets(file: Archive, choice: Choice) -> list[RowTarget]:
-    if not choice.wanted:
-        return []
-    columns = tfrecord_columns(file)
-    return [row_target(file.name, columns, wanted) for wanted in choice.wanted]
+def _add_values(data: Any, start: int, stop: int, chosen: Sequence[RowTarget], seen: Sequence[ValuesSeen]) -> None:
+    """Add the targets of a record to those seen; of masks only the first are read."""
+    wanted = [
+        (target, each)
+        for target, each in zip(chosen, seen, strict=True)
+        if not (target.kind in ("mask", "points") and each.sampled)
+    ]
+    values = tfrecord.values(data, start, stop, [name for target, _ in wanted for name in _names(target.column)])
+    for target, each in wanted:
+        if target.column.boxes is not None:
+            each.crowds += sum(map(bool, _boxes(target.column.boxes, values)[2]))
+            each.add_boxes(_cell(target.column, values, lambda: (1, 1)))
+        elif target.kind in ("mask", "points"):
+            each.add_sample(values.get(target.column.name))
+        else:
+            each.add(values.get(target.column.name))
