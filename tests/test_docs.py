@@ -11,7 +11,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -121,6 +121,20 @@ def test_the_page_on_loading_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     jc.precompute("photos", "cache", "decode|resize(8)")
     assert len(blocks("docs/loading.md")) >= 6
     run_blocks(blocks("docs/loading.md"))
+
+
+def test_the_page_on_targets_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    jc.precompute("synthetic:40", "cache", "decode|resize(8)", target=["mask", "tags"])
+    names = run_blocks(blocks("docs/targets.md"))
+    assert {*next(iter(names["train"]))[1]} == {"mask", "tags"}
+
+
+def test_every_feature_is_documented() -> None:
+    table = text_of("docs/targets.md").partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)) == {
+        kind.__name__ for kind in get_args(jc.features.AnyFeature)
+    }
 
 
 @pytest.mark.usefixtures("short_runs")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from caches import build
 from numpy.typing import NDArray
 from PIL import Image
 
-from joulecache.pipelines.report.render.contact_sheet import write_preview
+from joulecache.pipelines.cache.cache import open_cache
+from joulecache.pipelines.cache.mapped_targets import target_of
+from joulecache.pipelines.report.render.contact_sheet import write_contact_sheet, write_preview
 from joulecache.pipelines.report.render.overlays import Overlay, colour, mask_colour
 from joulecache.pipelines.source import Record, SourceConfig, SourceError, open_source
 from joulecache.pipelines.source.features import Features
@@ -128,3 +132,50 @@ def test_an_image_is_a_record_without_targets(tmp_path: Path, photo: bytes) -> N
     assert read_first(str(tmp_path / "one.image")) == ({}, Record("one.image", (), photo, 0))
     with pytest.raises(SourceError, match="is one image: drop --target, or give the folder of its images"):
         read_first(str(tmp_path / "one.image"), SourceConfig(target="mask"))
+
+
+def test_the_sheet_of_a_cache_draws_what_each_image_has(tmp_path: Path) -> None:
+    options = {"val_fraction": 0, "shards": 1, "workers": 1}
+    sheets = []
+    for format, encoding in (("arrow", "raw"), ("arrow", "png"), ("tfrecord", "raw"), ("tfrecord", "png")):
+        cache = tmp_path / f"{format}-{encoding}"
+        build(
+            "synthetic:4",
+            cache,
+            "decode|resize(128)",
+            target=["mask", "area"],
+            format=format,
+            encoding=encoding,
+            **options,
+        )
+        write_contact_sheet(cache, tmp_path / "sheet.png")
+        sheets.append((tmp_path / "sheet.png").read_bytes())
+    assert len({*sheets}) == 1
+    opened = open_cache(cache)
+    masks = opened.targets("train")["mask"]
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        picture = np.asarray(sheet).astype(int)
+    for row in range(4):
+        target = target_of(masks, row)
+        assert isinstance(target, MaskTarget)
+        [encoded] = opened.images("train").views(np.array([row]))
+        image = np.asarray(Image.open(io.BytesIO(bytes(encoded)))).astype(int)
+        difference = np.abs(picture[6 : 6 + TILE, 6 + 134 * row :][:, :TILE] - image).max(axis=2)
+        np.testing.assert_array_equal(difference > 0, target.ids[:, :, 0] > 0)
+
+
+def test_the_sheet_of_a_cache_has_the_boxes_and_points_of_the_last_op(tmp_path: Path) -> None:
+    build("synthetic:2", tmp_path / "cache", "decode|resize(64)", target=["boxes", "points"], val_fraction=0, workers=1)
+    write_contact_sheet(tmp_path / "cache", tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        picture = np.asarray(sheet)
+    targets = open_cache(tmp_path / "cache").targets("train")
+    for row, tile in enumerate((picture[6:, 6:], picture[6:, 140:])):
+        boxes, points = target_of(targets["boxes"], row), target_of(targets["points"], row)
+        assert isinstance(boxes, BoxesTarget)
+        assert isinstance(points, PointsTarget)
+        [[left, top, right, bottom]], [number] = (2 * boxes.boxes).round().astype(int), boxes.classes
+        edges = np.concatenate([tile[bottom - 1, left:right], tile[top:bottom, right - 1]])
+        assert ((edges == colour(number)).all(axis=1)).mean() > 0.6  # dots cover the rest
+        x, y = (2 * points.points[0, :2]).round().astype(int)
+        assert (tile[y - 1 : y + 2, x - 1 : x + 2] == colour(0)).all(axis=2).any()

@@ -14,6 +14,8 @@ from joulecache.pipelines.cache.mapped_images import MappedImages, mapping_error
 from joulecache.pipelines.cache.shards import read_targets
 from joulecache.pipelines.cache.spatial_columns import BoxRows, PointRows, SpatialColumn
 from joulecache.pipelines.source.spatial import Boxes, Mask, SpatialFeature
+from joulecache.transforms.ops.decode import decode_ids
+from joulecache.transforms.targets import MaskTarget, PointsTarget, SpatialTarget
 
 MappedTargets: TypeAlias = MappedImages | BoxRows | PointRows
 """Masks, which are read like images: raw ones ``[H, W, 1]`` or PNGs; boxes; or points. The last two are in memory."""
@@ -38,6 +40,19 @@ def map_targets(
     return {
         name: _joined(feature, [part[name] for part in parts], files) for name, feature in features.items() if parts
     }
+
+
+def target_of(mapped: MappedTargets, row: int) -> SpatialTarget:
+    """Return the target of one image; DecodeError if it is an encoded mask that is damaged."""
+    match mapped:
+        case MappedImages():
+            [mask] = mapped.views(np.array([row]))
+            is_raw = isinstance(mask, np.ndarray) and mask.ndim == 3
+            return MaskTarget(mask if is_raw else decode_ids(bytes(mask)))
+        case BoxRows():
+            return mapped[row]
+        case _:
+            return PointsTarget(mapped[row])
 
 
 def _joined(feature: SpatialFeature, columns: Sequence[SpatialColumn], files: Sequence[DataFile]) -> MappedTargets:

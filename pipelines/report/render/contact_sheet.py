@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from joulecache.pipelines.cache.cache import CacheLike, open_cache
+from joulecache.pipelines.cache.mapped_targets import target_of
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core.files import atomic_write
 from joulecache.pipelines.core.quantities import clipped
@@ -56,7 +57,7 @@ class _Tile:
 
 
 def write_contact_sheet(cache: CacheLike, path: Path) -> None:
-    """Draw up to 32 records, evenly spaced over the first split that has any, to a PNG file.
+    """Draw up to 32 records, evenly spaced over the first split that has any, to a PNG file, with their masks, boxes and points.
 
     Raises:
         CacheError: The cache has no records, or is damaged.
@@ -65,13 +66,17 @@ def write_contact_sheet(cache: CacheLike, path: Path) -> None:
     opened = open_cache(cache)
     name = next((name for name in SPLITS if opened.manifest.splits[name].records), SPLITS[0])
     rows = np.unique(np.linspace(0, opened.split(name).records - 1, _COLUMNS * _ROWS).astype(np.int64))
-    index, features = opened.rows(name), opened.manifest.features
-    targets = [
-        [_caption(feature, index[target][row].as_py()) for row in rows.tolist()] for target, feature in features.items()
-    ]
-    captions = [", ".join(of_record) for of_record in zip(*targets, strict=True)] or [""] * len(rows)
-    images = map(_cached_image, opened.images(name).views(rows))
-    _draw([_Tile(image, caption) for image, caption in zip(images, captions, strict=True)], path)
+    index, features, mapped = opened.rows(name), opened.manifest.features, opened.targets(name)
+    tiles = []
+    for row, image in zip(rows.tolist(), opened.images(name).views(rows), strict=True):
+        captions, overlays = [], []
+        for target, feature in features.items():
+            if isinstance(feature, Mask | Boxes | Points):
+                overlays.append(Overlay(feature, target_of(mapped[target], row)))
+            else:
+                captions.append(_caption(feature, index[target][row].as_py()))
+        tiles.append(_Tile(_cached_image(image), ", ".join(captions), overlays))
+    _draw(tiles, path)
 
 
 def _caption(feature: AnyFeature, value: Any) -> str:

@@ -38,9 +38,9 @@ class Overlay:
         match self.feature, self.target:
             case Mask(names=names), MaskTarget(ids):
                 found = [int(number) for number in np.unique(ids) if number]  # 0 is the background, which is not drawn
-                return {_mask_class(names, number): mask_colour(number) for number in found}
+                return {_name(names, number): mask_colour(number) for number in found}
             case Boxes(names=names), BoxesTarget(classes=classes):
-                return {names[number]: colour(number) for number in sorted({*classes.tolist()})}
+                return {_name(names, number): colour(number) for number in sorted({*classes.tolist()})}
             case _:
                 return {}
 
@@ -73,10 +73,9 @@ def mask_colour(number: int) -> Colour:
     return _VOID_COLOUR if number == VOID else colour(number - 1)
 
 
-def _mask_class(names: Sequence[str], number: int) -> str:
-    if number == VOID:
-        return "void"
-    return names[number] if names else str(number)
+def _name(names: Sequence[str], number: int) -> str:
+    """Return the name of a class; its number if it has none, as in a mask without names or a damaged cache."""
+    return names[number] if 0 <= number < len(names) else "void" if number == VOID else str(number)
 
 
 def _draw_mask(picture: Image.Image, ids: Array) -> None:
@@ -92,10 +91,11 @@ def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float32], names: Sequenc
     for (left, top, right, bottom), number in zip(boxes.round().astype(int).tolist(), classes, strict=True):
         right, bottom = max(left, right - 1), max(top, bottom - 1)
         draw.rectangle((left, top, right, bottom), outline=colour(number))
-        _, _, width, height = draw.textbbox((_MARGIN, 0), names[number], font)
+        name = _name(names, number)
+        _, _, width, height = draw.textbbox((_MARGIN, 0), name, font)
         if width <= right - left and _NAME_SHARE * width * height <= (right - left) * (bottom - top):
             draw.rectangle((left, top, left + width, top + height), fill=colour(number))
-            draw.text((left + _MARGIN, top), names[number], _ink(colour(number)), font)
+            draw.text((left + _MARGIN, top), name, _ink(colour(number)), font)
 
 
 def _draw_points(picture: Image.Image, points: NDArray[np.float32]) -> None:

@@ -1,6 +1,6 @@
 """Train a regressor: each image has a number, the share of its area that a shape covers.
 
-python examples/predict_a_number.py
+python examples/predict_numbers.py
 """
 
 import keras
@@ -8,9 +8,9 @@ import keras
 import joulecache as jc
 
 keras.utils.set_random_seed(0)
-jc.precompute("synthetic:400", "example-number", "decode|resize(64) || flip_lr", target="area", val_fraction=0.25)
-train = jc.load("example-number", "train", batch_size=16)
-val = jc.load("example-number", "val", batch_size=16)
+jc.precompute("synthetic:400", "example-numbers", "decode|resize(64) || flip_lr", target="area", val_fraction=0.25)
+train = jc.load("example-numbers", "train", batch_size=16)
+val = jc.load("example-numbers", "val", batch_size=16)
 
 model = keras.Sequential(
     [
