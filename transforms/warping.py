@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,8 @@ from joulecache.transforms import kernels
 from joulecache.transforms.coordinates import Matrix
 from joulecache.transforms.images import Array, Fill, as_array, as_image
 
-Places = NDArray[np.float32]
-"""Columns or rows of pixels, whole numbers ``[H, W]``."""
-
 _MAX_PLACE = 32_767
+_STRIP = 16_000  # pixels at a time
 _RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -33,7 +32,7 @@ def warp(image: Array, matrix: Matrix, interpolation: str, fill: Fill) -> Array:
         return _moved(image, -int(right), -int(down), fill)
     places = _places(matrix, *image.shape[:2]) if interpolation == "nearest" else None
     if places is not None:
-        return kernels.fetch(image, *places, fill)
+        return _fetched(image, *places, fill)
     source = as_image(kernels.straight(image))
     if source.mode == "RGB" and not isinstance(fill, tuple):
         fill = fill, fill, fill  # Pillow reads a single number as the red level
@@ -53,7 +52,37 @@ def _moved(image: Array, right: int, down: int, fill: Fill) -> Array:
     return result
 
 
-def _places(matrix: Matrix, height: int, width: int) -> tuple[Places, Places] | None:
+def _fetched(image: Array, columns: _Places, rows: _Places, fill: Fill) -> Array:
+    """Return the pixels of an image at these places, a strip at a time, so that the places stay in the CPU's cache."""
+    source, result = np.ascontiguousarray(kernels.straight(image)), np.empty(image.shape, np.uint8)
+    height, width, _ = image.shape
+    count = max(1, _STRIP // width)
+    for first in range(0, height, count):
+        strip = slice(first, first + count)
+        result[strip] = kernels.fetch(source, columns.of(strip), rows.of(strip), fill)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """The column, or the row, of the input's pixel that is nearest to the center of each of the result's: a sum of two numbers.
+
+    Attributes:
+        across: What depends on the column of the result, in units of 1/65536, int32 ``[W]``.
+        down: What depends on its row, int32 ``[H, 1]``.
+    """
+
+    across: NDArray[np.int32]
+    down: NDArray[np.int32]
+
+    def of(self, strip: slice) -> NDArray[np.float32]:
+        """Return the places for rows of the result, whole numbers."""
+        places = self.across + self.down[strip]  # one may overflow, but not the sum of both
+        places >>= 16
+        return places.astype(np.float32)
+
+
+def _places(matrix: Matrix, height: int, width: int) -> tuple[_Places, _Places] | None:
     """Return the columns and rows of the pixels that are nearest to the centers of the result's; None if they need over 16 bits."""
     xx, xy, x, yx, yy, y = matrix
     corners = [
@@ -66,22 +95,20 @@ def _places(matrix: Matrix, height: int, width: int) -> tuple[Places, Places] | 
         return None
     x, y = x + xx * 0.5 + xy * 0.5, y + yx * 0.5 + yy * 0.5
     if xy == yx == 0:
-        columns, rows = np.broadcast_arrays(_sums(x, xx, width), _sums(y, yy, height)[:, None])
-        return np.ascontiguousarray(columns), np.ascontiguousarray(rows)
+        none_across, none_down = np.zeros(width, np.int32), np.zeros((height, 1), np.int32)
+        return _Places(_sums(x, xx, width), none_down), _Places(none_across, _sums(y, yy, height)[:, None])
     return _plane(x, xx, xy, height, width), _plane(y, yx, yy, height, width)
 
 
-def _sums(first: float, step: float, count: int) -> Places:
-    """Return `first`, `first` + `step` and so on, added up like Pillow, rounded down."""
+def _sums(first: float, step: float, count: int) -> NDArray[np.int32]:
+    """Return `first`, `first` + `step` and so on, added up like Pillow, rounded down, in units of 1/65536."""
     terms = np.full(count, step)
     terms[0] = first
-    return np.floor(np.add.accumulate(terms)).astype(np.float32)
+    return np.floor(np.add.accumulate(terms)).astype(np.int32) << 16
 
 
-def _plane(first: float, across: float, down: float, height: int, width: int) -> Places:
-    """Return first + across * column + down * row in units of 1/65536, rounded down."""
+def _plane(first: float, across: float, down: float, height: int, width: int) -> _Places:
+    """Return first + across * column + down * row."""
     start, right, below = (math.floor(number * 65536 + 0.5) for number in (first, across, down))
-    row, column = np.arange(width) * right + start, np.arange(height)[:, None] * below
-    plane = row.astype(np.int32) + column.astype(np.int32)  # one may overflow, but not the sum of both
-    plane >>= 16
-    return plane.astype(np.float32)
+    columns, rows = np.arange(width) * right + start, np.arange(height)[:, None] * below
+    return _Places(columns.astype(np.int32), rows.astype(np.int32))
