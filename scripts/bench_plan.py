@@ -235,7 +235,7 @@ def build_choices(source: str, plan: JSON, out: Path) -> tuple[dict[int, float],
             arms[number] = Arm("optimized", images, jc.load(caches[-1], "train", 64))
     online = next(number for number, choice in enumerate(plan["choices"]) if choice["way"] is None)
     cache = jc.open_cache(caches[0])
-    files = list_files(unpack(open_source(source), out, silent), cache, 1)
+    files = list_files(unpack(open_source(source), out, silent).folder, cache, 1)
     built_j[online], [arms[online]] = 0.0, make_arms(["tuned"], files, cache, 64)
     return built_j, arms
 

@@ -51,6 +51,7 @@ meter, files = jc.Meter(), unpack(open_source(source), folder, lambda *_: None)
 jc.precompute(source, folder / "cache", chain)
 cache = jc.open_cache(folder / "cache")
 spent = {}
+files = getattr(files, "folder", files)  # a Path in releases before targets
 for arm in make_arms(["tuned", "optimized"], list_files(files, cache, 1), cache, 64):
     for epoch in range(2):
         arm.start_epoch(epoch)

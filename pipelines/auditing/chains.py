@@ -48,7 +48,7 @@ from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import build_model, check_model, feature_to_classify, is_model_file
 from joulecache.pipelines.models.metrics import ACCURACY
 from joulecache.pipelines.models.user_models import MakeModel, TrainingData, UserModel, batch_spec, make_user_model
-from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source, source_paths
+from joulecache.pipelines.source import Source, log_notes, open_source, source_paths
 from joulecache.pipelines.source.features import describe_features, is_labelled
 from joulecache.transforms.chain import Chain, parse
 from joulecache.transforms.ops import Normalize
@@ -149,12 +149,12 @@ class _ChainAudit:
         """Unpack the source, build the cache, and make the arms."""
         self.config, self.folder, self.work, self.meter, self.progress = config, folder, work, meter, progress
         self.source, self.chain, self.listed, self.model = source, chain, listed, model
-        self.images = unpack(listed, work, progress)
+        self.unpacked = unpack(listed, work, progress)
         self.cache = self.build_cache(config.variants[0])
         manifest = self.cache.manifest
         if replace_json(work / "cache.json", sorted(file.name for file in manifest.files())):
             folder.forget()
-        self.files = list_files(self.images, self.cache, _DRAWN_EPOCHS)
+        self.files = list_files(self.unpacked.folder, self.cache, _DRAWN_EPOCHS, self.unpacked.moving)
         self.left_out = refused_arms(config.arms, self.files, self.cache)
         names = [name for name in config.arms if name not in self.left_out]
         self.arms = make_arms(names, self.files, self.cache, config.batch_size)
@@ -175,10 +175,9 @@ class _ChainAudit:
     def build_cache(self, variants: int) -> Cache:
         """Build the cache with a number of variants; one that a stopped audit built is up to date, and reused."""
         self.progress("building the cache" if variants == 1 else f"building the cache of {variants} variants", 0, 1)
-        # A build reads the source itself, but drawing synthetic photos must not be charged to it.
-        source = open_source(self.images) if self.listed.location.startswith(SYNTHETIC) else self.listed
         folder = self.work / f"cache-{variants}"
-        build_cache(source, folder, _build_config(self.chain, self.config, variants), self.meter)
+        # A build reads the source itself, but drawing synthetic photos must not be charged to it.
+        build_cache(self.unpacked.source, folder, _build_config(self.chain, self.config, variants), self.meter)
         return open_cache(folder)
 
     def prepare_compression(self) -> PreparedCompression | None:
@@ -301,7 +300,7 @@ class _ChainAudit:
             ),
             reuse=reuse,
             stages=stages,
-            examples=draw_examples(self.files, self.images, self.cache),
+            examples=draw_examples(self.files, self.unpacked.folder, self.cache),
             targets=None
             if is_labelled(manifest.features)
             else {name: each.kind for name, each in manifest.features.items()},

@@ -38,8 +38,9 @@ def draw_examples(files: ImageFiles, folder: Path, cache: Cache) -> tuple[Exampl
         path = Path(files.paths[row])
         key = path.relative_to(folder).as_posix()
         shown = [
-            _shown(name, features[name], column[row])
-            for name, column in zip(files.selection.names, files.targets, strict=True)
+            _shown(name, features[name], target[row])
+            for name, target in files.targets.items()
+            if isinstance(target, np.ndarray)
         ]
         examples.append(Example(key, ", ".join(filter(None, shown)), tuple(_images(path, key, cache))))
     return tuple(examples)

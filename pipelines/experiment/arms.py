@@ -16,6 +16,7 @@ from joulecache.pipelines.experiment.online_arms import BATCH, READ, TF_DATA, On
 from joulecache.pipelines.loading.loader import load
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import Chain, fixed_size, op_text, output_channels, output_size
+from joulecache.transforms.tensorflow_targets import Mask
 
 
 def _same_every_epoch(epoch: int) -> None:
@@ -112,7 +113,8 @@ def refused_arms(names: Sequence[str], files: ImageFiles, cache: Cache) -> dict[
     chain = cache.chain()
     kept = chain.ops[: count_steady_ops(chain, cache.manifest.variants)]
     sizes = [output_size(kept, height, width) for height, width in files.sizes.tolist()]
-    needed = sum(height * width for height, width in sizes) * output_channels(kept)
+    channels = output_channels(kept) + sum(isinstance(target, Mask) for target in files.targets.values())
+    needed = sum(height * width for height, width in sizes) * channels
     available = psutil.virtual_memory().available
     if "tf_cache" not in names or needed <= available // 2:
         return {}

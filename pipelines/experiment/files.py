@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
+from PIL.ImageFile import ImageFile as OpenedImage
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.experiment.failures import ArmError
-from joulecache.pipelines.loading.targets import Selection, open_targets, select
-from joulecache.pipelines.source import Source
+from joulecache.pipelines.loading.targets import open_targets, select
+from joulecache.pipelines.source import SYNTHETIC, ImageFile, Record, Source, Unit
+from joulecache.pipelines.source.features import spatial_features
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import Chain
+from joulecache.transforms.images import encode_png
 from joulecache.transforms.ops import Decode
 from joulecache.transforms.ops.decode import TRANSPOSED
 from joulecache.transforms.randomness import random_words
+from joulecache.transforms.targets import BoxesTarget, MaskTarget, PointsTarget, SpatialTarget
+from joulecache.transforms.tensorflow_targets import ABSENT, Boxes, Mask, Moving, Points
+
+MovingTargets: TypeAlias = Mapping[str, Mapping[str, SpatialTarget | Path]]
+"""Targets that move with the pixels, by name and key; in place of masks the paths of grey PNGs."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +43,16 @@ class ImageFiles:
 
     Attributes:
         paths: Path of each file.
-        targets: Targets of each file, `[N, ...]`, in the order of `selection`.
-        selection: Which targets they are.
+        targets: Targets of each file, `[N, ...]`, by name; of masks the paths of grey PNGs, of boxes as many as the image with most has.
+        most_boxes: Boxes of each image after padding, by the name of their target.
         drawn: Random parameters of the ops for E epochs, `[E, N, P]` int32.
         sizes: Height and width after decode, `[N, 2]` int64.
         orientations: EXIF orientations, `[N]` int32; None if every image is upright.
     """
 
     paths: tuple[str, ...]
-    targets: tuple[NDArray[Any], ...]
-    selection: Selection
+    targets: Mapping[str, NDArray[Any] | Moving]
+    most_boxes: Mapping[str, int]
     drawn: NDArray[np.int32]
     sizes: NDArray[np.int64]
     orientations: NDArray[np.int32] | None
@@ -51,32 +62,79 @@ class ImageFiles:
         rows = np.sort(np.random.default_rng(seed).permutation(len(self.paths))[:count])
         return ImageFiles(
             tuple(self.paths[row] for row in rows),
-            tuple(target[rows] for target in self.targets),
-            self.selection,
+            {name: tf.nest.map_structure(lambda part: part[rows], target) for name, target in self.targets.items()},
+            self.most_boxes,
             self.drawn[:, rows],
             self.sizes[rows],
             None if self.orientations is None else self.orientations[rows],
         )
 
 
-def unpack(source: Source, work: Path, progress: Progress) -> Path:
-    """Return a folder of the source's images as files named by key: the source if it is a folder, else a copy in `work`."""
-    if Path(source.location).is_dir():
-        return Path(source.location).resolve()
-    root, done = work / "files", 0
+@dataclass(frozen=True)
+class Unpacked:
+    """A source as files.
+
+    Attributes:
+        folder: The folder of its images, named by key.
+        source: What caches are built from: the source, or drawn photos as files.
+        moving: Its targets that move with the pixels.
+    """
+
+    folder: Path
+    source: Source
+    moving: MovingTargets
+
+
+def unpack(source: Source, work: Path, progress: Progress) -> Unpacked:
+    """Return a source as files: those of a folder itself, others as copies in `work`, and masks as PNGs that TensorFlow decodes.
+
+    Records that cannot be read are left out; building a cache rejects them.
+    """
+    is_folder, drawn = Path(source.location).is_dir(), source.location.startswith(SYNTHETIC)
+    root = Path(source.location).resolve() if is_folder else work / "files"
+    spatial = [(place, name) for place, name in enumerate(source.features) if name in spatial_features(source.features)]
+    moving: dict[str, dict[str, SpatialTarget | Path]] = {name: {} for _, name in spatial}
+    if is_folder and not spatial:
+        return Unpacked(root, source, moving)
+    units: list[Unit] = []
+    for done, record in enumerate(_readable(source)):
+        if not is_folder:
+            _write(root / record.key, record.data)
+        if drawn:
+            units.append(ImageFile(record.key, str(root), record.targets, None, len(record.data), record.mtime_ns))
+        for place, name in spatial:
+            with suppress(ValueError):
+                found = spatial_features(source.features)[name].decode(record.targets[place])
+                moving[name][record.key] = (
+                    _write(work / "masks" / str(place) / f"{record.key}.png", encode_png(found.ids))
+                    if isinstance(found, MaskTarget)
+                    else found
+                )
+        if done % 64 == 63:
+            progress("unpacking the source", done + 1, source.records)
+    return Unpacked(root, replace(source, units=tuple(units)) if drawn else source, moving)
+
+
+def _readable(source: Source) -> Iterator[Record]:
     for unit in source.units:
-        for record in unit.read():
-            path = root / record.key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(record.data)
-            done += 1
-            if done % 64 == 0:
-                progress("unpacking the source", done, source.records)
-    return root
+        with suppress(OSError):
+            yield from (record for record in unit.read() if record.problem is None)
 
 
-def list_files(folder: Path, cache: Cache, epochs: int) -> ImageFiles:
-    """List the training images of a cache as files in `folder`, named by their keys, with the random parameters of some epochs.
+def _write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def list_files(folder: Path, cache: Cache, epochs: int, moving: MovingTargets = MappingProxyType({})) -> ImageFiles:
+    """List the training images of a cache as files, with their targets and the random parameters of some epochs.
+
+    Args:
+        folder: The folder of the files, which are named by key.
+        cache: The cache.
+        epochs: Number of epochs.
+        moving: The targets that move with the pixels, as `unpack` returns them.
 
     Raises:
         ArmError: TensorFlow decodes a file to different pixels than the reference.
@@ -96,10 +154,28 @@ def list_files(folder: Path, cache: Cache, epochs: int) -> ImageFiles:
         for row, words in enumerate(map(list.__add__, before, after)):
             drawn[epoch, row] = _parameters(chain, words, *sizes[row].tolist())
     turned = orientations if (orientations != 1).any() else None
-    selection = select(manifest.features, None, None)
-    columns = open_targets(cache, "train", selection, soft=False)
-    targets = tuple(column.take(np.arange(len(keys))) for column in columns.values())
-    return ImageFiles(paths, targets, selection, drawn, sizes, turned)
+    columns = open_targets(cache, "train", select(manifest.features, None, None), soft=False)
+    stacked = {name: _stacked([of[key] for key in keys]) for name, of in moving.items()}
+    targets = {
+        name: stacked[name] if name in stacked else columns[name].take(np.arange(len(keys)))
+        for name in manifest.features
+    }
+    summaries = cache.split("train").targets or {}
+    most = {name: max(summaries[name].most or 0, 1) for name, target in stacked.items() if isinstance(target, Boxes)}
+    return ImageFiles(paths, targets, most, drawn, sizes, turned)
+
+
+def _stacked(targets: Sequence[SpatialTarget | Path]) -> Moving:
+    """Return one target of all images, all of one kind."""
+    boxes = [target for target in targets if isinstance(target, BoxesTarget)]
+    if boxes:
+        most = max(1, *(len(target.classes) for target in boxes))
+        corners, classes = np.zeros((len(boxes), most, 4), np.float32), np.full((len(boxes), most), ABSENT, np.int64)
+        for row, target in enumerate(boxes):
+            corners[row, : len(target.classes)], classes[row, : len(target.classes)] = target.boxes, target.classes
+        return Boxes(corners, classes)
+    points = [target.points for target in targets if isinstance(target, PointsTarget)]
+    return Points(np.stack(points)) if points else Mask(np.array([str(path) for path in targets], object))
 
 
 def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> list[int]:
@@ -136,7 +212,7 @@ def _decoded_differently(decode: Decode, image: Image.Image) -> str | None:
             return "it is a BMP with a palette"
         case "WEBP" if image.mode != "RGB" or getattr(image, "is_animated", False):
             return "it is a WebP with transparency or several frames"
-        case "GIF" if isinstance(image, ImageFile.ImageFile) and image.tile[0].extents != (0, 0, *image.size):
+        case "GIF" if isinstance(image, OpenedImage) and image.tile[0].extents != (0, 0, *image.size):
             return "it is a GIF whose first frame does not fill it"
         case "JPEG" | "MPO" | "PNG" | "GIF" | "BMP" | "WEBP":
             return None

@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from joulecache.pipelines.experiment.files import ImageFiles
+from joulecache.pipelines.loading.targets import Selection
 from joulecache.transforms import tensorflow as graphs
+from joulecache.transforms import tensorflow_targets as moved
 from joulecache.transforms.chain import Chain, fixed_size
 from joulecache.transforms.ops import BatchOp, Brightness, FlipLr, Op, RandomCrop
 
@@ -18,8 +20,10 @@ TF_DATA, READ, BATCH = "tf.data", "read", "batch"
 
 _LARGE_PIXELS = 120 * 120  # from this size on, `_CHEAPER_BY_IMAGE` cost less on single images than on batches
 _CHEAPER_BY_IMAGE = (RandomCrop, FlipLr, Brightness)
+_MOVING = (moved.Mask, moved.Boxes, moved.Points)
 
-_Targets: TypeAlias = tuple[tf.Tensor, ...]
+_Targets: TypeAlias = tuple[Any, ...]
+"""The targets of an image or a batch, in the order of the cache's features."""
 _Element: TypeAlias = tuple[tf.Tensor, _Targets, tf.Tensor]
 _Map: TypeAlias = Callable[..., Any]
 
@@ -35,8 +39,10 @@ class OnlineChain:
     ) -> None:
         self._ops, self._steady = chain.ops, count_steady_ops(chain, variants)
         self._batch_size, self._shuffle, self._records = batch_size, shuffle, len(files.paths)
-        self._files = tf.data.Dataset.from_tensor_slices((list(files.paths), files.targets, np.arange(self._records)))
-        self._selection = files.selection
+        self._names = tuple(files.targets)
+        elements = (list(files.paths), tuple(files.targets.values()), np.arange(self._records))
+        self._files = tf.data.Dataset.from_tensor_slices(elements)
+        self._most_boxes = files.most_boxes
         # Flat, because selecting an epoch first would copy all its draws for every image.
         self._drawn, self._epochs = tf.constant(np.concatenate(files.drawn)), len(files.drawn)
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -78,7 +84,11 @@ class OnlineChain:
 
         def function(path: tf.Tensor, targets: _Targets, row: tf.Tensor) -> _Element:
             output, targets, row = read(path, targets, row)
-            return tf.cast(output[0, 0, 0], tf.int32) if count else tf.strings.length(output), targets, row
+            numbers = tuple(
+                moved.Mask(_first_number(target.ids)) if isinstance(target, moved.Mask) else target
+                for target in targets
+            )
+            return _first_number(output), numbers, row
 
         return self._one_by_one(function)
 
@@ -107,13 +117,14 @@ class OnlineChain:
         def function(path: tf.Tensor, targets: _Targets, row: tf.Tensor) -> _Element:
             orientation = None if self._orientations is None else self._orientations[row]
             drawn = self._parameters(row, 0, last)
-            return graphs.apply(self._ops[:last], tf.io.read_file(path), drawn, orientation), targets, row
+            opened = tuple(_opened(target, decode=last > 0) for target in targets)
+            return *_run(moved.apply, self._ops[:last], tf.io.read_file(path), opened, drawn, orientation), row
 
         return function
 
     def _on_image(self, first: int, last: int) -> _Map:
         def function(image: tf.Tensor, targets: _Targets, row: tf.Tensor) -> _Element:
-            return graphs.apply(self._ops[first:last], image, self._parameters(row, first, last)), targets, row
+            return *_run(moved.apply, self._ops[first:last], image, targets, self._parameters(row, first, last)), row
 
         return function
 
@@ -122,9 +133,42 @@ class OnlineChain:
 
         def function(images: tf.Tensor, targets: _Targets, rows: tf.Tensor) -> Any:
             drawn = self._parameters(rows, first, len(self._ops))
-            return self._selection.arrange(graphs.apply_batch(self._ops[first:], images, drawn), targets)
+            images, targets = _run(moved.apply_batch, self._ops[first:], images, targets, drawn)
+            found = [self._loaded(name, target) for name, target in zip(self._names, targets, strict=True)]
+            return Selection(self._names).arrange(images, found)
 
         return function
+
+    def _loaded(self, name: str, target: Any) -> Any:
+        """Return a target of a batch as `load` yields it."""
+        match target:
+            case moved.Mask():
+                return target.ids
+            case moved.Points():
+                return target.points
+            case moved.Boxes():
+                return moved.packed(target, self._most_boxes[name])._asdict()
+        return target
+
+
+def _opened(target: Any, *, decode: bool) -> Any:
+    """Return a target with its mask read and decoded."""
+    if not isinstance(target, moved.Mask):
+        return target
+    data = tf.io.read_file(target.ids)
+    return moved.Mask(tf.io.decode_png(data, channels=1) if decode else data)
+
+
+def _first_number(image: tf.Tensor) -> tf.Tensor:
+    """Return the first number of an image, or the length of encoded bytes."""
+    return tf.strings.length(image) if image.dtype == tf.string else tf.cast(image[0, 0, 0], tf.int32)
+
+
+def _run(apply: Callable[..., Any], ops: tuple[Op, ...], images: tf.Tensor, targets: _Targets, *drawn: Any) -> Any:
+    """Run ops on one image or a batch, and on those of its targets that move with the pixels."""
+    images, parts = apply(ops, images, [target for target in targets if isinstance(target, _MOVING)], *drawn)
+    left = iter(parts)
+    return images, tuple(next(left) if isinstance(target, _MOVING) else target for target in targets)
 
 
 def count_steady_ops(chain: Chain, variants: int) -> int:

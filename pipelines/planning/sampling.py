@@ -18,7 +18,7 @@ from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import Arm, check_chain, image_shape, make_arms
 from joulecache.pipelines.experiment.failures import ArmError
-from joulecache.pipelines.experiment.files import list_files, unpack
+from joulecache.pipelines.experiment.files import Unpacked, list_files, unpack
 from joulecache.pipelines.experiment.names import CACHED, INPUT
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.loading.loader import load
@@ -27,7 +27,7 @@ from joulecache.pipelines.planning.epochs import EpochRounds
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
 from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.planning.step_costs import check_fresh, mark_fresh, measure_steps
-from joulecache.pipelines.source import SYNTHETIC, Source, SourceConfig, log_notes, open_source
+from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source
 from joulecache.transforms.chain import Chain, fixed_size
 from joulecache.transforms.ops import OPS, BatchOp, op_name
 
@@ -149,7 +149,7 @@ class Sampler:
         files = unpack(self._list(images), self._folder, self._progress)
         if self._is_synthetic:
             started_s += time.monotonic() - unpacked_s
-        self._drawn = files if self._is_synthetic else None
+        self._drawn = files.source if self._is_synthetic else None
         cold, warm, build_error = self._build_few(layouts[0], images)
         until_s = started_s + _BUILDS_SHARE * config.seconds
         candidates, unmeasured = self._build_candidates(layouts, images, warm, until_s)
@@ -194,7 +194,7 @@ class Sampler:
         self._progress("timing the ops", 0, 1)
         timed = self._list(min(_TIMED, listed.records))
         if self._is_synthetic:  # drawing a photo is not reading
-            timed = open_source(unpack(timed, self._folder, self._progress))
+            timed = unpack(timed, self._folder, self._progress).source
         steps = measure_steps(self._chain, timed, timed.units if self._is_synthetic else listed.units)
         return mark_fresh(steps, self._chain, self._config.fresh)
 
@@ -213,7 +213,7 @@ class Sampler:
     def _build(self, layout: CacheLayout, records: int, variants: int = 1) -> _Built:
         self._builds += 1
         folder = self._folder / f"cache-{self._builds}"
-        source = self._list(records) if self._drawn is None else open_source(self._drawn, SourceConfig(limit=records))
+        source = self._list(records) if self._drawn is None else _first(self._drawn, records)
         config = BuildConfig(
             chain=replace(self._chain, cut=layout.cut),
             variants=variants,
@@ -282,16 +282,27 @@ class Sampler:
         dataset = load(built.cache, "train", self._config.batch_size, ops=custom)
         return Arm(CACHED, built.train_records, dataset)
 
-    def _online_arms(self, files: Path, caches: dict[str, _Built]) -> tuple[dict[str, Arm], str | None]:
+    def _online_arms(self, files: Unpacked, caches: dict[str, _Built]) -> tuple[dict[str, Arm], str | None]:
         """Return an online arm over the records of each cache, or why the chain cannot run online."""
         try:
             check_chain(self._chain, (INPUT,))
             return {
-                name: make_arms([ONLINE], list_files(files, built.cache, 1), built.cache, self._config.batch_size)[0]
+                name: make_arms(
+                    [ONLINE],
+                    list_files(files.folder, built.cache, 1, files.moving),
+                    built.cache,
+                    self._config.batch_size,
+                )[0]
                 for name, built in caches.items()
             }, None
         except ArmError as error:
             return {}, str(error)
+
+
+def _first(drawn: Source, records: int) -> Source:
+    """Return the first records of a source with one in each unit."""
+    units = drawn.units[:records]
+    return replace(drawn, units=units, records=len(units))
 
 
 def _epoch_cost(rounds: EpochRounds, arms: dict[str, Arm], few: str, many: str) -> EpochCost:
