@@ -126,7 +126,7 @@ def test_some_files_are_drawn_once_by_the_seed_with_all_that_belongs_to_them(bui
     assert some.paths == tuple(files.paths[row] for row in rows)
     assert np.array_equal(some.drawn, files.drawn[:, rows])
     assert np.array_equal(some.sizes, files.sizes[rows])
-    assert np.array_equal(some.targets[0], files.targets[0][rows])
+    assert np.array_equal(np.asarray(some.targets["label"]), np.asarray(files.targets["label"])[rows])
     assert files.sample(7, seed=3).paths == some.paths != files.sample(7, seed=4).paths
     assert files.sample(len(files.paths), seed=3).paths == files.paths
 

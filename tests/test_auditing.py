@@ -104,7 +104,7 @@ def test_every_arm_yields_the_same_types_and_every_image_once(synthetic_folder: 
     for arm in make_arms(ARMS, files, cache, 16):
         specs.add(str(arm.dataset.element_spec))
         labels = np.concatenate([labels for _, labels in arm.dataset.as_numpy_iterator()])
-        assert sorted(labels) == sorted(files.targets[0]), arm.name
+        assert sorted(labels) == sorted(np.asarray(files.targets["label"])), arm.name
     assert len(specs) == 1
 
 

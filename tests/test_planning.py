@@ -378,6 +378,15 @@ def test_drawing_a_photo_is_no_reading() -> None:
     assert made.steps[0].cpu_us_per_image < 1000  # to draw one takes 10 ms
 
 
+def test_targets_are_measured_and_stored_with_their_images() -> None:
+    made = plan("synthetic:40", "decode|resize(32)|flip_lr", epochs=2, target=["mask", "boxes"], fresh=["flip_lr"])
+    assert made.online_refused is None
+    assert made.options == ("--target", "mask", "--target", "boxes")
+    assert made.steps[2].bytes_per_image == 32 * 32 * 4 + 4 * 4 + 8  # with a mask and a box
+    raw = next(choice for choice in made.choices if choice.layout == CacheLayout(2, "arrow", "raw", None))
+    assert raw.cache_bytes > 40 * (32 * 32 * 4 + 4 * 4 + 8)
+
+
 @dataclass(frozen=True)
 class RowGroup:
     """A unit that is read whole, whatever is wanted of it."""

@@ -287,6 +287,37 @@ def test_an_audit_of_multi_labels(photos_with_targets: tuple[Path, dict[str, Any
     assert not (tmp_path / "other").exists()
 
 
+def segmenter(data: TrainingData) -> keras.Model:
+    mask = data.features["mask"]
+    assert isinstance(mask, jc.features.Mask)
+    inputs = keras.Input(data.image_shape)
+    hidden = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Conv2D(len(mask.names), 1)(hidden))
+    iou = keras.metrics.MeanIoU(len(mask.names), sparse_y_pred=False, name="iou")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=[iou])
+    return model
+
+
+def test_an_audit_of_masks(tmp_path: Path) -> None:
+    result = audit(
+        "synthetic:24",
+        "decode|resize(40) || random_crop(32)|flip_lr",
+        tmp_path / "out",
+        model=segmenter,
+        target="mask",
+        pairs=2,
+        train_epochs=1,
+        batch_size=8,
+    )
+    assert [each.workload for each in result.workloads] == ["input", "train"]
+    assert result.metric == Metric("iou", higher_is_better=True)
+    assert result.targets == {"mask": "mask"}
+    assert set(result.pixel_difference) == {"naive", "tuned", "tf_cache", "optimized"}
+    assert result.stages is not None
+    assert result.stages.workload == "train"
+    assert "Targets: mask (mask)." in to_markdown(describe_audit(result))
+
+
 MODULE = """
 import keras
 import tensorflow as tf

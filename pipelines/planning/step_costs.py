@@ -1,4 +1,4 @@
-"""The CPU time of reading and of each op, on a few records of the source."""
+"""The CPU time of reading and of each op, on a few records of the source and their targets."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.planning.results import StepCost
 from joulecache.pipelines.source import Record, Source, Unit
+from joulecache.pipelines.source.features import Features
+from joulecache.pipelines.source.spatial import SpatialFeature
 from joulecache.transforms.chain import Chain, apply, apply_batch_ops, fixed_size
 from joulecache.transforms.images import Array
 from joulecache.transforms.ops import BatchOp, Op, op_name
 from joulecache.transforms.randomness import key_hash, random_words
+from joulecache.transforms.targets import SpatialTarget, apply_with_targets
 
 _MIN_ROUNDS = 3  # rounds in which every prefix of the chain is timed
 _MIN_ROUNDS_CPU_S = 0.5  # long enough for cheap ops, whose cost is a small difference
@@ -35,19 +39,20 @@ def measure_steps(chain: Chain, source: Source, units: Sequence[Unit]) -> tuple[
     read_us = read_cost_us(units)
     on_images = tuple(op for op in chain.ops if not isinstance(op, BatchOp))
     drawn = random_words(on_images, 0, 0, [key_hash(record.key) for record in records], 0)
-    usable = [pair for pair in zip(records, drawn, strict=True) if _runs(on_images, *pair)]
+    features = source.features
+    usable = [pair for pair in zip(records, drawn, strict=True) if _runs(on_images, *pair, features)]
     if not usable:
         raise ValueError(f"no record of {len(records)} in the sample runs through {str(chain)!r}: check the images")
 
-    def images_after(count: int) -> list[Array]:
-        return [apply(on_images[:count], record.data, words) for record, words in usable]
+    def made_after(count: int) -> list[_Made]:
+        return [_make(on_images[:count], record, words, features) for record, words in usable]
 
-    prefixes = [functools.partial(images_after, count + 1) for count in range(len(on_images))]
+    prefixes = [functools.partial(made_after, count + 1) for count in range(len(on_images))]
     spent_us = _increments_us(_median_cpu_s(prefixes), len(usable))
-    sizes = [statistics.fmean(image.nbytes for image in prefix()) for prefix in prefixes]
+    sizes = [statistics.fmean(made.nbytes for made in prefix()) for prefix in prefixes]
     on_batches = chain.ops[len(on_images) :]
     if on_batches:
-        batch = np.stack(prefixes[-1]())
+        batch = np.stack([made.image for made in prefixes[-1]()])
         words = random_words(on_batches, len(on_images), 0, [0], 0)[0]
 
         def batch_after(count: int) -> NDArray[np.generic]:
@@ -55,7 +60,8 @@ def measure_steps(chain: Chain, source: Source, units: Sequence[Unit]) -> tuple[
 
         late = [functools.partial(batch_after, count + 1) for count in range(len(on_batches))]
         spent_us += _increments_us(_median_cpu_s(late), len(usable))
-        sizes += [prefix().nbytes / len(usable) for prefix in late]
+        targets_bytes = sizes[-1] - batch.nbytes / len(usable)
+        sizes += [prefix().nbytes / len(usable) + targets_bytes for prefix in late]
     encoded = statistics.fmean(len(record.data) for record, _ in usable)
     return (
         StepCost("read", False, False, read_us, encoded),
@@ -83,10 +89,32 @@ def _readable(unit: Unit) -> list[Record]:
         return []
 
 
-def _runs(ops: Sequence[Op], record: Record, words: Sequence[int]) -> bool:
+class _Made(NamedTuple):
+    """An image, and its targets that move with its pixels."""
+
+    image: Array
+    targets: tuple[SpatialTarget, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        parts = (getattr(target, name) for target in self.targets for name in target.__slots__)
+        return self.image.nbytes + sum(int(part.nbytes) for part in parts)
+
+
+def _make(ops: Sequence[Op], record: Record, words: Sequence[int], features: Features) -> _Made:
+    """Decode and transform an image, and its targets that move with its pixels."""
+    pairs = zip(features.values(), record.targets, strict=True)
+    targets = [feature.decode(target) for feature, target in pairs if isinstance(feature, SpatialFeature)]
+    if not targets:
+        return _Made(apply(ops, record.data, words), ())
+    return _Made(*apply_with_targets(ops, record.data, words, targets))
+
+
+def _runs(ops: Sequence[Op], record: Record, words: Sequence[int], features: Features) -> bool:
     try:
-        apply(ops, record.data, words)
-    except ValueError:  # a broken image, or one that an op does not accept
+        _make(ops, record, words, features)
+    except ValueError:  # a broken image or target, or one that an op does not accept
         return False
     return True
 
