@@ -31,6 +31,7 @@ TENSORFLOW = {"tensorflow", "keras"}
 # Useless without TensorFlow, so they may import it at the top.
 WITH_TENSORFLOW = (
     "transforms.tensorflow",
+    "transforms.tensorflow_targets",
     *(
         f"pipelines.loading.{module}"
         for module in ("loader", "dataset", "directory", "element_cache", "iterators", "kept_alive")
