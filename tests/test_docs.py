@@ -21,6 +21,7 @@ from commands import group, parameters
 from PIL import Image
 
 import joulecache as jc
+from joulecache.pipelines.compressing.tflite import to_tflite
 from joulecache.transforms import ops_of
 from joulecache.transforms.ops import OPS
 
@@ -167,6 +168,15 @@ def test_the_page_on_formats_reads_what_was_cached() -> None:
     listed = text_of("docs/formats.md").partition("## The manifest")[2].partition("A manifest is checked")[0]
     fields = set(re.findall(r"`([a-z_]+)`", listed))
     assert fields <= {*names["manifest"], *names["manifest"]["splits"]["train"]}
+
+
+def test_the_page_on_beam_runs(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = keras.Sequential([keras.Input((56, 56, 3)), keras.layers.AveragePooling2D(28), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(3))
+    (folder / "model.tflite").write_bytes(to_tflite(model, "float32"))
+    run_blocks(blocks("docs/beam.md"))
+    assert "20 records, " in capfd.readouterr().out
+    assert set(jc.open_cache("pictures").rows("train")["label"].to_pylist()) == {0, 1}
 
 
 @pytest.mark.slow

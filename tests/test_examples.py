@@ -16,6 +16,7 @@ import joulecache as jc
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PRINTS = {
+    "cache_in_a_beam_pipeline.py": "written: 100 records, ",
     "train_from_a_cache.py": "epoch 2: loss ",
     "audit_your_own_pipelines.py": "kept: ",
     "compress_for_a_small_device.py": "pruned-int8: ",
