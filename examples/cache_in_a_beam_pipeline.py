@@ -16,7 +16,7 @@ def is_wanted(record: jc.Record) -> bool:
 
 def level(record: jc.Record) -> tuple[str, float]:
     """Return the class of a photo and its mean level."""
-    return str(record.targets["label"]), float(np.mean(record.image))
+    return str(record.targets["label"]), float(np.mean(np.asarray(record.image)))
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def print_left_out(folder: Path) -> None:
 
 def cpu_s(file: bytes, images: Any) -> float:
     """Return the CPU seconds of a TensorFlow Lite file on some images: the fastest of five runs after a warm-up."""
-    from joulecache.pipelines.compressing.tflite import TfliteModel
+    from joulecache.pipelines.compressing.litert import TfliteModel
 
     model, times = TfliteModel(file), []
     for _ in range(6):
