@@ -19,7 +19,7 @@ from joulecache.pipelines.building.config import (
 )
 from joulecache.pipelines.building.destination import Destination
 from joulecache.pipelines.building.images import mean_image_bytes, sample_units
-from joulecache.pipelines.building.specs import ShardResult, ShardSpec, this_process
+from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.building.update import Update
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import Manifest
@@ -151,7 +151,6 @@ def shard_specs(source: Source, location: str, shards: int, config: ShardConfig)
             units=take(source.units, rows),
             features=source.features,
             config=config,
-            launcher=this_process(),
         )
         for shard, rows in enumerate(rows_of_shard)
     ]

@@ -11,9 +11,9 @@ from pathlib import Path
 from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.building.work_folder import (
-    ENERGY_LOG,
     WORK,
     delete_work_files,
+    energy_logs,
     hold_work_folder,
     result_name,
     was_interrupted,
@@ -84,7 +84,9 @@ class LocalDestination:
 
     def keep_only(self, results: Sequence[ShardResult]) -> None:
         """Delete from the work folder and the cache folder; also the saved energy, if no shard is kept."""
-        keep = {name for result in results for name in (result.index, result_name(result.shard), ENERGY_LOG)}
+        keep = {name for result in results for name in (result.index, result_name(result.shard))}
+        if results:
+            keep |= {path.name for path in energy_logs(self.folder / WORK)}
         delete_work_files(self.folder / WORK, keep)
         data_files = {file.name for result in results for file in result.data_files}
         delete_unlisted(self.folder, self._before, data_files)

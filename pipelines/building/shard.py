@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from joulecache.pipelines.building.metering import this_process
 from joulecache.pipelines.building.previous import PreviousShard
 from joulecache.pipelines.building.reading import read_ahead, read_or_reject
 from joulecache.pipelines.building.rows import IndexRow, Reject
-from joulecache.pipelines.building.specs import ShardResult, ShardSpec, is_metered, this_process, write_result
+from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.building.split_columns import Origin, SplitColumns
 from joulecache.pipelines.building.work_folder import WORK, index_name, result_name
 from joulecache.pipelines.building.workspace import Workspace

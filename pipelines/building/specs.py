@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from joulecache.pipelines.building.config import BuildError, ShardConfig
+from joulecache.pipelines.building.metering import Metering
 from joulecache.pipelines.building.previous import Previous
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.work_folder import WORK, result_name
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.core import codec, files
+from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.source import Unit
 from joulecache.pipelines.source.features import Features
 
@@ -33,7 +33,7 @@ class ShardSpec:
         config: The options of the cache.
         previous: The shard in the existing cache, for an update.
         rehash: Read every unit, even with unchanged size and time.
-        launcher: `this_process` of the process that meters the build; "" for the worker itself.
+        metering: How workers meter themselves.
         work: The build's work folder inside the cache.
     """
 
@@ -45,13 +45,13 @@ class ShardSpec:
     config: ShardConfig
     previous: Previous | None = None
     rehash: bool = False
-    launcher: str = ""
+    metering: Metering = Metering()
     work: str = WORK
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that determines the shard: equal digests mean equal bytes."""
-        relevant = dataclasses.replace(self, units=tuple(self.units), cache="", launcher="", work="")
+        relevant = dataclasses.replace(self, units=tuple(self.units), cache="", metering=Metering(), work="")
         versions = [op.version for chain in (self.config.chain, self.config.val_chain) for op in chain.ops]
         return hashlib.sha256(repr((versions, relevant)).encode()).hexdigest()
 
@@ -71,7 +71,8 @@ class ShardResult:
         copied: Images copied from the existing cache, of all variants.
         error: Why the shard could not be written.
         worker: `this_process` of the worker.
-        metered: The process that meters the build measured the worker.
+        energy: What the worker used since its last result: its process and descendants. None for a shard that an update keeps, or that
+            failed.
     """
 
     shard: int
@@ -84,7 +85,7 @@ class ShardResult:
     copied: int = 0
     error: str | None = None
     worker: str = ""
-    metered: bool = True
+    energy: Energy | None = None
 
     @property
     def cached_records(self) -> int:
@@ -100,16 +101,6 @@ class ShardResult:
     def data_files(self) -> list[DataFile]:
         """The files of all splits and variants."""
         return [file for files in self.files.values() for file in files]
-
-
-def this_process() -> str:
-    """Return a name of this process that is unique in a cluster."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def is_metered(launcher: str) -> bool:
-    """Return whether the process that meters the build, given as `this_process` of it, measures this one: it is this one or its parent."""
-    return launcher in ("", this_process(), f"{socket.gethostname()}:{os.getppid()}")
 
 
 def write_result(work: Path, result: ShardResult) -> None:

@@ -15,6 +15,7 @@ from joulecache.pipelines.building.work_folder import (
     finished_shards,
     hold_work_folder,
     index_name,
+    is_energy_log,
     is_work_file,
     result_name,
 )
@@ -43,6 +44,8 @@ class StoreDestination:
         self.location, self.work = self._objects.url, WORK
         self._before: StoredObject | None = None
         self._listed: dict[str, StoredObject] = {}
+        self._logs: dict[str, StoredObject] = {}  # as fetched
+        self._published: set[str] = set()
 
     def refuse_overlap(self, source: str | os.PathLike[str], linked: Sequence[Path] = ()) -> None:
         """Compare URLs."""
@@ -107,20 +110,28 @@ class StoreDestination:
 
     def publish(self, name: str) -> None:
         """Upload the file."""
+        self._published.add(name)
         self._objects.write(f"{self.work}/{name}", self.folder / WORK / name)
 
     def fetch_finished(self) -> None:
-        """Fetch new files of the work folder, results last, after the files that they name."""
+        """Fetch new files and changed energy logs of the work folder, results last, after the files that they name."""
         now = self._objects.find(MANIFEST)
         if (now and now.version) != (self._before and self._before.version):
             raise self._conflict()
         work = self.folder / WORK
-        names = [stored.name.rpartition("/")[2] for stored in self._objects.list(self.work)]
-        new = [name for name in names if is_work_file(name) and name != UNITS and not (work / name).exists()]
+        listed = {stored.name.rpartition("/")[2]: stored for stored in self._objects.list(self.work)}
+        new = [name for name, stored in listed.items() if self._is_new(name, stored)]
         for name in sorted(new, key=lambda name: name.endswith(".json")):
             with temporary_path(work) as temporary:
                 self._objects.fetch(f"{self.work}/{name}", temporary)
                 temporary.rename(work / name)
+            if is_energy_log(name):
+                self._logs[name] = listed[name]
+
+    def _is_new(self, name: str, stored: StoredObject) -> bool:
+        if is_energy_log(name):
+            return name not in self._published and self._logs.get(name) != stored
+        return is_work_file(name) and name != UNITS and not (self.folder / WORK / name).exists()
 
     def commit(self, manifest: Manifest) -> None:
         """Upload index and rejects, check that all files exist, and write the manifest if no other build has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,9 +16,11 @@ from joulecache.pipelines.core.files import LockHeldError, hold_lock, made_folde
 
 WORK = ".building"
 UNITS = "units.arrow"
-ENERGY_LOG = "energy.log"
 _LOCK = "lock"
-_FILE = re.compile(r"\d{5,}\.(json|tmp)|index-\d{5,}\.arrow|energy\.(log|tmp)|units\.arrow|\.[0-9a-f]{32}\.tmp")
+_ENERGY_LOG = re.compile(r"energy-[0-9a-f]{32}\.log")
+_FILE = re.compile(
+    rf"\d{{5,}}\.(json|tmp)|index-\d{{5,}}\.arrow|energy\.(log|tmp)|{_ENERGY_LOG.pattern}|units\.arrow|\.[0-9a-f]{{32}}\.tmp"
+)
 
 
 def result_name(shard: int) -> str:
@@ -28,6 +31,21 @@ def result_name(shard: int) -> str:
 def index_name(shard: int) -> str:
     """Return the name of a shard's part of the index."""
     return f"index-{shard:05d}.arrow"
+
+
+def energy_log_name() -> str:
+    """Return a new name for the energy log of a process."""
+    return f"energy-{uuid.uuid4().hex}.log"
+
+
+def is_energy_log(name: str) -> bool:
+    """Return whether a file of the work folder is the energy log of a process, which changes while the process works."""
+    return _ENERGY_LOG.fullmatch(name) is not None
+
+
+def energy_logs(work: Path) -> list[Path]:
+    """Return the energy logs of all processes."""
+    return sorted(path for path in work.glob("*.log") if is_energy_log(path.name))
 
 
 def is_work_file(name: str) -> bool:

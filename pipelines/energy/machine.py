@@ -1,9 +1,10 @@
-"""Activity of the whole machine since boot: processor time, stolen time, pressure stalls (Linux)."""
+"""The whole machine: its identity, and its activity since boot: processor time, stolen time, pressure stalls (Linux)."""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,13 @@ from joulecache.pipelines.energy.measurement import Contamination
 from joulecache.pipelines.energy.process_tree import TICK_S
 
 _PROC = Path("/proc")
+
+
+def machine_id(proc: Path = _PROC) -> str:
+    """Return an id of the running machine, the same in all its containers: that of its boot, or its name."""
+    with suppress(OSError, UnicodeDecodeError):
+        return (proc / "sys/kernel/random/boot_id").read_text("ascii").strip()
+    return socket.gethostname()
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class Component:
 class Contamination:
     """What the whole machine did during a window, in seconds; None if the kernel does not say.
 
-    `+` adds two windows, `/ n` divides by a count.
+    `+` adds two windows, `* factor` scales one, `/ n` divides by a count.
 
     Attributes:
         capacity_s: Processor time that the machine had: processors times duration.
@@ -147,11 +147,13 @@ class Contamination:
             **{one.name: _plus(getattr(self, one.name), getattr(other, one.name)) for one in fields(self)}
         )
 
-    def __truediv__(self, count: SupportsIndex) -> Contamination:
-        n = _divisor(count)
+    def __mul__(self, factor: float) -> Contamination:
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        shares: dict[str, Any] = {name: None if value is None else value / n for name, value in values.items()}
-        return Contamination(**shares)
+        scaled: dict[str, Any] = {name: None if value is None else value * factor for name, value in values.items()}
+        return Contamination(**scaled)
+
+    def __truediv__(self, count: SupportsIndex) -> Contamination:
+        return self * (1 / _divisor(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,7 @@ class Energy(Displayed):
     """The energy of a window, or of a sum of windows. What was not measured is None, never 0.
 
     `+` adds every value, except that it keeps the larger peak. A component that only one side has is kept, and its source says so; any
-    other value that only one side has becomes None. `/ n` divides everything except the peak by a count.
+    other value that only one side has becomes None. `* factor` scales everything except the peak, `/ n` divides it by a count.
 
     Attributes:
         components: Parts by name: ``cpu``, ``dram``, ``gpu``, ``idle``. One that is None is not in the total.
@@ -279,13 +281,15 @@ class Energy(Displayed):
             components=components, active=self.active + other.active, peak_rss_bytes=peak, contamination=seen, **sums
         )
 
+    def __mul__(self, factor: float) -> Energy:
+        scaled: dict[str, Any] = {name: getattr(self, name) for name in _SUMMED}
+        scaled = {name: None if value is None else value * factor for name, value in scaled.items()}
+        components = {name: part and part * factor for name, part in self.components.items()}
+        seen = self.contamination and self.contamination * factor
+        return replace(self, components=components, active=self.active * factor, contamination=seen, **scaled)
+
     def __truediv__(self, count: SupportsIndex) -> Energy:
-        n = _divisor(count)
-        shares: dict[str, Any] = {name: getattr(self, name) for name in _SUMMED}
-        shares = {name: None if value is None else value / n for name, value in shares.items()}
-        components = {name: part and part / n for name, part in self.components.items()}
-        seen = self.contamination and self.contamination / n
-        return replace(self, components=components, active=self.active / n, contamination=seen, **shares)
+        return self * (1 / _divisor(count))
 
     def __str__(self) -> str:
         # three significant digits and at least one decimal: a small energy must not print as 0

@@ -7,7 +7,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -114,7 +114,7 @@ class Meter:
         self._notes = {problem: None for problem in problems if problem}
         self._windows = OpenWindows()
         self._emissions = None if emissions is None else EmissionsFile(emissions, self._country, pue)
-        self._record = None if record is None else begin_recording(record, self._provenance_without_tdp())
+        self._record = None if record is None else begin_recording(record, self.quick_provenance())
 
     @property
     def emissions(self) -> EmissionsFile | None:
@@ -155,6 +155,25 @@ class Meter:
                 if window.end():
                     self._write(window, outermost)
 
+    @contextmanager
+    def laps(self) -> Iterator[Callable[[], Energy]]:
+        """Measure consecutive parts of a `with` block.
+
+        Yields:
+            A function that returns the energy since its last call, or since the block began. The parts share their edges: their sum is
+            the energy of the whole. Call it from one thread at a time.
+        """
+        with self._nvml.watching():
+            first = self._edge(None)
+
+            def lap() -> Energy:
+                nonlocal first
+                last = self._edge(first)
+                energy, first = self._energy(first, last), last
+                return energy
+
+            yield lap
+
     def _write(self, window: Window, outermost: bool) -> None:
         """Write a closed window to the requested files; a failure becomes a note."""
         try:
@@ -170,10 +189,10 @@ class Meter:
 
     def provenance(self) -> Provenance:
         """Return what determines the values of this meter: method, coefficients, machine, notes."""
-        return replace(self._provenance_without_tdp(), tdp_w=cpu_hardware().tdp_w)
+        return replace(self.quick_provenance(), tdp_w=cpu_hardware().tdp_w)
 
-    def _provenance_without_tdp(self) -> Provenance:
-        """Return the provenance without CodeCarbon, whose import takes 0.5 s."""
+    def quick_provenance(self) -> Provenance:
+        """Return the provenance without the thermal design power, which imports CodeCarbon (0.5 s)."""
         return Provenance(
             method="measured:rapl" if self._rapl and self._rapl.domains else self._model.method,
             formula=coefficients().formula,
