@@ -20,17 +20,19 @@ from processes import Child, python
 from sources import classes
 
 from joulecache.pipelines.building.config import ShardConfig
+from joulecache.pipelines.building.metering import ProcessLog
 from joulecache.pipelines.building.precomputing import BuildProgress, precompute
 from joulecache.pipelines.building.resume import finished_result
 from joulecache.pipelines.building.shard import build_shard
 from joulecache.pipelines.building.specs import ShardSpec
-from joulecache.pipelines.building.work_folder import ENERGY_LOG, WORK
+from joulecache.pipelines.building.work_folder import WORK, energy_log_name
 from joulecache.pipelines.cache.cache import open_cache, verify
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import MANIFEST
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.core.codec import dumps
 from joulecache.pipelines.core.files import sha256_of
+from joulecache.pipelines.energy.hosts import Span
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import parse
@@ -176,7 +178,12 @@ def test_a_killed_build_resumes_with_the_missing_shards(
 ) -> None:
     finished = {path.name: path.stat().st_mtime_ns for path in interrupted.glob("*.arrow")}
     earlier = open_manifest(photo_cache).build_energy
-    (interrupted / WORK / ENERGY_LOG).write_text(dumps(earlier))
+    for path in (interrupted / WORK).glob("*.log"):
+        path.unlink()
+    log = ProcessLog(
+        process="earlier:1", machine="off", is_launcher=True, is_complete=False, spans=(Span(0.0, 9.0, earlier),)
+    )
+    (interrupted / WORK / energy_log_name()).write_text(dumps(log))
     reports: list[BuildProgress] = []
     built = precompute(photo_folder, interrupted, **OPTIONS, progress=reports.append)
     assert 1 < built.resumed_shards < 4
@@ -191,7 +198,7 @@ def test_a_killed_build_resumes_with_the_missing_shards(
 
 @pytest.mark.parametrize("text", ['{"cut short', "[]"])
 def test_a_damaged_energy_log_is_not_counted(interrupted: Path, photo_folder: Path, text: str) -> None:
-    (interrupted / WORK / ENERGY_LOG).write_text(text)
+    (interrupted / WORK / energy_log_name()).write_text(text)
     built = precompute(photo_folder, interrupted, **OPTIONS)
     assert built.manifest.build_energy.cpu_s > 0
 

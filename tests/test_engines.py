@@ -13,17 +13,22 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
+from caches import names_in
 from processes import environment
 
 from joulecache.pipelines import precompute
 from joulecache.pipelines.building import beam_graph, shard_builder
 from joulecache.pipelines.building.config import EngineError, ShardConfig
+from joulecache.pipelines.building.metering import this_process
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.building.shard import TransformedShard, build_shard, transform_shard
-from joulecache.pipelines.building.specs import ShardSpec, read_result, this_process
-from joulecache.pipelines.building.work_folder import WORK
+from joulecache.pipelines.building.specs import ShardSpec, read_result
+from joulecache.pipelines.building.work_folder import WORK, energy_logs
 from joulecache.pipelines.cache.cache import verify
+from joulecache.pipelines.energy import available_cpus
+from joulecache.pipelines.energy.model import coefficients
 from joulecache.pipelines.source import open_source
 from joulecache.transforms import parse
 
@@ -39,15 +44,17 @@ def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
     folder = tmp_path_factory.mktemp("elsewhere")
-    with open(folder / "log", "wb") as log:
-        pool = subprocess.Popen(command, env=environment(PATH=path), cwd=folder, stdout=log, stderr=log)
+    # The shell leaves its child to init: what descends from this process is metered by this process.
+    orphan = ["sh", "-c", 'exec >log 2>&1; "$@" & echo $! >pid', "sh", *command]
+    subprocess.run(orphan, env=environment(PATH=path), cwd=folder, check=True)
+    pool = psutil.Process(int((folder / "pid").read_text()))
     try:
         with grpc.insecure_channel(f"localhost:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=60)
         yield f"localhost:{port}"
     finally:
         pool.terminate()
-        pool.wait()
+        psutil.wait_procs([pool])
 
 
 def elsewhere(worker_pool: str) -> list[str]:
@@ -63,7 +70,7 @@ def names(built: Built) -> list[str]:
     return [file.name for file in built.manifest.files()]
 
 
-def test_another_process_builds_the_same_files_and_its_energy_is_not_measured(
+def test_another_process_builds_the_same_files_and_meters_itself(
     tmp_path: Path,
     photo_folder: Path,
     worker_pool: str,
@@ -72,7 +79,6 @@ def test_another_process_builds_the_same_files_and_its_energy_is_not_measured(
 ) -> None:
     here = precompute(photo_folder, tmp_path / "here", CHAIN, shards=4)
     assert here.workers == (this_process(),)
-    assert here.manifest.energy is not None
     monkeypatch.chdir(photo_folder.parent)
     relative = os.path.relpath(tmp_path / "there")
     there = precompute(photo_folder.name, relative, CHAIN, shards=4, beam_options=elsewhere(worker_pool))
@@ -80,12 +86,24 @@ def test_another_process_builds_the_same_files_and_its_energy_is_not_measured(
     assert verify(tmp_path / "there") == []
     assert there.workers
     assert this_process() not in there.workers
-    assert there.manifest.energy is None
-    assert "not measured, since other processes" in run("inspect", tmp_path / "there")[1]
-    # Nor is it when the rest is built here: a part would be mistaken for the whole.
+    spent, energy = there.manifest.energy, there.manifest.build_energy
+    assert spent is not None
+    assert spent.unmetered_shards == ()
+    [host] = spent.parts  # workers and launcher are on one host, whose idle share counts once
+    assert host.launcher is not None
+    assert host.workers is not None
+    assert host.worker_processes == len(there.workers)
+    assert host.workers.cpu_s > 0
+    assert host.launcher.cpu_s + host.workers.cpu_s == pytest.approx(energy.cpu_s)
+    idle = energy.components["idle"]
+    if idle is not None:  # no counters
+        published = coefficients().providers["generic"]["idle_w_per_vcpu"].central
+        assert idle.value_j == pytest.approx(published * available_cpus() * energy.duration_s)
+        assert "each instant of a host once" in idle.scope
+    assert "The processes that built shards used" in run("inspect", tmp_path / "there")[1]
     more = precompute(photo_folder, tmp_path / "there", CHAIN, variants=2)
     assert more.workers == (this_process(),)
-    assert more.manifest.energy is None
+    assert more.manifest.build_energy.cpu_s > energy.cpu_s
 
 
 @pytest.mark.parametrize(
@@ -188,4 +206,5 @@ def test_a_shard_that_two_workers_build_at_once_is_whole(tmp_path: Path, photo_f
         results = list(pool.map(build_shard, [spec] * 32))
     assert len({str(result.files) for result in results}) == 1
     assert read_result(tmp_path / WORK, 0).files == results[0].files
-    assert sorted(path.name for path in (tmp_path / WORK).iterdir()) == ["00000.json", "index-00000.arrow"]
+    [log] = energy_logs(tmp_path / WORK)  # one for all threads of this process
+    assert names_in(tmp_path / WORK) == {"00000.json", "index-00000.arrow", log.name}

@@ -22,7 +22,7 @@ from processes import environment, run_python
 from joulecache.pipelines import precompute, verify
 from joulecache.pipelines.building import worker_pool
 from joulecache.pipelines.building.config import EngineError
-from joulecache.pipelines.building.specs import this_process
+from joulecache.pipelines.building.metering import this_process
 from joulecache.pipelines.building.work_folder import WORK
 from joulecache.pipelines.building.worker_pool import worker_count
 

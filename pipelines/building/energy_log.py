@@ -1,37 +1,120 @@
-"""The energy of a build, saved while it runs."""
+"""The energy of a build: the log of the launcher, saved while it runs, and the sum of the logs of all processes."""
 
 from __future__ import annotations
 
+import functools
+import operator
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from joulecache.pipelines.building.metering import ProcessLog, this_process
+from joulecache.pipelines.building.specs import ShardResult
+from joulecache.pipelines.building.work_folder import energy_log_name, energy_logs
+from joulecache.pipelines.cache.manifest import BuildEnergy, HostEnergy
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_text
-from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.energy import Energy, Meter, Provenance
+from joulecache.pipelines.energy.hosts import Span, host_energy
+from joulecache.pipelines.energy.machine import machine_id
 
 
 class EnergyLog:
-    """Meters a build and saves the energy so far, so that a killed build loses only the energy after the last save."""
+    """Meters the launcher of a build and saves its log, so that a killed build loses only the energy after the last save.
 
-    def __init__(self, meter: Meter, path: Path) -> None:
-        """Start metering, and add the energy that earlier runs of the build saved in `path`."""
-        self._path = path
-        self._earlier: Energy | None = None
-        with suppress(OSError, ValueError):  # missing, or written by a killed run
-            self._earlier = codec.loads(Energy, path.read_bytes())
+    Attributes:
+        name: Name of the log in the work folder.
+    """
+
+    def __init__(self, meter: Meter, work: Path) -> None:
+        """Start metering. The work folder may hold logs of earlier runs of the build."""
+        self._work, self.name = work, energy_log_name()
         self._stack = ExitStack()
+        self._start_s = time.monotonic()
         self._window = self._stack.enter_context(meter.window("build"))
+        self.save()
 
-    def save(self) -> Energy:
-        """Save and return the energy so far, including that of earlier runs."""
-        energy = self._window.so_far()
-        if self._earlier is not None:
-            energy += self._earlier
+    def save(self, *, is_complete: bool = False) -> list[ProcessLog]:
+        """Save the energy so far; return the logs of all processes."""
+        log = ProcessLog(
+            process=this_process(),
+            machine=machine_id(),
+            is_launcher=True,
+            is_complete=is_complete,
+            spans=(Span(self._start_s, time.monotonic(), self._window.so_far()),),
+        )
         with suppress(OSError):  # on a full disk the build fails with a better message
-            write_text(self._path, codec.dumps(energy), durable=False)
-        return energy
+            write_text(self._work / self.name, codec.dumps(log), durable=False)
+        logs = [log]
+        for path in energy_logs(self._work):
+            with suppress(OSError, ValueError):  # written by a killed process
+                if path.name != self.name:
+                    logs.append(codec.loads(ProcessLog, path.read_bytes()))
+        return logs
 
-    def close(self) -> Energy:
+    def close(self) -> list[ProcessLog]:
         """Stop metering, and save once more."""
         self._stack.close()
-        return self.save()
+        return self.save(is_complete=True)
+
+
+def total_energy(logs: Sequence[ProcessLog], built: Iterable[ShardResult], provenance: Provenance) -> BuildEnergy:
+    """Return the energy of a build, given the logs of all its processes and the results of its shards.
+
+    Args:
+        logs: The logs, or those in the results.
+        built: The results of the shards that it built, which name shards of workers without a log.
+        provenance: Provenance of the launcher's meter.
+    """
+    hosts = host_energies(logs)
+    unmetered = {shard for log in logs if _misses(log, logs) for shard in log.shards}
+    logged = {log.process for log in logs}
+    unmetered |= {result.shard for result in built if result.worker not in logged}
+    energy = functools.reduce(operator.add, (host.energy for host in hosts))
+    return BuildEnergy(energy, provenance, hosts, tuple(sorted(unmetered)))
+
+
+def host_energies(logs: Sequence[ProcessLog]) -> tuple[HostEnergy, ...]:
+    """Return the energy of each host, given the logs of processes: each joule once, shared by CPU time."""
+    by_machine: defaultdict[str, list[ProcessLog]] = defaultdict(list)
+    for log in logs:
+        if log.spans:
+            by_machine[log.machine].append(log)
+    by_name: dict[str, HostEnergy] = {}
+    for found in by_machine.values():
+        host = _host(found)
+        by_name[host.name] = by_name[host.name] + host if host.name in by_name else host
+    return tuple(by_name.values())
+
+
+def _host(logs: Sequence[ProcessLog]) -> HostEnergy:
+    energy = host_energy([span for log in logs if not _launcher(log, logs) for span in log.spans])
+    workers = [log for log in logs if not log.is_launcher]
+    launchers = [log for log in logs if log.is_launcher]
+    name = (launchers or workers)[0].host
+    worker_cpu_s = sum(span.energy.cpu_s for log in workers for span in log.spans)
+    share = min(1.0, worker_cpu_s / energy.cpu_s) if energy.cpu_s else 0.0
+    launcher, used = _parts(energy, share, has_launcher=bool(launchers), has_workers=bool(workers))
+    return HostEnergy(name, launcher, used, len({log.process for log in workers}))
+
+
+def _parts(
+    energy: Energy, worker_share: float, *, has_launcher: bool, has_workers: bool
+) -> tuple[Energy | None, Energy | None]:
+    if not has_workers:
+        return energy, None
+    return (energy * (1 - worker_share), energy * worker_share) if has_launcher else (None, energy)
+
+
+def _launcher(log: ProcessLog, logs: Iterable[ProcessLog]) -> ProcessLog | None:
+    """Return the log of the launcher that includes a log; None if there is none."""
+    launchers = (other for other in logs if other.is_launcher and other.machine == log.machine)
+    return next((other for other in launchers if log.metered_by == other.process), None)
+
+
+def _misses(log: ProcessLog, logs: Iterable[ProcessLog]) -> bool:
+    """Return whether a process ended before it logged all that it used."""
+    launcher = _launcher(log, logs)
+    return not log.is_complete and not log.is_launcher and not (launcher and launcher.is_complete)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import socket
 import uuid
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 
 from joulecache.pipelines.core.codec import Whole
-from joulecache.pipelines.energy import Meter, Provenance
+from joulecache.pipelines.energy import Energy, Meter, Provenance
 from joulecache.pipelines.energy.hosts import Span
 from joulecache.pipelines.energy.machine import machine_id
 
@@ -61,17 +63,16 @@ class Metering:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessLog:
-    """What a process used for a build so far. Only that process writes it, so that processes can be added up.
+    """What a process used for a build, or a part of it. Logs add up: they never include what another process logged.
 
     Attributes:
         process: The process, as ``host:pid``.
         machine: `machine_id` of its machine.
-        metered_by: The launcher, if its log includes this process; else "".
-        is_launcher: Whether it launched the build.
-        is_complete: Whether nothing that it used is missing.
-        shards: The shards that it worked on since it last wrote the log.
+        metered_by: The launcher, if the log of the launcher includes this one; else "".
+        is_launcher: Whether the process launched the build.
+        is_complete: Whether nothing that it used is missing, because it does nothing now.
+        shards: The shards that it is building.
         spans: What it used.
-        provenance: How it was metered.
     """
 
     process: str
@@ -81,12 +82,16 @@ class ProcessLog:
     is_complete: bool
     shards: tuple[Whole, ...] = ()
     spans: tuple[Span, ...]
-    provenance: Provenance
 
     @property
     def host(self) -> str:
         """Name of the process's host."""
         return self.process.rpartition(":")[0]
+
+    @property
+    def energy(self) -> Energy:
+        """Energy of all spans."""
+        return functools.reduce(operator.add, (span.energy for span in self.spans))
 
 
 def this_process() -> str:

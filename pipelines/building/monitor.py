@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from joulecache.pipelines.building.destination import Destination
-from joulecache.pipelines.building.energy_log import EnergyLog
+from joulecache.pipelines.building.energy_log import EnergyLog, host_energies
 from joulecache.pipelines.building.results import BuildProgress, Progress
 from joulecache.pipelines.building.specs import ShardResult, read_result
-from joulecache.pipelines.building.work_folder import ENERGY_LOG, finished_shards
+from joulecache.pipelines.building.work_folder import finished_shards
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import StoreError
 
@@ -60,8 +60,8 @@ class Monitor:
         if not new:
             return
         self._results |= {shard: read_result(self._work, shard) for shard in new}
-        energy_j = self._log.save().total_j
-        self._destination.publish(ENERGY_LOG)
+        energy_j = sum(host.energy.total_j for host in host_energies(self._log.save()))
+        self._destination.publish(self._log.name)
         if self._progress:
             self._progress(self._current(energy_j))
 
@@ -73,6 +73,6 @@ class Monitor:
             resumed_records=self._resumed_records,
             rejects=sum(len(result.rejects) for result in results),
             written_bytes=sum(file.bytes for result in results for file in result.data_files),
-            energy_j=energy_j if all(result.metered for result in results) else None,
+            energy_j=energy_j,
             duration_s=time.monotonic() - self._started,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,20 @@ from joulecache.pipelines.building import commit
 from joulecache.pipelines.building.beam_graph import BeamOptions, parse_beam_options, run_specs
 from joulecache.pipelines.building.config import BuildConfig, ShardConfig
 from joulecache.pipelines.building.destination import Destination, open_destination, write_errors
-from joulecache.pipelines.building.energy_log import EnergyLog
+from joulecache.pipelines.building.energy_log import EnergyLog, total_energy
 from joulecache.pipelines.building.job import Job, make_job
+from joulecache.pipelines.building.metering import Metering
 from joulecache.pipelines.building.monitor import Monitor
 from joulecache.pipelines.building.notes import log_repeated_draws
 from joulecache.pipelines.building.results import BuildProgress, Built, Progress
 from joulecache.pipelines.building.resume import finished_result
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result
-from joulecache.pipelines.building.work_folder import ENERGY_LOG, UNITS
+from joulecache.pipelines.building.work_folder import UNITS
 from joulecache.pipelines.building.worker_pool import worker_count
 from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
 from joulecache.pipelines.cache.names import Encoding, Format
-from joulecache.pipelines.energy import Energy, Meter
+from joulecache.pipelines.core.object_store import StoreError
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.source import Source, log_notes, open_source, store_units
 from joulecache.transforms.chain import Chain, parse
 
@@ -92,7 +95,7 @@ def precompute(
         replace: Replace a cache that was built with other options.
         rehash: Read all records and compare their content, instead of skipping those with unchanged size and modification time.
         beam_options: Options of Apache Beam: a list, such as ``["--runner=FlinkRunner"]``, or Beam's ``PipelineOptions``.
-        meter: Meters the build. The manifest has no energy (None) if other processes built shards.
+        meter: Meters the build. Workers elsewhere meter themselves with the same coefficients.
         progress: Called from another thread when shards are finished.
 
     Returns:
@@ -192,9 +195,11 @@ def _build(
     shards = [spec.shard for spec in job.specs]
     resumed, missing = _resume(job, destination, work)
     destination.refuse_full(int(job.image_bytes() * job.source.records * len(missing) / job.shards))
-    missing = _with_stored_units(missing, destination, work)
+    metering = Metering.like(meter.provenance())
+    missing = _with_stored_units(missing, destination, work, metering)
     job.specs.clear()  # frees their units, which are now in a file
-    log = EnergyLog(meter, work / ENERGY_LOG)
+    log = EnergyLog(meter, work)
+    destination.publish(log.name)
     try:
         monitor = Monitor(destination, work, log, job.source.records, [*job.kept, *resumed], progress)
         with monitor.running():
@@ -204,8 +209,10 @@ def _build(
         results, parts = [*job.kept, *built], commit.index_parts(job, built, work)
         contents = commit.complete(job, results, parts, destination.folder, _ACCEPT_REJECTS)
     finally:
-        spent = log.close()
-    energy = _total_energy(job, built, spent, meter)
+        logs = log.close()
+        with suppress(StoreError):  # of a build that failed, it is for the next one
+            destination.publish(log.name)
+    energy = _total_energy(job, total_energy(logs, built, meter.provenance()))
     manifest = commit.make_manifest(job, contents, energy)
     destination.commit(manifest)
     return Built(
@@ -240,23 +247,22 @@ def _resume(job: Job, destination: Destination, work: Path) -> tuple[list[ShardR
     return resumed, missing
 
 
-def _with_stored_units(specs: Sequence[ShardSpec], destination: Destination, work: Path) -> list[ShardSpec]:
+def _with_stored_units(
+    specs: Sequence[ShardSpec], destination: Destination, work: Path, metering: Metering
+) -> list[ShardSpec]:
     """Return the specs to send to workers, with large lists of units in a file."""
     units = store_units([spec.units for spec in specs], work / UNITS, destination.work_location(UNITS))
     if (work / UNITS).exists():
         destination.publish(UNITS)
     return [
-        dataclasses.replace(spec, units=stored, work=destination.work)
+        dataclasses.replace(spec, units=stored, work=destination.work, metering=metering)
         for spec, stored in zip(specs, units, strict=True)
     ]
 
 
-def _total_energy(job: Job, built: Sequence[ShardResult], spent: Energy, meter: Meter) -> BuildEnergy | None:
-    """Return the energy of all builds that went into the cache; None if processes that are not measured built a part."""
-    if not all(result.metered for result in built):
-        return None
-    if job.update:
-        if not job.update.manifest.energy:
-            return None
-        spent += job.update.manifest.energy.energy
-    return BuildEnergy(spent, meter.provenance())
+def _total_energy(job: Job, spent: BuildEnergy) -> BuildEnergy | None:
+    """Return the energy of all builds that went into the cache; None if an earlier version did not measure one of them."""
+    if not job.update:
+        return spent
+    before = job.update.manifest.energy
+    return before and before + spent

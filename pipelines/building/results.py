@@ -69,7 +69,7 @@ class BuildProgress:
         resumed_records: Records in `done` that were finished when the build started.
         rejects: Rejected records so far.
         written_bytes: Bytes of the shards so far.
-        energy_j: Joules so far; None if other processes, which are not metered, build shards.
+        energy_j: Joules so far.
         duration_s: Seconds since the build started.
     """
 
@@ -78,7 +78,7 @@ class BuildProgress:
     resumed_records: int
     rejects: int
     written_bytes: int
-    energy_j: float | None
+    energy_j: float
     duration_s: float
 
     @property

@@ -16,7 +16,7 @@ from joulecache.pipelines.building.reading import read_ahead, read_or_reject
 from joulecache.pipelines.building.rows import IndexRow, Reject
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.building.split_columns import Origin, SplitColumns
-from joulecache.pipelines.building.work_folder import WORK, index_name, result_name
+from joulecache.pipelines.building.work_folder import WORK, index_name
 from joulecache.pipelines.building.workspace import Workspace
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.index import empty_index, write_index
@@ -149,13 +149,13 @@ class _Transformer:
 
 def finish_shard(workspace: Workspace, shard: TransformedShard) -> ShardResult:
     """Run the second half of `build_shard`: write the files and the result, and upload them to a remote cache."""
-    work = Path(shard.spec.cache, WORK)
     written, rows = write_files(shard)
-    result = dataclasses.replace(written, index=index_name(shard.spec.shard))
+    name = index_name(shard.spec.shard)
     # Atomically, since a runner that considers a worker lost may build a shard twice at the same time.
-    write_named(work, lambda file: write_index(file, rows), lambda _: result.index)
-    write_result(work, result)
-    workspace.upload(result, result.index, result_name(result.shard))
+    write_named(Path(shard.spec.cache, WORK), lambda file: write_index(file, rows), lambda _: name)
+    workspace.upload(written, name)
+    result = dataclasses.replace(written, index=name, used=workspace.finish())
+    workspace.keep(result)
     return result
 
 
@@ -177,7 +177,6 @@ def write_files(shard: TransformedShard) -> tuple[ShardResult, pa.RecordBatch]:
         transformed=sum(len(columns) * columns.maker.variants for columns in splits.values()) - copied,
         copied=copied,
         worker=this_process(),
-        metered=is_metered(spec.launcher),
     )
     return result, batch
 

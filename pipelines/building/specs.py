@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from joulecache.pipelines.building.config import BuildError, ShardConfig
-from joulecache.pipelines.building.metering import Metering
+from joulecache.pipelines.building.metering import Metering, ProcessLog
 from joulecache.pipelines.building.previous import Previous
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.building.work_folder import WORK, result_name
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.core import codec, files
-from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.source import Unit
 from joulecache.pipelines.source.features import Features
 
@@ -45,7 +44,7 @@ class ShardSpec:
     config: ShardConfig
     previous: Previous | None = None
     rehash: bool = False
-    metering: Metering = Metering()
+    metering: Metering = field(default_factory=Metering)
     work: str = WORK
 
     @property
@@ -71,8 +70,7 @@ class ShardResult:
         copied: Images copied from the existing cache, of all variants.
         error: Why the shard could not be written.
         worker: `this_process` of the worker.
-        energy: What the worker used since its last result: its process and descendants. None for a shard that an update keeps, or that
-            failed.
+        used: What the worker, its process and descendants, used since its last result; None for a shard that an update keeps.
     """
 
     shard: int
@@ -85,7 +83,7 @@ class ShardResult:
     copied: int = 0
     error: str | None = None
     worker: str = ""
-    energy: Energy | None = None
+    used: ProcessLog | None = None
 
     @property
     def cached_records(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from joulecache.pipelines.building.metering import Metering, ProcessLog, this_process
@@ -27,13 +27,12 @@ class WorkLog:
     def __init__(self, metering: Metering) -> None:
         """Prepare to meter like the launcher."""
         self._meter = metering.meter()
-        self._provenance = self._meter.quick_provenance()
         self._metered_by = metering.metered_by()
         self._name = energy_log_name()
         self._lock = threading.Lock()
         self._shards: list[int] = []
         self._spans: list[Span] = []
-        self._unreported: Energy | None = None
+        self._unreported: list[Span] = []
         self._open = ExitStack()
         self._lap: Callable[[], Energy] | None = None
         self._start_s = 0.0
@@ -52,53 +51,55 @@ class WorkLog:
             else:
                 self._add(self._lap())
             self._shards.append(shard)
-            self._save(save)
+            save(self._name, codec.dumps(self._log(self._spans)))
 
-    def finish(self, shard: int, save: Save) -> Energy:
+    def finish(self, shard: int, save: Save) -> ProcessLog:
         """Finish a shard; return what this process used since it last finished one."""
         with self._lock:
-            energy = self._end(shard, save)
-            self._unreported = None
-            return energy
+            self._end(shard, save)
+            used = self._log(self._unreported)
+            self._unreported = []
+            return used
 
     def abandon(self, shard: int, save: Save) -> None:
         """End a shard that failed. What it used is reported with the next one."""
         with self._lock:
             self._end(shard, save)
 
-    def _end(self, shard: int, save: Save) -> Energy:
+    def _end(self, shard: int, save: Save) -> None:
         assert self._lap is not None
-        energy = self._add(self._lap())
+        self._add(self._lap())
         self._shards.remove(shard)
         if not self._shards:
             self._open.close()
             self._lap = None
-        self._save(save)
-        return energy
+        save(self._name, codec.dumps(self._log(self._spans)))
 
-    def _add(self, energy: Energy) -> Energy:
+    def _add(self, energy: Energy) -> None:
         now_s = time.monotonic()
-        new = Span(self._start_s, now_s, energy)
+        span = Span(self._start_s, now_s, energy)
         self._start_s = now_s
-        last = self._spans[-1] if self._spans else None
-        if last and last.is_counted == new.is_counted and new.start_s - last.end_s <= _SHORT_S:
-            new = Span(last.start_s, now_s, last.energy + energy)
-            self._spans.pop()
-        self._spans.append(new)
-        self._unreported = energy if self._unreported is None else self._unreported + energy
-        return self._unreported
+        for spans in (self._spans, self._unreported):
+            _append(spans, span)
 
-    def _save(self, save: Save) -> None:
-        log = ProcessLog(
+    def _log(self, spans: Sequence[Span]) -> ProcessLog:
+        return ProcessLog(
             process=this_process(),
             machine=machine_id(),
             metered_by=self._metered_by,
             is_complete=not self._shards,
             shards=tuple(sorted(self._shards)),
-            spans=tuple(self._spans),
-            provenance=self._provenance,
+            spans=tuple(spans),
         )
-        save(self._name, codec.dumps(log))
+
+
+def _append(spans: list[Span], new: Span) -> None:
+    """Append a span; extend the last one if there is only a short gap, as between two bundles."""
+    last = spans[-1] if spans else None
+    if last and last.is_counted == new.is_counted and new.start_s - last.end_s <= _SHORT_S:
+        spans[-1] = Span(last.start_s, new.end_s, last.energy + new.energy)
+    else:
+        spans.append(new)
 
 
 _LOGS: dict[tuple[int, str, str, str], WorkLog] = {}

@@ -7,11 +7,15 @@ import functools
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
+from joulecache.pipelines.building.metering import ProcessLog
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, write_result
 from joulecache.pipelines.building.work_folder import WORK, result_name
+from joulecache.pipelines.building.work_log import WorkLog, begin_shard
 from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.core.files import write_text
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote
 
 
@@ -26,15 +30,20 @@ class Workspace:
         """Fetch the shard's files of an existing remote cache. Raises StoreError."""
         self.spec = spec
         self._objects: ObjectFolder | None = None
-        if not is_remote(spec.cache):
-            return
-        self._objects, self._remote_work = ObjectFolder(spec.cache), spec.work
-        self._scratch = tempfile.TemporaryDirectory(prefix="joulecache-")
-        folder = Path(self._scratch.name)
-        (folder / WORK).mkdir()
-        self.spec = dataclasses.replace(spec, cache=str(folder), work=WORK)
-        if spec.previous:
-            _fetch(self._objects, spec.previous.manifest, folder)
+        self._work = spec.work
+        if is_remote(spec.cache):
+            self._objects = ObjectFolder(spec.cache)
+            self._scratch = tempfile.TemporaryDirectory(prefix="joulecache-")
+            folder = Path(self._scratch.name)
+            (folder / WORK).mkdir()
+            self.spec = dataclasses.replace(spec, cache=str(folder), work=WORK)
+        self._log: WorkLog | None = begin_shard(spec.cache, spec.work, spec.shard, spec.metering, self._save)
+        try:
+            if self._objects and spec.previous:
+                _fetch(self._objects, spec.previous.manifest, Path(self.spec.cache))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Workspace:
         return self
@@ -42,31 +51,51 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def upload(self, result: ShardResult, *names: str) -> None:
-        """Upload a finished shard to a remote cache: its files, then files of the work folder by their names, the result last."""
+    def upload(self, result: ShardResult, index: str) -> None:
+        """Upload the files of a shard, and its part of the index in the work folder, to a remote cache."""
         if not self._objects:
             return
         previous = self.spec.previous.manifest.files() if self.spec.previous else ()
         new = {file.name for file in result.data_files} - {file.name for file in previous}
         for name in sorted(new):
             self._objects.write(name, Path(self.spec.cache, name))
-        self._upload_work(self._objects, *names)
+        self._upload_work(self._objects, index)
+
+    def finish(self) -> ProcessLog:
+        """Return what this process used since it last finished a shard."""
+        assert self._log is not None
+        log, self._log = self._log, None
+        return log.finish(self.spec.shard, self._save)
+
+    def keep(self, result: ShardResult) -> None:
+        """Write the result to the work folder, also of a remote cache: the shard is then finished."""
+        write_result(Path(self.spec.cache, WORK), result)
+        if self._objects:
+            self._upload_work(self._objects, result_name(result.shard))
 
     def fail(self, reason: str) -> None:
         """Record that the shard could not be written. Raises OSError if that fails too."""
-        failed = ShardResult(self.spec.shard, {}, (), 0, "", self.spec.digest, error=reason)
-        write_result(Path(self.spec.cache, WORK), failed)
-        if self._objects:
-            self._upload_work(self._objects, result_name(self.spec.shard))
+        self.keep(ShardResult(self.spec.shard, {}, (), 0, "", self.spec.digest, error=reason))
 
     def close(self) -> None:
         """Delete the temporary folder."""
+        if self._log:
+            self._log.abandon(self.spec.shard, self._save)
+            self._log = None
         if self._objects:
             self._scratch.cleanup()
 
+    def _save(self, name: str, text: str) -> None:
+        """Write a file to the work folder, where it may be missing: only what this process used is then not known."""
+        with suppress(OSError):
+            if self._objects:
+                self._objects.write(f"{self._work}/{name}", text.encode())
+            else:
+                write_text(Path(self.spec.cache, self.spec.work, name), text, durable=False)
+
     def _upload_work(self, objects: ObjectFolder, *names: str) -> None:
         for name in names:
-            objects.write(f"{self._remote_work}/{name}", Path(self.spec.cache, WORK, name))
+            objects.write(f"{self._work}/{name}", Path(self.spec.cache, WORK, name))
 
 
 def _fetch(objects: ObjectFolder, manifest: Manifest, folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -90,16 +92,71 @@ class SourceSummary:
 
 
 @dataclass(frozen=True)
+class HostEnergy:
+    """The energy of one host in all builds that went into a cache, shared between its processes by CPU time. `+` adds two.
+
+    Attributes:
+        name: Name of the host; "" for earlier builds, which did not record it.
+        launcher: Energy of the processes that launched the builds, without their workers; None if it launched none.
+        workers: Energy of the processes that built shards; None if none did.
+        worker_processes: Their number.
+    """
+
+    name: _Text
+    launcher: Energy | None
+    workers: Energy | None
+    worker_processes: Count
+
+    @property
+    def energy(self) -> Energy:
+        """Energy of all processes."""
+        parts = [part for part in (self.launcher, self.workers) if part is not None]
+        return functools.reduce(operator.add, parts)
+
+    def __add__(self, other: HostEnergy) -> HostEnergy:
+        if not isinstance(other, HostEnergy):
+            return NotImplemented
+        launcher = [part.launcher for part in (self, other) if part.launcher is not None]
+        workers = [part.workers for part in (self, other) if part.workers is not None]
+        return HostEnergy(
+            self.name,
+            functools.reduce(operator.add, launcher) if launcher else None,
+            functools.reduce(operator.add, workers) if workers else None,
+            self.worker_processes + other.worker_processes,
+        )
+
+
+@dataclass(frozen=True)
 class BuildEnergy:
-    """The energy of all builds that went into a cache.
+    """The energy of all builds that went into a cache. `+` adds that of a later build.
 
     Attributes:
         energy: Their sum.
         provenance: Provenance of the last one.
+        hosts: The parts of `energy` by host; None for earlier builds, which did not record them.
+        unmetered_shards: Shards part of whose work is not in `energy`, because their worker ended before it reported.
     """
 
     energy: Energy
     provenance: Provenance = field(metadata={"alias": "passport"})
+    hosts: tuple[HostEnergy, ...] | None = field(default=None, metadata=OMITTED)
+    unmetered_shards: tuple[Count, ...] | None = field(default=None, metadata=OMITTED)
+
+    @property
+    def parts(self) -> tuple[HostEnergy, ...]:
+        """The energy by host."""
+        return (HostEnergy("", self.energy, None, 0),) if self.hosts is None else self.hosts
+
+    def __add__(self, later: BuildEnergy) -> BuildEnergy:
+        if not isinstance(later, BuildEnergy):
+            return NotImplemented
+        hosts = {host.name: host for host in self.parts}
+        for host in later.parts:
+            hosts[host.name] = hosts[host.name] + host if host.name in hosts else host
+        unmetered = {*(self.unmetered_shards or ()), *(later.unmetered_shards or ())}
+        return BuildEnergy(
+            self.energy + later.energy, later.provenance, tuple(hosts.values()), tuple(sorted(unmetered))
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +178,7 @@ class Manifest(Displayed):
         index: The index.
         rejected: The list of rejected records.
         versions: Versions of the libraries that built it.
-        energy: Energy of all builds that went into it; None if one of them was not measured.
+        energy: Energy of all builds that went into it; None if an earlier version did not measure one of them.
         targets: The feature of each target, by name; None if the only target is the class.
     """
 

@@ -160,7 +160,7 @@ def _ratio(part: float, other: float) -> float:
 
 def _joules(span: Span, bound: str, *names: str) -> float:
     parts = (span.energy.components[name] for name in names)
-    return sum(getattr(part, bound) for part in parts if part)
+    return float(sum(getattr(part, bound) for part in parts if part))
 
 
 def _contamination(energies: Sequence[Energy], shares: Sequence[float]) -> Contamination | None:

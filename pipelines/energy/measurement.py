@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, SupportsIndex
 
@@ -148,12 +148,15 @@ class Contamination:
         )
 
     def __mul__(self, factor: float) -> Contamination:
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        scaled: dict[str, Any] = {name: None if value is None else value * factor for name, value in values.items()}
-        return Contamination(**scaled)
+        return self._scaled(lambda seconds: seconds * factor)
 
     def __truediv__(self, count: SupportsIndex) -> Contamination:
-        return self * (1 / _divisor(count))
+        n = _divisor(count)
+        return self._scaled(lambda seconds: seconds / n)
+
+    def _scaled(self, scale: Callable[[Any], Any]) -> Contamination:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return Contamination(**{name: None if value is None else scale(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,14 +285,17 @@ class Energy(Displayed):
         )
 
     def __mul__(self, factor: float) -> Energy:
-        scaled: dict[str, Any] = {name: getattr(self, name) for name in _SUMMED}
-        scaled = {name: None if value is None else value * factor for name, value in scaled.items()}
-        components = {name: part and part * factor for name, part in self.components.items()}
-        seen = self.contamination and self.contamination * factor
-        return replace(self, components=components, active=self.active * factor, contamination=seen, **scaled)
+        return self._scaled(lambda part: part * factor)
 
     def __truediv__(self, count: SupportsIndex) -> Energy:
-        return self * (1 / _divisor(count))
+        n = _divisor(count)
+        return self._scaled(lambda part: part / n)
+
+    def _scaled(self, scale: Callable[[Any], Any]) -> Energy:
+        values: dict[str, Any] = {name: getattr(self, name) for name in (*_SUMMED, "active", "contamination")}
+        values = {name: None if value is None else scale(value) for name, value in values.items()}
+        components = {name: None if part is None else scale(part) for name, part in self.components.items()}
+        return replace(self, components=components, **values)
 
     def __str__(self) -> str:
         # three significant digits and at least one decimal: a small energy must not print as 0

@@ -8,11 +8,23 @@ from contextlib import suppress
 
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.cache.manifest import Manifest, Split
+from joulecache.pipelines.cache.manifest import HostEnergy, Manifest, Split
 from joulecache.pipelines.core.quantities import count, data_size, kind, listed, plural, seconds, shortened
+from joulecache.pipelines.energy import Energy
 from joulecache.pipelines.report.describe.targets import by_split, describe_targets
 from joulecache.pipelines.report.describe.values import active, flagged, joules, total
-from joulecache.pipelines.report.document import Block, Code, Document, Paragraph, Section, Table
+from joulecache.pipelines.report.document import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Document,
+    Paragraph,
+    Section,
+    Table,
+    table,
+    words,
+)
 from joulecache.transforms.chain import UnknownOpError, parse
 
 _KINDS_SHOWN = 10
@@ -21,8 +33,8 @@ _KINDS_SHOWN = 10
 def describe_manifest(manifest: Manifest, name: str = "") -> Document:
     """Describe a cache; `name` is its path or URL."""
     splits = {split: found for split, found in manifest.splits.items() if found.records}
-    facts = map(Paragraph, filter(None, (_age(manifest), _draws(manifest), _source(manifest, name), _energy(manifest))))
-    blocks: list[Block] = [_splits(splits), *describe_targets(manifest, splits), *facts]
+    facts = map(Paragraph, filter(None, (_age(manifest), _draws(manifest), _source(manifest, name))))
+    blocks: list[Block] = [_splits(splits), *describe_targets(manifest, splits), *facts, *_energy(manifest)]
     return Document(
         "joulecache: a cache",
         name or manifest.chain,
@@ -102,11 +114,55 @@ def _source(manifest: Manifest, name: str) -> str:
     return text
 
 
-def _energy(manifest: Manifest) -> str:
+def _energy(manifest: Manifest) -> Iterator[Block]:
+    """Yield the energy of the build: in total, and by host if there are several."""
     if manifest.energy is None:
-        return "Energy of the build: not measured, since other processes did part of it."
-    energy = manifest.energy.energy
-    return (
-        f"Energy of the build: {joules(active(energy))} active, {kind(energy.active.method)}; {total(energy)} with idle, {energy.method}. "
-        f"CPU time {seconds(energy.cpu_s)}, time {seconds(energy.duration_s)}."
+        yield Paragraph("Energy of the build: not measured, since an earlier version built a part in other processes.")
+        return
+    energy, hosts = manifest.energy.energy, manifest.energy.parts
+    missing = manifest.energy.unmetered_shards or ()
+    at_least = "at least " if missing else ""
+    text = (
+        f"Energy of the build: {at_least}{joules(active(energy))} active, {kind(energy.active.method)}; {at_least}{total(energy)} with "
+        f"idle, {energy.method}. CPU time {seconds(energy.cpu_s)}, time {seconds(_launched_s(hosts))}."
     )
+    if missing:
+        text += (
+            f" Part of the work on {count(len(missing))} of {plural(manifest.shards, 'shard')} is not in it, since workers ended before "
+            "they reported."
+        )
+    if len(hosts) == 1 and hosts[0].workers is not None and hosts[0].launcher is not None:
+        text += f" The processes that built shards used {joules(active(hosts[0].workers))} of the active energy."
+    yield Paragraph(text)
+    if len(hosts) > 1:
+        yield _hosts(hosts)
+
+
+def _hosts(hosts: Sequence[HostEnergy]) -> Table:
+    def part(energy: Energy | None) -> str:
+        return "" if energy is None else str(joules(active(energy)).value)
+
+    return table(
+        "Energy of the build by host",
+        hosts,
+        {
+            words("Host"): lambda host: host.name or "not recorded",
+            Column("Active energy (low to high)"): lambda host: Cell(
+                joules(active(host.energy)), kind(host.energy.active.method)
+            ),
+            Column("Launcher"): lambda host: part(host.launcher),
+            Column("Workers"): lambda host: part(host.workers),
+            Column("With idle (low to high)", priority=1): lambda host: Cell(
+                total(host.energy), kind(host.energy.method)
+            ),
+            Column("CPU time", priority=1): lambda host: seconds(host.energy.cpu_s),
+            Column("Worker processes", priority=2): lambda host: count(host.worker_processes),
+        },
+        "Each host counts once, for the time that it worked for the build; its processes share it by CPU time.",
+    )
+
+
+def _launched_s(hosts: Sequence[HostEnergy]) -> float:
+    """Return for how long builds ran: on the hosts that launched them."""
+    launched = [host for host in hosts if host.launcher is not None] or hosts
+    return sum(host.energy.duration_s for host in launched)
