@@ -115,7 +115,7 @@ def _component(
     if not parts:
         return None
     whole = functools.reduce(operator.add, parts)
-    if name == "idle" and len(parts) > 1:
+    if name == "idle":
         whole = replace(whole, scope=f"{whole.scope}; {_ONCE}")
     return replace(whole, source=f"{whole.source}; {_PARTLY}") if is_part else whole
 

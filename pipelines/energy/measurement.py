@@ -156,7 +156,8 @@ class Contamination:
 
     def _scaled(self, scale: Callable[[Any], Any]) -> Contamination:
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return Contamination(**{name: None if value is None else scale(value) for name, value in values.items()})
+        scaled: dict[str, Any] = {name: None if value is None else scale(value) for name, value in values.items()}
+        return Contamination(**scaled)
 
 
 @dataclass(frozen=True, kw_only=True)
