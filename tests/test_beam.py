@@ -325,10 +325,13 @@ def test_metrics_display_data_and_step_names(tmp_path: Path, photo_folder: Path)
     done.wait_until_finish()
     found = done.metrics().query(MetricsFilter().with_namespace("joulecache"))
     counters = {each.key.metric.name: each.committed for each in found["counters"]}
-    files = jc.open_manifest(tmp_path / "cache").files()[:-2]
+    manifest = jc.open_manifest(tmp_path / "cache")
     assert counters["records"] == 30
-    assert counters["bytes"] == sum(file.bytes for file in files)
-    assert counters["energy_mj"] > 0
+    assert counters["bytes"] == sum(file.bytes for file in manifest.files()[:-2])
+    assert manifest.energy is not None
+    [host] = manifest.energy.parts
+    assert (host.launcher, host.worker_processes, manifest.energy.unmetered_shards) == (None, 1, ())
+    assert counters["energy_mj"] == pytest.approx(manifest.build_energy.active_j * 1000, abs=len(manifest.files()))
     [distribution] = found["distributions"]
     assert distribution.key.metric.name == "us_per_record"
     assert distribution.committed.count == 4
@@ -435,7 +438,7 @@ def build_some(plan: Plan, photos: list[dict[str, Any]]) -> Any:
     for photo in photos:
         shard, unit = checked(photo, CLASSES, 2)
         groups.setdefault(shard, []).append(unit)
-    return [build_records(plan, shard, units, jc.Meter()) for shard, units in groups.items()]
+    return [build_records(plan, shard, units) for shard, units in groups.items()]
 
 
 def test_of_two_pipelines_the_first_to_commit_wins(tmp_path: Path, photos: Any) -> None:

@@ -25,7 +25,7 @@ from joulecache.pipelines.building.metering import this_process
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.building.shard import TransformedShard, build_shard, transform_shard
 from joulecache.pipelines.building.specs import ShardSpec, read_result
-from joulecache.pipelines.building.work_folder import WORK, energy_logs
+from joulecache.pipelines.building.work_folder import WORK
 from joulecache.pipelines.cache.cache import verify
 from joulecache.pipelines.energy import available_cpus
 from joulecache.pipelines.energy.model import coefficients
@@ -206,5 +206,4 @@ def test_a_shard_that_two_workers_build_at_once_is_whole(tmp_path: Path, photo_f
         results = list(pool.map(build_shard, [spec] * 32))
     assert len({str(result.files) for result in results}) == 1
     assert read_result(tmp_path / WORK, 0).files == results[0].files
-    [log] = energy_logs(tmp_path / WORK)  # one for all threads of this process
-    assert names_in(tmp_path / WORK) == {"00000.json", "index-00000.arrow", log.name}
+    assert names_in(tmp_path / WORK) == {"00000.json", "index-00000.arrow"}

@@ -20,7 +20,6 @@ from joulecache.pipelines.building.results import WriteResult
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.checks import shown
-from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.source import Source
 from joulecache.pipelines.source.feature import Feature
 from joulecache.pipelines.source.features import AnyFeature, Features, check_names
@@ -52,15 +51,12 @@ class _BuildShards(beam.DoFn):  # type: ignore[misc]
         )
         self._us_per_record = Metrics.distribution(NAMESPACE, "us_per_record")
 
-    def setup(self) -> None:
-        self._meter = Meter()
-
     def process(self, group: tuple[int, Iterable[RecordUnit | Reject]]) -> Iterator[BuiltShard]:
-        built = build_records(self._plan, *group, self._meter)
+        built = build_records(self._plan, *group)
         self._records.inc(built.result.cached_records)
         self._rejects.inc(len(built.result.rejects))
         self._bytes.inc(built.written_bytes)
-        self._energy_mj.inc(round(built.energy.active_j * 1000))
+        self._energy_mj.inc(round(built.used.energy.active_j * 1000))
         self._us_per_record.update(round(built.duration_s * 1e6 / built.received))
         yield built
 

@@ -71,7 +71,7 @@ class ProcessLog:
         metered_by: The launcher, if the log of the launcher includes this one; else "".
         is_launcher: Whether the process launched the build.
         is_complete: Whether nothing that it used is missing, because it does nothing now.
-        shards: The shards that it is building.
+        shards: The shards that it is building, or the one that it has built.
         spans: What it used.
     """
 

@@ -7,9 +7,8 @@ work do not interfere; the commit locks the folder, and fails if another build h
 from __future__ import annotations
 
 import dataclasses
-import functools
-import operator
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,9 @@ import pyarrow as pa
 from joulecache.pipelines.building import commit
 from joulecache.pipelines.building.config import BuildConfig, BuildError
 from joulecache.pipelines.building.destination import Destination, open_destination, write_errors
+from joulecache.pipelines.building.energy_log import total_energy
 from joulecache.pipelines.building.job import CacheSpec, check_targets, refuse_other_options
+from joulecache.pipelines.building.metering import Metering, ProcessLog
 from joulecache.pipelines.building.previous import Previous, shard_files
 from joulecache.pipelines.building.records import RecordUnit
 from joulecache.pipelines.building.results import WriteResult
@@ -32,7 +33,7 @@ from joulecache.pipelines.building.workspace import Workspace
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
 from joulecache.pipelines.core.object_store import StoreError, is_remote
-from joulecache.pipelines.energy import Energy, Meter, Provenance
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.source import Source
 from joulecache.pipelines.source.features import Features
 
@@ -51,12 +52,14 @@ class Plan:
         spec: What is built; its source has no records yet.
         before: The manifest that the cache had.
         copied: The same, if its images can be copied.
+        metering: How workers meter themselves.
     """
 
     cache: str
     spec: CacheSpec
     before: Manifest | None = field(repr=False)
     copied: Manifest | None = field(repr=False)
+    metering: Metering
 
     def shard_spec(self, shard: int, units: Sequence[RecordUnit]) -> ShardSpec:
         """Return the specification of a shard of these records."""
@@ -68,7 +71,9 @@ class Plan:
             }
             previous = Previous(dataclasses.replace(self.copied, splits=splits), (), reread=True)
         spec = self.spec
-        return ShardSpec(self.cache, shard, spec.shards, units, spec.source.features, spec.config, previous)
+        return ShardSpec(
+            self.cache, shard, spec.shards, units, spec.source.features, spec.config, previous, metering=self.metering
+        )
 
 
 @dataclass(frozen=True)
@@ -80,16 +85,14 @@ class BuiltShard:
         received: Records that it received.
         index: Its part of the index, as an Arrow stream.
         duration_s: Seconds that it took.
-        energy: What it used.
-        provenance: How that was measured.
+        used: What its worker used since its last shard.
     """
 
     result: ShardResult
     received: int
     index: bytes = field(repr=False)
     duration_s: float
-    energy: Energy
-    provenance: Provenance
+    used: ProcessLog
 
     @property
     def written_bytes(self) -> int:
@@ -125,7 +128,7 @@ def make_plan(cache: str, config: BuildConfig, features: Features, sources: Iter
             source=Source(SOURCE, features, (), 0, holds_out=False, skipped=Counter()),
             shards=shards or DEFAULT_SHARDS,
         )
-        return Plan(destination.location, spec, before, copied)
+        return Plan(destination.location, spec, before, copied, Metering(build=uuid.uuid4().hex))
 
 
 def _intact(destination: Destination, manifest: Manifest) -> Manifest | None:
@@ -141,7 +144,7 @@ def _intact(destination: Destination, manifest: Manifest) -> Manifest | None:
 # Shards ---------------------------------------------------------------------------------------------------------------
 
 
-def build_records(plan: Plan, shard: int, received: Iterable[RecordUnit | Reject], meter: Meter) -> BuiltShard:
+def build_records(plan: Plan, shard: int, received: Iterable[RecordUnit | Reject]) -> BuiltShard:
     """Build the shard of some records, which are held in memory.
 
     Raises:
@@ -150,21 +153,20 @@ def build_records(plan: Plan, shard: int, received: Iterable[RecordUnit | Reject
     started = time.monotonic()
     if not is_remote(plan.cache):
         Path(plan.cache, WORK).mkdir(parents=True, exist_ok=True)  # says that an unfinished cache is ours
-    with meter.window(f"shard {shard}") as window:
+    with Workspace(plan.shard_spec(shard, ())) as workspace:  # receiving is metered too
         elements = [*received]
         units, rejects = _distinct([unit for unit in elements if isinstance(unit, RecordUnit)])
         rejects += [reject for reject in elements if isinstance(reject, Reject)]
-        with Workspace(plan.shard_spec(shard, units)) as workspace:
-            transformed = transform_shard(workspace.spec)
-            transformed.rejects.extend(rejects)
-            result, rows = write_files(transformed)
-            workspace.upload(result)
+        transformed = transform_shard(dataclasses.replace(workspace.spec, units=units))
+        transformed.rejects.extend(rejects)
+        result, rows = write_files(transformed)
+        workspace.upload(result)
+        used = workspace.finish()
     if result.records != len(elements):
         raise BuildError(
             f"shard {shard} received {len(elements)} records, but has {result.records}: report this as a bug"
         )
-    duration_s = time.monotonic() - started
-    return BuiltShard(result, len(elements), _to_bytes(rows), duration_s, window.energy, meter.provenance())
+    return BuiltShard(result, len(elements), _to_bytes(rows), time.monotonic() - started, used)
 
 
 def _distinct(units: Iterable[RecordUnit]) -> tuple[list[RecordUnit], list[Reject]]:
@@ -236,10 +238,8 @@ def commit_shards(plan: Plan, shards: Sequence[BuiltShard]) -> WriteResult:
 
 
 def _energy(shards: Sequence[BuiltShard], copied: Manifest | None) -> BuildEnergy | None:
-    """Return the energy of all builds that went into the cache."""
-    energy = functools.reduce(operator.add, (shard.energy for shard in shards))
-    if copied is not None:
-        if copied.energy is None:
-            return None
-        energy += copied.energy.energy
-    return BuildEnergy(energy, shards[0].provenance)
+    """Return the energy of all builds that went into the cache; None if an earlier version did not measure one of them."""
+    spent = total_energy([shard.used for shard in shards], (), Meter().provenance())
+    if copied is None:
+        return spent
+    return copied.energy and copied.energy + spent

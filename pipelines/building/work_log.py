@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from joulecache.pipelines.building.metering import Metering, ProcessLog, this_process
 from joulecache.pipelines.building.work_folder import energy_log_name
@@ -57,7 +58,7 @@ class WorkLog:
         """Finish a shard; return what this process used since it last finished one."""
         with self._lock:
             self._end(shard, save)
-            used = self._log(self._unreported)
+            used = replace(self._log(self._unreported), is_complete=True, shards=(shard,))
             self._unreported = []
             return used
 

@@ -51,15 +51,15 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def upload(self, result: ShardResult, index: str) -> None:
-        """Upload the files of a shard, and its part of the index in the work folder, to a remote cache."""
+    def upload(self, result: ShardResult, *names: str) -> None:
+        """Upload the files of a shard, and files of the work folder by their names, to a remote cache."""
         if not self._objects:
             return
         previous = self.spec.previous.manifest.files() if self.spec.previous else ()
         new = {file.name for file in result.data_files} - {file.name for file in previous}
         for name in sorted(new):
             self._objects.write(name, Path(self.spec.cache, name))
-        self._upload_work(self._objects, index)
+        self._upload_work(self._objects, *names)
 
     def finish(self) -> ProcessLog:
         """Return what this process used since it last finished a shard."""
@@ -86,7 +86,9 @@ class Workspace:
             self._scratch.cleanup()
 
     def _save(self, name: str, text: str) -> None:
-        """Write a file to the work folder, where it may be missing: only what this process used is then not known."""
+        """Write a log to the work folder for the launcher, if there is one. Where that fails, only the energy is not known."""
+        if not self.spec.metering.launcher:
+            return
         with suppress(OSError):
             if self._objects:
                 self._objects.write(f"{self._work}/{name}", text.encode())
