@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,13 +70,13 @@ def write_parquet(
     return path
 
 
-def example(values: Mapping[str, bytes | int | float | list[int] | list[float] | list[bytes]]) -> bytes:
+def example(values: Mapping[str, object]) -> bytes:
     """Serialize an Example as TensorFlow does."""
     import tensorflow as tf
 
     features = {}
     for name, value in values.items():
-        items = value if isinstance(value, list) else [value]
+        items: list[Any] = value if isinstance(value, list) else [value]
         if isinstance(items[0], bytes):
             features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=items))
         elif isinstance(items[0], float):

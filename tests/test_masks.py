@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import encoded, write_files
+from conftest import MakeSource, encoded, small_photo, write_files
+from PIL import Image
 from sources import records, splits
 
-from joulecache.pipelines.source import ImageFile, Source, SourceConfig, SourceError, open_source
+import joulecache as jc
+from joulecache.pipelines.source import ImageFile, Source, SourceConfig, SourceError, TarMember, open_source
 from joulecache.pipelines.source.spatial import Mask
 
 Run = Callable[..., tuple[int, str, str]]
@@ -187,3 +190,69 @@ def test_no_cache_is_written_into_a_folder_of_masks(run: Run, tmp_path: Path) ->
     assert code == 2
     assert f"joulecache: source '{masks}' and cache '{masks / 'cache'}' overlap" in err
     assert [path.name for path in masks.iterdir()] == ["0.png"]
+
+
+def test_masks_next_to_the_images_of_a_tar(make_tar: MakeSource) -> None:
+    files = {"a/0.jpg": b"x", "a/0.seg.png": mask(5, 7), "a/1.jpg": b"x", "a/1.seg.png": mask(6, 7), "a/2.jpg": b"x"}
+    tar = make_tar(files)
+    source = open_source(tar)
+    assert found(source) == {"a/0.jpg": 5, "a/1.jpg": 6}
+    assert source.refused == (("a/2.jpg", "it has no mask in files such as 'a/0.seg.png'"),)
+    assert source.notes == ("masks from files such as 'a/0.seg.png'",)
+    assert source.skipped == {"(mask)": 2}
+    [unit, _] = source.units
+    assert isinstance(unit, TarMember)
+    assert unit.size_bytes == len(b"x") + len(mask(5, 7))
+
+
+def test_a_tar_of_classes_and_masks_has_both(make_tar: MakeSource) -> None:
+    files = {"0.jpg": b"x", "0.seg.png": mask(5, 7), "0.json": b'{"kind": "a", "at": [[1, 2]]}'}
+    tar = make_tar(files)
+    source = open_source(tar, SourceConfig(target=("mask:mask", "kind:class", "at:points")))
+    assert [*source.features] == ["mask", "kind", "at"]
+    [record] = records(source)
+    assert (record.targets[0], record.targets[1]) == (mask(5, 7), 0)
+    classes = make_tar({"0.jpg": b"x", "0.seg.png": mask(5, 7), "0.cls": b"3"})
+    source = open_source(classes)
+    assert source.class_names == ("0", "1", "2", "3")
+    assert source.notes == (
+        "1 image named like masks is left out, such as '0.seg.png': pass --target mask:mask to read masks",
+    )
+    with pytest.raises(
+        SourceError, match=r"^'0.seg.png' and '0.mask.png' are masks of the same image '0.jpg': keep one"
+    ):
+        open_source(make_tar({"0.jpg": b"x", "0.seg.png": mask(5), "0.mask.png": mask(5)}))
+    with pytest.raises(SourceError, match=r"^no masks for --target mask:mask in .*: pass their folder as --masks"):
+        open_source(make_tar({"0.jpg": b"x"}), SourceConfig(target="mask:mask"))
+
+
+def test_masks_next_to_the_images_of_a_folder(tmp_path: Path) -> None:
+    write_images(tmp_path, "0.jpg", "1_image.jpg")
+    write(tmp_path, "0_mask.png", "1_mask.png")
+    assert found(open_source(tmp_path, SourceConfig(target="mask:mask"))) == {"0.jpg": 0, "1_image.jpg": 1}
+
+
+def test_a_changed_mask_is_built_again(tmp_path: Path) -> None:
+    photos = write_files(tmp_path / "images", {f"{n}.jpg": small_photo(n) for n in range(6)})
+
+    def solid(number: int, level: int) -> bytes:
+        with Image.open(photos / f"{number}.jpg") as photo:
+            width, height = photo.size
+        return encoded(np.full((height, width, 1), level, np.uint8), "PNG")
+
+    folder = write_files(tmp_path / "masks", {f"{n}.png": solid(n, n) for n in range(6)})
+    options: dict[str, Any] = {"masks": folder, "val_fraction": 0, "shards": 1}
+    built = jc.precompute(photos, tmp_path / "cache", "decode|resize(4)", **options)
+    assert built.manifest.splits["train"].records == 6
+    assert jc.precompute(photos, tmp_path / "cache", "decode|resize(4)", **options).unchanged
+    (folder / "3.png").write_bytes(solid(3, 77))
+    again = jc.precompute(photos, tmp_path / "cache", "decode|resize(4)", **options)
+    assert (again.unchanged, again.copied) == (False, 5)
+    ids = {int(each) for _, batch in jc.load(tmp_path / "cache", "train", 2) for each in batch.numpy()[:, 0, 0, 0]}
+    assert ids == {0, 1, 2, 77, 4, 5}
+
+
+def test_masks_and_a_class_of_a_tar(make_tar: MakeSource) -> None:
+    files = {"0.jpg": b"x", "0.seg.png": mask(5, 7), "0.json": b'{"kind": "a"}'}
+    source = open_source(make_tar(files), SourceConfig(target=("mask:mask", "kind")))
+    assert [*source.features] == ["mask", "label"]

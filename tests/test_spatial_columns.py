@@ -49,7 +49,7 @@ def boxes(source: Source) -> list[tuple[list[list[float]], list[int]] | str | No
     return found
 
 
-OBJECTS = [
+OBJECTS: list[dict[str, Any]] = [
     {"bbox": [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 1.0, 1.0]], "category": [2, 0], "area": [1, 2]},
     {"bbox": [[1.0, 2.0, 0.0, 4.0]], "category": [1], "area": [0]},
     {"bbox": [[1.0, 2.0, float("nan"), 4.0]], "category": [1], "area": [0]},

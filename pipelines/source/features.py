@@ -22,6 +22,23 @@ from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source.feature import MOST_ELEMENTS, Feature, Named, Target, checked_names
 from joulecache.pipelines.source.spatial import Boxes, Mask, Points
 
+__all__ = [
+    "LABEL",
+    "AnyFeature",
+    "Boxes",
+    "ClassLabel",
+    "Features",
+    "Mask",
+    "MultiLabel",
+    "Points",
+    "TargetTable",
+    "Text",
+    "Value",
+    "check_labelled",
+    "check_names",
+    "is_labelled",
+]
+
 LABEL = "label"
 """The name of a class that is the only target."""
 

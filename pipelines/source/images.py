@@ -92,7 +92,7 @@ def make_source(
         holds_out="val" in splits,
         skipped=skipped
         + labelled.skipped
-        + Counter({reason.kind: len(names) for reason, names in names_by_reason.items()}),
+        + Counter(reason.kind for reason, names in names_by_reason.items() for _ in names),
         refused=tuple(refused),
         notes=(*(note for listing in listings for note in listing.notes), *notes, *labelled.notes),
         linked=(*(folder for listing in listings for folder in listing.linked), *(masks.folders if masks else ())),

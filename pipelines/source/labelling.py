@@ -17,7 +17,7 @@ from joulecache.pipelines.source.features import TargetTable
 from joulecache.pipelines.source.label_members import Label, Unusable, member_labels, sample_names
 from joulecache.pipelines.source.labels import LabelTable, table_labels
 from joulecache.pipelines.source.listing import ImageListing
-from joulecache.pipelines.source.masks import MASK, MaskFinder, MaskListing, masks_of_images
+from joulecache.pipelines.source.masks import MASK, MaskFinder, MaskListing, masks_beside, masks_of_images
 from joulecache.pipelines.source.matching import keys_below
 from joulecache.pipelines.source.records import SourceError
 from joulecache.pipelines.source.targets import read_table
@@ -54,21 +54,41 @@ def label_images(
     if config.is_unlabelled:
         return Labelled([0] * len(keys), (), targets=TargetTable({}, {}))
     found: list[Labelled] = []
-    wanted = list(config.targets)
+    others = without_files(config)
     if masks is not None:
         found.append(masks_of_images(masks, keys))
-        wanted = [each for each in wanted if each != (MASK, each.kind)]
+    elif tree.masks and not given and any(each.kind == "mask" for each in config.targets):
+        found.append(masks_beside(listings, tree.masks))
     if config.coco is not None:
-        of_coco = [each for each in wanted if each.name in COCO_KINDS]
-        found.append(_targets_of_coco(location, config.coco, keys, of_coco))
-        wanted = [each for each in wanted if each not in of_coco]
-    if found and not wanted and not given:
+        found.append(_targets_of_coco(location, config, keys))
+    if found and not others.targets and not given:
         return merged(found)
-    config = replace(
-        config, target=tuple(each.name + (f":{each.kind}" if each.kind else "") for each in wanted) or None
-    )
-    labelled = _label_alone(location, listings, keys, folder_labels(tree), config, given)
+    folders = folder_labels(tree)
+    if not found and not given and not config.targets and tree.masks and _is_without_labels(listings, folders):
+        return masks_beside(listings, tree.masks)
+    labelled = _label_alone(location, listings, keys, folders, others if found else config, given)
     return merged([*found, labelled]) if found else labelled
+
+
+def without_files(config: SourceConfig) -> SourceConfig:
+    """Return a configuration without the targets that are in files of masks or in COCO files."""
+    masks = [MASK] if config.masks is not None else []
+    coco = COCO_KINDS if config.coco is not None else ()
+    of_files = [
+        each
+        for each in config.targets
+        if each == (MASK, "mask") or (each.name in masks and each.kind is None) or each.name in coco
+    ]
+    if not of_files:
+        return config
+    others = [each for each in config.targets if each not in of_files]
+    return replace(config, target=tuple(":".join(filter(None, each)) for each in others) or None)
+
+
+def _is_without_labels(listings: Sequence[ImageListing], folders: FolderLabels) -> bool:
+    """Return whether the images are in tars that have neither several class folders nor label files."""
+    has_files = any(listing.labels is None or any(listing.labels.values()) for listing in listings)
+    return len(folders.labelled.names) < 2 and not has_files
 
 
 def _label_alone(
@@ -116,13 +136,13 @@ def _label_alone(
     return replace(labelled, notes=notes)
 
 
-def _targets_of_coco(
-    location: str, where: str | os.PathLike[str], keys: Sequence[str], wanted: Sequence[Wanted]
-) -> Labelled:
+def _targets_of_coco(location: str, config: SourceConfig, keys: Sequence[str]) -> Labelled:
+    assert config.coco is not None
+    wanted = [each for each in config.targets if each.name in COCO_KINDS]
     for name, kind in wanted:
         if kind not in (None, COCO_KINDS[name]):
             raise SourceError(f"target {name!r} of a COCO file is of kind {COCO_KINDS[name]}, got {kind!r}")
-    files = read_coco(where)
+    files = read_coco(config.coco)
     root = Path(location) if Path(location).is_dir() else None
     found = coco_targets(files, keys, root, [each.name for each in wanted] or [BOXES])
     return replace(found, read=_read_inside(location, [file.path for file in files]))
@@ -140,6 +160,11 @@ def _read_inside(location: str, paths: Sequence[str]) -> Counter[str]:
 
 def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted: Sequence[Wanted]) -> Labelled:
     """Return the targets under some keys of the .json files in tars; SourceError if there are none."""
+    if masks := [each.name for each in wanted if each.kind == "mask"]:
+        raise SourceError(
+            f"no masks for --target {masks[0]}:mask in {location!r}: pass their folder as --masks, or name masks next to images like "
+            "'1.seg.png' next to '1.jpg'"
+        )
     found, files = _found_members(listings, ".json")
     if not any(isinstance(each, tuple) for each in found):
         names = ", ".join(repr(each.name) for each in wanted)

@@ -62,7 +62,12 @@ class LeftOut:
 
 STRAY = LeftOut("(next to class folders)", "{images} next to the class folders {are} left out, such as {example}")
 OUTSIDE = LeftOut("(outside the splits)", "{images} outside the splits {are} left out, such as {example}")
-MASK = LeftOut("(mask)", "{images} named like masks {are} left out, such as {example}: pass --masks to read masks")
+MASK = LeftOut(
+    "(mask)", "{images} in folders of masks {are} left out, such as {example}: pass --masks FOLDER to read masks"
+)
+MASK_BESIDE = LeftOut(
+    "(mask)", "{images} named like masks {are} left out, such as {example}: pass --target mask:mask to read masks"
+)
 READ_MASK = LeftOut("(mask)", "")
 """A mask that is read with its image."""
 

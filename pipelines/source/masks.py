@@ -178,6 +178,40 @@ def masks_of_images(masks: MaskListing, keys: Sequence[str]) -> Labelled:
     return replace(labelled, notes=(*labelled.notes, note))
 
 
+def masks_beside(listings: Sequence[ImageListing], masks: Collection[int]) -> Labelled:
+    """Return the masks next to images, such as ``1.seg.png`` next to ``1.jpg``, as WebDataset has them.
+
+    Args:
+        listings: The images.
+        masks: The rows of those that are named like masks of others.
+
+    Raises:
+        SourceError: An image has two masks.
+    """
+    names = [name for listing in listings for name in listing.names]
+    prefixes = [listing.prefix for listing in listings for _ in listing.names]
+    image_of: dict[tuple[str, str], int] = {}
+    for row, name in enumerate(names):
+        if row not in masks:
+            found = IMAGE_WORDS.fullmatch(_stem(name))
+            image_of.setdefault((prefixes[row], found[1] if found else _stem(name)), row)
+            image_of[prefixes[row], _stem(name)] = row
+    mask_of: list[int | None] = [None] * len(names)
+    for row in sorted(masks):
+        found = MASK_WORDS.fullmatch(_stem(names[row]))
+        image = image_of.get((prefixes[row], found[1] if found else ""))
+        if image is None:
+            continue
+        if (other := mask_of[image]) is not None:
+            raise SourceError(
+                f"{names[other]!r} and {names[row]!r} are masks of the same image {names[image]!r}: keep one of them"
+            )
+        mask_of[image] = row
+    files = _joined([file_places(listing.places, listing.names) for listing in listings])
+    labelled = masks_by_row(MASK, files, mask_of, f"files such as {names[min(masks)]!r}")
+    return replace(labelled, left_out=dict.fromkeys(masks, READ_MASK))
+
+
 class MaskFinder:
     """Finds the masks that the cells of a table name: images of the source, or other local files.
 

@@ -16,6 +16,7 @@ from joulecache.pipelines.source.columns import Choice, Column, choose_columns
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.pipelines.source.folder import list_folder
 from joulecache.pipelines.source.images import make_source
+from joulecache.pipelines.source.labelling import without_files
 from joulecache.pipelines.source.labels import LabelTable, read_labels
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing
 from joulecache.pipelines.source.metadata import find_metadata
@@ -95,8 +96,9 @@ def _open_files(location: str, archives: Sequence[Archive], config: SourceConfig
     used = {name: archive for name, archive in zip(names, archives, strict=True) if splits is None or name in splits}
     split_of = None if splits is None else [splits[name] for name in used]
     if kind == "tar":
+        members = without_files(config)
         listings = [
-            list_tar(archive, "" if keys is None else f"{name}/", config.target_column, config.target_names)
+            list_tar(archive, "" if keys is None else f"{name}/", members.target_column, members.target_names)
             for name, archive in used.items()
         ]
         source = make_source(location, listings, config, given, split_of)

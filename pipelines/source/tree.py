@@ -13,6 +13,7 @@ from joulecache.pipelines.source.classes import Labelled
 from joulecache.pipelines.source.layout import (
     FLAT,
     MASK,
+    MASK_BESIDE,
     OUTSIDE,
     Folder,
     LeftOut,
@@ -99,7 +100,7 @@ class ImageTree:
             labels: The label of each image; None without one.
             by_name: Whether these are labels of names, so that an image with one is no mask.
         """
-        left_out = {row: MASK for row in self.masks if not by_name or labels[row] is None}
+        left_out = {row: MASK_BESIDE for row in self.masks if not by_name or labels[row] is None}
         used = [folder in self.splits.inside for folder in self.folders]
         splits = self.split_of
         labelled = {splits[index] for index, label in zip(self.folder_of, labels, strict=True) if label is not None}
@@ -138,7 +139,7 @@ def folder_labels(tree: ImageTree) -> FolderLabels:
     names = sorted({place for place in places if isinstance(place, str)})
     index_of = {name: label for label, name in enumerate(names)}
     labels = [index_of[place] if isinstance(place, str) else None for place in places]
-    left_out = dict.fromkeys(tree.masks, MASK)
+    left_out = dict.fromkeys(tree.masks, MASK_BESIDE)
     for row, index in enumerate(tree.folder_of):
         place = places[index]
         if not isinstance(place, str):
