@@ -352,6 +352,11 @@ def test_a_cache_is_read_as_decoded_images(tmp_path: Path, photo_folder: Path, e
     ):
         np.testing.assert_array_equal(records[key].image, image)
         assert (records[key].targets["label"], records[key].split) == (key.split("/")[0], "train")
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    _ = pipeline | jc.ReadCache(tmp_path / "cache")
+    build(photo_folder, tmp_path / "cache", limit=9, **OPTIONS, encoding=encoding)
+    with pytest.raises(CacheError, match="was modified after the pipeline was made"):
+        pipeline.run().wait_until_finish()
     with pytest.raises(ValueError, match="variant must be an integer from 0 to 0"):
         jc.ReadCache(tmp_path / "cache", "val", variant=1)
 

@@ -15,14 +15,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from caches import contents as files_in
 from conftest import MakeSource, write_files
 from google_storage import google_storage
 from processes import CLI, environment, python, wait_until
 from sources import example, label_of, write_parquet, write_tfrecord
 
+import joulecache as jc
 from joulecache.pipelines import load, open_manifest, precompute, verify
 from joulecache.pipelines.building import shard_builder
 from joulecache.pipelines.building.config import BuildError
@@ -369,6 +372,44 @@ def test_of_two_concurrent_builds_one_wins(bucket: str, photo_folder: Path) -> N
     with pytest.raises(CacheError, match="was modified concurrently"):
         precompute(photo_folder, cache, CHAIN, seed=4, replace=True, progress=replaced)
     assert open_manifest(cache) == later[0].manifest
+
+
+def write_in_a_pipeline(source: str, cache: str) -> None:
+    read = jc.ReadRecords(source)
+    with beam.Pipeline(runner=FnApiRunner(bundle_repeat=1)) as pipeline:
+        _ = pipeline | read | jc.WriteCache(cache, CHAIN, features=read.features, shards=3)
+
+
+def test_a_beam_pipeline_reads_and_writes_a_store(bucket: str, photos: Mapping[str, bytes]) -> None:
+    source, cache = upload(f"{bucket}/photos", photos), f"{bucket}/piped"
+    added = "cat/new.jpg"
+    for _ in range(2):  # then an update
+        write_in_a_pipeline(source, cache)
+        expected = names(precompute(source, f"{bucket}/cache", CHAIN, shards=3))
+        assert listed(cache).keys() == {*expected, "manifest.json"}
+        assert verify(cache) == []
+        ObjectFolder(source).write(added, photos["dog/01.jpg"])
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        keys = pipeline | jc.ReadCache(cache) | beam.Map(lambda record: record.key) | beam.combiners.ToList()
+        _ = keys | beam.Map(check_keys)
+
+
+def check_keys(keys: list[str]) -> None:
+    assert "cat/new.jpg" in keys
+
+
+def test_of_two_pipelines_into_a_store_one_wins(bucket: str, photos: Mapping[str, bytes]) -> None:
+    cache, features = f"{bucket}/cache", {"label": jc.features.ClassLabel(("cat", "dog", "été"))}
+    records = [{"key": key, "image": data, "label": key.split("/")[0]} for key, data in photos.items()]
+    first, second = (beam.Pipeline(runner=FnApiRunner()) for _ in range(2))
+    for pipeline, given in ((first, records), (second, records[:9])):
+        _ = pipeline | beam.Create(given) | jc.WriteCache(cache, CHAIN, features=features, shards=2)
+    first.run().wait_until_finish()
+    before = listed(cache)
+    with pytest.raises(CacheError, match="modified concurrently"):
+        second.run().wait_until_finish()
+    assert before.items() <= listed(cache).items()
+    assert verify(cache) == []
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from joulecache.pipelines.building.reading import read_ahead, read_or_reject
 from joulecache.pipelines.building.records import Place, Record, TargetValue, readable, readable_boxes
 from joulecache.pipelines.building.rows import Reject, index_rows
 from joulecache.pipelines.cache.cache import Cache, open_cache
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.mapped_images import MappedImages
 from joulecache.pipelines.cache.spatial_columns import BoxRows
 from joulecache.pipelines.core.checks import check_integer
@@ -146,11 +146,17 @@ def _blocks(source: Source) -> Iterator[_Block]:
 
 
 class _ReadRows(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, cache: str, split: str, variant: int) -> None:
-        self._cache, self._split, self._variant = cache, split, variant
+    def __init__(self, location: str, index_sha256: str, split: str, variant: int) -> None:
+        self._location, self._index_sha256 = location, index_sha256
+        self._split, self._variant = split, variant
+
+    def setup(self) -> None:
+        self._cache = open_cache(self._location)
+        if self._cache.manifest.index.sha256 != self._index_sha256:
+            raise CacheError(f"{self._location!r} was modified after the pipeline was made: make it again")
 
     def process(self, rows: tuple[int, int]) -> Iterator[Record]:
-        cache = _opened(self._cache)
+        cache = self._cache
         start, stop = rows
         places = np.arange(start, stop)
         features = cache.manifest.features
@@ -178,9 +184,6 @@ class _ReadRows(beam.DoFn):  # type: ignore[misc]
             yield Record(row.key, image, targets, self._split)
 
 
-_opened = functools.lru_cache(maxsize=4)(open_cache)  # once in a process
-
-
 class ReadCache(beam.PTransform):  # type: ignore[misc]
     """Read the images of one split of a cache as a PCollection of `Record` with decoded images, uint8 ``[H, W, C]``.
 
@@ -206,20 +209,22 @@ class ReadCache(beam.PTransform):  # type: ignore[misc]
         opened = open_cache(cache)
         found = opened.split(split)
         check_integer("variant", variant, 0, found.variants - 1)
-        location = opened.location if is_remote(opened.location) else str(opened.folder)
-        self._cache, self._split, self._variant, self._count = location, split, variant, found.records
+        self._location = opened.location if is_remote(opened.location) else str(opened.folder)
+        self._index_sha256 = opened.manifest.index.sha256
+        self._split, self._variant, self._count = split, variant, found.records
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection:
         """Apply the transform; called by Beam."""
         starts = range(0, self._count, _ROWS_AT_ONCE)
         rows = [(start, min(start + _ROWS_AT_ONCE, self._count)) for start in starts]
+        read = _ReadRows(self._location, self._index_sha256, self._split, self._variant)
         return (
             root
             | "List" >> beam.Create(rows, reshuffle=False)
             | "Spread over workers" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(_ReadRows(self._cache, self._split, self._variant)).with_output_types(Record)
+            | "Read" >> beam.ParDo(read).with_output_types(Record)
         )
 
     def display_data(self) -> dict[str, Any]:
         """Return what runners show of this transform."""
-        return {"cache": self._cache, "split": self._split, "variant": self._variant, "records": self._count}
+        return {"cache": self._location, "split": self._split, "variant": self._variant, "records": self._count}
