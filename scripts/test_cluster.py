@@ -4,9 +4,10 @@
     scripts/test_cluster.py [PART ...] [--allow-missing] [--data DIR] [--keep DIR]
 
 Parts: prism, flink (embedded in Beam's job server), session (a Flink cluster of a JobManager and two TaskManagers), spark,
-dask, faults (on such a cluster) and scaling (two workers against one); by default all. Each engine is a set of real processes
-on loopback. Go builds Prism and Beam's boot program, Maven fetches Flink and Spark, pip fetches Dask. A part whose engine
-cannot be fetched fails, unless --allow-missing is given. DIR of --data may hold dogs_cats.tar.
+dask, faults (on such a cluster) and scaling (two workers against one); by default all. Each engine also writes a cache of the
+records in a Beam pipeline (jc.WriteCache). Each is a set of real processes on loopback. Go builds Prism and Beam's boot
+program, Maven fetches Flink and Spark, pip fetches Dask. A part whose engine cannot be fetched fails, unless --allow-missing
+is given. DIR of --data may hold dogs_cats.tar.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from engines import (
     ENGINES,
@@ -48,6 +51,19 @@ from tables import print_head, print_row
 
 CHAIN = "decode|resize(72)|random_crop(64) || flip_lr"
 BUILD = ("--chain", CHAIN, "--variants", "2", "--shards", "8", "--max-reject-rate", "0.2")
+PIPED = f"""
+import sys
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+import joulecache as jc
+
+source, cache, *options = sys.argv[1:]
+records = jc.ReadRecords(source)
+sink = jc.WriteCache(cache, {CHAIN!r}, features=records.features, variants=2, shards=8, max_reject_rate=0.2)
+with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+    pipeline | records | sink
+"""
+WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 BROKEN = 5
 BUILD_LIMIT_S = 1200
 RESUMED_SHARDS = 2  # finished before a worker is killed
@@ -103,8 +119,29 @@ def build(source: str, cache: Path, beam: Sequence[str] = (), extra: Sequence[st
 def start_build(source: str, cache: Path, beam: Sequence[str] = (), extra: Sequence[str] = ()) -> Iterator[Process]:
     """Start a build; stop it when the block ends."""
     command = [str(ROOT / ".venv/bin/joulecache"), "precompute", source, str(cache), *BUILD, *extra, "--json"]
+    with _started([*command, "--", *beam] if beam else command) as process:
+        yield process
+
+
+def pipe(source: str, cache: Path, beam: Sequence[str]) -> Built:
+    """Read records and write them as a cache in one Beam pipeline."""
+    started = time.monotonic()
+    with start_pipe(source, cache, beam) as process:
+        _, err = process.communicate(timeout=BUILD_LIMIT_S)
+    if process.returncode:
+        raise WrongError(f"a pipeline of {source} failed with exit code {process.returncode}: {last_line(err)}")
+    return Built(digests(cache), (), time.monotonic() - started)
+
+
+def start_pipe(source: str, cache: Path, beam: Sequence[str]) -> AbstractContextManager[Process]:
+    """Start such a pipeline; stop it when the block ends."""
+    return _started([sys.executable, "-c", PIPED, source, str(cache), *beam])
+
+
+@contextmanager
+def _started(command: Sequence[str]) -> Iterator[Process]:
     process = subprocess.Popen(
-        [*command, "--", *beam] if beam else command,
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -145,6 +182,13 @@ def compare(engine: str, work: Path, sources: dict[str, str], local: dict[str, B
             if not same:
                 raise WrongError(f"{engine} built other files of {name} than the local build")
             most_workers = max(most_workers, len(found.workers))
+        name = next(name for name in sources if "broken" in name)
+        piped = pipe(sources[name], work / f"{engine}-piped", options)
+        same = piped.files == local[name].files
+        files = f"{len(piped.files)} {'same' if same else 'OTHER'}"
+        print_row(engine, f"{name}, WriteCache", files, "", f"{piped.duration_s:.0f}", "", "")
+        if not same:
+            raise WrongError(f"WriteCache on {engine} wrote other files of {name} than the local build")
         if most_workers < 2 and engine not in LONE_WORKER:
             raise WrongError(f"{engine} built all shards of every source in one worker")
 
@@ -162,6 +206,32 @@ def check_faults(work: Path, source: str, local: Built) -> None:
                 raise WrongError(f"the next build after a killed {victim} started over")
         if digests(cache) != local.files:
             raise WrongError(f"the cache differs after a killed {victim}")
+        check_piped_fault(victim, work, source, local)
+
+
+def check_piped_fault(victim: str, work: Path, source: str, local: Built) -> None:
+    """Kill a process while a pipeline writes a cache: it must recover, or leave no cache, and the next one must write it."""
+    cache = work / f"piped-fault-{victim}"
+    with session_cluster(work) as cluster:
+        with start_pipe(source, cache, cluster.options) as process:
+            wait_until(lambda: len(list(cache.glob("*.arrow"))) >= RESUMED_SHARDS, "files are written", process)
+            if victim == "worker":
+                pids = [
+                    each.pid for each in psutil.Process().children(recursive=True) if WORKER_MODULE in each.cmdline()
+                ]
+                os.kill(pids[0], signal.SIGKILL)
+            else:
+                cluster.task_managers[0].kill()
+            process.communicate(timeout=BUILD_LIMIT_S)
+        has_manifest = (cache / "manifest.json").exists()
+        if has_manifest != (process.returncode == 0):
+            raise WrongError(f"a killed {victim}: exit code {process.returncode}, manifest: {has_manifest}")
+    print(f"- {victim} killed in a pipeline: {'the job recovered' if has_manifest else 'it failed, without a cache'}")
+    if not has_manifest:
+        with start_build(source, cache) as process:
+            process.communicate(timeout=BUILD_LIMIT_S)
+    if digests(cache) != local.files:
+        raise WrongError(f"the cache of a pipeline differs after a killed {victim}")
 
 
 def survives(victim: str, source: str, cache: Path, work: Path) -> bool:
