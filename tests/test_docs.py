@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import doctest
+import functools
 import importlib
 import re
 import shlex
@@ -160,11 +161,20 @@ def test_the_page_on_migration_runs(photos: dict[str, bytes]) -> None:
 @pytest.mark.usefixtures("folder")
 def test_the_page_on_formats_reads_what_was_cached() -> None:
     jc.precompute("photos", "tfrecord-cache", "decode|resize(8)", format="tfrecord")
+    shapes = functools.partial(
+        jc.precompute, "synthetic:8", chain="decode|resize(16)", target=("mask", "boxes", "points")
+    )
+    shapes("shapes")
+    shapes("tfrecord-shapes", format="tfrecord")
     names = run_blocks(blocks("docs/formats.md"))
     assert names["images"].shape == (jc.open_manifest("cache").splits["train"].records, 8, 8, 3)
     images, labels = zip(*names["dataset"].as_numpy_iterator(), strict=True)
     assert np.array_equal(np.stack(images), names["images"])
     assert np.array_equal(np.stack(labels), names["labels"])
+    masks, boxes, classes, points = zip(*names["targets"].as_numpy_iterator(), strict=True)
+    assert np.array_equal(np.stack(masks), names["masks"])
+    assert np.array_equal(np.stack(points), names["points"])
+    assert (boxes[0].tolist(), classes[0].tolist()) == (names["boxes"], names["classes"])
     listed = text_of("docs/formats.md").partition("## The manifest")[2].partition("A manifest is checked")[0]
     fields = set(re.findall(r"`([a-z_]+)`", listed))
     assert fields <= {*names["manifest"], *names["manifest"]["splits"]["train"]}
