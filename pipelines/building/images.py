@@ -88,15 +88,15 @@ class ImageMaker:
         if self._spatial:
             before = [feature.decode(targets[place]) for place, feature in self._spatial]
             base, head_targets = apply_with_targets(self._head, encoded, [], before)
-            moved = [apply_with_targets(self._tail, base, drawn, head_targets) for drawn in words]
+            made = [Made(*apply_with_targets(self._tail, base, drawn, head_targets)) for drawn in words]
         else:
             base = apply(self._head, encoded, [])
-            moved = [(apply(self._tail, base, drawn), ()) for drawn in words]
-        shape = moved[0][0].shape
+            made = [Made(apply(self._tail, base, drawn), ()) for drawn in words]
+        shape = made[0].image.shape
         if shape not in self._checked:
             output_size(self._suffix, *shape[:2])  # raises if the loader could not run the suffix
             self._checked.add(shape)
-        return [Made(*each) for each in moved]
+        return made
 
 
 def _head_and_tail(prefix: tuple[Op, ...]) -> tuple[tuple[Op, ...], tuple[Op, ...]]:

@@ -24,6 +24,7 @@ from joulecache.pipelines.cache.names import SPLITS, ShardName
 from joulecache.pipelines.cache.shards import write_shard
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.source import Record, Unit
+from joulecache.pipelines.source.features import spatial_features
 from joulecache.pipelines.source.spatial import Mask
 
 
@@ -65,6 +66,7 @@ class _Transformer:
 
     def __init__(self, spec: ShardSpec) -> None:
         self._spec, self._config = spec, spec.config
+        self._has_spatial = bool(spatial_features(spec.features))
         self._slots: dict[str, tuple[str, int]] = {}
         keys: dict[str, list[str]] = {split: [] for split in SPLITS}
         for unit in spec.units:
@@ -119,10 +121,11 @@ class _Transformer:
     def _transform(self, record: Record) -> None:
         if record.problem:
             raise ValueError(record.problem)
-        pairs = list(zip(self._spec.features.values(), record.targets, strict=True))
-        for feature, target in pairs:
+        features, targets = self._spec.features.values(), record.targets
+        for feature, target in zip(features, targets, strict=True):
             feature.check(target)
-        targets = tuple(feature.index_value(target) for feature, target in pairs)
+        if self._has_spatial:
+            targets = tuple(feature.index_value(target) for feature, target in zip(features, targets, strict=True))
         split, slot = self._slots[record.key]
         columns = self._splits[split]
         digest = hashlib.sha256(record.data).digest()[:16]
@@ -139,6 +142,8 @@ class _Transformer:
 
     def _size_of(self, record: Record) -> int:
         """Return the bytes of a record's image and masks, as units know them before they are read."""
+        if not self._has_spatial:
+            return len(record.data)
         pairs = zip(self._spec.features.values(), record.targets, strict=False)
         masks = (target for feature, target in pairs if isinstance(feature, Mask) and isinstance(target, bytes))
         return len(record.data) + sum(map(len, masks))

@@ -115,7 +115,7 @@ class SplitColumns:
         Raises:
             ValueError: An image cannot be encoded.
         """
-        stored = [*copied, *(Stored(*each) for each in made)]
+        stored: list[Made | Stored] = [*copied, *made]
         if not self._is_raw:
             encoded = [encode(each.image, self._config) for each in made]
             stored[len(copied) :] = [Stored(data, each.targets) for (data, _), each in zip(encoded, made, strict=True)]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source.feature import MOST_ELEMENTS, Feature, Named, Target, checked_names
 from joulecache.transforms.images import Array
+from joulecache.transforms.kernels import histogram
 from joulecache.transforms.ops.decode import decode_ids
 from joulecache.transforms.targets import BoxesTarget, MaskTarget, PointsTarget, SpatialTarget
 
@@ -110,7 +111,7 @@ class Mask(SpatialFeature, Named):
     def _known(self, ids: Array) -> Array:
         if not self.names:
             return ids
-        present = np.bincount(ids.reshape(-1), minlength=VOID + 1)
+        present = histogram(ids[:, :, 0])
         beyond = np.flatnonzero(present[len(self.names) : VOID])
         if len(beyond):
             number = len(self.names) + int(beyond[0])
