@@ -368,3 +368,23 @@ def test_mutations_of_a_metadata_file_are_refused_or_rejected(tmp_path: Path, wr
         for record in records(source):
             for feature, target in zip(source.features.values(), record.targets, strict=True):
                 feature.check(target)
+
+
+def test_columns_of_0_and_1_are_one_multi_label_next_to_other_targets(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").write_bytes(png(number))
+    table = tmp_path / "table.csv"
+    table.write_text("file_name,cat,dog,count\n0.png,1,0,3\n1.png,0,1,5\n2.png,1,1,9\n3.png,0,0,7\n")
+    wanted = ("labels:multilabel", "count:value")
+    source = open_source(tmp_path / "images", SourceConfig(labels=table, target=wanted))
+    assert dict(source.features) == {"count": Value("int64"), "labels": jc.features.MultiLabel(("cat", "dog"))}
+    assert [record.targets for unit in source.units for record in unit.read()] == [
+        (3, b"\1\0"),
+        (5, b"\0\1"),
+        (9, b"\1\1"),
+        (7, b"\0\0"),
+    ]
+    table.write_text("file_name,cat,count\n0.png,1,3\n")
+    with pytest.raises(SourceError, match="needs a column 'labels', or two or more columns of 0 and 1"):
+        open_source(tmp_path / "images", SourceConfig(labels=table, target=wanted))

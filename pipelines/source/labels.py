@@ -175,7 +175,8 @@ def table_labels(
     _refuse_missing_header(table, keys)
     unnamed = [index for index, name in enumerate(table.header) if _UNNAMED.fullmatch(name)]
     columns = [index for index in range(len(table.header)) if index not in unnamed]
-    chosen = _chosen_columns(table, columns, targets)
+    joined = [each for each in targets if _are_indicators(table, each)]
+    chosen = _chosen_columns(table, columns, [each for each in targets if each not in joined], inferred=not targets)
     columns = [index for index in columns if index not in chosen.values()]
     # pandas writes an index without a header; it may be the names
     candidates = [columns, unnamed] if image is None else [[_column(table, image, "--image")]]
@@ -184,9 +185,16 @@ def table_labels(
     _check_matches(table, keys, table.column(names), matches)
     read = functools.partial(_with_targets, table, keys, names, matches, find_masks)
     notes: list[str] = []
-    if not chosen and (notes := _indicator_note(table, unused)):
-        return read([Wanted(INDICATORS, "multilabel")], [_indicators(table, unused)], notes)
-    if not chosen:
+    if joined:
+        unused = _indicator_columns(table, [index for index in unused if index not in chosen.values()])
+    if (joined or not chosen) and (notes := _indicator_note(table, unused)):
+        joined = [Wanted(INDICATORS, "multilabel")]
+    elif joined:
+        raise SourceError(
+            f"--target {INDICATORS}:multilabel needs a column {INDICATORS!r}, or two or more columns of 0 and 1 in the labels {table.path!r}, "
+            f"got {_cut(table.header)}"
+        )
+    elif not chosen:
         chosen = _only_column(table, unused)
     elif not targets:
         notes = _unused_notes(table, [*chosen.values()], unused)
@@ -196,6 +204,8 @@ def table_labels(
         for each, index in chosen.items()
     ]
     cells = [table.column(index) for index in chosen.values()]
+    if joined:
+        return read([*wanted, *joined], [*cells, _indicators(table, unused)], notes)
     if [kind for _, kind in wanted] == ["class"]:
         values = ["" if cell.lower() in _MISSING else cell for cell in cells[0]]
         return _labelled(table, keys, table.column(names), values, matches, notes)
@@ -205,9 +215,11 @@ def table_labels(
     return read(wanted, cells, notes)
 
 
-def _chosen_columns(table: LabelTable, columns: Sequence[int], targets: Sequence[Wanted]) -> dict[Wanted, int]:
-    """Return the columns of targets: those that the user names, else one called like a class, else those of masks and boxes."""
-    if targets:
+def _chosen_columns(
+    table: LabelTable, columns: Sequence[int], targets: Sequence[Wanted], *, inferred: bool
+) -> dict[Wanted, int]:
+    """Return the columns of targets: those that the user names; if `inferred`, one called like a class, else those of masks and boxes."""
+    if not inferred:
         return {
             Wanted(each.name, each.kind or ("mask" if name.endswith(_FILE_NAME) else None)): _column(
                 table, name, "--target"
@@ -283,10 +295,19 @@ def spatial_columns(table: LabelTable) -> list[Wanted]:
 
 def _indicator_note(table: LabelTable, columns: Sequence[int]) -> list[str]:
     """Return a note if columns have only 0 and 1, so that each is a class of a multi-label; else none."""
-    if len(columns) < 2 or any({*table.column(index)} - {"0", "1"} for index in columns) or not table.rows:
+    if len(columns) < 2 or not table.rows or any({*table.column(index)} - {"0", "1"} for index in columns):
         return []
     shown_names = shortened([repr(table.header[index]) for index in columns], _SHOWN)
     return [f"columns of 0 and 1 in {table.path} are read as one multi-label target {INDICATORS!r}: {shown_names}"]
+
+
+def _are_indicators(table: LabelTable, wanted: Wanted) -> bool:
+    """Return whether a target is the columns of 0 and 1 together."""
+    return wanted == Wanted(INDICATORS, "multilabel") and INDICATORS not in table.header
+
+
+def _indicator_columns(table: LabelTable, columns: Sequence[int]) -> list[int]:
+    return [index for index in columns if not {*table.column(index)} - {"0", "1"}]
 
 
 def _indicators(table: LabelTable, columns: Sequence[int]) -> list[str]:
@@ -325,7 +346,7 @@ def _column(table: LabelTable, name: str, option: str) -> int:
 
 def has_columns(table: LabelTable, targets: Sequence[Wanted]) -> bool:
     """Return whether a table has the columns of all targets."""
-    return all(_column_name(table, wanted) in table.header for wanted in targets)
+    return all(_are_indicators(table, wanted) or _column_name(table, wanted) in table.header for wanted in targets)
 
 
 def _names_masks(column: str) -> bool:
