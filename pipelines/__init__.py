@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.loading.directory import image_dataset_from_directory
     from joulecache.pipelines.loading.element_cache import cached
     from joulecache.pipelines.loading.loader import load
+    from joulecache.pipelines.models.user_models import TrainingData
     from joulecache.pipelines.planning.planner import plan
     from joulecache.pipelines.source import features
     from joulecache.pipelines.training.callback import EnergyCallback
@@ -45,6 +46,7 @@ _HOMES = {
     "Record": "building.records",
     "ReplayMeter": "energy.replay",
     "WriteCache": "building.beam_sink",
+    "TrainingData": "models.user_models",
     "audit": "auditing.auditor",
     "cached": "loading.element_cache",
     "compress": "compressing.compression",
@@ -70,6 +72,7 @@ __all__ = [
     "Recipe",
     "Record",
     "ReplayMeter",
+    "TrainingData",
     "WriteCache",
     "audit",
     "cached",

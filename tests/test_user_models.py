@@ -264,7 +264,14 @@ def test_an_audit_of_a_function_s_model(photos_with_targets: tuple[Path, dict[st
     assert result.reuse.margin == pytest.approx(0.01 * result.reuse.points[-1].score.value)
     assert Audit.from_json(json.loads(json.dumps(result.to_json()))) == result
     text = to_markdown(describe_audit(result))
-    for said in ("mae (range of runs)", "mae: lower is better", "Targets: age (value)", "mae differs by", "mae change"):
+    for said in (
+        "mae (range of runs)",
+        "mae: lower is better",
+        "Targets: age (value)",
+        "mae differs by",
+        "Change of mae",
+        "Held-out mae",
+    ):
         assert said in text
     assert "ccuracy" not in text
 

@@ -11,7 +11,7 @@ from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.results import ArmResult, ScoreRange
 from joulecache.pipelines.experiment.statistics import Ratio, unpaired_ratio
 
-_SETTINGS = ("source", "chain", "reference", "records", "method")
+_SETTINGS = ("source", "chain", "targets", "reference", "records", "method")
 _PROVENANCE = ("seed", "batch_size", "model", "train_epochs", "steps", "threads", "platform", "python")
 
 

@@ -24,7 +24,7 @@ class TrainingData:
 
     Attributes:
         element_spec: Types of a batch, as `tf.data.Dataset.element_spec` has them: images, and targets as `load` yields them. The
-            batch size and the number of boxes are None.
+            batch size is None, and in audits the number of boxes too.
         features: The features of the targets, by name; empty for custom pipelines.
     """
 

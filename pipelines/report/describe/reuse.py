@@ -45,8 +45,9 @@ def reuse_facts(reuse: DrawReuse, metric: Metric = ACCURACY) -> Iterator[Fact]:
     if cached is None or cached.difference is None:
         return
     difference = _difference_range(metric, cached.difference)
-    detail = f"{cached.name} against fresh draws; 95% interval {difference.interval}"
-    label = f"{metric.title} change, in points" if metric.is_accuracy else f"{metric.name} change"
+    better = "" if metric.is_accuracy else f"; {metric.better}"
+    detail = f"{cached.name} against fresh draws; 95% interval {difference.interval}{better}"
+    label = f"{metric.title} change, in points" if metric.is_accuracy else f"Change of {metric.name}"
     yield Fact(label, Cell(Spread(difference.value)), detail, cached.finding)
 
 

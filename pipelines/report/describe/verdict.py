@@ -144,7 +144,7 @@ def _scores(result: WorkloadResult, audit: Audit, other: str) -> str:
         )
     chance = None if records is None or not metric.is_accuracy else records.chance
     if records is None or chance is None or not is_at_chance(cached.mean, records.val, chance):
-        return f"{metric.title} {both}{better}."
+        return f"{metric.title if metric.is_accuracy else f'Held-out {metric.name}'} {both}{better}."
     return (
         f"{metric.title} {both}, which is chance level: {quantities.share(chance)} of the held-out images are in the most frequent "
         "class. Train longer."
