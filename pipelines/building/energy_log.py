@@ -68,29 +68,39 @@ def total_energy(logs: Sequence[ProcessLog], built: Iterable[ShardResult], prove
         built: The results of the shards that it built, which name shards of workers without a log.
         provenance: Provenance of the launcher's meter.
     """
-    hosts = host_energies(logs)
     unmetered = {shard for log in logs if _misses(log, logs) for shard in log.shards}
     logged = {log.process for log in logs}
     unmetered |= {result.shard for result in built if result.worker not in logged}
-    energy = functools.reduce(operator.add, (host.energy for host in hosts))
-    return BuildEnergy(energy, provenance, hosts, tuple(sorted(unmetered)))
+    return BuildEnergy(summed_energy(logs), provenance, host_energies(logs), tuple(sorted(unmetered)))
+
+
+def summed_energy(logs: Sequence[ProcessLog]) -> Energy:
+    """Return the energy of all hosts, given the logs of processes: each joule once."""
+    return functools.reduce(operator.add, map(_energy, _by_machine(logs)))
 
 
 def host_energies(logs: Sequence[ProcessLog]) -> tuple[HostEnergy, ...]:
-    """Return the energy of each host, given the logs of processes: each joule once, shared by CPU time."""
-    by_machine: defaultdict[str, list[ProcessLog]] = defaultdict(list)
-    for log in logs:
-        if log.spans:
-            by_machine[log.machine].append(log)
+    """Return the energy of each host, shared between launcher and workers by CPU time."""
     by_name: dict[str, HostEnergy] = {}
-    for found in by_machine.values():
-        host = _host(found)
+    for host in map(_host, _by_machine(logs)):
         by_name[host.name] = by_name[host.name] + host if host.name in by_name else host
     return tuple(by_name.values())
 
 
+def _by_machine(logs: Iterable[ProcessLog]) -> list[list[ProcessLog]]:
+    found: defaultdict[str, list[ProcessLog]] = defaultdict(list)
+    for log in logs:
+        if log.spans:
+            found[log.machine].append(log)
+    return [*found.values()]
+
+
+def _energy(logs: Sequence[ProcessLog]) -> Energy:
+    return host_energy([span for log in logs if not _launcher(log, logs) for span in log.spans])
+
+
 def _host(logs: Sequence[ProcessLog]) -> HostEnergy:
-    energy = host_energy([span for log in logs if not _launcher(log, logs) for span in log.spans])
+    energy = _energy(logs)
     workers = [log for log in logs if not log.is_launcher]
     launchers = [log for log in logs if log.is_launcher]
     name = (launchers or workers)[0].host

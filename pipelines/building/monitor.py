@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from joulecache.pipelines.building.destination import Destination
-from joulecache.pipelines.building.energy_log import EnergyLog, host_energies
+from joulecache.pipelines.building.energy_log import EnergyLog, summed_energy
 from joulecache.pipelines.building.results import BuildProgress, Progress
 from joulecache.pipelines.building.specs import ShardResult, read_result
 from joulecache.pipelines.building.work_folder import finished_shards
@@ -60,7 +60,7 @@ class Monitor:
         if not new:
             return
         self._results |= {shard: read_result(self._work, shard) for shard in new}
-        energy_j = sum(host.energy.total_j for host in host_energies(self._log.save()))
+        energy_j = summed_energy(self._log.save()).total_j
         self._destination.publish(self._log.name)
         if self._progress:
             self._progress(self._current(energy_j))
