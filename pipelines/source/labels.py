@@ -191,8 +191,8 @@ def table_labels(
         joined = [Wanted(INDICATORS, "multilabel")]
     elif joined:
         raise SourceError(
-            f"--target {INDICATORS}:multilabel needs a column {INDICATORS!r}, or two or more columns of 0 and 1 in the labels {table.path!r}, "
-            f"got {_cut(table.header)}"
+            f"--target {INDICATORS}:multilabel needs a column {INDICATORS!r}, or two or more columns of 0 and 1 in the labels "
+            f"{table.path!r}, got {_cut(table.header)}"
         )
     elif not chosen:
         chosen = _only_column(table, unused)
