@@ -81,6 +81,14 @@ def test_points_are_dots_where_they_are_in_the_image() -> None:
     assert (np.hypot(xs - 10, ys - 20) < 4).sum() + (np.hypot(xs - 30, ys - 50) < 4).sum() == len(xs)
 
 
+def test_places_and_classes_of_a_damaged_cache_are_drawn_as_far_as_they_go() -> None:
+    damaged = np.array([[np.nan, 10, 1e30, 40], [-np.inf, -5, 20, np.inf]], np.float32)
+    target = BoxesTarget(damaged, np.array([-1, 7]))
+    assert [*Overlay(Boxes(("ox",)), target).classes()] == ["-1", "7"]
+    assert changed(drawn(Boxes(("ox",)), target)).any()
+    drawn(Points(1), PointsTarget(np.array([[np.nan, np.inf, np.nan]], np.float32)))
+
+
 def test_colours_of_neighbouring_classes_differ() -> None:
     colours = np.array([colour(number) for number in range(12)])
     distances = np.abs(colours[:, None] - colours[None]).max(axis=2)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from joulecache.pipelines.source.spatial import VOID, Boxes, Mask, Points
+from joulecache.transforms.coordinates import Coordinates
 from joulecache.transforms.images import Array
 from joulecache.transforms.targets import BoxesTarget, MaskTarget, PointsTarget, SpatialTarget
 
@@ -56,10 +56,9 @@ class Overlay:
                 _draw_mask(picture, ids[:, :, 0])
             case BoxesTarget(boxes, classes):
                 assert isinstance(self.feature, Boxes)
-                scaled = boxes * np.array([*scale, *scale], np.float32)
-                _draw_boxes(picture, scaled, self.feature.names, classes.tolist())
+                _draw_boxes(picture, _placed(boxes, picture, scale), self.feature.names, classes.tolist())
             case PointsTarget(points):
-                _draw_points(picture, points * np.array([*scale, 1], np.float32))
+                _draw_points(picture, _placed(points[:, :2], picture, scale), points[:, 2].tolist())
 
 
 def colour(number: int) -> Colour:
@@ -78,6 +77,15 @@ def _name(names: Sequence[str], number: int) -> str:
     return names[number] if 0 <= number < len(names) else "void" if number == VOID else str(number)
 
 
+def _placed(corners: Coordinates, picture: Image.Image, scale: tuple[float, float]) -> list[list[int]]:
+    """Return x and y of each corner in turn, rounded to the pixels of a picture. Those of a damaged cache may be any numbers."""
+    pairs = corners.reshape(len(corners), -1, 2) * np.array(scale, np.float32)
+    placed: list[list[int]] = (
+        np.nan_to_num(pairs).clip(0, picture.size).round().astype(int).reshape(corners.shape).tolist()
+    )
+    return placed
+
+
 def _draw_mask(picture: Image.Image, ids: Array) -> None:
     scaled = np.asarray(Image.fromarray(ids).resize(picture.size, Image.Resampling.NEAREST))
     colours = np.array([(0, 0, 0), *map(mask_colour, range(1, VOID + 1))], np.uint8)
@@ -85,10 +93,12 @@ def _draw_mask(picture: Image.Image, ids: Array) -> None:
     picture.paste(tinted, mask=Image.fromarray(np.where(scaled > 0, np.uint8(255), np.uint8(0))))
 
 
-def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float32], names: Sequence[str], classes: Sequence[int]) -> None:
+def _draw_boxes(
+    picture: Image.Image, boxes: Sequence[Sequence[int]], names: Sequence[str], classes: Sequence[int]
+) -> None:
     """Draw outlines, and the names of the classes where they leave most of the box visible."""
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_NAME_SIZE)
-    for (left, top, right, bottom), number in zip(boxes.round().astype(int).tolist(), classes, strict=True):
+    for (left, top, right, bottom), number in zip(boxes, classes, strict=True):
         right, bottom = max(left, right - 1), max(top, bottom - 1)
         draw.rectangle((left, top, right, bottom), outline=colour(number))
         name = _name(names, number)
@@ -98,10 +108,10 @@ def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float32], names: Sequenc
             draw.text((left + _MARGIN, top), name, _ink(colour(number)), font)
 
 
-def _draw_points(picture: Image.Image, points: NDArray[np.float32]) -> None:
+def _draw_points(picture: Image.Image, points: Sequence[Sequence[int]], visibility: Sequence[float]) -> None:
     draw = ImageDraw.Draw(picture)
-    for number, (x, y, visibility) in enumerate(points.tolist()):
-        if visibility:
+    for number, ((x, y), visible) in enumerate(zip(points, visibility, strict=True)):
+        if visible:
             draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=colour(number), outline="white")
 
 
