@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build the same caches on other engines and compare them, byte for byte, with those of a local build.
+"""Build the same caches on other engines and compare them, byte for byte, and their energy, with those of a local build.
 
     scripts/test_cluster.py [PART ...] [--allow-missing] [--data DIR] [--keep DIR]
 
@@ -66,6 +66,8 @@ with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
 WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 BROKEN = 5
 BUILD_LIMIT_S = 1200
+MEASURED = "synthetic:2000"  # long enough for its energy to be that of the shards
+TOLERANCE = 0.1  # between the active energy of workers here and on an engine
 RESUMED_SHARDS = 2  # finished before a worker is killed
 FAULTS = ("worker", "TaskManager")
 PARTS = (*ENGINES, "faults", "scaling")
@@ -79,11 +81,15 @@ class Built:
         files: SHA-256 of all files, by name.
         workers: Processes that built the shards.
         duration_s: Wall time of the command, in seconds.
+        workers_j: Active joules of these processes while they built shards.
+        launcher_j: Active joules of the launcher and what it started, such as a job server.
     """
 
     files: dict[str, str]
     workers: tuple[str, ...]
     duration_s: float
+    workers_j: float
+    launcher_j: float
 
 
 # Builds ---------------------------------------------------------------------------------------------------------------
@@ -99,7 +105,7 @@ def make_sources(work: Path, data: Path | None) -> dict[str, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         photo = synthetic_photo(number)
         path.write_bytes(photo[: len(photo) // 3] if number < BROKEN else photo)
-    found = {"synthetic:2000": "synthetic:2000", f"60 photos, {BROKEN} broken": str(folder)}
+    found = {MEASURED: MEASURED, f"60 photos, {BROKEN} broken": str(folder)}
     if data is not None and (data / "dogs_cats.tar").exists():
         found["dogs_cats"] = str((data / "dogs_cats.tar").absolute())
     return found
@@ -112,7 +118,17 @@ def build(source: str, cache: Path, beam: Sequence[str] = (), extra: Sequence[st
         out, err = process.communicate(timeout=BUILD_LIMIT_S)
     if process.returncode:
         raise WrongError(f"the build of {source} failed with exit code {process.returncode}: {last_line(err)}")
-    return Built(digests(cache), tuple(json.loads(out)["workers"]), time.monotonic() - started)
+    return _finished(cache, json.loads(out)["workers"], started)
+
+
+def _finished(cache: Path, workers: Sequence[str], started_s: float) -> Built:
+    """Return a finished build; WrongError if part of its energy is not known."""
+    duration_s = time.monotonic() - started_s
+    energy = json.loads((cache / "manifest.json").read_text())["energy"]
+    if energy["unmetered_shards"]:
+        raise WrongError(f"shards {energy['unmetered_shards']} of {cache} are not metered")
+    parts = [[host[part]["active_j"] for host in energy["hosts"] if host[part]] for part in ("workers", "launcher")]
+    return Built(digests(cache), tuple(workers), duration_s, *map(sum, parts))
 
 
 @contextmanager
@@ -130,7 +146,7 @@ def pipe(source: str, cache: Path, beam: Sequence[str]) -> Built:
         _, err = process.communicate(timeout=BUILD_LIMIT_S)
     if process.returncode:
         raise WrongError(f"a pipeline of {source} failed with exit code {process.returncode}: {last_line(err)}")
-    return Built(digests(cache), (), time.monotonic() - started)
+    return _finished(cache, (), started)
 
 
 def start_pipe(source: str, cache: Path, beam: Sequence[str]) -> AbstractContextManager[Process]:
@@ -177,16 +193,34 @@ def compare(engine: str, work: Path, sources: dict[str, str], local: dict[str, B
             found = build(source, work / f"{engine}-{number}", options)
             same = found.files == local[name].files
             files = f"{len(found.files)} {'same' if same else 'OTHER'}"
-            durations = (f"{built.duration_s:.0f}" for built in (found, local[name]))
-            print_row(engine, name, files, len(found.workers), *durations, overhead_s if number == 0 else "")
+            both = (found, local[name])
+            durations = (f"{built.duration_s:.0f}" for built in both)
+            joules = (*(f"{built.workers_j:.3g}" for built in both), f"{found.launcher_j:.3g}")
+            print_row(engine, name, files, len(found.workers), *durations, overhead_s if number == 0 else "", *joules)
             if not same:
                 raise WrongError(f"{engine} built other files of {name} than the local build")
+            other = abs(found.workers_j / local[name].workers_j - 1) > TOLERANCE
+            if name == MEASURED and other and engine not in LONE_WORKER:
+                raise WrongError(
+                    f"the workers of {engine} used {found.workers_j:.3g} J, not {local[name].workers_j:.3g} J"
+                )
             most_workers = max(most_workers, len(found.workers))
         name = next(name for name in sources if "broken" in name)
         piped = pipe(sources[name], work / f"{engine}-piped", options)
         same = piped.files == local[name].files
         files = f"{len(piped.files)} {'same' if same else 'OTHER'}"
-        print_row(engine, f"{name}, WriteCache", files, "", f"{piped.duration_s:.0f}", "", "")
+        print_row(
+            engine,
+            f"{name}, WriteCache",
+            files,
+            "",
+            f"{piped.duration_s:.0f}",
+            "",
+            "",
+            f"{piped.workers_j:.3g}",
+            "",
+            "",
+        )
         if not same:
             raise WrongError(f"WriteCache on {engine} wrote other files of {name} than the local build")
         if most_workers < 2 and engine not in LONE_WORKER:
@@ -285,7 +319,8 @@ def main(parts: Sequence[str], allow_missing: bool, data: Path | None, work: Pat
         sources = make_sources(work, data)
     local = {name: build(source, work / f"local-{number}") for number, (name, source) in enumerate(sources.items())}
     if not ENGINES.keys().isdisjoint(parts):
-        titles = ("worker processes", "s", "s locally", "s for 8 photos")
+        durations = ("s", "s locally", "s for 8 photos")
+        titles = ("worker processes", *durations, "J of workers", "J locally", "J of launcher and engine")
         print_head("engine", "source", "files", *titles, text_columns=3)
     missing = wrong = 0
     for part in parts:
@@ -293,7 +328,7 @@ def main(parts: Sequence[str], allow_missing: bool, data: Path | None, work: Pat
             if part in ENGINES:
                 compare(part, work, sources, local)
             elif part == "faults":
-                check_faults(work, "synthetic:2000", local["synthetic:2000"])
+                check_faults(work, MEASURED, local[MEASURED])
             else:
                 print_scaling(work)
         except MissingError as error:
