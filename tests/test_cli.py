@@ -476,6 +476,22 @@ def test_a_preview_is_repeatable_and_overwrites_only_the_file_that_is_named(
     assert sheet.read_bytes() != before
 
 
+def test_a_preview_of_a_source_draws_its_first_record_with_its_targets(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    preview = ("transforms", "--preview", "synthetic:2", "--chain", "decode|resize(32)", "--json")
+    drawn = {}
+    for target in ("label", "mask"):
+        code, out, err = run(*preview, "--target", target, "--sheet", f"{target}.png")
+        assert (code, err) == (0, "")
+        assert json.loads(out)["key"] == "bar/00000000.jpg"
+        drawn[target] = Path(f"{target}.png").read_bytes()
+    assert drawn["label"] != drawn["mask"]
+    assert run(*preview, "--target", "mask")[0] == 0
+    assert Path("00000000-preview.png").read_bytes() == drawn["mask"]
+
+
 CUSTOM_OPS = '''
 from dataclasses import dataclass
 
