@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import write_files
+from mutations import damaged
 from sources import records, splits
 
 from joulecache.pipelines.source import Source, SourceConfig, SourceError, documents, open_source
@@ -220,3 +222,32 @@ def test_boxes_come_with_targets_of_a_table(tmp_path: Path) -> None:
     assert [*source.features] == ["boxes", "age"]
     assert [record.targets[1] for record in records(source)] == [1.5, 2.5]
     assert source.refused == (("2.jpg", f"it has no label in {tmp_path / 'ages.csv'}"),)
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_files_are_refused_or_reject_images(tmp_path: Path, count: int) -> None:
+    person = [{**each, "keypoints": ["nose", "ear"]} for each in CATEGORIES]
+    joints = [1, 2, 2, 3, 4, 1]
+    of_images = [annotation(10 + n, [n, 0, 4, 4.5], [2, 7, 9][n], keypoints=joints, id=n, iscrowd=0) for n in range(3)]
+    content = coco(*of_images, categories=person)
+    images = write(tmp_path, content)
+    rng = random.Random(0)
+    rejected = 0
+    refused: list[str] = []
+    for number in range(count):
+        (tmp_path / "instances.json").write_bytes(damaged(content, rng))
+        target = ("boxes", "keypoints:points") if number % 2 else None
+        try:
+            source = open_source(images, SourceConfig(coco=tmp_path / "instances.json", target=target))
+        except SourceError as error:
+            refused.append(str(error))
+            continue
+        assert source.records + len(source.refused) == 3
+        assert all(reason and "\n" not in reason for _, reason in source.refused)
+        rejected += bool(source.refused)
+        for record in records(source):
+            for feature, target_of in zip(source.features.values(), record.targets, strict=True):
+                feature.check(target_of)
+    assert not any("\n" in message for message in refused)
+    assert len(refused) > count / 10
+    assert rejected > count / 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encoded, write_files
+from mutations import damaged
 from sources import records
 
 from joulecache.pipelines.source import Source, SourceConfig, SourceError, open_source
@@ -179,3 +181,43 @@ def test_each_folder_may_have_metadata(tmp_path: Path) -> None:
     (tmp_path / "test" / "metadata.csv").write_text("file_name,other\n0.jpg,1\n")
     with pytest.raises(SourceError, match="have different columns: use files with the same columns"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_metadata_are_refused_or_reject_images(tmp_path: Path, count: int) -> None:
+    rows = [
+        {
+            "file_name": f"{n}.jpg",
+            "mask_file_name": f"masks/{n}.png",
+            "objects": {"bbox": [[n, 0, 4, 4.5]], "categories": [n]},
+            "joints": [[1, 2, 2], [3, 4, 1]],
+            "age": n + 0.5,
+        }
+        for n in range(3)
+    ]
+    write_files(write_table(tmp_path, "jsonl", rows) / "masks", {f"{n}.png": MASK for n in range(3)})
+    path = tmp_path / "metadata.jsonl"
+    rng = random.Random(0)
+    rejected = 0
+    refused: list[str] = []
+    kept = [json.dumps(row).encode() for row in rows]
+    for number in range(count):
+        lines = [*kept]
+        lines[number % 3] = damaged(rows[number % 3], rng)
+        path.write_bytes(b"\n".join(lines))
+        target = ("mask", "boxes", "joints:points", "age:value") if number % 4 else None
+        try:
+            source = open_source(tmp_path, SourceConfig(target=target, labels=path if number % 2 else None))
+        except SourceError as error:
+            refused.append(str(error))
+            continue
+        masks = "mask" in source.features and source.skipped["(mask)"]
+        assert source.records + len(source.refused) + masks == 6
+        assert all(reason and "\n" not in reason for _, reason in source.refused)
+        rejected += bool(source.refused)
+        for record in records(source):
+            for feature, target_of in zip(source.features.values(), record.targets, strict=True):
+                feature.check(target_of)
+    assert not any("\n" in message for message in refused)
+    assert len(refused) > count / 20
+    assert rejected > count / 10

@@ -78,7 +78,8 @@ def make_source(
     if not any(label is not None and split in (None, "train") for label, split in zip(labels, splits, strict=True)):
         where = "split train of " if {*splits} - {None, "train"} else ""
         why = [*(": ".join(each) for each in refused[-1:]), *notes, "it has none"][0]
-        raise SourceError(f"no images with a class in {where}{location!r}: {why}")
+        what = "a class" if labelled.targets is None else "targets"
+        raise SourceError(f"no images with {what} in {where}{location!r}: {why}")
     files = labelled.targets.files if labelled.targets else {}
     units = _image_table(listings, keys, _targets(labelled, labels), files, splits).take(
         sample_evenly(keys, labels, config.limit)

@@ -173,7 +173,7 @@ def table_labels(
         SourceError: The columns are unknown or ambiguous, a name means two images, no name means any, or values are not classes.
     """
     _refuse_missing_header(table, keys)
-    unnamed = [index for index, name in enumerate(table.header) if _UNNAMED.fullmatch(name)]
+    unnamed = [index for index, name in enumerate(table.header) if is_unnamed(name)]
     columns = [index for index in range(len(table.header)) if index not in unnamed]
     joined = [each for each in targets if _are_indicators(table, each)]
     chosen = _chosen_columns(table, columns, [each for each in targets if each not in joined], inferred=not targets)
@@ -342,6 +342,11 @@ def _column(table: LabelTable, name: str, option: str) -> int:
             f"the labels {table.path!r} must have one column {name!r} for {option}, got {_cut(table.header)}"
         )
     return table.header.index(name)
+
+
+def is_unnamed(column: str) -> bool:
+    """Return whether a column is the index of a pandas table."""
+    return _UNNAMED.fullmatch(column) is not None
 
 
 def has_columns(table: LabelTable, targets: Sequence[Wanted]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from joulecache.pipelines.core.object_store import open_binary
 from joulecache.pipelines.source.classes import CLASS_KEYS, called
 from joulecache.pipelines.source.config import Wanted
-from joulecache.pipelines.source.labels import LabelTable, has_columns, read_labels, spatial_columns
+from joulecache.pipelines.source.labels import LabelTable, has_columns, is_unnamed, read_labels, spatial_columns
 from joulecache.pipelines.source.listing import METADATA, ImageListing
 from joulecache.pipelines.source.records import SourceError
 
@@ -45,7 +45,7 @@ def find_metadata(location: str, listing: ImageListing, targets: Sequence[Wanted
             raise SourceError(
                 f"{first.path!r} and {other.path!r} have different columns: use files with the same columns"
             )
-    others = [name for name in first.header if name != _NAME]
+    others = [name for name in first.header if name != _NAME and not is_unnamed(name)]
     if targets:
         known = has_columns(first, targets)
     else:

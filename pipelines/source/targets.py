@@ -42,6 +42,7 @@ _LISTS = re.compile(r"\s*[;|]\s*")
 _LOOSE_LISTS = re.compile(r"[\s,;|]+")
 _INTEGER = re.compile("[-+]?[0-9]{1,18}")
 _LONGEST_TEXT = 1 << 20  # bytes
+_DEEPEST = 16  # lists in lists
 
 
 def cell_text(value: object) -> str:
@@ -73,6 +74,8 @@ def infer_kind(name: str, cells: Iterable[str], where: str) -> str:
     if all(cell.startswith(("{", "[{")) for cell in distinct) and any(_holds_boxes(cell) for cell in distinct):
         return "boxes"
     if any(cell.startswith("[") for cell in distinct):
+        if any(cell.startswith("[") and not isinstance(_json(cell), list) for cell in distinct):
+            raise SourceError(_ways(name, where, "text that starts like a list", "text", "class"))
         lists = [_json_list(cell) for cell in distinct]
         if all(found and all(isinstance(item, str) for item in found) for found in lists):
             return "multilabel"
@@ -156,7 +159,10 @@ def _parse(kind: str, cell: str) -> Any:
     if kind in ("text", "class"):
         return cell
     if kind == "boxes":
-        return _json(cell)
+        found = _json(cell)
+        if found is None:
+            raise ValueError(f"must have an object with lists of bbox and category, got {shown(cell)}")
+        return found
     items = _json_list(cell) if cell.startswith("[") else None
     if kind == "multilabel":
         if items is None:
@@ -192,13 +198,24 @@ def _json_list(cell: str) -> list[Any]:
 
 
 def _json(cell: str) -> Any:
-    """Return a cell as JSON, or as pandas writes lists and objects; None if it is neither."""
+    """Return a cell as JSON, or as pandas writes lists and objects; None if it is neither, or deeply nested."""
     for text in (cell, cell.replace("'", '"')):
         try:
-            return json.loads(text)
+            found = json.loads(text)
         except (ValueError, RecursionError):
             continue
+        return None if _is_deep(found) else found
     return None
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inside = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, list | dict))
+        level = [*itertools.chain.from_iterable(inside)]
+        if not level:
+            return False
+    return True
 
 
 def _holds_boxes(cell: str) -> bool:
