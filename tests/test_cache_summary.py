@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from spatial_sources import drawn, spatial_source
 
 from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.building.precomputing import build_cache
+from joulecache.pipelines.cache.manifest import BuildEnergy, HostEnergy
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.energy import Meter
+from joulecache.pipelines.report.describe.cache import describe_manifest
+from joulecache.pipelines.report.render.markdown import to_markdown
 from joulecache.pipelines.source.spatial import Mask
 from joulecache.transforms import parse
 
@@ -217,3 +221,23 @@ def test_masks_without_names_are_described_by_their_ids(tmp_path: Path, inspect:
     assert [row(inspect(tmp_path / "cache"), str(number))[0] for number in range(2)] == [
         f"{count / (6 * 32 * 32):.1%}" for count in counts
     ]
+
+
+def test_the_energy_of_a_build_on_several_hosts_is_shown_by_host(
+    photo_cache: Path, inspect: Callable[[Path], str]
+) -> None:
+    manifest = open_manifest(photo_cache)
+    assert manifest.energy is not None
+    energy = manifest.build_energy
+    assert "The processes that built shards used" in " ".join(inspect(photo_cache).split())
+    hosts = (HostEnergy("head", energy, None, 0), HostEnergy("node-1", None, energy / 2, 2))
+    spent = BuildEnergy(energy + energy / 2, manifest.energy.provenance, hosts, (1, 3))
+    document = describe_manifest(replace(manifest, energy=spent))
+    text = " ".join(to_markdown(document).split())
+    assert "Energy of the build by host" in text
+    assert "head" in text
+    assert "node-1" in text
+    assert "Energy of the build: at least" in text
+    assert "Part of the work on 2 of 4 shards is not in it, since workers ended before they reported." in text
+    old = describe_manifest(replace(manifest, energy=None))
+    assert "Energy of the build: not measured" in to_markdown(old)

@@ -365,6 +365,8 @@ def test_flags_of_the_meter_are_counted_first_and_listed_with_the_reason() -> No
     assert document.warning == (
         f"Flagged by the meter. Input only: 5 of 20 runs, and all runs of tuned together. Building the cache: {STOLEN}."
     )
+    partly = describe_audit(audit_of(INPUT, TRAIN, build=dataclasses.replace(BUILD, unmetered_shards=3)))
+    assert "Building the cache: part of the work on 3 shards was not measured" in partly.warning
     load = rows(document, "Background load")
     assert (shown(load["tuned"]["Flags of all runs together"]), shown(load["tuned"]["Flagged runs"])) == (
         FLAG,

@@ -324,6 +324,7 @@ class _ChainAudit:
             format=manifest.format,
             encoding=manifest.encoding,
             variants=manifest.variants,
+            unmetered_shards=len((manifest.energy and manifest.energy.unmetered_shards) or ()) or None,
         )
 
 

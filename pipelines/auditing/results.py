@@ -60,6 +60,7 @@ class BuildFacts:
         format: Format of the shards.
         encoding: Encoding of the images.
         variants: Draws of the cached ops that the cache holds.
+        unmetered_shards: Shards part of whose work is not in the energy; None without such.
     """
 
     energy: Energy
@@ -72,6 +73,7 @@ class BuildFacts:
     format: Format
     encoding: Encoding
     variants: Count
+    unmetered_shards: Count | None = field(default=None, metadata=codec.OMITTED)
 
     def __post_init__(self) -> None:
         for name in ("active_j", "cpu_s", "duration_s"):

@@ -219,6 +219,11 @@ def doubts(audit: Audit) -> str:
             )
     if audit.build is not None and audit.build.energy.flags:
         parts.append(f"Building the cache: {', '.join(audit.build.energy.flags)}.")
+    if audit.build is not None and audit.build.unmetered_shards is not None:
+        shards = quantities.plural(audit.build.unmetered_shards, "shard")
+        parts.append(
+            f"Building the cache: part of the work on {shards} was not measured, so it is paid back later than said."
+        )
     if audit.compression is not None:
         parts += flagged_energies(audit.compression)
     return " ".join(("Flagged by the meter.", *parts)) if parts else ""
