@@ -115,6 +115,18 @@ def test_row_groups_and_their_problems_stay_together(tmp_path: Path, photos: Any
     ]
 
 
+def test_the_splits_of_a_source_are_kept(tmp_path: Path, make_folder: MakeSource, photos: Any) -> None:
+    source = make_folder(
+        {f"{('train', 'val', 'test')[n // 3 % 3]}/{key}": data for n, (key, data) in enumerate(photos.items())}
+    )
+    options = {**OPTIONS, "val_fraction": None}
+    expected = build(source, tmp_path / "here", **options)
+    result = copy(source, tmp_path / "there", **options)
+    assert hashes(result.manifest) == hashes(expected)
+    assert result.manifest.val_fraction is None
+    assert jc.precompute(source, tmp_path / "there", **options).unchanged
+
+
 @pytest.mark.parametrize("as_records", [True, False])
 def test_dicts_and_records_in_any_order_give_the_shards_of_a_folder(
     tmp_path: Path, photos: Any, photo_cache: Path, as_records: bool

@@ -8,7 +8,6 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 from apache_beam.transforms.window import GlobalWindows
 
 from joulecache.pipelines.building.beam_sources import ReadRecords
@@ -91,7 +90,7 @@ class WriteCache(beam.PTransform):  # type: ignore[misc]
         format: Shard format, ``arrow`` or ``tfrecord``.
         encoding: Encoding of the stored images: ``raw`` (uint8, one size), ``jpeg`` or ``png``.
         quality: JPEG quality, 1 to 100. Default: 95.
-        val_fraction: Fraction of the records without a split to hold out. Default: 0.1.
+        val_fraction: Fraction of the records without a split to hold out. Default: 0.1, or the validation split of the source.
         seed: Seed of all draws.
         shards: Files per split and variant, each of which one worker builds. Default: those of an existing cache, else 16.
         max_reject_rate: Fraction of records that may be rejected, 0 to 1.
@@ -144,7 +143,7 @@ class WriteCache(beam.PTransform):  # type: ignore[misc]
         if not records.is_bounded:
             name = records.producer.full_label if records.producer else "its input"
             raise ValueError(f"WriteCache needs a bounded PCollection, got the unbounded one of {name!r}")
-        plan = make_plan(self._cache, self._config, self._features, _sources_of(records.pipeline))
+        plan = make_plan(self._cache, self._config, self._features, _sources_of(records))
         log_repeated_draws(self._config.chain, self._config.variants)
         by_shard = (
             records
@@ -194,16 +193,20 @@ def _checked_features(features: Mapping[str, AnyFeature]) -> Features:
     return dict(features)
 
 
-class _FindSources(PipelineVisitor):  # type: ignore[misc]
-    def __init__(self) -> None:
-        self.found: list[Source] = []
-
-    def enter_composite_transform(self, node: AppliedPTransform) -> None:
-        if isinstance(node.transform, ReadRecords):
-            self.found.append(node.transform.source)
-
-
-def _sources_of(pipeline: beam.Pipeline) -> list[Source]:
-    visitor = _FindSources()
-    pipeline.visit(visitor)
-    return visitor.found
+def _sources_of(records: beam.PCollection) -> list[Source]:
+    """Return the sources of `ReadRecords` from which a PCollection is made."""
+    found: dict[int, Source] = {}
+    seen: set[beam.PCollection] = set()
+    waiting = [records]
+    while waiting:
+        collection = waiting.pop()
+        step = collection.producer
+        if collection in seen or step is None:
+            continue
+        seen.add(collection)
+        waiting += [*step.inputs, *(side.pvalue for side in step.side_inputs)]
+        while step is not None:
+            if isinstance(step.transform, ReadRecords):
+                found[id(step)] = step.transform.source
+            step = step.parent
+    return [*found.values()]

@@ -100,25 +100,27 @@ class BuiltShard:
         return sum(file.bytes for file in self.result.data_files)
 
 
-def make_plan(cache: str, config: BuildConfig, features: Features, sources: Iterable[Source]) -> Plan:
+def make_plan(cache: str, config: BuildConfig, features: Features, sources: Sequence[Source]) -> Plan:
     """Plan a cache that is built from records; nothing is written.
 
     Args:
         cache: The cache.
         config: The options of the cache.
         features: The features of the records' targets.
-        sources: The sources that the same pipeline reads.
+        sources: The sources from which the records are read.
 
     Raises:
         CacheError: The folder has other files, a cache with other options, or contains a source.
         ValueError: A cached op does not say how targets move with the pixels, or targets need the same column.
     """
-    check_targets(features, config.shard_config(holds_out=False))
+    holds_out = config.val_fraction is None and any(source.holds_out for source in sources)
+    shard_config = config.shard_config(holds_out=holds_out)
+    check_targets(features, shard_config)
     with open_destination(cache) as destination:
         for source in sources:
             destination.refuse_overlap(source.location, source.linked)
         before = destination.existing_manifest()
-        shard_config, shards, copied = config.shard_config(holds_out=False), config.shards, None
+        shards, copied = config.shards, None
         if before is not None and not config.replace:
             refuse_other_options(before, shard_config, shards, destination.location)
             shards, copied = before.shards, _intact(destination, before)
