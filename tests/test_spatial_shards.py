@@ -177,7 +177,7 @@ def test_damaged_files_are_refused_and_never_crash(tmp_path: Path, kind: Format,
     content = path.read_bytes()
     refused = 0
     rng = np.random.default_rng(1)
-    for at in rng.permutation(len(content))[:1500].tolist():
+    for at in rng.permutation(len(content))[:300].tolist():
         changed = bytearray(content)
         changed[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(changed)
@@ -190,7 +190,7 @@ def test_damaged_files_are_refused_and_never_crash(tmp_path: Path, kind: Format,
         everything: Mapping[str, object] = {name: list(cast("Any", column)) for name, column in columns.items()}
         assert everything
         assert boxes.take(np.arange(3)).counts.sum() == len(boxes.boxes)
-    assert refused > 20
+    assert refused > 10
 
 
 @every_format
