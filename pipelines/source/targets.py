@@ -73,9 +73,7 @@ def infer_kind(name: str, cells: Iterable[str], where: str) -> str:
         raise SourceError(f"column {name!r} of {where} is empty: name another column with --target")
     if all(cell.startswith(("{", "[{")) for cell in distinct) and any(_holds_boxes(cell) for cell in distinct):
         return "boxes"
-    if any(cell.startswith("[") for cell in distinct):
-        if any(cell.startswith("[") and not isinstance(_json(cell), list) for cell in distinct):
-            raise SourceError(_ways(name, where, "text that starts like a list", "text", "class"))
+    if any(cell.startswith("[") and isinstance(_json(cell), list) for cell in distinct):
         lists = [_json_list(cell) for cell in distinct]
         if all(found and all(isinstance(item, str) for item in found) for found in lists):
             return "multilabel"
