@@ -363,6 +363,18 @@ def test_the_command_line_takes_a_function_for_custom_pipelines(
     assert (code, "did you mean make_model?" in " ".join(err.split())) == (2, True)
 
 
+def test_the_command_line_trains_a_function_s_model_on_a_target(
+    run: Callable[..., tuple[int, str, str]], cache_with_targets: Path, tmp_path: Path
+) -> None:
+    options = ("--target", "age", "--sample-weight", "weight", "--model", "test_user_models:regressor", "--json")
+    code, out, err = run("train", cache_with_targets, "--epochs", 1, *options, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert json.loads(out)["metric"] == {"name": "mae", "higher_is_better": False}
+    assert ", mae " in err
+    code, _, err = run("train", cache_with_targets, "--epochs", 1, "--target", "agee", "--out", tmp_path / "other")
+    assert (code, "targets must name targets of the cache" in " ".join(err.split())) == (2, True)
+
+
 def test_reuse_of_other_metrics_has_a_relative_margin() -> None:
     assert margin_of(Metric("mae", higher_is_better=False), 20.0) == pytest.approx(0.2)
     assert margin_of(ACCURACY, 0.9) == 0.005

@@ -42,7 +42,7 @@ class _Config:
 
     Attributes:
         pairs: Blocks. Default: 20 input, 5 train, 10 others.
-        model: cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, a .keras or .h5 file, or MODULE:FUNCTION.
+        model: cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, a file, MODULE:FUNCTION.
         train_epochs: Epochs of one training run.
         seed: Seed of the draws, weights and order of runs.
         budget: How much to measure.
