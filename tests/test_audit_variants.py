@@ -56,15 +56,15 @@ Seen = list[tuple[str, int, int, tuple[int, ...]]]
 @contextmanager
 def watched() -> Iterator[Seen]:
     """Note what the caches give for training: the name of the folder, the variant, the epoch, the rows."""
-    seen, images = [], CachedSplit.images
+    seen, batch = [], CachedSplit.batch
 
-    def watching(self: CachedSplit, rows: Any, epoch: int) -> Any:
+    def watching(self: CachedSplit, rows: Any, epoch: int, number: int) -> Any:
         if self.name == "train":
             seen.append((self.cache.folder.name, epoch % self.entry.variants, epoch, tuple(rows.tolist())))
-        return images(self, rows, epoch)
+        return batch(self, rows, epoch, number)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CachedSplit, "images", watching)
+        patch.setattr(CachedSplit, "batch", watching)
         yield seen
 
 

@@ -17,12 +17,16 @@ import joulecache as jc
 from joulecache.pipelines.building.config import BuildConfig
 from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import Cache, open_cache
+from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import FORMATS
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.config import Budget, LoadConfig
 from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.reader import open_reader
+from joulecache.pipelines.loading.spatial import MaskColumn
+from joulecache.pipelines.loading.split import CachedSplit
+from joulecache.pipelines.loading.targets import Selection
 from joulecache.transforms import Op, Photometric, parse
 from joulecache.transforms.coordinates import Coordinates
 
@@ -130,6 +134,16 @@ def test_without_any_box_there_is_one_place(tmp_path: Path) -> None:
         assert targets["boxes"].shape[1:] == (1, 4)
         assert (targets["boxes"].numpy() == -1).all()
         assert (targets["classes"].numpy() == -1).all()
+
+
+def test_a_png_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    cache = build(tmp_path / "cache", encoding="png", units=[drawn(number) for number in range(4)])
+    [column] = CachedSplit(cache, "train", selection=Selection(("area",))).targets
+    assert isinstance(column, MaskColumn)
+    with pytest.raises(
+        CacheError, match=r"a mask 'area' has shape \(28, 28, 1\), its image \(30, 28\): rebuild the cache"
+    ):
+        replace(column, cached=(30, 28)).targets(np.arange(4), 0)
 
 
 # Order, steps and resuming
