@@ -184,6 +184,25 @@ def test_reading_ahead_asks_for_the_rows_and_no_others(tmp_path: Path, kind: For
         assert all(view.ctypes.data + view.size <= place.stop for place in inside)
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_encoded_images_are_read_ahead_where_they_are_mapped(tmp_path: Path, kind: Format) -> None:
+    """Reading ahead from the address of one copy to that of another would take forever."""
+    texts = [bytes([row]) * (1000 + row) for row in range(12)]
+    numbers, columns = np.arange(12), {LABEL: pa.array(np.arange(12))}
+    levels = PixelStats(1, (0,), (0,))
+    rows = Rows(texts, {LABEL: ClassLabel(())}, columns, list("abcdefghijkl"), numbers.astype(np.uint64), levels)
+    files = [write_shard(tmp_path, ShardName("val", 0, 0, 1, "0" * 8, kind), rows)]
+    opened = map_variant(tmp_path, files, None)
+    [mapped_part] = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    low, high = (int(address, 16) for address in mapped_part.split()[0].split("-"))
+    [(first, last)] = opened.addresses(2, 9)
+    assert low <= first < last <= high
+    assert last - first < 9 * 1100
+    opened.disable_readahead()
+    opened.read_ahead(0, 12)
+    assert [bytes(view) for view in opened.views(numbers)] == texts
+
+
 def test_reading_ahead_reads(tmp_path: Path) -> None:
     """What was asked for lies in the page cache, and what was not does not."""
     shape = (64, 64, 3)

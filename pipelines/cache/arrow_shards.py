@@ -166,13 +166,15 @@ def _encoded(batch: pa.RecordBatch, name: str) -> Sequence[Any]:
 
 
 class _BinaryColumn(Sequence[Any]):
-    """A binary column, whose items are buffers into the map."""
+    """A binary column, whose items are views of the map. A scalar of pyarrow would be a copy, whose address is not in the map."""
 
-    def __init__(self, column: Any) -> None:
-        self._column = column
+    def __init__(self, column: pa.BinaryArray) -> None:
+        _, offsets, values = column.buffers()
+        self._ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1]
+        self._values = np.frombuffer(values, np.uint8) if values is not None and values.size else np.empty(0, np.uint8)
 
     def __len__(self) -> int:
-        return len(self._column)
+        return len(self._ends) - 1
 
     def __getitem__(self, row: Any) -> Any:
-        return self._column[row].as_buffer()
+        return self._values[self._ends[row] : self._ends[row + 1]]
