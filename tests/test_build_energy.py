@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,16 @@ def test_what_a_killed_worker_reported_counts_once_and_the_rest_is_said(
     again = precompute(photo_folder, cache, CHAIN, shards=3)
     assert again.unchanged
     assert again.manifest.energy == energy
+
+
+def test_workers_meter_like_the_launcher_and_watts_are_those_of_its_machine() -> None:
+    given = Metering.like(Meter(country="FRA", pue=1.2, idle_w=12, full_w=65).provenance())
+    here, there = given.meter().provenance(), replace(given, machine="another").meter().provenance()
+    assert (here.method, here.country, here.pue) == ("user", "FRA", 1.2)
+    assert (there.provider, there.country, there.pue) == ("generic", "FRA", 1.2)
+    assert Metering.like(Meter(provider="gcp").provenance()).meter().provenance().provider == "gcp"
+    assert given.metered_by() == this_process()
+    assert replace(given, machine="another").metered_by() == ""
 
 
 def test_manifests_without_hosts_load_and_are_added_to() -> None:

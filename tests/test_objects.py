@@ -29,6 +29,8 @@ import joulecache as jc
 from joulecache.pipelines import load, open_manifest, precompute, verify
 from joulecache.pipelines.building import shard_builder
 from joulecache.pipelines.building.config import BuildError
+from joulecache.pipelines.building.energy_log import EnergyLog
+from joulecache.pipelines.building.metering import Metering, ProcessLog
 from joulecache.pipelines.building.results import BuildProgress, Built
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard
 from joulecache.pipelines.building.specs import ShardResult
@@ -262,6 +264,26 @@ def test_a_remote_cache_has_the_bytes_of_a_local_one(
     assert verify(f"{any_bucket}/cache") == []
     again = precompute(f"{any_bucket}/photos", f"{any_bucket}/cache", CHAIN, shards=3, variants=2)
     assert again.unchanged
+
+
+def test_workers_elsewhere_report_their_energy_through_the_store(
+    bucket: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Metering, "metered_by", lambda _: "")  # as in a process that the launcher did not start
+    logs: list[ProcessLog] = []
+
+    def save(self: EnergyLog, **options: bool) -> list[ProcessLog]:
+        logs[:] = original(self, **options)
+        return logs
+
+    original = EnergyLog.save
+    monkeypatch.setattr(EnergyLog, "save", save)
+    energy = precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=3).manifest.energy
+    launcher, worker = logs
+    assert (launcher.is_launcher, worker.is_launcher, worker.is_complete) == (True, False, True)
+    assert energy is not None
+    assert energy.energy.cpu_s == pytest.approx(launcher.energy.cpu_s + worker.energy.cpu_s)
+    assert energy.unmetered_shards == ()
 
 
 def test_a_remote_cache_is_loaded_like_a_local_one(bucket: str, tmp_path: Path, photo_folder: Path, run: Run) -> None:
