@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from caches import contents as files_in
-from conftest import MakeSource, write_files
+from conftest import MakeSource, encoded, write_files
 from google_storage import google_storage
 from processes import CLI, environment, python, wait_until
 from sources import example, label_of, write_parquet, write_tfrecord
@@ -240,6 +240,29 @@ def test_every_kind_of_source_equals_the_one_on_disk(
             open_source(f"{bucket}/data/{name}")
     with pytest.raises(SourceError, match=r"unsupported source '.*notes\.txt'"):
         open_source(f"{bucket}/data/folder/notes.txt")
+
+
+def test_masks_and_metadata_of_a_folder_in_a_store(bucket: str, photos: Mapping[str, bytes]) -> None:
+    images = {f"images/{number}.jpg": data for number, data in enumerate([*photos.values()][:3])}
+    masks = {f"masks/{number}.png": encoded(np.full((3, 2, 1), number, np.uint8), "PNG") for number in range(3)}
+    rows = "".join(f"images/{number}.jpg,masks/{number}.png\n" for number in range(3))
+    boxes = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(3)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+    }
+    upload(f"{bucket}/set", {**images, **masks, "instances.json": json.dumps(boxes).encode()})
+    coco = open_source(f"{bucket}/set/images", SourceConfig(coco=f"{bucket}/set/instances.json"))
+    assert coco.features == {"boxes": jc.features.Boxes(("cat",))}
+    for location in ("set", "set/images"):
+        source = open_source(f"{bucket}/{location}", SourceConfig(masks=f"{bucket}/set/masks"))
+        assert [record.targets for unit in source.units for record in unit.read()] == [
+            (mask,) for mask in masks.values()
+        ]
+    upload(f"{bucket}/set", {"metadata.csv": f"file_name,mask_file_name\n{rows}".encode()})
+    named = open_source(f"{bucket}/set")
+    assert named.features == {"mask": jc.features.Mask()}
+    assert [record.targets for unit in named.units for record in unit.read()] == [(mask,) for mask in masks.values()]
 
 
 # ---- builds ----

@@ -73,6 +73,10 @@ def split_masks(
         listings: The images of folders or tars.
         location: The source.
     """
+    if is_remote(masks.where):
+        folder, above = (f"{text.rstrip('/')}/" for text in (masks.where, location))
+        inside = [folder.removeprefix(above).rstrip("/")] if folder.startswith(above) and folder != above else []
+        return masks, [_without(listing, inside) for listing in listings]
     root = Path(location).absolute()
     paths = [path.absolute() for path in masks.paths]
     if any(root.is_relative_to(path) for path in paths):
