@@ -20,7 +20,7 @@ from joulecache.pipelines.cache.index import read_index
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.names import SPLITS, parse_shard_name
 from joulecache.pipelines.cache.shards import map_images, read_encoded, read_targets
-from joulecache.pipelines.cache.spatial_columns import BoxRows, SpatialColumn
+from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.source import Unit
 from joulecache.pipelines.source.feature import Target
@@ -104,7 +104,7 @@ class PreviousShard:
         self._spatial = spatial if self._has_targets else {}
         self._files = {name: split.files for name, split in previous.manifest.splits.items()}
         self._known: dict[str, IndexRow | Reject] = {}
-        self._variants: dict[str, list[tuple[_Images, Mapping[str, SpatialColumn]]]] = {}
+        self._variants: dict[str, list[tuple[_Images, Mapping[str, StoredColumn]]]] = {}
         if any(sha256_of(folder / file.name) != file.sha256 for files in self._files.values() for file in files):
             return
         index = read_index(folder, previous.manifest)
@@ -162,13 +162,13 @@ class PreviousShard:
 
 def _read(
     path: Path, file: DataFile, spatial: Mapping[str, SpatialFeature], shape: tuple[int, int, int], *, is_raw: bool
-) -> tuple[_Images, Mapping[str, SpatialColumn]]:
+) -> tuple[_Images, Mapping[str, StoredColumn]]:
     """Map the images and targets of a file."""
     images: _Images = map_images(path, file, shape) if is_raw else read_encoded(path, file)
     return images, read_targets(path, file, spatial, shape[:2] if is_raw else None) if spatial else {}
 
 
-def _target(feature: SpatialFeature, column: SpatialColumn, row: int) -> CachedTarget:
+def _target(feature: SpatialFeature, column: StoredColumn, row: int) -> CachedTarget:
     match feature, column:
         case Mask(), np.ndarray():
             return MaskTarget(column[row])

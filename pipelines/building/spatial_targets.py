@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.data_file import TargetSummary
-from joulecache.pipelines.cache.spatial_columns import BoxRows, SpatialColumn
+from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.cache.target_summaries import (
     is_empty,
     summary_of_boxes,
@@ -35,7 +35,7 @@ class TargetRows(ABC):
         """Fill a slot, once."""
 
     @abstractmethod
-    def column(self, slots: Sequence[int]) -> tuple[SpatialColumn, TargetSummary]:
+    def column(self, slots: Sequence[int]) -> tuple[StoredColumn, TargetSummary]:
         """Return the targets of all filled slots, and their summary."""
 
 
@@ -68,7 +68,7 @@ class _MaskRows(TargetRows):
         self._pixels += pixels
         self._empty += is_empty(pixels)
 
-    def column(self, slots: Sequence[int]) -> tuple[SpatialColumn, TargetSummary]:
+    def column(self, slots: Sequence[int]) -> tuple[StoredColumn, TargetSummary]:
         summary = summary_of_masks(self._feature, self._pixels, self._empty)
         if self._raw is None:
             return [self._encoded[slot] for slot in slots], summary
@@ -89,7 +89,7 @@ class _BoxRows(TargetRows):
         assert isinstance(target, BoxesTarget)
         self._boxes[slot] = target
 
-    def column(self, slots: Sequence[int]) -> tuple[SpatialColumn, TargetSummary]:
+    def column(self, slots: Sequence[int]) -> tuple[StoredColumn, TargetSummary]:
         found = BoxRows.of([boxes for boxes in map(self._boxes.__getitem__, slots) if boxes is not None])
         return found, summary_of_boxes(self._feature, found)
 
@@ -102,6 +102,6 @@ class _PointRows(TargetRows):
         assert isinstance(target, PointsTarget)
         self._points[slot] = target.points
 
-    def column(self, slots: Sequence[int]) -> tuple[SpatialColumn, TargetSummary]:
+    def column(self, slots: Sequence[int]) -> tuple[StoredColumn, TargetSummary]:
         found = self._points[list(slots)]
         return found, summary_of_points(found)

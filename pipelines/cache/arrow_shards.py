@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.data_file import RawLayout
 from joulecache.pipelines.cache.rows import Rows
-from joulecache.pipelines.cache.spatial_columns import BoxRows, SpatialColumn
+from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.source.spatial import Boxes, Mask, Points, SpatialFeature
 
 PAGE = 4096
@@ -110,7 +110,7 @@ def encoded_images(mapped: NDArray[np.uint8]) -> Sequence[Any]:
     return _encoded(_batch(mapped), "image")
 
 
-def stored_targets(mapped: NDArray[np.uint8], features: Mapping[str, SpatialFeature]) -> dict[str, SpatialColumn]:
+def stored_targets(mapped: NDArray[np.uint8], features: Mapping[str, SpatialFeature]) -> dict[str, StoredColumn]:
     """Return the targets of a mapped file: masks as buffers, others as copies.
 
     Raises:
@@ -127,7 +127,7 @@ def _batch(mapped: NDArray[np.uint8]) -> pa.RecordBatch:
         return reader.get_batch(0)
 
 
-def _column(batch: pa.RecordBatch, name: str, feature: SpatialFeature) -> SpatialColumn:
+def _column(batch: pa.RecordBatch, name: str, feature: SpatialFeature) -> StoredColumn:
     match feature:
         case Mask():
             return _encoded(batch, name)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from joulecache.pipelines.cache.data_file import DataFile
 from joulecache.pipelines.cache.mapped_images import MappedImages, mapping_errors, one_by_one
 from joulecache.pipelines.cache.shards import read_targets
-from joulecache.pipelines.cache.spatial_columns import BoxRows, PointRows, SpatialColumn
+from joulecache.pipelines.cache.spatial_columns import BoxRows, PointRows, StoredColumn
 from joulecache.pipelines.source.spatial import Boxes, Mask, SpatialFeature
 from joulecache.transforms.ops.decode import decode_ids
 from joulecache.transforms.targets import MaskTarget, PointsTarget, SpatialTarget
@@ -55,7 +55,7 @@ def target_of(mapped: MappedTargets, row: int) -> SpatialTarget:
             return PointsTarget(mapped[row])
 
 
-def _joined(feature: SpatialFeature, columns: Sequence[SpatialColumn], files: Sequence[DataFile]) -> MappedTargets:
+def _joined(feature: SpatialFeature, columns: Sequence[StoredColumn], files: Sequence[DataFile]) -> MappedTargets:
     match feature:
         case Mask():
             return one_by_one(cast("Sequence[Sequence[Any] | NDArray[np.uint8]]", columns), files)

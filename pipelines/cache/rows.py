@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.data_file import PixelStats, TargetSummary
-from joulecache.pipelines.cache.spatial_columns import SpatialColumn
+from joulecache.pipelines.cache.spatial_columns import StoredColumn
 from joulecache.pipelines.source.features import Features
 from joulecache.pipelines.source.spatial import Mask
 
@@ -37,7 +37,7 @@ class Rows:
     keys: Sequence[str]
     key_hashes: NDArray[np.uint64]
     pixel_stats: PixelStats
-    spatial: Mapping[str, SpatialColumn] = field(default_factory=dict)
+    spatial: Mapping[str, StoredColumn] = field(default_factory=dict)
     summaries: Mapping[str, TargetSummary] = field(default_factory=dict)
 
     def __len__(self) -> int:

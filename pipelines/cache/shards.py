@@ -21,7 +21,7 @@ from joulecache.pipelines.cache.data_file import DataFile, RawLayout, StoredTarg
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import ShardName
 from joulecache.pipelines.cache.rows import Rows
-from joulecache.pipelines.cache.spatial_columns import BoxRows, SpatialColumn
+from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.core.files import write_named
 from joulecache.pipelines.source.spatial import Mask, SpatialFeature
 
@@ -82,7 +82,7 @@ def read_encoded(path: Path, file: DataFile) -> Sequence[Any]:
 
 def read_targets(
     path: Path, file: DataFile, features: Mapping[str, SpatialFeature], size: tuple[int, int] | None
-) -> dict[str, SpatialColumn]:
+) -> dict[str, StoredColumn]:
     """Map a shard's targets that move with the pixels.
 
     Args:
@@ -101,7 +101,7 @@ def read_targets(
     masks = [name for name, feature in features.items() if size is not None and isinstance(feature, Mask)]
     layouts = {name: file.mask_layout(name, shape) for name in masks}
     mapped = map_file(path, file.bytes)
-    columns: dict[str, SpatialColumn] = {
+    columns: dict[str, StoredColumn] = {
         name: _raw(mapped, file.records, layout, shape) for name, layout in layouts.items()
     }
     with _damages(path):
@@ -126,6 +126,6 @@ def _damages(path: Path) -> Iterator[None]:
         raise CacheError(f"{path} is damaged ({error}): rebuild the cache") from error
 
 
-def _check_length(path: Path, file: DataFile, what: str, column: SpatialColumn | Sequence[Any]) -> None:
+def _check_length(path: Path, file: DataFile, what: str, column: StoredColumn | Sequence[Any]) -> None:
     if len(column) != file.records:
         raise CacheError(f"{path} holds {len(column)} {what}, its manifest says {file.records}: rebuild the cache")

@@ -68,5 +68,5 @@ class BoxRows:
 PointRows: TypeAlias = NDArray[np.float32]
 """Points of several images, float32 ``[N, n, 3]``."""
 
-SpatialColumn: TypeAlias = NDArray[np.uint8] | Sequence[bytes] | BoxRows | PointRows
+StoredColumn: TypeAlias = NDArray[np.uint8] | Sequence[bytes] | BoxRows | PointRows
 """A column: raw masks, uint8 ``[N, H, W, 1]``; masks as PNG; boxes; or points."""

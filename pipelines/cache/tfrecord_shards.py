@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.data_file import RawLayout
 from joulecache.pipelines.cache.rows import Rows
-from joulecache.pipelines.cache.spatial_columns import BoxRows, SpatialColumn
+from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.core import tfrecord
 from joulecache.pipelines.source.spatial import Boxes, Mask, Points, SpatialFeature
 
@@ -79,7 +79,7 @@ def encoded_images(mapped: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
     return [mapped[found["image"].start : found["image"].stop] for found in _examples(mapped)]
 
 
-def stored_targets(mapped: NDArray[np.uint8], features: Mapping[str, SpatialFeature]) -> dict[str, SpatialColumn]:
+def stored_targets(mapped: NDArray[np.uint8], features: Mapping[str, SpatialFeature]) -> dict[str, StoredColumn]:
     """Return the targets of a mapped file: masks as views, others as copies.
 
     Raises:
@@ -99,7 +99,7 @@ def _examples(mapped: NDArray[np.uint8]) -> Iterator[dict[str, tfrecord.Feature]
 
 def _column(
     mapped: NDArray[np.uint8], examples: Sequence[dict[str, tfrecord.Feature]], name: str, feature: SpatialFeature
-) -> SpatialColumn:
+) -> StoredColumn:
     match feature:
         case Mask():
             masks: list[Any] = [mapped[found[name].start : found[name].stop] for found in examples]
