@@ -77,9 +77,9 @@ def example(values: Mapping[str, object]) -> bytes:
     features = {}
     for name, value in values.items():
         items: list[Any] = value if isinstance(value, list) else [value]
-        if isinstance(items[0], bytes):
+        if items and isinstance(items[0], bytes):
             features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=items))
-        elif isinstance(items[0], float):
+        elif items and isinstance(items[0], float):
             features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=items))
         else:
             features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=items))

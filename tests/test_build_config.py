@@ -237,7 +237,7 @@ def test_an_interrupt_is_not_taken_for_a_failure(tmp_path: Path) -> None:
         ({"splits": {"test": "b"}}, "splits must name train"),
         (
             {"target": "age:number"},
-            "target must be NAME or NAME:KIND with a kind of class, multilabel, value, text, got 'age:number'",
+            "target must be NAME or NAME:KIND with a kind of class, multilabel, value, text, mask, boxes, points, got 'age:number'",
         ),
         ({"target": ":class"}, "target must name a column before its kind"),
         ({"splits": {"train": "a", "test": "a"}}, "a different name for each split"),
