@@ -282,10 +282,10 @@ def survives(victim: str, source: str, cache: Path, work: Path) -> bool:
     if process.returncode == 0:
         print(f"- {victim} killed: the job recovered")
         return True
-    lines = [line for line in err.splitlines() if line.startswith("joulecache: ")]
+    lines = [line for line in err.splitlines() if line.startswith("joulecache: ") and ": note: " not in line]
     has_manifest = (cache / "manifest.json").exists()
     if len(lines) != 1 or has_manifest:
-        raise WrongError(f"a killed {victim}: {len(lines)} lines of errors, manifest: {has_manifest}")
+        raise WrongError(f"a killed {victim}: manifest: {has_manifest}, errors: {lines}")
     print(f"- {victim} killed: {lines[0]}")
     return False
 
