@@ -255,4 +255,15 @@ def test_a_changed_mask_is_built_again(tmp_path: Path) -> None:
 def test_masks_and_a_class_of_a_tar(make_tar: MakeSource) -> None:
     files = {"0.jpg": b"x", "0.seg.png": mask(5, 7), "0.json": b'{"kind": "a"}'}
     source = open_source(make_tar(files), SourceConfig(target=("mask:mask", "kind")))
-    assert [*source.features] == ["mask", "label"]
+    assert [*source.features] == ["mask", "kind"]
+
+
+def test_a_folder_of_images_and_masks_is_no_folder_of_masks(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", "0.jpg")
+    write(tmp_path / "masks", "0.png")
+    with pytest.raises(
+        SourceError, match=r"^the folder of masks '.*' has the images too: give a folder that has only masks"
+    ):
+        open_source(tmp_path / "images", SourceConfig(masks=tmp_path))
+    with pytest.raises(ValueError, match=r"^masks must be a path, got 5$"):
+        SourceConfig(masks=5)  # type: ignore[arg-type]

@@ -221,3 +221,25 @@ def test_damaged_metadata_are_refused_or_reject_images(tmp_path: Path, count: in
     assert not any("\n" in message for message in refused)
     assert len(refused) > count / 20
     assert rejected > count / 10
+
+
+def test_a_table_that_is_too_large_or_too_deep_is_refused(tmp_path: Path) -> None:
+    write_files(tmp_path / "images", {"0.jpg": b"x"})
+    table = tmp_path / "table.jsonl"
+    table.write_text(f'{{"file": "0.jpg", "age": {"[" * 100_000}{"]" * 100_000}}}')
+    with pytest.raises(SourceError, match=r"^cannot read the labels '.*': maximum recursion depth"):
+        open_source(tmp_path / "images", SourceConfig(labels=table))
+    table.write_text(f'{{"file": "0.jpg", "age": {"[" * 700}{"]" * 700}}}')
+    with pytest.raises(SourceError, match=r"0.jpg: its 'age' must have numbers, got "):
+        open_source(tmp_path / "images", SourceConfig(labels=table, target="age:value"))
+    with table.open("r+b") as file:
+        file.truncate(2_000_000_000)  # sparse
+    with pytest.raises(SourceError, match=r"^the labels '.*' must have at most 1.50 GB, got 2.00 GB"):
+        open_source(tmp_path / "images", SourceConfig(labels=table))
+
+
+def test_masks_may_be_called_by_any_name_but_that_of_a_column_of_each_cache(tmp_path: Path) -> None:
+    rows = [{"file_name": "0.jpg", "key_file_name": "m.png"}]
+    write_files(write_table(tmp_path, "csv", rows), {"m.png": MASK})
+    with pytest.raises(SourceError, match="a target cannot be called 'key': rename its column"):
+        open_source(tmp_path)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source.feature import Target
-from joulecache.pipelines.source.features import LABEL, AnyFeature, ClassLabel, TargetTable
+from joulecache.pipelines.source.features import LABEL, AnyFeature, ClassLabel, TargetTable, check_names
 from joulecache.pipelines.source.layout import LeftOut
 from joulecache.pipelines.source.records import MAX_CLASSES, SourceError
 
@@ -96,23 +96,28 @@ def sort_key(names: Collection[str]) -> type[int] | None:
     return int if all(map(_INTEGER.fullmatch, names)) else None
 
 
-def merged(found: Sequence[Labelled], order: Sequence[str] = ()) -> Labelled:
-    """Return all targets of images; SourceError if two have the same name.
+def merged(found: Sequence[Labelled], order: Sequence[str] = (), label: str = LABEL) -> Labelled:
+    """Return all targets of images; SourceError if two have the same name, or one has that of a column of each cache.
 
     Args:
         found: The targets, each with the reasons why some images have none.
         order: Names of all targets. Default: as they were found.
+        label: Name of a class that has no name.
     """
     features: dict[str, AnyFeature] = {}
     columns: dict[str, Sequence[Target | None]] = {}
     files: dict[str, pa.Table] = {}
     for each in found:
-        table = each.targets or TargetTable({LABEL: ClassLabel(each.names)}, {LABEL: each.labels})
+        table = each.targets or TargetTable({label: ClassLabel(each.names)}, {label: each.labels})
         if twice := features.keys() & table.features.keys():
             raise SourceError(f"there are two targets called {min(twice)!r}: rename the column, or drop one")
         features |= table.features
         columns |= table.columns
         files |= table.files
+    try:
+        check_names(features)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
     labels = [None if None in of_image else 0 for of_image in zip(*(each.labels for each in found), strict=True)]
     return Labelled(
         labels,

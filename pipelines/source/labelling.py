@@ -13,7 +13,7 @@ from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.source.classes import Labelled, crowding_note, merged
 from joulecache.pipelines.source.coco import BOXES, COCO_KINDS, coco_targets, read_coco
 from joulecache.pipelines.source.config import SourceConfig, Wanted
-from joulecache.pipelines.source.features import TargetTable
+from joulecache.pipelines.source.features import LABEL, TargetTable
 from joulecache.pipelines.source.label_members import Label, Unusable, member_labels, sample_names
 from joulecache.pipelines.source.labels import LabelTable, table_labels
 from joulecache.pipelines.source.listing import ImageListing
@@ -67,7 +67,7 @@ def label_images(
     if not found and not given and not config.targets and tree.masks and _is_without_labels(listings, folders):
         return masks_beside(listings, tree.masks)
     labelled = _label_alone(location, listings, keys, folders, others if found else config, given)
-    return merged([*found, labelled]) if found else labelled
+    return merged([*found, labelled], label=others.target_column or LABEL) if found else labelled
 
 
 def without_files(config: SourceConfig) -> SourceConfig:

@@ -30,7 +30,7 @@ from joulecache.pipelines.source.targets import cell_text, infer_kind, read_tabl
 
 _NAME_COLUMNS = (
     *("file", "filename", "file_name", "filepath", "file_path", "path", "key"),
-    *("image", "image_id", "image_name", "image_path", "img", "id"),
+    *("image", "image_id", "image_name", "image_path", "image_file_name", "img", "id"),
 )
 _DELIMITERS = ("\t", ";", ",")
 _EXPECTED = "expected a header line such as 'file,label', then a line for each image"
@@ -355,7 +355,7 @@ def has_columns(table: LabelTable, targets: Sequence[Wanted]) -> bool:
 
 
 def _names_masks(column: str) -> bool:
-    return column.endswith(_FILE_NAME) and column != _FILE_NAME
+    return column.endswith(_FILE_NAME) and column not in (_FILE_NAME, *_NAME_COLUMNS)
 
 
 def _column_name(table: LabelTable, wanted: Wanted) -> str:

@@ -82,6 +82,11 @@ def split_masks(
     if any(root.is_relative_to(path) for path in paths):
         kept = [bool(MASK_WORDS.fullmatch(_stem(name))) for name in masks.names]
         names = [name for name, keep in zip(masks.names, kept, strict=True) if keep]
+        if not names:
+            raise SourceError(
+                f"the folder of masks {masks.where!r} has the images too: give a folder that has only masks, or name masks like "
+                "'1_mask.png' for '1.jpg'"
+            )
         masks = replace(masks, names=names, files=masks.files.filter(pa.array(kept, pa.bool_())))
         places = masks.files.select(["path", "name"]).to_pylist()
         files = {Path(place["path"], place["name"]).as_posix() for place in places}
