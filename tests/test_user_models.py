@@ -101,6 +101,7 @@ def difference(true: Any, predicted: Any) -> Any:
     ("metrics", "name", "higher"),
     [
         (["mae"], "mae", False),
+        (["mse", "mae"], "mse", False),
         ([keras.metrics.R2Score()], "r2_score", True),
         ([keras.metrics.MeanAbsoluteError(name="years")], "years", False),
         ([keras.metrics.MeanMetricWrapper(difference, "my_dice")], "my_dice", True),
@@ -120,8 +121,13 @@ def test_the_first_metric_says_which_values_are_better(metrics: list[Any], name:
 
 
 def test_losses_of_outputs_are_no_metric() -> None:
-    names = ["loss", "age_loss", "tags_loss", "tags_f1_score"]
-    assert first_metric(names, []) == Metric("tags_f1_score", higher_is_better=True)
+    data = TrainingData(
+        batch_spec((4, 4, 3), tf.uint8, {"tags": jc.features.MultiLabel(("a", "b")), "age": jc.features.Value()}),
+        {"tags": jc.features.MultiLabel(("a", "b")), "age": jc.features.Value()},
+    )
+    made = make_user_model(heads, data)
+    assert made.metric == Metric("tags_f1_score", higher_is_better=True)
+    assert first_metric(["age_loss", "loss", "tags_loss"], made.network) == Metric("loss", higher_is_better=False)
 
 
 @pytest.mark.parametrize(

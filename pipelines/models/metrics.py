@@ -56,15 +56,22 @@ def is_loss(name: str) -> bool:
     return name == "loss" or name.endswith("_loss")
 
 
-def first_metric(names: Iterable[str], metrics: Iterable[Any]) -> Metric:
+def in_order(names: Iterable[str], model: Any) -> list[str]:
+    """Return keys of Keras' results, which it sorts, in the order in which a model was compiled with its metrics."""
+    given = list(names)
+    compiled = [name for name in model.get_metrics_result() if name in given]
+    return [*compiled, *(name for name in given if name not in compiled)]
+
+
+def first_metric(names: Iterable[str], model: Any) -> Metric:
     """Return the metric by which models are compared.
 
     Args:
-        names: Keys of Keras' results, in their order.
-        metrics: The Keras metrics of the model.
+        names: Keys of Keras' results.
+        model: The Keras model, compiled and evaluated.
     """
-    name = next((name for name in names if not is_loss(name)), "loss")
-    for metric in _single(metrics):
+    name = next((name for name in in_order(names, model) if not is_loss(name)), "loss")
+    for metric in _single(model.metrics):
         if name == metric.name or name.endswith(f"_{metric.name}"):
             found = _DIRECTIONS.get(getattr(metric, "_direction", None) or "")
             return Metric(name, direction_of(name) if found is None else found)

@@ -78,7 +78,7 @@ def make_user_model(function: MakeModel, data: TrainingData, batch: Any = None) 
         ) from error
     if not results:
         raise ValueError(f"the model of {name} has neither a loss nor a metric: compile it with a loss")
-    metric = first_metric(results, network.metrics)
+    metric = first_metric(results, network)
     return UserModel(network, metric, lambda: _made(name, function, data))
 
 

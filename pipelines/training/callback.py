@@ -12,7 +12,7 @@ import tensorflow as tf
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.quantities import joules, share
 from joulecache.pipelines.energy import Energy, Meter, Window
-from joulecache.pipelines.models.metrics import is_accuracy, is_loss
+from joulecache.pipelines.models.metrics import in_order, is_accuracy, is_loss
 from joulecache.pipelines.training.input_waits import InputWaits
 
 _ADDED = (
@@ -43,19 +43,20 @@ class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Say what the logs hold."""
         logs = logs or {}
-        parts = [_scores(logs, ""), _scores(logs, "val_") and f"held out: {_scores(logs, 'val_')}"]
+        measured = [name for name in logs if not name.startswith("val_") and name not in _ADDED]
+        name = next((name for name in in_order(measured, self.model) if not is_loss(name)), None)
+        scores, held_out = _scores(logs, "", name), _scores(logs, "val_", name)
+        parts = [scores, held_out and f"held out: {held_out}"]
         parts.append(joules(logs["energy_j"]) if "energy_j" in logs else "")
         self._say(f"epoch {epoch + 1} of {self.params['epochs']}: {'; '.join(filter(None, parts))}")
 
 
-def _scores(logs: Mapping[str, float], prefix: str) -> str:
-    """Return the loss and the first metric of an epoch as text; "" without them."""
-    loss = logs.get(f"{prefix}loss")
-    names = [name for name in logs if not name.startswith("val_") and name not in _ADDED and not is_loss(name)]
-    score = logs.get(f"{prefix}{names[0]}") if names else None
+def _scores(logs: Mapping[str, float], prefix: str, metric: str | None) -> str:
+    """Return the loss and a metric of an epoch as text; "" without them."""
+    loss, score = logs.get(f"{prefix}loss"), logs.get(f"{prefix}{metric}")
     texts = [f"loss {loss:#.4g}"] if loss is not None else []
-    if score is not None:
-        texts.append(f"{names[0]} {share(score) if is_accuracy(names[0]) else f'{score:#.4g}'}")
+    if metric is not None and score is not None:
+        texts.append(f"{metric} {share(score) if is_accuracy(metric) else f'{score:#.4g}'}")
     return ", ".join(texts)
 
 
