@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from joulecache.pipelines.building.energy_log import host_energies, total_energy
 from joulecache.pipelines.building.metering import ProcessLog
 from joulecache.pipelines.energy import Component, Contamination, Energy, Meter
-from joulecache.pipelines.energy.hosts import Span, host_energy
+from joulecache.pipelines.energy.hosts import Span, host_energy, process_energies
 
 A_J, IDLE_W, MEMORY_W = (
     2.0,
@@ -104,6 +104,18 @@ def test_cpu_time_adds_up_and_the_order_does_not_matter(found: list[Span], rando
     seen = whole.contamination
     assert seen is not None
     assert close(seen.capacity_s, CPUS * covered_s(found))  # the machine counts once
+
+
+@given(st.lists(spans(), min_size=1, max_size=6))
+def test_the_parts_of_processes_are_their_memory_and_the_rest_by_cpu_time(found: list[Span]) -> None:
+    whole, parts = host_energy(found), process_energies(found)
+    for name in ("total_j", "low_j", "high_j", "active_j", "cpu_s", "duration_s", "carbon_g", "read_bytes"):
+        assert close(sum(getattr(part, name) for part in parts), getattr(whole, name)), name
+    for one, part in zip(found, parts, strict=True):
+        assert close(part.cpu_s, one.energy.cpu_s)
+        if not any(other.is_counted for other in found):
+            assert close(sum_j([Span(0, 1, part)], "dram"), sum_j([one], "dram"))
+            assert close(sum_j([Span(0, 1, part)], "cpu"), sum_j([one], "cpu"))
 
 
 @given(st.lists(spans(counted=False), min_size=1, max_size=6))

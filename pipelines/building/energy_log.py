@@ -17,7 +17,7 @@ from joulecache.pipelines.cache.manifest import BuildEnergy, HostEnergy
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import write_text
 from joulecache.pipelines.energy import Energy, Meter, Provenance
-from joulecache.pipelines.energy.hosts import Span, host_energy
+from joulecache.pipelines.energy.hosts import Span, host_energy, process_energies
 from joulecache.pipelines.energy.machine import machine_id
 
 
@@ -100,22 +100,21 @@ def _energy(logs: Sequence[ProcessLog]) -> Energy:
 
 
 def _host(logs: Sequence[ProcessLog]) -> HostEnergy:
-    energy = _energy(logs)
-    workers = [log for log in logs if not log.is_launcher]
-    launchers = [log for log in logs if log.is_launcher]
-    name = (launchers or workers)[0].host
-    worker_cpu_s = sum(span.energy.cpu_s for log in workers for span in log.spans)
-    share = min(1.0, worker_cpu_s / energy.cpu_s) if energy.cpu_s else 0.0
-    launcher, used = _parts(energy, share, has_launcher=bool(launchers), has_workers=bool(workers))
-    return HostEnergy(name, launcher, used, len({log.process for log in workers}))
-
-
-def _parts(
-    energy: Energy, worker_share: float, *, has_launcher: bool, has_workers: bool
-) -> tuple[Energy | None, Energy | None]:
-    if not has_workers:
-        return energy, None
-    return (energy * (1 - worker_share), energy * worker_share) if has_launcher else (None, energy)
+    roots = [(log, span) for log in logs if not _launcher(log, logs) for span in log.spans]
+    energies = process_energies([span for _, span in roots])
+    launchers = [energy for (log, _), energy in zip(roots, energies, strict=True) if log.is_launcher]
+    workers = [energy for (log, _), energy in zip(roots, energies, strict=True) if not log.is_launcher]
+    launcher = functools.reduce(operator.add, launchers) if launchers else None
+    local = [log for log in logs if _launcher(log, logs)]
+    if launcher and local:  # their part of the process tree, by CPU time
+        share = min(1.0, sum(log.energy.cpu_s for log in local) / launcher.cpu_s) if launcher.cpu_s else 0.0
+        launcher, used = launcher * (1 - share), launcher * share
+        workers.append(used)
+    first = next((log for log in logs if log.is_launcher), logs[0])
+    processes = {log.process for log in logs if not log.is_launcher}
+    return HostEnergy(
+        first.host, launcher, functools.reduce(operator.add, workers) if workers else None, len(processes)
+    )
 
 
 def _launcher(log: ProcessLog, logs: Iterable[ProcessLog]) -> ProcessLog | None:

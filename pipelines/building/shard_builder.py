@@ -5,9 +5,11 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from joulecache.pipelines.building.config import BuildError
+from joulecache.pipelines.building.metering import this_process
 from joulecache.pipelines.building.shard import TransformedShard, finish_shard, transform_shard
 from joulecache.pipelines.building.specs import ShardSpec
 from joulecache.pipelines.building.workspace import Workspace
+from joulecache.pipelines.core.memory import reuse_memory
 
 
 class ShardBuilder:
@@ -26,6 +28,8 @@ class ShardBuilder:
         Raises:
             BuildError: Neither the shard before nor its result could be written.
         """
+        if spec.metering.launcher != this_process():
+            reuse_memory()
         workspace = Workspace(spec)
         try:
             transformed = transform_shard(workspace.spec)

@@ -23,8 +23,6 @@ from joulecache.pipelines.core.memory import memory_limit
 _LOG = logging.getLogger("joulecache")
 _BOOT = "import sys; sys.path[:] = {path!r}; from joulecache.pipelines.building.worker import main; main({descriptor})"
 _MOST_TRIES = 2
-_KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-"""Makes glibc reuse the memory of images, instead of mapping new pages for each."""
 _MEMORY_SHARE = 0.7
 _PROCESS_BYTES = 200e6
 _SHARDS_IN_MEMORY = 2
@@ -104,7 +102,6 @@ class WorkerPool:
                     [sys.executable, "-u", "-c", boot],
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what ops print must not mix with results on stdout
-                    env=_KEEP_MEMORY | os.environ,
                     pass_fds=[descriptor],
                 )
             finally:

@@ -1,7 +1,10 @@
-"""The memory limit of this process."""
+"""The memory of this process: its limit, and how its allocator reuses it."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,3 +33,16 @@ def memory_limit(proc: Path = _PROC, control_groups: Path = _CONTROL_GROUPS) -> 
             with suppress(OSError, ValueError):  # no such group, or "max"
                 limits.append(int((ancestor / name).read_text("utf-8")))
     return min(limits)
+
+
+@functools.cache
+def reuse_memory() -> None:
+    """Make glibc reuse the memory of images, instead of mapping new pages for each, which costs up to a sixth of the time of a build.
+
+    The process keeps up to 256 MB that it has freed. Other C libraries are left alone, and so are settings in the environment.
+    """
+    with suppress(AttributeError, OSError):
+        options = {-1: ("MALLOC_TRIM_THRESHOLD_", 256 << 20), -3: ("MALLOC_MMAP_THRESHOLD_", 32 << 20)}
+        for option, (name, size) in options.items():
+            if name not in os.environ:
+                ctypes.CDLL(None).mallopt(option, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from joulecache.pipelines.core.codec import Number
@@ -13,6 +13,7 @@ from joulecache.pipelines.energy.measurement import COMPONENTS, Component, Conta
 
 _ONCE = "each instant of a host once"
 _PARTLY = "only part measured"
+_BOUNDS = ("value_j", "low_j", "high_j")
 _WHOLE = 1 - 1e-9  # rounding must not leave a share
 
 
@@ -75,6 +76,49 @@ def host_energy(spans: Sequence[Span]) -> Energy:
     )
 
 
+def process_energies(spans: Sequence[Span]) -> list[Energy]:
+    """Return the part of each span in `host_energy`, which is their sum: its own memory, and of the rest the share of its CPU time."""
+    host, of_counters = host_energy(spans), _Covered()
+    for span in spans:
+        if span.is_counted:
+            of_counters.add(span)
+    memory = [None if span.is_counted else _memory(span, 1 - of_counters.share(span)) for span in spans]
+    known = [own for own in memory if own is not None]
+    whole = functools.reduce(operator.add, known) if known else None
+    parts = []
+    for span, own in zip(spans, memory, strict=True):
+        share = span.energy.cpu_s / host.cpu_s if host.cpu_s else 1 / len(spans)
+        part, dram = host * share, host.components["dram"]
+        moved = {name: _bound(own, name) - share * _bound(whole, name) for name in _BOUNDS}
+        parts.append(
+            replace(
+                part,
+                components={**part.components, "dram": dram and _moved(dram * share, moved)},
+                active=_moved(part.active, moved),
+                carbon_g=part.carbon_g and part.carbon_g * (1 + moved["value_j"] / part.total_j),
+                read_bytes=span.energy.read_bytes,
+                written_bytes=span.energy.written_bytes,
+                peak_rss_bytes=span.energy.peak_rss_bytes,
+            )
+        )
+    return parts
+
+
+def _memory(span: Span, share: float) -> Component | None:
+    dram = span.energy.components["dram"]
+    return dram and dram * share
+
+
+def _bound(part: Component | None, name: str) -> float:
+    return float(getattr(part, name)) if part else 0.0
+
+
+def _moved(part: Component, by_j: Mapping[str, float]) -> Component:
+    """Add joules to each bound of a component."""
+    value_j, low_j, high_j = (max(0.0, getattr(part, name) + by_j[name]) for name in _BOUNDS)
+    return replace(part, value_j=value_j, low_j=min(low_j, value_j), high_j=max(high_j, value_j))
+
+
 class _Covered:
     """The instants that some spans cover, as disjoint intervals."""
 
@@ -124,7 +168,7 @@ def _active(spans: Sequence[Span], shares: Sequence[float], modelled: Sequence[f
     """Return the active part: all GPUs, what is modelled from processes, and of counters the share of their CPU time."""
     texts = functools.reduce(operator.add, (span.energy.active for span in spans))
     values = []
-    for bound in ("value_j", "low_j", "high_j"):
+    for bound in _BOUNDS:
         active_j = counted_j = counted_s = 0.0
         for span, share, own in zip(spans, shares, modelled, strict=True):
             active_j += share * _joules(span, bound, "gpu")
