@@ -84,7 +84,7 @@ def test_crowds_and_empty_boxes_are_dropped_and_counted(tmp_path: Path) -> None:
     assert source.notes[1:] == (
         f"dropped 3 boxes of {path} without width or height",
         f"dropped 1 box of crowds in {path} (iscrowd)",
-        f"{path} has 1 annotation of images that it does not list, which are not used",
+        f"dropped 1 annotation of images that {path} does not list",
     )
 
 
@@ -152,7 +152,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ),
         (
             {**coco(), "images": [{"id": 1, "file_name": "other.jpg"}]},
-            "names no image of the source: got such as 'other.jpg'",
+            "names no image of the source: got names such as 'other.jpg'",
         ),
         ({**coco(), "images": []}, "names no image of the source: got none"),
     ],
@@ -204,6 +204,9 @@ def test_keypoints_are_points_of_images_with_one_annotation(tmp_path: Path) -> N
     np.testing.assert_array_equal(target.points, [[1, 2, 2], [0, 0, 0]])
     assert [key for key, _ in source.refused] == ["1.jpg", "2.jpg"]
     assert source.refused[0][1].startswith("it must have one annotation with keypoints in ")
+    assert source.refused[1][1] == "its keypoints must have 2 points of x, y and visibility, got [1, 2]"
+    with pytest.raises(SourceError, match="--target must name boxes or keypoints of the COCO file, a key"):
+        opened(tmp_path, content, target="nose")
     both = open_source(
         tmp_path / "images", SourceConfig(coco=tmp_path / "instances.json", target=("boxes", "keypoints"))
     )

@@ -15,6 +15,7 @@ from sources import records, splits
 
 import joulecache as jc
 from joulecache.pipelines.source import ImageFile, Source, SourceConfig, SourceError, TarMember, open_source
+from joulecache.pipelines.source.features import ClassLabel
 from joulecache.pipelines.source.spatial import Mask
 
 Run = Callable[..., tuple[int, str, str]]
@@ -59,7 +60,7 @@ def test_masks_are_matched_by_name(tmp_path: Path, images: tuple[str, ...], mask
     )
     assert found(source) == {name: number for number, name in enumerate(images)}
     assert source.features == {"mask": Mask()}
-    assert source.notes == (f"masks from {tmp_path / 'truth'}",)
+    assert source.notes == (f"masks with ids 0 to 99 from {tmp_path / 'truth'}",)
     [unit, _] = source.units
     assert isinstance(unit, ImageFile)
     assert unit.targets == (None,)
@@ -99,7 +100,20 @@ def test_masks_in_the_folder_of_the_images(tmp_path: Path) -> None:
     write(tmp_path, "0_mask.png", "1_mask.png")
     source = open_source(tmp_path, SourceConfig(masks=tmp_path))
     assert found(source) == {"0.jpg": 0, "1.jpg": 1}
-    assert source.notes == (f"masks from {tmp_path}",)
+    assert source.notes == (f"masks with ids 0 to 99 from {tmp_path}",)
+
+
+def test_jpeg_masks_of_two_levels_are_read_and_others_rejected(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "0.jpg", "1.jpg")
+    levels = (255, 3)
+    files = {
+        f"{n}.jpg": encoded(np.full((8, 8, 1), level, np.uint8), "JPEG", quality=95) for n, level in enumerate(levels)
+    }
+    source = open_source(images, SourceConfig(masks=write_files(tmp_path / "masks", files)))
+    one, other = (record.targets[0] for record in records(source))
+    Mask().decode(one)
+    with pytest.raises(ValueError, match="a JPEG changes class ids: save masks as PNG"):
+        Mask().decode(other)
 
 
 def test_an_image_without_a_mask_is_rejected_and_a_mask_without_an_image_counted(tmp_path: Path) -> None:
@@ -156,6 +170,10 @@ def test_binary_masks_have_names(tmp_path: Path, ids: list[tuple[int, ...]], nam
             {"0.png": encoded(np.zeros((2, 2, 3), np.uint8), "PNG"), "1.png": b"no image"},
             r"^the masks in '.*' are not usable: its mask cannot be decoded: ",
         ),
+        (
+            {name: encoded(np.full((2, 2, 1), 7, np.uint8), "JPEG") for name in ("0.jpg", "1.jpg")},
+            r"^the masks in '.*' are not usable: .*: a JPEG changes class ids: save masks as PNG$",
+        ),
     ],
 )
 def test_unusable_masks_are_refused(tmp_path: Path, masks: dict[str, bytes], message: str) -> None:
@@ -198,11 +216,25 @@ def test_masks_next_to_the_images_of_a_tar(make_tar: MakeSource) -> None:
     source = open_source(tar)
     assert found(source) == {"a/0.jpg": 5, "a/1.jpg": 6}
     assert source.refused == (("a/2.jpg", "it has no mask in files such as 'a/0.seg.png'"),)
-    assert source.notes == ("masks from files such as 'a/0.seg.png'",)
+    assert source.notes == ("masks with ids 5 to 7 from files such as 'a/0.seg.png'",)
     assert source.skipped == {"(mask)": 2}
     [unit, _] = source.units
     assert isinstance(unit, TarMember)
     assert unit.size_bytes == len(b"x") + len(mask(5, 7))
+
+
+def test_a_tar_of_cls_files_and_masks_has_both(make_tar: MakeSource) -> None:
+    files = {
+        "0.jpg": b"x",
+        "0.seg.png": mask(5, 7),
+        "0.cls": b"1",
+        "1.jpg": b"x",
+        "1.seg.png": mask(6, 7),
+        "1.cls": b"0",
+    }
+    both = open_source(make_tar(files), SourceConfig(target=("mask", "cls")))
+    assert both.features == {"mask": Mask(), "label": ClassLabel(("0", "1"))}
+    assert [record.targets[1] for record in records(both)] == [1, 0]
 
 
 def test_a_tar_of_classes_and_masks_has_both(make_tar: MakeSource) -> None:

@@ -54,7 +54,10 @@ def test_masks_in_columns(tmp_path: Path, suffix: str) -> None:
     assert source.refused == (
         ("images/2.jpg", f"its 'mask' 'masks/2.png' is missing: there is no such file in {tmp_path}"),
     )
-    assert f"masks from {tmp_path / f'metadata.{suffix}'}" in source.notes
+    assert any(
+        note.startswith("masks with ") and note.endswith(f" from {tmp_path / f'metadata.{suffix}'}")
+        for note in source.notes
+    )
     assert any("1 column not used: 'note'" in note for note in source.notes)
     named = open_source(tmp_path, SourceConfig(target=("mask", "note:text")))
     assert [*named.features] == ["mask", "note"]
@@ -243,3 +246,27 @@ def test_masks_may_be_called_by_any_name_but_that_of_a_column_of_each_cache(tmp_
     write_files(write_table(tmp_path, "csv", rows), {"m.png": MASK})
     with pytest.raises(SourceError, match="a target cannot be called 'key': rename its column"):
         open_source(tmp_path)
+
+
+def test_a_cell_of_boxes_that_is_no_json_rejects_its_image(tmp_path: Path) -> None:
+    cells = ["null", "{", "[]"]
+    write_files(tmp_path, {f"{n}.jpg": b"x" for n in range(3)})
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,x\n" + "".join(f"{n}.jpg,{cell}\n" for n, cell in enumerate(cells))
+    )
+    source = open_source(tmp_path, SourceConfig(target="x:boxes"))
+    assert [*targets(source)] == ["2.jpg"]
+    assert [why for _, why in source.refused] == [
+        f"its 'x' must have an object with lists of bbox and category, got {cell!r}" for cell in cells[:2]
+    ]
+
+
+def test_the_number_of_points_is_that_of_most_images(tmp_path: Path) -> None:
+    points = [[], [[1, 2], [3, 4]], [[1, 2]], [[5, 6, 1], [7, 8, 0]]]
+    source = open_source(
+        write_table(tmp_path, "jsonl", [{"file_name": f"{n}.jpg", "x": each} for n, each in enumerate(points)]),
+        SourceConfig(target="x:points"),
+    )
+    assert source.features == {"x": Points(2)}
+    assert [*targets(source)] == ["1.jpg", "3.jpg"]
+    assert [key for key, _ in source.refused] == ["0.jpg", "2.jpg"]

@@ -121,6 +121,8 @@ def test_binary_masks_have_names(tmp_path: Path) -> None:
     source = open_source(write(tmp_path / "0.parquet", {"image": IMAGES, "mask": cells}))
     assert source.features == {"mask": Mask(("background", "foreground"))}
     assert source.notes[-1] == "masks in column mask have the classes background and foreground"
+    named = open_source(tmp_path / "0.parquet", SourceConfig(target="mask"))
+    assert named.features == source.features
 
 
 def test_points_in_lists(tmp_path: Path) -> None:

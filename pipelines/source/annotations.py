@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,17 +99,19 @@ def number_of_points(values: Sequence[Any]) -> int:
     Args:
         values: For each image a list of points, or one list of numbers: x, y and visibility if every third is 0, 1 or 2, else x and y.
     """
-    first = values[0] if values else None
-    if not isinstance(first, list) or not first:
-        raise ValueError(f"must have lists of points, got {shown(first)}")
-    if isinstance(first[0], list):
-        return len(first)
-    flat = [value for value in values if isinstance(value, list) and len(value) == len(first)]
-    if len(first) % 3 == 0 and all(number in _VISIBLE for value in flat for number in value[2::3]):
-        return len(first) // 3
-    if len(first) % 2:
-        raise ValueError(f"must have x and y of each point, got {shown(first)}")
-    return len(first) // 2
+    lists = [value for value in values if isinstance(value, list) and value]
+    if not lists:
+        raise ValueError(f"must have lists of points, got {shown(values[0] if values else None)}")
+    kinds = Counter((len(value), isinstance(value[0], list)) for value in lists)
+    [((length, is_nested), _)] = kinds.most_common(1)
+    if is_nested:
+        return length
+    flat = [value for value in lists if len(value) == length and not isinstance(value[0], list)]
+    if length % 3 == 0 and all(number in _VISIBLE for value in flat for number in value[2::3]):
+        return length // 3
+    if length % 2:
+        raise ValueError(f"must have x and y of each point, got {shown(flat[0])}")
+    return length // 2
 
 
 def encode_points(feature: Points, value: object) -> bytes:

@@ -187,7 +187,7 @@ def coco_targets(
     where = ", ".join(file.path for file in files)
     if all(found is None for found in annotations):
         names = [name for file in files for name in file.images]
-        there = f"such as {names[0]!r}" if names else "none"
+        there = f"names such as {names[0]!r}" if names else "none"
         raise SourceError(f"{where} names no image of the source: got {there}, expected names such as {min(keys)!r}")
     found = _Targets(files, wanted, where)
     columns: dict[str, list[Target | None]] = {name: [None] * len(keys) for name in found.features}
@@ -230,7 +230,7 @@ def _unused_notes(files: Sequence[CocoFile], where: str, unused: Sequence[str]) 
             f"{where} lists {plural(len(unused), 'image')} that the source does not have, such as {unused[0]!r}"
         )
     if strays := sum(file.strays for file in files):
-        notes.append(f"{where} has {plural(strays, 'annotation')} of images that it does not list, which are not used")
+        notes.append(f"dropped {plural(strays, 'annotation')} of images that {where} does not list")
     return notes
 
 
@@ -286,4 +286,7 @@ class _Targets:
         ]
         if len(found) != 1:
             raise ValueError(f"it must have one annotation with keypoints in {self._where}, got {len(found)}")
-        return encode_points(Points(self._points), found[0])
+        try:
+            return encode_points(Points(self._points), found[0])
+        except ValueError as error:
+            raise ValueError(f"its keypoints {error}") from None

@@ -296,7 +296,7 @@ def choose(
         wanted = tuple(Wanted(column.name, "multilabel") for column in targets)
     elif len(wanted) == 1 and wanted[0].kind is None:
         column = find_column(columns, wanted[0])
-        wanted = (wanted[0],) if column is not None and column.kind not in _CLASS_KINDS else ()
+        wanted = (wanted[0],) if column is not None and (column.kind not in _CLASS_KINDS or column in masks) else ()
     elif len(wanted) == 1 and wanted[0].kind == "class":
         wanted = ()
     if wanted:

@@ -54,10 +54,11 @@ def label_images(
     if config.is_unlabelled:
         return Labelled([0] * len(keys), (), targets=TargetTable({}, {}))
     found: list[Labelled] = []
-    others = without_files(config)
+    beside = bool(tree.masks) and masks is None and given is None
+    others = without_files(config, beside=beside)
     if masks is not None:
         found.append(masks_of_images(masks, keys))
-    elif tree.masks and not given and any(each.kind == "mask" for each in config.targets):
+    elif beside and any(each.kind == "mask" or each == (MASK, None) for each in config.targets):
         found.append(masks_beside(listings, tree.masks))
     if config.coco is not None:
         found.append(_targets_of_coco(location, config, keys))
@@ -70,9 +71,14 @@ def label_images(
     return merged([*found, labelled], label=others.target_column or LABEL) if found else labelled
 
 
-def without_files(config: SourceConfig) -> SourceConfig:
-    """Return a configuration without the targets that are in files of masks or in COCO files."""
-    masks = [MASK] if config.masks is not None else []
+def without_files(config: SourceConfig, *, beside: bool = False) -> SourceConfig:
+    """Return a configuration without the targets that are in files of masks or in COCO files.
+
+    Args:
+        config: The configuration.
+        beside: Whether there are masks next to the images.
+    """
+    masks = [MASK] if config.masks is not None or beside else []
     coco = COCO_KINDS if config.coco is not None else ()
     of_files = [
         each
@@ -113,15 +119,19 @@ def _label_alone(
     target = config.target_column
     if config.target_names:
         return _targets_of_members(location, listings, config.targets)
-    for suffix in [".json"] if target else [".cls"] if len(folders.labelled.names) > 1 else [".cls", ".json", ".txt"]:
+    suffixes = [".cls"] if len(folders.labelled.names) > 1 else [".cls", ".json", ".txt"]
+    if target is not None:
+        suffixes = [".json", ".cls"] if target == "cls" else [".json"]
+    for suffix in suffixes:
         if labelled := _from_members(location, listings, suffix):
             return labelled
     problem = _first_problem(listings)
     if target is not None:
         kinds = f"; for another kind than a class, pass --target {target}:KIND" if problem else ""
+        of_coco = f"{' or '.join(COCO_KINDS)} of the COCO file, " if config.coco is not None else ""
         raise SourceError(
-            f"no image in {location!r} has a class under {target!r}{problem}: --target must name a key of the .json files in a tar, or a "
-            f"column of a --labels table{kinds}"
+            f"no image in {location!r} has a class under {target!r}{problem}: --target must name {of_coco}a key of the .json files in a "
+            f"tar, or a column of a --labels table{kinds}"
         )
     unused = shortened(list(_unused_files(listings)), _SHOWN)
     if unused and folders.is_flat and any(listing.labels is not None for listing in listings):

@@ -27,7 +27,7 @@ from joulecache.pipelines.source.matching import Matches, match_names
 from joulecache.pipelines.source.naming import IMAGE_SUFFIXES, IMAGE_WORDS, MASK_WORDS, is_utf8
 from joulecache.pipelines.source.patterns import matched_paths
 from joulecache.pipelines.source.records import SourceError
-from joulecache.pipelines.source.spatial import Mask
+from joulecache.pipelines.source.spatial import VOID, Mask
 from joulecache.pipelines.source.stored import find_stored
 from joulecache.pipelines.source.unit_tables import FILE_COLUMNS, TargetFile
 
@@ -359,8 +359,11 @@ def mask_feature(sample: Sequence[bytes], where: str) -> tuple[Mask, str]:
     if problem and not decoded:
         raise SourceError(f"the masks in {where!r} are not usable: {problem}")
     if values in ({0, 255}, {0, 1}):
-        return Mask(BINARY_NAMES), f"masks of {max(values)} on 0, read as the classes {' and '.join(BINARY_NAMES)},"
-    return Mask(), "masks"
+        return Mask(BINARY_NAMES), f"masks of 0 and {max(values)}, read as the classes {' and '.join(BINARY_NAMES)},"
+    ids = values - {VOID}
+    if not ids:
+        return Mask(), "masks without a class"
+    return Mask(), f"masks with id {min(ids)}" if len(ids) == 1 else f"masks with ids {min(ids)} to {max(ids)}"
 
 
 def _matches(masks: Sequence[str], keys: Sequence[str]) -> Matches:

@@ -28,6 +28,7 @@ from joulecache.pipelines.source.columns import (
     TEXT,
     Column,
     find_column,
+    mask_columns,
 )
 from joulecache.pipelines.source.config import Wanted
 from joulecache.pipelines.source.feature import Target
@@ -146,7 +147,7 @@ def row_target(file: str, columns: Sequence[Column], wanted: Wanted) -> RowTarge
     if column is None:
         there = ", ".join(map(str, columns[:20])) or "none"
         raise SourceError(f"{file!r} has no column {wanted.name!r}: it has {there}")
-    kind = wanted.kind or ("multilabel" if column.kind == LIST and column.class_names else _INFERRED.get(column.kind))
+    kind = wanted.kind or _inferred_kind(column, columns)
     if kind is None and column.kind == LIST:
         ways = " or ".join(f"--target {column.name}:{each}" for each in ("multilabel", "value", "points"))
         raise SourceError(f"column {column.name!r} of {file!r} holds lists: pass {ways}")
@@ -156,6 +157,12 @@ def row_target(file: str, columns: Sequence[Column], wanted: Wanted) -> RowTarge
             f"column {column.name!r} of {file!r} holds {column.kind}: a {kind or 'target'} is made of {expected}"
         )
     return RowTarget(wanted.name, column, kind)
+
+
+def _inferred_kind(column: Column, columns: Sequence[Column]) -> str | None:
+    if column in mask_columns(columns):
+        return "mask"
+    return "multilabel" if column.kind == LIST and column.class_names else _INFERRED.get(column.kind)
 
 
 def boxes_found(targets: Sequence[RowTarget], files: Sequence[Sequence[ValuesSeen]], features: Features) -> list[str]:

@@ -174,8 +174,8 @@ def _parse(kind: str, cell: str) -> Any:
         raise ValueError(f"must have numbers, got {shown(cell)}")
     if kind == "points":
         return [_number(text) for text in _LOOSE_LISTS.split(cell.strip()) if text]
-    found = [_number(text) for text in _LOOSE_LISTS.split(cell.strip()) if text]
-    return found[0] if len(found) == 1 else found
+    numbers = [_number(text) for text in _LOOSE_LISTS.split(cell.strip()) if text]
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _number(text: str) -> int | float:

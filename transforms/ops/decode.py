@@ -271,7 +271,8 @@ def decode_ids(data: bytes) -> Array:
         uint8 ``[H, W, 1]``, upright as EXIF says.
 
     Raises:
-        DecodeError: The bytes are not an image of one channel, or a number is above 255.
+        DecodeError: The bytes are not an image of one channel, or a number is above 255, or they are a JPEG with levels other than 0 and
+            255, whose compression changes numbers.
     """
     with _decode_errors():
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -283,7 +284,11 @@ def decode_ids(data: bytes) -> Array:
         image.load()
         levels = np.asarray(image)
         if levels.dtype not in (np.bool_, np.uint8) and (levels.min() < 0 or levels.max() > 255):
-            raise DecodeError(f"class ids must be from 0 to 255, got {levels.max()}")
+            raise DecodeError(
+                f"class ids must be from 0 to 255, got {levels.min() if levels.min() < 0 else levels.max()}"
+            )
+        if image.format == "JPEG" and ((levels != 0) & (levels != 255)).any():
+            raise DecodeError("a JPEG changes class ids: save masks as PNG")
         return _rotated(levels.astype(np.uint8)[:, :, None], _orientation(image))
 
 
