@@ -16,12 +16,13 @@ from joulecache.pipelines.building.rows import Reject, index_rows
 from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.mapped_images import MappedImages
+from joulecache.pipelines.cache.mapped_targets import MappedTargets
 from joulecache.pipelines.cache.spatial_columns import BoxRows
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.source import Record as SourceRecord
 from joulecache.pipelines.source import Source, SourceConfig, Unit, log_notes, open_source, take
-from joulecache.pipelines.source.features import Features
+from joulecache.pipelines.source.features import AnyFeature, Features
 from joulecache.pipelines.source.spatial import Boxes
 from joulecache.transforms.ops.decode import decode_ids
 
@@ -151,37 +152,42 @@ class _ReadRows(beam.DoFn):  # type: ignore[misc]
         self._split, self._variant = split, variant
 
     def setup(self) -> None:
-        self._cache = open_cache(self._location)
-        if self._cache.manifest.index.sha256 != self._index_sha256:
+        self._cache = cache = open_cache(self._location)
+        if cache.manifest.index.sha256 != self._index_sha256:
             raise CacheError(f"{self._location!r} was modified after the pipeline was made: make it again")
+        self._images = cache.images(self._split, self._variant)
+        self._moved = cache.targets(self._split, self._variant)
 
     def process(self, rows: tuple[int, int]) -> Iterator[Record]:
-        cache = self._cache
         start, stop = rows
-        places = np.arange(start, stop)
-        features = cache.manifest.features
-        is_raw, channels = cache.manifest.encoding == "raw", cache.split(self._split).image_shape[2]
-        images = cache.images(self._split, self._variant).views(places)
-        moved = cache.targets(self._split, self._variant)
-        masks = {name: column.views(places) for name, column in moved.items() if isinstance(column, MappedImages)}
-        index = cache.rows(self._split).slice(start, stop - start)
+        features, is_raw = self._cache.manifest.features, self._cache.manifest.encoding == "raw"
+        channels = self._cache.split(self._split).image_shape[2]
+        index = self._cache.rows(self._split).slice(start, stop - start)
         index.validate(full=True)
-        for place, (row, stored) in enumerate(zip(index_rows(index, features), images, strict=True)):
-            image = np.array(stored) if is_raw else decode_cached(bytes(stored), channels)
+        places = np.arange(start, stop)
+        stored = self._images.views(places)
+        for place, row, image in zip(places.tolist(), index_rows(index, features), stored, strict=True):
             targets: dict[str, TargetValue] = {}
             for (name, feature), target in zip(features.items(), row.targets, strict=True):
-                column = moved.get(name)
-                if column is None:
-                    targets[name] = readable(feature, target)
-                elif isinstance(column, MappedImages):
-                    mask = masks[name][place]
-                    targets[name] = np.array(mask) if is_raw else decode_ids(bytes(mask))
-                elif isinstance(column, BoxRows):
-                    assert isinstance(feature, Boxes)
-                    targets[name] = readable_boxes(feature, column[start + place])
-                else:
-                    targets[name] = np.array(column[start + place])
-            yield Record(row.key, image, targets, self._split)
+                column = self._moved.get(name)
+                targets[name] = (
+                    readable(feature, target) if column is None else _moved(feature, column, place, is_raw=is_raw)
+                )
+            pixels = np.array(image) if is_raw else decode_cached(bytes(image), channels)
+            yield Record(row.key, pixels, targets, self._split)
+
+
+def _moved(feature: AnyFeature, column: MappedTargets, row: int, *, is_raw: bool) -> TargetValue:
+    """Return the target of a row that moved with the pixels, as `Record` has it."""
+    match column:
+        case MappedImages():
+            [mask] = column.views(np.array([row]))
+            return np.array(mask) if is_raw else decode_ids(bytes(mask))
+        case BoxRows():
+            assert isinstance(feature, Boxes)
+            return readable_boxes(feature, column[row])
+        case _:
+            return np.array(column[row])
 
 
 class ReadCache(beam.PTransform):  # type: ignore[misc]
