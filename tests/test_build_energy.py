@@ -20,7 +20,7 @@ from joulecache.pipelines.building.metering import Metering, ProcessLog, this_pr
 from joulecache.pipelines.building.specs import ShardResult, read_result
 from joulecache.pipelines.building.work_folder import WORK, energy_logs
 from joulecache.pipelines.building.work_log import WorkLog, begin_shard
-from joulecache.pipelines.cache.manifest import BuildEnergy
+from joulecache.pipelines.cache.manifest import BuildEnergy, HostEnergy
 from joulecache.pipelines.core.codec import from_json, loads, to_json
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.machine import machine_id
@@ -194,6 +194,8 @@ def test_manifests_without_hosts_load_and_are_added_to() -> None:
     body = to_json(old)
     assert {*body} == {"energy", "passport"}
     assert from_json(BuildEnergy, body) == old
+    with pytest.raises(ValueError, match="host 'node' has neither energy of launchers nor of workers"):
+        from_json(HostEnergy, {"name": "node", "launcher": None, "workers": None, "worker_processes": 0})
     both = old + old
     [host] = both.parts
     assert (host.name, host.workers, both.unmetered_shards) == ("", None, ())

@@ -15,6 +15,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from processes import run_python
 
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.cache.manifest_io import open_manifest
@@ -149,3 +150,23 @@ def test_without_control_groups_the_limit_is_the_machine(tmp_path: Path) -> None
     assert memory_limit(*machine(tmp_path, "0::/gone\n", {"memory.max": "max\n"})) == total
     assert memory_limit(tmp_path / "nowhere") == total
     assert GROWTH < memory_limit() <= total
+
+
+def test_a_worker_reuses_the_memory_of_images() -> None:
+    code = """
+import resource, sys
+from joulecache.pipelines.core.memory import reuse_memory
+
+def images():
+    return len([b"x" * (3 << 20) for _ in range(8)])
+
+if sys.argv[1] == "reuse":
+    reuse_memory()
+images()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    images()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    new_pages = [int(run_python(code, how).stdout) for how in ("map", "reuse")]
+    assert new_pages[1] < new_pages[0] / 10

@@ -100,12 +100,19 @@ class HostEnergy:
         launcher: Energy of the processes that launched the builds, without their workers; None if it launched none.
         workers: Energy of the processes that built shards; None if none did.
         worker_processes: Their number.
+
+    Raises:
+        ValueError: There is neither part.
     """
 
     name: _Text
     launcher: Energy | None
     workers: Energy | None
     worker_processes: Count
+
+    def __post_init__(self) -> None:
+        if self.launcher is None and self.workers is None:
+            raise ValueError(f"host {shown(self.name)} has neither energy of launchers nor of workers")
 
     @property
     def energy(self) -> Energy:
