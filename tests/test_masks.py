@@ -233,7 +233,7 @@ def test_a_tar_of_cls_files_and_masks_has_both(make_tar: MakeSource) -> None:
         "1.cls": b"0",
     }
     both = open_source(make_tar(files), SourceConfig(target=("mask", "cls")))
-    assert both.features == {"mask": Mask(), "label": ClassLabel(("0", "1"))}
+    assert both.features == {"mask": Mask(), "cls": ClassLabel(("0", "1"))}
     assert [record.targets[1] for record in records(both)] == [1, 0]
 
 
