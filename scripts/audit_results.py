@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Audit photos at two sizes and CIFAR-10 with three models, and print what paid off and what did not, as Markdown.
+"""Audit photos at two sizes and CIFAR-10 with three models, and boxes and masks with one, and print what paid off as Markdown.
 
-    scripts/audit_results.py DATA OUT > docs/results.md
+    scripts/audit_results.py DATA OUT [SOURCE ...] > docs/results.md
 
-DATA is a folder with dogs_cats.tar, photos, and cifar10/train.parquet. OUT keeps the audits with their reports: finished ones are
-not repeated, and an interrupted one resumes. Takes about an hour on two cores; nothing else should run.
+DATA is a folder with dogs_cats.tar, photos, cifar10/train.parquet, bccd, with boxes, and membrane, with masks. OUT keeps the
+audits with their reports: finished ones are not repeated, and an interrupted one resumes. Takes more than an hour on two cores;
+nothing else should run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """A source and what is done to its images."""
+    """A source, what is done to its images, and the models that train on them.
+
+    Attributes:
+        files: Options with a file or folder in DATA.
+    """
 
     title: str
     source: str
     chain: str
     limit: int | None = None
+    models: tuple[str, ...] = ("cnn", "resnet8", "mobilenet:0.25")
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
-MODELS = ("cnn", "resnet8", "mobilenet:0.25")
 HORIZON = 30
 SOURCES = {
     "photos-64": Case(
@@ -49,6 +55,20 @@ SOURCES = {
         "decode|central_crop(32)|pad(4, padding_mode='reflect') || random_crop(32)|flip_lr",
         2_000,
     ),
+    "boxes": Case(
+        "Blood cells with boxes, 224x224",
+        "bccd",
+        "decode|resize(256) || random_crop(224)|flip_lr",
+        models=("scripts.target_models:first_box",),
+        files={"--coco": "bccd/instances.json"},
+    ),
+    "masks": Case(
+        "Cell membranes with masks, 224x224",
+        "membrane/images",
+        "decode|resize(256) || random_crop(224)|flip_lr",
+        models=("scripts.target_models:unet",),
+        files={"--masks": "membrane/masks"},
+    ),
 }
 TRAINED_EPOCHS = 1
 TRAININGS = 5  # blocks: the default for training, used here also for stages where an audit measures nothing else
@@ -57,9 +77,9 @@ Audits = Sequence["Audit"]
 """The audits of one source, one for each model."""
 
 
-def main(data: Path, out: Path) -> None:
-    """Print the page."""
-    audits = {name: [run_audit(name, model, data, out) for model in MODELS] for name in SOURCES}
+def main(data: Path, out: Path, sources: Sequence[str]) -> None:
+    """Print the page, or the part of it about some sources."""
+    audits = {name: [run_audit(name, model, data, out) for model in SOURCES[name].models] for name in sources}
     print_start(audits)
     for name, found in audits.items():
         print_section(SOURCES[name], found, data)
@@ -70,13 +90,15 @@ def run_audit(name: str, model: str, data: Path, out: Path) -> Audit:
     from joulecache.pipelines.report.files import read_report
 
     case, folder = SOURCES[name], out / f"{name}-{model.partition(':')[0]}"
+    is_first = model == case.models[0]
     report = folder / "report.json"
     if not report.exists():
-        workload = "input,train" if model == MODELS[0] else "train"
+        workload = "input,train" if is_first else "train"
         arguments = ["audit", str(data / case.source), "--chain", case.chain, "--model", model, "--workload", workload]
         arguments += ["--train-epochs", str(TRAINED_EPOCHS), "--epochs", str(HORIZON), "--out", str(folder)]
         arguments += [] if case.limit is None else ["--limit", str(case.limit)]
-        arguments += [] if model == MODELS[0] else ["--pairs", str(TRAININGS)]
+        arguments += [] if is_first else ["--pairs", str(TRAININGS)]
+        arguments += [word for option, name in case.files.items() for word in (option, str(data / name))]
         print(f"joulecache {shlex.join(arguments)}", file=sys.stderr, flush=True)
         run_joulecache(*arguments)
     return read_report(report)
@@ -133,8 +155,7 @@ def command(audit: Audit, data: Path) -> str:
     """Return the command of an audit, without folders of this machine."""
     words = ["joulecache", *audit.provenance.command[1:]]
     words[words.index("--out") + 1] = "audit/"
-    words[2] = words[2].removeprefix(f"{data}/")
-    return shlex.join(words)
+    return shlex.join(word.removeprefix(f"{data}/") for word in words)
 
 
 def print_comparisons(audits: Audits) -> None:
@@ -199,5 +220,6 @@ if __name__ == "__main__":
     parser = argument_parser(__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", choices=[[], *SOURCES])
     given = parser.parse_args()
-    main(given.data, given.out)
+    main(given.data, given.out, given.sources or [*SOURCES])
