@@ -245,6 +245,9 @@ def test_a_tar_of_classes_and_masks_has_both(make_tar: MakeSource) -> None:
     [record] = records(source)
     assert (record.targets[0], record.targets[1]) == (mask(5, 7), 0)
     classes = make_tar({"0.jpg": b"x", "0.seg.png": mask(5, 7), "0.cls": b"3"})
+    both = open_source(classes, SourceConfig(target=("mask:mask", "cls")))
+    assert [record.targets for record in records(both)] == [(mask(5, 7), 3)]
+    assert [*both.features] == ["mask", "cls"]
     source = open_source(classes)
     assert source.class_names == ("0", "1", "2", "3")
     assert source.notes == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 import stat
@@ -30,6 +31,7 @@ from joulecache.pipelines.source.records import SourceError
 from joulecache.pipelines.source.spatial import VOID, Mask
 from joulecache.pipelines.source.stored import find_stored
 from joulecache.pipelines.source.unit_tables import FILE_COLUMNS, TargetFile
+from joulecache.transforms.randomness import key_hash
 
 MASK = "mask"
 """The name of a target of masks that has no other."""
@@ -334,8 +336,11 @@ def masks_by_row(name: str, files: pa.Table, mask_of: Sequence[int | None], wher
 
 
 def _sample(files: pa.Table, rows: Sequence[int]) -> list[bytes]:
-    step = max(1, len(rows) // _SAMPLE)
-    sampled = files.take(pa.array(rows[::step][:_SAMPLE], pa.int64())).select(FILE_COLUMNS).to_pylist()
+    """Return some masks, chosen by the hashes of their names: the same in any order of the files."""
+    places = files.take(pa.array(rows, pa.int64())).select(FILE_COLUMNS)
+    names = pc.coalesce(places["name"], places["offset"].cast(pa.string())).to_pylist()
+    chosen = heapq.nsmallest(_SAMPLE, range(len(rows)), key=lambda row: (key_hash(names[row]), names[row]))
+    sampled = places.take(pa.array(chosen, pa.int64())).to_pylist()
     contents = []
     for place in sampled:
         try:
