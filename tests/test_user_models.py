@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a value": ({"model": "mlp", "targets": "age"}, r"has age \(value\): choose one with --target, or .* --model MODULE:FUNCTION"),
     "not compiled": ({"model": plain, "targets": "age"}, "test_user_models:plain returned a model that is not compiled"),
     "raises": ({"model": fails, "targets": "age"}, r"test_user_models:fails failed: KeyError: 'years' \(.*test_user_models.py:\d+\)"),
-    "no model": ({"model": lambda data: 3, "targets": "age"}, "returned a int: return a compiled keras.Model"),
+    "no model": ({"model": lambda data: 3, "targets": "age"}, "must return a compiled keras.Model, got int"),
     "text": ({"model": regressor, "targets": "caption"}, r"does not fit batches of uint8 \[\?, 20, 20, 3\], string \[\?\]"),
     "a recipe": ({"model": regressor, "recipe": jc.Recipe(prune=0.5)}, "a recipe compresses a classifier"),
     "a learning rate": ({"model": regressor, "learning_rate": 0.1}, "a function compiles its model"),

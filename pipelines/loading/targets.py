@@ -162,7 +162,7 @@ def _find(argument: str, features: Features, name: str) -> AnyFeature:
     try:
         return features[name]
     except KeyError:
-        there = listed(list(map(repr, features))) if features else "no targets"
+        there = listed(list(map(repr, features))) if features else "which has none"
         raise ValueError(f"{argument} must name targets of the cache, {there}, got {name!r}") from None
 
 

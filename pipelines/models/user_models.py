@@ -88,7 +88,7 @@ def _made(name: str, function: MakeModel, data: TrainingData) -> keras.Model:
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ValueError(f"{name} failed: {describe_failure(error)}") from error
     if not isinstance(network, keras.Model):
-        raise ValueError(f"{name} returned a {type(network).__name__}: return a compiled keras.Model")
+        raise ValueError(f"{name} must return a compiled keras.Model, got {type(network).__name__}")
     if not network.compiled:
         raise ValueError(f"{name} returned a model that is not compiled: call compile with an optimizer and a loss")
     return network
