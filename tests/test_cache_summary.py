@@ -193,7 +193,7 @@ def test_masks_boxes_and_points_are_described(tmp_path: Path, inspect: Callable[
     train = manifest.split("train")
     targets, images = train.targets or {}, train.records * 2
     area, objects, joints = (targets[name] for name in ("area", "objects", "joints"))
-    for name in ("area, mask", "objects, boxes", "joints, points", "age, value"):
+    for name in ("area (mask)", "objects (boxes)", "joints (points)", "age (value)"):
         assert f"Target {name}:" in out
     assert area.counts is not None
     assert objects.counts is not None

@@ -62,7 +62,8 @@ def describe_targets(manifest: Manifest, splits: Mapping[str, Split]) -> Iterato
             split: _Found((each.targets or {})[name], each.records * each.variants, _pixels(each))
             for split, each in splits.items()
         }
-        yield from _target(f"Target {name}, {feature.kind}", feature, found)
+        kind = "" if name == feature.kind else f" ({feature.kind})"
+        yield from _target(f"Target {name}{kind}", feature, found)
     if manifest.variants > 1 and spatial_features(manifest.targets):
         yield Paragraph("Masks, boxes and points are counted in all variants.")
 
