@@ -244,10 +244,10 @@ def test_rejects_have_reasons_in_the_result_and_in_the_cache(tmp_path: Path, pho
         "damaged": "OSError: Truncated File Read",
         "decoded": "its image must be encoded bytes, got decoded pixels",
         "empty": "it has no image",
-        "other": "its key is there 2 times, with different images or targets",
+        "other": "its key occurs 2 times, with different images or targets",
         "seven": "its 'label': label 7 is not one of the 3 classes",
         "split": "its split must be train, val, test or None, got 'valid'",
-        "twice": "its key is there 2 times",
+        "twice": "its key occurs 2 times",
         "unlabelled": "it has no 'label'",
         "unread": "cannot be read: it is gone",
     }

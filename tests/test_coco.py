@@ -91,16 +91,16 @@ def test_crowds_and_empty_boxes_are_dropped_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (annotation(10, [1, 2, -3, 4]), "a box must have a positive width and height, got [1, 2, -3, 4]"),
+        (annotation(10, [1, 2, -3, 4]), "its boxes must have a positive width and height each, got [1, 2, -3, 4]"),
         (
             annotation(10, [1, 2, float("nan"), 4]),
-            "a box must have four numbers, left, top, width and height, got [1, 2, nan, 4]",
+            "its boxes must have four numbers each, left, top, width and height, got [1, 2, nan, 4]",
         ),
-        (annotation(10, [1, 2, 3]), "a box must have four numbers"),
-        (annotation(10, [1, 2, 3, "4"]), "a box must have four numbers"),
-        (annotation(10, [1, 2, 3, True]), "a box must have four numbers"),
-        (annotation(10, [1, 2, 3, 1e308]), "a box must have four numbers"),
-        (annotation(10, None), "a box must have four numbers, left, top, width and height, got None"),
+        (annotation(10, [1, 2, 3]), "its boxes must have four numbers each"),
+        (annotation(10, [1, 2, 3, "4"]), "its boxes must have four numbers each"),
+        (annotation(10, [1, 2, 3, True]), "its boxes must have four numbers each"),
+        (annotation(10, [1, 2, 3, 1e308]), "its boxes must have four numbers each"),
+        (annotation(10, None), "its boxes must have four numbers each, left, top, width and height, got None"),
         (annotation(10, [1, 2, 3, 4], 8), "a box has category_id 8, which "),
         (annotation(10, [1, 2, 3, 4], [2]), "a box has category_id [2], which "),
     ],

@@ -126,7 +126,7 @@ def test_boxes_in_objects(tmp_path: Path, suffix: str) -> None:
     assert boxes["0.jpg"].boxes.tolist() == [[1, 2, 4, 6]]  # type: ignore[union-attr]
     assert boxes["0.jpg"].classes.tolist() == [2]  # type: ignore[union-attr]
     assert source.refused == (
-        ("2.jpg", "its 'boxes' a box must have a positive width and height, got [1.0, 2.0, -3.0, 4.0]"),
+        ("2.jpg", "its 'boxes' must have a positive width and height each, got [1.0, 2.0, -3.0, 4.0]"),
     )
     path = tmp_path / f"metadata.{suffix}"
     assert source.notes == (

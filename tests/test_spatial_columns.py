@@ -57,7 +57,7 @@ OBJECTS: list[dict[str, Any]] = [
 FOUND = [
     ([[1, 2, 4, 6], [0, 0, 1, 1]], [2, 0]),
     ([], []),
-    "its 'boxes' a box must have four numbers, left, top, width and height, got [1.0, 2.0, nan, 4.0]",
+    "its 'boxes' must have four numbers each, left, top, width and height, got [1.0, 2.0, nan, 4.0]",
 ]
 
 

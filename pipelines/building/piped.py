@@ -185,7 +185,7 @@ def _distinct(units: Iterable[RecordUnit]) -> tuple[list[RecordUnit], list[Rejec
         same.sort(key=lambda unit: (unit.position, unit.mtime_ns))
         is_equal = all(unit.content == same[0].content for unit in same)
         kept += same[:is_equal]
-        reason = f"its key is there {len(same)} times" + ("" if is_equal else ", with different images or targets")
+        reason = f"its key occurs {len(same)} times" + ("" if is_equal else ", with different images or targets")
         rejects += [Reject(unit.name, reason, unit.size_bytes, unit.mtime_ns) for unit in same[is_equal:]]
     return sorted(kept, key=lambda unit: (unit.position, unit.name)), rejects
 

@@ -38,10 +38,10 @@ def is_number(value: object) -> bool:
 def corners(box: object) -> list[float]:
     """Return left, top, right and bottom of a box given as left, top, width and height; ValueError if it is none, or reversed."""
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        raise ValueError(f"a box must have four numbers, left, top, width and height, got {shown(box)}")
+        raise ValueError(f"must have four numbers each, left, top, width and height, got {shown(box)}")
     left, top, width, height = box
     if width < 0 or height < 0:
-        raise ValueError(f"a box must have a positive width and height, got {shown(box)}")
+        raise ValueError(f"must have a positive width and height each, got {shown(box)}")
     return [left, top, left + width, top + height]
 
 

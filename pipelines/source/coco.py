@@ -269,7 +269,10 @@ class _Targets:
     def _encode_boxes(self, annotations: Sequence[Object]) -> bytes:
         boxes, classes = [], []
         for annotation in annotations:
-            boxes.append(corners(annotation.get("bbox")))
+            try:
+                boxes.append(corners(annotation.get("bbox")))
+            except ValueError as error:
+                raise ValueError(f"its boxes {error}") from None
             category = annotation.get("category_id")
             number = self._numbers.get(category) if isinstance(category, int | str | float) else None
             if number is None:
