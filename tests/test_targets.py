@@ -388,3 +388,20 @@ def test_columns_of_0_and_1_are_one_multi_label_next_to_other_targets(tmp_path: 
     table.write_text("file_name,cat,count\n0.png,1,3\n")
     with pytest.raises(SourceError, match="needs a column 'labels', or two or more columns of 0 and 1"):
         open_source(tmp_path / "images", SourceConfig(labels=table, target=wanted))
+
+
+def test_captions_in_txt_files_of_a_tar_are_texts_next_to_keys_of_json_files(tmp_path: Path) -> None:
+    long = "été " * 1000
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for number, caption in enumerate(("a cat\n", long, "", None)):
+            add(tar, f"{number}.png", data=png(number))
+            add(tar, f"{number}.json", data=json.dumps({"age": number + 0.5}).encode())
+            if caption is not None:
+                add(tar, f"{number}.txt", data=caption.encode())
+    found = open_source(tmp_path / "shard.tar", SourceConfig(target=("txt:text", "age:value")))
+    assert {name: feature.kind for name, feature in found.features.items()} == {"txt": "text", "age": "value"}
+    targets = [record.targets for unit in found.units for record in unit.read()]
+    assert targets == [("a cat", 0.5), (long.strip(), 1.5)]
+    assert dict(found.refused) == {"2.png": "its 'txt' is empty", "3.png": "it has no .txt file"}
+    alone = open_source(tmp_path / "shard.tar", SourceConfig(target="txt:text"))
+    assert [record.targets for unit in alone.units for record in unit.read()] == [("a cat",), (long.strip(),)]

@@ -15,6 +15,9 @@ from joulecache.pipelines.source.targets import cell_text
 LONGEST_LABEL = {".cls": 1024, ".json": 1 << 20, ".txt": 1024}
 """The suffixes of files with the label of an image, and their largest sizes in bytes. The first kind that a source has is read."""
 
+TEXT_KEY = "txt"
+"""The name of a target that is the whole content of .txt files, such as captions."""
+
 
 @dataclass(frozen=True)
 class Unusable:
@@ -33,6 +36,11 @@ MemberLabels = Mapping[str, Mapping[str, Label]]
 """The content of label files by suffix and by name without it."""
 
 
+def longest_label(suffix: str, keys: Sequence[str]) -> int:
+    """Return the largest size of a label file in bytes; texts that are targets may be as long as .json files."""
+    return LONGEST_LABEL[".json" if suffix == ".txt" and TEXT_KEY in keys else suffix]
+
+
 def read_member(suffix: str, data: bytes, target: str | None, keys: Sequence[str] = ()) -> Label:
     """Return the class in a label file.
 
@@ -40,14 +48,16 @@ def read_member(suffix: str, data: bytes, target: str | None, keys: Sequence[str
         suffix: Its suffix, a key of `LONGEST_LABEL`.
         data: Its content. At most one byte more than the largest size is needed.
         target: The key of the class in a .json file. Default: the only conventional one.
-        keys: Keys of targets in a .json file, to read instead.
+        keys: Names of targets, to read instead: keys of a .json file, or `TEXT_KEY` for a .txt file.
     """
     try:
-        if len(data) > LONGEST_LABEL[suffix]:
-            raise ValueError(f"must have at most {LONGEST_LABEL[suffix]:,} bytes")
+        if len(data) > longest_label(suffix, keys):
+            raise ValueError(f"must have at most {longest_label(suffix, keys):,} bytes")
         text = data.decode("utf-8-sig")
-        if keys:
-            return _json_cells(text, keys)
+        if suffix == ".txt" and TEXT_KEY in keys:
+            return (text.strip(),)
+        if suffix == ".json" and (members := [key for key in keys if key != TEXT_KEY]):
+            return _json_cells(text, members)
         value = class_value(_json_text(text, target) if suffix == ".json" else text)
         return sys.intern(value) if isinstance(value, str) else value  # of many images of a class
     except UnicodeDecodeError:

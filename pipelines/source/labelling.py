@@ -14,7 +14,7 @@ from joulecache.pipelines.source.classes import Labelled, crowding_note, merged
 from joulecache.pipelines.source.coco import BOXES, COCO_KINDS, coco_targets, read_coco
 from joulecache.pipelines.source.config import SourceConfig, Wanted
 from joulecache.pipelines.source.features import LABEL, TargetTable
-from joulecache.pipelines.source.label_members import Label, Unusable, member_labels, sample_names
+from joulecache.pipelines.source.label_members import TEXT_KEY, Label, Unusable, member_labels, sample_names
 from joulecache.pipelines.source.labels import LabelTable, table_labels
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.masks import MASK, MaskFinder, MaskListing, masks_beside, masks_of_images
@@ -169,29 +169,40 @@ def _read_inside(location: str, paths: Sequence[str]) -> Counter[str]:
 
 
 def _targets_of_members(location: str, listings: Sequence[ImageListing], wanted: Sequence[Wanted]) -> Labelled:
-    """Return the targets under some keys of the .json files in tars; SourceError if there are none."""
+    """Return the targets in tars: under keys of .json files, or the texts of .txt files; SourceError if there are none."""
     if masks := [each.name for each in wanted if each.kind == "mask"]:
         raise SourceError(
             f"no masks for --target {masks[0]}:mask in {location!r}: pass their folder as --masks, or name masks next to images like "
             "'1.seg.png' next to '1.jpg'"
         )
-    found, files = _found_members(listings, ".json")
-    if not any(isinstance(each, tuple) for each in found):
-        names = ", ".join(repr(each.name) for each in wanted)
-        raise SourceError(
-            f"no image in {location!r} has {names}{_first_problem(listings)}: --target must name keys of the .json files in a tar, or "
-            "columns of a --labels table"
-        )
-    cells = {
-        each.name: [value[place] if isinstance(value, tuple) else None for value in found]
-        for place, each in enumerate(wanted)
-    }
-    targets, reasons, notes = read_table(wanted, cells, f"the .json files of {location!r}")
-    for row, value in enumerate(found):
-        if not isinstance(value, tuple):
-            reasons[row] = value.reason if isinstance(value, Unusable) else "it has no .json file"
-    labels = [None if row in reasons else 0 for row in range(len(found))]
-    return Labelled(labels, (), reasons, read=Counter({".json": files}), notes=tuple(notes), targets=targets)
+    of_text = [each for each in wanted if each.name == TEXT_KEY]
+    in_json = [each for each in wanted if each not in of_text]
+    cells: dict[str, list[str | None]] = {}
+    missing: dict[int, str] = {}
+    read: Counter[str] = Counter()
+    for suffix, named in ((".json", in_json), (".txt", of_text)):
+        if not named:
+            continue
+        found, read[suffix] = _found_members(listings, suffix)
+        if not any(isinstance(each, tuple) for each in found):
+            names = ", ".join(repr(each.name) for each in named)
+            raise SourceError(
+                f"no image in {location!r} has {names}{_first_problem(listings)}: --target must name keys of the .json files in a tar, "
+                f"{TEXT_KEY} for its .txt files, or columns of a --labels table"
+            )
+        for place, each in enumerate(named):
+            cells[each.name] = [value[place] if isinstance(value, tuple) else None for value in found]
+        for row, value in enumerate(found):
+            if not isinstance(value, tuple):
+                missing[row] = value.reason if isinstance(value, Unusable) else f"it has no {suffix} file"
+    kinds = " and ".join(read)
+    targets, reasons, notes = read_table(
+        wanted, {each.name: cells[each.name] for each in wanted}, f"the {kinds} files of {location!r}"
+    )
+    reasons.update(missing)
+    rows = len(next(iter(cells.values())))
+    labels = [None if row in reasons else 0 for row in range(rows)]
+    return Labelled(labels, (), reasons, read=read, notes=tuple(notes), targets=targets)
 
 
 def _found_members(listings: Sequence[ImageListing], suffix: str) -> tuple[list[Label | None], int]:
@@ -216,7 +227,7 @@ def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) 
     notes = crowding_note(labelled.labels)
     if suffix == ".txt" and notes:
         raise SourceError(
-            f"the .txt files in {location!r} seem to be captions, not classes, as nearly each is different: {_TABLE}"
+            f"the .txt files in {location!r} seem to be captions, not classes, as nearly each is different: read them as texts with --target {TEXT_KEY}:text, or {_TABLE}"
         )
     if suffix != ".cls":
         notes = (f"classes are read from the {suffix} files in {location}", *notes)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import open_binary
-from joulecache.pipelines.source.label_members import LONGEST_LABEL, Label, Unusable, read_member
+from joulecache.pipelines.source.label_members import LONGEST_LABEL, Label, Unusable, longest_label, read_member
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
 from joulecache.pipelines.source.naming import HIDDEN, key_problem, printable, sidecar_kind
 from joulecache.pipelines.source.records import Archive, SourceError
@@ -24,7 +24,7 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys
         archive: The tar.
         prefix: Start of the keys.
         target: The key of the class in .json files.
-        keys: Keys of targets in .json files, to read instead.
+        keys: Names of targets to read instead: keys of .json files, and txt for the texts of .txt files.
 
     Raises:
         SourceError: The tar is damaged or compressed, or has two images of the same name.
@@ -90,5 +90,5 @@ def _add_label(
     else:
         stream = tar.extractfile(member)
         labels[stem] = read_member(
-            suffix, stream.read(LONGEST_LABEL[suffix] + 1) if stream else b"", target, keys if suffix == ".json" else ()
+            suffix, stream.read(longest_label(suffix, keys) + 1) if stream else b"", target, keys
         )
