@@ -227,7 +227,8 @@ def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) 
     notes = crowding_note(labelled.labels)
     if suffix == ".txt" and notes:
         raise SourceError(
-            f"the .txt files in {location!r} seem to be captions, not classes, as nearly each is different: read them as texts with --target {TEXT_KEY}:text, or {_TABLE}"
+            f"the .txt files in {location!r} seem to be captions, not classes, as nearly each is different: read them as texts "
+            f"with --target {TEXT_KEY}:text, or {_TABLE}"
         )
     if suffix != ".cls":
         notes = (f"classes are read from the {suffix} files in {location}", *notes)
