@@ -51,6 +51,19 @@ def test_processes_that_outlive_their_parents_count() -> None:
     assert Energy.from_json(json.loads(done.stdout)["energy"]).cpu_s >= 0.5 - 0.03
 
 
+def test_orphans_are_adopted_only_while_the_command_runs() -> None:
+    code = """
+import ctypes
+from joulecache.pipelines.cli.running import run_metered
+from joulecache.pipelines.energy import Meter
+adopts = ctypes.c_int()
+run_metered(["true"], Meter())
+ctypes.CDLL(None).prctl(37, ctypes.byref(adopts), 0, 0, 0)  # PR_GET_CHILD_SUBREAPER
+print(adopts.value)
+"""
+    assert python(code).split() == ["0"]
+
+
 @pytest.mark.slow
 def test_codecarbon_is_shown_for_comparison() -> None:
     done = run_python(CLI, "run", "--json", "--cross-check", sys.executable, "-c", burning(1.0))

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from joulecache.pipelines.energy import Energy, Meter
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -26,10 +26,22 @@ def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = N
     Raises:
         OSError: The command cannot be started.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with meter.window(Path(command[0]).name or "command") as window, _signals() as started:
+    name = Path(command[0]).name or "command"
+    with _adopted_orphans(), meter.window(name) as window, _signals() as started:
         code = started(subprocess.Popen(command, stdout=stdout)).wait()
     return code if code >= 0 else 128 - code, window.energy
+
+
+@contextmanager
+def _adopted_orphans() -> Iterator[None]:
+    """Make this process the parent of descendants whose own parent ends."""
+    prctl, before = ctypes.CDLL(None).prctl, ctypes.c_int()
+    prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
 
 
 @contextmanager
