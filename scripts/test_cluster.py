@@ -27,8 +27,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from engines import (
     ENGINES,
     FLINK,
@@ -245,14 +243,15 @@ def check_faults(work: Path, source: str, local: Built) -> None:
 
 def check_piped_fault(victim: str, work: Path, source: str, local: Built) -> None:
     """Kill a process while a pipeline writes a cache: it must recover, or leave no cache, and the next one must write it."""
+    import psutil
+
     cache = work / f"piped-fault-{victim}"
     with session_cluster(work) as cluster:
         with start_pipe(source, cache, cluster.options) as process:
             wait_until(lambda: len(list(cache.glob("*.arrow"))) >= RESUMED_SHARDS, "files are written", process)
             if victim == "worker":
-                pids = [
-                    each.pid for each in psutil.Process().children(recursive=True) if WORKER_MODULE in each.cmdline()
-                ]
+                started = psutil.Process().children(recursive=True)
+                pids = [each.pid for each in started if WORKER_MODULE in each.cmdline()]
                 os.kill(pids[0], signal.SIGKILL)
             else:
                 cluster.task_managers[0].kill()
