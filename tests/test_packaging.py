@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import re
@@ -135,6 +136,20 @@ def test_scripts_can_be_run() -> None:
         else:
             assert text.startswith("#!/usr/bin/env bash\n")
             assert "\nset -euo pipefail\n" in text
+
+
+def test_scripts_start_under_a_python_without_packages() -> None:
+    """They install .venv, and run there."""
+    scripts = {path.stem: path for path in (ROOT / "scripts").glob("*.py")}
+    for name, path in scripts.items():
+        text = path.read_text()
+        if not text.startswith("#!"):
+            continue
+        for statement in ast.parse(text).body:
+            modules = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            modules += [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []
+            packages = {module.partition(".")[0] for module in modules}
+            assert packages <= {*sys.stdlib_module_names, *scripts, "joulecache"}, f"{name} imports {packages}"
 
 
 @pytest.fixture(scope="module")
