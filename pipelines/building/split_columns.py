@@ -123,8 +123,9 @@ class SplitColumns:
             self._stats.append([*stats, *(each for _, each in encoded)])
         for variant, (image, moved) in enumerate(stored):
             self._images[variant][slot] = image  # type: ignore[assignment]
-            for rows, target in zip(self._spatial[variant].values(), moved, strict=True):
-                rows.put(slot, target)
+            if moved:
+                for rows, target in zip(self._spatial[variant].values(), moved, strict=True):
+                    rows.put(slot, target)
         self._targets[slot], self._origins[slot] = targets, origin
         self._copied[slot], self._previous_rows[slot] = len(copied), previous_row
 
