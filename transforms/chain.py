@@ -379,6 +379,11 @@ def parse(text: str, ops: Mapping[str, type[Op]] | None = None) -> Chain:
     return Chain(tuple(op for half in parsed for op in half), len(parsed[0]))
 
 
+def as_chain(chain: Chain | str) -> Chain:
+    """Return a chain, parsed if it is text; raises as `parse`."""
+    return parse(chain) if isinstance(chain, str) else chain
+
+
 def _quoted(text: str) -> str:
     return f'"{text}"' if text.isprintable() and '"' not in text else repr(text)
 

@@ -50,7 +50,7 @@ from joulecache.pipelines.models.metrics import ACCURACY
 from joulecache.pipelines.models.user_models import MakeModel, TrainingData, UserModel, batch_spec, make_user_model
 from joulecache.pipelines.source import Source, log_notes, open_source, source_paths
 from joulecache.pipelines.source.features import describe_features, is_labelled
-from joulecache.transforms.chain import Chain, parse
+from joulecache.transforms.chain import Chain, as_chain
 from joulecache.transforms.ops import Normalize
 
 _DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms cycle through
@@ -76,7 +76,7 @@ def audit_chain(
         ArmError: An arm cannot run.
         RuntimeError: The model to compress for inference diverged in training.
     """
-    parsed = parse(chain) if isinstance(chain, str) else chain
+    parsed = as_chain(chain)
     check_chain(parsed, config.workloads, own_model=make_model is not None)
     config.check_draws(parsed)
     _build_config(parsed, config, config.variants[0])

@@ -21,8 +21,8 @@ from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.source import Source
 from joulecache.pipelines.source.feature import Feature
-from joulecache.pipelines.source.features import AnyFeature, Features, check_names
-from joulecache.transforms.chain import Chain, parse
+from joulecache.pipelines.source.features import AnyFeature, Features, check_names, describe_features
+from joulecache.transforms.chain import Chain, as_chain
 
 NAMESPACE = "joulecache"
 """Namespace of all Beam metrics."""
@@ -125,8 +125,8 @@ class WriteCache(beam.PTransform):  # type: ignore[misc]
         self.with_input_types(Record | Mapping[str, Any]).with_output_types(WriteResult)
         self._cache, self._features = os.fspath(cache), _checked_features(features)
         self._config = BuildConfig(
-            chain=_parsed(chain),
-            val_chain=None if val_chain is None else _parsed(val_chain),
+            chain=as_chain(chain),
+            val_chain=None if val_chain is None else as_chain(val_chain),
             variants=variants,
             format=format,
             encoding=encoding,
@@ -172,16 +172,12 @@ class WriteCache(beam.PTransform):  # type: ignore[misc]
         return {
             "cache": self._cache,
             "chain": str(config.chain),
-            "targets": ", ".join(f"{name} ({feature.kind})" for name, feature in self._features.items()) or "none",
+            "targets": describe_features(self._features),
             "variants": config.variants,
             "shards": config.shards or "of the existing cache, or the default",
             "format": f"{config.format}, {config.encoding}",
             "max_reject_rate": config.max_reject_rate,
         }
-
-
-def _parsed(chain: Chain | str) -> Chain:
-    return parse(chain) if isinstance(chain, str) else chain
 
 
 def _checked_features(features: Mapping[str, AnyFeature]) -> Features:

@@ -145,7 +145,7 @@ def _refuse_repeated(rows: pa.RecordBatch) -> None:
     if len(np.unique(hashes)) < len(hashes):
         key, count = Counter(rows["key"].to_pylist()).most_common(1)[0]
         if count > 1:
-            raise BuildError(f"record {key!r} is in {count} shards: give each record a key of its own")
+            raise BuildError(f"record {key!r} is in {count} shards: keys must be unique")
 
 
 def _summary(feature: Feature, column: pa.Array) -> TargetSummary:

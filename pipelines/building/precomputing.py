@@ -28,7 +28,7 @@ from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.source import Source, log_notes, open_source, store_units
-from joulecache.transforms.chain import Chain, parse
+from joulecache.transforms.chain import Chain, as_chain
 
 _FEW_RECORDS, _FEW_BYTES = 1000, 32 << 20
 _ACCEPT_REJECTS = "finished shards are kept: to accept these rejects, pass --max-reject-rate "
@@ -109,8 +109,8 @@ def precompute(
             (`EngineError`).
     """
     config = BuildConfig(
-        chain=_parsed(chain),
-        val_chain=None if val_chain is None else _parsed(val_chain),
+        chain=as_chain(chain),
+        val_chain=None if val_chain is None else as_chain(val_chain),
         variants=variants,
         format=format,
         encoding=encoding,
@@ -159,10 +159,6 @@ def build_cache(source: Source, cache: str | os.PathLike[str], config: BuildConf
     with open_destination(cache) as destination:
         job = make_job(config, source, destination, destination.existing_manifest())
         return _run(job, destination, None, meter, None)
-
-
-def _parsed(chain: Chain | str) -> Chain:
-    return parse(chain) if isinstance(chain, str) else chain
 
 
 def _with_suffix(destination: Destination, existing: Manifest, config: ShardConfig) -> Manifest:

@@ -17,7 +17,7 @@ from joulecache.pipelines.building.records import Record
 from joulecache.pipelines.compressing.litert import PREDICT_BATCH, TfliteModel
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.energy import Meter
-from joulecache.transforms.chain import Chain, parse
+from joulecache.transforms.chain import Chain, as_chain
 
 Example: TypeAlias = Record | bytes | NDArray[np.uint8]
 
@@ -64,7 +64,7 @@ class LiteRTModelHandler(ModelHandler):  # type: ignore[misc]
         self._content = model if isinstance(model, bytes) else Path(model).read_bytes()
         self._name = f"{len(model)} bytes" if isinstance(model, bytes) else Path(model).name
         TfliteModel(self._content if isinstance(model, bytes) else model)  # checks it
-        given = parse(chain) if isinstance(chain, str) else chain
+        given = None if chain is None else as_chain(chain)
         if given and given.is_float:
             raise ValueError(
                 f"the model reads uint8 pixels, but the chain returns floats: drop to_float and normalize, got {str(given)!r}"

@@ -15,7 +15,7 @@ from joulecache.pipelines.planning.config import Budget, PlanConfig
 from joulecache.pipelines.planning.pricing import Job, price
 from joulecache.pipelines.planning.results import Choice, Plan, ranked
 from joulecache.pipelines.planning.sampling import Sample, Sampler
-from joulecache.transforms.chain import Chain, parse
+from joulecache.transforms.chain import Chain, as_chain
 
 _PAGE_CACHE_SHARE = 0.5  # share of the memory; the training needs the rest
 
@@ -82,7 +82,7 @@ def plan(
         SourceError: The source cannot be read.
         BuildError: A cache of the sample cannot be built.
     """
-    parsed = parse(chain) if isinstance(chain, str) else chain
+    parsed = as_chain(chain)
     config = PlanConfig(
         epochs=epochs,
         runs=runs,

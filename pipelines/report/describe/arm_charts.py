@@ -53,7 +53,7 @@ def _bars(result: WorkloadResult, audit: Audit) -> Chart:
         Bars(marks, "active J per 1,000 images"),
         f"Bars: {'; '.join(shown)}.",
         "Error bars: from the lowest to the highest published coefficients. They show how far off the joules of all arms may be together; "
-        "the ratios show how well the arms can be told apart.",
+        "the ratios show how well the arms can be distinguished.",
         active_tag(audit),
     )
 
