@@ -183,7 +183,7 @@ def test_work_of_other_processes_is_separated_from_that_of_the_tree() -> None:
     assert share is not None
     used_s = machine.machine_cpu_s - seen.cpu_s
     assert 0.5 - machine.resolution_s - 0.1 <= used_s <= machine.capacity_s + 2 * machine.resolution_s
-    assert share == pytest.approx(used_s / machine.capacity_s)
+    assert share == pytest.approx(min(1.0, used_s / machine.capacity_s))  # ticks can add up to more than the time
     if used_s > 0.06 * machine.capacity_s + machine.resolution_s:  # unless the machine paused
         assert f"other processes used {share:.0%} of the processors" in seen.flags
 

@@ -16,10 +16,16 @@ from numpy.typing import NDArray
 _SMALLEST_SIDE = 8  # below it, two of libjpeg's scales may result in one size
 _MARKER = struct.Struct(">BBH")
 _FRAME = struct.Struct(">BHHBB2xB2xB")  # precision, height, width, components, and the numbers of three of them
-_START, _FRAMES, _SCAN = 0xD8, frozenset([0xC0, 0xC1, 0xC2]), 0xDA
-_STANDALONE = frozenset([0x00, 0x01, *range(0xD0, 0xDA), 0xFF])  # no segments, or padding
+_FRAMES, _SCAN = frozenset([0xC0, 0xC1, 0xC2]), 0xDA
+_ANY_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_STANDALONE = frozenset([*range(0xD0, 0xDA), 0xFF])  # no segments, or padding
 _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
-_LEAST_BYTES = {_APP0: 16, _APP14: 14}  # Pillow refuses shorter ones
+_NEVER = 1 << 16
+_LEAST_BYTES = {
+    **{marker: _NEVER if marker < 0xC0 or marker in _STANDALONE else 2 for marker in range(256)},
+    **{_APP0: 16, _APP14: 14},  # Pillow refuses shorter ones
+}
+_USED = frozenset([_SCAN, _APP0, _APP1, _APP14, *_ANY_FRAME])
 _JFIF, _EXIF, _ADOBE = b"JFIF", b"Exif\0\0", b"Adobe"
 _XMP_ORIENTATION = b"tiff:Orientation"
 _ORIENTATION, _SHORT, _ENTRY_BYTES = 0x0112, 3, 12
@@ -91,7 +97,7 @@ def _read(data: bytes) -> Jpeg:
             exif.append(data[start + len(_EXIF) : end])
         elif marker == _APP14 and data.startswith(_ADOBE, start):
             transform = data[start + 11]
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        elif marker in _ANY_FRAME:
             if frame or marker not in _FRAMES:
                 raise _UnusualError
             frame = _FRAME.unpack_from(data, start)
@@ -105,17 +111,17 @@ def _read(data: bytes) -> Jpeg:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of the segments before the first scan."""
-    position = 2
+    """Yield (marker, start, end) of the segments before the first scan that matter here. Tables, the most frequent, do not."""
+    position, length, unpack, least_bytes = 2, len(data), _MARKER.unpack_from, _LEAST_BYTES
     while True:
-        prefix, marker, size = _MARKER.unpack_from(data, position)
-        start, end = position + 4, position + 2 + size
-        is_short = size < _LEAST_BYTES.get(marker, 2)
-        if prefix != 0xFF or marker < 0xC0 or marker in _STANDALONE or is_short or end > len(data):
+        prefix, marker, size = unpack(data, position)
+        end = position + 2 + size
+        if prefix != 0xFF or size < least_bytes[marker] or end > length:
             raise _UnusualError
-        if marker == _SCAN:
-            return
-        yield marker, start, end
+        if marker in _USED:
+            if marker == _SCAN:
+                return
+            yield marker, position + 4, end
         position = end
 
 

@@ -60,15 +60,18 @@ def read_or_reject(unit: Unit, records: Iterator[Record]) -> Iterator[Record | R
     Raises:
         StoreError: An object store failed, which may recover.
     """
-    unread = dict.fromkeys(unit.record_keys())
+    read: list[str] = []
     try:
         for record in records:
-            del unread[record.key]
+            read.append(record.key)
             yield record
     except StoreError:
         raise
     except (OSError, pa.ArrowInvalid) as error:
         reason = f"cannot be read: {error}".splitlines()[0]
+        unread = dict.fromkeys(unit.record_keys())
+        for key in read:
+            del unread[key]
         yield from (Reject(key, reason) for key in unread)
 
 

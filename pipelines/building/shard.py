@@ -66,6 +66,7 @@ class _Transformer:
 
     def __init__(self, spec: ShardSpec) -> None:
         self._spec, self._config = spec, spec.config
+        self._features = tuple(spec.features.values())
         self._has_spatial = bool(spatial_features(spec.features))
         self._slots: dict[str, tuple[str, int]] = {}
         keys: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -121,11 +122,12 @@ class _Transformer:
     def _transform(self, record: Record) -> None:
         if record.problem:
             raise ValueError(record.problem)
-        features, targets = self._spec.features.values(), record.targets
-        for feature, target in zip(features, targets, strict=True):
+        targets = record.targets
+        for feature, target in zip(self._features, targets, strict=True):
             feature.check(target)
         if self._has_spatial:
-            targets = tuple(feature.index_value(target) for feature, target in zip(features, targets, strict=True))
+            pairs = zip(self._features, targets, strict=True)
+            targets = tuple(feature.index_value(target) for feature, target in pairs)
         split, slot = self._slots[record.key]
         columns = self._splits[split]
         digest = hashlib.sha256(record.data).digest()[:16]
@@ -144,7 +146,7 @@ class _Transformer:
         """Return the bytes of a record's image and masks, as units know them before they are read."""
         if not self._has_spatial:
             return len(record.data)
-        pairs = zip(self._spec.features.values(), record.targets, strict=False)
+        pairs = zip(self._features, record.targets, strict=False)
         masks = (target for feature, target in pairs if isinstance(feature, Mask) and isinstance(target, bytes))
         return len(record.data) + sum(map(len, masks))
 
