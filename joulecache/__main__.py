@@ -9,7 +9,9 @@ import sys
 from types import FrameType
 
 _INTERRUPTED = 130  # as in shells
-_GC_THRESHOLD = 10_000  # imports make 170,000 objects that stay: at the default of 700, visiting them again and again costs 0.1 s
+_GC_THRESHOLD = (
+    10_000  # imports make 170,000 objects that stay: at the default of 700, visiting them again and again costs 0.1 s
+)
 
 
 class _Interrupt:

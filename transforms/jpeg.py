@@ -23,7 +23,8 @@ _APP0, _APP1, _APP14 = 0xE0, 0xE1, 0xEE
 _NEVER = 1 << 16
 _LEAST_BYTES = {
     **{marker: _NEVER if marker < 0xC0 or marker in _STANDALONE else 2 for marker in range(256)},
-    **{_APP0: 16, _APP14: 14},  # Pillow refuses shorter ones
+    _APP0: 16,  # Pillow refuses shorter ones
+    _APP14: 14,
 }
 _USED = frozenset([_SCAN, _APP0, _APP1, _APP14, *_ANY_FRAME])
 _JFIF, _EXIF, _ADOBE = b"JFIF", b"Exif\0\0", b"Adobe"
