@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import psutil
 
 _PROC = Path("/proc")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt
 # (Folder, file) of the limit, by controller in /proc/self/cgroup; "" is cgroup version 2.
 _LIMIT_FILES = {"": ("", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 
@@ -37,12 +37,12 @@ def memory_limit(proc: Path = _PROC, control_groups: Path = _CONTROL_GROUPS) -> 
 
 @functools.cache
 def reuse_memory() -> None:
-    """Make glibc reuse the memory of images, instead of mapping new pages for each, which costs up to a sixth of the time of a build.
+    """Make glibc reuse the memory of images, instead of mapping new pages for each, which costs up to a third of the CPU of a build.
 
-    The process keeps up to 256 MB that it has freed. Other C libraries are left alone, and so are settings in the environment.
+    The process keeps up to 256 MB that it has freed. Other C libraries are left alone. MALLOC_TRIM_THRESHOLD_ is overruled: Dask
+    sets it to 64 KiB for all its workers.
     """
     with suppress(AttributeError, OSError):
-        options = {-1: ("MALLOC_TRIM_THRESHOLD_", 256 << 20), -3: ("MALLOC_MMAP_THRESHOLD_", 32 << 20)}
-        for option, (name, size) in options.items():
-            if name not in os.environ:
-                ctypes.CDLL(None).mallopt(option, size)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_TRIM_THRESHOLD, 256 << 20)
+        libc.mallopt(_MMAP_THRESHOLD, 32 << 20)
