@@ -13,9 +13,6 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.kept_alive import Token, call_method, keep_alive
 from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
-from joulecache.pipelines.loading.spatial import SpatialColumn
-from joulecache.pipelines.loading.targets import packed
-from joulecache.pipelines.source.feature import Named
 
 Tensors: TypeAlias = Any
 
@@ -49,9 +46,7 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     # Checkpoints hold positions, not the batches that were read ahead.
     options.experimental_symbolic_checkpoint = config.epochs is not None
     dataset = dataset.with_options(options)
-    selected = [reader.split.cache.manifest.features[name] for name in reader.selection.targets]
-    named = [feature.names for feature in selected if isinstance(feature, Named)]
-    dataset.class_names = list(named[0]) if len(selected) == len(named) == 1 else []
+    dataset.class_names = reader.class_names
     dataset.num_classes = len(dataset.class_names)
     return dataset
 
@@ -113,22 +108,7 @@ class _Steps:
         if self._dtype != self._image_type:
             images = tf.cast(images, self._dtype)
         shaped = [tf.ensure_shape(each, shape) for each, shape in zip(targets, self._target_shapes, strict=True)]
-        selection, columns = self._reader.selection, self._reader.split.targets
-        weights = None
-        if selection.sample_weight is not None:
-            columns, weights = columns[:-1], self._weights(shaped.pop())
-        return selection.arrange(tf.ensure_shape(images, self._image_shape), packed(columns, shaped), weights)
-
-    def _weights(self, weights: tf.Tensor) -> Tensors:
-        """Return the weights of images in the structure of targets that move with the pixels, broadcast over all losses of an image.
-
-        Keras multiplies losses and weights from the last axis: weights ``[B]`` would weight the columns of masks.
-        """
-        columns = self._reader.split.targets[:-1]
-        if not any(isinstance(column, SpatialColumn) for column in columns):
-            return weights
-        tensors = [weights[(..., *[tf.newaxis] * tensor.losses)] for column in columns for tensor in column.tensors]
-        return self._reader.selection.structure(packed(columns, tensors))
+        return self._reader.arrange(tf.ensure_shape(images, self._image_shape), shaped)
 
 
 def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.order import Order
+from joulecache.pipelines.loading.permutation import VERSION
+from joulecache.pipelines.loading.spatial import SpatialColumn
 from joulecache.pipelines.loading.split import CachedSplit, Images, Targets
 from joulecache.pipelines.loading.steps import Batches, divide, first_batch
-from joulecache.pipelines.loading.targets import Selection, select
+from joulecache.pipelines.loading.targets import Selection, packed, select
+from joulecache.pipelines.source.feature import Named
 from joulecache.pipelines.source.features import is_labelled
 from joulecache.transforms.ops import Op
 
@@ -66,10 +70,34 @@ class StepReader:
         stacked = tuple(each.reshape(*shape, *each.shape[1:]) for each in targets)
         return images.reshape(*shape, *images.shape[1:]), stacked
 
+    def arrange(self, images: Any, tensors: Sequence[Any]) -> Any:
+        """Return images and the tensors of all targets in the structure that `load` yields.
+
+        Keras multiplies losses and weights from the last axis: weights ``[B]`` would weight the columns of masks. With targets that
+        move with the pixels, weights therefore have the structure of the targets, broadcast over all losses of an image.
+        """
+        selection, columns = self.selection, self.split.targets
+        if selection.sample_weight is None:
+            return selection.arrange(images, packed(columns, tensors))
+        *tensors, weights = tensors
+        columns = columns[:-1]
+        if any(isinstance(column, SpatialColumn) for column in columns):
+            each = [weights[(..., *[None] * tensor.losses)] for column in columns for tensor in column.tensors]
+            weights = selection.structure(packed(columns, each))
+        return selection.arrange(images, packed(columns, tensors), weights)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes of the only target; empty for several or others."""
+        features = [self.split.cache.manifest.features[name] for name in self.selection.targets]
+        named = [feature.names for feature in features if isinstance(feature, Named)]
+        return list(named[0]) if len(features) == len(named) == 1 else []
+
     @property
     def fingerprint(self) -> int:
         """A number of `FINGERPRINT_BITS` bits for everything that determines the meaning of a step's number."""
         parts = [
+            VERSION,
             str(self.split.chain),
             [file.sha256 for file in self.split.entry.files],
             repr(self.order),
