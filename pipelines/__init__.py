@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.building.beam_sources import ReadCache, ReadRecords
     from joulecache.pipelines.building.precomputing import precompute
     from joulecache.pipelines.building.records import Record
-    from joulecache.pipelines.cache.cache import Cache, open_cache, verify
+    from joulecache.pipelines.cache.cache import verify
     from joulecache.pipelines.cache.manifest_io import open_manifest
     from joulecache.pipelines.compressing.beam_inference import LiteRTModelHandler
     from joulecache.pipelines.compressing.compression import compress
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from joulecache.pipelines.loading.directory import image_dataset_from_directory
     from joulecache.pipelines.loading.element_cache import cached
     from joulecache.pipelines.loading.loader import load
+    from joulecache.pipelines.loading.numpy_batches import batches
+    from joulecache.pipelines.loading.records import Cache, open_cache
     from joulecache.pipelines.models.user_models import TrainingData
     from joulecache.pipelines.planning.planner import plan
     from joulecache.pipelines.source import features
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 register_on_first_use(lambda: import_module(f"{__name__}.report.notebook"))
 
 _HOMES = {
-    "Cache": "cache.cache",
+    "Cache": "loading.records",
     "Energy": "energy",
     "EnergyCallback": "training.callback",
     "LiteRTModelHandler": "compressing.beam_inference",
@@ -48,12 +50,13 @@ _HOMES = {
     "WriteCache": "building.beam_sink",
     "TrainingData": "models.user_models",
     "audit": "auditing.auditor",
+    "batches": "loading.numpy_batches",
     "cached": "loading.element_cache",
     "compress": "compressing.compression",
     "features": "source.features",
     "image_dataset_from_directory": "loading.directory",
     "load": "loading.loader",
-    "open_cache": "cache.cache",
+    "open_cache": "loading.records",
     "open_manifest": "cache.manifest_io",
     "plan": "planning.planner",
     "precompute": "building.precomputing",
@@ -75,6 +78,7 @@ __all__ = [
     "TrainingData",
     "WriteCache",
     "audit",
+    "batches",
     "cached",
     "compress",
     "features",

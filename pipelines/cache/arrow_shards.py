@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from joulecache.pipelines.cache.data_file import RawLayout
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
+from joulecache.pipelines.source.feature import as_numbers
 from joulecache.pipelines.source.spatial import Boxes, Mask, Points, SpatialFeature
 
 PAGE = 4096
@@ -135,14 +136,14 @@ def _column(batch: pa.RecordBatch, name: str, feature: SpatialFeature) -> Stored
             places, numbers = feature.columns(name)
             corners = _checked(batch, places, pa.list_(pa.list_(pa.float32(), 4)))
             classes = _checked(batch, numbers, pa.list_(pa.int64()))
-            counts = np.diff(corners.offsets.to_numpy()).astype(np.int64)
-            if not np.array_equal(counts, np.diff(classes.offsets.to_numpy())):
+            counts = np.diff(as_numbers(corners.offsets)).astype(np.int64)
+            if not np.array_equal(counts, np.diff(as_numbers(classes.offsets))):
                 raise ValueError(f"its {places!r} and {numbers!r} have different lengths")
-            boxes = corners.flatten().flatten().to_numpy().reshape(-1, 4)
-            return BoxRows(counts, boxes.copy(), classes.flatten().to_numpy().copy())
+            boxes = as_numbers(corners.flatten().flatten()).reshape(-1, 4)
+            return BoxRows(counts, boxes.copy(), as_numbers(classes.flatten()).copy())
         case Points(n):
             column = _checked(batch, name, pa.fixed_shape_tensor(pa.float32(), (n, 3)))
-            points: NDArray[np.float32] = column.storage.flatten().to_numpy().reshape(-1, n, 3).copy()
+            points: NDArray[np.float32] = as_numbers(column.storage.flatten()).reshape(-1, n, 3).copy()
             return points
     raise TypeError(f"cannot read {feature}")
 

@@ -94,6 +94,10 @@ class Cache(Displayed):
     def __fspath__(self) -> str:
         return os.fspath(self.folder)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without what is mapped: another process on this machine maps the same files."""
+        return type(self), (self.location, self.folder, self.manifest)
+
 
 CacheLike: TypeAlias = Cache | str | os.PathLike[str]
 """What public functions accept as a cache: its location, or an opened one."""

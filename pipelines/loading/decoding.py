@@ -11,10 +11,10 @@ from joulecache.transforms.images import Array
 
 
 class DecodingThreads:
-    """One thread per CPU."""
+    """One thread per CPU, in each process that decodes: threads do not survive a fork."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+        self._threads: dict[int, ThreadPoolExecutor] = {}
 
     def decode(self, decode: Callable[[bytes], Array], images: Sequence[Any]) -> list[Array]:
         """Decode images, given as buffers of encoded bytes; return them in the same order."""
@@ -22,8 +22,13 @@ class DecodingThreads:
         def pixels(data: Any) -> Array:
             return decode(bytes(data))
 
+        if len(images) < 2:
+            return [pixels(data) for data in images]
+        process = os.getpid()
+        if process not in self._threads:
+            self._threads[process] = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
         try:
-            decoded = self._threads.map(pixels, images)
+            decoded = self._threads[process].map(pixels, images)
         except RuntimeError:  # the interpreter is ending: pools refuse work, but other threads of the script may go on
             decoded = map(pixels, images)
         return list(decoded)

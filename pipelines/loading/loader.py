@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from joulecache.pipelines.cache.cache import CacheLike, open_cache
-from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.cache import CacheLike
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
-from joulecache.pipelines.core.checks import check_choice, check_integer
-from joulecache.pipelines.core.quantities import shortened
-from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Shuffle, Verify
+from joulecache.pipelines.loading.config import LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
-from joulecache.pipelines.loading.reader import note_slow_shuffle, open_reader
+from joulecache.pipelines.loading.opening import open_steps
 from joulecache.transforms.ops import Op
-
-_LOG = logging.getLogger("joulecache")
-_SHOWN_PROBLEMS = 5
 
 
 def load(
@@ -78,8 +71,6 @@ def load(
         CacheError: The cache cannot be read.
         ValueError: An argument is invalid, a target cannot be mixed, or a custom op after the cut does not say how targets move.
     """
-    check_choice("verify", verify, VERIFY)
-    check_integer("stage_limit_bytes", stage_limit_bytes)
     config = LoadConfig(
         split,
         batch_size,
@@ -93,16 +84,7 @@ def load(
         targets=targets,
         sample_weight=sample_weight,
     )
-    opened = open_cache(cache, stage_limit_bytes=stage_limit_bytes)
-    if verify == "full" and (problems := opened.verify()):
-        raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
-    reader = open_reader(opened, config, ops)
-    note_slow_shuffle(reader, config)
-    if opened.manifest.is_outdated(split, ops):
-        _LOG.warning(
-            "%s was built with other versions of its ops, so its images differ from those of a new build: rebuild it with --replace",
-            opened.location,
-        )
+    reader = open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
     return make_dataset(reader, config)
 
 

@@ -17,9 +17,8 @@ from joulecache.pipelines.loading.permutation import VERSION
 from joulecache.pipelines.loading.spatial import SpatialColumn
 from joulecache.pipelines.loading.split import CachedSplit, Images, Targets
 from joulecache.pipelines.loading.steps import Batches, divide, first_batch
-from joulecache.pipelines.loading.targets import Selection, packed, select
+from joulecache.pipelines.loading.targets import packed, select
 from joulecache.pipelines.source.feature import Named
-from joulecache.pipelines.source.features import is_labelled
 from joulecache.transforms.ops import Op
 
 _LOG = logging.getLogger("joulecache")
@@ -36,7 +35,6 @@ class StepReader:
     host: int
     batches: Batches
     start: tuple[int, int]
-    selection: Selection
 
     def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[Images, Targets]:
         """Return the K batches of a step; in the first epoch without the batches before `start`.
@@ -71,25 +69,13 @@ class StepReader:
         return images.reshape(*shape, *images.shape[1:]), stacked
 
     def arrange(self, images: Any, tensors: Sequence[Any]) -> Any:
-        """Return images and the tensors of all targets in the structure that `load` yields.
-
-        Keras multiplies losses and weights from the last axis: weights ``[B]`` would weight the columns of masks. With targets that
-        move with the pixels, weights therefore have the structure of the targets, broadcast over all losses of an image.
-        """
-        selection, columns = self.selection, self.split.targets
-        if selection.sample_weight is None:
-            return selection.arrange(images, packed(columns, tensors))
-        *tensors, weights = tensors
-        columns = columns[:-1]
-        if any(isinstance(column, SpatialColumn) for column in columns):
-            each = [weights[(..., *[None] * tensor.losses)] for column in columns for tensor in column.tensors]
-            weights = selection.structure(packed(columns, each))
-        return selection.arrange(images, packed(columns, tensors), weights)
+        """Return `arrange` of images and the tensors of all targets."""
+        return arrange(self.split, images, tensors)
 
     @property
     def class_names(self) -> list[str]:
         """The names of the classes of the only target; empty for several or others."""
-        features = [self.split.cache.manifest.features[name] for name in self.selection.targets]
+        features = [self.split.cache.manifest.features[name] for name in self.split.selection.targets]
         named = [feature.names for feature in features if isinstance(feature, Named)]
         return list(named[0]) if len(features) == len(named) == 1 else []
 
@@ -104,11 +90,27 @@ class StepReader:
             repr(self.batches),
             self.host,
             self.start,
+            repr(self.split.selection),
         ]
-        if not is_labelled(self.split.cache.manifest.features):
-            parts.append(repr(self.selection))
         digest = hashlib.sha256(json.dumps(parts).encode()).digest()
         return int.from_bytes(digest, "big") % (1 << FINGERPRINT_BITS)
+
+
+def arrange(split: CachedSplit, images: Any, tensors: Sequence[Any]) -> Any:
+    """Return images and the tensors of all targets in the structure that `load` yields.
+
+    Keras multiplies losses and weights from the last axis: weights ``[B]`` would weight the columns of masks. With targets that
+    move with the pixels, weights therefore have the structure of the targets, broadcast over all losses of an image.
+    """
+    selection, columns = split.selection, split.targets
+    if selection.sample_weight is None:
+        return selection.arrange(images, packed(columns, tensors))
+    *tensors, weights = tensors
+    columns = columns[:-1]
+    if any(isinstance(column, SpatialColumn) for column in columns):
+        each = [weights[(..., *[None] * tensor.losses)] for column in columns for tensor in column.tensors]
+        weights = selection.structure(packed(columns, each))
+    return selection.arrange(images, packed(columns, tensors), weights)
 
 
 def open_reader(cache: Cache, config: LoadConfig, ops: Mapping[str, type[Op]] | None = None) -> StepReader:
@@ -117,7 +119,7 @@ def open_reader(cache: Cache, config: LoadConfig, ops: Mapping[str, type[Op]] | 
     split = CachedSplit(cache, config.split, config.seed, ops, selection)
     order = _order(split, config)
     batches = divide(split, config)
-    return StepReader(split, order, config.hosts[0], batches, first_batch(config, batches.count), selection)
+    return StepReader(split, order, config.hosts[0], batches, first_batch(config, batches.count))
 
 
 def _order(split: CachedSplit, config: LoadConfig) -> Order:

@@ -17,6 +17,7 @@ from joulecache.pipelines.loading.array_pool import ArrayPool
 from joulecache.pipelines.loading.decoding import DecodingThreads
 from joulecache.pipelines.loading.spatial import MaskColumn, SpatialColumn, open_spatial
 from joulecache.pipelines.loading.targets import Selection, TargetColumn, open_targets, select
+from joulecache.pipelines.source.feature import as_numbers
 from joulecache.transforms.chain import (
     apply_batch_ops,
     apply_to_each,
@@ -47,6 +48,7 @@ class CachedSplit:
         chain: The chain of the split.
         seed: Seed of the ops after the cut.
         image_shape: (height, width, channels) of the images after the ops.
+        selection: Which targets `batch` returns.
         targets: The targets that `batch` returns.
         key_hashes: uint64 ``[N]``, memory-mapped: they determine the draws of each record.
         soft_labels: Whether `batch` returns class shares instead of classes, because the training chain mixes images. It holds
@@ -86,8 +88,8 @@ class CachedSplit:
         self._variants = [map_variant(cache.folder, files, shape) for files in variants]
         self._guard = FileGuard(cache.folder, self.entry.files)
         rows = cache.rows(split)
-        self.key_hashes: NDArray[np.uint64] = rows["key_hash"].to_numpy()
-        selection = selection or select(cache.manifest.features, None, None)
+        self.key_hashes: NDArray[np.uint64] = as_numbers(rows["key_hash"])
+        self.selection = selection = selection or select(cache.manifest.features, None, None)
         unmoved = open_targets(cache, split, selection, soft=self.soft_labels)
         if len(unmoved) < len(selection.names):
             check_moves(self.chain.on_images)

@@ -1,0 +1,46 @@
+"""Open a cache for reading by step, for `load` and `batches`. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from joulecache.pipelines.cache.cache import CacheLike, open_cache
+from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.core.checks import check_choice, check_integer
+from joulecache.pipelines.core.quantities import shortened
+from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Verify
+from joulecache.pipelines.loading.reader import StepReader, note_slow_shuffle, open_reader
+from joulecache.transforms.ops import Op
+
+_LOG = logging.getLogger("joulecache")
+_SHOWN_PROBLEMS = 5
+
+
+def open_steps(
+    cache: CacheLike,
+    config: LoadConfig,
+    *,
+    verify: Verify,
+    ops: Mapping[str, type[Op]] | None,
+    stage_limit_bytes: int,
+) -> StepReader:
+    """Open a split as `load` describes it; log what makes it slow, or its images different from those of a new build.
+
+    Raises:
+        CacheError: The cache cannot be read.
+        ValueError: An argument is invalid or does not fit the cache.
+    """
+    check_choice("verify", verify, VERIFY)
+    check_integer("stage_limit_bytes", stage_limit_bytes)
+    opened = open_cache(cache, stage_limit_bytes=stage_limit_bytes)
+    if verify == "full" and (problems := opened.verify()):
+        raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
+    reader = open_reader(opened, config, ops)
+    note_slow_shuffle(reader, config)
+    if opened.manifest.is_outdated(config.split, ops):
+        _LOG.warning(
+            "%s was built with other versions of its ops, so its images differ from those of a new build: rebuild it with --replace",
+            opened.location,
+        )
+    return reader
