@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -444,6 +445,27 @@ def test_a_process_killed_in_the_midst_leaves_a_folder_that_the_next_build_accep
     assert [hashes(manifest) for manifest in manifests] == [hashes(jc.open_manifest(photo_cache))] * 2
     assert is_clean(one)
     assert is_clean(other)
+
+
+LOST = """
+import os, pickle, sys
+from pathlib import Path
+from joulecache.pipelines.building import piped
+
+piped.write_files = lambda shard: os._exit(9)
+piped.build_records(*pickle.loads(Path(sys.argv[1]).read_bytes()))
+"""
+
+
+def test_the_shards_of_a_worker_that_is_lost_are_unmetered(tmp_path: Path, photos: Any) -> None:
+    plan = plan_for(tmp_path / "cache")
+    units = [unit for shard, unit in (checked(photo, CLASSES, 2) for photo in dicts(photos)) if shard == 1]
+    (tmp_path / "shard").write_bytes(pickle.dumps((plan, 1, units)))
+    assert run_python(LOST, tmp_path / "shard").returncode == 9
+    result = commit_shards(plan, build_some(plan, dicts(photos)))
+    assert result.manifest.energy is not None
+    assert result.manifest.energy.unmetered_shards == (1,)
+    assert is_clean(tmp_path / "cache")
 
 
 def plan_for(cache: Path) -> Plan:

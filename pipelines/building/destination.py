@@ -45,6 +45,9 @@ class Destination(Protocol):
     def was_interrupted(self) -> bool:
         """Return whether a killed build left files that `hold` would delete."""
 
+    def work_of(self, specs: Sequence[ShardSpec]) -> str:
+        """Return the name that `hold` gives the work folder in the cache."""
+
     def hold(self, specs: Sequence[ShardSpec]) -> AbstractContextManager[Path]:
         """Hold the destination for a build, and yield the local work folder with the files of an interrupted build.
 

@@ -47,17 +47,22 @@ class EnergyLog:
         )
         with suppress(OSError):  # on a full disk the build fails with a better message
             write_text(self._work / self.name, codec.dumps(log), durable=False)
-        logs = [log]
-        for path in energy_logs(self._work):
-            with suppress(OSError, ValueError):  # written by a killed process
-                if path.name != self.name:
-                    logs.append(codec.loads(ProcessLog, path.read_bytes()))
-        return logs
+        return [log, *read_logs(self._work, but=self.name)]
 
     def close(self) -> list[ProcessLog]:
         """Stop metering, and save once more."""
         self._stack.close()
         return self.save(is_complete=True)
+
+
+def read_logs(work: Path, but: str = "") -> list[ProcessLog]:
+    """Return the energy logs in a work folder, except the one named `but` and those that a killed process left damaged."""
+    logs: list[ProcessLog] = []
+    for path in energy_logs(work):
+        with suppress(OSError, ValueError):
+            if path.name != but:
+                logs.append(codec.loads(ProcessLog, path.read_bytes()))
+    return logs
 
 
 def total_energy(logs: Sequence[ProcessLog], built: Iterable[ShardResult], provenance: Provenance) -> BuildEnergy:

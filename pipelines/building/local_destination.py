@@ -70,6 +70,10 @@ class LocalDestination:
         """Look for a work folder."""
         return (self.folder / WORK).exists()
 
+    def work_of(self, specs: Sequence[ShardSpec]) -> str:
+        """Return the only name."""
+        return WORK
+
     @contextmanager
     def hold(self, specs: Sequence[ShardSpec]) -> Iterator[Path]:
         """Lock the folder."""

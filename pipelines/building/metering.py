@@ -67,6 +67,7 @@ class ProcessLog:
 
     Attributes:
         process: The process, as ``host:pid``.
+        build: Unique name of the build; "" in logs of earlier versions.
         machine: `machine_id` of its machine.
         metered_by: The launcher, if the log of the launcher includes this one; else "".
         is_launcher: Whether the process launched the build.
@@ -76,6 +77,7 @@ class ProcessLog:
     """
 
     process: str
+    build: str = ""
     machine: str
     metered_by: str = ""
     is_launcher: bool = False

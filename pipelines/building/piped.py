@@ -19,7 +19,7 @@ import pyarrow as pa
 from joulecache.pipelines.building import commit
 from joulecache.pipelines.building.config import BuildConfig, BuildError
 from joulecache.pipelines.building.destination import Destination, open_destination, write_errors
-from joulecache.pipelines.building.energy_log import total_energy
+from joulecache.pipelines.building.energy_log import read_logs, total_energy
 from joulecache.pipelines.building.job import CacheSpec, check_targets, refuse_other_options
 from joulecache.pipelines.building.metering import Metering, ProcessLog
 from joulecache.pipelines.building.previous import Previous, shard_files
@@ -53,6 +53,7 @@ class Plan:
         before: The manifest that the cache had.
         copied: The same, if its images can be copied.
         metering: How workers meter themselves.
+        work: Name of the folder of their energy logs in the cache.
     """
 
     cache: str
@@ -60,6 +61,7 @@ class Plan:
     before: Manifest | None = field(repr=False)
     copied: Manifest | None = field(repr=False)
     metering: Metering
+    work: str
 
     def shard_spec(self, shard: int, units: Sequence[RecordUnit]) -> ShardSpec:
         """Return the specification of a shard of these records."""
@@ -72,7 +74,15 @@ class Plan:
             previous = Previous(dataclasses.replace(self.copied, splits=splits), (), reread=True)
         spec = self.spec
         return ShardSpec(
-            self.cache, shard, spec.shards, units, spec.source.features, spec.config, previous, metering=self.metering
+            cache=self.cache,
+            shard=shard,
+            shards=spec.shards,
+            units=units,
+            features=spec.source.features,
+            config=spec.config,
+            previous=previous,
+            metering=self.metering,
+            work=self.work,
         )
 
 
@@ -130,7 +140,8 @@ def make_plan(cache: str, config: BuildConfig, features: Features, sources: Sequ
             source=Source(SOURCE, features, (), 0, holds_out=False, skipped=Counter()),
             shards=shards or DEFAULT_SHARDS,
         )
-        return Plan(destination.location, spec, before, copied, Metering(build=uuid.uuid4().hex))
+        metering = Metering(build=uuid.uuid4().hex)
+        return Plan(destination.location, spec, before, copied, metering, destination.work_of(()))
 
 
 def _intact(destination: Destination, manifest: Manifest) -> Manifest | None:
@@ -219,10 +230,10 @@ def commit_shards(plan: Plan, shards: Sequence[BuiltShard]) -> WriteResult:
     results = [shard.result for shard in shards]
     with open_destination(plan.cache) as destination:
         existing = destination.existing_manifest()
-        with write_errors(destination), destination.hold(()):
+        with write_errors(destination), destination.hold(()) as work:
             parts = (_from_bytes(shard.index) for shard in shards)
             contents = commit.complete(spec, results, parts, destination.folder, _ACCEPT_REJECTS)
-            manifest = commit.make_manifest(spec, contents, _energy(shards, plan.copied))
+            manifest = commit.make_manifest(spec, contents, _energy(plan, shards, work))
             if existing is not None and dataclasses.replace(manifest, energy=existing.energy) == existing:
                 manifest = existing
             elif existing != plan.before:
@@ -239,9 +250,15 @@ def commit_shards(plan: Plan, shards: Sequence[BuiltShard]) -> WriteResult:
     )
 
 
-def _energy(shards: Sequence[BuiltShard], copied: Manifest | None) -> BuildEnergy | None:
-    """Return the energy of all builds that went into the cache; None if an earlier version did not measure one of them."""
-    spent = total_energy([shard.used for shard in shards], (), Meter().provenance())
-    if copied is None:
+def _energy(plan: Plan, shards: Sequence[BuiltShard], work: Path) -> BuildEnergy | None:
+    """Return the energy of all builds that went into the cache; None if an earlier version did not measure one of them.
+
+    The logs in the work folder include what was lost with a worker. A result has that of a worker whose log could not be written.
+    """
+    logs = [log for log in read_logs(work) if log.build == plan.metering.build]
+    logged = {log.process for log in logs}
+    logs += [shard.used for shard in shards if shard.used.process not in logged]
+    spent = total_energy(logs, (), Meter().provenance())
+    if plan.copied is None:
         return spent
-    return copied.energy and copied.energy + spent
+    return plan.copied.energy and plan.copied.energy + spent

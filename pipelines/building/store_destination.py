@@ -80,11 +80,15 @@ class StoreDestination:
         """Return False: leftovers of killed builds do no harm, and the next commit deletes them."""
         return False
 
+    def work_of(self, specs: Sequence[ShardSpec]) -> str:
+        """Name it by the specifications, so that an interrupted build is found again."""
+        digest = hashlib.sha256("".join(spec.digest for spec in specs).encode())
+        return f"{WORK}/{digest.hexdigest()[:16]}"
+
     @contextmanager
     def hold(self, specs: Sequence[ShardSpec]) -> Iterator[Path]:
         """Fetch the finished shards of an interrupted build with the same specifications."""
-        digest = hashlib.sha256("".join(spec.digest for spec in specs).encode())
-        self.work = f"{WORK}/{digest.hexdigest()[:16]}"
+        self.work = self.work_of(specs)
         with hold_work_folder(self.folder) as work:
             self.fetch_finished()
             yield work

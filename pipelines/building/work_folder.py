@@ -61,7 +61,7 @@ def finished_shards(work: Path) -> set[int]:
 def was_interrupted(folder: Path) -> bool:
     """Return whether a build of a cache folder was killed, perhaps before it locked the folder."""
     work = folder / WORK
-    return (work / _LOCK).is_file() or (work.is_dir() and not any(work.iterdir()))
+    return (work / _LOCK).is_file() or (work.is_dir() and all(is_work_file(path.name) for path in work.iterdir()))
 
 
 @contextmanager

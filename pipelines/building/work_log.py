@@ -27,7 +27,7 @@ class WorkLog:
 
     def __init__(self, metering: Metering) -> None:
         """Prepare to meter like the launcher."""
-        self._meter = metering.meter()
+        self._meter, self._build = metering.meter(), metering.build
         self._metered_by = metering.metered_by()
         self._name = energy_log_name()
         self._lock = threading.Lock()
@@ -86,6 +86,7 @@ class WorkLog:
     def _log(self, spans: Sequence[Span]) -> ProcessLog:
         return ProcessLog(
             process=this_process(),
+            build=self._build,
             machine=machine_id(),
             metered_by=self._metered_by,
             is_complete=not self._shards,

@@ -86,8 +86,8 @@ class Workspace:
             self._scratch.cleanup()
 
     def _save(self, name: str, text: str) -> None:
-        """Write a log to the work folder for the launcher, if there is one. Where that fails, only the energy is not known."""
-        if not self.spec.metering.launcher:
+        """Write a log to the work folder, for what commits the build. Where that fails, only the energy is not known."""
+        if not self.spec.metering.build:
             return
         with suppress(OSError):
             if self._objects:
