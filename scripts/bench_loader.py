@@ -8,8 +8,8 @@ Writes 10 GB to FOLDER, by default a temporary one. Takes about 9 minutes.
 First CPU microseconds per image, of all threads, batches of 64, shuffled, warm page cache. Each of 7 rounds runs all loaders in random
 order, for 2 epochs each. It prints the median, the range, and the median as a multiple of `cache()` in RAM. grain (with array_record)
 and FFCV are included if they are installed. Then the same of images with masks, boxes and points, as multiples of the images alone. Then
-a cache that does not fit in memory, read in blocks, against
-`cat`; the time to open 1,000 shards; the state of an iterator; the time to import and to show the help.
+`batches`, without TensorFlow, as a multiple of a NumPy gather into rotating buffers. Then a cache that does not fit in memory, read in
+blocks, against `cat`; the time to open 1,000 shards; the state of an iterator; the time to import and to show the help.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import random
@@ -28,8 +27,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from other_loaders import BATCH, Dataset, Loaders, is_installed, other_libraries, repeated
 
 from environment import CLI, ROOT, argument_parser, describe, enter, run_script
 from tables import median, print_head, print_row, spread
@@ -42,15 +44,10 @@ if TYPE_CHECKING:
 
     from joulecache.pipelines.cache.manifest import Manifest
 
-BATCH, ROUNDS, WINDOW = 64, 7, 512
+ROUNDS, WINDOW = 7, 512
 SIZES = {224: (3840, 2), 32: (51_200, 2)}  # side: images, epochs
 LARGER = 256  # side of images that are cropped to 224
-CACHE, ALONE = "`cache()` in RAM", "images alone"
-
-Dataset = Any
-"""A `tf.data.Dataset`, or another iterable of batches."""
-Loaders = dict[str, Callable[[], Iterable[Any]]]
-"""Functions that return an iterable over the batches of all epochs, by name."""
+CACHE, ALONE, GATHER = "`cache()` in RAM", "images alone", "a NumPy gather into rotating buffers"
 
 
 def main(folder: Path) -> None:
@@ -59,6 +56,8 @@ def main(folder: Path) -> None:
     for side in SIZES:
         print_costs(folder / str(side), side)
     print_target_costs(folder / "targets", 224)
+    for side in SIZES:
+        print_numpy_costs(folder / f"numpy-{side}", side)
     print_larger_than_memory(folder / "large")
     print_opening(folder / "many")
     print_state(folder / "many", folder / "state")
@@ -88,6 +87,36 @@ def print_target_costs(folder: Path, side: int) -> None:
     }
     title = f"{images:,} images of {LARGER}x{LARGER}x3, cropped to {side} and mirrored, {epochs} epochs"
     print_table(title, loaders, images * epochs, ALONE)
+
+
+def print_numpy_costs(folder: Path, side: int) -> None:
+    """Measure `batches`, a gather of the same images by NumPy, and other libraries without TensorFlow."""
+    import numpy as np
+
+    count, epochs = SIZES[side]
+    cache = build(make_images(folder / "source", side, count), folder / "cache", f"decode|resize({side})", shards=1)
+    images = np.concatenate([batch for batch, _ in jc.batches(cache, "train", BATCH, shuffle=False)])
+
+    def gather() -> Iterator[NDArray[np.uint8]]:
+        buffers = np.zeros((4, BATCH, *images.shape[1:]), np.uint8)
+        for epoch in range(epochs):
+            order = np.random.default_rng(epoch).permutation(count)
+            for number, start in enumerate(range(0, count, BATCH)):
+                buffer = buffers[number % len(buffers)]
+                images.take(order[start : start + BATCH], axis=0, out=buffer, mode="clip")
+                yield buffer
+
+    loaders: Loaders = {
+        GATHER: gather,
+        "**ours, `batches`**": lambda: repeated(jc.batches(cache, "train", BATCH), epochs),
+        "**ours, `batches`, `epochs=`**": lambda: jc.batches(cache, "train", BATCH, epochs=epochs),
+        **other_libraries(folder, images, epochs),
+    }
+    for name in filterfalse(is_installed, ("ffcv", "grain")):
+        print(f"\n{name} is not installed")
+    print_table(
+        f"{count:,} images of {side}x{side}x3 as NumPy arrays, {epochs} epochs", loaders, count * epochs, GATHER
+    )
 
 
 def print_table(title: str, loaders: Loaders, count: int, base: str) -> None:
@@ -209,72 +238,6 @@ def cropped_datasets(folder: Path, side: int, count: int) -> dict[str, Dataset]:
         name = f"**ours, raw Arrow of {LARGER}, `{suffix}`**".replace("|", r"\|")
         found[name] = jc.load(cache, "train", BATCH)
     return found
-
-
-def repeated(dataset: Dataset, epochs: int) -> Iterator[Any]:
-    """Iterate with a new iterator for every epoch, as training does."""
-    for _ in range(epochs):
-        yield from dataset
-
-
-def is_installed(package: str) -> bool:
-    """Return whether an optional package is installed."""
-    return importlib.util.find_spec(package) is not None
-
-
-def other_libraries(folder: Path, images: NDArray[np.uint8], epochs: int) -> Loaders:
-    """Return the loaders of other libraries that are installed."""
-    found: Loaders = {}
-    if is_installed("grain"):
-        found["grain and ArrayRecord"] = grain_loader(folder / "images.array_record", images, epochs)
-    if is_installed("ffcv"):
-        found["FFCV, without TensorFlow"] = ffcv_loader(folder / "images.beton", images, epochs)
-    return found
-
-
-def grain_loader(path: Path, images: NDArray[np.uint8], epochs: int) -> Callable[[], Iterable[Any]]:
-    """Write the images as ArrayRecord; return a loader without threads, which is its cheapest."""
-    import grain.python as grain
-    import numpy as np
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-    for image in images:
-        writer.write(image.tobytes() + bytes(8))
-    writer.close()
-
-    def parse(record: bytes) -> tuple[NDArray[np.uint8], np.int64]:
-        values = np.frombuffer(record, np.uint8)
-        return values[:-8].reshape(images.shape[1:]), values[-8:].view(np.int64)[0]
-
-    def loader() -> Iterable[Any]:
-        dataset = grain.MapDataset.source(grain.ArrayRecordDataSource([str(path)])).seed(1).shuffle().repeat(epochs)
-        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        batches: Iterable[Any] = dataset.map(parse).to_iter_dataset(options).batch(BATCH)
-        return batches
-
-    return loader
-
-
-def ffcv_loader(path: Path, images: NDArray[np.uint8], epochs: int) -> Callable[[], Iterable[Any]]:
-    """Write the images raw; return a loader with as many threads as there are CPUs."""
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.fields.decoders import IntDecoder
-    from ffcv.fields.rgb_image import SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.writer import DatasetWriter
-
-    fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
-    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset([(image, 0) for image in images])
-    loader = Loader(
-        str(path),
-        batch_size=BATCH,
-        num_workers=len(os.sched_getaffinity(0)),
-        order=OrderOption.RANDOM,
-        os_cache=True,
-        pipelines={"image": [SimpleRGBImageDecoder()], "label": [IntDecoder()]},
-    )
-    return lambda: repeated(loader, epochs)
 
 
 # A cache that does not fit in memory ----------------------------------------------------------------------------------

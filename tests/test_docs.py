@@ -125,6 +125,17 @@ def test_the_page_on_loading_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run_blocks(blocks("docs/loading.md"))
 
 
+@pytest.mark.usefixtures("folder")
+def test_the_page_on_consumers_runs_and_says_where_its_loops_run() -> None:
+    """scripts/test_consumers.py runs the others, whose packages are not installed here."""
+    marked = re.findall(r"<!-- run: (\w+) -->\n```python\n(.*?)```", text_of("docs/consumers.md"), re.DOTALL)
+    assert [code for _, code in marked] == blocks("docs/consumers.md")
+    assert {consumer for consumer, _ in marked} == {"numpy", "torch", "jax", "keras", "grain"}
+    for _, code in marked:
+        compile(code, "consumers.md", "exec")
+    run_blocks([code for consumer, code in marked if consumer == "numpy"])
+
+
 def test_the_page_on_targets_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     jc.precompute("synthetic:40", "cache", "decode|resize(8)", target=["mask", "tags"])
