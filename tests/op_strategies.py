@@ -45,7 +45,7 @@ from joulecache.transforms import (
 )
 from joulecache.transforms.ops import MAX_PIXELS, OPS, BatchOp
 from joulecache.transforms.ops.arguments import INTERPOLATIONS
-from joulecache.transforms.ops.geometry import PADDING_MODES
+from joulecache.transforms.ops.geometry import FITS, PADDING_MODES
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def every_op(largest: int) -> Ops:
             st.integers(1, MAX_PIXELS),
             st.none() | fills,
         ),
-        Resize: st.builds(Resize, size),
+        Resize: st.builds(Resize, size, st.sampled_from(FITS)),
         ResizeShorter: st.builds(ResizeShorter, side),
         CentralCrop: st.builds(CentralCrop, size),
         RandomCrop: st.builds(RandomCrop, size),

@@ -34,7 +34,7 @@ WITH_TENSORFLOW = (
     "transforms.tensorflow_targets",
     *(
         f"pipelines.loading.{module}"
-        for module in ("loader", "dataset", "directory", "element_cache", "iterators", "kept_alive")
+        for module in ("loader", "dataset", "directory", "grain_images", "element_cache", "iterators", "kept_alive")
     ),
     "pipelines.models",
     "pipelines.compressing",

@@ -136,7 +136,7 @@ INTERPOLATED: list[Callable[[Any], Op]] = [
 ]
 Refused = tuple[str, Callable[[Any], Op], str, tuple[object, ...]]
 WORDS: list[Refused] = [
-    ("channels", lambda v: Decode(v), "1 or 3", (2, True, 3.0)),
+    ("channels", lambda v: Decode(v), "1, 3 or 4", (2, True, 3.0)),
     ("truncated", lambda v: Decode(truncated=v), "True or False", (1,)),
     ("background", lambda v: Decode(background=v), COLOUR, ((0, 0),)),
     ("size", Resize, "an integer or (height, width)", ((), (1, 2, 3))),
@@ -144,6 +144,7 @@ WORDS: list[Refused] = [
     ("scale", lambda v: RandomResizedCrop(8, scale=v), PAIR, (0.5, (0.1, 0.2, 0.3))),
     ("padding", Pad, "an integer, (left and right, top and bottom) or (left, top, right, bottom)", ((), (1, 2, 3))),
     ("fill", lambda v: Pad(1, v), COLOUR, ((), (1, 2, 3, 4))),
+    ("fit", lambda v: Resize(8, v), "one of 'stretch', 'crop', 'pad'", ("CROP", 0, None)),
     ("padding_mode", lambda v: Pad(1, 0, v), "one of 'constant', 'edge', 'reflect', 'symmetric'", ("EDGE", 0, None)),
     ("degrees", Rotate, PAIR, ((), (1, 2, 3))),
     *(

@@ -34,7 +34,7 @@ def pillow(image: Array, height: int, width: int) -> Array:
 @given(
     size=st.tuples(sides, sides),
     target=st.tuples(sides, sides),
-    channels=st.sampled_from([1, 3]),
+    channels=st.sampled_from([1, 3, 4]),
     seed=st.integers(0, 2**32),
     extreme=st.booleans(),
 )

@@ -261,6 +261,8 @@ def output_channels(ops: Sequence[Op]) -> int:
     """
     channels = 0
     for op in ops:
+        if channels == 4 and not op.accepts_alpha:
+            raise ValueError(f"{op_name(type(op))} does not support an alpha channel: drop it, or decode 3 channels")
         channels = op.output_channels(channels)
     return channels
 

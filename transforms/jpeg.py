@@ -57,14 +57,14 @@ class Jpeg:
         """Decode the image, without rotating it upright; return None if the data is damaged.
 
         Args:
-            channels: 3 (RGB) or 1 (the stored luma).
+            channels: 3 (RGB), 1 (the stored luma) or 4 (RGB and an alpha of 255).
             scale: Denominator of the DCT scale: 1, 2, 4 or 8.
 
         Returns:
             uint8 ``[H, W, channels]``, with the sides divided by `scale` and rounded up.
         """
         height, width = -(-self.height // scale), -(-self.width // scale)
-        colours = "RGB" if channels == 3 else "GRAY"
+        colours = {1: "GRAY", 3: "RGB", 4: "RGBA"}[channels]
         try:
             image: NDArray[np.uint8] = simplejpeg.decode_jpeg(self.data, colours, min_height=height, min_width=width)
         except ValueError:

@@ -24,7 +24,7 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     """Resize an image.
 
     Args:
-        image: uint8 ``[H, W, C]`` with one or three channels.
+        image: uint8 ``[H, W, C]`` with 1, 3 or 4 channels, which are resized independently.
         height: Height of the result, in pixels.
         width: Width of the result, in pixels.
 
@@ -66,7 +66,8 @@ class _Simd:
 
     def resize(self, image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         package, channels = self.package, image.shape[2]
-        kind = package.PixelType.U8x3 if channels == 3 else package.PixelType.U8
+        kinds = package.PixelType
+        kind = {1: kinds.U8, 3: kinds.U8x3, 4: kinds.U8x4}[channels]
         source = package.ImageData(image.shape[1], image.shape[0], kind, straight(image).tobytes())
         result = package.ImageData(width, height, kind)
         package.Resizer().resize(source, result, self.options)  # not shared: a resizer is locked while it runs
@@ -80,10 +81,11 @@ def _simd() -> _Simd | None:
         package = import_module("cykooz_resizer")
     except ImportError:
         return None
-    options = package.ResizeOptions(package.ResizeAlg.convolution(package.FilterType.bilinear))
+    options = package.ResizeOptions(package.ResizeAlg.convolution(package.FilterType.bilinear), use_alpha=False)
     simd = _Simd(package, options)
-    image = (np.arange(31 * 23 * 3, dtype=np.uint32) * 2654435761 >> 24).astype(np.uint8).reshape(31, 23, 3)
-    equal = np.array_equal(simd.resize(image, 7, 29), resize_reference(image, 7, 29))
+    levels = (np.arange(31 * 23 * 12, dtype=np.uint32) * 2654435761 >> 24).astype(np.uint8)
+    images = levels[: 31 * 23 * 3].reshape(31, 23, 3), levels.reshape(31, 23 * 3, 4)
+    equal = all(np.array_equal(simd.resize(image, 7, 29), resize_reference(image, 7, 29)) for image in images)
     return simd if equal else None
 
 

@@ -137,9 +137,9 @@ def _image_kernel(op: Op) -> Kernel | None:
     if type(op) not in BUILT_IN:
         return None  # a custom op may derive from a built-in one
     match op:
-        case Decode():
+        case Decode(channels=1 | 3):
             return lambda data, drawn: _decode(op, data)
-        case Resize():
+        case Resize(fit="stretch"):
             return lambda image, drawn: _resize(image, op.target)
         case ResizeShorter():
             return lambda image, drawn: _resize(image, _shorter_size(op, image))

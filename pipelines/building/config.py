@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, Encoding, Format
 from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_number
 from joulecache.pipelines.source.config import SourceConfig
-from joulecache.transforms.chain import Chain, fixed_size
+from joulecache.transforms.chain import Chain, fixed_size, output_channels
 
 DEFAULT_JPEG_QUALITY = 95
 DEFAULT_VAL_FRACTION = 0.1
@@ -71,6 +71,10 @@ class ShardConfig:
                 raise ValueError(
                     f"the cached ops of the {name} {str(chain)!r} return images of varying size, but raw needs one size: "
                     f"add a resize or crop before the cut, or choose encoding png or jpeg"
+                )
+            if output_channels(chain.prefix) == 4 and self.encoding == "jpeg":
+                raise ValueError(
+                    f"the {name} {str(chain)!r} keeps an alpha channel, which JPEG cannot hold: choose encoding raw or png"
                 )
             fixed_size(chain.ops)  # raises for a crop that is larger than its image
         if self.val_chain.mixes:

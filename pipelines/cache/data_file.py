@@ -23,7 +23,7 @@ def is_sha256(text: str) -> bool:
 Count = Annotated[int, Ge(0), Le(2**53)]
 Sha256 = Annotated[str, Predicate(is_sha256)]
 T = TypeVar("T")
-_Sums = Annotated[tuple[Whole, ...], Len(1, 3)]
+_Sums = Annotated[tuple[Whole, ...], Len(1, 4)]
 
 
 @dataclass(frozen=True)

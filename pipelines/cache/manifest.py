@@ -59,7 +59,7 @@ class Split:
     fingerprint: Sha256
     variants: _Variants
     records: Count
-    image_shape: tuple[_Side | None, _Side | None, Annotated[int, Ge(1), Le(3)]]
+    image_shape: tuple[_Side | None, _Side | None, Annotated[int, Ge(1), Le(4)]]
     class_counts: tuple[Count, ...]
     mean: _ChannelValues
     std: _ChannelValues
@@ -329,8 +329,8 @@ def _check(manifest: Manifest) -> None:
             _check_chain(manifest, name, split, parse(split.chain))
         _check_targets(manifest, name, split)
         channels = split.image_shape[2]
-        if channels not in (1, 3):
-            raise ValueError(f"images of {name} must have 1 or 3 channels, got {channels}")
+        if channels not in (1, 3, 4):
+            raise ValueError(f"images of {name} must have 1, 3 or 4 channels, got {channels}")
         if {len(split.mean), len(split.std)} != {channels if split.records else 0}:
             raise ValueError(f"mean and std of {name} do not have {channels} channels")
         _check_files(manifest, name, split)

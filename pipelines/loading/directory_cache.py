@@ -105,7 +105,7 @@ def _check_same_images(directory: Path, cache: Path, chain: Chain) -> None:
     if (manifest.chain, manifest.class_names) != (str(chain), (_CLASS,)):
         raise CacheError(
             f"{str(cache)!r} holds {manifest.chain!r} with classes {shortened(manifest.class_names, _CLASSES_SHOWN)}, "
-            f"not {str(chain)!r} without: use a separate cache_dir for each image_size and color_mode"
+            f"not {str(chain)!r} without: use a separate cache_dir for each image_size, aspect ratio option and color_mode"
         )
 
 

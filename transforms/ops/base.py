@@ -81,12 +81,14 @@ class Op:
 
     Attributes:
         version: Increment it when the pixels of the op change, so that caches built with the old version are rebuilt.
+        accepts_alpha: Whether the op accepts images with an alpha channel, ``[H, W, 4]``.
         random_words: Number of random 32-bit words per draw, at most 1024; 0 for a deterministic op.
         draws_by_row: Whether `boxes` and `points` of a built-in op accept one draw per row: int64 ``[n]`` in place of each integer.
         typical: Arguments for which `joulecache transforms` measures the cost of a built-in op.
     """
 
     version: ClassVar[int] = 1
+    accepts_alpha: ClassVar[bool] = False
     random_words: ClassVar[int] = 0
     draws_by_row: ClassVar[bool] = False
     typical: ClassVar[tuple[object, ...]] = ()

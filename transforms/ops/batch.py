@@ -24,6 +24,8 @@ Empty = Callable[[tuple[int, ...], Any], NDArray[Any]]
 class BatchOp(Op):
     """An op that runs on a batch at load time, with one draw for the whole batch."""
 
+    accepts_alpha: ClassVar[bool] = True
+
     def apply(self, images: Batch, drawn: Drawn, empty: Empty) -> Batch:
         """Compute the result, in a new array from `empty` or in place."""
         raise NotImplementedError

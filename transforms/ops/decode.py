@@ -75,7 +75,7 @@ class Decode(Op):
     levels to their high byte.
 
     Attributes:
-        channels: 3 (RGB) or 1 (grey).
+        channels: 3 (RGB), 1 (grey) or 4 (RGB and alpha, 255 where an image has none).
         shorter: Decode a JPEG at the smallest DCT scale (1, 1/2, 1/4, 1/8) whose shorter side, before rounding up, has at least
             this many pixels. Other formats are not scaled.
         truncated: Accept truncated files.
@@ -91,8 +91,8 @@ class Decode(Op):
     background: Fill | None = None
 
     def __post_init__(self) -> None:
-        if type(self.channels) is not int or self.channels not in (1, 3):
-            raise ValueError(f"decode: channels must be 1 or 3, got {self.channels!r}")
+        if type(self.channels) is not int or self.channels not in (1, 3, 4):
+            raise ValueError(f"decode: channels must be 1, 3 or 4, got {self.channels!r}")
         if self.shorter is not None:
             integer(self, "shorter", self.shorter, 1, MAX_SIDE)
         if not isinstance(self.truncated, bool):
@@ -100,6 +100,10 @@ class Decode(Op):
         integer(self, "max_pixels", self.max_pixels, 1, MAX_PIXELS)
         if self.background is not None:
             fill_value(self, "background", self.background)
+            if self.channels == 4:
+                raise ValueError(
+                    "decode: background replaces the alpha channel that channels=4 keeps: drop one of them"
+                )
 
     def output_channels(self, channels: int) -> int:
         """Return the op's `channels`, regardless of the image."""
@@ -157,7 +161,9 @@ class Decode(Op):
             if height * width > self.max_pixels:
                 raise DecodeError(f"{height}x{width} is more than max_pixels={self.max_pixels}")
             # Affects JPEG only: sets the scale and, for grey, reads the stored luma instead of converting from RGB.
-            opened.draft(self._mode, None if self.shorter is None else (self.shorter, self.shorter))
+            opened.draft(
+                "L" if self.channels == 1 else "RGB", None if self.shorter is None else (self.shorter, self.shorter)
+            )
             return opened, (height, width)
 
     def pixels(self, image: bytes | Header | Array, drawn: Drawn = (), /) -> Array:
@@ -240,7 +246,7 @@ class Decode(Op):
 
     @property
     def _mode(self) -> str:
-        return "RGB" if self.channels == 3 else "L"
+        return {1: "L", 3: "RGB", 4: "RGBA"}[self.channels]
 
     def _upright(self, image: Image.Image) -> tuple[Array, int]:
         """Convert an image to the op's channels and apply its EXIF orientation, which is returned too."""
@@ -260,7 +266,8 @@ class Decode(Op):
             color = self.background if isinstance(self.background, tuple) else (self.background,) * 3
             background = Image.new("RGBA", image.size, (*color, 255))
             image = Image.alpha_composite(background, image.convert("RGBA"))
-        image.info.pop("transparency", None)  # unused from here on, and Pillow would warn about it
+        if self.channels != 4:
+            image.info.pop("transparency", None)  # unused from here on, and Pillow would warn about it
         return image if image.mode == self._mode else image.convert(self._mode)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from joulecache.transforms import kernels
-from joulecache.transforms.coordinates import Coordinates, mirrored, scaled, shifted
+from joulecache.transforms.coordinates import Coordinates, clamped, mirrored, scaled, shifted
 from joulecache.transforms.images import Array, Fill
 from joulecache.transforms.ops.arguments import (
     MAX_SIDE,
@@ -25,7 +25,10 @@ from joulecache.transforms.randomness import below
 from joulecache.transforms.resizing import resize, resize_mask
 
 PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
+FITS = ("stretch", "crop", "pad")
 
+Window = tuple[int, int, int, int]
+"""(top, left, height, width), in pixels."""
 Padding = int | tuple[int, int] | tuple[int, int, int, int]
 
 
@@ -36,6 +39,7 @@ class FixedSize(Op):
         size: size x size, or (height, width), in pixels.
     """
 
+    accepts_alpha: ClassVar[bool] = True
     size: Size
 
     def __post_init__(self) -> None:
@@ -77,23 +81,67 @@ class Resize(FixedSize):
 
     Attributes:
         size: size x size, or (height, width), in pixels.
+        fit: What to do with another aspect ratio: "stretch" changes it, "crop" uses the largest central window of the image that has
+            the ratio of `size`, as Keras' `crop_to_aspect_ratio`, "pad" puts the whole image between black bars, as TensorFlow's
+            `resize_with_pad`.
     """
 
     version: ClassVar[int] = 2
     typical = (224,)
     size: Size
+    fit: str = "stretch"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of(self, "fit", self.fit, FITS)
 
     def pixels(self, image: Array, drawn: Drawn, /) -> Array:
-        return resize(image, *self.target)
+        return self._fitted(image, resize)
 
     def mask(self, mask: Array, drawn: Drawn, /) -> Array:
-        return resize_mask(mask, *self.target)
+        return self._fitted(mask, resize_mask)
 
     def boxes(self, boxes: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
-        return scaled(boxes, size, self.target)
+        if self.fit == "stretch":
+            return scaled(boxes, size, self.target)
+        (top, left, height, width), inside = self._windows(*size)
+        used = clamped(shifted(boxes, -left, -top), height, width)
+        return shifted(scaled(used, (height, width), inside[2:]), inside[1], inside[0])
 
     def points(self, points: Coordinates, drawn: Drawn, size: tuple[int, int], /) -> Coordinates:
-        return scaled(points, size, self.target)
+        if self.fit == "stretch":
+            return scaled(points, size, self.target)
+        (top, left, height, width), inside = self._windows(*size)
+        return shifted(scaled(shifted(points, -left, -top), (height, width), inside[2:]), inside[1], inside[0])
+
+    def _fitted(self, image: Array, resized: Callable[[Array, int, int], Array]) -> Array:
+        (top, left, height, width), inside = self._windows(*image.shape[:2])
+        window = resized(image[top : top + height, left : left + width], *inside[2:])
+        if inside[2:] == self.target:
+            return window
+        (top, left, height, width), result = inside, np.zeros((*self.target, image.shape[2]), np.uint8)
+        result[top : top + height, left : left + width] = window
+        return result
+
+    def _windows(self, height: int, width: int) -> tuple[Window, Window]:
+        """Return the window of an image of this size that is used, and that of the result which it fills."""
+        whole, (result_height, result_width) = (0, 0, height, width), self.target
+        if self.fit == "crop":
+            used_height = max(1, min(height, width * result_height // result_width))
+            used_width = max(1, min(width, height * result_width // result_height))
+            corner = (height - used_height) // 2, (width - used_width) // 2
+            return (*corner, used_height, used_width), (0, 0, *self.target)
+        if self.fit == "pad":
+            return whole, _padded_window(height, width, *self.target)
+        return whole, (0, 0, *self.target)
+
+
+def _padded_window(height: int, width: int, result_height: int, result_width: int) -> Window:
+    """Return where `resize_with_pad` puts an image, in float32 as TensorFlow computes it."""
+    ratio = max(np.float32(width) / np.float32(result_width), np.float32(height) / np.float32(result_height))
+    inner_height, inner_width = np.float32(height) / ratio, np.float32(width) / ratio
+    top, left = (np.float32(result_height) - inner_height) / 2, (np.float32(result_width) - inner_width) / 2
+    return max(0, int(top)), max(0, int(left)), max(1, int(inner_height)), max(1, int(inner_width))
 
 
 @dataclass(frozen=True)
@@ -108,6 +156,7 @@ class ResizeShorter(Op):
     """
 
     version: ClassVar[int] = 2
+    accepts_alpha: ClassVar[bool] = True
     typical = (224,)
     size: int
 
@@ -207,6 +256,7 @@ class Pad(Filled):
 class _Flip(RandomApply):
     """An op that mirrors."""
 
+    accepts_alpha: ClassVar[bool] = True
     draws_by_row: ClassVar[bool] = True
 
     def mask(self, mask: Array, drawn: Drawn, /) -> Array:
