@@ -5,7 +5,8 @@
 
 Tars of small JPEGs in 1,000 classes, up to 1.28 million as in ImageNet, are listed, built and opened, each in a separate process.
 The images are 8x8 pixels, so the cost depends almost only on the number of records. Writes 5 GB to FOLDER, by default a
-temporary one. Takes about half an hour. Figures at 100 million follow from a straight line through the two largest sizes.
+temporary one. Takes about half an hour. Figures at 100 million follow from a straight line through the two largest sizes:
+over the number of images or, for what grows with the shards, over their number, of which a cache has at most 8,000.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from environment import argument_parser, describe, enter, run_script
 from tables import print_head, print_row
 
 import joulecache as jc
+from joulecache.pipelines.building.config import MANY_SHARDS
 
 SIZES = (20_000, 80_000, 320_000, 1_281_167)
 FAR = 100_000_000
@@ -46,6 +48,8 @@ ROWS = {
     "load_s": "load() until the first batch, s",
     "loader_mb": "resident memory of load() above that of its imports, mapped pages included, MB",
 }
+
+PER_SHARD = {"shards", "spec_bytes", "manifest_kb", "manifest_ms"}
 
 Facts = dict[str, float]
 
@@ -68,8 +72,11 @@ def main(folder: Path, largest: int) -> None:
     print_head("", *(f"{size:,}" for size in sizes), f"{FAR:,} by a line")
     for name, what in ROWS.items():
         values = [facts[name] for facts in found]
-        slope = (values[-1] - values[-2]) / (sizes[-1] - sizes[-2])
-        far = values[-1] + slope * (FAR - sizes[-1])
+        counts, far_count = [float(size) for size in sizes], FAR
+        if name in PER_SHARD:
+            counts, far_count = [facts["shards"] for facts in found], min(FAR // SHARD_RECORDS, MANY_SHARDS)
+        slope = (values[-1] - values[-2]) / (counts[-1] - counts[-2])
+        far = values[-1] + slope * (far_count - counts[-1])
         print_row(what, *(f"{value:,.4g}" for value in values), f"{far:,.3g}")
 
 

@@ -23,6 +23,7 @@ from joulecache.pipelines.building.beam_graph import run_specs
 from joulecache.pipelines.building.config import (
     DEFAULT_JPEG_QUALITY,
     DEFAULT_VAL_FRACTION,
+    MANY_SHARDS,
     MAX_SHARDS,
     BuildConfig,
     BuildError,
@@ -178,11 +179,14 @@ def test_pixel_sums_of_a_large_white_image_are_exact() -> None:
 
 @given(st.floats(0, 1e15))
 def test_default_shards_are_large_but_enough_for_many_workers(cache_bytes: float) -> None:
-    shards = default_shards(cache_bytes)
-    assert 1 <= shards <= MAX_SHARDS
-    assert cache_bytes / shards <= 64 << 20 or shards == MAX_SHARDS
+    shards = default_shards(cache_bytes, is_raw=True)
+    assert 1 <= shards <= MANY_SHARDS
+    assert cache_bytes / shards <= 64 << 20 or shards == MANY_SHARDS
     assert shards <= 1 or cache_bytes / (shards - 1) > 4 << 20
     assert shards >= min(16, cache_bytes / (4 << 20))
+    encoded = default_shards(cache_bytes, is_raw=False)
+    assert cache_bytes / encoded <= 1 << 30 or encoded == MAX_SHARDS
+    assert encoded in (shards, -(-cache_bytes // (1 << 30)), MAX_SHARDS)
 
 
 # Workers that break ---------------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from caches import CHAIN, OPTIONS, build, contents
 from conftest import MakeSource
 from PIL import Image
 
+from joulecache.pipelines.building import pixel_arrays
 from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.local_destination import LocalDestination
 from joulecache.pipelines.building.precomputing import precompute
 from joulecache.pipelines.building.work_folder import WORK, hold_work_folder
+from joulecache.pipelines.cache import arrow_shards
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest_io import open_manifest
 
@@ -221,6 +223,31 @@ def test_a_full_disk_fails_in_one_line_and_leaves_nothing(
         assert "\n" not in str(caught.value)
         assert "None" not in str(caught.value)
         assert contents(tmp_path / "disk") == {}
+
+
+def test_a_disk_without_room_for_a_large_shard_fails_in_one_line_and_leaves_nothing(
+    tmp_path: Path, make_folder: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its space is reserved, since a full disk would kill a process that writes to a mapped file."""
+    monkeypatch.setattr(pixel_arrays, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(LocalDestination, "refuse_full", lambda *_: None)  # something else fills the disk later
+    source = make_folder(noise(20))
+    with tmpfs(tmp_path / "disk", "120k"):
+        cache = tmp_path / "disk" / "cache"
+        with pytest.raises(
+            BuildError, match=r"^shard 0 has no room on the disk of '.*cache': No space left on device$"
+        ):
+            build(source, cache, "decode|resize(60)", encoding="raw", shards=1)
+        assert contents(tmp_path / "disk") == {}
+
+
+def test_encoded_images_beyond_the_offsets_of_arrow_fail_in_one_line(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrow_shards, "MOST_BYTES", 1000)
+    with pytest.raises(BuildError, match="more than 2 GiB: build the cache with more --shards"):
+        build(photo_folder, tmp_path / "cache", encoding="png")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_disk_that_fills_up_leaves_the_old_cache(tmp_path: Path, make_folder: MakeSource) -> None:

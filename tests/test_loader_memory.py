@@ -168,6 +168,6 @@ for _ in range(10):
     images()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    dask = {"MALLOC_TRIM_THRESHOLD_": "65536"}  # as it sets for its workers
-    new_pages = [int(run_python(code, how, **dask).stdout) for how in ("map", "reuse")]
+    # as Dask sets it for its workers
+    new_pages = [int(run_python(code, how, MALLOC_TRIM_THRESHOLD_="65536").stdout) for how in ("map", "reuse")]
     assert new_pages[1] < new_pages[0] / 10

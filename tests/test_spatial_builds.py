@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from caches import hashes, index_of, is_clean, keys_of, rejects_of, shard_hashes
 from numpy.typing import NDArray
 from spatial_sources import FEATURES, Drawn, drawn, jpeg, png, spatial_source, with_target
 
+from joulecache.pipelines.building import pixel_arrays
 from joulecache.pipelines.building.config import BuildConfig, BuildError
 from joulecache.pipelines.building.images import mean_image_bytes
 from joulecache.pipelines.building.precomputing import build_cache
@@ -22,6 +24,7 @@ from joulecache.pipelines.cache.data_file import TargetSummary
 from joulecache.pipelines.cache.mapped_images import MappedImages
 from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, SPLITS, Encoding, Format
 from joulecache.pipelines.cache.spatial_columns import BoxRows
+from joulecache.pipelines.core import memory
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.source.features import Features
 from joulecache.pipelines.source.spatial import Boxes, Mask, Points
@@ -140,6 +143,26 @@ def test_targets_are_scaled_where_decode_scales_the_image(tmp_path: Path) -> Non
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, units: list[Drawn], built: Path) -> None:
     build(tmp_path / "cache", units, workers=2)
     assert hashes(open_cache(tmp_path / "cache").manifest) == hashes(open_cache(built).manifest)
+
+
+@every_format
+def test_a_large_shard_has_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: list[Drawn], kind: Format
+) -> None:
+    """Its pixels are in a file while it is built, from which those of rejected records are dropped."""
+    some = [*units[:4], replace(units[4], data=b"damaged"), *units[5:]]
+    options: dict[str, Any] = {"format": kind, "max_reject_rate": 0.5}
+    small = build(tmp_path / "small", some, **options).manifest
+    on_disk = Mock(wraps=memory.array_on_disk)
+    monkeypatch.setattr(pixel_arrays, "array_on_disk", on_disk)
+    monkeypatch.setattr(pixel_arrays, "PROCESS_BYTES", 5000)  # less than the images of a split
+    large = build(tmp_path / "large", some, **options).manifest
+    assert on_disk.call_count > 4
+    assert hashes(large) == hashes(small)
+    assert len(rejects_of(tmp_path / "large")) == 1
+    check(tmp_path / "large", some)
+    build(tmp_path / "large", units, **options)  # copies all images but one
+    assert hashes(open_cache(tmp_path / "large").manifest) == hashes(build(tmp_path / "new", units, **options).manifest)
 
 
 def test_summaries_count_what_the_files_have(built: Path) -> None:

@@ -30,6 +30,8 @@ log = logging.getLogger("apache_beam")
 """Beam's logger. A build silences it, unless it has a level."""
 
 _LONGEST_CAUSE = 2000
+_BUILD = "build"
+_BEAM_SUFFIX = f" [while running '{_BUILD}']"
 _TRACEBACK = "Traceback (most recent call last):"
 
 # Building -------------------------------------------------------------------------------------------------------------
@@ -127,11 +129,11 @@ def _run(specs: Sequence[ShardSpec], options: PipelineOptions | None, pool: Work
     shards = pipeline | "specs" >> beam.Create(specs)
     if not is_local:
         shards |= "spread over workers" >> beam.Reshuffle()
-    _ = shards | "build" >> beam.ParDo(_pool_builder(beam, pool) if pool else _shard_builder(beam))
+    _ = shards | _BUILD >> beam.ParDo(_pool_builder(beam, pool) if pool else _shard_builder(beam))
     try:
         pipeline.run().wait_until_finish()
-    except BuildError:
-        raise
+    except BuildError as error:
+        raise type(error)(str(error).removesuffix(_BEAM_SUFFIX)) from error
     except Exception as error:  # of any type: runners re-raise what a worker raised, or wrap its traceback
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error

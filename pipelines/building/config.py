@@ -14,6 +14,8 @@ DEFAULT_JPEG_QUALITY = 95
 DEFAULT_VAL_FRACTION = 0.1
 MAX_SHARDS = 99_999
 LARGE_SHARD_BYTES, SMALL_SHARD_BYTES, ENOUGH_SHARDS = 64 << 20, 4 << 20, 16
+MANY_SHARDS = 8_000  # where a loader maps all files, and Linux allows 65,530 maps
+ENCODED_SHARD_BYTES = 1 << 30  # encoded images of a shard are in memory, and Arrow's offsets end at 2 GiB
 
 
 class BuildError(RuntimeError):
@@ -120,7 +122,7 @@ class BuildConfig(SourceConfig):
         quality: JPEG quality. Default: 95.
         val_fraction: Fraction of records to hold out. Default: 0.1, or the source's validation split.
         seed: Seed of all draws.
-        shards: Files per split and variant. Default: about 64 MiB each, but up to 16 of 4 MiB.
+        shards: Files per split and variant. Default: about 64 MiB each, up to 16 of 4 MiB, at most 8,000.
         workers: Worker processes. Default: one per CPU, or none for a small source.
         max_reject_rate: Fraction of records that may be rejected.
         replace: Replace a cache that was built with other options.

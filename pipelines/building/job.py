@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from joulecache.pipelines.building.config import (
+    ENCODED_SHARD_BYTES,
     ENOUGH_SHARDS,
     LARGE_SHARD_BYTES,
+    MANY_SHARDS,
     MAX_SHARDS,
     SMALL_SHARD_BYTES,
     BuildConfig,
@@ -98,7 +100,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
         functools.partial(mean_image_bytes, sample_units(source.units), shard_config, source.features)
     )
     if shards is None:
-        shards = default_shards(image_bytes() * source.records)
+        shards = default_shards(image_bytes() * source.records, is_raw=shard_config.encoding == "raw")
     specs = shard_specs(source, destination.location, shards, shard_config)
     kept: list[ShardResult] = []
     if update is not None:
@@ -132,10 +134,15 @@ def _encoded_bytes(source: Source) -> float | None:
     return sum(known) / len(known) * source.records if known else None
 
 
-def default_shards(cache_bytes: float) -> int:
-    """Return the number of shards per split: 64 MiB each, or less to give each of many workers something to do."""
+def default_shards(cache_bytes: float, *, is_raw: bool) -> int:
+    """Return the number of shards per split.
+
+    They have 64 MiB each, of all variants; less where each of many workers would otherwise have nothing to do; more where the cache
+    would have too many files.
+    """
     large, small = (math.ceil(cache_bytes / size) for size in (LARGE_SHARD_BYTES, SMALL_SHARD_BYTES))
-    return max(1, min(MAX_SHARDS, max(large, min(small, ENOUGH_SHARDS))))
+    least = 1 if is_raw else math.ceil(cache_bytes / ENCODED_SHARD_BYTES)
+    return max(1, min(MAX_SHARDS, max(min(large, MANY_SHARDS), min(small, ENOUGH_SHARDS), least)))
 
 
 def shard_specs(source: Source, location: str, shards: int, config: ShardConfig) -> list[ShardSpec]:

@@ -18,6 +18,7 @@ from joulecache.pipelines.building.job import Job, make_job
 from joulecache.pipelines.building.metering import Metering
 from joulecache.pipelines.building.monitor import Monitor
 from joulecache.pipelines.building.notes import log_repeated_draws
+from joulecache.pipelines.building.pixel_arrays import PROCESS_BYTES
 from joulecache.pipelines.building.results import BuildProgress, Built, Progress
 from joulecache.pipelines.building.resume import finished_result
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result
@@ -81,7 +82,7 @@ def precompute(
         quality: JPEG quality, 1 to 100. Default: 95.
         val_fraction: Fraction of records to hold out. Default: 0.1, or the validation split of the source.
         seed: Seed of all draws.
-        shards: Files per split and variant. Default: about 64 MiB each, but up to 16 of 4 MiB.
+        shards: Files per split and variant. Default: about 64 MiB each, up to 16 of 4 MiB, at most 8,000.
         workers: Worker processes. Default: one per CPU, or none for a small source.
         limit: Read at most this many records.
         labels: CSV file with the classes of the images.
@@ -227,7 +228,10 @@ def _workers(job: Job, shards: int) -> int:
     is_small = job.source.records * share < _FEW_RECORDS and (job.source_bytes or 0) * share < _FEW_BYTES
     if is_small and job.workers is None:
         return 1
-    return worker_count(job.workers, shards, job.source.records / job.shards * job.image_bytes())
+    shard_bytes = job.source.records / job.shards * job.image_bytes()
+    if job.config.encoding == "raw":
+        shard_bytes = min(shard_bytes, PROCESS_BYTES)
+    return worker_count(job.workers, shards, shard_bytes)
 
 
 def _resume(job: Job, destination: Destination, work: Path) -> tuple[list[ShardResult], list[ShardSpec]]:

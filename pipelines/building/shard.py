@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.metering import this_process
+from joulecache.pipelines.building.pixel_arrays import Allocator
 from joulecache.pipelines.building.previous import PreviousShard
 from joulecache.pipelines.building.reading import read_ahead, read_or_reject
 from joulecache.pipelines.building.rows import IndexRow, Reject
@@ -75,9 +77,17 @@ class _Transformer:
                 split = self._config.split_of(key, unit.split)
                 self._slots[key] = split, len(keys[split])
                 keys[split].append(key)
-        self._splits = {
-            split: SplitColumns(self._config, spec.features, split, keys[split]) for split in SPLITS if keys[split]
-        }
+        allocate = Allocator(Path(spec.cache))
+        try:
+            self._splits = {
+                split: SplitColumns(self._config, spec.features, split, keys[split], allocate)
+                for split in SPLITS
+                if keys[split]
+            }
+        except OSError as error:
+            raise BuildError(
+                f"shard {spec.shard} has no room on the disk of {spec.cache!r}: {error.strerror}"
+            ) from error
         self._rejects: list[Reject] = []
         self._previous: PreviousShard | None = None
         if spec.previous:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from joulecache.pipelines.building.pixel_arrays import Allocate, close_gaps
 from joulecache.pipelines.cache.data_file import TargetSummary
 from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.cache.target_summaries import (
@@ -39,11 +40,11 @@ class TargetRows(ABC):
         """Return the targets of all filled slots, and their summary."""
 
 
-def target_rows(feature: SpatialFeature, count: int, size: tuple[int, int] | None) -> TargetRows:
+def target_rows(feature: SpatialFeature, count: int, size: tuple[int, int] | None, allocate: Allocate) -> TargetRows:
     """Return an object that collects the targets of `count` records; `size` is that of raw masks, None to encode them."""
     match feature:
         case Mask():
-            return _MaskRows(feature, count, size)
+            return _MaskRows(feature, count, size, allocate)
         case Boxes():
             return _BoxRows(feature, count)
         case Points():
@@ -52,9 +53,9 @@ def target_rows(feature: SpatialFeature, count: int, size: tuple[int, int] | Non
 
 
 class _MaskRows(TargetRows):
-    def __init__(self, feature: Mask, count: int, size: tuple[int, int] | None) -> None:
+    def __init__(self, feature: Mask, count: int, size: tuple[int, int] | None, allocate: Allocate) -> None:
         self._feature = feature
-        self._raw = None if size is None else np.empty((count, *size, 1), np.uint8)
+        self._raw = None if size is None else allocate((count, *size, 1))
         self._encoded = [b""] * (count if size is None else 0)
         self._pixels, self._empty = np.zeros(256, np.int64), 0
 
@@ -72,7 +73,8 @@ class _MaskRows(TargetRows):
         summary = summary_of_masks(self._feature, self._pixels, self._empty)
         if self._raw is None:
             return [self._encoded[slot] for slot in slots], summary
-        return self._raw if len(slots) == len(self._raw) else self._raw[slots], summary
+        self._raw = close_gaps(self._raw, slots)
+        return self._raw, summary
 
 
 def _ids(target: CachedTarget) -> NDArray[np.uint8]:

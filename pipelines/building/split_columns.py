@@ -23,6 +23,7 @@ from joulecache.pipelines.building.images import (
     encode,
     pixel_stats_of,
 )
+from joulecache.pipelines.building.pixel_arrays import Allocate, close_gaps
 from joulecache.pipelines.building.spatial_targets import target_rows
 from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.cache.index import index_schema
@@ -58,7 +59,9 @@ class Origin:
 class SplitColumns:
     """The records of a split while a shard is built, each in the slot that it has in the source. Rejected records leave gaps."""
 
-    def __init__(self, config: ShardConfig, features: Features, split: str, keys: Sequence[str]) -> None:
+    def __init__(
+        self, config: ShardConfig, features: Features, split: str, keys: Sequence[str], allocate: Allocate
+    ) -> None:
         self.maker = ImageMaker(config, split, features)
         self._config, self._features, self._split, self._keys = config, features, split, keys
         count = len(keys)
@@ -73,10 +76,10 @@ class SplitColumns:
         self._is_raw = size is not None
         if size is not None:
             shape = (count, *size, self._channels)
-            self._images = [np.empty(shape, np.uint8) for _ in range(self.maker.variants)]
+            self._images = [allocate(shape) for _ in range(self.maker.variants)]
         spatial = spatial_features(features)
         self._spatial = [
-            {name: target_rows(feature, count, size) for name, feature in spatial.items()}
+            {name: target_rows(feature, count, size, allocate) for name, feature in spatial.items()}
             for _ in range(self.maker.variants)
         ]
         self._stats: list[list[PixelStats]] = []  # of the encoded images of each record
@@ -162,9 +165,7 @@ class SplitColumns:
 
     def rows(self, variant: int) -> Rows:
         """Return the content of the file of a variant."""
-        images = self._images[variant]
-        if len(self) < len(images):
-            images = images[self._slots] if isinstance(images, np.ndarray) else [images[slot] for slot in self._slots]
+        images = self._images[variant] = close_gaps(self._images[variant], self._slots)
         stats = (each[variant] for each in self._stats)
         spatial = {name: rows.column(self._slots) for name, rows in self._spatial[variant].items()}
         return Rows(

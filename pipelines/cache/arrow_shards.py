@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
@@ -18,6 +19,8 @@ from joulecache.pipelines.source.spatial import Boxes, Mask, Points, SpatialFeat
 
 PAGE = 4096
 _ALIGNMENT = 8  # of the buffers in a file
+MOST_BYTES = 2**31 - 1
+"""Encoded images of one file: Arrow's offsets of binary columns are int32."""
 
 # Writing --------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +79,8 @@ def _write_batch(sink: BinaryIO | pa.BufferOutputStream, rows: Rows, count: int,
 def _images(column: NDArray[np.uint8] | Sequence[bytes], count: int) -> pa.Array:
     if isinstance(column, np.ndarray):
         return pa.FixedShapeTensorArray.from_numpy_ndarray(column[:count])
+    if sum(map(len, column[:count])) > MOST_BYTES:
+        raise OSError(errno.EFBIG, "its encoded images have more than 2 GiB: build the cache with more --shards")
     return pa.array(column[:count], pa.binary())
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
+import mmap
+import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 _PROC = Path("/proc")
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -46,3 +52,19 @@ def reuse_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_TRIM_THRESHOLD, 256 << 20)
         libc.mallopt(_MMAP_THRESHOLD, 32 << 20)
+
+
+def array_on_disk(shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
+    """Return zeros in a file without a name, which the kernel writes when memory is short and deletes with the array or the process.
+
+    Args:
+        shape: Shape of the array.
+        folder: The folder whose disk has the file.
+
+    Raises:
+        OSError: The disk has not enough space, all of which is reserved here: later, a full disk would stop the process.
+    """
+    size = max(1, math.prod(shape))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.ndarray(shape, np.uint8, buffer=mmap.mmap(file.fileno(), size))
