@@ -281,7 +281,7 @@ def test_without_grain_it_says_what_installs_it(swatches: Path, cache: Path, mon
 def test_keras_own_tests_pass() -> None:
     pytest.importorskip("keras.src.utils.image_dataset_utils_test")
     pytest.importorskip("grain")
-    code = "import check_keras; raise SystemExit(check_keras.main())"
+    code = "import check_keras; raise SystemExit(check_keras.main(None))"
     path = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
@@ -291,7 +291,7 @@ def test_keras_own_tests_pass() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"Keras: (\d+) of \1 tests passed, 0 skipped", done.stdout)
+    assert re.search(r"Keras: (\d+) of \1 tests passed\n$", done.stdout)
 
 
 # ------------------------------------------------------------------------------------------ the cache
