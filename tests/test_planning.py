@@ -357,6 +357,13 @@ def test_batch_ops_are_measured_and_never_cached(photo_folder: Path) -> None:
     assert {layout.cut for layout in cache_layouts(chain, mark_fresh(steps, chain, ()))} == {2, 3}
 
 
+def test_images_with_alpha_are_not_planned_as_jpeg() -> None:
+    for channels, encodings in ((3, {"raw", "jpeg", "png"}), (4, {"raw", "png"})):
+        chain = parse(f"decode({channels})|resize(16)")
+        steps = [StepCost(name, False, False, 1.0, 1.0) for name in ("read", "decode", "resize")]
+        assert {layout.encoding for layout in cache_layouts(chain, steps)} == encodings
+
+
 def test_a_plan_survives_broken_images_and_leaves_nothing_behind(
     make_folder: Callable[[Mapping[str, bytes]], Path], photos: Mapping[str, bytes], tmp_path: Path
 ) -> None:

@@ -489,8 +489,18 @@ def test_every_op_is_either_tested_here_or_refused_by_name(name: str) -> None:
             assert why is None
 
 
-def test_a_background_under_transparent_pixels_is_refused() -> None:
-    assert "decode with a background" in str(graphs.unsupported([Decode(background=255)]))
+@pytest.mark.parametrize(
+    ("op", "what"),
+    [
+        (Decode(background=255), "decode with a background"),
+        (Decode(4), "decode with 4 channels"),
+        (Resize(8, "crop"), "resize with fit='crop'"),
+        (Resize(8, "pad"), "resize with fit='pad'"),
+    ],
+    ids=str,
+)
+def test_arguments_without_kernel_are_refused_by_name(op: Op, what: str) -> None:
+    assert f"no TensorFlow kernel for {what}: " in str(graphs.unsupported([op]))
 
 
 def test_a_custom_op_does_not_run_as_the_built_in_one_that_it_derives_from() -> None:

@@ -52,10 +52,18 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 def unsupported(ops: Sequence[Op]) -> str | None:
     """Return why the ops have no TensorFlow kernels, or None if they have."""
     for op in ops:
-        if _image_kernel(op) is None:
-            return f"no TensorFlow kernel for {op_name(type(op))}: this chain runs in NumPy only"
-        if isinstance(op, Decode) and op.background is not None:
-            return "no TensorFlow kernel for decode with a background: this chain runs in NumPy only"
+        match op:
+            case Decode(channels=4):
+                without = "decode with 4 channels"
+            case Decode() if op.background is not None:
+                without = "decode with a background"
+            case Resize(fit="crop" | "pad"):
+                without = f"resize with fit={op.fit!r}"
+            case _ if _image_kernel(op) is None:
+                without = op_name(type(op))
+            case _:
+                continue
+        return f"no TensorFlow kernel for {without}: this chain runs in NumPy only"
     return None
 
 

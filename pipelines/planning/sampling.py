@@ -28,7 +28,7 @@ from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Line
 from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.planning.step_costs import check_fresh, mark_fresh, measure_steps
 from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source
-from joulecache.transforms.chain import Chain, fixed_size
+from joulecache.transforms.chain import Chain, fixed_size, output_channels
 from joulecache.transforms.ops import OPS, BatchOp, op_name
 
 ONLINE = "tuned"
@@ -324,11 +324,13 @@ def sample_size(steps: Sequence[StepCost], layouts: Sequence[CacheLayout], secon
 
 
 def cache_layouts(chain: Chain, steps: Sequence[StepCost]) -> Iterator[CacheLayout]:
-    """Yield the layouts with a cut before the first fresh op: late cuts first, simple forms first."""
+    """Yield the layouts that can hold the images, with a cut before the first fresh op: late cuts first, simple forms first."""
     pinned = next((place for place, step in enumerate(steps[1:]) if step.fresh), len(chain.ops))
     latest = next((place for place, op in enumerate(chain.ops[:pinned]) if isinstance(op, BatchOp)), pinned)
     for form in _FORMS:
         for cut in range(latest, 0, -1):
+            if form[1] == "jpeg" and output_channels(chain.ops[:cut]) == 4:
+                continue
             if fixed_size(chain.ops[:cut]):  # else the images cannot be batched
                 yield CacheLayout(cut, *form)
 
