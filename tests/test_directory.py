@@ -6,6 +6,7 @@ import copy
 import inspect
 import io
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import keras
 import numpy as np
 import pytest
@@ -266,6 +268,16 @@ def test_grain_yields_what_keras_yields_with_grain(swatches: Path, cache: Path, 
                     assert type(other) is type(one)
                     assert other.dtype == one.dtype
                     np.testing.assert_array_equal(one, other)
+
+
+def test_worker_processes_of_grain_map_the_files(swatches: Path, cache: Path) -> None:
+    pytest.importorskip("grain")
+    dataset = ours(swatches, cache, format="grain", shuffle=False)
+    pickled = cloudpickle.dumps(dataset)
+    assert np.asarray(next(iter(dataset))[0][0]).astype(np.uint8).tobytes() not in pickled
+    for one, other in zip(dataset, pickle.loads(pickled), strict=True):  # noqa: S301
+        for values, found in zip(one, other, strict=True):
+            np.testing.assert_array_equal(values, found)
 
 
 def test_without_grain_it_says_what_installs_it(swatches: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

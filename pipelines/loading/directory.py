@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from joulecache.pipelines.loading.directory_cache import DirectoryCache
+from joulecache.pipelines.loading.directory_cache import DirectoryCache, cache_directory
 from joulecache.pipelines.loading.grain_images import grain_dataset, require_grain
 from joulecache.pipelines.loading.kept_alive import call_method, keep_alive
 from joulecache.transforms.chain import Chain
@@ -104,7 +104,7 @@ def image_dataset_from_directory(
     size = image_size if isinstance(image_size, int) else (image_size[0], image_size[1])
     fit = "crop" if crop_to_aspect_ratio else "pad" if pad_to_aspect_ratio else "stretch"
     chain = Chain((Decode(channels=_CHANNELS[color_mode]), Resize(size, fit)), cut=2)
-    images = DirectoryCache(Path(directory).absolute(), Path(cache_dir), chain, verbose=verbose)
+    images = cache_directory(Path(directory).absolute(), Path(cache_dir), chain, verbose=verbose)
     parts = listed if subset == "both" else [listed]
     label_of = _label_of(directory, labels, parts[0].class_names, follow_links)
     dataset_of = _grain_dataset if format == "grain" else _tf_dataset

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.building.local_destination import existing_cache
 from joulecache.pipelines.building.precomputing import BuildProgress, Progress, precompute
-from joulecache.pipelines.cache.cache import open_cache
+from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.core.progress import progress_bar
@@ -32,30 +32,36 @@ _CLASSES_SHOWN = 5
 _PROGRESS_DELAY_S = 2
 
 
+def cache_directory(directory: Path, cache: Path, chain: Chain, *, verbose: bool) -> DirectoryCache:
+    """Cache images that are new or changed.
+
+    Args:
+        directory: The directory; all images below it are cached.
+        cache: The folder of the cache.
+        chain: The ops to cache.
+        verbose: Show the progress of a long build on a terminal.
+
+    Raises:
+        CacheError: The folder holds something else.
+        BuildError: No image can be cached, or the disk failed.
+    """
+    _check_same_images(directory, cache, chain)
+    _build(directory, cache, chain, verbose)
+    return DirectoryCache(directory, open_cache(cache))
+
+
 class DirectoryCache:
-    """The images of a directory, by row, of shape `image_shape`: (height, width, channels)."""
+    """The images of a directory, by row, of shape `image_shape`: (height, width, channels). Pickled, it is opened again."""
 
-    def __init__(self, directory: Path, cache: Path, chain: Chain, *, verbose: bool) -> None:
-        """Cache images that are new or changed.
-
-        Args:
-            directory: The directory; all images below it are cached.
-            cache: The folder of the cache.
-            chain: The ops to cache.
-            verbose: Show the progress of a long build on a terminal.
-
-        Raises:
-            CacheError: The folder holds something else.
-            BuildError: No image can be cached, or the disk failed.
-        """
-        _check_same_images(directory, cache, chain)
-        _build(directory, cache, chain, verbose)
-        opened = open_cache(cache)
+    def __init__(self, directory: Path, opened: Cache) -> None:
         # Folders named train, val and test are splits in a cache, but may be classes in Keras.
         self._splits = [CachedSplit(opened, name) for name in SPLITS if opened.manifest.splits[name].records]
         self._ends = np.cumsum([len(split) for split in self._splits])
-        self._directory, self._rejected = directory, cache / opened.manifest.rejected.name
+        self._directory, self._opened = directory, opened
         self.image_shape = self._splits[0].image_shape
+
+    def __reduce__(self) -> tuple[type[DirectoryCache], tuple[Path, Cache]]:
+        return DirectoryCache, (self._directory, self._opened)
 
     def rows(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of images, int64 ``[N]``, by their paths in the directory; raise SourceError if one is not cached."""
@@ -83,7 +89,7 @@ class DirectoryCache:
         return images.reshape(*np.shape(rows), *self.image_shape)
 
     def _reason(self, name: str) -> str:
-        with open(self._rejected, encoding="utf-8") as lines:
+        with open(self._opened.folder / self._opened.manifest.rejected.name, encoding="utf-8") as lines:
             for reject in map(json.loads, lines):
                 if reject["key"] == name:
                     return str(reject["reason"])
