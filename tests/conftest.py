@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
+import subprocess
 import sys
 import tarfile
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +19,7 @@ from caches import OPTIONS, build
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
+from processes import wait_until
 from sources import add
 
 from joulecache.pipelines import cli
@@ -174,3 +179,50 @@ def make_tar(tmp_path: Path) -> MakeSource:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run moto's S3 server in another process; return its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with open(tmp_path_factory.mktemp("moto") / "log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+        )
+    try:
+        wait_until(lambda: answers(url), server)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Create a bucket, with its credentials in the environment; return its URL."""
+    settings = {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "never-to-be-shown",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "NO_PROXY": "127.0.0.1",
+        "JOULECACHE_STAGE": str(tmp_path / "staged"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    name = f"b{os.urandom(8).hex()}"
+    request = urllib.request.Request(f"{endpoint}/{name}", method="PUT")
+    urllib.request.urlopen(request, timeout=30).close()
+    return f"s3://{name}"

@@ -20,6 +20,8 @@ orders = st.builds(
     shuffle=st.sampled_from(["all", "blocks", None]),
     block=st.integers(1, 700),
     window=st.integers(30, 300),  # a window costs as much as one of 65,536 rows, however small
+) | st.lists(st.integers(1, 900), min_size=1, max_size=9).map(
+    lambda files: Order(sum(files), 3, "blocks", 20, 30, tuple(files))
 )
 
 
@@ -97,8 +99,8 @@ def test_a_shuffle_of_all_is_uniform(records: int) -> None:
 
 
 def test_blocks_come_whole_inside_their_window() -> None:
-    order = Order(10_000, 3, "blocks", block=7, window=50)
-    rows = order.rows(1, 0, 10_000)
+    order = Order(10_150, 3, "blocks", block=7, window=50)  # 29 windows
+    rows = order.rows(1, 0, 10_150)
     seen: set[int] = set()
     place = 0
     while place < len(rows):
@@ -108,7 +110,29 @@ def test_blocks_come_whole_inside_their_window() -> None:
         assert not seen & {start for start, _ in blocks}
         seen |= {start for start, _ in blocks}
         place += size
-    assert seen == set(range(0, 10_000, 7))
+    assert seen == set(range(0, 10_150, 7))
+
+
+def test_files_come_whole_inside_their_group() -> None:
+    files = (30, 10, 70, 5, 200, 30, 1, 54)
+    ends = np.cumsum((0, *files))
+    order = Order(400, 3, "blocks", block=7, window=10, files=files)
+    orders = set()
+    for epoch in range(3):
+        rows, groups = order.rows(epoch, 0, 400), order.groups(epoch, 0, 400)
+        orders.add(str(groups))
+        place = 0
+        for number, group in enumerate(groups):
+            size = sum(files[file] for file in group)
+            assert size >= 70 or number == len(groups) - 1
+            held = [row for file in group for row in range(ends[file], ends[file + 1])]
+            assert sorted(rows[place : place + size]) == sorted(held)
+            assert order.groups(epoch, place, place + size) == [group]
+            place += size
+        assert place == 400
+        assert order.groups(epoch, 69, 71) in (groups[:1], groups[:2])
+    assert len(orders) == 3
+    assert Order(400, 3, files=files).groups(0, 35, 45) == [[1], [2]]
 
 
 def test_a_window_is_shuffled() -> None:

@@ -11,8 +11,9 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
+from joulecache.pipelines.cache.file_guard import FileGuard
 from joulecache.pipelines.cache.index import read_index
-from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, copy_to_machine
+from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES, find_remote
 from joulecache.pipelines.cache.manifest import Manifest, Split
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
@@ -83,6 +84,10 @@ class Cache(Displayed):
         size = None if self.manifest.encoding != "raw" or height is None or width is None else (height, width)
         return map_targets(self.folder, found.variant_files(variant), chosen, size)
 
+    def guard(self, split: str) -> FileGuard:
+        """Return a guard of the files of a split."""
+        return FileGuard(self.folder, self.manifest.split(split).files)
+
     def chain(self, split: str = "train", ops: Mapping[str, type[Op]] | None = None) -> Chain:
         """Return the parsed chain of a split; see `Manifest.parsed_chain`."""
         return self.manifest.parsed_chain(split, ops)
@@ -123,7 +128,8 @@ def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) 
         return cache
     location = os.fspath(cache)
     if is_remote(location):
-        return Cache(location, *copy_to_machine(location, stage_limit_bytes))
+        remote = find_remote(location, stage_limit_bytes)
+        return Cache(location, remote.copy(), remote.manifest)
     return Cache(location, Path(location).absolute(), open_manifest(location))
 
 

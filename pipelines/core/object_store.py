@@ -126,10 +126,11 @@ class ObjectFolder:
         read_at = functools.partial(self.read_range, name)
         return io.BufferedReader(RangeReader(read_at, found.size_bytes), _READ_BYTES)
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """Yield an object's bytes, a few megabytes at a time."""
+    def chunks(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """Yield an object's bytes from `start` on, a few megabytes at a time."""
+        options: Any = {"range": {"offset": start}} if start else None
         with _store_errors(f"{self.url}/{name}"):
-            for chunk in _obstore().get(self._store, self._path(name)).stream():
+            for chunk in _obstore().get(self._store, self._path(name), options=options).stream():
                 yield bytes(chunk)
 
     def fetch(self, name: str, path: Path) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 
-from joulecache.pipelines.cache.cache import CacheLike, open_cache
+from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.checks import check_choice, check_integer
+from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Verify
 from joulecache.pipelines.loading.reader import StepReader, note_slow_shuffle, open_reader
+from joulecache.pipelines.loading.streaming import open_remote
 from joulecache.transforms.ops import Op
 
 _LOG = logging.getLogger("joulecache")
@@ -33,7 +36,10 @@ def open_steps(
     """
     check_choice("verify", verify, VERIFY)
     check_integer("stage_limit_bytes", stage_limit_bytes)
-    opened = open_cache(cache, stage_limit_bytes=stage_limit_bytes)
+    if not isinstance(cache, Cache) and is_remote(cache):
+        opened, config = open_remote(os.fspath(cache), config, verify, stage_limit_bytes)
+    else:
+        opened = open_cache(cache)
     if verify == "full" and (problems := opened.verify()):
         raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
     reader = open_reader(opened, config, ops)

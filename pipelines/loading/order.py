@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,12 @@ class Order:
     Attributes:
         records: Number of rows.
         seed: Seed of the permutations.
-        shuffle: None for the order of the rows; ``all`` for a uniform permutation; ``blocks`` for blocks of neighbouring rows in
-            random order, with the rows permuted inside windows of blocks, so that files are read in pieces of a block.
-        block: Rows per block.
-        window: Blocks per window.
+        shuffle: None for the order of the rows; ``all`` for a uniform permutation; ``blocks`` for whole files in random order, in
+            groups of about a window, with their blocks of neighbouring rows in random order, and the rows permuted inside windows
+            of blocks. So files are read in pieces of a block, and each file in one part of the epoch.
+        block: Rows per block; the last one of a file may have fewer.
+        window: Rows per window, in blocks. Windows have up to half a window more.
+        files: Number of rows of each file; empty for one file.
     """
 
     records: int
@@ -38,6 +40,7 @@ class Order:
     shuffle: Literal["all", "blocks"] | None = None
     block: int = 1
     window: int = 1
+    files: tuple[int, ...] = field(default=(), hash=False, repr=False)  # long, and follows from the files of a split
 
     def rows(self, epoch: int, start: int, stop: int) -> Rows:
         """Return the rows at positions `start` to `stop` - 1, int64 ``[stop - start]``."""
@@ -50,7 +53,7 @@ class Order:
                 chunks = range(start // CHUNK, -(-stop // CHUNK))
                 return _cut([_chunk(self, epoch, chunk) for chunk in chunks], start - chunks[0] * CHUNK, stop - start)
             case "blocks":
-                starts = _windows(self, epoch)[1]
+                starts = _blocks(self, epoch).windows
                 first, last = np.searchsorted(starts, [start, stop - 1], side="right") - 1
                 windows = [_window(self, epoch, window) for window in range(first, last + 1)]
                 return _cut(windows, start - int(starts[first]), stop - start)
@@ -62,12 +65,38 @@ class Order:
         """
         if self.shuffle != "blocks":
             return []
-        blocks, starts = _windows(self, epoch)
-        begin, end = (place // self.block + self.window for place in (start, stop + self.block - 1))
+        blocks = _blocks(self, epoch)
+        longest = int(np.diff(blocks.windows).max())
+        begin, end = np.searchsorted(blocks.positions[:-1], [start + longest, stop + longest])
         if first:
-            begin = int(np.searchsorted(starts, start, side="right") - 1) * self.window
-        rows = blocks[begin:end] * self.block
-        return list(zip(rows.tolist(), np.minimum(rows + self.block, self.records).tolist(), strict=True))
+            window = np.searchsorted(blocks.windows, start, side="right") - 1
+            begin = np.searchsorted(blocks.positions, blocks.windows[window])
+        starts = blocks.starts[begin:end]
+        return list(zip(starts.tolist(), (starts + np.diff(blocks.positions)[begin:end]).tolist(), strict=True))
+
+    def groups(self, epoch: int, start: int, stop: int) -> list[list[int]]:
+        """Return the files that hold the rows at positions `start` to `stop` - 1, in groups that are read one after the other.
+
+        Every file is in one group of an epoch. Not for ``all``, which has no groups.
+        """
+        groups = _groups(self, epoch)
+        first, last = np.searchsorted(groups.positions, [start, stop - 1], side="right") - 1
+        return [groups.files[group] for group in range(first, last + 1)]
+
+
+class _Groups(NamedTuple):
+    """Files in the order of an epoch, by group, and the position where each group starts; its end last."""
+
+    files: list[list[int]]
+    positions: Rows
+
+
+class _Blocks(NamedTuple):
+    """Blocks in the order of an epoch: the row where each starts, its position; and the positions of windows. Ends last."""
+
+    starts: Rows
+    positions: Rows
+    windows: Rows
 
 
 def _cut(pieces: Sequence[Rows], start: int, count: int) -> Rows:
@@ -82,17 +111,54 @@ def _chunk(order: Order, epoch: int, chunk: int) -> Rows:
 
 
 @lru_cache(maxsize=4)
-def _windows(order: Order, epoch: int) -> tuple[Rows, Rows]:
-    """Return the blocks in the order of the epoch, and the position where each window of them starts."""
-    count = -(-order.records // order.block)
-    blocks = permute(np.arange(count), count, (order.seed, epoch, 0))
-    sizes = np.minimum(order.block, order.records - blocks * order.block)  # the last block may be shorter
-    return blocks, np.concatenate([[0], np.cumsum(sizes)])[: -1 : order.window]
+def _groups(order: Order, epoch: int) -> _Groups:
+    files = order.files or (order.records,)
+    if order.shuffle is None:
+        return _Groups([[file] for file in range(len(files))], _ends(np.array(files)))
+    groups: list[list[int]] = [[]]
+    positions, position = [0], 0
+    for file in permute(np.arange(len(files)), len(files), (order.seed, epoch, 0)).tolist():
+        if position - positions[-1] >= order.block * order.window:
+            groups.append([])
+            positions.append(position)
+        groups[-1].append(file)
+        position += files[file]
+    return _Groups(groups, np.array([*positions, position]))
+
+
+@lru_cache(maxsize=4)
+def _blocks(order: Order, epoch: int) -> _Blocks:
+    files = np.array(order.files or (order.records,))
+    groups = _groups(order, epoch)
+    group_of_file = np.empty(len(files), np.int64)
+    for number, group in enumerate(groups.files):
+        group_of_file[group] = number
+    counts = -(-files // order.block)
+    file_of_block = np.repeat(np.arange(len(files)), counts)
+    inside = (np.arange(counts.sum()) - np.repeat(_ends(counts)[:-1], counts)) * order.block
+    sizes = np.minimum(order.block, files[file_of_block] - inside)
+    shuffled = permute(np.arange(len(sizes)), len(sizes), (order.seed, epoch, 1))
+    blocks = shuffled[np.argsort(group_of_file[file_of_block[shuffled]], kind="stable")]
+    positions = _ends(sizes[blocks])
+    windows: list[Rows] = []
+    for start, end in zip(groups.positions[:-1], groups.positions[1:], strict=True):
+        count = max(1, round((end - start) / (order.block * order.window)))
+        wanted = start + np.arange(count) * (end - start) // count
+        windows.append(positions[np.searchsorted(positions, wanted)])
+    windows.append(positions[-1:])
+    starts = _ends(files)[:-1][file_of_block] + inside
+    return _Blocks(starts[blocks], positions, np.unique(np.concatenate(windows)))
+
+
+def _ends(sizes: Rows) -> Rows:
+    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 @lru_cache(maxsize=4)
 def _window(order: Order, epoch: int, window: int) -> Rows:
-    blocks = _windows(order, epoch)[0][window * order.window :][: order.window]
-    rows = (blocks[:, None] * order.block + np.arange(order.block)).reshape(-1)
-    rows = rows[rows < order.records]
-    return rows[permute(np.arange(len(rows)), len(rows), (order.seed, epoch, window + 1))]
+    blocks = _blocks(order, epoch)
+    first, last = np.searchsorted(blocks.positions, blocks.windows[window : window + 2])
+    sizes = np.diff(blocks.positions[first : last + 1])
+    shifts = blocks.starts[first:last] - (np.cumsum(sizes) - sizes)
+    rows = np.repeat(shifts, sizes) + np.arange(sizes.sum())
+    return rows[permute(np.arange(len(rows)), len(rows), (order.seed, epoch, window + 2))]

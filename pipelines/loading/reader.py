@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from joulecache.pipelines.cache.cache import Cache
+from joulecache.pipelines.cache.streamed import StreamedCache
 from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.order import Order
@@ -17,6 +19,7 @@ from joulecache.pipelines.loading.permutation import VERSION
 from joulecache.pipelines.loading.spatial import SpatialColumn
 from joulecache.pipelines.loading.split import CachedSplit, Images, Targets
 from joulecache.pipelines.loading.steps import Batches, divide, first_batch
+from joulecache.pipelines.loading.streaming import Stream
 from joulecache.pipelines.loading.targets import packed, select
 from joulecache.pipelines.source.feature import Named
 from joulecache.transforms.ops import Op
@@ -28,13 +31,14 @@ FINGERPRINT_BITS = 31
 
 @dataclass(frozen=True)
 class StepReader:
-    """Reads the batches of one host, beginning at `start`, an (epoch, batch)."""
+    """Reads the batches of one host, beginning at `start`, an (epoch, batch); `stream` has the shards of a cache in an object store."""
 
     split: CachedSplit
     order: Order
     host: int
     batches: Batches
     start: tuple[int, int]
+    stream: Stream | None = None
 
     def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[Images, Targets]:
         """Return the K batches of a step; in the first epoch without the batches before `start`.
@@ -62,8 +66,9 @@ class StepReader:
         for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
             self.split.read_ahead(epoch, *ahead)
         rows = self.order.rows(epoch, place, stop)
-        # Batch numbers are the same on every host, but the draws for mixing must differ.
-        images, targets = self.split.batch(rows, epoch, (self.host << 32) + first)
+        with self.stream.holding(epoch, place, stop) if self.stream else nullcontext():
+            # Batch numbers are the same on every host, but the draws for mixing must differ.
+            images, targets = self.split.batch(rows, epoch, (self.host << 32) + first)
         shape = end - first, size
         stacked = tuple(each.reshape(*shape, *each.shape[1:]) for each in targets)
         return images.reshape(*shape, *images.shape[1:]), stacked
@@ -119,17 +124,20 @@ def open_reader(cache: Cache, config: LoadConfig, ops: Mapping[str, type[Op]] | 
     split = CachedSplit(cache, config.split, config.seed, ops, selection)
     order = _order(split, config)
     batches = divide(split, config)
-    return StepReader(split, order, config.hosts[0], batches, first_batch(config, batches.count))
+    start = first_batch(config, batches.count)
+    stream = Stream(cache, split.entry, order, batches) if isinstance(cache, StreamedCache) else None
+    return StepReader(split, order, config.hosts[0], batches, start, stream)
 
 
 def _order(split: CachedSplit, config: LoadConfig) -> Order:
+    files = tuple(file.records for file in split.entry.variant_files(0))
     if config.shuffled != "blocks":
-        return Order(len(split), split.seed, "all" if config.shuffled else None)
+        return Order(len(split), split.seed, "all" if config.shuffled else None, files=files)
     split.disable_readahead()
     image_bytes = split.stored_bytes / (len(split) * split.entry.variants)
     block = max(1, round(config.budget.block_bytes / image_bytes))
     window = max(1, round(config.budget.window_bytes / image_bytes / block))
-    return Order(len(split), split.seed, "blocks", block, window)
+    return Order(len(split), split.seed, "blocks", block, window, files)
 
 
 def note_slow_shuffle(reader: StepReader, config: LoadConfig) -> None:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.cache.file_guard import FileGuard
-from joulecache.pipelines.cache.mapped_images import map_variant
 from joulecache.pipelines.loading.array_pool import ArrayPool
 from joulecache.pipelines.loading.decoding import DecodingThreads
 from joulecache.pipelines.loading.spatial import MaskColumn, SpatialColumn, open_spatial
@@ -83,10 +81,8 @@ class CachedSplit:
         self._decode = Decode(channels=channels).pixels
         self._threads = None if cache.manifest.encoding == "raw" else DecodingThreads()
         self._arrays = ArrayPool()
-        shape = None if self._threads else (height, width, channels)
-        variants = map(self.entry.variant_files, range(self.entry.variants))
-        self._variants = [map_variant(cache.folder, files, shape) for files in variants]
-        self._guard = FileGuard(cache.folder, self.entry.files)
+        self._variants = [cache.images(split, variant) for variant in range(self.entry.variants)]
+        self._guard = cache.guard(split)
         rows = cache.rows(split)
         self.key_hashes: NDArray[np.uint64] = as_numbers(rows["key_hash"])
         self.selection = selection = selection or select(cache.manifest.features, None, None)
