@@ -38,6 +38,7 @@ CHAIN = "decode|resize(20)|random_crop(16) || random_crop(14)|flip_lr|brightness
 SEED, VARIANTS, QUALITY = 7, 3, 60
 KINDS: dict[str, dict[str, Any]] = {
     "raw arrow": {},
+    "raw arrow, nothing after the cut": {"chain": "decode|resize(20)|random_crop(16)"},
     "raw tfrecord": {"format": "tfrecord"},
     "png arrow": {"encoding": "png"},
     "png tfrecord": {"encoding": "png", "format": "tfrecord"},

@@ -92,12 +92,12 @@ def open_files(folder: Path) -> list[str]:
     return [path for path in found if path.startswith(str(folder))]
 
 
-@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize(("encoding", "suffix"), [("raw", ""), ("raw", " || flip_lr"), ("jpeg", " || flip_lr")])
 @pytest.mark.parametrize("epochs", [None, 1])
 def test_a_dataset_that_is_gone_leaves_no_files_and_threads(
-    tmp_path: Path, encoding: Encoding, epochs: int | None
+    tmp_path: Path, encoding: Encoding, suffix: str, epochs: int | None
 ) -> None:
-    precompute("synthetic:8", tmp_path, "decode|resize(8) || flip_lr", val_fraction=0, encoding=encoding)
+    precompute("synthetic:8", tmp_path, f"decode|resize(8){suffix}", val_fraction=0, encoding=encoding)
     dataset = load(tmp_path, "train", 3, epochs=epochs)
     iterator = iter(dataset.map(lambda images, labels: images).prefetch(1))
     del dataset

@@ -33,10 +33,11 @@ Load = Callable[..., Any]
 Listed = list[tuple[bytes, bytes]]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Cache:
+@pytest.fixture(scope="module", params=["ops after the cut", "none"])
+def cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Cache:
     folder = tmp_path_factory.mktemp("resume") / "cache"
-    precompute(photo_folder, folder, CHAIN, variants=2, val_fraction=0.3, shards=3, seed=5)
+    chain = CHAIN if request.param != "none" else "decode|resize(20)|random_crop(14)"
+    precompute(photo_folder, folder, chain, variants=2, val_fraction=0.3, shards=3, seed=5)
     return open_cache(folder)
 
 

@@ -86,7 +86,7 @@ def _map_variant(folder: Path, files: Sequence[DataFile], shape: tuple[int, int,
         return _FileByFile([read_encoded(folder / file.name, file) for file in files], files)
     layouts = [file.image_layout(shape) for file in files]
     if all(offset % mmap.ALLOCATIONGRANULARITY == 0 and stride == math.prod(shape) for offset, stride in layouts):
-        return _OneArray(folder, files, shape)
+        return OneArray(folder, files, shape)
     return _FileByFile([map_images(folder / file.name, file, shape) for file in files], files)
 
 
@@ -120,10 +120,13 @@ class _FileByFile(MappedImages):
         return files, rows - self._starts[files]
 
 
-class _OneArray(MappedImages):
+class OneArray(MappedImages):
     """Raw images of all files as one array, so that a gather from many files is as fast as from one.
 
-    Each file is mapped at a row that starts on a page of one reserved range of addresses. Rows between files are never accessed.
+    Each file is mapped at a place that starts on a page of one reserved range of addresses. Places between files must not be accessed.
+
+    Attributes:
+        images: uint8 ``[P, H, W, C]``.
     """
 
     def __init__(self, folder: Path, files: Sequence[DataFile], shape: tuple[int, int, int]) -> None:
@@ -136,17 +139,20 @@ class _OneArray(MappedImages):
         for file, position in zip(files, positions.tolist(), strict=False):
             offset, _ = file.image_layout(shape)
             space.map(folder / file.name, file.bytes, position * image_bytes, file.records * image_bytes, offset)
-        self._images: NDArray[np.uint8] = np.asarray(space)
+        self.images: NDArray[np.uint8] = np.asarray(space)
         self._shifts = positions[:-1] - self._starts
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        self._images.take(self._locate(rows), axis=0, out=out, mode="clip")  # other modes copy `out`
+        """Copy the images of some rows."""
+        self.images.take(self.places(rows), axis=0, out=out, mode="clip")  # other modes copy `out`
 
     def views(self, rows: NDArray[np.int64]) -> list[Any]:
-        images = self._images
-        return [images[position] for position in self._locate(rows).tolist()]
+        """Return the images of some rows without a copy."""
+        images = self.images
+        return [images[position] for position in self.places(rows).tolist()]
 
-    def _locate(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where some rows are in `images`."""
         if len(self._ends) == 1:
             return rows
         positions: NDArray[np.int64] = rows + self._shifts[np.searchsorted(self._ends, rows, side="right")]

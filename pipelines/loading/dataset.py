@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
+from abc import ABC, abstractmethod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.loading.config import LoadConfig
+from joulecache.pipelines.loading.graph import as_tensors, gather, with_rows_per_step
 from joulecache.pipelines.loading.kept_alive import Token, call_method, keep_alive
+from joulecache.pipelines.loading.light_functions import Tensors, map_in_order, scan, slices
 from joulecache.pipelines.loading.reader import FINGERPRINT_BITS, StepReader
 
-Tensors: TypeAlias = Any
+Arrays: TypeAlias = tuple[Any, ...]
 
 _STEPS_AHEAD = 1
 _POSITION = 1 << FINGERPRINT_BITS  # a saved position is the step's number times this, plus the fingerprint
@@ -22,24 +24,11 @@ _POSITION = 1 << FINGERPRINT_BITS  # a saved position is the step's number times
 
 def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` over the batches of a reader, as `load` describes them."""
-    batches, (epoch, batch) = reader.batches, reader.start
-    steps = _Steps(reader, config)
-    token = keep_alive(steps)
-    if config.epochs is None:
-        # Not captured: TensorFlow never frees what the function of a scan captures.
-        tokens = tf.data.Dataset.from_tensors(token).repeat()
-        numbers = tf.data.Dataset.zip(tf.data.Dataset.range(batches.steps), tokens)
-        dataset = _in_one_thread(numbers.scan(np.int64(-1), steps.scan))
-    else:
-        first = epoch * batches.steps + (batches.step_of(batch) if batch else 0)
-        bounds = (number * _POSITION + reader.fingerprint for number in (first, config.epochs * batches.steps))
-        dataset = tf.data.Dataset.range(*bounds, _POSITION).map(functools.partial(steps.at_position, token))
-    dataset = dataset.prefetch(_STEPS_AHEAD)
-    if steps.stacked:
-        dataset = dataset.flat_map(lambda *step: tf.data.Dataset.from_tensor_slices(step if len(step) > 1 else step[0]))
+    (epoch, batch), count = reader.start, reader.batches.count
+    dataset = _gathered(reader, config) if reader.split.arrays and not reader.stream else _read(reader, config)
     if config.epochs is not None or not batch:
-        count = batches.count if config.epochs is None else (config.epochs - epoch) * batches.count - batch
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+        left = count if config.epochs is None else (config.epochs - epoch) * count - batch
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
     options = tf.data.Options()
     # Steps are already read ahead: prefetching batches as well would add a fifth to the cost of a small batch.
     options.experimental_optimization.inject_prefetch = False
@@ -51,45 +40,92 @@ def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     return dataset
 
 
-class _Steps:
+def _read(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
+    """Return batches that Python reads."""
+    steps = _ImageSteps(reader, config)
+    dataset = steps.dataset(steps.shaped)
+    if config.epochs is None:
+        dataset = _in_one_thread(dataset)
+    dataset = dataset.prefetch(_STEPS_AHEAD)
+    return slices(dataset) if steps.stacked else dataset
+
+
+def _gathered(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
+    """Return batches that TensorFlow gathers."""
+    reader, whole_steps = with_rows_per_step(reader, config)
+    steps = _PlaceSteps(reader, config, whole_steps=whole_steps)
+    images = as_tensors(reader.split.arrays)
+    if whole_steps:
+        return slices(steps.dataset(steps.gathered, images).prefetch(_STEPS_AHEAD))
+    batches = slices(steps.dataset(steps.ensure_shapes))
+    dataset = map_in_order(batches, lambda *batch: steps.gathered(*batch, images))
+    return dataset.prefetch(_STEPS_AHEAD)
+
+
+class _Steps(ABC):
     """The steps of a reader as functions for tf.data.
 
-    They use few TensorFlow ops, since each op costs milliseconds at the start of every epoch. `stacked` is whether steps have
+    They use few TensorFlow ops, since each op costs time at the start of every epoch. `stacked` is whether steps have
     a leading axis of batches. Without `epochs`, they always do if `start` is inside an epoch, because steps before it are empty.
     """
 
-    def __init__(self, reader: StepReader, config: LoadConfig) -> None:
-        self._reader = reader
+    def __init__(self, reader: StepReader, config: LoadConfig, *, stacked: bool) -> None:
+        self._reader, self._config, self.stacked = reader, config, stacked
         self._fingerprint = reader.fingerprint
         self._epochs = itertools.count(reader.start[0])
         self._previous = -1
         split, batches = reader.split, reader.batches
-        self.stacked = batches.per_step > 1 or (config.epochs is None and reader.start[1] > 0)
         self._image_type = tf.float32 if split.chain.is_float else tf.uint8
         self._dtype = self._image_type if config.dtype == "uint8" else tf.as_dtype(config.dtype)
-        self._tensors = [tensor for column in split.targets for tensor in column.tensors]
-        self._target_types = [tf.string if each.dtype == "str" else tf.as_dtype(each.dtype) for each in self._tensors]
-        batch_shape = [None] * self.stacked + [None if batches.remainder else batches.batch_size]
-        self._image_shape = [*batch_shape, *split.image_shape]
-        self._target_shapes = [[*batch_shape, *each.shape] for each in self._tensors]
+        tensors = [tensor for column in split.targets for tensor in column.tensors]
+        self._target_types = [tf.string if each.dtype == "str" else tf.as_dtype(each.dtype) for each in tensors]
+        self._target_shapes = [each.shape for each in tensors]
+        self._batch_shape: list[int | None] = [None if batches.remainder else batches.batch_size]
+        self._step_shape = [*[None] * stacked, *self._batch_shape]
 
-    def scan(self, epoch: tf.Tensor, number: tuple[tf.Tensor, Token]) -> tuple[tf.Tensor, Tensors]:
-        """Return the epoch and the batches of a step. At an iterator's first step `epoch` is -1: a new epoch begins."""
-        step, token = number
-        types = [tf.int64, self._image_type, *self._target_types]
-        epoch, *arrays = call_method(token, self._read_next, [epoch, step], types)
-        return tf.ensure_shape(epoch, []), self._shaped(*arrays)
+    @property
+    @abstractmethod
+    def types(self) -> list[Any]:
+        """The types of the arrays of a step."""
 
-    def at_position(self, token: Token, position: tf.Tensor) -> Tensors:
+    @abstractmethod
+    def read(self, epoch: int, step: int, *, sequential: bool) -> Arrays:
+        """Return the arrays of a step."""
+
+    def dataset(self, function: Any, *constants: Any) -> tf.data.Dataset:
+        """Return `function` of the arrays of each step, followed by constants, as a dataset.
+
+        The function must not use a token or tensors of its own object, which would then never be freed.
+        """
+        reader, config = self._reader, self._config
+        batches, (epoch, batch) = reader.batches, reader.start
+        token = keep_alive(self)
+        if config.epochs is None:
+            # Not captured: TensorFlow never frees what the function of a scan captures.
+            held = [tf.data.Dataset.from_tensors(each).repeat() for each in (token, *constants)]
+            numbers = tf.data.Dataset.zip(tf.data.Dataset.range(batches.steps), *held)
+            return scan(numbers, -1, lambda *given: self._scan(function, *given))
+        first = epoch * batches.steps + (batches.step_of(batch) if batch else 0)
+        bounds = (number * _POSITION + reader.fingerprint for number in (first, config.epochs * batches.steps))
+        positions = tf.data.Dataset.range(*bounds, _POSITION)
+        return map_in_order(positions, lambda position: self._at_position(function, position, token, *constants))
+
+    def _scan(
+        self, function: Any, epoch: tf.Tensor, step: tf.Tensor, token: Token, *constants: Any
+    ) -> tuple[tf.Tensor, Tensors]:
+        """Return the epoch and a step of it. At an iterator's first step `epoch` is -1: a new epoch begins."""
+        epoch, *arrays = call_method(token, self._read_next, [epoch, step], [tf.int64, *self.types])
+        return tf.ensure_shape(epoch, []), function(*arrays, *constants)
+
+    def _at_position(self, function: Any, position: tf.Tensor, token: Token, *constants: Any) -> Tensors:
         """Return the step at a position: its number, counted from epoch 0, times `_POSITION`, plus the reader's fingerprint."""
-        types = [self._image_type, *self._target_types]
-        return self._shaped(*call_method(token, self._read_at, [position], types))
+        return function(*call_method(token, self._read_at, [position], self.types), *constants)
 
-    def _read_next(self, epoch: np.int64, step: np.int64) -> tuple[Any, ...]:
+    def _read_next(self, epoch: np.int64, step: np.int64) -> Arrays:
         epoch = np.int64(next(self._epochs)) if epoch < 0 else epoch
         return epoch, *self._read(int(epoch), int(step))
 
-    def _read_at(self, position: np.int64) -> tuple[Any, ...]:
+    def _read_at(self, position: np.int64) -> Arrays:
         number, fingerprint = divmod(int(position), _POSITION)
         if fingerprint != self._fingerprint:
             raise CacheError(
@@ -98,17 +134,66 @@ class _Steps:
             )
         return self._read(*divmod(number, self._reader.batches.steps))
 
-    def _read(self, epoch: int, step: int) -> tuple[Any, ...]:
+    def _read(self, epoch: int, step: int) -> Arrays:
         number = epoch * self._reader.batches.steps + step
         sequential, self._previous = number == self._previous + 1, number
+        return self.read(epoch, step, sequential=sequential)
+
+    def _arranged(self, images: tf.Tensor, targets: Any, shape: list[int | None]) -> Tensors:
+        if self._dtype != self._image_type:
+            images = tf.cast(images, self._dtype)
+        images = tf.ensure_shape(images, [*shape, *self._reader.split.image_shape])
+        return self._reader.arrange(images, self._ensured(targets, shape))
+
+    def _ensured(self, targets: Any, shape: list[int | None]) -> list[tf.Tensor]:
+        return [tf.ensure_shape(one, [*shape, *each]) for one, each in zip(targets, self._target_shapes, strict=True)]
+
+
+class _ImageSteps(_Steps):
+    """Steps of images."""
+
+    def __init__(self, reader: StepReader, config: LoadConfig) -> None:
+        stacked = reader.batches.per_step > 1 or (config.epochs is None and reader.start[1] > 0)
+        super().__init__(reader, config, stacked=stacked)
+
+    @property
+    def types(self) -> list[Any]:
+        return [self._image_type, *self._target_types]
+
+    def read(self, epoch: int, step: int, *, sequential: bool) -> Arrays:
         images, targets = self._reader.read(epoch, step, sequential=sequential)
         return (images, *targets) if self.stacked else (images[0], *(each[0] for each in targets))
 
-    def _shaped(self, images: tf.Tensor, *targets: tf.Tensor) -> Tensors:
-        if self._dtype != self._image_type:
-            images = tf.cast(images, self._dtype)
-        shaped = [tf.ensure_shape(each, shape) for each, shape in zip(targets, self._target_shapes, strict=True)]
-        return self._reader.arrange(tf.ensure_shape(images, self._image_shape), shaped)
+    def shaped(self, images: tf.Tensor, *targets: tf.Tensor) -> Tensors:
+        """Return batches in the structure that `load` yields."""
+        return self._arranged(images, targets, self._step_shape)
+
+
+class _PlaceSteps(_Steps):
+    """Steps of places of images, for the graph path: one variant for all batches with `whole_steps`, else one for each."""
+
+    def __init__(self, reader: StepReader, config: LoadConfig, *, whole_steps: bool) -> None:
+        super().__init__(reader, config, stacked=True)
+        self._whole_steps = whole_steps
+
+    @property
+    def types(self) -> list[Any]:
+        return [tf.int32, tf.int64, *self._target_types]
+
+    def read(self, epoch: int, step: int, *, sequential: bool) -> Arrays:
+        variant, places, targets = self._reader.read_places(epoch, step, sequential=sequential)
+        return np.full(() if self._whole_steps else len(places), variant, np.int32), places, *targets
+
+    def ensure_shapes(self, variants: tf.Tensor, places: tf.Tensor, *targets: tf.Tensor) -> Arrays:
+        """Return the arrays of a step with their static shapes."""
+        shape = self._step_shape
+        return tf.ensure_shape(variants, [None]), tf.ensure_shape(places, shape), *self._ensured(targets, shape)
+
+    def gathered(self, variant: tf.Tensor, places: tf.Tensor, *targets_and_images: Any) -> Tensors:
+        """Return the batches, or the one batch, of some places in the structure that `load` yields."""
+        *targets, images = targets_and_images
+        shape = self._step_shape if self._whole_steps else self._batch_shape
+        return self._arranged(gather(images, variant, places), targets, shape)
 
 
 def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -10,6 +10,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.streamed import StreamedCache
 from joulecache.pipelines.core.memory import memory_limit
@@ -54,6 +57,21 @@ class StepReader:
         Raises:
             CacheError: A file was truncated or grew.
         """
+        rows, first, shape = self._rows(epoch, step, sequential=sequential)
+        place = self.batches.first + first * self.batches.batch_size
+        with self.stream.holding(epoch, place, place + len(rows)) if self.stream else nullcontext():
+            # Batch numbers are the same on every host, but the draws for mixing must differ.
+            images, targets = self.split.batch(rows, epoch, (self.host << 32) + first)
+        return images.reshape(*shape, *images.shape[1:]), _stacked(targets, shape)
+
+    def read_places(self, epoch: int, step: int, *, sequential: bool) -> tuple[int, NDArray[np.int64], Targets]:
+        """Return the variant and the places of the images in its array, int64 ``[K, B]``, in place of the images of `read`."""
+        rows, _, shape = self._rows(epoch, step, sequential=sequential)
+        variant, places, targets = self.split.places(rows, epoch)
+        return variant, places.reshape(shape), _stacked(targets, shape)
+
+    def _rows(self, epoch: int, step: int, *, sequential: bool) -> tuple[NDArray[np.int64], int, tuple[int, int]]:
+        """Return the rows of a step, its first batch, and (batches, images of each)."""
         batches = self.batches
         if step == 0:
             self.split.check()
@@ -65,13 +83,7 @@ class StepReader:
         stop = place + (end - first) * size
         for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
             self.split.read_ahead(epoch, *ahead)
-        rows = self.order.rows(epoch, place, stop)
-        with self.stream.holding(epoch, place, stop) if self.stream else nullcontext():
-            # Batch numbers are the same on every host, but the draws for mixing must differ.
-            images, targets = self.split.batch(rows, epoch, (self.host << 32) + first)
-        shape = end - first, size
-        stacked = tuple(each.reshape(*shape, *each.shape[1:]) for each in targets)
-        return images.reshape(*shape, *images.shape[1:]), stacked
+        return self.order.rows(epoch, place, stop), first, (end - first, size)
 
     def arrange(self, images: Any, tensors: Sequence[Any]) -> Any:
         """Return `arrange` of images and the tensors of all targets."""
@@ -99,6 +111,10 @@ class StepReader:
         ]
         digest = hashlib.sha256(json.dumps(parts).encode()).digest()
         return int.from_bytes(digest, "big") % (1 << FINGERPRINT_BITS)
+
+
+def _stacked(targets: Targets, shape: tuple[int, int]) -> Targets:
+    return tuple(each.reshape(*shape, *each.shape[1:]) for each in targets)
 
 
 def arrange(split: CachedSplit, images: Any, tensors: Sequence[Any]) -> Any:

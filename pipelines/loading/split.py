@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.mapped_images import OneArray
 from joulecache.pipelines.loading.array_pool import ArrayPool
 from joulecache.pipelines.loading.decoding import DecodingThreads
 from joulecache.pipelines.loading.spatial import MaskColumn, SpatialColumn, open_spatial
@@ -108,6 +109,13 @@ class CachedSplit:
         tensors = [tensor for column in self._spatial for tensor in column.tensors]
         return sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
 
+    @property
+    def arrays(self) -> list[OneArray]:
+        """The images of each variant as an array, if they are loaded as they are; empty if not."""
+        arrays = [variant for variant in self._variants if isinstance(variant, OneArray)]
+        as_they_are = not self.chain.suffix and not self._spatial and len(arrays) == len(self._variants)
+        return arrays if as_they_are else []
+
     def check(self) -> None:
         """Raise CacheError, now and in all later reads, if a file was truncated or grew since it was mapped."""
         self._guard.check()
@@ -136,6 +144,17 @@ class CachedSplit:
             IndexError: A row is out of range.
         """
         return self._load(rows, epoch, ())[0]
+
+    def places(self, rows: NDArray[np.int64], epoch: int) -> tuple[int, NDArray[np.int64], Targets]:
+        """Return the variant of an epoch, where some rows are in its array of `arrays`, and their targets."""
+        self._guard.require_unchanged()
+        variant = epoch % len(self._variants)
+        array = self.arrays[variant]
+        return (
+            variant,
+            array.places(rows),
+            tuple(column.take(rows) for column in self.targets if isinstance(column, TargetColumn)),
+        )
 
     def _load(
         self, rows: NDArray[np.int64], epoch: int, spatial: Sequence[SpatialColumn]
