@@ -34,7 +34,17 @@ WITH_TENSORFLOW = (
     "transforms.tensorflow_targets",
     *(
         f"pipelines.loading.{module}"
-        for module in ("loader", "dataset", "directory", "grain_images", "element_cache", "iterators", "kept_alive")
+        for module in (
+            "loader",
+            "dataset",
+            "directory",
+            "element_cache",
+            "grain_images",
+            "graph",
+            "iterators",
+            "kept_alive",
+            "light_functions",
+        )
     ),
     "pipelines.models",
     "pipelines.compressing",
