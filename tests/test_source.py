@@ -8,16 +8,21 @@ import os
 import pickle
 import random
 import re
+import subprocess
 import tarfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import MakeSource
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from sources import add, labels, records, write_parquet
 
@@ -28,11 +33,13 @@ from joulecache.pipelines.source import (
     SourceConfig,
     SourceError,
     open_source,
+    select,
     store_units,
     synthetic_photo,
-    take,
+    tar_listing,
 )
 from joulecache.pipelines.source.spatial import Boxes, Mask, Points
+from joulecache.pipelines.source.tar import _Member
 
 # What all kinds share: class folders
 
@@ -205,7 +212,7 @@ def test_stored_units_equal_the_units(make_folder: MakeSource, tmp_path: Path, m
     make_folder({f"{kind}/{number}.jpg": f"{kind} {number}".encode() for kind in ("cat", "dog") for number in range(5)})
     monkeypatch.chdir(tmp_path)
     units = open_source("folder").units
-    parts = [take(units, rows) for rows in ([1, 3, 5, 7], [], [0, 9])]
+    parts = [select(units, rows) for rows in ([1, 3, 5, 7], [], [0, 9])]
     stored = pickle.loads(pickle.dumps(store_units(parts, Path("units.arrow"), str(Path("units.arrow").absolute()))))  # noqa: S301 - as Beam does
     monkeypatch.chdir("/")
     assert [list(part) for part in stored] == [list(part) for part in parts]
@@ -546,3 +553,74 @@ def test_the_class_alone_is_the_default_and_is_known_before_a_photo_is_drawn() -
 def test_a_target_that_synthetic_photos_lack_is_refused(target: str, message: str) -> None:
     with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
         open_source("synthetic:4", SourceConfig(target=target))
+
+
+# Headers and processes ------------------------------------------------------------------------------------------------
+
+NAMES = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=130).map(
+    lambda text: f"{text}.jpg"
+)
+
+
+@given(
+    st.lists(NAMES, unique=True, max_size=8),
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    st.integers(0, 2**33),
+)
+def test_members_are_those_that_tarfile_reads(names: list[str], kind: int, mtime: int) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=kind) as tar:
+        for number, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = 700 * number, mtime
+            with suppress(ValueError):  # a name or time that the format cannot have
+                tar.addfile(member, io.BytesIO(bytes(member.size)))
+    found = []
+    for member_type in (tarfile.TarInfo, _Member):
+        with tarfile.open(fileobj=io.BytesIO(stream.getvalue()), mode="r:", tarinfo=member_type) as tar:
+            found.append([(each.name, each.size, each.offset_data, each.type) for each in tar])
+    assert found[0] == found[1]
+
+
+def test_a_damaged_header_is_found(make_tar: MakeSource) -> None:
+    path = make_tar({"cat/1.jpg": b"one", "dog/1.jpg": b"two"})
+    data = bytearray(path.read_bytes())
+    data[1024 + 3] ^= 1  # in the name of the second image
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=r"^cannot read '.*' as an uncompressed tar"):
+        open_source(path)
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> str:
+    """Three tars with different classes."""
+    for number, name in enumerate(("cat", "dog", "cat")):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for image in range(5):
+                add(tar, f"{name}/{number}-{image}.jpg", data=bytes([image]))
+                add(tar, f"{name}/{number}-{image}.xml", data=b"")
+    return f"{tmp_path}/*.tar"
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_several_processes_list_the_same(tars: str, monkeypatch: pytest.MonkeyPatch, dies: bool) -> None:
+    alone = open_source(tars)
+    started = Mock(wraps=subprocess.Popen)
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setattr(tar_listing, "LARGE_BYTES", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    if dies:
+        monkeypatch.setattr(tar_listing, "_BOOT", "import os; os._exit(9)")
+    together = open_source(tars)
+    assert started.call_count == 2
+    assert list(together.units) == list(alone.units)
+    assert (together.features, together.skipped, together.notes) == (alone.features, alone.skipped, alone.notes)
+
+
+def test_a_damaged_tar_fails_the_same_in_several_processes(tars: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path(tars.replace("*", "1")).open("r+b") as file:
+        file.truncate(2000)
+    monkeypatch.setattr(tar_listing, "LARGE_BYTES", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(SourceError, match=r"^cannot read '.*1.tar' as an uncompressed tar"):
+        open_source(tars)

@@ -21,7 +21,7 @@ from joulecache.pipelines.cache.spatial_columns import BoxRows
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.source import Record as SourceRecord
-from joulecache.pipelines.source import Source, SourceConfig, Unit, log_notes, open_source, take
+from joulecache.pipelines.source import Source, SourceConfig, Unit, log_notes, open_source, select
 from joulecache.pipelines.source.features import AnyFeature, Features
 from joulecache.pipelines.source.spatial import Boxes
 from joulecache.transforms.ops.decode import decode_ids
@@ -139,7 +139,7 @@ def _blocks(source: Source) -> Iterator[_Block]:
     for row, unit in enumerate(units):
         position += unit.count
         if position - first >= least or row == len(units) - 1:
-            yield _Block(first, take(units, range(start, row + 1)))
+            yield _Block(first, select(units, range(start, row + 1)))
             first, start = position, row + 1
 
 

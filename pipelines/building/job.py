@@ -26,7 +26,7 @@ from joulecache.pipelines.building.update import Update
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.source import Source, SourceError, take
+from joulecache.pipelines.source import Source, SourceError, select
 from joulecache.pipelines.source.features import Features, check_columns, spatial_features
 from joulecache.transforms.randomness import key_hash
 from joulecache.transforms.targets import check_moves
@@ -155,7 +155,7 @@ def shard_specs(source: Source, location: str, shards: int, config: ShardConfig)
             cache=location,
             shard=shard,
             shards=shards,
-            units=take(source.units, rows),
+            units=select(source.units, rows),
             features=source.features,
             config=config,
         )

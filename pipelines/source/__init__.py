@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.source.opening import open_source, source_paths
     from joulecache.pipelines.source.records import MAX_CLASSES, Record, Source, SourceError, Unit, log_notes
     from joulecache.pipelines.source.synthetic import SYNTHETIC, SYNTHETIC_CLASSES, synthetic_photo
-    from joulecache.pipelines.source.unit_tables import ImageFile, TarMember, store_units, take
+    from joulecache.pipelines.source.unit_tables import ImageFile, TarMember, select, store_units
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -31,10 +31,10 @@ __all__ = [
     "Unit",
     "log_notes",
     "open_source",
+    "select",
     "source_paths",
     "store_units",
     "synthetic_photo",
-    "take",
 ]
 
 _MODULES = ("config", "naming", "records", "synthetic", "unit_tables", "opening")  # from light to heavy

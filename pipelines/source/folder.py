@@ -12,6 +12,7 @@ from pathlib import Path
 from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.core.quantities import plural
 from joulecache.pipelines.source.listing import ImageListing, image_places, may_have_labels
+from joulecache.pipelines.source.names import NamesBuilder
 from joulecache.pipelines.source.naming import NOT_UTF8, is_ignored, is_utf8, printable, skipped_kind
 from joulecache.pipelines.source.records import SourceError
 
@@ -27,7 +28,7 @@ _NOUNS = {
 
 def list_folder(root: Path) -> ImageListing:
     """List the images below a folder, also those behind links; SourceError if a folder cannot be listed."""
-    names: list[str] = []
+    names = NamesBuilder()
     sizes, mtimes_ns = array("q"), array("q")
     beside: list[str] = []
     skipped: dict[str, Counter[str]] = {}
@@ -61,7 +62,8 @@ def list_folder(root: Path) -> ImageListing:
         if +here or not (files or folders):
             skipped[printable(prefix[:-1])] = +here
     places = image_places(str(root.absolute()), sizes, mtimes_ns, None)
-    return ImageListing("", names, places, None, beside, skipped, refused, links.notes(), tuple(links.folders.values()))
+    linked = tuple(links.folders.values())
+    return ImageListing("", names.build(), places, None, beside, skipped, refused, links.notes(), linked)
 
 
 class _Links:

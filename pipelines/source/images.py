@@ -16,6 +16,7 @@ from joulecache.pipelines.source.labels import LabelTable
 from joulecache.pipelines.source.layout import LeftOut
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.masks import list_masks, split_masks
+from joulecache.pipelines.source.names import Names
 from joulecache.pipelines.source.naming import sample_evenly
 from joulecache.pipelines.source.notes import left_out_notes, no_images, skipped_notes
 from joulecache.pipelines.source.records import Source, SourceError
@@ -52,7 +53,7 @@ def make_source(
     masks = None
     if config.masks is not None:
         masks, listings = split_masks(list_masks(config.masks), listings, location)
-    keys = [listing.prefix + name if listing.prefix else name for listing in listings for name in listing.names]
+    keys = Names.joined([(listing.prefix, listing.names) for listing in listings])
     refused = [refusal for listing in listings for refusal in listing.refused]
     tree = ImageTree.of(listings, file_splits, config.splits)
     if not keys:
@@ -64,12 +65,14 @@ def make_source(
         ),
         **labelled.left_out,
     }
-    labels = [None if row in left_out else label for row, label in enumerate(labelled.labels)]
+    labels = labelled.labels
+    if left_out:
+        labels = [None if row in left_out else label for row, label in enumerate(labels)]
     refused += [
         (keys[row], labelled.reasons[row]) for row, label in enumerate(labels) if label is None and row not in left_out
     ]
     split_of = tree.split_of
-    splits = held_out(None if row in left_out else split_of[index] for row, index in enumerate(tree.folder_of))
+    splits = held_out([None if row in left_out else split_of[index] for row, index in enumerate(tree.folder_of)])
     skipped = sum(tree.skipped.values(), Counter[str]()) - labelled.read
     names_by_reason: defaultdict[LeftOut, list[str]] = defaultdict(list)
     for row, reason in left_out.items():
@@ -81,7 +84,7 @@ def make_source(
         what = "a class" if labelled.targets is None else "targets"
         raise SourceError(f"no images with {what} in {where}{location!r}: {why}")
     files = labelled.targets.files if labelled.targets else {}
-    units = _image_table(listings, keys, _targets(labelled, labels), files, splits).take(
+    units = _image_table(listings, keys, _targets(labelled, labels), files, splits).select(
         sample_evenly(keys, labels, config.limit)
     )
     pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
@@ -118,14 +121,14 @@ def _targets(labelled: Labelled, labels: Sequence[int | None]) -> dict[str, pa.A
 
 def _image_table(
     listings: Sequence[ImageListing],
-    keys: Sequence[str],
+    keys: Names,
     targets: Mapping[str, pa.Array],
     files: Mapping[str, pa.Table],
     splits: Sequence[str | None],
 ) -> ImageTable:
     """Return the units. The size of an image includes the files of its targets, the last of which decides when it was written."""
-    table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries()
-    table = table.append_column("key", pa.array(keys, pa.string()))
+    table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries().combine_chunks()
+    table = table.append_column("key", keys.column)
     for name, column in targets.items():
         table = table.append_column(target_column(name), column)
     for name in (name for name in targets if name in files):

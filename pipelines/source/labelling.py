@@ -211,6 +211,9 @@ def _found_members(listings: Sequence[ImageListing], suffix: str) -> tuple[list[
     files = 0
     for listing in listings:
         labels = (listing.labels or {}).get(suffix, {})
+        if not labels:
+            found += [None] * len(listing.names)
+            continue
         stems = [next((stem for stem in sample_names(name) if stem in labels), None) for name in listing.names]
         found += [None if stem is None else labels[stem] for stem in stems]
         files += len({*stems} - {None})
@@ -219,6 +222,8 @@ def _found_members(listings: Sequence[ImageListing], suffix: str) -> tuple[list[
 
 def _from_members(location: str, listings: Sequence[ImageListing], suffix: str) -> Labelled | None:
     """Return the classes in the label files of a suffix; None without any."""
+    if not any((listing.labels or {}).get(suffix) for listing in listings):
+        return None
     found, files = _found_members(listings, suffix)
     # files of other kinds may have something else, such as captions or boxes
     if not any(label is not None and (suffix == ".cls" or not isinstance(label, Unusable)) for label in found):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from joulecache.pipelines.source.label_members import MemberLabels
 
@@ -52,7 +53,9 @@ class ImageListing:
     linked: tuple[Path, ...] = ()
 
 
-def image_places(path: str, sizes: Sequence[int], mtimes_ns: Sequence[int], offsets: Sequence[int] | None) -> pa.Table:
+def image_places(
+    path: str, sizes: Sequence[int], mtimes_ns: Sequence[int] | NDArray[np.int64], offsets: Sequence[int] | None
+) -> pa.Table:
     """Return a table of where images in a folder or tar are: path, size_bytes, mtime_ns and offset (in a tar only)."""
     count = len(sizes)
     paths = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), pa.array([path]))

@@ -8,6 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
+from joulecache.pipelines.source.names import Names
 from joulecache.transforms.randomness import key_hash
 
 IMAGE_SUFFIXES = frozenset(
@@ -77,11 +81,14 @@ def skipped_kind(file: str) -> str | None:
     return None if suffix in IMAGE_SUFFIXES else suffix
 
 
+def is_hidden_path(folder: PurePosixPath) -> bool:
+    """Return whether a folder, or one above it, is ignored."""
+    return any(is_ignored(part) and part != ".." for part in folder.parts)
+
+
 def sidecar_kind(name: PurePosixPath) -> str | None:
-    """Return the kind under which a file of an archive is counted as skipped; None for an image."""
-    if any(is_ignored(part) and part != ".." for part in name.parts[:-1]):
-        return HIDDEN
-    return skipped_kind(name.name)
+    """Return the kind under which a file of an object store is counted as skipped; None for an image."""
+    return HIDDEN if is_hidden_path(name.parent) else skipped_kind(name.name)
 
 
 def key_problem(name: str) -> str | None:
@@ -125,18 +132,21 @@ def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
     return folders, depth
 
 
-def sample_evenly(keys: Sequence[str], labels: Sequence[int | None], limit: int | None) -> list[int]:
+def sample_evenly(keys: Names, labels: Sequence[int | None], limit: int | None) -> NDArray[np.int64]:
     """Return the rows of at most `limit` labelled keys, the same fraction of each class, sorted by key.
 
     Rows are chosen by the hash of the key, so that the order of the keys does not bias the sample.
     """
-    rows = [row for row, label in enumerate(labels) if label is not None]
-    if limit is not None and limit < len(rows):
+    used = np.fromiter((label is not None for label in labels), np.bool_, len(labels))
+    if limit is not None and limit < used.sum():
+        rows = np.flatnonzero(used).tolist()
         by_hash = sorted(rows, key=lambda row: (key_hash(keys[row]), keys[row]))
         ranked: Counter[int | None] = Counter()
         rank = {}
         for row in by_hash:
             rank[row] = (ranked[labels[row]], labels[row])
             ranked[labels[row]] += 1
-        rows = sorted(sorted(rows, key=keys.__getitem__), key=rank.__getitem__)[:limit]
-    return sorted(rows, key=keys.__getitem__)
+        used[:] = False
+        used[sorted(sorted(rows, key=keys.__getitem__), key=rank.__getitem__)[:limit]] = True
+    rows_by_key = keys.sorted_rows()
+    return rows_by_key[used[rows_by_key]]

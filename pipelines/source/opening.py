@@ -28,7 +28,7 @@ from joulecache.pipelines.source.rows import RowFile, join_files
 from joulecache.pipelines.source.splits import file_splits
 from joulecache.pipelines.source.stored import find_stored
 from joulecache.pipelines.source.synthetic import SYNTHETIC, open_synthetic
-from joulecache.pipelines.source.tar import list_tar
+from joulecache.pipelines.source.tar_listing import TarRequest, list_tars
 from joulecache.pipelines.source.tfds import TFDS, open_tfds
 from joulecache.pipelines.source.tfrecord import is_tfrecord, list_tfrecord, tfrecord_columns, with_content
 
@@ -97,10 +97,13 @@ def _open_files(location: str, archives: Sequence[Archive], config: SourceConfig
     split_of = None if splits is None else [splits[name] for name in used]
     if kind == "tar":
         members = without_files(config)
-        listings = [
-            list_tar(archive, "" if keys is None else f"{name}/", members.target_column, members.target_names)
-            for name, archive in used.items()
-        ]
+        names_of_targets = tuple(members.target_names)
+        listings = list_tars(
+            [
+                TarRequest(archive, "" if keys is None else f"{name}/", members.target_column, names_of_targets)
+                for name, archive in used.items()
+            ]
+        )
         source = make_source(location, listings, config, given, split_of)
     else:
         _refuse_labels(config, location)

@@ -139,7 +139,7 @@ def join_files(
         sources = tuple(target.column for target in files[0].targets)
         columns = dataclasses.replace(choice.columns, features=features, sources=sources)
         found = boxes_found(files[0].targets, [file.seen or () for file in files], features)
-    splits = held_out(split for split in splits if split not in left_out)
+    splits = held_out([split for split in splits if split not in left_out])
     total = sum(file.rows for file in files)
     taken = total if limit is None else min(total, limit)
     units: list[Unit] = []

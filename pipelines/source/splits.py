@@ -130,10 +130,11 @@ def splits_option(counts: Mapping[str, int]) -> str:
     return f"--splits {shlex.quote(text)}{rest}"
 
 
-def held_out(splits: Iterable[str | None]) -> list[str | None]:
+def held_out(splits: Sequence[str | None]) -> Sequence[str | None]:
     """Return splits with None for train if there is no val: a hash of the keys then holds out a part of it."""
-    splits = list(splits)
-    return splits if "val" in splits else [None if split == "train" else split for split in splits]
+    if "val" in splits or "train" not in splits:
+        return splits
+    return [None if split == "train" else split for split in splits]
 
 
 def file_splits(names: Sequence[str], given: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from joulecache.pipelines.core.object_store import ObjectFolder
 from joulecache.pipelines.source.listing import ImageListing, image_places, may_have_labels
+from joulecache.pipelines.source.names import NamesBuilder
 from joulecache.pipelines.source.naming import sidecar_kind
 from joulecache.pipelines.source.records import Archive
 
@@ -36,7 +37,7 @@ def find_stored(location: str) -> tuple[Callable[[], ImageListing] | None, list[
 
 
 def _list_folder(folder: ObjectFolder) -> ImageListing:
-    names: list[str] = []
+    names = NamesBuilder()
     sizes, mtimes_ns = array("q"), array("q")
     beside: list[str] = []
     skipped: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -50,7 +51,7 @@ def _list_folder(folder: ObjectFolder) -> ImageListing:
         names.append(stored.name)
         sizes.append(stored.size_bytes)
         mtimes_ns.append(stored.mtime_ns)
-    return ImageListing("", names, image_places(folder.url, sizes, mtimes_ns, None), None, beside, skipped, [])
+    return ImageListing("", names.build(), image_places(folder.url, sizes, mtimes_ns, None), None, beside, skipped, [])
 
 
 _WILD = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

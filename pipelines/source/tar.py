@@ -2,19 +2,75 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tarfile
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from joulecache.pipelines.core.object_store import open_binary
 from joulecache.pipelines.source.label_members import LONGEST_LABEL, Label, Unusable, longest_label, read_member
 from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
-from joulecache.pipelines.source.naming import HIDDEN, key_problem, printable, sidecar_kind
+from joulecache.pipelines.source.names import NamesBuilder, first_duplicate
+from joulecache.pipelines.source.naming import (
+    HIDDEN,
+    NOT_UTF8,
+    is_hidden_path,
+    is_utf8,
+    key_problem,
+    printable,
+    skipped_kind,
+)
 from joulecache.pipelines.source.records import Archive, SourceError
 
+_REGULAR = tarfile.REGTYPE[0]
 _IRREGULAR = "not a regular file: a link, device or sparse file"
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar, of which only what a listing needs is read from an ordinary header: tarfile reads eight fields more."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        """Read a header: name, size, checksum and type of a regular file, else all of it."""
+        if len(buf) == tarfile.BLOCKSIZE and buf[156] == _REGULAR:
+            try:
+                checksum, size = (int(buf[start:end].partition(b"\0")[0], 8) for start, end in ((148, 156), (124, 136)))
+            except ValueError:  # a large size in base 256, or damage
+                checksum = -1
+            if checksum == sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
+                member = cls(bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors))
+                if prefix := bytes(buf[345:500]).partition(b"\0")[0]:
+                    member.name = f"{prefix.decode(encoding, errors)}/{member.name}"
+                member.size, member.chksum, member.type = size, checksum, tarfile.REGTYPE
+                return member
+        return super().frombuf(buf, encoding, errors)
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_folder(path: str) -> tuple[str, str | None, bool]:
+    """Return the start of the names in a folder, why these cannot be keys, and whether they are hidden."""
+    inside = PurePosixPath(path)
+    start = "" if inside == PurePosixPath() else f"{inside.as_posix().rstrip('/')}/"
+    return start, key_problem(path), is_hidden_path(inside)
+
+
+def _split(name: str) -> tuple[str, str | None, str | None]:
+    """Return a member's name without redundant parts, why it cannot be a key, and the kind under which it is skipped."""
+    path, slash, file = name.rpartition("/")
+    if file in ("", ".", ".."):
+        inside = PurePosixPath(name)
+        return (
+            inside.as_posix(),
+            key_problem(name),
+            HIDDEN if is_hidden_path(inside.parent) else skipped_kind(inside.name),
+        )
+    start, problem, is_hidden = _in_folder(path + slash)
+    return start + file, problem if is_utf8(file) else NOT_UTF8, HIDDEN if is_hidden else skipped_kind(file)
 
 
 def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys: Sequence[str] = ()) -> ImageListing:
@@ -29,22 +85,22 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys
     Raises:
         SourceError: The tar is damaged or compressed, or has two images of the same name.
     """
-    places: dict[str, tuple[int, int]] = {}  # by name: offset and size
+    found = NamesBuilder()
+    offsets, sizes = array("q"), array("q")
     labels: dict[str, dict[str, Label]] = {suffix: {} for suffix in LONGEST_LABEL}
     beside: list[str] = []
     skipped: defaultdict[str, Counter[str]] = defaultdict(Counter)
     refused: list[tuple[str, str]] = []
     try:
-        with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:") as tar:
+        with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:", tarinfo=_Member) as tar:
             while member := tar.next():
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member in memory
-                inside = PurePosixPath(member.name)
-                name, suffix = inside.as_posix(), inside.suffix.lower()
+                name, reason, kind = _split(member.name)
                 if member.isdir():
                     skipped[printable(name)] += Counter()  # it may be empty
                     continue
-                reason = key_problem(member.name)
-                if kind := sidecar_kind(inside):
+                if kind:
+                    suffix = PurePosixPath(name).suffix.lower()
                     skipped[printable(name).rpartition("/")[0]][kind] += 1
                     if reason or kind == HIDDEN:
                         continue
@@ -56,10 +112,10 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys
                     refused.append((prefix + printable(member.name), reason))
                 elif not member.isreg() or member.issparse():
                     refused.append((prefix + member.name, _IRREGULAR))
-                elif name in places:
-                    raise SourceError(f"{archive.name!r} has {name!r} twice: keys must be unique")
                 else:
-                    places[name] = member.offset_data, member.size
+                    found.append(name)
+                    offsets.append(member.offset_data)
+                    sizes.append(member.size)
             data.seek(tar.offset)
             if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("no end mark after its members")  # tarfile itself accepts this
@@ -67,10 +123,11 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys
         raise SourceError(
             f"cannot read {archive.name!r} as an uncompressed tar ({error}): decompress it, or copy it again if it was truncated"
         ) from error
-    sizes, offsets = [size for _, size in places.values()], [offset for offset, _ in places.values()]
-    mtimes_ns = [archive.mtime_ns] * len(places)
-    table = image_places(archive.location, sizes, mtimes_ns, offsets)
-    return ImageListing(prefix, list(places), table, labels, beside, skipped, refused)
+    names = found.build()
+    if twice := first_duplicate(names):
+        raise SourceError(f"{archive.name!r} has {twice!r} twice: keys must be unique")
+    table = image_places(archive.location, sizes, np.full(len(names), archive.mtime_ns), offsets)
+    return ImageListing(prefix, names, table, labels, beside, skipped, refused)
 
 
 def _add_label(

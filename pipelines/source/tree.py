@@ -63,7 +63,7 @@ class ImageTree:
             SourceError: It is unknown which folders are splits.
         """
         index_of: dict[Folder, int] = {}
-        folder_of = array("q")
+        folder_of = array("i")
         masks: list[int] = []
         skipped: defaultdict[Folder, Counter[str]] = defaultdict(Counter)
         for listing, split in zip(listings, file_splits or itertools.repeat(None), strict=file_splits is not None):

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from joulecache.pipelines.core.object_store import is_remote, open_binary, read_bytes, read_range
 from joulecache.pipelines.source.feature import Target
@@ -133,11 +135,12 @@ def file_column(name: str, place: str) -> str:
 class ImageTable(Sequence[Unit]):
     """Units of one image each, stored as columns: 50 bytes plus the name per image, instead of 300 bytes for an object."""
 
-    def __init__(self, table: Any) -> None:
-        self._table = table
+    def __init__(self, table: Any, rows: NDArray[np.int64] | None = None) -> None:
+        """Some rows of a table are the units; by default all."""
+        self._table, self._rows = table, rows
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return int(self._table.num_rows) if self._rows is None else len(self._rows)
 
     def __iter__(self) -> Iterator[Unit]:
         for first in range(0, len(self), _ROWS_AT_ONCE):
@@ -149,12 +152,23 @@ class ImageTable(Sequence[Unit]):
         row = range(len(self))[place]
         return next(self._units(row, 1))
 
-    def take(self, rows: Sequence[int]) -> ImageTable:
-        """Return a copy of the units of some rows, which does not keep the table alive."""
-        return ImageTable(self._table.take(pa.array(rows, pa.int64())).combine_chunks())
+    def select(self, rows: Sequence[int] | NDArray[np.int64]) -> ImageTable:
+        """Return some of the units, without copying the table."""
+        chosen = np.asarray(rows, np.int64)
+        return ImageTable(self._table, chosen if self._rows is None else self._rows[chosen])
+
+    def taken(self, first: int = 0, count: int | None = None) -> Any:
+        """Return `count` units from `first` on, by default all, as a table."""
+        if self._rows is None:
+            return self._table.slice(first, count)
+        end = None if count is None else first + count
+        return self._table.take(pa.array(self._rows[first:end]))
+
+    def __reduce__(self) -> Any:
+        return ImageTable, (self.taken().combine_chunks(),)
 
     def _units(self, first: int, count: int) -> Iterator[Unit]:
-        rows = self._table.slice(first, count)
+        rows = self.taken(first, count)
         columns = (rows[name].to_pylist() for name in ("key", "size_bytes", "mtime_ns", "offset"))
         names = [name for name in rows.column_names if name.startswith(_TARGET)]
         targets = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else itertools.repeat(())
@@ -195,7 +209,7 @@ class _StoredTable(ImageTable):
     """A table in a file, read on first access and pickled by reference."""
 
     def __init__(self, path: str, batch: int, count: int) -> None:
-        self._place = path, batch, count
+        self._place, self._rows = (path, batch, count), None
 
     def __reduce__(self) -> tuple[type[_StoredTable], tuple[str, int, int]]:
         return _StoredTable, self._place
@@ -212,17 +226,17 @@ class _StoredTable(ImageTable):
 
 def _store_tables(tables: Sequence[ImageTable], path: Path, location: str) -> list[ImageTable]:
     """Write parts of one table to a file; return each as a reference to `location`."""
-    with pa.ipc.new_file(str(path), tables[0]._table.schema) as writer:
+    with pa.ipc.new_file(str(path), tables[0].taken(0, 0).schema) as writer:
         for table in filter(len, tables):
-            [batch] = table._table.to_batches()  # `take` made it one batch
+            [batch] = table.taken().combine_chunks().to_batches()
             writer.write_batch(batch)
     places = itertools.count()
     return [_StoredTable(location, next(places), len(table)) if len(table) else table for table in tables]
 
 
-def take(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
-    """Return the units of some rows; the result does not keep the others alive."""
-    return units.take(rows) if isinstance(units, ImageTable) else tuple(units[row] for row in rows)
+def select(units: Sequence[Unit], rows: Sequence[int]) -> Sequence[Unit]:
+    """Return the units of some rows. Those of a table are pickled without the others."""
+    return units.select(rows) if isinstance(units, ImageTable) else tuple(units[row] for row in rows)
 
 
 def store_units(parts: Sequence[Sequence[Unit]], path: Path, location: str) -> list[Sequence[Unit]]:
