@@ -221,6 +221,15 @@ def test_a_state_of_other_images_or_arguments_is_refused(caches: dict[str, Path]
             jc.batches(caches["raw"], "train", BATCH).restore(each)
 
 
+def test_a_state_of_another_version_of_the_order_is_refused(
+    caches: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = jc.batches(caches["raw"], "train", BATCH).state()
+    monkeypatch.setattr("joulecache.pipelines.loading.reader.VERSION", 1)
+    with pytest.raises(CacheError, match="this state was saved over other images"):
+        jc.batches(caches["raw"], "train", BATCH).restore(state)
+
+
 # Records
 
 
