@@ -42,8 +42,8 @@ def load(
         split: ``train``, ``val`` or ``test``.
         batch_size: Images per batch, on each host.
         shuffle: True for a uniform permutation of the split, slow and logged as such for images that do not fit in memory; False
-            for the order of the cache; ``"blocks"`` for caches that do not fit in memory: blocks of 1 MiB in random order,
-            shuffled inside windows of 128 MiB, read once and ahead of their use. By default only ``train`` is shuffled.
+            for the order of the cache; ``"blocks"`` for caches that do not fit in memory: whole shards in random order, shuffled
+            inside windows of 128 MiB, read once and ahead of their use. By default only ``train`` is shuffled.
         seed: Seed of the order and of the draws; the cache's by default.
         drop_remainder: Drop the last batch of an epoch if it is smaller, so that all hosts run the same number of steps.
         hosts: (index, count) or an `InputContext`: load one host's share of every epoch. Shares differ by at most one record.
@@ -57,8 +57,8 @@ def load(
             masks, boxes or points it has the structure of the targets, and axes of 1 for their pixels, boxes or points.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
-        stage_limit_bytes: The largest cache to copy from an object store to ``$JOULECACHE_STAGE``, by default
-            ``~/.cache/joulecache``. Files that are already there are not copied again.
+        stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
+            ``~/.cache/joulecache``. A larger cache is not copied, but read as it arrives, with ``shuffle="blocks"`` by default.
 
     Returns:
         A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``, or another target; with several targets a dict of

@@ -57,7 +57,8 @@ def batches(
         sample_weight: Name of a `Value` that becomes the third element of a batch.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
-        stage_limit_bytes: The largest cache to copy from an object store.
+        stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
+            ``~/.cache/joulecache``. A larger cache is not copied, but read as it arrives, with ``shuffle="blocks"`` by default.
 
     Returns:
         Batches of images, uint8 ``[B, H, W, C]``, float32 after to_float, and labels, int64 ``[B]``, or another target; with several

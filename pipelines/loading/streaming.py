@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -17,6 +18,7 @@ from joulecache.pipelines.loading.config import LoadConfig, Verify
 from joulecache.pipelines.loading.order import Order
 from joulecache.pipelines.loading.steps import Batches
 
+_LOG = logging.getLogger("joulecache")
 _AHEAD_BYTES = 512 << 20
 """What is fetched ahead, if that is more than the next group of shards."""
 
@@ -99,6 +101,10 @@ def open_remote(url: str, config: LoadConfig, verify: Verify, stage_limit_bytes:
                 f"{remote.url} has {remote.bytes / 1e9:,.2f} GB, but at most {stage_limit_bytes / 1e9:,.2f} GB may be on this machine, "
                 'and a full shuffle needs all of it: use shuffle="blocks", or raise stage_limit_bytes'
             )
+        _LOG.warning(
+            f"{remote.url} has {remote.bytes / 1e9:,.2f} GB, more than stage_limit_bytes, {stage_limit_bytes / 1e9:,.2f} GB: it is read "
+            'shard by shard, with shuffle="blocks"'
+        )
         config = dataclasses.replace(config, shuffle="blocks")
     if config.shuffled is True or (verify == "full" and remote.fits):
         return Cache(url, remote.copy(), remote.manifest), config
