@@ -4,7 +4,7 @@
     scripts/bench_scale.py [FOLDER] [--largest N]
 
 Tars of small JPEGs in 1,000 classes, up to 1.28 million as in ImageNet, are listed, built and opened, each in a separate process.
-The images are 8x8 pixels, so the cost depends almost only on the number of records. Writes 5 GB to FOLDER, by default a
+The images are 8x8 pixels, so the cost depends almost only on the number of records. Writes 7 GB to FOLDER, by default a
 temporary one. Takes about half an hour. Figures at 100 million follow from a straight line through the two largest sizes:
 over the number of images or, for what grows with the shards, over their number, of which a cache has at most 8,000.
 """
@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import io
 import json
+import os
 import pickle
 import resource
 import shutil
@@ -22,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from environment import argument_parser, describe, enter, run_script
@@ -35,8 +37,11 @@ FAR = 100_000_000
 CLASSES = 1000
 SHARD_RECORDS = 400  # the number of 224x224 images in a shard of 64 MiB
 CHAIN = "decode|resize(8) || flip_lr"
+PARTS_OF_SOURCE = 32
 ROWS = {
     "list_s": "listing the tar, s",
+    "parts_one_s": "listing the same images in 32 tars on one CPU, s",
+    "parts_all_s": "the same on all CPUs, s",
     "launcher_mb": "launcher's memory: the list of all images and the specs, MB",
     "shards": "shards",
     "spec_bytes": "all specs as they travel to workers: what crosses the shuffle, bytes",
@@ -61,12 +66,14 @@ def main(folder: Path, largest: int) -> None:
     found: list[Facts] = []
     for size in sizes:
         tar, cache = folder / f"{size}.tar", folder / f"cache-{size}"
-        make_tar(tar, size)
+        make_tar(tar, range(size))
+        make_parts(tar, size)
         facts: Facts = {}
         for part in PARTS:  # each in a child process, so that peak memory is per part
             facts |= run_script(__file__, folder, "--part", part, "--tar", tar, "--cache", cache)
         found.append(facts)
         tar.unlink()
+        shutil.rmtree(parts_of(tar))
         shutil.rmtree(cache)
         print(f"{size:,} images: {facts}", file=sys.stderr)
     print_head("", *(f"{size:,}" for size in sizes), f"{FAR:,} by a line")
@@ -80,14 +87,26 @@ def main(folder: Path, largest: int) -> None:
         print_row(what, *(f"{value:,.4g}" for value in values), f"{far:,.3g}")
 
 
-def make_tar(path: Path, count: int) -> None:
+def parts_of(tar: Path) -> Path:
+    """Return the folder of the tars with the images of a tar."""
+    return tar.with_suffix("")
+
+
+def make_parts(tar: Path, count: int) -> None:
+    """Write the images of a tar to several tars."""
+    parts_of(tar).mkdir()
+    for part in range(PARTS_OF_SOURCE):
+        make_tar(parts_of(tar) / f"{part:02d}.tar", range(part, count, PARTS_OF_SOURCE))
+
+
+def make_tar(path: Path, numbers: Iterable[int]) -> None:
     """Write a tar of one small image under many names."""
     from PIL import Image
 
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), (90, 120, 150)).save(stream, "JPEG")
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number in range(count):
+        for number in numbers:
             member = tarfile.TarInfo(f"n{number % CLASSES:08d}/n{number % CLASSES:08d}_{number}.JPEG")
             member.size = stream.getbuffer().nbytes
             tar.addfile(member, io.BytesIO(stream.getvalue()))
@@ -123,6 +142,19 @@ def measure_listing(tar: Path, cache: Path) -> Facts:
     }
 
 
+def measure_parts(tar: Path, cache: Path) -> Facts:
+    """List the source in several tars, with one process and with one per CPU."""
+    from joulecache.pipelines.source import open_source
+
+    cpus, found = os.sched_getaffinity(0), {}
+    for name, allowed in (("parts_one_s", {min(cpus)}), ("parts_all_s", cpus)):
+        os.sched_setaffinity(0, allowed)
+        started = time.monotonic()
+        open_source(f"{parts_of(tar)}/*.tar")
+        found[name] = time.monotonic() - started
+    return found
+
+
 def measure_build(tar: Path, cache: Path) -> Facts:
     """Build the cache."""
     from joulecache.pipelines.source import open_source
@@ -150,7 +182,7 @@ def measure_opening(tar: Path, cache: Path) -> Facts:
     return {"manifest_ms": 1000 * manifest_s, "load_s": time.monotonic() - started, "loader_mb": peak_mb() - before_mb}
 
 
-PARTS = {"listing": measure_listing, "build": measure_build, "opening": measure_opening}
+PARTS = {"listing": measure_listing, "parts": measure_parts, "build": measure_build, "opening": measure_opening}
 
 
 if __name__ == "__main__":
