@@ -49,7 +49,8 @@ class Names(Sequence[str]):
 
     def sorted_rows(self) -> NDArray[np.int64]:
         """Return the rows in the order of the names, int64 ``[N]``."""
-        return np.asarray(pc.array_sort_indices(self.column), np.int64)
+        rows: NDArray[np.int64] = pc.array_sort_indices(self.column).to_numpy().view(np.int64)
+        return rows
 
 
 class NamesBuilder:

@@ -149,4 +149,4 @@ def sample_evenly(keys: Names, labels: Sequence[int | None], limit: int | None) 
         used[:] = False
         used[sorted(sorted(rows, key=keys.__getitem__), key=rank.__getitem__)[:limit]] = True
     rows_by_key = keys.sorted_rows()
-    return rows_by_key[used[rows_by_key]]
+    return rows_by_key if used.all() else rows_by_key[used[rows_by_key]]
