@@ -40,7 +40,7 @@ def permute(places: Integers, count: int, key: tuple[int, int, int]) -> Integers
     word_bits = max(SMALLEST_DOMAIN.bit_length() - 1, (count - 1).bit_length() + 1) // 2
     keys = _round_keys(key, word_bits)
     if count <= SMALLEST_DOMAIN:
-        return _walk_table(_encrypt(np.arange(SMALLEST_DOMAIN), keys, word_bits), count)[places]
+        return _walk_table(_encrypt_all(keys), count)[places]
     values = _encrypt(places, keys, word_bits)
     walking = np.flatnonzero(values >= count)
     while walking.size:
@@ -78,6 +78,20 @@ def _encrypt(values: Integers, keys: Sequence[int], bits: int) -> Integers:
     left <<= bits
     left |= right
     return left
+
+
+def _encrypt_all(keys: Sequence[int]) -> Integers:
+    """Return `_encrypt` of all values below `SMALLEST_DOMAIN`, five times as fast: their halves are bytes."""
+    left, right = (half.astype(np.uint8) for half in divmod(np.arange(SMALLEST_DOMAIN), 256))
+    table = _mix_table(8).astype(np.uint8)
+    for even, odd in zip(keys[::2], keys[1::2], strict=True):
+        left ^= _looked_up(table ^ np.uint8(even), right)
+        right ^= _looked_up(table ^ np.uint8(odd), left)
+    return left.astype(np.int64) << 8 | right
+
+
+def _looked_up(table: NDArray[np.uint8], places: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.frombuffer(places.tobytes().translate(table.tobytes()), np.uint8)
 
 
 def _mixed(words: Integers, bits: int) -> Integers:
