@@ -3,11 +3,12 @@
 
     scripts/bench_loader.py [FOLDER]
 
-Writes 10 GB to FOLDER, by default a temporary one. Takes about 9 minutes.
+Writes 10 GB to FOLDER, by default a temporary one. Takes about 12 minutes.
 
 First CPU microseconds per image, of all threads, batches of 64, shuffled, warm page cache. Each of 7 rounds runs all loaders in random
-order, for 2 epochs each. It prints the median, the range, and the median as a multiple of `cache()` in RAM. grain (with array_record)
-and FFCV are included if they are installed. Then the same of images with masks, boxes and points, as multiples of the images alone. Then
+order, for 2 epochs each. It prints the median, the range, and the median as a multiple of `cache()` in RAM. Then the same of
+`model.fit`, of short epochs, and of crops and flips at load time. grain (with array_record) and FFCV are included if they are
+installed. Then the same of images with masks, boxes and points, as multiples of the images alone. Then
 `batches`, without TensorFlow, as a multiple of a NumPy gather into rotating buffers. Then a cache that does not fit in memory, read in
 blocks, against `cat`; the time to open 1,000 shards; the state of an iterator; the time to import and to show the help.
 """
@@ -31,7 +32,8 @@ from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from other_loaders import BATCH, Dataset, Loaders, is_installed, other_libraries, repeated
+from other_loaders import BATCH, Loaders, is_installed, other_libraries, repeated
+from tensorflow_loaders import CACHE, MIRRORED, OURS, cropped, drop_ins, images_of, tensorflow_datasets, training
 
 from environment import CLI, ROOT, argument_parser, describe, enter, run_script
 from tables import median, print_head, print_row, spread
@@ -44,10 +46,11 @@ if TYPE_CHECKING:
 
     from joulecache.pipelines.cache.manifest import Manifest
 
-ROUNDS, WINDOW = 7, 512
+ROUNDS = 7
 SIZES = {224: (3840, 2), 32: (51_200, 2)}  # side: images, epochs
+SHORT = {224: (900, 8), 32: (2000, 20)}
 LARGER = 256  # side of images that are cropped to 224
-CACHE, ALONE, GATHER = "`cache()` in RAM", "images alone", "a NumPy gather into rotating buffers"
+ALONE, GATHER = "images alone", "a NumPy gather into rotating buffers"
 
 
 def main(folder: Path) -> None:
@@ -55,6 +58,9 @@ def main(folder: Path) -> None:
     print(describe("tensorflow", "pyarrow", "numpy", *filter(is_installed, ("grain", "ffcv"))))
     for side in SIZES:
         print_costs(folder / str(side), side)
+        print_training_costs(folder / str(side), side)
+        print_short_epochs(folder / f"short-{side}", side)
+    print_crop_costs(folder / "crops", 224)
     print_target_costs(folder / "targets", 224)
     for side in SIZES:
         print_numpy_costs(folder / f"numpy-{side}", side)
@@ -72,6 +78,40 @@ def print_costs(folder: Path, side: int) -> None:
     images, epochs = SIZES[side]
     title = f"{images:,} images of {side}x{side}x3, {epochs} epochs"
     print_table(title, make_loaders(folder, side), images * epochs, CACHE)
+
+
+def print_training_costs(folder: Path, side: int) -> None:
+    """Measure `model.fit` over the cache that `print_costs` left."""
+    images, epochs = SIZES[side]
+    for steps in (1, 32):
+        loaders: Loaders = {
+            name: training(dataset, epochs, steps, images * epochs)
+            for name, dataset in drop_ins(folder / "one").items()
+        }
+        title = f"{images:,} images of {side}x{side}x3, {epochs} epochs of `model.fit`, `steps_per_execution={steps}`"
+        print_table(title, loaders, images * epochs, CACHE)
+
+
+def print_short_epochs(folder: Path, side: int) -> None:
+    """Measure epochs of few images, in which the start of an iterator counts."""
+    images, epochs = SHORT[side]
+    cache = build(make_images(folder / "source", side, images), folder / "cache", f"decode|resize({side})", shards=1)
+    loaders: Loaders = {name: functools.partial(repeated, each, epochs) for name, each in drop_ins(cache).items()}
+    print_table(f"{images:,} images of {side}x{side}x3, {epochs} epochs", loaders, images * epochs, CACHE)
+
+
+def print_crop_costs(folder: Path, side: int) -> None:
+    """Measure larger images that are cropped and mirrored at load time."""
+    images, epochs = SIZES[side]
+    source = make_images(folder / "source", LARGER, images)
+    chain = f"decode|resize({LARGER})"
+    datasets = cropped(images_of(build(source, folder / "whole", chain, shards=1)), side)
+    for suffix in (f"random_crop({side})", f"random_crop({side})|flip_lr"):
+        cache = build(source, folder / suffix, f"{chain} || {suffix}", shards=1)
+        datasets[f"**ours, `{suffix}`**".replace("|", r"\|")] = jc.load(cache, "train", BATCH)
+    loaders: Loaders = {name: functools.partial(repeated, each, epochs) for name, each in datasets.items()}
+    title = f"{images:,} images of {LARGER}x{LARGER}x3, cropped to {side} and mirrored, {epochs} epochs"
+    print_table(title, loaders, images * epochs, MIRRORED)
 
 
 def print_target_costs(folder: Path, side: int) -> None:
@@ -155,22 +195,18 @@ def cpu_s() -> float:
 
 def make_loaders(folder: Path, side: int) -> Loaders:
     """Return all loaders of images of one size."""
-    import numpy as np
-
     count, epochs = SIZES[side]
     source = make_images(folder / "source", side, count)
     chain = f"decode|resize({side})"
     one = build(source, folder / "one", chain, shards=1)
     records = build(source, folder / "tfrecord", chain, shards=1, format="tfrecord")
-    batches = jc.load(one, "train", BATCH, shuffle=False)
-    images = np.concatenate([batch for batch, _ in batches.as_numpy_iterator()])
+    images = images_of(one)
     whole = jc.load(one, "train", BATCH, epochs=epochs)
     datasets = {
         **tensorflow_datasets(folder, images, records),
-        "**ours, raw Arrow, 1 shard**": jc.load(one, "train", BATCH),
+        OURS: jc.load(one, "train", BATCH),
         "**ours, raw Arrow, 64 shards**": jc.load(build(source, folder / "many", chain, shards=64), "train", BATCH),
         "**ours, raw TFRecord**": jc.load(records, "train", BATCH),
-        **(cropped_datasets(folder, side, count) if side == 224 else {}),
     }
     return {
         **floors(images, epochs),
@@ -197,48 +233,6 @@ def floors(images: NDArray[np.uint8], epochs: int) -> Loaders:
         "a plain copy, in order": copy,
         "TensorFlow's floor: one batch again and again": lambda: constant,
     }
-
-
-def tensorflow_datasets(folder: Path, images: NDArray[np.uint8], records: Path) -> dict[str, Dataset]:
-    """Return TensorFlow's own loaders, and `cached()`, of one epoch each."""
-    import numpy as np
-    import tensorflow as tf
-
-    elements = tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images), np.int64)))
-    in_ram = elements.cache()
-    for _ in in_ram:
-        pass
-    saved = str(folder / "saved")
-    elements.save(saved)
-    shards = sorted(map(str, records.glob("*.tfrecord")))
-    features = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
-
-    def parse(examples: Any) -> tuple[Any, Any]:
-        parsed = tf.io.parse_example(examples, features)
-        return tf.reshape(tf.io.decode_raw(parsed["image"], tf.uint8), [-1, *images.shape[1:]]), parsed["label"]
-
-    def shuffled(dataset: Dataset) -> Dataset:
-        return dataset.shuffle(WINDOW).batch(BATCH)
-
-    parsed = shuffled(tf.data.TFRecordDataset(shards)).map(parse, tf.data.AUTOTUNE)
-    found = {
-        CACHE: shuffled(in_ram),
-        "`Dataset.load`": shuffled(tf.data.Dataset.load(saved)),
-        "TFRecord and parse": parsed,
-        "**ours, `cached()` in place of `cache()`**": shuffled(elements.apply(jc.cached(folder / "cached"))),
-    }
-    return {name: dataset.prefetch(tf.data.AUTOTUNE) for name, dataset in found.items()}
-
-
-def cropped_datasets(folder: Path, side: int, count: int) -> dict[str, Dataset]:
-    """Return loaders of larger images that are cropped at load time."""
-    source = make_images(folder / "larger", LARGER, count)
-    found = {}
-    for suffix in (f"random_crop({side})", f"random_crop({side})|flip_lr"):
-        cache = build(source, folder / suffix, f"decode|resize({LARGER}) || {suffix}", shards=1)
-        name = f"**ours, raw Arrow of {LARGER}, `{suffix}`**".replace("|", r"\|")
-        found[name] = jc.load(cache, "train", BATCH)
-    return found
 
 
 # A cache that does not fit in memory ----------------------------------------------------------------------------------

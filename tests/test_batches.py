@@ -163,7 +163,7 @@ def test_memory_is_used_again(caches: dict[str, Path]) -> None:
 
 
 def opened(folder: Path, step_bytes: int, **options: Any) -> NumPyBatches:
-    budget = Budget(step_bytes=step_bytes, processed_step_bytes=step_bytes)
+    budget = Budget(step_bytes=step_bytes, encoded_step_bytes=step_bytes)
     config = LoadConfig("train", BATCH, budget=budget, **options)
     return NumPyBatches(open_reader(jc.open_cache(folder), config), config)
 

@@ -154,7 +154,7 @@ def test_a_png_mask_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_targets_stay_with_their_images_in_any_order_and_step(
     of_each_kind: Cache, shuffle: Any, step_bytes: int
 ) -> None:
-    budget = Budget(step_bytes=step_bytes, processed_step_bytes=step_bytes, block_bytes=1 << 13, window_bytes=1 << 15)
+    budget = Budget(step_bytes=step_bytes, encoded_step_bytes=step_bytes, block_bytes=1 << 13, window_bytes=1 << 15)
     config = LoadConfig("train", BATCH, shuffle, targets=SPATIAL, epochs=2, budget=budget)
     dataset = make_dataset(open_reader(of_each_kind, config), config)
     expected = load(of_each_kind, "train", BATCH, shuffle=False, targets=SPATIAL, epochs=2)
@@ -192,7 +192,7 @@ def test_a_step_has_as_many_batches_as_masks_and_boxes_allow(cache: Cache) -> No
     spatial = SIDE * SIDE + most_of(cache) * 24 + 4 * 3 * 4
     for targets, size in (([], image), ("label", image), (SPATIAL, image + spatial)):
         for batches in (1, 2, 5):
-            budget = Budget(processed_step_bytes=batches * BATCH * size)
+            budget = Budget(encoded_step_bytes=batches * BATCH * size)
             reader = open_reader(cache, LoadConfig("train", BATCH, targets=targets, budget=budget))
             assert reader.batches.per_step == batches
 

@@ -60,7 +60,7 @@ def loader_of(step_bytes: int) -> Load:
     """Return `load` with another number of batches read at once: these are the same."""
 
     def load_by_steps(cache: Cache, split: str, batch_size: int, **options: Any) -> Any:
-        budget = Budget(step_bytes=step_bytes, processed_step_bytes=step_bytes)
+        budget = Budget(step_bytes=step_bytes, encoded_step_bytes=step_bytes)
         config = LoadConfig(split, batch_size, budget=budget, **options)
         return make_dataset(open_reader(cache, config), config)
 

@@ -29,7 +29,7 @@ from joulecache.pipelines.loading.numpy_batches import NumPyBatches
 from joulecache.pipelines.loading.opening import open_steps
 
 CHAIN = "decode|resize(20)|random_crop(16) || flip_lr"
-BUDGET = Budget(step_bytes=5_000, processed_step_bytes=5_000, block_bytes=2_000, window_bytes=20_000)
+BUDGET = Budget(step_bytes=5_000, encoded_step_bytes=5_000, block_bytes=2_000, window_bytes=20_000)
 SMALL: dict[str, Any] = {"shuffle": "blocks", "epochs": 2, "budget": BUDGET}
 
 
@@ -216,7 +216,7 @@ import joulecache as jc
 from joulecache.pipelines.loading.config import Budget, LoadConfig
 from joulecache.pipelines.loading.numpy_batches import NumPyBatches
 from joulecache.pipelines.loading.opening import open_steps
-budget = Budget(step_bytes=5_000, processed_step_bytes=5_000, block_bytes=2_000, window_bytes=20_000)
+budget = Budget(step_bytes=5_000, encoded_step_bytes=5_000, block_bytes=2_000, window_bytes=20_000)
 config = LoadConfig("train", 8, "blocks", epochs=2, budget=budget)
 url, limit = sys.argv[1], int(sys.argv[2])
 batches = NumPyBatches(open_steps(url, config, verify="open", ops=None, stage_limit_bytes=limit), config)

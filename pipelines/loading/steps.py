@@ -84,8 +84,8 @@ def _batches_per_step(split: CachedSplit, config: LoadConfig) -> int:
     if split.chain.mixes:  # every batch has its own draws
         return 1
     pixel_bytes = PIXEL_BYTES["float32" if split.chain.is_float and config.dtype == "uint8" else config.dtype]
-    processed = split.chain.on_images or split.cache.manifest.encoding != "raw"
-    step_bytes = config.budget.processed_step_bytes if processed else config.budget.step_bytes
+    encoded = split.cache.manifest.encoding != "raw"
+    step_bytes = config.budget.encoded_step_bytes if encoded else config.budget.step_bytes
     image_bytes = math.prod(split.image_shape) * pixel_bytes + split.spatial_bytes
     return max(1, step_bytes // (config.batch_size * image_bytes))
 
