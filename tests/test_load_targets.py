@@ -192,7 +192,8 @@ def test_a_step_has_as_many_batches_as_masks_and_boxes_allow(cache: Cache) -> No
     spatial = SIDE * SIDE + most_of(cache) * 24 + 4 * 3 * 4
     for targets, size in (([], image), ("label", image), (SPATIAL, image + spatial)):
         for batches in (1, 2, 5):
-            budget = Budget(encoded_step_bytes=batches * BATCH * size)
+            step_bytes = batches * BATCH * size
+            budget = Budget(step_bytes=step_bytes, encoded_step_bytes=step_bytes)
             reader = open_reader(cache, LoadConfig("train", BATCH, targets=targets, budget=budget))
             assert reader.batches.per_step == batches
 

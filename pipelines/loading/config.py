@@ -24,8 +24,8 @@ class Budget:
 
     Attributes:
         step_bytes: Images, masks, boxes and points read by one call. Small images are read several batches at a time, because a
-            Python call and random draws for each batch would cost more than the batch. Three to four steps are in memory at a time: doubling this to
-            16 MiB would save a tenth of the CPU time and cost 64 MB.
+            Python call and random draws for each batch would cost more than the batch. Three to four steps are in memory at a
+            time: doubling this to 16 MiB would save a tenth of the CPU time and cost 64 MB.
         encoded_step_bytes: The same for encoded images: decoding them costs more than the call, and the first batch waits for it.
         block_bytes: What ``shuffle="blocks"`` reads in one piece, with at most two extra pages.
         window_bytes: What ``shuffle="blocks"`` shuffles together. This window and the next are in the page cache.
