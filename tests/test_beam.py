@@ -259,7 +259,11 @@ def test_too_many_rejects_fail_the_pipeline_and_leave_nothing(tmp_path: Path, ph
     bad = [{"key": f"x{n}", "image": b"", "label": "cat"} for n in range(4)]
     with pytest.raises(BuildError, match=r"4 of 34 records rejected, .* pass max_reject_rate=0\.118 \[while"):
         write([*dicts(photos), *bad], tmp_path / "new")
-    assert contents(tmp_path / "new") == {}
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BuildError, match="max_reject_rate"):
+        write([*dicts(photos), *bad], tmp_path / "empty")
+    assert contents(tmp_path / "empty") == {}
     write(dicts(photos), tmp_path / "old")
     before = contents(tmp_path / "old")
     with pytest.raises(BuildError, match="max_reject_rate"):

@@ -17,7 +17,7 @@ from caches import CHAIN, OPTIONS, build, contents
 from conftest import MakeSource
 from PIL import Image
 
-from joulecache.pipelines.building import pixel_arrays
+from joulecache.pipelines.building import shard_memory
 from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.local_destination import LocalDestination
 from joulecache.pipelines.building.precomputing import precompute
@@ -225,11 +225,12 @@ def test_a_full_disk_fails_in_one_line_and_leaves_nothing(
         assert contents(tmp_path / "disk") == {}
 
 
+@pytest.mark.parametrize("encoding", ["raw", "png"])
 def test_a_disk_without_room_for_a_large_shard_fails_in_one_line_and_leaves_nothing(
-    tmp_path: Path, make_folder: MakeSource, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_folder: MakeSource, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     """Its space is reserved, since a full disk would kill a process that writes to a mapped file."""
-    monkeypatch.setattr(pixel_arrays, "PROCESS_BYTES", 0)
+    monkeypatch.setattr(shard_memory, "PROCESS_BYTES", 0)
     monkeypatch.setattr(LocalDestination, "refuse_full", lambda *_: None)  # something else fills the disk later
     source = make_folder(noise(20))
     with tmpfs(tmp_path / "disk", "120k"):
@@ -237,7 +238,7 @@ def test_a_disk_without_room_for_a_large_shard_fails_in_one_line_and_leaves_noth
         with pytest.raises(
             BuildError, match=r"^shard 0 has no room on the disk of '.*cache': No space left on device$"
         ):
-            build(source, cache, "decode|resize(60)", encoding="raw", shards=1)
+            build(source, cache, "decode|resize(60)", encoding=encoding, shards=1)
         assert contents(tmp_path / "disk") == {}
 
 

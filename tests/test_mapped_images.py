@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from processes import run_python
 
 from joulecache.pipelines.cache.data_file import DataFile, PixelStats
+from joulecache.pipelines.cache.encoded_column import EncodedColumn
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
 from joulecache.pipelines.cache.names import FORMATS, Format, ShardName
@@ -145,7 +146,7 @@ def test_maps_need_no_file_descriptors(tmp_path: Path, kind: Format, encoded: bo
     if encoded:
         numbers = np.arange(7)
         texts = Rows(
-            [image.tobytes() for image in images],
+            EncodedColumn.of([image.tobytes() for image in images]),
             {LABEL: ClassLabel(())},
             {LABEL: pa.array(numbers)},
             list("abcdefg"),
@@ -190,7 +191,14 @@ def test_encoded_images_are_read_ahead_where_they_are_mapped(tmp_path: Path, kin
     texts = [bytes([row]) * (1000 + row) for row in range(12)]
     numbers, columns = np.arange(12), {LABEL: pa.array(np.arange(12))}
     levels = PixelStats(1, (0,), (0,))
-    rows = Rows(texts, {LABEL: ClassLabel(())}, columns, list("abcdefghijkl"), numbers.astype(np.uint64), levels)
+    rows = Rows(
+        EncodedColumn.of(texts),
+        {LABEL: ClassLabel(())},
+        columns,
+        list("abcdefghijkl"),
+        numbers.astype(np.uint64),
+        levels,
+    )
     files = [write_shard(tmp_path, ShardName("val", 0, 0, 1, "0" * 8, kind), rows)]
     opened = map_variant(tmp_path, files, None)
     [mapped_part] = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]

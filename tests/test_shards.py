@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.arrow_shards import PAGE
 from joulecache.pipelines.cache.data_file import DataFile, PixelStats
+from joulecache.pipelines.cache.encoded_column import EncodedColumn
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.names import FORMATS, SPLITS, Format, ShardName, is_data_file, parse_shard_name
 from joulecache.pipelines.cache.rows import Rows
@@ -54,10 +55,10 @@ def raw_rows(count: int, shape: tuple[int, int, int] = COLOUR) -> Rows:
 
 
 def encoded_rows(count: int) -> Rows:
-    return with_images([b"\xffimage" * (1 + row * 7) for row in range(count)])
+    return with_images(EncodedColumn.of([b"\xffimage" * (1 + row * 7) for row in range(count)]))
 
 
-def with_images(images: NDArray[np.uint8] | list[bytes]) -> Rows:
+def with_images(images: NDArray[np.uint8] | EncodedColumn) -> Rows:
     count = len(images)
     names = [f"dog/été {row:03d}.jpg" for row in range(count)]
     hashes = np.random.default_rng(1).integers(0, 2**64, count, np.uint64, endpoint=False)
@@ -93,7 +94,7 @@ def table(path: Path) -> pa.Table:
 def test_encoded_images_are_read_as_they_were_written(tmp_path: Path, kind: Format, count: int) -> None:
     rows = encoded_rows(count)
     file = write(tmp_path, kind, rows)
-    assert [bytes(image) for image in read_encoded(tmp_path / file.name, file)] == rows.images
+    assert [bytes(image) for image in read_encoded(tmp_path / file.name, file)] == [*map(bytes, rows.images)]
     assert (file.image_offset, file.image_stride) == (None, None)
 
 
@@ -181,7 +182,7 @@ def test_a_record_is_an_ordinary_example_in_a_fixed_order(tmp_path: Path) -> Non
     (_, record) = (record.numpy() for record in tf.data.TFRecordDataset(str(path)))
     features = tf.train.Example.FromString(record).features.feature
     assert sorted(features) == ["image", "key", "key_hash", "label"]
-    assert features["image"].bytes_list.value == [rows.images[1]]
+    assert features["image"].bytes_list.value == [bytes(rows.images[1])]
     assert features["key"].bytes_list.value == [rows.keys[1].encode()]
     assert features["label"].int64_list.value == [1]
     assert features["key_hash"].int64_list.value == [int(rows.key_hashes[1].astype(np.int64))]
@@ -326,7 +327,7 @@ def test_an_arrow_offset_outside_the_file_is_refused(tmp_path: Path, end: bytes)
 
 
 def test_an_image_that_extends_past_its_tfrecord_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path, "tfrecord", with_images([b"image", b"image"]))
+    file = write(tmp_path, "tfrecord", with_images(EncodedColumn.of([b"image", b"image"])))
     path = tmp_path / file.name
     data = path.read_bytes()
     assert data.count(b"\x0a\x07\x0a\x05image") == 2  # tag and length of the list, then of its value

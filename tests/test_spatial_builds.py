@@ -14,7 +14,7 @@ from caches import hashes, index_of, is_clean, keys_of, rejects_of, shard_hashes
 from numpy.typing import NDArray
 from spatial_sources import FEATURES, Drawn, drawn, jpeg, png, spatial_source, with_target
 
-from joulecache.pipelines.building import pixel_arrays
+from joulecache.pipelines.building import shard_memory
 from joulecache.pipelines.building.config import BuildConfig, BuildError
 from joulecache.pipelines.building.images import mean_image_bytes
 from joulecache.pipelines.building.precomputing import build_cache
@@ -146,21 +146,28 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, units:
 
 
 @every_format
+@pytest.mark.parametrize(("encoding", "process_bytes"), [("raw", 5000), ("png", 0), ("jpeg", 1500)])
 def test_a_large_shard_has_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: list[Drawn], kind: Format
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    units: list[Drawn],
+    kind: Format,
+    encoding: Encoding,
+    process_bytes: int,
 ) -> None:
-    """Its pixels are in a file while it is built, from which those of rejected records are dropped."""
+    """What does not fit in memory is in files while it is built, from which rejected records are dropped."""
     some = [*units[:4], replace(units[4], data=b"damaged"), *units[5:]]
-    options: dict[str, Any] = {"format": kind, "max_reject_rate": 0.5}
+    options: dict[str, Any] = {"format": kind, "encoding": encoding, "max_reject_rate": 0.5}
     small = build(tmp_path / "small", some, **options).manifest
     on_disk = Mock(wraps=memory.array_on_disk)
-    monkeypatch.setattr(pixel_arrays, "array_on_disk", on_disk)
-    monkeypatch.setattr(pixel_arrays, "PROCESS_BYTES", 5000)  # less than the images of a split
+    monkeypatch.setattr(shard_memory, "array_on_disk", on_disk)
+    monkeypatch.setattr(shard_memory, "PROCESS_BYTES", process_bytes)  # less than the images of a split
+    monkeypatch.setattr(shard_memory, "_BLOCK_BYTES", 2000)
     large = build(tmp_path / "large", some, **options).manifest
     assert on_disk.call_count > 4
     assert hashes(large) == hashes(small)
     assert len(rejects_of(tmp_path / "large")) == 1
-    check(tmp_path / "large", some)
+    check(tmp_path / "large", some, exact_pixels=encoding != "jpeg")
     build(tmp_path / "large", units, **options)  # copies all images but one
     assert hashes(open_cache(tmp_path / "large").manifest) == hashes(build(tmp_path / "new", units, **options).manifest)
 

@@ -15,7 +15,7 @@ DEFAULT_VAL_FRACTION = 0.1
 MAX_SHARDS = 99_999
 LARGE_SHARD_BYTES, SMALL_SHARD_BYTES, ENOUGH_SHARDS = 64 << 20, 4 << 20, 16
 MANY_SHARDS = 8_000  # where a loader maps all files, and Linux allows 65,530 maps
-ENCODED_SHARD_BYTES = 1 << 30  # encoded images of a shard are in memory, and Arrow's offsets end at 2 GiB
+ENCODED_SHARD_BYTES = 1 << 30  # Arrow's offsets end at 2 GiB, and sizes are estimated
 
 
 class BuildError(RuntimeError):

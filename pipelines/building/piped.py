@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class Plan:
         copied: The same, if its images can be copied.
         metering: How workers meter themselves.
         work: Name of the folder of their energy logs in the cache.
+        is_new: The cache is a local folder that did not exist.
     """
 
     cache: str
@@ -62,6 +64,7 @@ class Plan:
     copied: Manifest | None = field(repr=False)
     metering: Metering
     work: str
+    is_new: bool
 
     def shard_spec(self, shard: int, units: Sequence[RecordUnit]) -> ShardSpec:
         """Return the specification of a shard of these records."""
@@ -141,7 +144,8 @@ def make_plan(cache: str, config: BuildConfig, features: Features, sources: Sequ
             shards=shards or DEFAULT_SHARDS,
         )
         metering = Metering(build=uuid.uuid4().hex)
-        return Plan(destination.location, spec, before, copied, metering, destination.work_of(()))
+        is_new = not is_remote(cache) and not Path(cache).exists()
+        return Plan(destination.location, spec, before, copied, metering, destination.work_of(()), is_new)
 
 
 def _intact(destination: Destination, manifest: Manifest) -> Manifest | None:
@@ -223,6 +227,16 @@ def commit_shards(plan: Plan, shards: Sequence[BuiltShard]) -> WriteResult:
         BuildError: There are no records, too many were rejected (`RejectsError`), or the cache cannot be written to.
         CacheError: Another build changed the cache, or holds it.
     """
+    try:
+        return _commit(plan, shards)
+    except BaseException:
+        if plan.is_new:
+            with suppress(OSError):  # another pipeline writes to it, or there is none
+                Path(plan.cache).rmdir()
+        raise
+
+
+def _commit(plan: Plan, shards: Sequence[BuiltShard]) -> WriteResult:
     if not shards:
         raise BuildError(f"no records reached WriteCache: {plan.cache!r} is unchanged")
     source = dataclasses.replace(plan.spec.source, records=sum(shard.received for shard in shards))

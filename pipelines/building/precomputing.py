@@ -18,9 +18,9 @@ from joulecache.pipelines.building.job import Job, make_job
 from joulecache.pipelines.building.metering import Metering
 from joulecache.pipelines.building.monitor import Monitor
 from joulecache.pipelines.building.notes import log_repeated_draws
-from joulecache.pipelines.building.pixel_arrays import PROCESS_BYTES
 from joulecache.pipelines.building.results import BuildProgress, Built, Progress
 from joulecache.pipelines.building.resume import finished_result
+from joulecache.pipelines.building.shard_memory import PROCESS_BYTES
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result
 from joulecache.pipelines.building.work_folder import UNITS
 from joulecache.pipelines.building.worker_pool import worker_count
@@ -228,9 +228,7 @@ def _workers(job: Job, shards: int) -> int:
     is_small = job.source.records * share < _FEW_RECORDS and (job.source_bytes or 0) * share < _FEW_BYTES
     if is_small and job.workers is None:
         return 1
-    shard_bytes = job.source.records / job.shards * job.image_bytes()
-    if job.config.encoding == "raw":
-        shard_bytes = min(shard_bytes, PROCESS_BYTES)
+    shard_bytes = min(job.source.records / job.shards * job.image_bytes(), PROCESS_BYTES)
     return worker_count(job.workers, shards, shard_bytes)
 
 

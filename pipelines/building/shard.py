@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.metering import this_process
-from joulecache.pipelines.building.pixel_arrays import Allocator
 from joulecache.pipelines.building.previous import PreviousShard
 from joulecache.pipelines.building.reading import read_ahead, read_or_reject
 from joulecache.pipelines.building.rows import IndexRow, Reject
+from joulecache.pipelines.building.shard_memory import ShardMemory
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.building.split_columns import Origin, SplitColumns
 from joulecache.pipelines.building.work_folder import WORK, index_name
@@ -77,17 +76,12 @@ class _Transformer:
                 split = self._config.split_of(key, unit.split)
                 self._slots[key] = split, len(keys[split])
                 keys[split].append(key)
-        allocate = Allocator(Path(spec.cache))
-        try:
-            self._splits = {
-                split: SplitColumns(self._config, spec.features, split, keys[split], allocate)
-                for split in SPLITS
-                if keys[split]
-            }
-        except OSError as error:
-            raise BuildError(
-                f"shard {spec.shard} has no room on the disk of {spec.cache!r}: {error.strerror}"
-            ) from error
+        memory = ShardMemory(Path(spec.cache), spec.shard)
+        self._splits = {
+            split: SplitColumns(self._config, spec.features, split, keys[split], memory)
+            for split in SPLITS
+            if keys[split]
+        }
         self._rejects: list[Reject] = []
         self._previous: PreviousShard | None = None
         if spec.previous:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from joulecache.pipelines.building.pixel_arrays import Allocate, close_gaps
+from joulecache.pipelines.building.shard_memory import Encoded, ShardMemory, close_gaps
 from joulecache.pipelines.cache.data_file import TargetSummary
 from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.cache.target_summaries import (
@@ -40,11 +40,11 @@ class TargetRows(ABC):
         """Return the targets of all filled slots, and their summary."""
 
 
-def target_rows(feature: SpatialFeature, count: int, size: tuple[int, int] | None, allocate: Allocate) -> TargetRows:
+def target_rows(feature: SpatialFeature, count: int, size: tuple[int, int] | None, memory: ShardMemory) -> TargetRows:
     """Return an object that collects the targets of `count` records; `size` is that of raw masks, None to encode them."""
     match feature:
         case Mask():
-            return _MaskRows(feature, count, size, allocate)
+            return _MaskRows(feature, count, size, memory)
         case Boxes():
             return _BoxRows(feature, count)
         case Points():
@@ -53,10 +53,10 @@ def target_rows(feature: SpatialFeature, count: int, size: tuple[int, int] | Non
 
 
 class _MaskRows(TargetRows):
-    def __init__(self, feature: Mask, count: int, size: tuple[int, int] | None, allocate: Allocate) -> None:
-        self._feature = feature
-        self._raw = None if size is None else allocate((count, *size, 1))
-        self._encoded = [b""] * (count if size is None else 0)
+    def __init__(self, feature: Mask, count: int, size: tuple[int, int] | None, memory: ShardMemory) -> None:
+        self._feature, self._memory = feature, memory
+        self._raw = None if size is None else memory.array(count, *size, 1)
+        self._encoded: list[Encoded] = [b""] * (count if size is None else 0)
         self._pixels, self._empty = np.zeros(256, np.int64), 0
 
     def put(self, slot: int, target: CachedTarget) -> None:
@@ -64,7 +64,7 @@ class _MaskRows(TargetRows):
         if self._raw is not None:
             self._raw[slot] = ids
         else:
-            self._encoded[slot] = target if isinstance(target, bytes) else encode_png(ids)
+            self._encoded[slot] = self._memory.keep(target if isinstance(target, bytes) else encode_png(ids))
         pixels = histogram(np.ascontiguousarray(ids[:, :, 0]))
         self._pixels += pixels
         self._empty += is_empty(pixels)
@@ -72,7 +72,7 @@ class _MaskRows(TargetRows):
     def column(self, slots: Sequence[int]) -> tuple[StoredColumn, TargetSummary]:
         summary = summary_of_masks(self._feature, self._pixels, self._empty)
         if self._raw is None:
-            return [self._encoded[slot] for slot in slots], summary
+            return self._memory.column([self._encoded[slot] for slot in slots]), summary
         self._raw = close_gaps(self._raw, slots)
         return self._raw, summary
 

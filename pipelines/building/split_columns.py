@@ -23,7 +23,7 @@ from joulecache.pipelines.building.images import (
     encode,
     pixel_stats_of,
 )
-from joulecache.pipelines.building.pixel_arrays import Allocate, close_gaps
+from joulecache.pipelines.building.shard_memory import Encoded, ShardMemory, close_gaps
 from joulecache.pipelines.building.spatial_targets import target_rows
 from joulecache.pipelines.cache.data_file import PixelStats
 from joulecache.pipelines.cache.index import index_schema
@@ -37,7 +37,7 @@ from joulecache.transforms.randomness import key_hash
 _DRAWN_AT_ONCE = 256  # amortizes the cost of a call
 _GAP = -1
 
-Images: TypeAlias = NDArray[np.uint8] | list[bytes]
+Images: TypeAlias = NDArray[np.uint8] | list[Encoded]
 """The images of one variant: one array ``[N, H, W, C]``, or encoded ones."""
 
 
@@ -60,10 +60,11 @@ class SplitColumns:
     """The records of a split while a shard is built, each in the slot that it has in the source. Rejected records leave gaps."""
 
     def __init__(
-        self, config: ShardConfig, features: Features, split: str, keys: Sequence[str], allocate: Allocate
+        self, config: ShardConfig, features: Features, split: str, keys: Sequence[str], memory: ShardMemory
     ) -> None:
         self.maker = ImageMaker(config, split, features)
         self._config, self._features, self._split, self._keys = config, features, split, keys
+        self._memory = memory
         count = len(keys)
         self._hashes = [key_hash(key) for key in keys]
         self._targets: list[tuple[Target, ...] | None] = [None] * count
@@ -76,10 +77,10 @@ class SplitColumns:
         self._is_raw = size is not None
         if size is not None:
             shape = (count, *size, self._channels)
-            self._images = [allocate(shape) for _ in range(self.maker.variants)]
+            self._images = [memory.array(*shape) for _ in range(self.maker.variants)]
         spatial = spatial_features(features)
         self._spatial = [
-            {name: target_rows(feature, count, size, allocate) for name, feature in spatial.items()}
+            {name: target_rows(feature, count, size, memory) for name, feature in spatial.items()}
             for _ in range(self.maker.variants)
         ]
         self._stats: list[list[PixelStats]] = []  # of the encoded images of each record
@@ -125,7 +126,8 @@ class SplitColumns:
             stats = [pixel_stats_of(decode_cached(bytes(each.image), self._channels)) for each in copied]
             self._stats.append([*stats, *(each for _, each in encoded)])
         for variant, (image, moved) in enumerate(stored):
-            self._images[variant][slot] = image  # type: ignore[assignment]
+            kept = self._memory.keep(image) if isinstance(image, bytes) else image
+            self._images[variant][slot] = kept  # type: ignore[assignment]
             if moved:
                 for rows, target in zip(self._spatial[variant].values(), moved, strict=True):
                     rows.put(slot, target)
@@ -169,7 +171,7 @@ class SplitColumns:
         stats = (each[variant] for each in self._stats)
         spatial = {name: rows.column(self._slots) for name, rows in self._spatial[variant].items()}
         return Rows(
-            images=images,
+            images=images if isinstance(images, np.ndarray) else self._memory.column(images),
             features=self._features,
             targets={name: column for name, column in self._target_columns.items() if name not in spatial},
             keys=[self._keys[slot] for slot in self._slots],

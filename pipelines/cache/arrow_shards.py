@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.data_file import RawLayout
+from joulecache.pipelines.cache.encoded_column import EncodedColumn
 from joulecache.pipelines.cache.rows import Rows
 from joulecache.pipelines.cache.spatial_columns import BoxRows, StoredColumn
 from joulecache.pipelines.source.feature import as_numbers
@@ -76,12 +77,13 @@ def _write_batch(sink: BinaryIO | pa.BufferOutputStream, rows: Rows, count: int,
         writer.write_batch(batch)
 
 
-def _images(column: NDArray[np.uint8] | Sequence[bytes], count: int) -> pa.Array:
+def _images(column: NDArray[np.uint8] | EncodedColumn, count: int) -> pa.Array:
     if isinstance(column, np.ndarray):
         return pa.FixedShapeTensorArray.from_numpy_ndarray(column[:count])
-    if sum(map(len, column[:count])) > MOST_BYTES:
+    if column.ends[-1] > MOST_BYTES:
         raise OSError(errno.EFBIG, "its encoded images have more than 2 GiB: build the cache with more --shards")
-    return pa.array(column[:count], pa.binary())
+    buffers = [None, pa.py_buffer(column.ends.astype(np.int32)), pa.py_buffer(column.values)]
+    return pa.Array.from_buffers(pa.binary(), len(column), buffers)
 
 
 def _targets(rows: Rows) -> dict[str, pa.Array]:
@@ -167,20 +169,10 @@ def _checked(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> pa.Array:
     return column
 
 
-def _encoded(batch: pa.RecordBatch, name: str) -> Sequence[Any]:
-    return _BinaryColumn(_checked(batch, name, pa.binary()))
-
-
-class _BinaryColumn(Sequence[Any]):
-    """A binary column, whose items are views of the map. A scalar of pyarrow would be a copy, whose address is not in the map."""
-
-    def __init__(self, column: pa.BinaryArray) -> None:
-        _, offsets, values = column.buffers()
-        self._ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1]
-        self._values = np.frombuffer(values, np.uint8) if values is not None and values.size else np.empty(0, np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, row: Any) -> Any:
-        return self._values[self._ends[row] : self._ends[row + 1]]
+def _encoded(batch: pa.RecordBatch, name: str) -> EncodedColumn:
+    column = _checked(batch, name, pa.binary())
+    _, offsets, values = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset :][: len(column) + 1]
+    return EncodedColumn(
+        np.frombuffer(values, np.uint8) if values is not None and values.size else np.empty(0, np.uint8), ends
+    )

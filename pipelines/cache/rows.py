@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.data_file import PixelStats, TargetSummary
+from joulecache.pipelines.cache.encoded_column import EncodedColumn
 from joulecache.pipelines.cache.spatial_columns import StoredColumn
 from joulecache.pipelines.source.features import Features
 from joulecache.pipelines.source.spatial import Mask
@@ -31,7 +32,7 @@ class Rows:
         summaries: What each of these columns has.
     """
 
-    images: NDArray[np.uint8] | Sequence[bytes]
+    images: NDArray[np.uint8] | EncodedColumn
     features: Features
     targets: Mapping[str, pa.Array]
     keys: Sequence[str]
@@ -44,10 +45,10 @@ class Rows:
         return len(self.keys)
 
     @property
-    def masks(self) -> dict[str, NDArray[np.uint8] | Sequence[bytes]]:
+    def masks(self) -> dict[str, NDArray[np.uint8] | EncodedColumn]:
         """The columns of masks."""
         return {
-            name: cast("NDArray[np.uint8] | Sequence[bytes]", self.spatial[name])
+            name: cast("NDArray[np.uint8] | EncodedColumn", self.spatial[name])
             for name, feature in self.features.items()
             if isinstance(feature, Mask)
         }

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from joulecache.pipelines.cache.encoded_column import EncodedColumn
 from joulecache.transforms.targets import BoxesTarget
 
 
@@ -68,5 +69,5 @@ class BoxRows:
 PointRows: TypeAlias = NDArray[np.float32]
 """Points of several images, float32 ``[N, n, 3]``."""
 
-StoredColumn: TypeAlias = NDArray[np.uint8] | Sequence[bytes] | BoxRows | PointRows
+StoredColumn: TypeAlias = NDArray[np.uint8] | EncodedColumn | Sequence[bytes] | BoxRows | PointRows
 """A column: raw masks, uint8 ``[N, H, W, 1]``; masks as PNG; boxes; or points."""

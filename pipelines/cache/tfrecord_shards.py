@@ -26,7 +26,7 @@ def write(file: BinaryIO, rows: Rows) -> dict[str, RawLayout]:
     if not isinstance(rows.images, np.ndarray):
         for row, image in enumerate(rows.images):
             masks = {name: bytes(column[row]) for name, column in rows.masks.items()}
-            tfrecord.write_record(file, _example(rows, row, {"image": image, **masks}))
+            tfrecord.write_record(file, _example(rows, row, {"image": bytes(image), **masks}))
         return {}
     arrays = {"image": rows.images, **rows.masks}
     # Without its image a record has at least 128 bytes: every length takes two bytes, or more with large targets.
