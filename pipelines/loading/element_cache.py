@@ -18,6 +18,7 @@ from joulecache.pipelines.core.progress import LINE_DELAY_S, progress_bar
 from joulecache.pipelines.loading.element_files import DTYPES, Component, is_filled, map_elements
 from joulecache.pipelines.loading.element_filling import ElementProgress, fill
 from joulecache.pipelines.loading.iterators import keep_iterators_at_exit
+from joulecache.pipelines.loading.light_functions import slices_of
 
 _BATCH_BYTES = 1 << 21  # written at a time
 _BATCH_ELEMENTS = 1 << 14  # maximum per batch, even of small elements
@@ -150,9 +151,6 @@ def _mapped_dataset(
         # take twice the cache in memory. It does not look inside an Optional.
         rows = tf.experimental.Optional.from_value(tuple(tensors))
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def slices(_: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(tf.nest.pack_sequence_as(spec, rows.get_value()))
-
-    dataset = tf.data.Dataset.range(1).flat_map(slices).apply(tf.data.experimental.assert_cardinality(count))
+    dataset = slices_of(tf.data.Dataset.range(1), lambda _: rows.get_value(), spec)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
     return dataset.with_options(template.options())

@@ -53,8 +53,13 @@ def map_in_order(dataset: tf.data.Dataset, function: Callable[..., Tensors]) -> 
 def slices(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Return the slices of each element along the first axis of its tensors; they share its memory if they are aligned."""
     spec = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape[1:], each.dtype), dataset.element_spec)
+    return slices_of(dataset, lambda *tensors: tensors, spec)
+
+
+def slices_of(dataset: tf.data.Dataset, function: Callable[..., tuple[tf.Tensor, ...]], spec: Any) -> tf.data.Dataset:
+    """Return the slices of the tensors that `function` returns for each element; `spec` is the structure of one slice of them."""
     traced = _trace(
-        lambda *tensors: tf.data.experimental.to_variant(tf.data.Dataset.from_tensor_slices(tensors)),
+        lambda *tensors: tf.data.experimental.to_variant(tf.data.Dataset.from_tensor_slices(function(*tensors))),
         *tf.nest.flatten(dataset.element_spec),
     )
     variant = tf.raw_ops.FlatMapDataset(
