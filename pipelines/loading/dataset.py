@@ -56,7 +56,8 @@ def _gathered(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     steps = _PlaceSteps(reader, config, whole_steps=whole_steps)
     images = as_tensors(reader.split.arrays)
     if whole_steps:
-        return slices(steps.dataset(steps.gathered, images).prefetch(_STEPS_AHEAD))
+        dataset = steps.dataset(steps.gathered, images).prefetch(_STEPS_AHEAD)
+        return slices(dataset) if steps.stacked else dataset
     batches = slices(steps.dataset(steps.ensure_shapes))
     dataset = map_in_order(batches, lambda *batch: steps.gathered(*batch, images))
     return dataset.prefetch(_STEPS_AHEAD)
@@ -66,7 +67,7 @@ class _Steps(ABC):
     """The steps of a reader as functions for tf.data.
 
     They use few TensorFlow ops, since each op costs time at the start of every epoch. `stacked` is whether steps have
-    a leading axis of batches. Without `epochs`, they always do if `start` is inside an epoch, because steps before it are empty.
+    a leading axis of batches.
     """
 
     def __init__(self, reader: StepReader, config: LoadConfig, *, stacked: bool) -> None:
@@ -149,12 +150,16 @@ class _Steps(ABC):
         return [tf.ensure_shape(one, [*shape, *each]) for one, each in zip(targets, self._target_shapes, strict=True)]
 
 
+def _is_stacked(reader: StepReader, config: LoadConfig) -> bool:
+    """Return whether steps have several batches, or none: those before a `start` inside an epoch, without `epochs`, are empty."""
+    return reader.batches.per_step > 1 or (config.epochs is None and reader.start[1] > 0)
+
+
 class _ImageSteps(_Steps):
     """Steps of images."""
 
     def __init__(self, reader: StepReader, config: LoadConfig) -> None:
-        stacked = reader.batches.per_step > 1 or (config.epochs is None and reader.start[1] > 0)
-        super().__init__(reader, config, stacked=stacked)
+        super().__init__(reader, config, stacked=_is_stacked(reader, config))
 
     @property
     def types(self) -> list[Any]:
@@ -173,7 +178,7 @@ class _PlaceSteps(_Steps):
     """Steps of places of images, for the graph path: one variant for all batches with `whole_steps`, else one for each."""
 
     def __init__(self, reader: StepReader, config: LoadConfig, *, whole_steps: bool) -> None:
-        super().__init__(reader, config, stacked=True)
+        super().__init__(reader, config, stacked=not whole_steps or _is_stacked(reader, config))
         self._whole_steps = whole_steps
 
     @property
@@ -182,6 +187,8 @@ class _PlaceSteps(_Steps):
 
     def read(self, epoch: int, step: int, *, sequential: bool) -> Arrays:
         variant, places, targets = self._reader.read_places(epoch, step, sequential=sequential)
+        if not self.stacked:
+            places, targets = places[0], tuple(each[0] for each in targets)
         return np.full(() if self._whole_steps else len(places), variant, np.int32), places, *targets
 
     def ensure_shapes(self, variants: tf.Tensor, places: tf.Tensor, *targets: tf.Tensor) -> Arrays:
