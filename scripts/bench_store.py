@@ -29,7 +29,7 @@ from tables import median, print_head, print_row
 import joulecache as jc
 
 IMAGES, SHARDS, ROUNDS, BATCH = 4000, 60, 5, 64
-WINDOW_BYTES = 16 << 20
+WINDOW_BYTES = 8 << 20
 DELAYS_MS = 0, 20
 
 

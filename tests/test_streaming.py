@@ -209,6 +209,23 @@ def test_a_store_that_does_not_answer_is_an_error(
     go_on.set()
 
 
+def test_a_folder_without_room_is_an_error(
+    there: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_shards, "_PATIENCE_S", 1)
+    limit = limit_of(here)
+    reader = opened(there, limit)
+    files = manifest_of(here).splits["train"].files
+    other = LocalShards(ObjectFolder(there), local_folder(tmp_path), limit)
+    with (
+        other.holding(files[:7]),
+        pytest.raises(CacheError, match=r"^no room for train-\S+ in .* raise stage_limit_bytes$"),
+    ):
+        content(reader)
+    other.close()
+    assert content(reader) == content(opened(here))
+
+
 READ = """
 import sys
 import numpy as np

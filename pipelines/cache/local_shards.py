@@ -62,6 +62,7 @@ class LocalShards:
         self._present: set[str] = set()
         self._fetching: set[str] = set()
         self._failed: dict[str, CacheError] = {}
+        self._crowded: set[str] = set()
         self._opened: dict[str, Any] = {}
         self._threads = 0
         self._moved_at = time.monotonic()
@@ -137,7 +138,13 @@ class LocalShards:
             while missing := names - self._present:
                 for name in names & self._failed.keys():
                     raise self._failed.pop(name)
-                if time.monotonic() - max(began_at, self._moved_at) > _PATIENCE_S * 2:
+                waited_s = time.monotonic() - max(began_at, self._moved_at)
+                if waited_s > _PATIENCE_S and missing & self._crowded:
+                    raise CacheError(
+                        f"no room for {min(missing)} in {str(self.folder)!r}, whose files may have {self.limit_bytes / 1e9:,.2f} GB: "
+                        "other readers use it: raise stage_limit_bytes"
+                    )
+                if waited_s > _PATIENCE_S * 2:
                     raise CacheError(
                         f"{self.objects.url} does not answer: nothing of {min(missing)} arrived in {_PATIENCE_S * 2} s"
                     )
@@ -184,22 +191,14 @@ class LocalShards:
                 self._changed.notify_all()
 
     def _bring(self, file: DataFile) -> bool:
-        """Fetch a file; return False if it is no longer wanted."""
-        began_at = time.monotonic()
-        while self._is_wanted(file):
-            reserved = self._reserve(file)
-            if reserved is True:
-                return True
-            if reserved is not None:
-                self._receive(file, reserved)
-                return True
-            if time.monotonic() - max(began_at, self._moved_at) > _PATIENCE_S:
-                raise CacheError(
-                    f"no room for {file.name} in {str(self.folder)!r}, whose files may have {self.limit_bytes / 1e9:,.2f} GB: "
-                    "other readers use all of it: raise stage_limit_bytes"
-                )
-            time.sleep(_POLL_S)
-        return False
+        """Fetch a file; return False, after a pause, if there is no room or another process fetches it."""
+        reserved = self._reserve(file)
+        if reserved is None:
+            time.sleep(_POLL_S)  # then needed files are tried first
+            return False
+        if reserved is not True:
+            self._receive(file, reserved)
+        return True
 
     def _receive(self, file: DataFile, part: BinaryIO) -> None:
         """Fetch a file to its locked part, and rename that."""
@@ -211,10 +210,6 @@ class LocalShards:
             except BaseException:
                 Path(part.name).unlink(missing_ok=True)  # while it is locked
                 raise
-
-    def _is_wanted(self, file: DataFile) -> bool:
-        with self._changed:
-            return file.name in self._wanted
 
     def _moved(self) -> None:
         self._moved_at = time.monotonic()
@@ -278,7 +273,9 @@ class LocalShards:
             if excess > 0 and not self._make_room(excess, sizes, ahead=True):
                 is_needed = file.name in self._needed
                 if not (is_needed and self._make_room(excess, sizes, ahead=False)):
+                    self._crowded.add(file.name)
                     return None
+            self._crowded.discard(file.name)
             part = open(path, "w+b")  # noqa: SIM115 - `_receive` closes it
             try:
                 fcntl.flock(part, fcntl.LOCK_EX)

@@ -66,7 +66,7 @@ class Stream:
             new = {file.name: file for file in group if file.name not in names and file.name not in chosen}
             total += sum(file.bytes for file in new.values())
             ahead = sum(file.bytes for file in chosen.values())
-            if total > self._room or (number and (total > self._room // 2 or ahead >= _AHEAD_BYTES)):
+            if total > self._room or (number and ahead >= _AHEAD_BYTES):
                 break
             if number > len(self._entry.files):  # all are here
                 break
