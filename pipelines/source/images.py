@@ -16,7 +16,7 @@ from joulecache.pipelines.source.labels import LabelTable
 from joulecache.pipelines.source.layout import LeftOut
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.masks import list_masks, split_masks
-from joulecache.pipelines.source.names import Names
+from joulecache.pipelines.source.names import Keys
 from joulecache.pipelines.source.naming import sample_evenly
 from joulecache.pipelines.source.notes import left_out_notes, no_images, skipped_notes
 from joulecache.pipelines.source.records import Source, SourceError
@@ -53,7 +53,7 @@ def make_source(
     masks = None
     if config.masks is not None:
         masks, listings = split_masks(list_masks(config.masks), listings, location)
-    keys = Names.joined([(listing.prefix, listing.names) for listing in listings])
+    keys = Keys([(listing.prefix, listing.names) for listing in listings])
     refused = [refusal for listing in listings for refusal in listing.refused]
     tree = ImageTree.of(listings, file_splits, config.splits)
     if not keys:
@@ -121,14 +121,15 @@ def _targets(labelled: Labelled, labels: Sequence[int | None]) -> dict[str, pa.A
 
 def _image_table(
     listings: Sequence[ImageListing],
-    keys: Names,
+    keys: Keys,
     targets: Mapping[str, pa.Array],
     files: Mapping[str, pa.Table],
     splits: Sequence[str | None],
 ) -> ImageTable:
     """Return the units. The size of an image includes the files of its targets, the last of which decides when it was written."""
-    table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries().combine_chunks()
-    table = table.append_column("key", keys.column)
+    table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries()
+    for name, column in keys.columns().items():
+        table = table.append_column(name, column)
     for name, column in targets.items():
         table = table.append_column(target_column(name), column)
     for name in (name for name in targets if name in files):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,15 +30,6 @@ class Names(Sequence[str]):
         """Return names as an Arrow column."""
         return names if isinstance(names, Names) else cls(pa.array(names, pa.string()))
 
-    @classmethod
-    def joined(cls, parts: Sequence[tuple[str, Sequence[str]]]) -> Names:
-        """Return the names of several parts, each with the part's prefix before it."""
-        columns = [
-            pc.binary_join_element_wise(prefix, Names.of(names).column, "") if prefix else Names.of(names).column
-            for prefix, names in parts
-        ]
-        return cls(columns[0] if len(columns) == 1 else pa.concat_arrays(columns))
-
     def __len__(self) -> int:
         return len(self.column)
 
@@ -47,10 +40,54 @@ class Names(Sequence[str]):
     def __getitem__(self, row: Any) -> Any:
         return self.column[row].to_pylist() if isinstance(row, slice) else self.column[row].as_py()
 
+
+class Keys(Sequence[str]):
+    """The names of several parts, each with the part's prefix before it: keys are joined when they are read."""
+
+    def __init__(self, parts: Sequence[tuple[str, Sequence[str]]]) -> None:
+        self._parts = [(prefix, Names.of(names)) for prefix, names in parts]
+        self._starts = [0, *itertools.accumulate(len(names) for _, names in self._parts)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __iter__(self) -> Iterator[str]:
+        for prefix, names in self._parts:
+            yield from (map(prefix.__add__, names) if prefix else names)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        part = bisect_right(self._starts, row) - 1
+        prefix, names = self._parts[part]
+        return prefix + names[row - self._starts[part]]
+
     def sorted_rows(self) -> NDArray[np.int64]:
-        """Return the rows in the order of the names, int64 ``[N]``."""
-        rows: NDArray[np.int64] = pc.array_sort_indices(self.column).to_numpy().view(np.int64)
+        """Return the rows in the order of the keys, int64 ``[N]``."""
+        order = sorted(range(len(self._parts)), key=lambda part: self._parts[part][0])
+        prefixes = [self._parts[part][0] for part in order]
+        if any(after.startswith(before) for before, after in itertools.pairwise(prefixes)):
+            keys = [*self]
+            return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+        # no prefix starts another one, so prefixes decide first; Arrow sorts by UTF-8, which is the order of strings
+        rows = np.empty(len(self), np.int64)
+        filled = 0
+        for part in order:
+            names = self._parts[part][1]
+            rows[filled : filled + len(names)] = pc.array_sort_indices(names.column)
+            rows[filled : filled + len(names)] += self._starts[part]
+            filled += len(names)
         return rows
+
+    def columns(self) -> dict[str, pa.ChunkedArray]:
+        """Return the column of names, ``key``, and that of the prefixes before them, ``prefix``, if there are any."""
+        columns = {"key": pa.chunked_array([names.column for _, names in self._parts], pa.string())}
+        if any(prefix for prefix, _ in self._parts):
+            numbers = np.repeat(np.arange(len(self._parts), dtype=np.int32), np.diff(self._starts))
+            prefixes = pa.array([prefix for prefix, _ in self._parts], pa.string())
+            columns["prefix"] = pa.chunked_array([pa.DictionaryArray.from_arrays(numbers, prefixes)])
+        return columns
 
 
 class NamesBuilder:

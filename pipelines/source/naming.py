@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from joulecache.pipelines.source.names import Names
+from joulecache.pipelines.source.names import Keys
 from joulecache.transforms.randomness import key_hash
 
 IMAGE_SUFFIXES = frozenset(
@@ -132,7 +132,7 @@ def first_folders(names: Sequence[str]) -> tuple[list[str], int]:
     return folders, depth
 
 
-def sample_evenly(keys: Names, labels: Sequence[int | None], limit: int | None) -> NDArray[np.int64]:
+def sample_evenly(keys: Keys, labels: Sequence[int | None], limit: int | None) -> NDArray[np.int64]:
     """Return the rows of at most `limit` labelled keys, the same fraction of each class, sorted by key.
 
     Rows are chosen by the hash of the key, so that the order of the keys does not bias the sample.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,12 +133,32 @@ def file_column(name: str, place: str) -> str:
     return f"{_FILE}{name}/{place}"
 
 
+class _Parts:
+    """The record batches of a table. Rows taken from them cost what they are; Arrow joins all chunks of a table at each call."""
+
+    def __init__(self, table: Any) -> None:
+        self._schema = table.schema
+        self._batches = table.to_batches()
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+
+    def take(self, rows: NDArray[np.int64]) -> Any:
+        """Return a table of some rows."""
+        parts = np.searchsorted(self._starts, rows, side="right") - 1
+        ends = [*(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(rows)]
+        taken = [
+            self._batches[parts[start]].take(pa.array(rows[start:end] - self._starts[parts[start]]))
+            for start, end in zip([0, *ends], ends, strict=False)
+            if start < end
+        ]
+        return pa.Table.from_batches(taken, self._schema)
+
+
 class ImageTable(Sequence[Unit]):
     """Units of one image each, stored as columns: 50 bytes plus the name per image, instead of 300 bytes for an object."""
 
-    def __init__(self, table: Any, rows: NDArray[np.int64] | None = None) -> None:
-        """Some rows of a table are the units; by default all."""
-        self._table, self._rows = table, rows
+    def __init__(self, table: Any, rows: NDArray[np.int64] | None = None, parts: _Parts | None = None) -> None:
+        """Some rows of a table, or of its parts, are the units; by default all."""
+        self._table, self._rows, self._parts = table, rows, parts
 
     def __len__(self) -> int:
         return int(self._table.num_rows) if self._rows is None else len(self._rows)
@@ -155,32 +176,37 @@ class ImageTable(Sequence[Unit]):
     def select(self, rows: Sequence[int] | NDArray[np.int64]) -> ImageTable:
         """Return some of the units, without copying the table."""
         chosen = np.asarray(rows, np.int64)
-        return ImageTable(self._table, chosen if self._rows is None else self._rows[chosen])
+        parts = self._parts or _Parts(self._table)
+        return ImageTable(self._table, chosen if self._rows is None else self._rows[chosen], parts)
 
     def taken(self, first: int = 0, count: int | None = None) -> Any:
         """Return `count` units from `first` on, by default all, as a table."""
-        if self._rows is None:
+        if self._rows is None or self._parts is None:
             return self._table.slice(first, count)
-        end = None if count is None else first + count
-        return self._table.take(pa.array(self._rows[first:end]))
+        return self._parts.take(self._rows[first : None if count is None else first + count])
 
     def __reduce__(self) -> Any:
         return ImageTable, (self.taken().combine_chunks(),)
 
     def _units(self, first: int, count: int) -> Iterator[Unit]:
         rows = self.taken(first, count)
-        columns = (rows[name].to_pylist() for name in ("key", "size_bytes", "mtime_ns", "offset"))
+        columns = (rows[name].to_pylist() for name in ("size_bytes", "mtime_ns", "offset"))
         names = [name for name in rows.column_names if name.startswith(_TARGET)]
         targets = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else itertools.repeat(())
         decoded = (_from_dictionary(rows[name]) for name in ("path", "split"))
         files = _files(rows)
         for key, size, mtime_ns, offset, path, split, of_record, at in zip(
-            *columns, *decoded, targets, files, strict=False
+            _keys(rows), *columns, *decoded, targets, files, strict=False
         ):
             if offset is None:
                 yield ImageFile(key, path, of_record, split, size, mtime_ns, 1, at)
             else:
                 yield TarMember(key, path, of_record, split, size, mtime_ns, offset, 1, at)
+
+
+def _keys(rows: Any) -> Iterator[str]:
+    names = rows["key"].to_pylist()
+    return map(operator.add, _from_dictionary(rows["prefix"]), names) if "prefix" in rows.column_names else iter(names)
 
 
 def _files(rows: Any) -> Iterator[tuple[TargetFile, ...]]:
@@ -209,7 +235,7 @@ class _StoredTable(ImageTable):
     """A table in a file, read on first access and pickled by reference."""
 
     def __init__(self, path: str, batch: int, count: int) -> None:
-        self._place, self._rows = (path, batch, count), None
+        self._place, self._rows, self._parts = (path, batch, count), None, None
 
     def __reduce__(self) -> tuple[type[_StoredTable], tuple[str, int, int]]:
         return _StoredTable, self._place
