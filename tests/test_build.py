@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sources import classes
 
+import joulecache as jc
 from joulecache.pipelines.building.config import BuildError, ShardConfig
 from joulecache.pipelines.building.precomputing import BuildProgress
 from joulecache.pipelines.building.shard import build_shard
@@ -28,7 +30,7 @@ from joulecache.pipelines.cache.manifest_io import open_manifest, read_manifest
 from joulecache.pipelines.cache.names import SPLITS
 from joulecache.pipelines.cache.shards import read_encoded
 from joulecache.pipelines.loading.split import CachedSplit
-from joulecache.pipelines.source import open_source
+from joulecache.pipelines.source import open_source, tar_listing
 from joulecache.transforms import (
     parse,
 )
@@ -132,6 +134,21 @@ def test_a_tar_gives_the_shards_of_its_folder(
 ) -> None:
     manifest = build(make_tar(photos), tmp_path / "cache", **OPTIONS)
     assert shard_hashes(manifest) == shard_hashes(open_manifest(photo_cache))
+
+
+def test_tars_listed_by_several_processes_give_the_shards_of_one(
+    tmp_path: Path, make_tar: MakeSource, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tars").mkdir()
+    for number in range(3):
+        part = dict([*photos.items()][number :: 3 + number])  # of different classes
+        make_tar(part).rename(tmp_path / "tars" / f"{number}.tar")
+    options = {**OPTIONS, "variants": 1}
+    alone = build(f"{tmp_path}/tars/*.tar", tmp_path / "alone", **options)
+    monkeypatch.setattr(tar_listing, "LARGE_BYTES", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert shard_hashes(build(f"{tmp_path}/tars/*.tar", tmp_path / "together", **options)) == shard_hashes(alone)
+    assert jc.precompute(f"{tmp_path}/tars/*.tar", tmp_path / "alone", **options).unchanged
 
 
 # The manifest ---------------------------------------------------------------------------------------------------------
