@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from joulecache.pipelines.source.classes import Labelled
-from joulecache.pipelines.source.config import SourceConfig
+from joulecache.pipelines.source.config import SOURCE_SPLITS, SourceConfig
 from joulecache.pipelines.source.features import LABEL, ClassLabel
 from joulecache.pipelines.source.labelling import label_images
 from joulecache.pipelines.source.labels import LabelTable
@@ -71,15 +72,16 @@ def make_source(
     refused += [
         (keys[row], labelled.reasons[row]) for row, label in enumerate(labels) if label is None and row not in left_out
     ]
-    split_of = tree.split_of
-    splits = held_out([None if row in left_out else split_of[index] for row, index in enumerate(tree.folder_of)])
+    splits = _splits(tree, [*left_out])
+    found = {*splits.unique().to_pylist()}
     skipped = sum(tree.skipped.values(), Counter[str]()) - labelled.read
     names_by_reason: defaultdict[LeftOut, list[str]] = defaultdict(list)
     for row, reason in left_out.items():
         names_by_reason[reason].append(keys[row])
     notes = [*skipped_notes(skipped), *left_out_notes(names_by_reason)]
-    if not any(label is not None and split in (None, "train") for label, split in zip(labels, splits, strict=True)):
-        where = "split train of " if {*splits} - {None, "train"} else ""
+    trains = np.asarray(pc.equal(splits.indices.fill_null(0), 0))  # train is the first split, null a part of it
+    if not any(label is not None and is_train for label, is_train in zip(labels, trains, strict=True)):
+        where = "split train of " if found - {None, "train"} else ""
         why = [*(": ".join(each) for each in refused[-1:]), *notes, "it has none"][0]
         what = "a class" if labelled.targets is None else "targets"
         raise SourceError(f"no images with {what} in {where}{location!r}: {why}")
@@ -93,7 +95,7 @@ def make_source(
         features={LABEL: ClassLabel(labelled.names)} if labelled.targets is None else labelled.targets.features,
         units=units,
         records=len(units),
-        holds_out="val" in splits,
+        holds_out="val" in found,
         skipped=skipped
         + labelled.skipped
         + Counter(reason.kind for reason, names in names_by_reason.items() for _ in names),
@@ -119,12 +121,24 @@ def _targets(labelled: Labelled, labels: Sequence[int | None]) -> dict[str, pa.A
     return columns
 
 
+def _splits(tree: ImageTree, left_out: Sequence[int]) -> pa.DictionaryArray:
+    """Return the split of each image; null where a hash of the keys decides, and for those left out."""
+    none = len(SOURCE_SPLITS)
+    numbers = np.array([none if split is None else SOURCE_SPLITS.index(split) for split in tree.split_of], np.int8)
+    numbers = numbers[np.asarray(tree.folder_of)]
+    numbers[left_out] = none
+    names = [None if number == none else SOURCE_SPLITS[number] for number in np.unique(numbers).tolist()]
+    if "train" not in held_out(names):
+        numbers[numbers == SOURCE_SPLITS.index("train")] = none
+    return pa.DictionaryArray.from_arrays(pa.array(numbers, mask=numbers == none), pa.array(SOURCE_SPLITS))
+
+
 def _image_table(
     listings: Sequence[ImageListing],
     keys: Keys,
     targets: Mapping[str, pa.Array],
     files: Mapping[str, pa.Table],
-    splits: Sequence[str | None],
+    splits: pa.DictionaryArray,
 ) -> ImageTable:
     """Return the units. The size of an image includes the files of its targets, the last of which decides when it was written."""
     table = pa.concat_tables([listing.places for listing in listings]).unify_dictionaries()
@@ -138,7 +152,7 @@ def _image_table(
         table = _with(table, "mtime_ns", pc.max_element_wise(table["mtime_ns"], places["mtime_ns"]))
         for place in FILE_COLUMNS:
             table = table.append_column(file_column(name, place), places[place])
-    return ImageTable(table.append_column("split", pa.array(splits, pa.string()).dictionary_encode()))
+    return ImageTable(table.append_column("split", splits))
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
