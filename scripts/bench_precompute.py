@@ -32,6 +32,7 @@ CHAIN, SIDE, PHOTOS, SHARDS, ROUNDS = "decode|resize(224)", 224, 7120, 16, 3  # 
 CUT = "decode|resize(72) || random_crop(64)|flip_lr"
 SMALL, LARGE, CHANGED = 10_000, 100_000, 0.01
 SMALL_SHARDS, SMALL_CHAIN = 8, "decode|resize(128)"  # of 60 MB
+WIDE, WIDE_SHARDS, WIDE_CHAIN = 682, 2, "decode|resize(1024)"  # of 1 GiB
 UPDATED_CHAIN = "decode|resize(16)"
 MEGAPIXELS = (4000, 3000)
 
@@ -218,31 +219,42 @@ from contextlib import suppress
 import psutil
 from joulecache.pipelines import precompute
 
-ended, peak, here = threading.Event(), [0], psutil.Process()
+ended, peak, anonymous, here = threading.Event(), [0], [0], psutil.Process()
+
+def anonymous_kb(process):
+    with open(f"/proc/{process.pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss_Anon"))
 
 def watch():  # of all processes: shared pages are divided among them
     while not ended.wait(0.02):
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError, StopIteration):
             processes = [here, *here.children(recursive=True)]
             peak.append(sum(process.memory_full_info().pss for process in processes))
+            anonymous.append(1024 * sum(map(anonymous_kb, processes)))
 
 watcher = threading.Thread(target=watch)
 watcher.start()
 precompute(sys.argv[1], sys.argv[2], sys.argv[3], val_fraction=0, shards=int(sys.argv[4]) or None, workers=2)
 ended.set()
 watcher.join()
-print(max(peak) / 1e6)
+print(max(peak) / 1e6, max(anonymous) / 1e6)
 """
 
 
 def peak_mb(source: Path, cache: Path, chain: str, shards: int = 0) -> float:
     """Build with two workers; return the peak memory of all processes in MB."""
+    return peaks_mb(source, cache, chain, shards)[0]
+
+
+def peaks_mb(source: Path, cache: Path, chain: str, shards: int) -> tuple[float, float]:
+    """Build with two workers; return the peak memory of all processes in MB, and that without the pages of files."""
     shutil.rmtree(cache, ignore_errors=True)
-    return float(run_python(PEAK, source, cache, chain, shards))
+    whole, anonymous = map(float, run_python(PEAK, source, cache, chain, shards).split())
+    return whole, anonymous
 
 
 def print_memory(root: Path) -> None:
-    """Print the peak memory of builds of more records, and of large photos."""
+    """Print the peak memory of builds of more records, of large shards, and of large photos."""
     from PIL import Image
 
     from joulecache.pipelines.source import synthetic_photo
@@ -254,6 +266,10 @@ def print_memory(root: Path) -> None:
     shutil.rmtree(cache)
     print_values(f"peak memory of {SMALL:,} records, MB", [few])
     print_values(f"peak memory of {LARGE:,} records, times that of {SMALL:,}", [many / few])
+    wide = make_small(root / "wide", WIDE)
+    whole, anonymous = peaks_mb(wide, cache, WIDE_CHAIN, WIDE_SHARDS)
+    print_values("peak memory with two raw shards of 1 GiB, MB", [whole])
+    print_values("the same without pages of files, which the kernel may drop, MB", [anonymous])
     photos = root / "megapixels"
     photos.mkdir()
     for number in range(48):

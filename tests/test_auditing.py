@@ -20,9 +20,12 @@ from conftest import encoded
 from PIL import Image
 from small_audits import NO_STAGES, audit, energy, logged
 
+from joulecache.pipelines.auditing import chains
 from joulecache.pipelines.auditing.examples import draw_examples
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.building import precomputing
 from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.replay import ReplayMeter
@@ -33,6 +36,7 @@ from joulecache.pipelines.experiment.files import ImageFiles, list_files
 from joulecache.pipelines.experiment.names import ARMS
 from joulecache.pipelines.experiment.online_arms import batched_from
 from joulecache.pipelines.experiment.runs import RunLog
+from joulecache.pipelines.experiment.statistics import break_even
 from joulecache.pipelines.experiment.workloads import InputOnly, SpentIterators
 from joulecache.pipelines.source import synthetic_photo
 from joulecache.transforms.chain import Chain, op_text, parse
@@ -248,6 +252,36 @@ def test_a_recorded_audit_replays_to_the_last_bit(photo_folder: Path, recorded: 
     assert found.build is not None
     assert again.build.energy == found.build.energy
     assert again.provenance.meter == ReplayMeter(file).provenance()
+
+
+@pytest.mark.slow
+def test_the_verdict_counts_the_energy_of_the_processes_that_built_the_cache(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def build(*arguments: Any) -> Built:
+        built.append(precomputing.build_cache(*arguments))
+        return built[-1]
+
+    monkeypatch.setattr(precomputing, "_FEW_RECORDS", 0)  # as many worker processes as CPUs
+    monkeypatch.setattr(chains, "build_cache", build)
+    result = audit(photo_folder, CHAIN, tmp_path / "audit", **REPLAYED)
+    [made] = built
+    assert made.manifest.energy is not None
+    [host] = made.manifest.energy.parts
+    assert host.launcher is not None
+    assert host.workers is not None
+    assert host.worker_processes == len(made.workers)
+    assert result.build is not None
+    assert result.build.energy == made.manifest.build_energy
+    assert result.build.active_j == pytest.approx(host.launcher.active_j + host.workers.active_j)
+    workload = result.workloads[0]
+    (compared,) = workload.comparisons
+    assert result.records is not None
+    epoch_j = workload.arms[0].active_j_per_1000.value * result.records.train / 1000
+    paid = break_even(result.build.active_j, epoch_j, compared.ratio)
+    assert compared.break_even.epochs == (paid.epochs and pytest.approx(paid.epochs, rel=0.2))
 
 
 @pytest.mark.parametrize(
