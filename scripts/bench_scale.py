@@ -123,6 +123,7 @@ def measure_listing(tar: Path, cache: Path) -> Facts:
     """List the source and make the specs, as the launcher does."""
     from joulecache.pipelines.building.config import ShardConfig
     from joulecache.pipelines.building.job import shard_specs
+    from joulecache.pipelines.building.stored_features import StoredFeatures, write_features
     from joulecache.pipelines.source import open_source, store_units
 
     open_source(parts_of(tar) / "few.tar")  # imports
@@ -134,7 +135,8 @@ def measure_listing(tar: Path, cache: Path) -> Facts:
     specs = shard_specs(source, str(cache), shards, ShardConfig(chain, chain.for_validation()))
     units = cache.parent / "units.arrow"
     parts = store_units([spec.units for spec in specs], units, str(units))
-    sent = (dataclasses.replace(spec, units=part) for spec, part in zip(specs, parts, strict=True))
+    features = StoredFeatures(str(cache.parent / write_features(source.features, cache.parent)))
+    sent = (dataclasses.replace(spec, units=part, features=features) for spec, part in zip(specs, parts, strict=True))
     return {
         "list_s": list_s,
         "launcher_mb": peak_mb() - before_mb,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -12,13 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from caches import OPTIONS, build, contents, hashes, is_clean, times
+from conftest import MakeSource
 from processes import Child, python
 from sources import classes
 
+from joulecache.pipelines.building import beam_graph, precomputing
 from joulecache.pipelines.building.config import ShardConfig
 from joulecache.pipelines.building.metering import ProcessLog
 from joulecache.pipelines.building.precomputing import BuildProgress, precompute
@@ -366,3 +370,14 @@ def test_a_second_build_is_refused_naming_the_process_of_the_first(
         os.kill(first, signal.SIGCONT)
     builder.wait()
     assert verify(cache) == []
+
+
+def test_what_is_sent_to_workers_does_not_grow_with_classes_and_images(
+    tmp_path: Path, make_folder: MakeSource, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_folder({f"{'class' * 20}-{number}/{number}.jpg": photo for number in range(60)})
+    sent = Mock(wraps=beam_graph.run_specs)
+    monkeypatch.setattr(precomputing, "run_specs", sent)
+    build(source, tmp_path / "cache", shards=2)
+    assert max(len(pickle.dumps(spec)) for spec in sent.call_args.args[0]) < 3000  # the names alone have 6,000 bytes
+    assert is_clean(tmp_path / "cache")

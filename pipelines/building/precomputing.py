@@ -22,6 +22,7 @@ from joulecache.pipelines.building.results import BuildProgress, Built, Progress
 from joulecache.pipelines.building.resume import finished_result
 from joulecache.pipelines.building.shard_memory import PROCESS_BYTES
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec, read_result
+from joulecache.pipelines.building.stored_features import StoredFeatures, write_features
 from joulecache.pipelines.building.work_folder import UNITS
 from joulecache.pipelines.building.worker_pool import worker_count
 from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
@@ -248,12 +249,17 @@ def _resume(job: Job, destination: Destination, work: Path) -> tuple[list[ShardR
 def _with_stored_units(
     specs: Sequence[ShardSpec], destination: Destination, work: Path, metering: Metering
 ) -> list[ShardSpec]:
-    """Return the specs to send to workers, with large lists of units in a file."""
+    """Return the specs to send to workers, with large lists of units in a file, and the features in another."""
+    if not specs:
+        return []
+    features = write_features(specs[0].features, work)
+    destination.publish(features)
+    stored_features = StoredFeatures(destination.work_location(features))
     units = store_units([spec.units for spec in specs], work / UNITS, destination.work_location(UNITS))
     if (work / UNITS).exists():
         destination.publish(UNITS)
     return [
-        dataclasses.replace(spec, units=stored, work=destination.work, metering=metering)
+        dataclasses.replace(spec, units=stored, features=stored_features, work=destination.work, metering=metering)
         for spec, stored in zip(specs, units, strict=True)
     ]
 

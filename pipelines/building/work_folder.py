@@ -19,13 +19,18 @@ UNITS = "units.arrow"
 _LOCK = "lock"
 _ENERGY_LOG = re.compile(r"energy-[0-9a-f]{32}\.log")
 _FILE = re.compile(
-    rf"\d{{5,}}\.(json|tmp)|index-\d{{5,}}\.arrow|energy\.(log|tmp)|{_ENERGY_LOG.pattern}|units\.arrow|\.[0-9a-f]{{32}}\.tmp"
+    rf"\d{{5,}}\.(json|tmp)|features-[0-9a-f]{{8}}\.txt|index-\d{{5,}}\.arrow|energy\.(log|tmp)|{_ENERGY_LOG.pattern}|units\.arrow|\.[0-9a-f]{{32}}\.tmp"
 )
 
 
 def result_name(shard: int) -> str:
     """Return the name of a shard's result."""
     return f"{shard:05d}.json"
+
+
+def features_name(digest: str) -> str:
+    """Return the name of the features, given the first 8 hex digits of their SHA-256."""
+    return f"features-{digest}.txt"  # of JSON: the .json files are results
 
 
 def index_name(shard: int) -> str:
