@@ -150,6 +150,7 @@ def test_reading_begins_before_all_has_arrived(there: str, here: Path, proxy: St
     assert len(content(iterator)) == len(opened(here)) - 1
 
 
+@pytest.mark.slow
 def test_hosts_and_resumed_iterators_read_the_same(there: str, here: Path) -> None:
     limit = 2 * limit_of(here)  # for several readers at once
     shares = [opened(there, limit, hosts=(host, 3), drop_remainder=True) for host in range(3)]
@@ -195,6 +196,7 @@ def test_a_broken_connection_goes_on_and_damage_is_an_error(there: str, here: Pa
     assert proxy.reads[damaged] % 3 == 0  # the first reader may fetch ahead for another epoch
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_is_an_error(
     there: str, proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +211,7 @@ def test_a_store_that_does_not_answer_is_an_error(
     go_on.set()
 
 
+@pytest.mark.slow
 def test_a_folder_without_room_is_an_error(
     there: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
