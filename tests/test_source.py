@@ -591,6 +591,15 @@ def test_a_damaged_header_is_found(make_tar: MakeSource) -> None:
         open_source(path)
 
 
+def test_an_impossible_size_is_found(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("cat/1.jpg")
+    member.size = 2**64
+    path = tmp_path / "photos.tar"
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(SourceError, match=r"^cannot read '.*' as an uncompressed tar"):
+        open_source(path)
+
+
 @pytest.fixture
 def tars(tmp_path: Path) -> str:
     """Three tars with different classes."""

@@ -119,7 +119,7 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys
             data.seek(tar.offset)
             if data.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("no end mark after its members")  # tarfile itself accepts this
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError) as error:  # the latter for a size that no file has
         raise SourceError(
             f"cannot read {archive.name!r} as an uncompressed tar ({error}): decompress it, or copy it again if it was truncated"
         ) from error
