@@ -109,21 +109,7 @@ CacheLike: TypeAlias = Cache | str | os.PathLike[str]
 
 
 def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) -> Cache:
-    """Open a cache: read its manifest, and check it and the sizes of its files.
-
-    A cache in an object store is first copied to ``$JOULECACHE_STAGE``, by default ``~/.cache/joulecache``; files that are
-    already there are not copied again.
-
-    Args:
-        cache: A folder, the URL of a cache in an object store, or an opened `Cache`, which is returned unchanged.
-        stage_limit_bytes: The largest cache to copy from an object store.
-
-    Returns:
-        The opened cache. Functions that take it do not read its manifest again.
-
-    Raises:
-        CacheError: There is no cache, its manifest cannot be trusted, or it cannot be copied.
-    """
+    """Open a cache, as `joulecache.open_cache` describes, without its sequences of records."""
     if isinstance(cache, Cache):
         return cache
     location = os.fspath(cache)

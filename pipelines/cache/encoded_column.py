@@ -28,7 +28,7 @@ class EncodedColumn(Sequence[Any]):
     def of(
         cls, images: Sequence[bytes | memoryview], allocate: Callable[[int], NDArray[np.uint8]] = _in_memory
     ) -> EncodedColumn:
-        """Return copies of encoded images; `allocate` returns the memory for so many bytes."""
+        """Return copies of encoded images; `allocate` returns uninitialized memory, given its bytes."""
         ends = np.cumsum([0, *map(len, images)], dtype=np.int64)
         values = allocate(int(ends[-1]))
         for row, image in enumerate(images):

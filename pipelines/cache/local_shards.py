@@ -109,7 +109,7 @@ class LocalShards:
         return found
 
     def remove_others(self, names: Collection[str]) -> None:
-        """Delete data files that are not of `names`, and that nobody needs."""
+        """Delete data files that are not in `names` and that no process has leased."""
         with self._locked():
             keep = {*names, *self._leased(ahead=True)}
             for name in self._sizes():
@@ -187,7 +187,7 @@ class LocalShards:
                 if error is not None:
                     self._failed[file.name] = error
                 elif arrived and file.name in self._wanted and (self.folder / file.name).is_file():
-                    self._present.add(file.name)  # it was leased before, so nobody deletes it
+                    self._present.add(file.name)  # it was leased before, so no process deletes it
                 self._changed.notify_all()
 
     def _bring(self, file: DataFile) -> bool:

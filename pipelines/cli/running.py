@@ -34,7 +34,7 @@ def run_metered(command: Sequence[str], meter: Meter, stdout: IO[str] | None = N
 
 @contextmanager
 def _adopted_orphans() -> Iterator[None]:
-    """Make this process the parent of descendants whose own parent ends."""
+    """Make this process the parent of descendants whose parent ends."""
     prctl, before = ctypes.CDLL(None).prctl, ctypes.c_int()
     prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -96,7 +96,7 @@ class _Steps(ABC):
     def dataset(self, function: Any, *constants: Any) -> tf.data.Dataset:
         """Return `function` of the arrays of each step, followed by constants, as a dataset.
 
-        The function must not use a token or tensors of its own object, which would then never be freed.
+        The function must not capture the token or tensors of this object: TensorFlow would never free them.
         """
         reader, config = self._reader, self._config
         batches, (epoch, batch) = reader.batches, reader.start

@@ -19,7 +19,7 @@ class Names(Sequence[str]):
     """A sequence of names.
 
     Attributes:
-        column: They, as one array.
+        column: The names, as one array.
     """
 
     def __init__(self, column: pa.Array) -> None:

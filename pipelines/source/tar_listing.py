@@ -134,7 +134,7 @@ def _ask(worker: Connection, request: TarRequest) -> ImageListing:
 
 
 def serve(descriptor: int) -> None:
-    """List the tars that the parent asks for, until it is gone.
+    """List the tars that the parent asks for, until it ends.
 
     Args:
         descriptor: File descriptor of the connection.
