@@ -52,7 +52,7 @@ class LocalShards:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin without threads and leases: those of the parent of a forked process are its own."""
+        """Begin without threads and leases: a forked process must not use those of its parent."""
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._needed: dict[str, DataFile] = {}
