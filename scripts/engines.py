@@ -372,5 +372,9 @@ def _dask(work: Path) -> Iterator[list[str]]:
 
 
 ENGINES = {"prism": _prism, "flink": _flink, "session": _session, "spark": _spark, "dask": _dask}
-LONE_WORKER = {"prism"}
-"""Engines that start one worker for a pipeline, whatever the options."""
+MAY_USE_ONE_WORKER = {"prism", "flink"}
+"""Engines that may build all shards in one worker.
+
+Prism starts one for a pipeline, whatever the options. In an embedded Flink, the subtasks of all stages take turns in asking for a
+worker, in the order in which they start: both subtasks of the stage that builds shards may get the same one.
+"""

@@ -31,7 +31,7 @@ from engines import (
     ENGINES,
     FLINK,
     JAVA_OPTIONS,
-    LONE_WORKER,
+    MAY_USE_ONE_WORKER,
     SPARK,
     MissingError,
     Process,
@@ -65,7 +65,7 @@ WORKER_MODULE = "apache_beam.runners.worker.sdk_worker_main"
 BROKEN = 5
 BUILD_LIMIT_S = 1200
 MEASURED = "synthetic:2000"  # long enough for its energy to be that of the shards
-TOLERANCE = 0.1  # between the active energy of workers here and on an engine
+TOLERANCE = 0.25  # between the active energy of workers here and on an engine: 10% where nothing else runs
 RESUMED_SHARDS = 2  # finished before a worker is killed
 FAULTS = ("worker", "TaskManager")
 PARTS = (*ENGINES, "faults", "scaling")
@@ -182,7 +182,8 @@ def digests(cache: Path) -> dict[str, str]:
 def compare(engine: str, work: Path, sources: dict[str, str], local: dict[str, Built]) -> None:
     """Build every source on an engine and print a row for each; WrongError where its files differ from the local ones.
 
-    Some build must use two workers, but not each: of a short one, the first worker to start may build all shards.
+    Of engines that always start two workers, some build must use both, but not each: the first to start may build all shards of a
+    short one.
     """
     most_workers = 0
     with ENGINES[engine](work) as options:
@@ -221,7 +222,7 @@ def compare(engine: str, work: Path, sources: dict[str, str], local: dict[str, B
         )
         if not same:
             raise WrongError(f"WriteCache on {engine} wrote other files of {name} than the local build")
-        if most_workers < 2 and engine not in LONE_WORKER:
+        if most_workers < 2 and engine not in MAY_USE_ONE_WORKER:
             raise WrongError(f"{engine} built all shards of every source in one worker")
 
 
