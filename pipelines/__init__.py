@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from joulecache.pipelines.loading.directory import image_dataset_from_directory
     from joulecache.pipelines.loading.element_cache import cached
     from joulecache.pipelines.loading.loader import load
+    from joulecache.pipelines.loading.mixing import mix
     from joulecache.pipelines.loading.numpy_batches import batches
     from joulecache.pipelines.loading.records import Cache, open_cache
     from joulecache.pipelines.models.user_models import TrainingData
@@ -56,6 +57,7 @@ _HOMES = {
     "features": "source.features",
     "image_dataset_from_directory": "loading.directory",
     "load": "loading.loader",
+    "mix": "loading.mixing",
     "open_cache": "loading.records",
     "open_manifest": "cache.manifest_io",
     "plan": "planning.planner",
@@ -84,6 +86,7 @@ __all__ = [
     "features",
     "image_dataset_from_directory",
     "load",
+    "mix",
     "open_cache",
     "open_manifest",
     "plan",

@@ -543,3 +543,13 @@ def test_a_damaged_index_is_refused_or_gives_numbers(
     except pa.ArrowInvalid:
         return
     assert len(index["key"].to_pylist()) == records
+
+
+@pytest.mark.parametrize(("split", "draw"), [("train", 1), ("train", -1), ("val", 1), ("test", 1)])
+def test_a_forged_first_draw_is_refused(raw: Built, split: str, draw: int) -> None:
+    body = copy.deepcopy(raw.body)
+    body["splits"][split]["first_draw"] = draw
+    raw.write(sealed(body))
+    with pytest.raises(CacheError):
+        open_manifest(raw.folder)
+    raw.restore()

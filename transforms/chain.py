@@ -153,6 +153,7 @@ class Chain:
         seed: int = 0,
         n: int = 0,
         variants: int | None = None,
+        first_draw: int = 0,
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
         """Run the whole chain on one image.
 
@@ -165,6 +166,7 @@ class Chain:
             seed: The cache's seed.
             n: The epoch, at least 0.
             variants: Number of variants in the cache; None if every epoch has a new one.
+            first_draw: The draw of the cache's first variant.
 
         Returns:
             ``[H, W, C]`` uint8, or float32 after to_float.
@@ -173,7 +175,7 @@ class Chain:
             DecodeError: The image cannot be decoded.
             ValueError: An op does not support the image, or the chain mixes the images of a batch.
         """
-        draws, pixels = self._draws(key, seed, n, variants), self.decode.load(image)
+        draws, pixels = self._draws(key, seed, n, variants, first_draw), self.decode.load(image)
         for ops, words in draws:
             pixels = apply(ops, pixels, words)
         return apply_batch_ops(self.on_batches, pixels, ())
@@ -187,6 +189,7 @@ class Chain:
         seed: int = 0,
         n: int = 0,
         variants: int | None = None,
+        first_draw: int = 0,
     ) -> tuple[NDArray[np.uint8] | NDArray[np.float32], tuple[SpatialTarget, ...]]:
         """Run the whole chain on one image and on the masks, boxes and points that move with its pixels.
 
@@ -204,6 +207,7 @@ class Chain:
             seed: The cache's seed.
             n: The epoch, at least 0.
             variants: Number of variants in the cache; None if every epoch has a new one.
+            first_draw: The draw of the cache's first variant.
 
         Returns:
             The image as a call of the chain returns it, and its targets in the same order.
@@ -213,7 +217,7 @@ class Chain:
             ValueError: An op does not support the image or does not say how targets move, a target does not fit the image, or the
                 chain mixes the images of a batch.
         """
-        draws, moved = self._draws(key, seed, n, variants), tuple(targets)
+        draws, moved = self._draws(key, seed, n, variants, first_draw), tuple(targets)
         if moved:
             check_moves(self.ops)
         image = Path(image).read_bytes() if isinstance(image, str | Path) else image
@@ -226,7 +230,9 @@ class Chain:
             pixels, moved = apply_with_targets(ops, pixels, words, moved)
         return apply_batch_ops(self.on_batches, pixels, ()), moved
 
-    def _draws(self, key: str, seed: int, n: int, variants: int | None) -> list[tuple[Sequence[Op], list[int]]]:
+    def _draws(
+        self, key: str, seed: int, n: int, variants: int | None, first_draw: int
+    ) -> list[tuple[Sequence[Op], list[int]]]:
         """Return the ops after decode and those after the cut, with their random words; ValueError if they cannot run on one image."""
         if self.mixes:
             raise ValueError(
@@ -234,7 +240,9 @@ class Chain:
             )
         if n < 0 or (variants is not None and variants < 1):
             raise ValueError(f"n must be at least 0 and variants at least 1, got n={n}, variants={variants}")
-        hashes, variant = [randomness.key_hash(key)], n if variants is None else n % variants
+        hashes, variant = [randomness.key_hash(key)], n
+        if variants is not None:
+            variant = first_draw + (n - first_draw) % variants
         parts = ((1, self.prefix[1:], variant), (self.cut, self.on_images, n))
         return [(ops, randomness.random_words(ops, first, seed, hashes, draw)[0]) for first, ops, draw in parts]
 

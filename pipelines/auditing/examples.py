@@ -66,7 +66,9 @@ def _images(path: Path, key: str, cache: Cache) -> Iterator[ExampleImage]:
 
     def jpeg(count: int, epoch: int) -> str:
         part = Chain(ops[:count], min(count, chain.cut))
-        return _jpeg(part(data, key=key, seed=manifest.seed, n=epoch, variants=manifest.variants))
+        return _jpeg(
+            part(data, key=key, seed=manifest.seed, n=epoch, variants=manifest.variants, first_draw=manifest.first_draw)
+        )
 
     for count, op in enumerate(ops, 1):
         yield ExampleImage(op_text(op), count == chain.cut, jpeg(count, 0))

@@ -230,6 +230,7 @@ def _make_split(name: str, config: ShardConfig, contents: Contents, *, labelled:
         std=std,
         files=files,
         targets=None if labelled else contents.targets[name],
+        first_draw=config.first_draw_of(name),
     )
 
 

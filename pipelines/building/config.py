@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, Encoding, Format
+from joulecache.pipelines.cache.names import ENCODINGS, FORMATS, MAX_DRAW, Encoding, Format
 from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_number
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
@@ -43,6 +43,7 @@ class ShardConfig:
         quality: JPEG quality, 1 to 100; None for other encodings.
         val_fraction: Fraction of records to hold out; None if the source has a validation split.
         seed: Seed of all draws, 0 to 2**64 - 1.
+        first_draw: The draw of the first variant of training records. The others are the draws that follow.
 
     Raises:
         ValueError: A field is out of range, or fields contradict each other.
@@ -56,9 +57,11 @@ class ShardConfig:
     quality: int | None = None
     val_fraction: float | None = DEFAULT_VAL_FRACTION
     seed: int = 0
+    first_draw: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("variants", self.variants, 1, 999_999)
+        check_integer("variants", self.variants, 1, MAX_DRAW)
+        check_integer("first_draw", self.first_draw, 0, MAX_DRAW + 1 - self.variants)
         check_integer("seed", self.seed, 0, 2**64 - 1)
         check_choice("format", self.format, FORMATS)
         check_choice("encoding", self.encoding, ENCODINGS)
@@ -89,6 +92,10 @@ class ShardConfig:
     def variants_of(self, split: str) -> int:
         """Return the number of variants of a split."""
         return self.variants if split == "train" else 1
+
+    def first_draw_of(self, split: str) -> int:
+        """Return the draw of the first variant of a split."""
+        return self.first_draw if split == "train" else 0
 
     def split_of(self, key: str, source_split: str | None) -> str:
         """Return the split of a record.
@@ -125,6 +132,7 @@ class BuildConfig(SourceConfig):
         shards: Files per split and variant. Default: about 64 MiB each, up to 16 of 4 MiB, at most 8,000.
         workers: Worker processes. Default: one per CPU, or none for a small source.
         max_reject_rate: Fraction of records that may be rejected.
+        advance: Compute the next N variants of an existing cache, and drop the oldest N.
         replace: Replace a cache that was built with other options.
         rehash: Compare file contents, not only sizes and times.
 
@@ -143,6 +151,7 @@ class BuildConfig(SourceConfig):
     shards: int | None = None
     workers: int | None = None
     max_reject_rate: float = 0.05
+    advance: int | None = None
     replace: bool = False
     rehash: bool = False
 
@@ -156,12 +165,26 @@ class BuildConfig(SourceConfig):
         check_flag("replace", self.replace)
         check_flag("rehash", self.rehash)
         self.shard_config(holds_out=False)  # checks the other fields
+        if self.advance is not None:
+            self._check_advance(self.advance)
 
-    def shard_config(self, *, holds_out: bool) -> ShardConfig:
+    def _check_advance(self, advance: int) -> None:
+        check_integer("advance", advance)
+        if self.replace:
+            raise ValueError(
+                "advance goes on from an existing cache, which replace would not read: leave one of them out"
+            )
+        if not self.chain.cached_random:
+            raise ValueError(
+                f"advance {advance} needs random ops before the cut, but the cached ops of {str(self.chain)!r} draw nothing at random"
+            )
+
+    def shard_config(self, *, holds_out: bool, first_draw: int = 0) -> ShardConfig:
         """Return the options for workers, with defaults filled in.
 
         Args:
             holds_out: The source has a validation split.
+            first_draw: The draw of the first variant.
         """
         quality, val_fraction = self.quality, self.val_fraction
         if quality is None and self.encoding == "jpeg":
@@ -179,4 +202,5 @@ class BuildConfig(SourceConfig):
             quality=quality,
             val_fraction=val_fraction,
             seed=self.seed,
+            first_draw=first_draw,
         )

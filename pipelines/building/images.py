@@ -58,7 +58,7 @@ class ImageMaker:
 
     def __init__(self, config: ShardConfig, split: str, features: Features) -> None:
         chain = config.chain_of(split)
-        self.variants = config.variants_of(split)
+        self.variants, self._first_draw = config.variants_of(split), config.first_draw_of(split)
         self._seed, self._suffix = config.seed, chain.suffix
         self._head, self._tail = _head_and_tail(chain.prefix)
         self._checked: set[tuple[int, ...]] = set()
@@ -70,8 +70,8 @@ class ImageMaker:
         if not any(op.random_words for op in self._tail):
             return [[()] * self.variants] * len(hashes)
         repeated = np.repeat(np.array(hashes, np.uint64), self.variants)
-        numbers = np.tile(np.arange(self.variants), len(hashes))
-        words = random_words(self._tail, len(self._head), self._seed, repeated, numbers)
+        draws = np.tile(self._first_draw + np.arange(self.variants), len(hashes))
+        words = random_words(self._tail, len(self._head), self._seed, repeated, draws)
         return [list(words[first : first + self.variants]) for first in range(0, len(words), self.variants)]
 
     def make(self, encoded: bytes, targets: Sequence[Target], words: Sequence[Words]) -> list[Made]:

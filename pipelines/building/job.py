@@ -72,9 +72,17 @@ class Job(CacheSpec):
     @property
     def unchanged_manifest(self) -> Manifest | None:
         """The manifest of a cache that is up to date except for its suffix; None if shards must be built or dropped."""
-        if self.specs or self.update is None or self.config.variants != self.update.manifest.variants:
+        if self.specs or self.update is None:
             return None
-        return self.update.manifest
+        manifest, config = self.update.manifest, self.config
+        has_draws = (manifest.first_draw, manifest.variants) == (config.first_draw, config.variants)
+        return manifest if has_draws else None
+
+    @property
+    def new_share(self) -> float:
+        """The share of the variants that are new where no record changed and the build advances; else all, as shards are written anew."""
+        advanced = 0 if self.update is None else self.config.first_draw - self.update.manifest.first_draw
+        return min(advanced, self.config.variants) / self.config.variants if advanced else 1.0
 
 
 def make_job(config: BuildConfig, source: Source, destination: Destination, existing: Manifest | None) -> Job:
@@ -89,7 +97,7 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
         raise SourceError(
             f"{source.location!r} has a validation split: val_fraction must not be given, got {config.val_fraction}"
         )
-    shard_config = config.shard_config(holds_out=source.holds_out)
+    shard_config = config.shard_config(holds_out=source.holds_out, first_draw=first_draw(config, existing))
     check_targets(source.features, shard_config)
     shards, update = config.shards, None
     if existing is not None and not config.replace:
@@ -118,6 +126,30 @@ def make_job(config: BuildConfig, source: Source, destination: Destination, exis
         kept=kept,
         specs=specs,
     )
+
+
+def first_draw(config: BuildConfig, existing: Manifest | None) -> int:
+    """Return the draw of the first variant of a cache: an update leaves it as it is, unless it advances.
+
+    Raises:
+        CacheError: There is no cache to advance, or it has another number of variants.
+    """
+    if config.replace or (existing is None and config.advance is None):
+        return 0
+    if existing is None:
+        raise CacheError(
+            f"advance {config.advance} needs an existing cache, got none: build it first without --advance"
+        )
+    if config.advance is None:
+        return existing.first_draw
+    if config.variants != existing.variants:
+        raise CacheError(
+            f"advance keeps the number of variants, which is {existing.variants}, got variants {config.variants}: "
+            f"pass --variants {existing.variants}"
+        )
+    if config.advance > existing.variants:
+        raise CacheError(f"advance must be at most the {existing.variants} variants of the cache, got {config.advance}")
+    return existing.first_draw + config.advance
 
 
 def check_targets(features: Features, config: ShardConfig) -> None:

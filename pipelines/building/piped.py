@@ -21,9 +21,9 @@ from joulecache.pipelines.building import commit
 from joulecache.pipelines.building.config import BuildConfig, BuildError
 from joulecache.pipelines.building.destination import Destination, open_destination, write_errors
 from joulecache.pipelines.building.energy_log import read_logs, total_energy
-from joulecache.pipelines.building.job import CacheSpec, check_targets, refuse_other_options
+from joulecache.pipelines.building.job import CacheSpec, check_targets, first_draw, refuse_other_options
 from joulecache.pipelines.building.metering import Metering, ProcessLog
-from joulecache.pipelines.building.previous import Previous, shard_files
+from joulecache.pipelines.building.previous import Previous, of_shard
 from joulecache.pipelines.building.records import RecordUnit
 from joulecache.pipelines.building.results import WriteResult
 from joulecache.pipelines.building.rows import Reject
@@ -68,25 +68,20 @@ class Plan:
 
     def shard_spec(self, shard: int, units: Sequence[RecordUnit]) -> ShardSpec:
         """Return the specification of a shard of these records."""
-        previous = None
-        if self.copied is not None:
-            splits = {
-                name: dataclasses.replace(split, files=shard_files(self.copied, name, shard))
-                for name, split in self.copied.splits.items()
-            }
-            previous = Previous(dataclasses.replace(self.copied, splits=splits), (), reread=True)
         spec = self.spec
-        return ShardSpec(
+        built = ShardSpec(
             cache=self.cache,
             shard=shard,
             shards=spec.shards,
             units=units,
             features=spec.source.features,
             config=spec.config,
-            previous=previous,
             metering=self.metering,
             work=self.work,
         )
+        if self.copied is None:
+            return built
+        return dataclasses.replace(built, previous=Previous(of_shard(self.copied, built), (), reread=True))
 
 
 @dataclass(frozen=True)
@@ -127,12 +122,12 @@ def make_plan(cache: str, config: BuildConfig, features: Features, sources: Sequ
         ValueError: A cached op does not say how targets move with the pixels, or targets need the same column.
     """
     holds_out = config.val_fraction is None and any(source.holds_out for source in sources)
-    shard_config = config.shard_config(holds_out=holds_out)
-    check_targets(features, shard_config)
+    check_targets(features, config.shard_config(holds_out=holds_out))
     with open_destination(cache) as destination:
         for source in sources:
             destination.refuse_overlap(source.location, source.linked)
         before = destination.existing_manifest()
+        shard_config = config.shard_config(holds_out=holds_out, first_draw=first_draw(config, before))
         shards, copied = config.shards, None
         if before is not None and not config.replace:
             refuse_other_options(before, shard_config, shards, destination.location)

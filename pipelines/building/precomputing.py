@@ -14,7 +14,7 @@ from joulecache.pipelines.building.beam_graph import BeamOptions, parse_beam_opt
 from joulecache.pipelines.building.config import BuildConfig, ShardConfig
 from joulecache.pipelines.building.destination import Destination, open_destination, write_errors
 from joulecache.pipelines.building.energy_log import EnergyLog, total_energy
-from joulecache.pipelines.building.job import Job, make_job
+from joulecache.pipelines.building.job import Job, first_draw, make_job
 from joulecache.pipelines.building.metering import Metering
 from joulecache.pipelines.building.monitor import Monitor
 from joulecache.pipelines.building.notes import log_repeated_draws
@@ -60,6 +60,7 @@ def precompute(
     image: str | None = None,
     target: str | Sequence[str] | None = None,
     max_reject_rate: float = 0.05,
+    advance: int | None = None,
     replace: bool = False,
     rehash: bool = False,
     beam_options: BeamOptions = (),
@@ -94,6 +95,8 @@ def precompute(
         target: Targets, as ``NAME`` or ``NAME:KIND``, KIND being class, multilabel, value, text, mask, boxes or points: columns of
             Parquet or TFRecord files or of `labels`, or keys of the .json files of a tar. Several as a sequence; ``none`` for images alone.
         max_reject_rate: Fraction of records that may be rejected, 0 to 1.
+        advance: Compute the next draws of an existing cache, this many, and drop as many of the oldest. Its trainings go on: what is open
+            stays readable. Every call that succeeds advances; one that fails can be repeated.
         replace: Replace a cache that was built with other options.
         rehash: Read all records and compare their content, instead of skipping those with unchanged size and modification time.
         beam_options: Options of Apache Beam: a list, such as ``["--runner=FlinkRunner"]``, or Beam's ``PipelineOptions``.
@@ -129,6 +132,7 @@ def precompute(
         image=image,
         target=target,
         max_reject_rate=max_reject_rate,
+        advance=advance,
         replace=replace,
         rehash=rehash,
     )
@@ -146,6 +150,7 @@ def _list_and_build(
     with open_destination(cache) as destination:
         destination.refuse_overlap(source)
         existing = destination.existing_manifest()
+        first_draw(config, existing)  # raises before the source is listed
         listed = open_source(source, config)
         destination.refuse_overlap(source, listed.linked)
         log_notes(listed)
@@ -192,7 +197,7 @@ def _build(
 ) -> Built:
     shards = [spec.shard for spec in job.specs]
     resumed, missing = _resume(job, destination, work)
-    destination.refuse_full(int(job.image_bytes() * job.source.records * len(missing) / job.shards))
+    destination.refuse_full(int(job.image_bytes() * job.new_share * job.source.records * len(missing) / job.shards))
     metering = Metering.like(meter.provenance())
     missing = _with_stored_units(missing, destination, work, metering)
     job.specs.clear()  # frees their units, which are now in a file
@@ -210,8 +215,8 @@ def _build(
         logs = log.close()
         with suppress(StoreError):  # of a build that failed, it is for the next one
             destination.publish(log.name)
-    energy = _total_energy(job, total_energy(logs, built, meter.provenance()))
-    manifest = commit.make_manifest(job, contents, energy)
+    spent = total_energy(logs, built, meter.provenance())
+    manifest = commit.make_manifest(job, contents, _total_energy(job, spent))
     destination.commit(manifest)
     return Built(
         manifest=manifest,
@@ -220,6 +225,7 @@ def _build(
         transformed=sum(result.transformed for result in built),
         copied=sum(result.copied for result in built),
         workers=tuple(sorted({result.worker for result in built})),
+        energy=spent.energy,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,15 @@ def shard_files(manifest: Manifest, split: str, shard: int) -> tuple[DataFile, .
     """Return a shard's files in a split, one per variant."""
     names = ((file, parse_shard_name(file.name)) for file in manifest.splits[split].files)
     return tuple(file for file, name in names if name and name.shard == shard)
+
+
+def of_shard(manifest: Manifest, spec: ShardSpec) -> Manifest:
+    """Return a manifest reduced to the files of a shard, without draws before the first one of its specification."""
+    splits = {}
+    for name, split in manifest.splits.items():
+        dropped = spec.config.first_draw_of(name) - split.first_draw
+        splits[name] = dataclasses.replace(split, files=shard_files(manifest, name, spec.shard)[dropped:])
+    return dataclasses.replace(manifest, splits=splits)
 
 
 def is_unchanged(unit: Unit, known: Mapping[str, IndexRow | Reject], features: Features) -> bool:

@@ -23,6 +23,7 @@ class Built(Displayed):
         transformed: Computed images, of all variants.
         copied: Images copied from the existing cache into changed shards. Images of unchanged shards do not count.
         workers: Processes that built shards, as ``host:pid``.
+        energy: Energy of this build; that of all builds is in the manifest. None if it was unchanged.
     """
 
     manifest: Manifest
@@ -31,6 +32,7 @@ class Built(Displayed):
     transformed: int = 0
     copied: int = 0
     workers: tuple[str, ...] = ()
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,7 @@ def _write_split(shard: TransformedShard, split: str, columns: SplitColumns) -> 
     spec, previous = shard.spec, shard.previous
     files = list(previous.matching_files(split, columns.identities()) if previous else ())[: columns.maker.variants]
     for variant in range(len(files), columns.maker.variants):
-        name = ShardName(split, variant, spec.shard, spec.shards, "", spec.config.format)
+        draw = spec.config.first_draw_of(split) + variant
+        name = ShardName(split, draw, spec.shard, spec.shards, "", spec.config.format)
         files.append(write_shard(Path(spec.cache), name, columns.rows(variant)))
     return tuple(files)

@@ -83,7 +83,7 @@ class SplitColumns:
             {name: target_rows(feature, count, size, memory) for name, feature in spatial.items()}
             for _ in range(self.maker.variants)
         ]
-        self._stats: list[list[PixelStats]] = []  # of the encoded images of each record
+        self._stats: dict[int, list[PixelStats]] = {}  # of the last variants, the encoded ones that were made, by slot
         self._drawn_block: int | None = None
         self._drawn: list[list[Words]] = []
 
@@ -123,8 +123,7 @@ class SplitColumns:
         if not self._is_raw:
             encoded = [encode(each.image, self._config) for each in made]
             stored[len(copied) :] = [Stored(data, each.targets) for (data, _), each in zip(encoded, made, strict=True)]
-            stats = [pixel_stats_of(decode_cached(bytes(each.image), self._channels)) for each in copied]
-            self._stats.append([*stats, *(each for _, each in encoded)])
+            self._stats[slot] = [stats for _, stats in encoded]
         for variant, (image, moved) in enumerate(stored):
             kept = self._memory.keep(image) if isinstance(image, bytes) else image
             self._images[variant][slot] = kept  # type: ignore[assignment]
@@ -168,7 +167,6 @@ class SplitColumns:
     def rows(self, variant: int) -> Rows:
         """Return the content of the file of a variant."""
         images = self._images[variant] = close_gaps(self._images[variant], self._slots)
-        stats = (each[variant] for each in self._stats)
         spatial = {name: rows.column(self._slots) for name, rows in self._spatial[variant].items()}
         return Rows(
             images=images if isinstance(images, np.ndarray) else self._memory.column(images),
@@ -176,12 +174,20 @@ class SplitColumns:
             targets={name: column for name, column in self._target_columns.items() if name not in spatial},
             keys=[self._keys[slot] for slot in self._slots],
             key_hashes=np.array(self._hashes, np.uint64)[self._slots],
-            pixel_stats=pixel_stats_of(images)
-            if isinstance(images, np.ndarray)
-            else functools.reduce(operator.add, stats),
+            pixel_stats=pixel_stats_of(images) if isinstance(images, np.ndarray) else self._sum_stats(variant, images),
             spatial={name: column for name, (column, _) in spatial.items()},
             summaries={name: summary for name, (_, summary) in spatial.items()},
         )
+
+    def _sum_stats(self, variant: int, images: Sequence[Encoded]) -> PixelStats:
+        """Return the sums of the encoded images of a variant; those of copied ones are decoded."""
+        each = (
+            self._stats[slot][variant - self._copied[slot]]
+            if variant >= self._copied[slot]
+            else pixel_stats_of(decode_cached(bytes(image), self._channels))
+            for slot, image in zip(self._slots, images, strict=True)
+        )
+        return functools.reduce(operator.add, each)
 
     def index(self, shard: int) -> pa.RecordBatch:
         """Return the rows of the index."""

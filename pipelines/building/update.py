@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from joulecache.pipelines.building.destination import Destination
-from joulecache.pipelines.building.previous import Previous, is_unchanged, shard_files
+from joulecache.pipelines.building.previous import Previous, is_unchanged, of_shard, shard_files
 from joulecache.pipelines.building.rows import IndexRow, Reject, index_rows
 from joulecache.pipelines.building.specs import ShardResult, ShardSpec
 from joulecache.pipelines.cache.index import read_index
@@ -73,6 +73,8 @@ class Update:
         variants = {split: spec.config.variants_of(split) for split in SPLITS}
         if self._reread or any(count > self.manifest.splits[split].variants for split, count in variants.items()):
             return None
+        if spec.config.first_draw != self.manifest.first_draw:
+            return None
         rows = self._rows.get(spec.shard, [])
         known: dict[str, IndexRow | Reject] = {row.key: row for row in rows}
         rejects = []
@@ -100,8 +102,4 @@ class Update:
     def _previous(self, spec: ShardSpec) -> Previous:
         keys = (key for unit in spec.units for key in unit.record_keys())
         rejects = tuple(self._rejects[key] for key in keys if key in self._rejects)
-        splits = {
-            name: dataclasses.replace(split, files=shard_files(self.manifest, name, spec.shard))
-            for name, split in self.manifest.splits.items()
-        }
-        return Previous(dataclasses.replace(self.manifest, splits=splits), rejects, self._reread)
+        return Previous(of_shard(self.manifest, spec), rejects, self._reread)

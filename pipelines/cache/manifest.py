@@ -14,7 +14,7 @@ from annotated_types import Ge, Le, MaxLen
 
 from joulecache.pipelines.cache.data_file import Count, DataFile, Sha256, TargetSummary
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.cache.names import SPLITS, Encoding, Format, is_index, is_rejected, parse_shard_name
+from joulecache.pipelines.cache.names import MAX_DRAW, SPLITS, Encoding, Format, is_index, is_rejected, parse_shard_name
 from joulecache.pipelines.cache.target_summaries import total
 from joulecache.pipelines.core.checks import shown
 from joulecache.pipelines.core.codec import OMITTED, from_json, json_sha256, parse_json, to_json
@@ -32,7 +32,8 @@ FORMAT_VERSION = 3
 _LONGEST_MESSAGE = 500  # a malicious manifest can cause long messages
 
 _Text = Annotated[str, MaxLen(1 << 20)]
-_Variants = Annotated[int, Ge(1), Le(999_999)]
+_Variants = Annotated[int, Ge(1), Le(MAX_DRAW)]
+_Draw = Annotated[int, Ge(0), Le(MAX_DRAW)]
 _Side = Annotated[int, Ge(1), Le(65535)]
 _ChannelValues = Annotated[tuple[float, ...], MaxLen(4)]
 _Fraction = Annotated[float, Ge(0), Le(1)] | Annotated[int, Ge(0), Le(1)]  # 0 stays 0: the text is hashed
@@ -53,6 +54,7 @@ class Split:
         std: Standard deviation of the pixel values of each channel over all variants.
         files: Shards, ordered by variant, then by shard.
         targets: What the records have, by target; None if the only target is the class.
+        first_draw: The draw of the first variant. The others are the draws that follow.
     """
 
     chain: _Text
@@ -65,11 +67,20 @@ class Split:
     std: _ChannelValues
     files: tuple[DataFile, ...]
     targets: Mapping[str, TargetSummary] | None = field(default=None, metadata=OMITTED)
+    first_draw: _Draw = field(default=0, metadata=OMITTED)
 
     def variant_files(self, variant: int) -> tuple[DataFile, ...]:
         """Return the files of one variant, in the order of the index."""
         count = len(self.files) // self.variants
         return self.files[variant * count : (variant + 1) * count]
+
+    def variant_of(self, epoch: int) -> int:
+        """Return the variant that an epoch reads: that of draw `epoch` if the cache has it, else of one that is a multiple of K away."""
+        return (epoch - self.first_draw) % self.variants
+
+    def draw_of(self, epoch: int) -> int:
+        """Return the draw of the cached ops that an epoch reads."""
+        return self.first_draw + self.variant_of(epoch)
 
 
 @dataclass(frozen=True)
@@ -212,6 +223,11 @@ class Manifest(Displayed):
         return {LABEL: ClassLabel(self.class_names)} if self.targets is None else self.targets
 
     @property
+    def first_draw(self) -> int:
+        """The draw of the first variant of the training split."""
+        return self.splits[SPLITS[0]].first_draw
+
+    @property
     def records(self) -> int:
         """Number of cached records, in all splits."""
         return sum(split.records for split in self.splits.values())
@@ -321,7 +337,8 @@ def _check(manifest: Manifest) -> None:
         if not file.name.rpartition(".")[0].endswith(f"-{file.sha256[:8]}"):
             raise ValueError(f"{shown(file.name)} does not carry its SHA-256 {file.sha256[:8]}")
     train, *others = (manifest.splits[name] for name in SPLITS)
-    if (manifest.chain, manifest.variants, {1}) != (train.chain, train.variants, {split.variants for split in others}):
+    held_out = {(split.variants, split.first_draw) for split in others}
+    if (manifest.chain, manifest.variants, {(1, 0)}) != (train.chain, train.variants, held_out):
         raise ValueError("chain and variants differ from those of its splits")
     for name, split in manifest.splits.items():
         # inspecting a cache needs no custom ops: the checks that keep reading safe do not depend on the chain
@@ -385,15 +402,15 @@ def _check_files(manifest: Manifest, split_name: str, split: Split) -> None:
             name is None
             or name.split != split_name
             or name.format != manifest.format
-            or name.variant >= split.variants
+            or not split.first_draw <= name.draw < split.first_draw + split.variants
             or name.shards != manifest.shards
             or name.shard >= manifest.shards
         ):
             raise ValueError(f"{shown(file.name)} is not a file of split {split_name}")
-        if (name.variant, name.shard) <= last:
+        if (name.draw, name.shard) <= last:
             raise ValueError(f"the files of {split_name} are out of order")
-        last = name.variant, name.shard
-        shards[name.variant].append((name.shard, file.records))
+        last = name.draw, name.shard
+        shards[name.draw - split.first_draw].append((name.shard, file.records))
         if manifest.encoding == "raw":
             height, width, channels = split.image_shape
             if height is None or width is None:

@@ -13,9 +13,10 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 Encoding = Literal["raw", "jpeg", "png"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 SPLITS = SOURCE_SPLITS
+MAX_DRAW = 999_999
 
 _SHARD_NAME = re.compile(
-    r"(?P<split>train|val|test)-v(?P<variant>\d{1,6})-(?P<shard>\d{5,8})-of-(?P<shards>\d{5,8})-(?P<hash>[0-9a-f]{8})"
+    r"(?P<split>train|val|test)-v(?P<draw>\d{1,6})-(?P<shard>\d{5,8})-of-(?P<shards>\d{5,8})-(?P<hash>[0-9a-f]{8})"
     r"\.(?P<format>arrow|tfrecord)",
     re.ASCII,
 )
@@ -27,18 +28,19 @@ _REJECTED_NAME = re.compile(r"rejected-[0-9a-f]{8}\.jsonl")
 class ShardName:
     """The name of a shard file, such as ``train-v0-00003-of-00016-1a2b3c4d.arrow``.
 
-    It ends in the first 8 hex digits of the SHA-256 of the content; `shards` is the number of shards.
+    It ends in the first 8 hex digits of the SHA-256 of the content; `draw` is the draw of the cached ops, `shards` the
+    number of shards.
     """
 
     split: str
-    variant: int
+    draw: int
     shard: int
     shards: int
     hash: str
     format: Format
 
     def __str__(self) -> str:
-        return f"{self.split}-v{self.variant}-{self.shard:05d}-of-{self.shards:05d}-{self.hash}.{self.format}"
+        return f"{self.split}-v{self.draw}-{self.shard:05d}-of-{self.shards:05d}-{self.hash}.{self.format}"
 
 
 def parse_shard_name(name: str) -> ShardName | None:
@@ -46,8 +48,8 @@ def parse_shard_name(name: str) -> ShardName | None:
     match = _SHARD_NAME.fullmatch(name)
     if not match:
         return None
-    split, variant, shard, shards, digest, kind = match.groups()
-    parsed = ShardName(split, int(variant), int(shard), int(shards), digest, cast("Format", kind))
+    split, draw, shard, shards, digest, kind = match.groups()
+    parsed = ShardName(split, int(draw), int(shard), int(shards), digest, cast("Format", kind))
     return parsed if str(parsed) == name else None
 
 

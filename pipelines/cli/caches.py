@@ -72,7 +72,7 @@ def precompute(
     wrote_emissions(meter)
     if as_json:
         facts = {"unchanged": built.unchanged, "resumed_shards": built.resumed_shards, "workers": built.workers}
-        print_json({**facts, "manifest": to_json(built.manifest)})
+        print_json({**facts, "energy": to_json(built.energy), "manifest": to_json(built.manifest)})
         return
     from joulecache.pipelines.report.describe.cache import describe_build
 

@@ -40,7 +40,7 @@ Whole = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
 
 OMITTED = {"omitted": True}
-"""Metadata of a field with the default None that JSON leaves out while it is None."""
+"""Metadata of a field that JSON leaves out while it has its default."""
 UNCHECKED = {"unchecked": True}
 """Metadata of a derived field (`init=False`) that may differ in a file, since its rule changes between versions."""
 
@@ -51,6 +51,7 @@ class _Field(NamedTuple):
     name: str
     key: str  # in JSON
     omitted: bool
+    default: Any
     unchecked: bool
     derived: bool
 
@@ -62,6 +63,7 @@ def _fields(kind: type[DataclassInstance]) -> tuple[_Field, ...]:
             each.name,
             each.metadata.get("alias", each.name),
             "omitted" in each.metadata,
+            each.default,
             "unchecked" in each.metadata,
             not each.init,
         )
@@ -113,7 +115,7 @@ def _plain(value: Any, place: str) -> Any:
         return {
             each.key: _plain(item, f"{place}/{each.key}")
             for each, item in items
-            if item is not None or not each.omitted
+            if not each.omitted or item != each.default
         }
     raise _problem(place, f"must be a value that JSON has, got {shown(value)} of type {kind.__name__}")
 

@@ -148,8 +148,8 @@ def list_files(folder: Path, cache: Cache, epochs: int, moving: MovingTargets = 
     sizes, orientations = headers[:, :2], headers[:, 2].astype(np.int32)
     drawn = np.empty((epochs, len(keys), graphs.drawn_count(chain.ops)), np.int32)
     for epoch in range(epochs):
-        # Before the cut the draws are the variant's: epoch e sees variant e mod K, as the cache does.
-        before = random_words(chain.prefix, 0, manifest.seed, hashes, epoch % manifest.variants)
+        # Before the cut the draws are the variant's, as the cache has them.
+        before = random_words(chain.prefix, 0, manifest.seed, hashes, cache.split("train").draw_of(epoch))
         after = random_words(chain.suffix, chain.cut, manifest.seed, hashes, epoch)
         for row, words in enumerate(map(list.__add__, before, after)):
             drawn[epoch, row] = _parameters(chain, words, *sizes[row].tolist())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.core.checks import check_choice, check_integer, check_text, make_plain
+from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_text, make_plain
 
 Shuffle: TypeAlias = bool | Literal["blocks"]
 Verify: TypeAlias = Literal["open", "full"]
@@ -54,6 +54,7 @@ class LoadConfig:
     start: tuple[int, int] = (0, 0)
     targets: str | Sequence[str] | None = None
     sample_weight: str | None = None
+    follow: bool = False
     budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +75,7 @@ class LoadConfig:
                 )
         if isinstance(self.targets, str):
             object.__setattr__(self, "targets", (self.targets,))
+        check_flag("follow", self.follow)
         for name in (*(self.targets or ()), *([] if self.sample_weight is None else [self.sample_weight])):
             check_text("targets", name)
         if self.epochs is not None:

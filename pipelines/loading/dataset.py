@@ -25,7 +25,7 @@ _POSITION = 1 << FINGERPRINT_BITS  # a saved position is the step's number times
 def make_dataset(reader: StepReader, config: LoadConfig) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` over the batches of a reader, as `load` describes them."""
     (epoch, batch), count = reader.start, reader.batches.count
-    dataset = _gathered(reader, config) if reader.split.arrays and not reader.stream else _read(reader, config)
+    dataset = _gathered(reader, config) if reader.gathers else _read(reader, config)
     if config.epochs is not None or not batch:
         left = count if config.epochs is None else (config.epochs - epoch) * count - batch
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 from joulecache.transforms.images import Array
 
 
 class DecodingThreads:
-    """One thread per CPU, in each process that decodes: threads do not survive a fork."""
+    """One thread per CPU for all caches, in each process that decodes: threads do not survive a fork."""
 
-    def __init__(self) -> None:
-        self._threads: dict[int, ThreadPoolExecutor] = {}
+    _threads: ClassVar[dict[int, ThreadPoolExecutor]] = {}
 
     def decode(self, decode: Callable[[bytes], Array], images: Sequence[Any]) -> list[Array]:
         """Decode images, given as buffers of encoded bytes; return them in the same order."""

@@ -10,12 +10,13 @@ from joulecache.pipelines.cache.cache import CacheLike
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
 from joulecache.pipelines.loading.config import LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
+from joulecache.pipelines.loading.mixing import Mix
 from joulecache.pipelines.loading.opening import open_steps
 from joulecache.transforms.ops import Op
 
 
 def load(
-    cache: CacheLike,
+    cache: CacheLike | Mix,
     split: str,
     batch_size: int,
     *,
@@ -28,6 +29,7 @@ def load(
     start: tuple[int, int] = (0, 0),
     targets: str | Sequence[str] | None = None,
     sample_weight: str | None = None,
+    follow: bool = False,
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
@@ -38,7 +40,7 @@ def load(
     seed. If you append expensive work, end with `prefetch`.
 
     Args:
-        cache: A folder, the URL of a cache in an object store, or an opened `Cache`.
+        cache: A folder, the URL of a cache in an object store, an opened `Cache`, or a `mix` of caches.
         split: ``train``, ``val`` or ``test``.
         batch_size: Images per batch, on each host.
         shuffle: True for a uniform permutation of the split, slow and logged as such for images that do not fit in memory; False
@@ -55,6 +57,7 @@ def load(
         targets: Names of the targets to yield. Default: all of the cache, but for `sample_weight`.
         sample_weight: Name of a `Value` that weights each image in Keras: the third element of a batch, float32 or int64 ``[B]``. With
             masks, boxes or points it has the structure of the targets, and axes of 1 for their pixels, boxes or points.
+        follow: Read the newest draws that the cache has when an epoch begins, for a cache that `precompute` advances meanwhile.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
@@ -83,6 +86,7 @@ def load(
         start=start,
         targets=targets,
         sample_weight=sample_weight,
+        follow=follow,
     )
     reader = open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
     return make_dataset(reader, config)

@@ -12,6 +12,7 @@ from joulecache.pipelines.cache.cache import CacheLike
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
 from joulecache.pipelines.loading.config import LoadConfig, Shuffle, Verify
+from joulecache.pipelines.loading.mixing import Mix
 from joulecache.pipelines.loading.opening import open_steps
 from joulecache.pipelines.loading.reader import StepReader
 from joulecache.pipelines.loading.split import Images, Targets
@@ -22,7 +23,7 @@ Step: TypeAlias = tuple[Images, Targets]
 
 
 def batches(
-    cache: CacheLike,
+    cache: CacheLike | Mix,
     split: str,
     batch_size: int,
     *,
@@ -34,6 +35,7 @@ def batches(
     start: tuple[int, int] = (0, 0),
     targets: str | Sequence[str] | None = None,
     sample_weight: str | None = None,
+    follow: bool = False,
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
@@ -43,7 +45,7 @@ def batches(
     The batches are those that `load` yields with the same arguments: the same records in the same order, byte for byte.
 
     Args:
-        cache: A folder, the URL of a cache in an object store, or an opened `Cache`.
+        cache: A folder, the URL of a cache in an object store, an opened `Cache`, or a `mix` of caches.
         split: ``train``, ``val`` or ``test``.
         batch_size: Images per batch, on each host.
         shuffle: True for a uniform permutation of the split; False for the order of the cache; ``"blocks"`` for caches that do not
@@ -55,6 +57,7 @@ def batches(
         start: (epoch, batch) to start with.
         targets: Names of the targets to yield. Default: all of the cache, but for `sample_weight`.
         sample_weight: Name of a `Value` that becomes the third element of a batch.
+        follow: Read the newest draws that the cache has when an epoch begins, for a cache that `precompute` advances meanwhile.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
@@ -80,6 +83,7 @@ def batches(
         start=start,
         targets=targets,
         sample_weight=sample_weight,
+        follow=follow,
     )
     return NumPyBatches(open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes), config)
 
@@ -115,7 +119,10 @@ class NumPyBatches:
     def state(self) -> dict[str, int]:
         """Return the position after the last batch that was yielded, as a dict for JSON of less than 1 KB."""
         epoch, batch = self._position
-        return {"epoch": epoch, "batch": batch, "fingerprint": self._fingerprint}
+        state = {"epoch": epoch, "batch": batch, "fingerprint": self._fingerprint}
+        if batch and self._reader.newest:
+            state["draw"] = self._reader.newest.draw_of(epoch)
+        return state
 
     def restore(self, state: Mapping[str, int]) -> None:
         """Let the next iteration go on where a state was taken, with the same bytes.
@@ -132,6 +139,15 @@ class NumPyBatches:
         if fingerprint != self._fingerprint:
             raise CacheError(
                 "this state was saved over other images or with other arguments of batches: restore it with the same, or start again"
+            )
+        if (
+            batch
+            and self._reader.newest
+            and (draw := self._reader.newest.draw_of(epoch, begins=True)) != state.get("draw")
+        ):
+            raise CacheError(
+                f"this state was saved inside epoch {epoch}, with draw {state.get('draw')}, which the cache does not have any more: pass "
+                f"start={(epoch, batch)} to go on with draw {draw}, or restore a state from the beginning of an epoch"
             )
         config = dataclasses.replace(self._config, start=(epoch, batch))
         self._next = self._position = first_batch(config, self._reader.batches.count)

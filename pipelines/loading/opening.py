@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
 from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.streamed import StreamedCache
 from joulecache.pipelines.core.checks import check_choice, check_integer
 from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Verify
+from joulecache.pipelines.loading.mixing import Mix, MixedReader, mix_readers
 from joulecache.pipelines.loading.reader import StepReader, note_slow_shuffle, open_reader
 from joulecache.pipelines.loading.streaming import open_remote
 from joulecache.transforms.ops import Op
@@ -21,7 +26,7 @@ _SHOWN_PROBLEMS = 5
 
 
 def open_steps(
-    cache: CacheLike,
+    cache: CacheLike | Mix,
     config: LoadConfig,
     *,
     verify: Verify,
@@ -36,13 +41,20 @@ def open_steps(
     """
     check_choice("verify", verify, VERIFY)
     check_integer("stage_limit_bytes", stage_limit_bytes)
-    if not isinstance(cache, Cache) and is_remote(cache):
+    if isinstance(cache, Mix):
+        return _open_mix(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
+    if config.follow and isinstance(cache, StreamedCache):
+        raise ValueError(
+            f"follow needs a cache on this machine, and {cache.location} is read as it arrives: pass its URL"
+        )
+    if not isinstance(cache, Cache) and is_remote(cache) and not config.follow:
         opened, config = open_remote(os.fspath(cache), config, verify, stage_limit_bytes)
     else:
-        opened = open_cache(cache)
+        opened = open_cache(cache, stage_limit_bytes=stage_limit_bytes)
     if verify == "full" and (problems := opened.verify()):
         raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
-    reader = open_reader(opened, config, ops)
+    reopen = functools.partial(open_cache, opened.location, stage_limit_bytes=stage_limit_bytes)
+    reader = open_reader(opened, config, ops, reopen if config.follow else None)
     note_slow_shuffle(reader, config)
     if opened.manifest.is_outdated(config.split, ops):
         _LOG.warning(
@@ -50,3 +62,11 @@ def open_steps(
             opened.location,
         )
     return reader
+
+
+def _open_mix(mixed: Mix, config: LoadConfig, **options: Any) -> MixedReader:
+    if config.follow or config.shuffled == "blocks":
+        what = "follow" if config.follow else 'shuffle="blocks"'
+        raise ValueError(f"{what} is not for a mix, whose caches begin their epochs at any time: leave it out")
+    each = dataclasses.replace(config, hosts=(0, 1), drop_remainder=False, epochs=None, start=(0, 0))
+    return mix_readers([open_steps(cache, each, **options) for cache in mixed.shares], mixed, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.streamed import StreamedCache
 from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.loading.config import LoadConfig
+from joulecache.pipelines.loading.following import NewestSplit
 from joulecache.pipelines.loading.order import Order
 from joulecache.pipelines.loading.permutation import VERSION
 from joulecache.pipelines.loading.spatial import SpatialColumn
@@ -34,7 +35,17 @@ FINGERPRINT_BITS = 31
 
 @dataclass(frozen=True)
 class StepReader:
-    """Reads the batches of one host, beginning at `start`, an (epoch, batch); `stream` has the shards of a cache in an object store."""
+    """Reads the batches of one host, beginning at `start`, an (epoch, batch).
+
+    Attributes:
+        split: The split.
+        order: The order of its rows.
+        host: Number of the host.
+        batches: The host's batches.
+        start: Where it begins.
+        stream: The shards of a cache in an object store.
+        newest: The split that each epoch reads instead of `split`, if the draws may advance meanwhile.
+    """
 
     split: CachedSplit
     order: Order
@@ -42,6 +53,7 @@ class StepReader:
     batches: Batches
     start: tuple[int, int]
     stream: Stream | None = None
+    newest: NewestSplit | None = None
 
     def read(self, epoch: int, step: int, *, sequential: bool) -> tuple[Images, Targets]:
         """Return the K batches of a step; in the first epoch without the batches before `start`.
@@ -57,24 +69,32 @@ class StepReader:
         Raises:
             CacheError: A file was truncated or grew.
         """
-        rows, first, shape = self._rows(epoch, step, sequential=sequential)
+        split = self._split_of(epoch, step)
+        rows, first, shape = self._rows(split, epoch, step, sequential=sequential)
         place = self.batches.first + first * self.batches.batch_size
         with self.stream.holding(epoch, place, place + len(rows)) if self.stream else nullcontext():
             # Batch numbers are the same on every host, but the draws for mixing must differ.
-            images, targets = self.split.batch(rows, epoch, (self.host << 32) + first)
-        return images.reshape(*shape, *images.shape[1:]), _stacked(targets, shape)
+            images, targets = split.batch(rows, epoch, (self.host << 32) + first)
+        return images.reshape(*shape, *images.shape[1:]), stacked(targets, shape)
 
     def read_places(self, epoch: int, step: int, *, sequential: bool) -> tuple[int, NDArray[np.int64], Targets]:
         """Return the variant and the places of the images in its array, int64 ``[K, B]``, in place of the images of `read`."""
-        rows, _, shape = self._rows(epoch, step, sequential=sequential)
+        rows, _, shape = self._rows(self.split, epoch, step, sequential=sequential)
         variant, places, targets = self.split.places(rows, epoch)
-        return variant, places.reshape(shape), _stacked(targets, shape)
+        return variant, places.reshape(shape), stacked(targets, shape)
 
-    def _rows(self, epoch: int, step: int, *, sequential: bool) -> tuple[NDArray[np.int64], int, tuple[int, int]]:
+    def _split_of(self, epoch: int, step: int) -> CachedSplit:
+        if self.newest is None:
+            return self.split
+        return self.newest.of_epoch(epoch, begins=step == 0 and (epoch, 0) >= self.start)
+
+    def _rows(
+        self, split: CachedSplit, epoch: int, step: int, *, sequential: bool
+    ) -> tuple[NDArray[np.int64], int, tuple[int, int]]:
         """Return the rows of a step, its first batch, and (batches, images of each)."""
         batches = self.batches
         if step == 0:
-            self.split.check()
+            split.check()
         first, end = batches.of_step(step)
         if epoch == self.start[0]:
             first = min(max(first, self.start[1]), end)
@@ -82,12 +102,17 @@ class StepReader:
         place = batches.first + first * batches.batch_size
         stop = place + (end - first) * size
         for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
-            self.split.read_ahead(epoch, *ahead)
+            split.read_ahead(epoch, *ahead)
         return self.order.rows(epoch, place, stop), first, (end - first, size)
 
     def arrange(self, images: Any, tensors: Sequence[Any]) -> Any:
         """Return `arrange` of images and the tensors of all targets."""
         return arrange(self.split, images, tensors)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether TensorFlow can gather the images, as they are in files that stay."""
+        return bool(self.split.arrays) and self.stream is None and self.newest is None
 
     @property
     def class_names(self) -> list[str]:
@@ -102,7 +127,7 @@ class StepReader:
         parts = [
             VERSION,
             str(self.split.chain),
-            [file.sha256 for file in self.split.entry.files],
+            [file.sha256 for file in self.split.entry.files] if self.newest is None else self._records,
             repr(self.order),
             repr(self.batches),
             self.host,
@@ -112,8 +137,14 @@ class StepReader:
         digest = hashlib.sha256(json.dumps(parts).encode()).digest()
         return int.from_bytes(digest, "big") % (1 << FINGERPRINT_BITS)
 
+    @property
+    def _records(self) -> str:
+        """What does not change while the draws of a cache advance: its records, in their order."""
+        return f"follow {hashlib.sha256(self.split.key_hashes.tobytes()).hexdigest()}"
 
-def _stacked(targets: Targets, shape: tuple[int, int]) -> Targets:
+
+def stacked(targets: Targets, shape: tuple[int, int]) -> Targets:
+    """Return targets ``[K * B, ...]`` as ``[K, B, ...]``."""
     return tuple(each.reshape(*shape, *each.shape[1:]) for each in targets)
 
 
@@ -134,22 +165,39 @@ def arrange(split: CachedSplit, images: Any, tensors: Sequence[Any]) -> Any:
     return selection.arrange(images, packed(columns, tensors), weights)
 
 
-def open_reader(cache: Cache, config: LoadConfig, ops: Mapping[str, type[Op]] | None = None) -> StepReader:
-    """Open a split for reading by step; raise CacheError if it cannot be read, ValueError if the config does not fit it."""
+def open_reader(
+    cache: Cache,
+    config: LoadConfig,
+    ops: Mapping[str, type[Op]] | None = None,
+    reopen: Callable[[], Cache] | None = None,
+) -> StepReader:
+    """Open a split for reading by step; `reopen` opens the newest state of the cache, to follow it.
+
+    Raises:
+        CacheError: The split cannot be read.
+        ValueError: The config does not fit it.
+    """
     selection = select(cache.manifest.features, config.targets, config.sample_weight)
-    split = CachedSplit(cache, config.split, config.seed, ops, selection)
+
+    def open_split(cache: Cache) -> CachedSplit:
+        split = CachedSplit(cache, config.split, config.seed, ops, selection)
+        if config.shuffled == "blocks":
+            split.disable_readahead()
+        return split
+
+    split = open_split(cache)
     order = _order(split, config)
-    batches = divide(split, config)
+    batches = divide(split, config, len(split))
     start = first_batch(config, batches.count)
     stream = Stream(cache, split.entry, order, batches) if isinstance(cache, StreamedCache) else None
-    return StepReader(split, order, config.hosts[0], batches, start, stream)
+    newest = None if reopen is None else NewestSplit(split, reopen, open_split)
+    return StepReader(split, order, config.hosts[0], batches, start, stream, newest)
 
 
 def _order(split: CachedSplit, config: LoadConfig) -> Order:
     files = tuple(file.records for file in split.entry.variant_files(0))
     if config.shuffled != "blocks":
         return Order(len(split), split.seed, "all" if config.shuffled else None, files=files)
-    split.disable_readahead()
     image_bytes = split.stored_bytes / (len(split) * split.entry.variants)
     block = max(1, round(config.budget.block_bytes / image_bytes))
     window = max(1, round(config.budget.window_bytes / image_bytes / block))

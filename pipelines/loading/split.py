@@ -123,7 +123,7 @@ class CachedSplit:
     def read_ahead(self, epoch: int, start: int, stop: int) -> None:
         """Let the kernel read rows `start` to `stop` - 1 of the epoch's variant in the background."""
         self._guard.require_unchanged()
-        variant = epoch % len(self._variants)
+        variant = self.entry.variant_of(epoch)
         self._variants[variant].read_ahead(start, stop)
         for column in self._spatial:
             if isinstance(column, MaskColumn):
@@ -148,7 +148,7 @@ class CachedSplit:
     def places(self, rows: NDArray[np.int64], epoch: int) -> tuple[int, NDArray[np.int64], Targets]:
         """Return the variant of an epoch, where some rows are in its array of `arrays`, and their targets."""
         self._guard.require_unchanged()
-        variant = epoch % len(self._variants)
+        variant = self.entry.variant_of(epoch)
         array = self.arrays[variant]
         return (
             variant,
@@ -163,7 +163,7 @@ class CachedSplit:
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
         self._guard.require_unchanged()  # tf.data keeps reading ahead after an error
-        variant, empty, suffix = epoch % len(self._variants), self._arrays.empty, self.chain.on_images
+        variant, empty, suffix = self.entry.variant_of(epoch), self._arrays.empty, self.chain.on_images
         batch: NDArray[np.uint8] = empty((len(rows), *self.image_shape), np.uint8)
         if not suffix or not len(rows):
             self._take(rows, variant, batch)

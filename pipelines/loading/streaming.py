@@ -81,7 +81,7 @@ class Stream:
             yield from (self._of(each, group) for group in self._order.groups(each, first, end))
 
     def _of(self, epoch: int, group: list[int]) -> Group:
-        files = self._entry.variant_files(epoch % self._entry.variants)
+        files = self._entry.variant_files(self._entry.variant_of(epoch))
         return tuple(files[number] for number in group)
 
 

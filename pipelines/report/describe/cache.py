@@ -62,6 +62,9 @@ def _done(built: Built) -> Iterator[str]:
         yield f"Computed {count(built.transformed)} of {plural(images, 'image')}; the others were in the cache."
     if built.resumed_shards:
         yield f"Resumed an interrupted build, which had finished {plural(built.resumed_shards, 'shard')}."
+    in_all = built.manifest.energy
+    if built.energy is not None and (in_all is None or in_all.energy != built.energy):
+        yield f"This build used {joules(active(built.energy))} active, {kind(built.energy.active.method)}."
 
 
 def _age(manifest: Manifest) -> str:
@@ -96,9 +99,13 @@ def _draws(manifest: Manifest) -> str:
     if not random:
         return ""
     ops, drawn = listed(random), "is" if len(random) == 1 else "are"
-    if manifest.variants == 1:
+    if manifest.variants == 1 and not manifest.first_draw:
         return f"{ops} {drawn} drawn once: every epoch repeats the same images."
-    return f"{ops} {drawn} drawn {count(manifest.variants)} times: epoch e reads variant e mod {manifest.variants}."
+    drawn_times = f"{ops} {drawn} drawn {count(manifest.variants)} times"
+    if not manifest.first_draw:
+        return f"{drawn_times}: epoch e reads variant e mod {manifest.variants}."
+    first, last = manifest.first_draw, manifest.first_draw + manifest.variants - 1
+    return f"{drawn_times}, draws {first} to {last}: epoch e reads the one that is e modulo {manifest.variants}."
 
 
 def _source(manifest: Manifest, name: str) -> str:

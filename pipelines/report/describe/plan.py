@@ -97,7 +97,7 @@ def _remarks(plan: Plan) -> Iterator[str]:
     if best.reuse is not None and best.reuse > 1:
         yield (
             f"Each draw of the cached random ops is used {best.reuse:.3g} times. `joulecache audit --variants` measures what that does to "
-            "accuracy; --fresh keeps ops out of the cache."
+            "accuracy; --fresh keeps ops out of the cache, and `joulecache precompute --advance` replaces draws while you train."
         )
     if plan.too_large:
         yield f"{plural(plan.too_large, 'choice')} left out: larger than the disk budget."
