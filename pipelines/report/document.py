@@ -213,6 +213,24 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class StackedBar:
+    """A row of a stacked chart: the parts of a whole, with the interval of their sum."""
+
+    label: str
+    parts: tuple[Mark, ...]
+    ends: Ends
+    text: str
+
+
+@dataclass(frozen=True)
+class StackedBars:
+    """Horizontal bars of stacked parts. Parts with the same label have the same colour."""
+
+    bars: tuple[StackedBar, ...]
+    axis: str
+
+
+@dataclass(frozen=True)
 class Scatter:
     """A scatter plot."""
 
@@ -221,7 +239,7 @@ class Scatter:
     y_axis: str
 
 
-Plot = Bars | Intervals | Lines | Stack | Scatter
+Plot = Bars | Intervals | Lines | Stack | StackedBars | Scatter
 
 
 @dataclass(frozen=True)
@@ -257,11 +275,21 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class NextStep:
+    """What to do next, and the command that does it."""
+
+    text: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Document:
     """The description of a result: the answer first, then key values, then sections.
 
     Attributes:
         name: The subject, shown as the title of the browser tab.
+        picture: The chart that shows the answer.
+        certainty: How sure the answer is.
         warning: Reasons to doubt the values.
         about: What was measured.
         footer: Where to find more.
@@ -270,6 +298,9 @@ class Document:
     title: str
     name: str
     headline: tuple[Sentence, ...] = ()
+    picture: Chart | None = None
+    certainty: str = ""
+    next_step: NextStep | None = None
     warning: str = ""
     facts: tuple[Fact, ...] = ()
     about: Text = ""
@@ -279,7 +310,9 @@ class Document:
     def brief(self) -> Document:
         """Return the document without details, charts, images and remarks on tables, for terminals and notebooks."""
         sections = (Section(each.title, _brief(each.blocks)) for each in self.sections)
-        return dataclasses.replace(self, facts=(), sections=tuple(each for each in sections if each.blocks))
+        return dataclasses.replace(
+            self, picture=None, facts=(), sections=tuple(each for each in sections if each.blocks)
+        )
 
 
 def _brief(blocks: Iterable[Block]) -> tuple[Block, ...]:

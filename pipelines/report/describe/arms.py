@@ -24,7 +24,7 @@ from joulecache.pipelines.report.describe.values import (
     share,
     title_of,
 )
-from joulecache.pipelines.report.describe.verdict import sentences
+from joulecache.pipelines.report.describe.verdict import horizon_of, sentences
 from joulecache.pipelines.report.document import (
     Block,
     Claims,
@@ -77,7 +77,10 @@ def _arms(result: WorkloadResult, audit: Audit) -> Table:
         once = joules_column(arms, lambda arm: arm.one_time, tag)
         columns[Column("One-time cost (low to high)", "one-time cost", priority=3)] = once
     if len(arms) > 1:
-        columns[words("Finding")] = lambda arm: "reference" if arm.name == reference else finding_cell(arm.finding)
+        # colours are for findings that count the build: a saving per epoch may not pay it back
+        shown = finding_cell if audit.cached is None else str
+        title = "Finding" if audit.cached is None else "Finding per epoch"
+        columns[words(title)] = lambda arm: "reference" if arm.name == reference else shown(arm.finding)
     metric, scored = audit.metric, any(arm.score for arm in arms)
     if scored:
         columns[Column(f"{metric.title} (range of runs)", f"{metric.name}, runs")] = lambda arm: (
@@ -158,18 +161,22 @@ def _costs(result: WorkloadResult, audit: Audit, build: BuildFacts, images: int)
 
 
 def _comparisons(result: WorkloadResult, audit: Audit) -> Table:
-    over = f"Ratio over {audit.horizon_epochs} epochs"
+    epochs = plural(audit.horizon_epochs or 0, "epoch")
+    over = f"Ratio over {epochs}"
     return table(
         "The cache against each other arm",
         result.comparisons,
         {
             words("Other arm"): lambda each: each.other,
-            Column("Ratio (95% interval)", "ratio, 95%"): lambda each: ratio(each.ratio),
-            words("Finding"): lambda each: finding_cell(each.finding),
-            words("Why", priority=2): lambda each: each.why,
+            Column("Ratio per epoch (95% interval)", "ratio per epoch, 95%"): lambda each: ratio(each.ratio),
+            words("Finding per epoch", priority=2): lambda each: each.finding,
+            words("Why", priority=3): lambda each: each.why,
             Column("Break-even (95% interval)", "break-even, 95%"): lambda each: epochs_to(each.break_even, each.ratio),
-            Column(f"{over}, build included", over, priority=1): lambda each: quantities.plain_ratio(
-                each.horizon_ratio
+            Column(f"{over}, build included (95% interval)", over, priority=1): lambda each: ratio(
+                horizon_of(result, each, audit).ratio
+            ),
+            words(f"Finding over {epochs}", "finding"): lambda each: finding_cell(
+                horizon_of(result, each, audit).finding
             ),
         },
     )

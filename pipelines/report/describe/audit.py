@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from joulecache.pipelines.auditing.results import Audit, Example
-from joulecache.pipelines.compressing.results import Compression
-from joulecache.pipelines.core.quantities import Spread, change, count, kind, number, plural
-from joulecache.pipelines.core.quantities import joules as joules_text
-from joulecache.pipelines.experiment.results import ArmResult
+from joulecache.pipelines.core.quantities import Spread, change, count, number, plural
+from joulecache.pipelines.experiment.results import ArmResult, WorkloadResult
 from joulecache.pipelines.report.describe.arms import workload_section
 from joulecache.pipelines.report.describe.compression import compression_section
+from joulecache.pipelines.report.describe.first_screen import certainty, facts, next_step, picture
 from joulecache.pipelines.report.describe.provenance import provenance_section
-from joulecache.pipelines.report.describe.reuse import reuse_facts, reuse_section
+from joulecache.pipelines.report.describe.reuse import reuse_section
 from joulecache.pipelines.report.describe.stages import stages_section
 from joulecache.pipelines.report.describe.values import (
     active_tag,
     change_interval,
     class_list,
-    epochs_to,
     joules,
     share,
     title_of,
 )
-from joulecache.pipelines.report.describe.verdict import doubts, headline, main_comparisons, main_workload
+from joulecache.pipelines.report.describe.verdict import doubts, headline, main_workload
 from joulecache.pipelines.report.document import (
     Cell,
     Code,
@@ -46,7 +44,7 @@ _EXAMPLES = "Training images after each op in epoch 0, and in later epochs. Larg
 
 def describe_audit(audit: Audit) -> Document:
     """Describe an audit."""
-    sections = []
+    result, sections = main_workload(audit), []
     if audit.stages is not None:
         sections.append(stages_section(audit, audit.stages))
     sections += [workload_section(result, audit) for result in audit.workloads]
@@ -61,8 +59,11 @@ def describe_audit(audit: Audit) -> Document:
         title=f"joulecache: {_question(audit)}",
         name=f"joulecache: {', '.join(each.name for each in audit.pipelines) or audit.source}",
         headline=headline(audit) or (_NOTHING,),
+        picture=result and picture(result, audit),
+        certainty=certainty(result, audit) if result else "",
+        next_step=result and next_step(result, audit),
         warning=doubts(audit),
-        facts=tuple(_facts(audit) if audit.cached is not None else _custom_facts(audit)),
+        facts=tuple(_facts(result, audit)) if result else (),
         about=_about(audit),
         sections=tuple(sections),
         footer=_FOOTER,
@@ -106,41 +107,12 @@ def _targets(audit: Audit) -> str:
     return f"Targets: {', '.join(named) or 'none'}."
 
 
-def _facts(audit: Audit) -> Iterator[Fact]:
-    """Yield the key values of the audit of a chain."""
-    tag, result = active_tag(audit), main_workload(audit)
-    compared = main_comparisons(result, audit) if result else ()
-    if result is not None and compared:
-        first, strongest, job = compared[0], compared[-1], title_of(result.workload)
-        against = f"{job}, against {first.other}"
-        changed = cell(change(first.ratio.value), tag)
-        yield Fact("Active energy per epoch", changed, f"{against}; {change_interval(first.ratio)}", first.finding)
-        after = epochs_to(first.break_even, first.ratio)
-        yield Fact("Build paid back after", cell(after.value), after.interval or against, first.finding)
-        over = cell(change(strongest.horizon_ratio), tag)
-        label = f"Over {audit.horizon_epochs} epochs, build included"
-        yield Fact(label, over, f"{job}, against {strongest.other}", strongest.finding)
-    if audit.reuse is not None:
-        yield from reuse_facts(audit.reuse, audit.metric)
-    if audit.compression is not None:
-        yield _inference_fact(audit.compression)
+def _facts(result: WorkloadResult, audit: Audit) -> Iterator[Fact]:
+    return facts(result, audit) if audit.cached is not None else _custom_facts(result, audit)
 
 
-def _inference_fact(compression: Compression) -> Fact:
-    """Return the energy of one inference, never without the accuracy."""
-    other, last = compression.uncompressed, compression.model_files[-1]
-    other_j, last_j = (file.energy_per_image.active_j for file in (other, last))
-    one = cell(joules_text(last_j), kind(last.energy_per_image.active.method))
-    chance = ", at chance level" if compression.is_at_chance(last) else ""
-    detail = f"{last.name}, accuracy {share(last.accuracy)}{chance}; {other.name}: {joules_text(other_j)}, {share(other.accuracy)}"
-    return Fact("Energy of one inference", one, detail)
-
-
-def _custom_facts(audit: Audit) -> Iterator[Fact]:
+def _custom_facts(result: WorkloadResult, audit: Audit) -> Iterator[Fact]:
     """Yield the key values of custom pipelines: the best against the first one, or what a single one uses."""
-    result = main_workload(audit)
-    if result is None:
-        return
     tag, job, first = active_tag(audit), title_of(result.workload), result.arm(audit.reference)
     others = [arm for arm in result.arms if arm is not first]
     if not others:

@@ -46,7 +46,7 @@ def provenance_section(audit: Audit) -> Section:
     """Return the provenance section of a report."""
     run = audit.provenance
     blocks: list[Block] = [Paragraph(_LEGEND, detail=True)]
-    if (command := _command_line(run.command)) is not None:
+    if (command := command_line(run.command)) is not None:
         blocks.append(Command(command, detail=True))
     blocks += [Paragraph(f"Note of the meter: {note}.", muted=True, detail=True) for note in run.meter.notes]
     blocks.append(_aa_control(audit))
@@ -59,7 +59,7 @@ def provenance_section(audit: Audit) -> Section:
     return Section("Where the numbers come from", tuple(blocks))
 
 
-def _command_line(arguments: tuple[str, ...]) -> str | None:
+def command_line(arguments: tuple[str, ...]) -> str | None:
     """Return a command quoted for a shell, without the path of joulecache; None for a notebook or another interactive session."""
     program, *rest = arguments or ("",)
     name = PurePath(program).name

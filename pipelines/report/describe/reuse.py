@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from joulecache.pipelines.auditing.results import DrawReuse, VariantPoint
 from joulecache.pipelines.core import quantities
@@ -17,7 +17,6 @@ from joulecache.pipelines.report.document import (
     Column,
     Dot,
     Ends,
-    Fact,
     Paragraph,
     Scatter,
     Section,
@@ -37,18 +36,6 @@ def reuse_section(reuse: DrawReuse, horizon: int, metric: Metric = ACCURACY) -> 
     if reuse.points:
         blocks += [_chart(reuse, metric), _table(reuse, horizon, metric)]
     return Section("Augmentation reuse", tuple(blocks))
-
-
-def reuse_facts(reuse: DrawReuse, metric: Metric = ACCURACY) -> Iterator[Fact]:
-    """Yield the effect of the cached variants on the model's metric, if it was measured."""
-    cached = reuse.points[0] if reuse.points else None
-    if cached is None or cached.difference is None:
-        return
-    difference = _difference_range(metric, cached.difference)
-    better = "" if metric.is_accuracy else f"; {metric.better}"
-    detail = f"{cached.name} against fresh draws; 95% interval {difference.interval}{better}"
-    label = f"{metric.title} change, in points" if metric.is_accuracy else f"Change of {metric.name}"
-    yield Fact(label, Cell(Spread(difference.value)), detail, cached.finding)
 
 
 def reuse_sentences(reuse: DrawReuse, horizon: int, metric: Metric = ACCURACY) -> tuple[str, ...]:

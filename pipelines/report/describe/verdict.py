@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import NEVER
 from joulecache.pipelines.core.statistics import is_at_chance
+from joulecache.pipelines.experiment.horizon import Horizon, over_horizon
 from joulecache.pipelines.experiment.results import ArmResult, Comparison, WorkloadResult
 from joulecache.pipelines.report.describe.compression import flagged_energies
 from joulecache.pipelines.report.describe.values import (
@@ -22,7 +23,6 @@ from joulecache.pipelines.report.describe.values import (
 from joulecache.pipelines.report.document import Sentence
 
 _SUBJECTS = {"input": "Loading images", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
-_STRONGEST = "Against the strongest alternative:"
 _BY_RELEVANCE = ("train", "finetune", "infer", "input")  # the headline is about the first that was measured
 
 
@@ -34,31 +34,50 @@ def main_workload(audit: Audit) -> WorkloadResult | None:
 
 
 def headline(audit: Audit) -> tuple[Sentence, ...]:
-    """Return the findings of the main workload: the cache against the reference and the best alternative, or custom pipelines."""
+    """Return the findings of the main workload: the cache against the strongest alternative, then the others, or custom pipelines."""
     result = main_workload(audit)
     if result is None:
         return ()
     if audit.cached is None:
         return _custom_sentences(result, audit)
-    found = [_cache_sentence(result, comparison, audit) for comparison in main_comparisons(result, audit)]
-    return (*found[:1], *(replace(each, lead=_STRONGEST) for each in found[1:]))
+    strongest = strongest_comparison(result, audit)
+    if strongest is None:
+        return ()
+    others = tuple(each for each in result.comparisons if each is not strongest)
+    first = _cache_sentence(result, strongest, audit, ", the strongest alternative" if others else "")
+    return (first, *((_others(result, others, audit),) if others else ()))
 
 
-def main_comparisons(result: WorkloadResult, audit: Audit) -> tuple[Comparison, ...]:
-    """Return the cache's comparisons with the reference and with the arm that uses the least over the horizon, if they differ."""
-    by_other = {comparison.other: comparison for comparison in result.comparisons}
-    others = [arm for arm in result.arms if arm.name in by_other]
-    strongest = min(others, key=lambda arm: _over_horizon(arm, audit), default=None)
-    names = dict.fromkeys([audit.reference] if audit.reference in by_other else [])
-    if strongest is not None:
-        names[strongest.name] = None
-    return tuple(by_other[name] for name in names)
+def strongest_comparison(result: WorkloadResult, audit: Audit) -> Comparison | None:
+    """Return the cache's comparison with the arm that uses the least over the horizon; None if there is no other arm."""
+    arms = {arm.name: arm for arm in result.arms}
+    return min(result.comparisons, key=lambda each: _over_horizon(arms[each.other], audit), default=None)
+
+
+def horizon_of(result: WorkloadResult, comparison: Comparison, audit: Audit) -> Horizon:
+    """Return the comparison of the cache with another arm over the horizon of an audit."""
+    assert audit.cached is not None
+    assert audit.records is not None
+    assert audit.horizon_epochs is not None
+    return over_horizon(result, comparison, audit.cached, audit.records.train, audit.horizon_epochs)
 
 
 def _over_horizon(arm: ArmResult, audit: Audit) -> float:
     assert audit.records is not None
     assert audit.horizon_epochs is not None
     return arm.one_time.value + audit.horizon_epochs * arm.active_j_per_1000.value * audit.records.train / 1000
+
+
+def _others(result: WorkloadResult, comparisons: Sequence[Comparison], audit: Audit) -> Sentence:
+    """Return what was found against the weaker alternatives, in one sentence."""
+    found = []
+    for each in comparisons:
+        whole = horizon_of(result, each, audit)
+        weak = "" if whole.finding in ("saves", "costs") else f" ({whole.finding})"
+        found.append(f"{quantities.change(whole.ratio.value)} than {each.other}{weak}")
+    return Sentence(
+        f"Also over {quantities.plural(audit.horizon_epochs or 0, 'epoch')}, build included: {', '.join(found)}."
+    )
 
 
 def sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, ...]:
@@ -84,18 +103,43 @@ def _claim(subject: str, compared: ArmResult | Comparison, other: str, unit: str
 # The cache against another arm ----------------------------------------------------------------------------------------
 
 
-def _cache_sentence(result: WorkloadResult, comparison: Comparison, audit: Audit) -> Sentence:
-    other = comparison.other
-    claim, ratio = _claim(_subject(result, "the cache"), comparison, other, "epoch", other)
-    held = "If that ratio holds, the" if ratio else "The"
+def _cache_sentence(result: WorkloadResult, comparison: Comparison, audit: Audit, apposition: str = "") -> Sentence:
+    """Return what was found over the horizon, then per epoch: a saving that does not pay back the build is none."""
+    other, whole = comparison.other, horizon_of(result, comparison, audit)
+    subject, epochs = _subject(result, "the cache"), quantities.plural(audit.horizon_epochs or 0, "epoch")
+    changed, interval = quantities.change(whole.ratio.value), change_interval(whole.ratio)
+    why = ""
+    if whole.finding in ("saves", "costs"):
+        claim = f"{subject} uses {changed} active energy over {epochs} than {other}{apposition}, build included ({interval})."
+    else:
+        claim = f"{subject}: {whole.finding} against {other}{apposition}, over {epochs}, build included."
+        why = f"It used {changed} active energy ({interval}); {whole.why}."
+    held = "The" if comparison.finding in ("saves", "costs") else "If that holds, the"
     details = (
-        ratio,
+        why,
+        _per_epoch(comparison, whole),
         f"{held} build is {_paid_back(comparison)}.",
         _over_runs(comparison),
-        _horizon(comparison, audit),
+        _better_choice(comparison, whole),
         _scores(result, audit, other),
     )
-    return Sentence(claim, " ".join(filter(None, details)), comparison.finding, active_tag(audit))
+    return Sentence(claim, " ".join(filter(None, details)), whole.finding, active_tag(audit))
+
+
+def _per_epoch(comparison: Comparison, whole: Horizon) -> str:
+    changed, interval = quantities.change(comparison.ratio.value), change_interval(comparison.ratio)
+    if comparison.finding in ("saves", "costs"):
+        return f"An epoch uses {changed} ({interval})."
+    why = "" if comparison.why == whole.why else f"; {comparison.why}"
+    return f"An epoch used {changed} ({interval}{why}): {comparison.finding}."
+
+
+def _better_choice(comparison: Comparison, whole: Horizon) -> str:
+    if whole.finding != "costs":
+        return ""
+    return (
+        f"{'For so few epochs' if comparison.finding == 'saves' else 'Here'}, {comparison.other} is the better choice."
+    )
 
 
 def _paid_back(comparison: Comparison, *, over_runs: bool = False) -> str:
@@ -114,19 +158,6 @@ def _over_runs(comparison: Comparison) -> str:
     paid = comparison.break_even_over_runs.epochs
     each = " of each" if paid else ""
     return f"With {comparison.runs} trainings on the same cache, it is {_paid_back(comparison, over_runs=True)}{each}."
-
-
-def _horizon(comparison: Comparison, audit: Audit) -> str:
-    whole, other = comparison.horizon_ratio, comparison.other
-    text = f"Over {audit.horizon_epochs} epochs, build included, it uses {quantities.change(whole)} energy"
-    if whole > 1:
-        better = {
-            "costs": f": {other} is the better choice here",
-            "saves": f": for so few epochs, {other} is the better choice",
-            "no difference shown": f": nothing is gained over {other}",
-        }
-        text += better.get(comparison.finding, "")
-    return f"{text}."
 
 
 def _scores(result: WorkloadResult, audit: Audit, other: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from joulecache.pipelines.core.quantities import largest
-from joulecache.pipelines.report.document import Bars, Chart, Intervals, Lines, Mark, Scatter, Stack
+from joulecache.pipelines.report.document import Bars, Chart, Intervals, Lines, Mark, Scatter, Stack, StackedBars
 from joulecache.pipelines.report.render import svg
 from joulecache.pipelines.report.render.svg import COLOURS, DASHES, MARKERS, SERIES
 
@@ -38,6 +38,8 @@ def _painter(chart: Chart) -> tuple[int, Callable[[Axes], None]]:
             entries = len(plot.parts) + (plot.rest.value > 0) + (plot.separate is not None)
             height = 96 + (_ROW if plot.separate else 0) + 17 * -(-entries // 2)
             return height, lambda axes: _stack(axes, plot)
+        case StackedBars():
+            return 92 + _ROW * len(plot.bars), lambda axes: _stacked_bars(axes, plot)
         case Scatter():
             return 230 + 16 * len(plot.dots), lambda axes: _scatter(axes, plot)
 
@@ -149,6 +151,31 @@ def _stack(axes: Axes, plot: Stack) -> None:
     axes.xaxis.get_major_locator().set_params(nbins=5)
     axes.grid(axis="x")
     axes.figure.legend(loc="outside lower left", ncols=2, handlelength=1.4, columnspacing=1.2, fontsize=10)
+
+
+def _stacked_bars(axes: Axes, plot: StackedBars) -> None:
+    for index, bar in enumerate(plot.bars):
+        left = 0.0
+        for part in bar.parts:
+            axes.barh(index, part.value, 0.56, left, color=_colour(part.series))
+            left += part.value
+        low, high = bar.ends or (left, left)
+        if bar.ends:
+            whisker = [[left - low], [high - left]]
+            axes.errorbar(left, index, xerr=whisker, color=COLOURS["ink"], capsize=3.5, linewidth=1.2)
+        axes.annotate(bar.text, (max(left, high), index), (6, 0), textcoords="offset points", va="center", size=11)
+    for label, series in {part.label: part.series for bar in plot.bars for part in bar.parts}.items():
+        axes.barh(0, 0, color=_colour(series), label=label)  # one entry of the legend for all rows
+    axes.set_yticks(range(len(plot.bars)), [_label(bar.label) for bar in plot.bars], color=COLOURS["ink"])
+    axes.invert_yaxis()
+    axes.set_xlim(
+        0, 1.32 * largest(max(sum(part.value for part in bar.parts), (bar.ends or (0, 0))[1]) for bar in plot.bars)
+    )
+    axes.set_xlabel(plot.axis)
+    axes.xaxis.get_major_locator().set_params(nbins=5)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.figure.legend(loc="outside lower left", ncols=4, handlelength=1.2, columnspacing=1.2, fontsize=10)
 
 
 def _scatter(axes: Axes, plot: Scatter) -> None:

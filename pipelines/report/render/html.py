@@ -27,6 +27,7 @@ def to_notebook(document: Document) -> str:
 def _render(template: str, document: Document) -> str:
     shown = visible(document)
     charts = [block for section in shown.sections for block in section.blocks if isinstance(block, Chart)]
+    charts += [shown.picture] if shown.picture else []
     names = {id(chart): f"chart-{number}" for number, chart in enumerate(charts)}
     return (
         _environment()

@@ -33,6 +33,10 @@ def to_markdown(document: Document) -> str:
     lines = [f"# {escape(shown.title)}", ""]
     for sentence in shown.headline:
         lines += [f"{escape(sentence.lead)} {_sentence(sentence)}".lstrip(), ""]
+    if shown.certainty:
+        lines += [escape(shown.certainty), ""]
+    if shown.next_step:
+        lines += [f"{escape(shown.next_step.text)} {code(shown.next_step.command)}", ""]
     if shown.warning:
         lines += [f"> {escape(shown.warning)}", ""]
     for fact in shown.facts:

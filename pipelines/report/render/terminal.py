@@ -30,6 +30,12 @@ def print_document(document: Document, console: Console, *, brief: bool = True) 
     for sentence in shown.headline:
         _print_sentence(sentence, console)
         console.print()
+    if shown.certainty:
+        _print(shown.certainty, console)
+        console.print()
+    if shown.next_step:
+        _print(shown.next_step.text, console)
+        _print_block(Command(shown.next_step.command), console)
     if shown.warning:
         _print(shown.warning, console, "yellow")
         console.print()
