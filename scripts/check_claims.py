@@ -3,8 +3,8 @@
 
     scripts/check_claims.py RUNS [RUNS ...] [--audits 1000] [--blocks 20]
 
-RUNS are runs.jsonl files of audits. The noise of a run is its energy relative to the mean of its arm; the runs of a workload, in the order in
-which they were made, are one series, with its drift and its bursts. Each simulated audit takes a stretch of such a series, from a random
+RUNS are runs.jsonl files of audits. The noise of a run is its energy relative to the mean of its arm; the runs of a workload, in order,
+are one series, with its drift and its bursts. Each simulated audit takes a stretch of such a series, from a random
 place on, in the order of its own blocks: noise that lasts longer than a run hits neighbouring runs, as it did in the real audit.
 The exit code is 1 if more than 5% of the audits make any claim.
 """
