@@ -248,7 +248,7 @@ def test_the_verdict_is_against_the_strongest_alternative_over_the_horizon() -> 
 
 
 def test_a_saving_per_epoch_that_does_not_pay_back_the_build_is_no_saving() -> None:
-    *others, last = INPUT.comparisons
+    last = INPUT.comparisons[-1]
     cheaper = dataclasses.replace(last, ratio=Ratio(0.9, 0.89, 0.91, 20), finding="saves", horizon_ratio=1.4)
     costly = with_arm(INPUT, "optimized", one_time=Joules(1e4, 0.9e4, 1.1e4))
     audit = audit_of(dataclasses.replace(costly, comparisons=(cheaper,)), stages=None)
