@@ -5,7 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from joulecache.pipelines.core.quantities import NEVER, Spread, count, data_size, joules, kind, number, plural, seconds
+from joulecache.pipelines.core.quantities import (
+    NEVER,
+    Spread,
+    count,
+    data_size,
+    joules,
+    kind,
+    largest,
+    number,
+    plural,
+    seconds,
+)
 from joulecache.pipelines.planning.results import Choice, Plan, StepCost
 from joulecache.pipelines.report.describe.values import joules_column
 from joulecache.pipelines.report.document import (
@@ -51,12 +62,14 @@ def _steps(plan: Plan) -> Table:
             Column("Output per image"): lambda row: data_size(row[1].bytes_per_image),
             words("Runs"): lambda row: where(*row),
         },
+        "CPU time of the reference kernels, which builds run. Online epochs run TensorFlow's: their price was measured as a whole.",
     )
 
 
 def _choices(plan: Plan) -> Table:
     tied = f"; the first {count(1 + len(plan.ties))} tie" if plan.ties else ""
-    tag, shown, over = kind(plan.method), plan.shown, f"{plan.epochs * plan.runs:,} epochs"
+    tag, shown, epochs = kind(plan.method), plan.shown, plan.epochs * plan.runs
+    over, like_j = plural(epochs, "epoch"), largest(choice.total_j.value for choice in shown)
 
     def variants(choice: Choice) -> Spread:
         return Spread("-") if choice.reuse is None else Spread(str(choice.variants), note=f"{choice.reuse:.3g} uses")
@@ -70,16 +83,16 @@ def _choices(plan: Plan) -> Table:
             ),
             words("Stored as", priority=1): lambda choice: str(choice.layout or "-"),
             Column("Variants (uses of each)", "variants", priority=3): variants,
-            Column("Build", priority=4): lambda choice: cell(joules(choice.build_j.value), tag),
-            Column("Epoch", priority=2): lambda choice: cell(
-                joules(choice.epoch_j.value + choice.waiting_j.value), tag
+            Column("Build", priority=4): lambda choice: cell(joules(choice.build_j.value, like_j), tag),
+            Column(f"{over}, waiting included", over, priority=2): lambda choice: cell(
+                joules(epochs * (choice.epoch_j.value + choice.waiting_j.value), like_j), tag
             ),
-            Column(f"Total over {over} (low to high)", f"total, {over}"): joules_column(
-                shown, lambda choice: choice.total_j, tag
-            ),
+            Column("Storage", priority=4): lambda choice: cell(joules(choice.storage_j.value, like_j), "modelled"),
+            Column("Total (low to high)", "total"): joules_column(shown, lambda choice: choice.total_j, tag),
             Column("Paid back after", priority=5): lambda choice: _break_even(plan, choice),
             Column("Disk", priority=6): lambda choice: data_size(choice.cache_bytes),
         },
+        "Build, epochs and storage add up to the total. Break-even is about the build alone, without storage, as in an audit.",
     )
 
 
