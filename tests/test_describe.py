@@ -41,6 +41,7 @@ from joulecache.pipelines.report.describe.plan import describe_plan
 from joulecache.pipelines.report.describe.reuse import reuse_sentences, times
 from joulecache.pipelines.report.describe.stages import stage_sentences
 from joulecache.pipelines.report.describe.training import describe_training
+from joulecache.pipelines.report.describe.verdict import horizon_of
 from joulecache.pipelines.report.document import (
     Bars,
     Cell,
@@ -136,8 +137,9 @@ def test_tables_of_workloads_have_the_values_of_the_audit() -> None:
             assert read(other["Peak memory"]) == close(arm.peak_rss_bytes)
         for each in result.comparisons:
             row, paid = rows(document, "The cache against each other arm", number)[each.other], each.break_even
-            assert read(row["Ratio (95% interval)"]) == interval(each.ratio)
-            assert read(row["Ratio over 30 epochs, build included"]) == close(each.horizon_ratio, decimals=5.01e-4)
+            assert read(row["Ratio per epoch (95% interval)"]) == interval(each.ratio)
+            whole = read(row["Ratio over 30 epochs, build included (95% interval)"])
+            assert whole == interval(horizon_of(result, each, AUDIT).ratio)
             if paid.epochs is None:
                 assert shown(row["Break-even (95% interval)"]) == "never (48.7 to never)"
             else:
@@ -232,7 +234,7 @@ def test_watts_of_the_user_are_named_as_such() -> None:
 
 # Claims ---------------------------------------------------------------------------------------------------------------
 
-STRONGEST = "Training from the cache uses 12% more active energy over 30 epochs than tf_cache, the strongest alternative, build included "
+STRONGEST = "Training from the cache uses 32% more active energy over 30 epochs than tf_cache, the strongest alternative, build included "
 
 
 def test_the_verdict_is_against_the_strongest_alternative_over_the_horizon() -> None:
@@ -243,7 +245,7 @@ def test_the_verdict_is_against_the_strongest_alternative_over_the_horizon() -> 
         "An epoch uses 8.1% more (95% interval 5.9% to 10% more). The build is never paid back (48.7 to never). Here, tf_cache is the "
         "better choice. Accuracy 55.4% against 55.4%."
     )
-    assert others.claim == "Also over 30 epochs, build included: 91.5% less than naive, 90.9% less than tuned."
+    assert others.claim == "Also over 30 epochs, build included: 90.8% less than naive, 91.5% less than tuned."
     assert others.finding is None
 
 
@@ -290,9 +292,12 @@ def test_the_picture_has_the_joules_of_every_arm() -> None:
         active_j = arm.active_j_per_1000.value
         assert parts.get("input", 0) + parts.get("training", 0) == pytest.approx(active_j)
         assert parts["input"] == pytest.approx(min(active_j, loaded.active_j_per_1000.value))
+        waited = arm.waiting.total_j_per_1000 if arm.waiting else None
+        assert parts.get("waiting", 0) == pytest.approx(waited.value if waited else 0)
         assert parts.get("one-time", 0) == pytest.approx(1000 * arm.one_time.value / images)
         assert bar.ends is not None
-        assert bar.ends[0] < sum(parts.values()) < bar.ends[1]
+        assert bar.ends[0] <= sum(parts.values()) * 1.000001
+        assert bar.ends[1] >= sum(parts.values()) * 0.999999
     assert all(f"{arm.name}: " in picture.caption for arm in TRAIN.arms)
 
 
@@ -327,7 +332,7 @@ def test_how_sure_it_is_names_blocks_control_and_joules() -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ("costs", "uses 12% more active energy over 30 epochs than tf_cache"),
+        ("costs", "uses 32% more active energy over 30 epochs than tf_cache"),
         ("costs", "Here, tf_cache is the better choice"),
         (
             "inconclusive",
@@ -348,12 +353,12 @@ def test_claims_are_as_strong_as_findings(found: Finding, words: str) -> None:
 
 
 def test_the_break_even_over_several_trainings_is_said() -> None:
-    naive, *others = TRAIN.comparisons
+    naive = TRAIN.comparisons[0]
 
     def said(epochs: float | None, runs: int = 4) -> str:
         over = BreakEven(epochs, epochs and 0.9 * epochs, epochs and 1.1 * epochs)
         compared = dataclasses.replace(naive, runs=runs, break_even_over_runs=over)
-        audit = audit_of(dataclasses.replace(TRAIN, comparisons=(compared, *others)))
+        audit = audit_of(dataclasses.replace(TRAIN, comparisons=(compared,)))
         return describe_audit(audit).headline[0].detail
 
     assert "With 4 trainings on the same cache, it is paid back after 0.380 epochs (0.342 to 0.418) of each." in said(
@@ -535,11 +540,6 @@ def test_models_at_chance_level_are_named() -> None:
     assert said in said_of_models(made)
     assert "At chance level" not in said_of_models(compressed(learned, lost))  # from before chance was recorded
     assert "At chance level: all model files. " in said_of_models(dataclasses.replace(made, chance=0.7))
-    tile = describe_audit(audit_of(compression=made)).facts[-1]
-    assert tile.detail == f"lost, accuracy 54.0%, at chance level; learned: {tile.cell.text}, 70.0%"
-    control = dataclasses.replace(learned, name="control")
-    made = dataclasses.replace(compressed(lost, control, lost), chance=0.5)
-    assert describe_audit(audit_of(compression=made)).facts[-1].detail.endswith(f"; control: {tile.cell.text}, 70.0%")
 
 
 def test_carbon_is_said_where_a_country_is_known() -> None:
@@ -832,8 +832,6 @@ def test_what_reuse_does_to_accuracy_is_said_as_strong_as_the_findings() -> None
     assert shown(row["Accuracy (95% interval)"]) == "81.4% (80.1% to 82.8%)"
     assert shown(row["Points from fresh (95% interval)"]) == "+1.02 (+0.84 to +1.20)"
     assert (shown(row["Finding"]), row["Finding"].finding) == ("not inferior", True)
-    fact = next(fact for fact in document.facts if fact.label == "Accuracy change, in points")
-    assert (shown(fact.cell), fact.detail) == ("-2.42", "1 variant against fresh draws; 95% interval -3.09 to -1.75")
     assert "Augmentation reuse" not in [section.title for section in describe_audit(audit_of(reuse=None)).sections]
 
 

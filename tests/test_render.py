@@ -55,6 +55,7 @@ from joulecache.pipelines.report.document import (
     Image,
     Images,
     Mark,
+    NextStep,
     Paragraph,
     Section,
     Sentence,
@@ -91,7 +92,7 @@ HOSTILE = {
     "{{ 7 * 7 }} {% raw %}": "{{ 7 * 7 }} {% raw %}",
     "[bold]markup[/bold]": "[bold]markup[/bold]",
 }
-PLACES = 17  # in which `everywhere` puts its text, charts aside
+PLACES = 20  # in which `everywhere` puts its text, charts aside
 OURS = {
     *("html", "head", "meta", "link", "title", "style", "body", "header", "main", "section", "footer", "h1", "h2", "p"),
     *("ul", "ol", "li", "img", "dl", "dt", "dd", "div", "span", "strong", "small", "code", "pre"),
@@ -108,8 +109,18 @@ def everywhere(text: str) -> Document:
     images = Images((Code(text), text), (Image("/9j/2w==", text, text),))
     blocks = (Paragraph((text, Code(text))), Claims((sentence,)), shown, images, Command(text))
     section = Section(text, blocks)
+    facts = (Fact(text, cell(text), text),)
     return Document(
-        text, text, (sentence,), text, (Fact(text, cell(text), text),), (text, Code(text)), (section,), text
+        title=text,
+        name=text,
+        headline=(sentence,),
+        certainty=text,
+        next_step=NextStep(text, text),
+        warning=text,
+        facts=facts,
+        about=(text, Code(text)),
+        sections=(section,),
+        footer=text,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 
 from joulecache.pipelines.experiment.claims import Finding
@@ -31,17 +30,15 @@ def over_horizon(result: WorkloadResult, comparison: Comparison, cached: str, im
     A saving per epoch is not a saving over the horizon unless it pays back the build.
     """
     arm, other = result.arm(cached), result.arm(comparison.other)
-    epochs_j = epochs * images * statistics.fmean(other.active_j_per_1000_by_block) / 1000
+    epochs_j = epochs * images * other.active_j_per_1000.value / 1000
     other_j = other.one_time.value + epochs_j
 
     def whole(ratio: float) -> float:
         return (arm.one_time.value + epochs_j * ratio) / other_j
 
-    low, high = comparison.ratio.low, comparison.ratio.high
-    if low is None or high is None:
-        ratio = Ratio(comparison.horizon_ratio, None, None, comparison.ratio.blocks)
-    else:
-        ratio = Ratio(comparison.horizon_ratio, whole(low), whole(high), comparison.ratio.blocks)
+    epoch = comparison.ratio
+    low, high = (None if end is None else whole(end) for end in (epoch.low, epoch.high))
+    ratio = Ratio(whole(epoch.value), low, high, epoch.blocks)
     corners = [
         _spent(arm, end, images, epochs) / _spent(other, end, images, epochs) for end in ("value", "low", "high")
     ]

@@ -121,8 +121,10 @@ def next_step(result: WorkloadResult, audit: Audit) -> NextStep | None:
         findings = [] if strongest is None else [horizon_of(result, strongest, audit).finding]
     if "inconclusive" in findings:
         again = command_line(_with_option(audit.provenance.command, "--pairs", str(2 * result.blocks)))
-        return again and NextStep(
-            "To decide, measure more blocks on a quiet machine (`joulecache doctor` says if it is):", again
+        if again is None:
+            return None
+        return NextStep(
+            "To decide, measure more blocks on a quiet machine; joulecache doctor says whether it is:", again
         )
     if audit.cached is None or audit.source is None or audit.chain is None or not findings:
         return None

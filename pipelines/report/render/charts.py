@@ -161,7 +161,7 @@ def _stacked_bars(axes: Axes, plot: StackedBars) -> None:
             left += part.value
         low, high = bar.ends or (left, left)
         if bar.ends:
-            whisker = [[left - low], [high - left]]
+            whisker = [[max(0.0, left - low)], [max(0.0, high - left)]]  # sums differ in the last digit
             axes.errorbar(left, index, xerr=whisker, color=COLOURS["ink"], capsize=3.5, linewidth=1.2)
         axes.annotate(bar.text, (max(left, high), index), (6, 0), textcoords="offset points", va="center", size=11)
     for label, series in {part.label: part.series for bar in plot.bars for part in bar.parts}.items():
