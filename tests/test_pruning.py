@@ -16,6 +16,7 @@ from keras import layers
 from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
+from joulecache.pipelines.compressing.kernels import copy_of
 from joulecache.pipelines.compressing.pruning import kept_channels, prune_channels, ratio_for_macs
 from joulecache.pipelines.models.macs import count_macs
 
@@ -127,8 +128,61 @@ def convolutional() -> keras.Model:
     return keras.Model(pixels, layers.GlobalMaxPooling2D()(x))
 
 
+def excited() -> keras.Model:
+    """An inverted residual block with squeeze-and-excitation, written as MobileNetV3 and EfficientNet write it."""
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Normalization(name="adapted")(layers.Rescaling(1 / 255)(pixels))
+    x = start = layers.Activation("hard_swish")(conv_norm(x, 16, 3, "stem"))
+    x = layers.Activation("swish")(conv_norm(x, 32, 1, "expand"))
+    x = layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same")(x))
+    y = layers.ReLU()(layers.Conv2D(12, 1, name="squeeze")(layers.GlobalAveragePooling2D(keepdims=True)(x)))
+    y = layers.ReLU(6.0)(layers.Conv2D(32, 1, name="excite")(y) + 3.0) * (1.0 / 6.0)
+    x = start + conv_norm(layers.Multiply()([x, y]), 16, 1, "project")
+    y = layers.Reshape((1, 1, 16))(layers.GlobalAveragePooling2D()(x))
+    y = layers.Conv2D(16, 1, activation="sigmoid", name="gate")(y)
+    x = layers.Normalization()(layers.multiply([x, y]))
+    return keras.Model(pixels, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
+
+
+def operators() -> keras.Model:
+    """Arithmetic, activations and reductions that are no layers; a layer without weights that is used twice."""
+    pixels = keras.Input((6, 6, 3))
+    relu = layers.ReLU()
+    a = relu(layers.Conv2D(16, 3, padding="same", name="a")(pixels * 2.0 - 1.0))
+    b = relu(layers.Conv2D(16, 1, name="b")(pixels))
+    x = keras.ops.add(a, keras.ops.sigmoid(b)) * (1.0 - keras.ops.square(layers.Conv2D(16, 1, name="c")(pixels)) / 2.0)
+    x = keras.ops.concatenate([x, layers.Conv2D(8, 1, name="d")(pixels)], axis=-1)
+    scale = keras.ops.reshape(keras.ops.mean(x, axis=(1, 2)), (-1, 1, 1, 24))
+    x = x * scale + layers.Conv2D(1, 1, name="one")(pixels)
+    x = layers.Concatenate(axis=1)([x, layers.Conv2D(24, 1, name="below")(pixels)])
+    return keras.Model(pixels, layers.Dense(3)(keras.ops.max(x, axis=[1, 2])))
+
+
+def convnext() -> keras.Model:
+    """A block of ConvNeXt: one group for each channel, and LayerNormalization, which mixes them."""
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 2, strides=2, name="stem")(pixels)
+    y = layers.Conv2D(16, 3, padding="same", groups=16, name="depthwise")(x)
+    y = layers.Dense(64, activation="gelu", name="wide")(layers.LayerNormalization(name="norm")(y))
+    x = x + layers.Dense(16, name="narrow")(y)
+    x = layers.Conv2D(24, 1, name="last")(x)
+    x = layers.Conv2D(48, 3, groups=24, name="doubled")(x)
+    return keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
+def xception() -> keras.Model:
+    pixels = keras.Input((8, 8, 3))
+    x = start = conv_norm(pixels, 16, 3, "stem")
+    for n in range(2):
+        x = layers.SeparableConv2D(16, 3, padding="same", depth_multiplier=1 + n, use_bias=n == 0, name=f"sep_{n}")(x)
+        x = layers.BatchNormalization()(layers.PReLU(shared_axes=[1, 2 + n])(x))
+    x = layers.Cropping2D(1)(layers.UpSampling2D(2)(layers.add([x, start])))
+    return keras.Model(pixels, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+
 CHAINS: list[Build] = [normalized, sequential, convolutional]
 MODELS: list[Build] = [resnet, densenet, mobilenet, crossing, of_any_size]
+BLOCKS: list[Build] = [excited, operators, convnext, xception]
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
@@ -136,13 +190,15 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
     generator = np.random.default_rng(seed)
 
     def drawn(shape: tuple[int, ...], depthwise: bool) -> NDArray[Any]:
-        if len(shape) == 1:
+        if len(shape) < 2:
             return generator.uniform(0.4, 0.9, shape)
         return generator.normal(0, math.sqrt(1.5 / math.prod(shape[: 2 if depthwise else -1])), shape)
 
     for layer in model.layers:
         depthwise = isinstance(layer, layers.DepthwiseConv2D)
         layer.set_weights([drawn(weight.shape, depthwise) for weight in layer.get_weights()])
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
     return model
 
 
@@ -158,30 +214,38 @@ def pixels_for(model: keras.Model) -> NDArray[np.float32]:
 
 
 def run_with_zeros(model: keras.Model, kept: Kept, pixels: NDArray[Any]) -> Any:
-    """The model with every layer's dropped channels zeroed as soon as they are computed, layer by layer."""
-    found: dict[int, tuple[Any, NDArray[np.float32]]] = {
-        id(model.inputs[0]): (tf.constant(pixels), np.ones(pixels.shape[-1], np.float32))
-    }
-    for layer in model.layers:
-        if isinstance(layer, layers.InputLayer):
-            continue
-        several = isinstance(layer.input, list)
-        values, masks = zip(*(found[id(t)] for t in (layer.input if several else [layer.input])), strict=True)
-        value = layer(list(values) if several else values[0])
-        mask = masks[0]
-        if isinstance(layer, layers.DepthwiseConv2D):
-            mask = np.repeat(mask, layer.depth_multiplier)
-        elif isinstance(layer, layers.Conv2D | layers.Dense):
-            mask = np.zeros(value.shape[-1], np.float32)
-            mask[kept.get(layer.name, np.arange(len(mask)))] = 1
-        elif isinstance(layer, layers.Concatenate):
-            mask = np.concatenate(masks)
-        elif isinstance(layer, layers.Flatten):
-            mask = np.broadcast_to(mask, values[0].shape[1:]).ravel()
-        for other in masks[1:] if isinstance(layer, layers.Add) else ():
-            np.testing.assert_array_equal(mask, other, f"{layer.name} adds channels to dropped ones")
-        found[id(layer.output)] = (value * mask, mask)
-    return found[id(model.outputs[0])][0]
+    """The model with every layer's dropped channels zeroed as soon as they are computed, call by call."""
+    masks: dict[int, NDArray[np.float32]] = {}
+
+    def masked(step: Any, *arguments: Any, **more: Any) -> Any:
+        value = step(*arguments, **more)
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        tensors = [each for each in keras.tree.flatten(arguments) if isinstance(each, keras.KerasTensor)]
+        read = [masks.get(id(each), np.ones(each.shape[-1], np.float32)) for each in tensors]
+        mask = mask_after(step, read, value.shape[-1], kept)
+        zeroed = value if mask.all() else keras.ops.multiply(value, mask)
+        masks[id(zeroed)] = mask
+        return zeroed
+
+    functional = keras.Model(model.inputs[0], model.outputs[0])
+    return keras.models.clone_model(functional, clone_function=lambda step: step, call_function=masked)(pixels)
+
+
+def mask_after(step: Any, read: list[NDArray[np.float32]], width: int, kept: Kept) -> NDArray[np.float32]:
+    kind = type(step).__name__
+    if kind == "DepthwiseConv2D" or (kind == "Conv2D" and 1 < step.groups == len(read[0])):
+        return np.repeat(read[0], width // len(read[0]))
+    if kind in ("Conv2D", "Dense", "SeparableConv2D"):
+        return np.isin(np.arange(width), kept.get(step.name, np.arange(width))).astype(np.float32)
+    if kind == "Concatenate" and step.axis in (-1, 3):
+        return np.concatenate(read)
+    if kind in ("Flatten", "Reshape") and width > len(read[0]):
+        return np.resize(read[0], width)
+    wide = next((mask for mask in read if len(mask) == width), np.ones(width, np.float32))
+    for mask in read:
+        np.testing.assert_array_equal(mask, wide if len(mask) == width else 1, f"{step.name} reads dropped channels")
+    return wide
 
 
 def assert_pruned_as_zeroed(model: keras.Model, kept: Kept, pruned: keras.Model) -> None:
@@ -189,13 +253,13 @@ def assert_pruned_as_zeroed(model: keras.Model, kept: Kept, pruned: keras.Model)
     np.testing.assert_allclose(pruned(pixels), run_with_zeros(model, kept, pixels), atol=1e-5, rtol=1e-5)
     assert pruned.output_shape == model.output_shape
     for name, channels in kept.items():
-        assert pruned.get_layer(name).kernel.shape[-1] == len(channels)
+        assert pruned.get_layer(name).output.shape[-1] == len(channels)
 
 
 # --------------------------------------------------------------------------------------------------- same results
 
 
-@pytest.mark.parametrize("build", [*CHAINS, resnet, crossing, of_any_size])
+@pytest.mark.parametrize("build", [*CHAINS, resnet, crossing, of_any_size, excited, xception])
 def test_without_a_ratio_the_pruned_model_is_the_same(build: Build) -> None:
     model = ready(build)
     pruned = prune_channels(model, 0)
@@ -207,7 +271,7 @@ def test_without_a_ratio_the_pruned_model_is_the_same(build: Build) -> None:
     [
         (resnet, 0.2),
         (densenet, 0.9),
-        *((build, 0.5) for build in CHAINS),
+        *((build, 0.5) for build in (*CHAINS, *BLOCKS)),
         *(pytest.param(build, 0.5, marks=pytest.mark.slow) for build in MODELS),
     ],
 )
@@ -218,11 +282,36 @@ def test_a_pruned_model_is_the_model_with_zeros(build: Build, ratio: float) -> N
     pruned = prune_channels(model, ratio, multiple=4)
     assert_pruned_as_zeroed(model, kept, pruned)
     assert np.abs(model(pixels_for(model)) - pruned(pixels_for(model))).max() > 1e-3  # or it would show nothing
-    assert all(len(channels) % 4 == 0 for channels in kept.values())
+    assert all(len(channels) == 1 or len(channels) % 4 == 0 for channels in kept.values())
     assert pruned.count_params() < (1 - 0.8 * ratio) * model.count_params()
     assert model.get_config() == config
     for weight, same in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, same)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0", "EfficientNetV2B0"),
+        *("ResNet50", "ResNet50V2", "DenseNet121", "NASNetMobile", "ConvNeXtTiny", "VGG16", "Xception", "InceptionV3"),
+        "InceptionResNetV2",
+    ],
+)
+def test_the_networks_of_keras_can_be_pruned(name: str) -> None:
+    size = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}.get(name, 32)
+    model = randomized(
+        getattr(keras.applications, name)(
+            weights=None, input_shape=(size, size, 3), classes=4, classifier_activation=None
+        )
+    )
+    kept = kept_channels(model, 0.5)
+    pruned = prune_channels(model, 0.5)
+    assert pruned.count_params() < 0.6 * model.count_params()
+    pixels = pixels_for(model)
+    expected = np.asarray(run_with_zeros(model, kept, pixels))
+    assert np.abs(pruned(pixels) - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max())
+    assert np.abs(model(pixels) - expected).max() > 1e-3 * np.abs(expected).max()  # or it would show nothing
 
 
 block = st.tuples(
@@ -394,10 +483,6 @@ def test_input_and_output_keep_all() -> None:
     assert prune_channels(model, 0.5).output_shape == (None, 4, 4, 24)
 
 
-def test_a_protected_layer_may_be_read_by_what_needs_all_channels() -> None:
-    assert prune_channels(plain(layers.Softmax()), 0.5, protected=["first"]).get_layer("first").filters == 16
-
-
 def test_a_pruned_model_is_uncompiled() -> None:
     model = plain()
     model.compile("sgd", "mse")
@@ -410,6 +495,88 @@ def test_a_call_keeps_its_arguments() -> None:
     model = randomized(keras.Model(pixels, layers.Conv2D(2, 1)(x)))
     pruned = prune_channels(model, 0)
     np.testing.assert_array_equal(model(pixels_for(model), training=True), pruned(pixels_for(model), training=True))
+
+
+# ------------------------------------------------------------------------------------------- what keeps channels
+
+
+class Mine(layers.Conv2D):  # type: ignore[misc]
+    pass
+
+
+def around(*inner: Callable[[Any], Any]) -> keras.Model:
+    """Layers or operations between two convolutions that could lose channels, and after one more."""
+    pixels = keras.Input((6, 6, 3))
+    x = layers.Conv2D(16, 1, name="first")(layers.Conv2D(16, 3, name="free")(pixels))
+    for each in inner:
+        x = each(x)
+    return randomized(keras.Model(pixels, layers.Conv2D(2, 1)(layers.Conv2D(16, 1, name="last")(x))))
+
+
+def kept_and_noted(build: Build, caplog: pytest.LogCaptureFixture) -> tuple[set[str], str]:
+    """Prune a model, compare, and return the layers that lost channels and what was noted."""
+    model = build()
+    kept = kept_channels(model, 0.5)
+    assert_pruned_as_zeroed(model, kept, prune_channels(model, 0.5))
+    return {name for name, channels in kept.items() if len(channels) == 8}, caplog.text
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.LayerNormalization(name="mixing"),
+        lambda: layers.Softmax(name="mixing"),
+        lambda: layers.Activation("softmax", name="mixing"),
+        lambda: layers.Conv2D(16, 1, groups=4, name="mixing"),
+        lambda: layers.BatchNormalization(axis=1, name="mixing"),
+        lambda: layers.Rescaling([1.0] * 15 + [2.0], name="mixing"),
+        lambda: layers.Normalization(mean=[0.5] * 16, variance=[2.0] * 16, name="mixing"),
+        lambda: layers.ZeroPadding2D(data_format="channels_first", name="mixing"),
+        lambda: layers.Reshape((-1, 8), name="mixing"),
+        lambda: Mine(8, 1, name="mixing"),
+        lambda: lambda x: x[..., 2:10],
+        lambda: lambda x: keras.ops.split(x, 2, axis=-1)[1],
+        lambda: lambda x: x * np.arange(16, dtype=np.float32),
+        lambda: lambda x: keras.ops.mean(x, axis=-1, keepdims=True) + x,
+    ],
+)
+def test_what_mixes_channels_keeps_those_that_it_reads(
+    layer: Callable[[], Callable[[Any], Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = layers.Reshape((4, 8, 8)) if getattr(layer(), "target_shape", None) else layers.Identity()
+    lost, noted = kept_and_noted(lambda: around(layer(), rows), caplog)
+    assert lost == {"free", "last"}
+    assert re.search(
+        r"pruning keeps all channels that these read, .*: (mixing|get_item|split|multiply|mean)\w* \(", noted
+    )
+    assert len(set(caplog.messages)) == 1
+
+
+def test_an_activation_across_channels_keeps_those_of_its_layer(caplog: pytest.LogCaptureFixture) -> None:
+    own = functools.partial(layers.Conv2D, 16, 1, activation="softmax", name="own")
+    assert kept_and_noted(lambda: around(own()), caplog)[0] == {"free", "first", "last"}
+    assert "own (Conv2D)" in caplog.text
+
+
+@pytest.mark.parametrize("last", [layers.Softmax, layers.Identity])
+def test_what_mixes_fixed_channels_is_not_noted(last: type[keras.Layer], caplog: pytest.LogCaptureFixture) -> None:
+    pixels = keras.Input((6, 6, 3))
+    x = layers.Conv2D(16, 3)(layers.LayerNormalization()(pixels))
+    model = randomized(keras.Model(pixels, last()(layers.Dense(3)(layers.Flatten()(x)))))
+    assert_pruned_as_zeroed(model, kept_channels(model, 0.5), prune_channels(model, 0.5))
+    assert not caplog.text
+
+
+def test_a_model_that_keeps_all_channels_is_refused() -> None:
+    model = plain(layers.Softmax(name="early"))
+    with pytest.raises(ValueError, match=r"no channels that can be removed: early \(Softmax\) mix channels"):
+        prune_channels(model, 0.5)
+    assert prune_channels(model, 0).count_params() == model.count_params()
+
+
+def test_a_copy_normalizes_as_the_model_does() -> None:
+    model = ready(excited)
+    np.testing.assert_array_equal(copy_of(model)(pixels_for(model)), model(pixels_for(model)))
 
 
 # --------------------------------------------------------------------------------------------------- the operations
@@ -438,25 +605,13 @@ def test_shares_that_cannot_be_reached_are_refused() -> None:
     for share in (0, 1.1):
         with pytest.raises(ValueError, match=rf"share must be .* above 0 and of at most 1, got {share}"):
             ratio_for_macs(plain(), share)
-    with pytest.raises(ValueError, match="mixes channels"):
+    with pytest.raises(ValueError, match=r"cannot reach 0\.7"):
         ratio_for_macs(plain(layers.Softmax()), 0.7)
     with pytest.raises(ValueError, match="fix the image size"):
         ratio_for_macs(ready(of_any_size), 0.7)
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
-
-
-def merged(layer: keras.Layer, *others: Callable[[Any], Any]) -> keras.Model:
-    pixels = keras.Input((6, 6, 3))
-    x = layers.Conv2D(16, 1)(pixels)
-    return keras.Model(pixels, layers.Conv2D(2, 1)(layer([x, *(other(x) for other in others)])))
-
-
-def arithmetic() -> keras.Model:
-    pixels = keras.Input((6, 6, 3))
-    x = layers.Conv2D(16, 1)(pixels)
-    return keras.Model(pixels, layers.Conv2D(2, 1)(keras.ops.multiply(x, 2.0)))
 
 
 def shared() -> keras.Model:
@@ -466,13 +621,17 @@ def shared() -> keras.Model:
     return keras.Model(pixels, layers.Conv2D(2, 1)(norm(layers.ReLU()(x))))
 
 
-class Mine(layers.Conv2D):  # type: ignore[misc]
-    pass
-
-
 def forked() -> keras.Model:
     pixels = keras.Input((6, 6, 3))
     return keras.Model(pixels, [layers.Conv2D(3, 1)(pixels), layers.Conv2D(2, 1)(pixels)], name="forked")
+
+
+class Holding(layers.Identity):  # type: ignore[misc]
+    """A layer whose configuration is unknown."""
+
+    def __init__(self, held: object) -> None:
+        super().__init__()
+        self.held = held
 
 
 class OfMyOwn(keras.Model):  # type: ignore[misc]
@@ -483,33 +642,15 @@ class OfMyOwn(keras.Model):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (
-            lambda: plain(layers.LayerNormalization(name="norm")),
-            "layer 'norm' is a LayerNormalization: pruning supports .*Conv2D",
-        ),
-        (lambda: plain(layers.Conv2D(8, 1, groups=4, name="grouped")), "layer 'grouped' .* has 4 groups"),
-        (lambda: plain(layers.BatchNormalization(axis=1, name="rows")), "layer 'rows' .* normalizes axis 1"),
-        (lambda: plain(layers.Activation(lambda x: x, name="mine")), r"layer 'mine' .*not one of keras.activations"),
-        (lambda: plain(layers.Softmax(name="early")), "layer 'early' .*mixes channels"),
-        (lambda: plain(layers.Activation("softmax", name="early")), "layer 'early' .*mixes channels"),
-        (lambda: plain(layers.Conv2D(16, 1, activation="softmax", name="own")), "layer 'own' .*mixes channels"),
-        (lambda: plain(layers.Rescaling([1.0] * 16, name="each")), "layer 'each' .*treats them differently"),
-        (lambda: plain(layers.ZeroPadding2D(data_format="channels_first", name="pad")), "'pad' .*channels_first"),
         (forked, "model 'forked' has several inputs or outputs"),
-        (lambda: keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten()], name="none"), "'none' has no Conv2D"),
+        (
+            lambda: keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten()], name="none"),
+            "'none' has none of Conv2D",
+        ),
         (lambda: keras.Sequential([layers.Dense(2)], name="unbuilt"), "model 'unbuilt' is not functional or not built"),
         (lambda: OfMyOwn(name="mine"), "model 'mine' is not functional"),
-        (lambda: plain(layers.Reshape((-1, 8), name="deal"), layers.Reshape((4, 4, 16))), "'deal' .*mixes channels"),
-        (arithmetic, "operation '.*' is not a layer: replace it by one of keras.layers"),
         (shared, "layer 'twice' is used 2 times"),
-        (lambda: plain(Mine(8, 1, name="mine")), "layer 'mine' is a Mine: pruning supports"),
-        (lambda: plain(layers.BatchNormalization(renorm=True, name="again")), "layer 'again' .*renormalizes"),
-        (
-            lambda: merged(layers.Add(name="wide"), lambda x: layers.GlobalMaxPooling2D(keepdims=True)(x)),
-            r"layer 'wide' .*adds inputs of the shapes \(None, 6, 6, 16\), \(None, 1, 1, 16\)",
-        ),
-        (lambda: merged(layers.Add(name="one"), lambda x: layers.Conv2D(1, 1)(x)), "layer 'one' .*adds inputs of"),
-        (lambda: merged(layers.Concatenate(axis=1, name="tall"), lambda x: layers.ReLU()(x)), "'tall' .*joins axis 1"),
+        (lambda: plain(Holding(object())), "model .* cannot be copied, which pruning needs: NotImplementedError"),
     ],
 )
 def test_what_cannot_be_pruned_is_named(build: Build, message: str) -> None:
@@ -520,7 +661,7 @@ def test_what_cannot_be_pruned_is_named(build: Build, message: str) -> None:
 def test_a_flatten_of_any_size_cannot_be_pruned() -> None:
     pixels = keras.Input((None, 4, 3))
     model = keras.Model(pixels, layers.Flatten(name="flat")(layers.Conv2D(16, 1)(pixels)))
-    with pytest.raises(ValueError, match=r"layer 'flat' .*no fixed size"):
+    with pytest.raises(ValueError, match=r"layer 'flat' .*no fixed number of channels"):
         prune_channels(model, 0.5)
 
 

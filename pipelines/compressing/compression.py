@@ -295,7 +295,7 @@ def _accuracies(
 def _widths(before: keras.Model, after: keras.Model, recipe: Recipe) -> dict[str, tuple[int, int]]:
     """Return the output channels, before and after, of each layer that may lose some."""
     return {
-        name: (len(kept), after.get_layer(name).kernel.shape[-1])
+        name: (len(kept), after.get_layer(name).weights[-1].shape[-1])
         for name, kept in kept_channels(before, 0, protected=recipe.protected).items()
     }
 

@@ -4,65 +4,41 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.channel_flow import (
+    PRODUCERS,
+    Call,
+    Flow,
+    copied_calls,
+    flow_of,
+    needs_all_outputs,
+)
 from joulecache.pipelines.compressing.kernels import check_functional
-from joulecache.pipelines.models.macs import check_used_once
 
 Indices = NDArray[np.int64]
 
-_CHANNELWISE = (
-    layers.Dropout,
-    layers.SpatialDropout2D,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.ZeroPadding2D,
-    layers.MaxPooling2D,
-    layers.AveragePooling2D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalMaxPooling2D,
-)
-_SUPPORTED = (
-    *_CHANNELWISE,
-    layers.InputLayer,
-    layers.Conv2D,
-    layers.Dense,
-    layers.DepthwiseConv2D,
-    layers.Rescaling,
-    layers.Activation,
-    layers.Softmax,
-    layers.BatchNormalization,
-    layers.Flatten,
-    layers.Reshape,
-    layers.Add,
-    layers.Concatenate,
-)
-_PRODUCERS = (layers.Conv2D, layers.Dense)
+_LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChannels:
-    """A layer of a copy of the model, and the channels on the last axis of its (first) input and its output.
+    """A layer or operation of a copy of the model, and the channels on the last axis of its (first) input and its output.
 
     Channels are identified by numbers; channels that must be removed together share a number.
     """
 
-    layer: keras.Layer
+    layer: keras.Operation
+    flow: Flow
     reads: Indices
     writes: Indices
-
-    @property
-    def produces(self) -> bool:
-        """Whether each output channel is a new one, a filter or a unit."""
-        return type(self.layer) in _PRODUCERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +48,7 @@ class Group:
     Attributes:
         channels: The channels, sorted.
         producers: Names of the layers that compute them.
-        fixed: Whether they belong to the input, the output or a protected layer, and stay.
+        fixed: Whether they stay: they belong to the input, the output or a protected layer, or to one that mixes channels.
     """
 
     channels: Indices
@@ -82,65 +58,118 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
-    """The layers of a model in order, without the input, and its groups of channels.
+    """The layers and operations of a model in order, without the input, and its groups of channels.
 
-    Channels are numbered below `channels`.
+    Attributes:
+        layers: The layers and operations.
+        groups: The groups.
+        channels: Channels are numbered below this.
+        keeping: The layers and operations that keep channels which could be removed without them, by name, with their type.
     """
 
     layers: tuple[LayerChannels, ...]
     groups: tuple[Group, ...]
     channels: int
+    keeping: dict[str, str]
 
 
 def dependencies(model: keras.Model, protected: Sequence[str] = ()) -> Dependencies:
     """Find the dependency groups of a functional or sequential model, with the names of protected layers.
 
-    Conv2D and Dense produce channels; the other layers pass them through. Add merges those of its inputs one by one;
-    Concatenate appends them; Flatten repeats them. The channels of the input, the output and the outputs of protected
-    layers are fixed.
+    Conv2D, SeparableConv2D and Dense produce channels. Depthwise convolutions, normalization, pooling and the like pass them
+    on; arithmetic (layers, operators, `keras.ops`) merges those of its inputs one by one; Concatenate appends them; Flatten
+    repeats them. The channels of the input, the output and the outputs of protected layers are fixed, and so are all that
+    any other layer or operation reads and writes.
 
     Raises:
-        ValueError: The model has several inputs or outputs, unsupported layers or settings, a layer used more than
-            once, or neither Conv2D nor Dense; or a protected name is unknown. The message names the layer.
+        ValueError: The model has several inputs or outputs, a layer with weights that is used more than once or cannot be
+            copied, or neither Conv2D, SeparableConv2D nor Dense; or a protected name is unknown. The message names it.
     """
-    copy = _checked_copy(model)
+    copy, calls = _checked_calls(model)
+    names = [call.step.name for call in calls]
     for name in protected:
-        if name not in {layer.name for layer in model.layers}:
-            close = difflib.get_close_matches(name, [layer.name for layer in model.layers], cutoff=0.0)
+        if name not in names:
+            close = difflib.get_close_matches(name, names, cutoff=0.0)
             raise ValueError(f"unknown protected layer {name!r}: did you mean {' or '.join(close)}?")
-    count = copy.inputs[0].shape[-1]
-    read = {id(copy.inputs[0]): np.arange(count)}
-    added: list[tuple[Indices, Indices]] = []
-    traced: list[tuple[keras.Layer, Indices, Indices]] = []
-    for layer in _without_input(copy):
-        tensors = layer.input if isinstance(layer.input, list) else [layer.input]
-        reads = [read[id(tensor)] for tensor in tensors]
-        if type(layer) in _PRODUCERS:
-            writes = np.arange(count, count + layer.output.shape[-1])
-            count += len(writes)
-        else:
-            writes = _passed_through(layer, reads)
-        if type(layer) is layers.Add:
-            added += [(writes, other) for other in reads[1:]]
-        read[id(layer.output)] = writes
-        traced.append((layer, reads[0], writes))
-    first = _merged(count, added)
+    trace = _Trace(copy.inputs[0])
+    for call in calls:
+        trace.add(call)
+    first = _merged(trace.count, trace.tied)
     channels = tuple(
-        LayerChannels(layer=layer, reads=first[reads], writes=first[writes]) for layer, reads, writes in traced
+        LayerChannels(layer=call.step, flow=flow, reads=first[reads], writes=first[writes])
+        for call, flow, reads, writes in trace.passed
     )
-    fixed = [first[read[id(tensor)]] for tensor in (copy.inputs[0], copy.outputs[0])]
-    fixed += [each.writes for each in channels if each.layer.name in protected]
-    return Dependencies(layers=channels, groups=_groups(channels, first, np.concatenate(fixed)), channels=count)
+    required = _marked(first, [trace.of[id(copy.inputs[0])], trace.of[id(copy.outputs[0])]])
+    required |= _marked(first, [each.writes for each in channels if each.layer.name in protected])
+    fixed = required | _marked(first, [*trace.made_otherwise, *(kept for _, kept in trace.kept)])
+    keeping = {step.name: type(step).__name__ for step, kept in trace.kept if not required[first[kept]].all()}
+    return Dependencies(layers=channels, groups=_groups(channels, first, fixed), channels=trace.count, keeping=keeping)
 
 
-def _passed_through(layer: keras.Layer, reads: Sequence[Indices]) -> Indices:
-    if type(layer) is layers.Concatenate:
-        return np.concatenate(reads)
-    if type(layer) is layers.DepthwiseConv2D:
-        return np.repeat(reads[0], layer.depth_multiplier)
-    if type(layer) is layers.Flatten:
-        return np.tile(reads[0], math.prod(layer.input.shape[1:-1]))
-    return reads[0]
+class _Trace:
+    """Numbers the channels of a model, call by call.
+
+    Attributes:
+        count: Channels are numbered below this.
+        of: Channels of tensors, by id.
+        tied: Pairs of channels that must be removed together, as two arrays.
+        kept: Channels that must stay, with the layer or operation that needs them.
+        made_otherwise: Channels that no layer with filters or units makes; they stay too.
+        passed: The calls, with the channels that they read and write.
+    """
+
+    def __init__(self, pixels: keras.KerasTensor) -> None:
+        self.count = 0
+        self.of: dict[int, Indices] = {id(pixels): self._new(pixels.shape[-1])}
+        self.tied: list[tuple[Indices, Indices]] = []
+        self.kept: list[tuple[keras.Operation, Indices]] = []
+        self.made_otherwise: list[Indices] = []
+        self.passed: list[tuple[Call, Flow, Indices, Indices]] = []
+
+    def add(self, call: Call) -> None:
+        """Number the channels that a call writes."""
+        flow, reads = flow_of(call), [self.of[id(tensor)] for tensor in call.inputs]
+        for output in call.outputs:
+            if not output.shape or output.shape[-1] is None:
+                raise ValueError(
+                    f"layer {call.step.name!r} ({type(call.step).__name__}) cannot be pruned: its output {output.shape} has no "
+                    "fixed number of channels"
+                )
+            writes = self.of[id(output)] = self._written(call, flow, reads, output.shape[-1])
+            if needs_all_outputs(call.step):
+                self.kept.append((call.step, writes))
+        if flow is Flow.MIXED:
+            self.kept += [(call.step, each) for each in reads]
+        self.passed.append((call, flow, reads[0], writes))
+
+    def _written(self, call: Call, flow: Flow, reads: Sequence[Indices], width: int) -> Indices:
+        if flow is Flow.JOINED:
+            return np.concatenate(reads)
+        if flow is Flow.EACH:
+            return np.repeat(reads[0], width // len(reads[0]))
+        if flow is Flow.REPEATED:
+            return np.tile(reads[0], math.prod(call.inputs[0].shape[1:-1]))
+        if flow is Flow.SAME:
+            same, *others = (each for each in reads if len(each) == width)
+            self.tied += [(same, other) for other in others]
+            return same
+        if flow is Flow.NEW:
+            return self._new(width)
+        if len(reads) == 1 and len(reads[0]) == width:
+            return reads[0]
+        self.made_otherwise.append(self._new(width))
+        return self.made_otherwise[-1]
+
+    def _new(self, width: int) -> Indices:
+        self.count += width
+        return np.arange(self.count - width, self.count)
+
+
+def _marked(first: Indices, kept: Iterable[Indices]) -> NDArray[np.bool_]:
+    marked = np.zeros(len(first), bool)
+    for channels in kept:
+        marked[first[channels]] = True
+    return marked
 
 
 def _merged(count: int, added: Sequence[tuple[Indices, Indices]]) -> Indices:
@@ -159,79 +188,50 @@ def _merged(count: int, added: Sequence[tuple[Indices, Indices]]) -> Indices:
     return first
 
 
-def _groups(channels: Sequence[LayerChannels], first: Indices, fixed_channels: Indices) -> tuple[Group, ...]:
-    producers = [each for each in channels if each.produces]
-    # channels with equal columns have the same producers, and differ only in strength
-    made = np.stack([np.bincount(each.writes, minlength=len(first)) for each in producers])
-    found: dict[tuple[bytes, bool], list[int]] = {}
-    is_fixed = np.isin(np.arange(len(first)), fixed_channels)
+def _groups(channels: Sequence[LayerChannels], first: Indices, fixed: NDArray[np.bool_]) -> tuple[Group, ...]:
+    # channels with equal labels have the same producers, as often, and differ only in strength
+    labels = np.zeros(len(first), np.int64)
+    makers: list[tuple[str, ...]] = [()]
+    for each in channels:
+        if each.flow is Flow.NEW:
+            made, times = np.unique(each.writes, return_counts=True)
+            kinds, places = np.unique(np.stack([labels[made], times]), axis=1, return_inverse=True)
+            labels[made] = len(makers) + places.ravel()
+            makers += [(*makers[label], each.layer.name) for label in kinds[0]]
+    found: dict[tuple[int, bool], list[int]] = {}
     for channel in np.unique(first):
-        found.setdefault((made[:, channel].tobytes(), bool(is_fixed[channel])), []).append(channel)
+        found.setdefault((int(labels[channel]), bool(fixed[channel])), []).append(channel)
     return tuple(
-        Group(
-            channels=np.array(members),
-            producers=tuple(each.layer.name for each, n in zip(producers, made[:, members[0]], strict=True) if n),
-            fixed=fixed,
-        )
-        for (_, fixed), members in found.items()
+        Group(channels=np.array(members), producers=makers[label], fixed=is_fixed)
+        for (label, is_fixed), members in found.items()
     )
 
 
-def _without_input(model: keras.Model) -> list[keras.Layer]:
-    return [layer for layer in model.layers if type(layer) is not layers.InputLayer]
-
-
-def _checked_copy(model: keras.Model) -> keras.Model:
+def _checked_calls(model: keras.Model) -> tuple[keras.Model, list[Call]]:
     check_functional(model)
-    for operation in getattr(model, "operations", model.layers):
-        if not isinstance(operation, keras.Layer):
-            raise ValueError(f"operation {operation.name!r} is not a layer: replace it by one of keras.layers")
-        if type(operation) not in _SUPPORTED:
-            supported = ", ".join(sorted(kind.__name__ for kind in _SUPPORTED))
-            raise ValueError(f"layer {operation.name!r} is a {type(operation).__name__}: pruning supports {supported}")
-        _refuse(operation, _unsupported_setting(operation))
-    check_used_once(model)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(f"model {model.name!r} has several inputs or outputs: pruning supports one of each")
-    if not any(type(layer) in _PRODUCERS for layer in model.layers):
-        raise ValueError(f"model {model.name!r} has no Conv2D or Dense layer: there is nothing to prune")
-    # the layers may have been called in other models too, and their `input` would refer to those
-    copy = keras.models.clone_model(model)
-    for layer in _without_input(copy):
-        _refuse(layer, _unsupported_shape(layer))
-    return copy
+    produced = [layer for layer in model.layers if type(layer) in PRODUCERS]
+    if not produced:
+        kinds = ", ".join(kind.__name__ for kind in PRODUCERS)
+        raise ValueError(f"model {model.name!r} has none of {kinds}: there is nothing to prune")
+    for layer in produced:
+        kernels = 2 if type(layer) is layers.SeparableConv2D else 1
+        if len(layer.weights) != kernels + layer.use_bias:
+            raise ValueError(
+                f"layer {layer.name!r} ({type(layer).__name__}) cannot be pruned: it has more weights than kernels and a bias"
+            )
+    try:
+        copy, calls = copied_calls(model)
+    except Exception as error:  # layers raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+        raise ValueError(f"model {model.name!r} cannot be copied, which pruning needs: {reason}") from error
+    uses = Counter(call.step.name for call in calls if type(call.step) is layers.Reshape or _has_weights(call.step))
+    for name, times in uses.items():
+        if times > 1:
+            raise ValueError(f"layer {name!r} is used {times} times: use a separate layer each time")
+    return copy, calls
 
 
-def _refuse(layer: keras.Layer, problem: str | None) -> None:
-    if problem:
-        raise ValueError(f"layer {layer.name!r} ({type(layer).__name__}) cannot be pruned: {problem}")
-
-
-def _unsupported_setting(layer: keras.Layer) -> str | None:
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        return "it uses channels_first; only channels_last is supported"
-    if type(layer) is layers.Conv2D and layer.groups != 1:
-        return f"it has {layer.groups} groups; only 1 is supported"
-    if type(layer) in (*_PRODUCERS, layers.DepthwiseConv2D) and len(layer.get_weights()) != 1 + layer.use_bias:
-        return "it has more weights than a kernel and a bias"
-    if type(layer) is layers.BatchNormalization and layer.renorm:
-        return "it renormalizes; only plain batch normalization is supported"
-    activation: Any = getattr(layer, "activation", keras.activations.linear)
-    if getattr(keras.activations, getattr(activation, "__name__", ""), None) is not activation:
-        return "its activation is not one of keras.activations"
-    return None
-
-
-def _unsupported_shape(layer: keras.Layer) -> str | None:
-    if type(layer) is layers.Add and len({tensor.shape for tensor in layer.input}) > 1:
-        shapes = ", ".join(str(tensor.shape) for tensor in layer.input)
-        return f"it adds inputs of the shapes {shapes}; only equal shapes are supported"
-    rank = len(layer.output.shape)
-    if type(layer) in (layers.BatchNormalization, layers.Concatenate) and layer.axis not in (-1, rank - 1):
-        verb = "normalizes" if type(layer) is layers.BatchNormalization else "joins"
-        return f"it {verb} axis {layer.axis}; only the last is supported"
-    if type(layer) is layers.Flatten and None in layer.input.shape[1:]:
-        return f"its input {layer.input.shape} has no fixed size"
-    if type(layer) is layers.Reshape and layer.output.shape[-1] != layer.input.shape[-1]:
-        return f"it changes the last axis, from {layer.input.shape} to {layer.output.shape}; this mixes channels"
-    return None
+def _has_weights(step: keras.Operation) -> bool:
+    return isinstance(step, keras.Layer) and bool(step.weights)

@@ -27,16 +27,16 @@ def check_recipe(recipe: Recipe, model: keras.Model) -> None:
         raise ValueError(f"model {model.name!r} accepts images of any size: fix the image size of keras.Input")
     if not model.count_params():
         raise ValueError(f"model {model.name!r} has no weights to compress")
+    if recipe.changes_weights and any(
+        isinstance(layer, layers.BatchNormalization) and layer.trainable for layer in model.layers
+    ):
+        trainable_norms(model)  # fine-tuning recomputes their statistics
     if recipe.prunes_channels:
         kept_channels(model, prune_ratio(recipe, model), criterion=recipe.criterion, protected=recipe.protected)
     if recipe.sparsity:
         prunable_layers(model)
     if recipe.clusters is not None:
         _check_clusters(recipe, model, recipe.clusters)
-    if recipe.changes_weights and any(
-        isinstance(layer, layers.BatchNormalization) and layer.trainable for layer in model.layers
-    ):
-        trainable_norms(model)  # fine-tuning recomputes their statistics
 
 
 def check_conversion(recipe: Recipe, model: keras.Model) -> None:

@@ -67,12 +67,21 @@ def copy_of(model: keras.Model, clone: Callable[[keras.Layer], keras.Layer] | No
     """
     check_functional(model)
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    copy.set_weights(model.get_weights())
+    set_weights(copy, model.get_weights())
     if not copy.compiled:
         return copy
     # a clone of a compiled model is compiled, and saves its optimizer
     inputs, outputs = (tensors[0] if len(tensors) == 1 else tensors for tensors in (copy.inputs, copy.outputs))
     return keras.Model(inputs, outputs, name=model.name)
+
+
+def set_weights(layer: keras.Layer, weights: Sequence[NDArray[Any]]) -> None:
+    """Set the weights of a layer or a model, from `get_weights`."""
+    layer.set_weights(weights)
+    for part in layer._flatten_layers():
+        # it computes with copies of its weights, which only loading them from a file updates
+        if isinstance(part, layers.Normalization):
+            part.finalize_state()
 
 
 def check_functional(model: keras.Model) -> None:

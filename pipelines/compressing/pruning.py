@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -13,17 +14,15 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
+from joulecache.pipelines.compressing.channel_flow import Flow
 from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, LayerChannels, dependencies
+from joulecache.pipelines.compressing.kernels import set_weights
 from joulecache.pipelines.compressing.recipe import Criterion
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
+from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.models.macs import count_macs
 
-_ACROSS_CHANNELS = (
-    keras.activations.softmax,
-    keras.activations.log_softmax,
-    keras.activations.sparsemax,
-    keras.activations.glu,
-)
+_NOTES = logging.getLogger("joulecache")
 
 
 def kept_channels(
@@ -49,7 +48,7 @@ def kept_channels(
         protected: Names of layers that keep all channels.
 
     Returns:
-        For each Conv2D and Dense layer that may lose channels, the sorted indices of those it keeps.
+        For each Conv2D, SeparableConv2D and Dense layer that may lose channels, the sorted indices of those it keeps.
 
     Raises:
         ValueError: As `prune_channels`.
@@ -58,7 +57,9 @@ def kept_channels(
     alive = _alive(model, graph, ratio, multiple, criterion)
     free = _free_channels(graph)
     return {
-        each.layer.name: _kept(alive, each.writes) for each in graph.layers if each.produces and free[each.writes].any()
+        each.layer.name: _kept(alive, each.writes)
+        for each in graph.layers
+        if each.flow is Flow.NEW and free[each.writes].any()
     }
 
 
@@ -74,35 +75,30 @@ def prune_channels(
 
     Its output equals that of the given model with the dropped channels replaced by zeros wherever they are read: to
     within 1e-5, and exactly at ratio 0. The input, the output, the outputs of protected layers, and everything added to
-    them keep all channels.
+    them keep all channels; so does what is read by a layer that mixes channels in another way than a convolution, such as
+    LayerNormalization. A note names these layers.
 
-    The model is functional or sequential and stays untouched. Supported layers are Conv2D, DepthwiseConv2D, Dense,
-    BatchNormalization, Add, Concatenate, Rescaling, Flatten, Reshape before the last axis, pooling, padding, dropout and
-    activations, each used once.
+    The model is functional or sequential and stays untouched.
 
     Raises:
-        ValueError: The model has other layers, an argument is out of range, a protected name is unknown, or channels lack
-            the BatchNormalization that "gamma" needs; the message names the layer.
+        ValueError: The model cannot be copied, a layer with weights is used more than once, an argument is out of range, a
+            protected name is unknown, no channel can be removed, or channels lack the BatchNormalization that "gamma" needs;
+            the message names the layer.
     """
     graph = dependencies(model, protected)
     alive = _alive(model, graph, ratio, multiple, criterion)
     channels = {each.layer.name: each for each in graph.layers}
 
-    def shrunk(layer: keras.Layer) -> keras.Layer:
-        config, width = layer.get_config(), len(_kept(alive, channels[layer.name].writes))
-        if type(layer) is layers.Conv2D:
-            config["filters"] = width
-        elif type(layer) is layers.Dense:
-            config["units"] = width
-        elif type(layer) is layers.Reshape:
-            config["target_shape"] = (*layer.target_shape[:-1], width)
-        return type(layer).from_config(config)
+    def shrunk(step: keras.Operation) -> keras.Operation:
+        return type(step).from_config(_shrunk_config(step, channels[step.name], alive))
 
-    clone = keras.models.clone_model(model, clone_function=shrunk)
-    pruned = keras.Model(clone.inputs[0], clone.outputs[0], name=model.name)  # a clone of a compiled model is compiled
+    whole = keras.Model(
+        model.inputs[0], model.outputs[0], name=model.name
+    )  # a sequential model has layers without calls
+    pruned = keras.models.clone_model(whole, clone_function=shrunk)
     for layer in pruned.layers:
         if layer.name in channels:
-            layer.set_weights(_remaining_weights(model.get_layer(layer.name), channels[layer.name], alive))
+            set_weights(layer, _remaining_weights(model.get_layer(layer.name), channels[layer.name], alive))
     return pruned
 
 
@@ -135,7 +131,7 @@ def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, prote
     equal = np.zeros(graph.channels)
 
     def macs(ratio: float) -> int:
-        return _macs(graph, _strongest(graph, equal, ratio, multiple))
+        return before - _saved_macs(graph, _strongest(graph, equal, ratio, multiple))
 
     limit = share * before * (1 + 1e-12)  # a share that is itself a quotient may be rounded down
     place = bisect.bisect_left(ratios, -limit, key=lambda ratio: -macs(ratio))
@@ -144,7 +140,6 @@ def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, prote
             f"pruning cannot reach {share} of the multiply-accumulates: at multiples of {multiple}, {macs(ratios[-1])} of "
             f"{before} are left ({macs(ratios[-1]) / before:.3f})"
         )
-    _check_readers(graph, _strongest(graph, equal, ratios[place], multiple))
     return ratios[place]
 
 
@@ -155,18 +150,33 @@ def _alive(
     check_integer("multiple", multiple)
     check_choice("criterion", criterion, get_args(Criterion))
     strengths = _strengths(model, graph, criterion) if ratio else np.zeros(graph.channels)
-    alive = _strongest(graph, strengths, ratio, multiple)
-    _check_readers(graph, alive)
-    return alive
+    if ratio and graph.keeping:
+        _report_keeping(model, graph)
+    return _strongest(graph, strengths, ratio, multiple)
+
+
+def _report_keeping(model: keras.Model, graph: Dependencies) -> None:
+    names = shortened([f"{name} ({kind})" for name, kind in graph.keeping.items()], 3)
+    if all(group.fixed for group in graph.groups):
+        raise ValueError(
+            f"model {model.name!r} has no channels that can be removed: {names} mix channels or treat them differently, and need "
+            "all of them"
+        )
+    _NOTES.warning(
+        "pruning keeps all channels that these read, which mix channels or treat them differently: %s", names
+    )
 
 
 def _strengths(model: keras.Model, graph: Dependencies, criterion: Criterion) -> NDArray[np.float64]:
     strengths, scaled = np.zeros(graph.channels), np.zeros(graph.channels, bool)
     for each in graph.layers:
+        if not isinstance(each.layer, keras.Layer):
+            continue
         layer = model.get_layer(each.layer.name)
-        if criterion == "l1" and each.produces:
-            np.add.at(strengths, each.writes, np.abs(layer.kernel).sum(axis=tuple(range(layer.kernel.ndim - 1))))
-        elif criterion == "gamma" and type(layer) is layers.BatchNormalization and layer.scale:
+        if criterion == "l1" and each.flow is Flow.NEW:
+            kernel = layer.pointwise_kernel if type(layer) is layers.SeparableConv2D else layer.kernel
+            np.add.at(strengths, each.writes, np.abs(kernel).sum(axis=tuple(range(kernel.ndim - 1))))
+        elif criterion == "gamma" and each.flow is Flow.SAME and getattr(layer, "gamma", None) is not None:
             np.add.at(strengths, each.writes, np.abs(layer.gamma))
             scaled[each.writes] = True
     if criterion == "gamma":
@@ -197,41 +207,57 @@ def _free_channels(graph: Dependencies) -> NDArray[np.bool_]:
     return free
 
 
-def _check_readers(graph: Dependencies, alive: NDArray[np.bool_]) -> None:
-    for each in graph.layers:
-        layer = each.layer
-        if type(layer) is layers.Rescaling:
-            sensitive = np.ndim(layer.scale) > 0 or np.ndim(layer.offset) > 0
-        else:
-            sensitive = type(layer) is layers.Softmax or getattr(layer, "activation", None) in _ACROSS_CHANNELS
-        if sensitive and not alive[each.writes].all():
-            raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) mixes channels or treats them differently, and would lose "
-                "some: protect the layer before it"
-            )
-
-
 def _kept(alive: NDArray[np.bool_], channels: Indices) -> Indices:
     return np.flatnonzero(alive[channels])
+
+
+def _shrunk_config(step: keras.Operation, channels: LayerChannels, alive: NDArray[np.bool_]) -> dict[str, Any]:
+    config: dict[str, Any] = step.get_config()
+    width = len(_kept(alive, channels.writes))
+    if width == len(channels.writes) and alive[channels.reads].all():
+        return config
+    if channels.flow is Flow.NEW:
+        config["units" if type(step) is layers.Dense else "filters"] = width
+    elif type(step) is layers.Conv2D:
+        config |= {"filters": width, "groups": len(_kept(alive, channels.reads))}
+    for shape in ("target_shape", "newshape"):  # of the layer and of the operation Reshape
+        if shape in config:
+            config[shape] = (*config[shape][:-1], width)
+    return config
 
 
 def _remaining_weights(layer: keras.Layer, channels: LayerChannels, alive: NDArray[np.bool_]) -> list[NDArray[Any]]:
     inputs, outputs = _kept(alive, channels.reads), _kept(alive, channels.writes)
     weights: list[NDArray[Any]] = layer.get_weights()
+    if len(inputs) == len(channels.reads) and len(outputs) == len(channels.writes):
+        return weights
     if type(layer) is layers.DepthwiseConv2D:
         return [weights[0][..., inputs, :], *(bias[outputs] for bias in weights[1:])]
-    if channels.produces:
+    if type(layer) is layers.SeparableConv2D:
+        between = _kept(alive, np.repeat(channels.reads, layer.depth_multiplier))
+        weights = [weights[0][..., inputs, :], *weights[1:]]
+        return [weights[0], weights[1][..., between, :][..., outputs], *(bias[outputs] for bias in weights[2:])]
+    if channels.flow is Flow.NEW:
         return [weights[0][..., inputs, :][..., outputs], *(bias[outputs] for bias in weights[1:])]
-    return [statistic[outputs] for statistic in weights]  # BatchNormalization: no other supported layer has weights
+    # a number or one value for all channels stays: the count of Normalization, a PReLU that is shared along the last axis
+    return [weight[..., outputs] if weight.shape[-1:] == channels.writes.shape else weight for weight in weights]
 
 
-def _macs(graph: Dependencies, alive: NDArray[np.bool_]) -> int:
-    """Return `count_macs` of the pruned model, without building it."""
-    total = 0
-    for each in graph.layers:
-        layer = each.layer
-        if each.produces or type(layer) is layers.DepthwiseConv2D:
-            window = 1 if type(layer) is layers.Dense else math.prod(layer.kernel_size)
-            inputs = len(_kept(alive, each.reads)) if each.produces else 1
-            total += math.prod(layer.output.shape[1:-1]) * window * inputs * len(_kept(alive, each.writes))
-    return total
+def _saved_macs(graph: Dependencies, alive: NDArray[np.bool_]) -> int:
+    """Return how many multiply-accumulates fewer the pruned model has, by `count_macs`, without building it."""
+    return sum(
+        _macs(each, len(each.reads), len(each.writes))
+        - _macs(each, len(_kept(alive, each.reads)), len(_kept(alive, each.writes)))
+        for each in graph.layers
+        if each.flow in (Flow.NEW, Flow.EACH)
+    )
+
+
+def _macs(channels: LayerChannels, inputs: int, outputs: int) -> int:
+    layer = channels.layer
+    places: int = math.prod(layer.output.shape[1:-1])
+    window: int = 1 if type(layer) is layers.Dense else math.prod(layer.kernel_size)
+    if type(layer) is layers.SeparableConv2D:
+        between: int = inputs * layer.depth_multiplier
+        return places * (window * between + between * outputs)
+    return places * window * outputs * (inputs if channels.flow is Flow.NEW else 1)

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from joulecache.pipelines.compressing.kernels import check_finite, check_functional
+from joulecache.pipelines.compressing.kernels import check_finite, check_functional, set_weights
 from joulecache.pipelines.models.fitting import is_softmax
 
 _WITH_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
@@ -137,4 +137,4 @@ def _copy_weights(source: keras.Model, target: keras.Model) -> None:
     targets = {layer.name: layer for layer in target.layers}
     for layer in source.layers:
         if layer.name in targets:
-            targets[layer.name].set_weights(layer.get_weights())
+            set_weights(targets[layer.name], layer.get_weights())
