@@ -17,7 +17,7 @@ from joulecache.pipelines.compressing.tflite import to_tflite
 from joulecache.pipelines.models.architectures import MODELS
 from joulecache.pipelines.models.classifiers import build_model, load_model
 from joulecache.pipelines.models.fitting import check_batches, compile_model, run_epochs
-from joulecache.pipelines.models.macs import count_macs
+from joulecache.pipelines.models.macs import count_macs, macs_or_none
 
 
 def batches(shape: tuple[int, ...] = (6, 20, 20, 3), dtype: str = "uint8", labels: Any = None) -> Any:
@@ -340,6 +340,7 @@ def test_compiling_leaves_xla_off_on_cpu() -> None:
         layers.Conv2D(6, 2, dilation_rate=2, groups=2),
         layers.DepthwiseConv2D(3, depth_multiplier=2),
         layers.DepthwiseConv2D(2, strides=2),
+        layers.Conv2DTranspose(5, 3, strides=3),
         layers.Dense(7),
     ],
     ids=lambda layer: type(layer).__name__,
@@ -370,11 +371,21 @@ def test_slices_and_sums_have_no_macs() -> None:
     assert count_macs(keras.Model(pixels, layers.Dense(3)(layers.Flatten()(x)))) == 8 * 8 * 4 * 3
 
 
+def test_augmentation_and_nested_models_are_counted() -> None:
+    augmentation = keras.Sequential([layers.RandomFlip(), layers.RandomRotation(0.1), layers.GaussianNoise(0.1)])
+    any_size = keras.Input((None, None, 3))
+    backbone = keras.Model(any_size, layers.Conv2D(5, 3)(keras.ops.hard_silu(any_size)))
+    head = keras.Sequential([layers.Flatten(), layers.Dropout(0.1), layers.Dense(2)])
+    model = keras.Sequential([keras.Input((8, 8, 3)), augmentation, layers.RandomZoom(0.1), backbone, head])
+    assert count_macs(model) == macs_or_none(model) == 36 * (27 * 5 + 5 * 2)
+
+
 def test_macs_name_what_they_cannot_count() -> None:
     pixels = keras.Input((8, 8, 3))
-    strange = keras.Model(pixels, layers.Conv2DTranspose(2, 3, name="upwards")(pixels))
-    with pytest.raises(ValueError, match="layer 'upwards' is a Conv2DTranspose"):
+    strange = keras.Model(pixels, layers.EinsumDense("bhwc,cd->bhwd", (8, 8, 2), name="einsum")(pixels))
+    with pytest.raises(ValueError, match="layer 'einsum' is a EinsumDense"):
         count_macs(strange)
+    assert macs_or_none(strange) is None
     product = keras.Model(pixels, keras.ops.matmul(pixels, keras.ops.transpose(pixels, (0, 1, 3, 2))))
     with pytest.raises(ValueError, match=r"layer 'matmul.*' is a Matmul"):
         count_macs(product)

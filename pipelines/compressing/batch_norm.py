@@ -8,9 +8,9 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing.kernels import check_functional
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.models.fitting import check_batches
+from joulecache.pipelines.models.flattening import check_functional
 from joulecache.pipelines.models.macs import check_used_once
 
 

@@ -21,7 +21,7 @@ from joulecache.pipelines.compressing.channel_flow import (
     flow_of,
     needs_all_outputs,
 )
-from joulecache.pipelines.compressing.kernels import check_functional
+from joulecache.pipelines.models.flattening import check_functional
 
 Indices = NDArray[np.int64]
 

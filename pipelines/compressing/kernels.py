@@ -10,6 +10,8 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
+from joulecache.pipelines.models.flattening import check_functional, set_weights
+
 # not DepthwiseConv2D: its kernels are about 1% of a model's weights, and each output sums only nine of them
 _WEIGHTED = (layers.Conv2D, layers.Dense)
 
@@ -73,21 +75,6 @@ def copy_of(model: keras.Model, clone: Callable[[keras.Layer], keras.Layer] | No
     # a clone of a compiled model is compiled, and saves its optimizer
     inputs, outputs = (tensors[0] if len(tensors) == 1 else tensors for tensors in (copy.inputs, copy.outputs))
     return keras.Model(inputs, outputs, name=model.name)
-
-
-def set_weights(layer: keras.Layer, weights: Sequence[NDArray[Any]]) -> None:
-    """Set the weights of a layer or a model, from `get_weights`."""
-    layer.set_weights(weights)
-    for part in layer._flatten_layers():
-        # it computes with copies of its weights, which only loading them from a file updates
-        if isinstance(part, layers.Normalization):
-            part.finalize_state()
-
-
-def check_functional(model: keras.Model) -> None:
-    """Raise ValueError unless a model is functional or sequential, and built."""
-    if not getattr(model, "inputs", None):
-        raise ValueError(f"model {model.name!r} is not functional or not built: build it from keras.Input")
 
 
 def check_finite(model: keras.Model) -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.compressing.channel_flow import Flow
 from joulecache.pipelines.compressing.dependency_groups import Dependencies, Indices, LayerChannels, dependencies
-from joulecache.pipelines.compressing.kernels import set_weights
 from joulecache.pipelines.compressing.recipe import Criterion
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
 from joulecache.pipelines.core.quantities import shortened
+from joulecache.pipelines.models.flattening import set_weights
 from joulecache.pipelines.models.macs import count_macs
 
 _NOTES = logging.getLogger("joulecache")

@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from joulecache.pipelines.compressing.kernels import check_finite, check_functional, set_weights
+from joulecache.pipelines.compressing.kernels import check_finite
 from joulecache.pipelines.models.fitting import is_softmax
+from joulecache.pipelines.models.flattening import check_functional, set_weights
 
 _WITH_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 _WEIGHT_LEVELS = 127  # levels on each side of 0: TensorFlow Lite's kernels are symmetric

@@ -8,50 +8,44 @@ from collections.abc import Collection
 import keras
 from keras import layers
 
+from joulecache.pipelines.models.flattening import is_nested, plain_copy
+
 _WITHOUT_MACS = (
-    layers.InputLayer,
-    layers.Rescaling,
-    layers.Normalization,
-    layers.BatchNormalization,
-    layers.Activation,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.Softmax,
-    layers.Dropout,
-    layers.SpatialDropout2D,
-    layers.Flatten,
-    layers.Reshape,
-    layers.Permute,
-    layers.Add,
-    layers.Subtract,
-    layers.Multiply,
-    layers.Average,
-    layers.Maximum,
-    layers.Concatenate,
-    layers.ZeroPadding2D,
-    layers.Cropping2D,
-    layers.Cropping3D,
-    layers.UpSampling2D,
-    layers.MaxPooling2D,
-    layers.AveragePooling2D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalMaxPooling2D,
+    *(layers.InputLayer, layers.Identity, layers.Normalization),
+    *(layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization, layers.UnitNormalization),
+    *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax),
+    *(layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout),
+    *(layers.ActivityRegularization, layers.Flatten, layers.Reshape, layers.Permute, layers.RepeatVector),
+    *(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum),
+    *(layers.Concatenate, layers.ZeroPadding2D, layers.Cropping2D, layers.Cropping3D, layers.UpSampling2D),
+    *(layers.MaxPooling2D, layers.AveragePooling2D, layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D),
 )
-_WITH_MACS = (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
+_WITH_MACS = (layers.Conv2D, layers.Conv2DTranspose, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense)
 
 # Operations that `x[..., :8]`, `x + y` and `keras.ops.relu(x)` add to a functional model; Keras does not export their classes.
 _OPERATIONS_WITHOUT_MACS = (
     *("GetItem", "Slice", "Split", "Reshape", "Transpose", "Concatenate", "Pad"),
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Mean", "Max"),
-    *("Relu", "Relu6", "Sigmoid", "Silu", "HardSwish", "Softmax"),
+    *("Maximum", "Minimum", "Power", "Square", "Sqrt", "Exp", "Absolute", "Negative", "Cast", "ExpandDims", "Squeeze"),
+    *("Relu", "Relu6", "Sigmoid", "Silu", "Gelu", "Tanh", "HardSigmoid", "HardSilu", "Softmax"),
+    *("LayerScale", "StochasticDepth"),  # of keras.applications.ConvNeXt
 )
+_PREPROCESSING = "keras.src.layers.preprocessing."  # among it augmentation, which does nothing at inference
+
+
+def macs_or_none(model: keras.Model) -> int | None:
+    """Return `count_macs` of a model; None where it raises."""
+    try:
+        return count_macs(model)
+    except ValueError:
+        return None
 
 
 def count_macs(model: keras.Model) -> int:
     """Count the multiply-accumulates of one image, from the shapes of convolutions and dense layers.
 
-    Biases, activations, pooling, normalization and arithmetic between tensors count 0, as in MLPerf Tiny.
+    Biases, activations, pooling, normalization, preprocessing, augmentation and arithmetic between tensors count 0, as in MLPerf
+    Tiny. Nested models are counted with the rest.
 
     Raises:
         ValueError: A layer or an operation is unknown, or a counted layer is used more than once or has no fixed shape;
@@ -59,6 +53,8 @@ def count_macs(model: keras.Model) -> int:
     """
     if not getattr(model, "inputs", None):
         raise ValueError(f"model {model.name!r} has no fixed input: build it from keras.Input")
+    if any(map(is_nested, model.layers)):
+        return count_macs(plain_copy(model))
     # a sequential model has no operations, only layers
     steps = [step for step in getattr(model, "operations", model.layers) if not _costs_nothing(step)]
     for step in steps:
@@ -87,9 +83,10 @@ def check_used_once(model: keras.Model, names: Collection[str] | None = None) ->
 
 
 def _costs_nothing(step: keras.Operation) -> bool:
-    if isinstance(step, keras.Layer):
-        return type(step) in _WITHOUT_MACS
-    return type(step).__module__.startswith("keras.") and type(step).__name__ in _OPERATIONS_WITHOUT_MACS
+    if type(step) in _WITHOUT_MACS:
+        return True
+    module, name = type(step).__module__, type(step).__name__
+    return module.startswith(_PREPROCESSING) or (module.startswith("keras.") and name in _OPERATIONS_WITHOUT_MACS)
 
 
 def _macs_of(layer: keras.Layer) -> int:
@@ -98,6 +95,10 @@ def _macs_of(layer: keras.Layer) -> int:
         positions: int = math.prod(outputs) // layer.filters
         weights: int = math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape)
         return positions * weights
+    if type(layer) is layers.Conv2DTranspose:
+        # each input place is multiplied with the whole kernel
+        places: int = math.prod(layer.input.shape[1:-1])
+        return places * math.prod(layer.kernel.shape)
     # an output value sums over the axes of the kernel that are not output channels
     window: tuple[int, ...] = layer.kernel.shape[: 2 if type(layer) is layers.DepthwiseConv2D else -1]
     return math.prod(window) * math.prod(outputs)
