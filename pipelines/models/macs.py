@@ -98,7 +98,8 @@ def _macs_of(layer: keras.Layer) -> int:
     if type(layer) is layers.Conv2DTranspose:
         # each input place is multiplied with the whole kernel
         places: int = math.prod(layer.input.shape[1:-1])
-        return places * math.prod(layer.kernel.shape)
+        products: int = places * math.prod(layer.kernel.shape)
+        return products
     # an output value sums over the axes of the kernel that are not output channels
     window: tuple[int, ...] = layer.kernel.shape[: 2 if type(layer) is layers.DepthwiseConv2D else -1]
     return math.prod(window) * math.prod(outputs)
