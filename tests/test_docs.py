@@ -117,9 +117,12 @@ def test_the_op_of_the_page_on_transforms_runs(folder: Path, photo: bytes) -> No
 
 def test_the_page_on_loading_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    for number in range(900):  # batches of 512
-        Image.new("RGB", (8, 8), (number % 256, number // 256, 0)).save(tmp_path / "photos" / f"{number}.png")
+    for kind in ("cat", "dog"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(450):  # batches of 512
+            Image.new("RGB", (8, 8), (number % 256, number // 256, 0)).save(
+                tmp_path / "photos" / kind / f"{number}.png"
+            )
     jc.precompute("photos", "cache", "decode|resize(8)")
     shutil.copytree("cache", "more")
     assert len(blocks("docs/loading.md")) >= 6

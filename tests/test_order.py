@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from joulecache.pipelines.loading.order import Order
 from joulecache.pipelines.loading.permutation import permute
 
-orders = st.builds(
-    Order,
-    records=st.integers(1, 5000),
-    seed=st.integers(0, 2**64 - 1),
-    shuffle=st.sampled_from(["all", "blocks", None]),
-    block=st.integers(1, 700),
-    window=st.integers(30, 300),  # a window costs as much as one of 65,536 rows, however small
-) | st.lists(st.integers(1, 900), min_size=1, max_size=9).map(
-    lambda files: Order(sum(files), 3, "blocks", 20, 30, tuple(files))
+orders = (
+    st.builds(
+        Order,
+        records=st.integers(1, 5000),
+        seed=st.integers(0, 2**64 - 1),
+        shuffle=st.sampled_from(["all", "blocks", None]),
+        block=st.integers(1, 700),
+        window=st.integers(30, 300),  # a window costs as much as one of 65,536 rows, however small
+    )
+    | st.lists(st.integers(1, 900), min_size=1, max_size=9).map(
+        lambda files: Order(sum(files), 3, "blocks", 20, 30, (0, *files[1:], 0, files[0], 0))
+    )
 )
 
 
@@ -137,6 +140,13 @@ def test_files_come_whole_inside_their_group() -> None:
         assert order.groups(epoch, 69, 71) in (groups[:1], groups[:2])
     assert len(orders) == 3
     assert Order(400, 3, files=files).groups(0, 35, 45) == [[1], [2]]
+
+
+@pytest.mark.parametrize("shuffle", ["blocks", None])
+def test_files_without_rows_are_in_no_group(shuffle: Literal["blocks"] | None) -> None:
+    order = Order(100, 3, shuffle, block=7, window=3, files=(0, 30, 0, 0, 60, 10, 0))
+    for epoch in range(4):
+        assert sorted(file for group in order.groups(epoch, 0, 100) for file in group) == [1, 4, 5]
 
 
 def test_a_window_is_shuffled() -> None:

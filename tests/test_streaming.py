@@ -134,6 +134,16 @@ def test_a_cache_that_fits_is_fetched_once(there: str, here: Path, proxy: StoreP
     assert all("val-" not in name for name in reads)
 
 
+def test_only_shards_with_selected_records_are_fetched(there: str, here: Path, proxy: StoreProxy) -> None:
+    keys = jc.open_cache(here).rows("train")["key"].to_pylist()
+    split, place = manifest_of(here).splits["train"], 2
+    first = sum(file.records for file in split.variant_files(0)[:place])
+    where = f"key in {tuple(keys[first : first + 2])}"
+    assert content(opened(there, where=where)) == content(opened(here, where=where))
+    expected = {split.variant_files(variant)[place].name for variant in range(split.variants)}
+    assert {name for name in proxy.reads if name.startswith("train")} == expected
+
+
 def test_reading_begins_before_all_has_arrived(there: str, here: Path, proxy: StoreProxy) -> None:
     arrived, go_on = [], threading.Event()
 

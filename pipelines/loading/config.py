@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from joulecache.pipelines.cache.names import SPLITS
-from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_text, make_plain
+from joulecache.pipelines.core.checks import check_choice, check_flag, check_integer, check_text, make_plain, shown
+from joulecache.pipelines.loading.where import Where, parse_where
 
 Shuffle: TypeAlias = bool | Literal["blocks"]
 Verify: TypeAlias = Literal["open", "full"]
@@ -55,6 +56,7 @@ class LoadConfig:
     targets: str | Sequence[str] | None = None
     sample_weight: str | None = None
     follow: bool = False
+    where: Where | None = None
     budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,10 @@ class LoadConfig:
         check_flag("follow", self.follow)
         for name in (*(self.targets or ()), *([] if self.sample_weight is None else [self.sample_weight])):
             check_text("targets", name)
+        if isinstance(self.where, str):
+            parse_where(self.where)
+        elif self.where is not None and not callable(self.where):
+            raise ValueError(f"where must be an expression or a function of the columns, got {shown(self.where)}")
         if self.epochs is not None:
             check_integer("epochs", self.epochs)
 

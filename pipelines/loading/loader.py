@@ -12,6 +12,7 @@ from joulecache.pipelines.loading.config import LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
 from joulecache.pipelines.loading.mixing import Mix
 from joulecache.pipelines.loading.opening import open_steps
+from joulecache.pipelines.loading.where import Where
 from joulecache.transforms.ops import Op
 
 
@@ -30,6 +31,7 @@ def load(
     targets: str | Sequence[str] | None = None,
     sample_weight: str | None = None,
     follow: bool = False,
+    where: Where | None = None,
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
@@ -58,6 +60,8 @@ def load(
         sample_weight: Name of a `Value` that weights each image in Keras: the third element of a batch, float32 or int64 ``[B]``. With
             masks, boxes or points it has the structure of the targets, and axes of 1 for their pixels, boxes or points.
         follow: Read the newest draws that the cache has when an epoch begins, for a cache that `precompute` advances meanwhile.
+        where: The records to load: an expression over keys and targets, such as ``"label in ('cat', 'dog')"``, or a function that
+            takes the columns of the index, a dict-like of arrays ``[N]`` by name, and returns bool ``[N]``. No pixels are read.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
@@ -87,6 +91,7 @@ def load(
         targets=targets,
         sample_weight=sample_weight,
         follow=follow,
+        where=where,
     )
     reader = open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
     return make_dataset(reader, config)

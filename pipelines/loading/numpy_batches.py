@@ -17,6 +17,7 @@ from joulecache.pipelines.loading.opening import open_steps
 from joulecache.pipelines.loading.reader import StepReader
 from joulecache.pipelines.loading.split import Images, Targets
 from joulecache.pipelines.loading.steps import first_batch
+from joulecache.pipelines.loading.where import Where
 from joulecache.transforms.ops import Op
 
 Step: TypeAlias = tuple[Images, Targets]
@@ -36,6 +37,7 @@ def batches(
     targets: str | Sequence[str] | None = None,
     sample_weight: str | None = None,
     follow: bool = False,
+    where: Where | None = None,
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
@@ -58,6 +60,8 @@ def batches(
         targets: Names of the targets to yield. Default: all of the cache, but for `sample_weight`.
         sample_weight: Name of a `Value` that becomes the third element of a batch.
         follow: Read the newest draws that the cache has when an epoch begins, for a cache that `precompute` advances meanwhile.
+        where: The records to load: an expression over keys and targets, such as ``"label in ('cat', 'dog')"``, or a function that
+            takes the columns of the index, a dict-like of arrays ``[N]`` by name, and returns bool ``[N]``. No pixels are read.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
@@ -84,6 +88,7 @@ def batches(
         targets=targets,
         sample_weight=sample_weight,
         follow=follow,
+        where=where,
     )
     return NumPyBatches(open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes), config)
 

@@ -114,10 +114,11 @@ def _chunk(order: Order, epoch: int, chunk: int) -> Rows:
 def _groups(order: Order, epoch: int) -> _Groups:
     files = order.files or (order.records,)
     if order.shuffle is None:
-        return _Groups([[file] for file in range(len(files))], _ends(np.array(files)))
+        filled = np.flatnonzero(files)
+        return _Groups([[file] for file in filled.tolist()], _ends(np.array(files)[filled]))
     groups: list[list[int]] = [[]]
     positions, position = [0], 0
-    for file in permute(np.arange(len(files)), len(files), (order.seed, epoch, 0)).tolist():
+    for file in filter(files.__getitem__, permute(np.arange(len(files)), len(files), (order.seed, epoch, 0)).tolist()):
         if position - positions[-1] >= order.block * order.window:
             groups.append([])
             positions.append(position)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from joulecache.pipelines.loading.spatial import SpatialColumn
 from joulecache.pipelines.loading.split import CachedSplit, Images, Targets
 from joulecache.pipelines.loading.steps import Batches, divide, first_batch
 from joulecache.pipelines.loading.streaming import Stream
+from joulecache.pipelines.loading.subset import Subset, digest
 from joulecache.pipelines.loading.targets import packed, select
+from joulecache.pipelines.loading.where import choose
 from joulecache.pipelines.source.feature import Named
 from joulecache.transforms.ops import Op
 
@@ -187,7 +189,7 @@ def open_reader(
 
     split = open_split(cache)
     order = _order(split, config)
-    batches = divide(split, config, len(split))
+    batches = divide(split, config, order.records)
     start = first_batch(config, batches.count)
     stream = Stream(cache, split.entry, order, batches) if isinstance(cache, StreamedCache) else None
     newest = None if reopen is None else NewestSplit(split, reopen, open_split)
@@ -196,12 +198,21 @@ def open_reader(
 
 def _order(split: CachedSplit, config: LoadConfig) -> Order:
     files = tuple(file.records for file in split.entry.variant_files(0))
+    if config.where is None:
+        return Order(len(split), split.seed, *_shuffle(split, len(split), config), files)
+    chosen = choose(split.cache, split.name, config.where)
+    counts = np.diff(np.searchsorted(chosen, np.cumsum([0, *files])))
+    shuffle = _shuffle(split, len(chosen), config)
+    return Subset(len(chosen), split.seed, *shuffle, tuple(counts.tolist()), digest(chosen), chosen)
+
+
+def _shuffle(split: CachedSplit, records: int, config: LoadConfig) -> tuple[Literal["all", "blocks"] | None, int, int]:
+    """Return the shuffle, block and window of the `Order` of some records."""
     if config.shuffled != "blocks":
-        return Order(len(split), split.seed, "all" if config.shuffled else None, files=files)
-    image_bytes = split.stored_bytes / (len(split) * split.entry.variants)
+        return "all" if config.shuffled else None, 1, 1
+    image_bytes = split.stored_bytes / (records * split.entry.variants)
     block = max(1, round(config.budget.block_bytes / image_bytes))
-    window = max(1, round(config.budget.window_bytes / image_bytes / block))
-    return Order(len(split), split.seed, "blocks", block, window, files)
+    return "blocks", block, max(1, round(config.budget.window_bytes / image_bytes / block))
 
 
 def note_slow_shuffle(reader: StepReader, config: LoadConfig) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from joulecache.pipelines.cache import cache as stored
 from joulecache.pipelines.cache.cache import CacheLike
@@ -18,6 +19,7 @@ from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.reader import arrange
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.loading.targets import select
+from joulecache.pipelines.loading.where import Where, choose
 from joulecache.transforms.ops import Op
 
 
@@ -44,10 +46,13 @@ class Cache(stored.Cache):
         seed: int | None = None,
         targets: str | Sequence[str] | None = None,
         sample_weight: str | None = None,
+        where: Where | None = None,
         ops: Mapping[str, type[Op]] | None = None,
     ) -> Records:
         """Return the records of a split in an epoch, as `Records` describes them."""
-        return Records(self, split, epoch=epoch, seed=seed, targets=targets, sample_weight=sample_weight, ops=ops)
+        return Records(
+            self, split, epoch=epoch, seed=seed, targets=targets, sample_weight=sample_weight, where=where, ops=ops
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,6 +72,7 @@ class Records(Sequence[Any]):
         seed: Seed of the draws; None for the cache's.
         targets: Names of the targets; None for all, but for `sample_weight`.
         sample_weight: Name of a `Value` that becomes the third element of a record.
+        where: The records, as in `load`; None for all. A function must be one that can be pickled, to go to other processes.
         ops: Custom ops in the chain, by name.
 
     Raises:
@@ -81,6 +87,7 @@ class Records(Sequence[Any]):
     seed: int | None = None
     targets: str | Sequence[str] | None = None
     sample_weight: str | None = None
+    where: Where | None = None
     ops: Mapping[str, type[Op]] | None = None
 
     def __post_init__(self) -> None:
@@ -89,15 +96,26 @@ class Records(Sequence[Any]):
             raise ValueError(
                 f"{str(self._opened.chain)!r} mixes the images of batches, not single records: use batches"
             )
+        self._rows  # noqa: B018 (raises for a `where` that selects nothing)
+
+    @property
+    def _config(self) -> LoadConfig:
+        return LoadConfig(
+            self.split, 1, seed=self.seed, targets=self.targets, sample_weight=self.sample_weight, where=self.where
+        )
 
     @cached_property
     def _opened(self) -> CachedSplit:
-        config = LoadConfig(self.split, 1, seed=self.seed, targets=self.targets, sample_weight=self.sample_weight)
+        config = self._config
         selection = select(self.cache.manifest.features, config.targets, config.sample_weight)
         return CachedSplit(self.cache, config.split, config.seed, self.ops, selection)
 
+    @cached_property
+    def _rows(self) -> NDArray[np.int64] | range:
+        return range(len(self._opened)) if self.where is None else choose(self.cache, self.split, self.where)
+
     def __len__(self) -> int:
-        return len(self._opened)
+        return len(self._rows)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Any: ...
@@ -111,8 +129,7 @@ class Records(Sequence[Any]):
 
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Return several records, which is faster than one by one; PyTorch's `DataLoader` calls this."""
-        places = range(len(self))
-        rows = [places[operator.index(index)] for index in indices]
+        rows = [self._rows[operator.index(index)] for index in indices]
         images, targets = self._opened.batch(np.array(rows, np.int64), self.epoch, 0)
         return [arrange(self._opened, image, [each[row] for each in targets]) for row, image in enumerate(images)]
 

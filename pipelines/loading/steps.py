@@ -66,14 +66,15 @@ class Batches:
 def divide(split: CachedSplit, config: LoadConfig, count: int) -> Batches:
     """Return a host's batches of epochs of `count` records; raise ValueError if there are none."""
     index, hosts = config.hosts
+    inside = f" in {split.name!r}" + ("" if config.where is None else " that where selects")
     if hosts > count:
-        raise ValueError(f"{hosts} hosts are more than the {count} records in {split.name!r}: each needs at least one")
+        raise ValueError(f"{hosts} hosts are more than the {count} records{inside}: each needs at least one")
     first, end = (count * number // hosts for number in (index, index + 1))
     records = count // hosts if config.drop_remainder else end - first
     if config.drop_remainder and config.batch_size > records:
         each = "" if hosts == 1 else f", {records} for each of {hosts} hosts,"
         raise ValueError(
-            f"batch_size {config.batch_size} with drop_remainder leaves nothing of the {count} records{each} in {split.name!r}"
+            f"batch_size {config.batch_size} with drop_remainder leaves nothing of the {count} records{each}{inside}"
         )
     return Batches(first, records, config.batch_size, config.drop_remainder, _batches_per_step(split, config))
 

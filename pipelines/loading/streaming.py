@@ -42,7 +42,7 @@ class Stream:
         window = (
             0
             if order.shuffle is None
-            else order.block * order.window * sum(each.bytes for each in files) // entry.records
+            else order.block * order.window * sum(each.bytes for each in files) // order.records
         )
         needed = min(2 * (largest + window), sum(file.bytes for file in entry.files))
         if needed > self._room:
