@@ -78,14 +78,22 @@ class Handler(BaseHTTPRequestHandler):
         inside = f"{self.name}/"
         after = asked.get("continuation-token", "")
         names = sorted(name.removeprefix(inside) for name in self.objects if name.startswith(inside))
-        names = [name for name in names if name.startswith(asked.get("prefix", "")) and name > after]
+        prefix = asked.get("prefix", "")
+        names = [name for name in names if name.startswith(prefix) and name > after]
+        folders: list[str] = []
+        if "delimiter" in asked:  # folders are on the first page, whatever its limit
+            folders = sorted(
+                {prefix + name[len(prefix) :].split("/")[0] + "/" for name in names if "/" in name[len(prefix) :]}
+            )
+            names = [name for name in names if "/" not in name[len(prefix) :]]
+            folders = [] if after else folders
         page = names[:PAGE]
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if names[PAGE:] else ""
         contents = "".join(
             f"<Contents><Key>{escape(name)}</Key><Size>{len(self.objects[inside + name].data)}</Size>"
             f"<LastModified>{MODIFIED}</LastModified><ETag>{escape(self.objects[inside + name].headers['ETag'])}</ETag></Contents>"
             for name in page
-        )
+        ) + "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
         return f"<?xml version='1.0' encoding='UTF-8'?><ListBucketResult>{token}{contents}</ListBucketResult>".encode()
 
     def answer(self, status: int, data: bytes = b"", headers: dict[str, str] | None = None) -> None:

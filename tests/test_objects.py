@@ -36,6 +36,7 @@ from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.core.object_store import ConflictError, ObjectFolder, StoreError, open_binary
 from joulecache.pipelines.source import Source, SourceConfig, SourceError, open_source
+from joulecache.pipelines.source.stored import _in_parts, find_stored
 
 CHAIN = "decode|resize(32)|random_crop(28) || flip_lr"
 SECRET = "never-to-be-shown"
@@ -190,6 +191,27 @@ def test_every_kind_of_source_equals_the_one_on_disk(
             open_source(f"{bucket}/data/{name}")
     with pytest.raises(SourceError, match=r"unsupported source '.*notes\.txt'"):
         open_source(f"{bucket}/data/folder/notes.txt")
+
+
+def test_a_large_folder_is_listed_by_the_folders_in_it(any_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"train/{folder}/{number}.jpg" for folder in ("a", "b#c d", "%20[é]*") for number in range(7)]
+    names += ["a.jpg", "train.jpg", "train/a.jpg", "train/a/notes.txt", "train0.jpg", "val/x/y/1.jpg"]
+    small = [f"many/{number}/{number}.jpg" for number in range(12)]
+    upload(f"{any_bucket}/photos", dict.fromkeys([*names, *small], b"1"))
+    upload(any_bucket, {"photos2/1.jpg": b"1"})
+    folder = ObjectFolder(f"{any_bucket}/photos")
+    [whole] = _in_parts(folder, list)
+    monkeypatch.setattr("joulecache.pipelines.core.object_store.PAGE_OBJECTS", 5)
+    parts = [*_in_parts(folder, list)]
+    assert [stored for part in parts for stored in part] == sorted(whole, key=lambda stored: stored.name)
+    assert len({*names, *small}) == len(whole) == sum(map(len, parts))
+    assert max(map(len, parts)) == 8  # train/a
+    assert sum(map(bool, parts)) > 7
+    monkeypatch.setattr("joulecache.pipelines.source.stored._MOST_FOLDERS", 4)  # less than in a page of many/
+    assert 12 in map(len, _in_parts(folder, list))
+    listing, _ = find_stored(folder.url)
+    assert listing is not None
+    assert [*listing().names] == sorted({*names, *small} - {"train/a/notes.txt"})
 
 
 def test_masks_and_metadata_of_a_folder_in_a_store(bucket: str, photos: Mapping[str, bytes]) -> None:

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,8 @@ SCHEMES = ("s3://", "gs://")
 _RETRY_TIMEOUT = timedelta(seconds=60)
 _READ_BYTES = 1 << 18  # per request when a file is read in pieces: their transfer takes about as long as the round trip
 _DELETE_BATCH = 1000
+PAGE_OBJECTS = 1000
+"""Objects that one request lists."""
 _LONGEST_MESSAGE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -85,16 +87,31 @@ class ObjectFolder:
         parts = urlsplit(self.url)
         return _open_store(f"{parts.scheme}://{parts.netloc}")
 
+    @property
+    def _inside(self) -> int:
+        """Where the names of objects start in their paths."""
+        return len(self._prefix) + 1 if self._prefix else 0
+
     def _path(self, name: str) -> str:
         return f"{self._prefix}/{name}".strip("/")
 
     def list(self, under: str = "") -> Iterator[StoredObject]:
         """Yield the objects below a subfolder, in any order."""
-        inside = len(self._prefix) + 1 if self._prefix else 0
+        for page in self.pages(under):
+            yield from page
+
+    def pages(self, under: str = "") -> Iterator[Sequence[StoredObject]]:
+        """Yield the objects below a subfolder in any order, those of a request at a time."""
         with _store_errors(self.url):
-            for page in _obstore().list(self._store, self._path(under) or None, chunk_size=1000):
-                for meta in page:
-                    yield _stored(meta["path"][inside:], meta)
+            for page in _obstore().list(self._store, self._path(under) or None, chunk_size=PAGE_OBJECTS):
+                yield [_stored(meta["path"][self._inside :], meta) for meta in page]
+
+    def children(self, under: str = "") -> tuple[Sequence[StoredObject], Sequence[str]]:
+        """Return the objects in a subfolder, without those in folders in it, and the names of these folders, in any order."""
+        with _store_errors(self.url):
+            found = _obstore().list_with_delimiter(self._store, self._path(under) or None)
+            objects = [_stored(meta["path"][self._inside :], meta) for meta in found["objects"]]
+            return objects, [path[self._inside :] for path in found["common_prefixes"]]
 
     def find(self, name: str) -> StoredObject | None:
         """Return an object; None if it does not exist."""

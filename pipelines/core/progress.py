@@ -8,13 +8,17 @@ import math
 import os
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from typing import TYPE_CHECKING, Protocol
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_T = TypeVar("_T")
 
 Progress = Callable[[str, int, int], None]
 """Receives a description, the number of steps done, and the number of steps."""
@@ -24,6 +28,7 @@ LINE_DELAY_S = 2.0
 LINE_EVERY_S = 60.0
 """Seconds between two lines about the same step."""
 _NOTED_BYTES = 4000  # of output added to an exception
+_TALLY_EVERY_S = 0.1
 
 
 class ProgressBar(Protocol):
@@ -31,6 +36,44 @@ class ProgressBar(Protocol):
 
     def __call__(self, what: str, done: int, total: int | None, detail: str = "") -> None:
         """Show that `done` of `total` steps are done, None if the total is unknown, followed by `detail`."""
+
+
+_SHOWN: ContextVar[ProgressBar | None] = ContextVar("shown", default=None)
+
+
+class Tally:
+    """Counts the steps of work that takes no `Progress`, and shows them on the progress bar that is open, if any.
+
+    Args:
+        what: A description of the steps.
+        total: The number of steps; None if it is unknown.
+    """
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        self._what, self._total, self._bar = what, total, _SHOWN.get()
+        self._lock = threading.Lock()
+        self._done, self._next_s = 0, 0.0
+
+    def add(self, steps: int = 1) -> None:
+        """Count steps that are done. Any thread may call it."""
+        with self._lock:
+            self._done += steps
+            now = time.monotonic()
+            if self._bar is not None and now >= self._next_s:
+                self._next_s = now + _TALLY_EVERY_S
+                self._bar(self._what, self._done, self._total)
+
+    def counted(self, items: Iterable[_T], at_once: int = 1) -> Iterator[_T]:
+        """Yield items, and count each when it is done, or `at_once` of them together: cheaper where an item takes microseconds."""
+        waiting = 0
+        for item in items:
+            yield item
+            waiting += 1
+            if waiting == at_once:
+                self.add(waiting)
+                waiting = 0
+        if waiting:
+            self.add(waiting)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -47,6 +90,8 @@ def progress_bar(
 ) -> Iterator[ProgressBar]:
     """Show progress on stderr: a bar on a terminal, lines elsewhere. The bar disappears at the end.
 
+    A `Tally` that is made in this block is shown too.
+
     Args:
         delay_s: Seconds before the bar appears, so that short jobs show none. Without a delay it appears before the first call.
         line_delay_s: Seconds before the first line, where stderr is not a terminal.
@@ -56,11 +101,14 @@ def progress_bar(
     from rich.console import Console
 
     console = console or Console(stderr=True)
-    if console.is_terminal:
-        with _terminal_bar(console, delay_s) as bar:
-            yield bar
-    else:
-        yield _line_printer(console, line_delay_s, line_every_s)
+    with ExitStack() as stack:
+        if console.is_terminal:
+            bar = stack.enter_context(_terminal_bar(console, delay_s))
+        else:
+            bar = _line_printer(console, line_delay_s, line_every_s)
+        shown = _SHOWN.set(bar)
+        stack.callback(_SHOWN.reset, shown)
+        yield bar
 
 
 @contextmanager

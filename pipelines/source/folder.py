@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
-from array import array
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from joulecache.pipelines.core.files import mtime_ns
+from joulecache.pipelines.core.progress import Tally
 from joulecache.pipelines.core.quantities import plural
-from joulecache.pipelines.source.listing import ImageListing, image_places, may_have_labels
-from joulecache.pipelines.source.names import NamesBuilder
+from joulecache.pipelines.core.concurrent_walk import walk
+from joulecache.pipelines.source.listing import FILES_AT_ONCE, ImageListing, ListingBuilder, may_have_labels
 from joulecache.pipelines.source.naming import NOT_UTF8, is_ignored, is_utf8, printable, skipped_kind
 from joulecache.pipelines.source.records import SourceError
 
@@ -28,42 +30,94 @@ _NOUNS = {
 
 def list_folder(root: Path) -> ImageListing:
     """List the images below a folder, also those behind links; SourceError if a folder cannot be listed."""
-    names = NamesBuilder()
-    sizes, mtimes_ns = array("q"), array("q")
-    beside: list[str] = []
-    skipped: dict[str, Counter[str]] = {}
-    refused: list[tuple[str, str]] = []
-    links = _Links(root)
+    top = _Root.of(root)
+    listing, links = ListingBuilder(), _Links(top)
+    found = Tally("files found")
+    for part in walk("", functools.partial(_list_one, top, found)):
+        listing.extend(part.files)
+        links.extend(part.links)
+    return listing.build(str(root.absolute()), links.notes(), tuple(links.folders.values()))
+
+
+@dataclass(frozen=True)
+class _Root:
+    """The folder that is listed.
+
+    Attributes:
+        path: Its path, as given.
+        inside: How absolute paths in it start: as given, and with its links resolved.
+    """
+
+    path: str
+    inside: tuple[str, str]
+
+    @classmethod
+    def of(cls, root: Path) -> _Root:
+        ends = (os.path.join(path, "") for path in (os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100, PTH118
+        return cls(str(root), (next(ends), next(ends)))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One folder without those in it."""
+
+    files: ListingBuilder
+    links: _Links
+
+
+def _list_one(root: _Root, found: Tally, prefix: str) -> tuple[_Part, list[str]]:
+    """List one folder; return what it holds, and the prefixes of the names in the folders in it.
+
+    Args:
+        root: The folder that is listed.
+        found: Counts the files.
+        prefix: Start of the names in this one: ``cat/``, or "" for `root` itself.
+    """
+    listing, links = ListingBuilder(), _Links(root)
+    prefix_is_utf8 = is_utf8(prefix)
+    here: Counter[str] = Counter()
     # plain strings: a Path for each file costs ten times as much as the listing itself
-    for folder, folders, files in os.walk(root, onerror=_refuse_unlisted, followlinks=True):
-        relative = os.path.relpath(folder, root)
-        prefix = "" if relative == "." else relative + "/"
-        prefix_is_utf8 = is_utf8(prefix)
-        here: Counter[str] = Counter()
-        listed = [name for name in folders if not is_ignored(name)]
-        folders[:] = [name for name in listed if links.leads_on(prefix, name)]
-        here[_LOOP] += len(listed) - len(folders)
-        for file in files:
-            if kind := skipped_kind(file):
-                # the folder behind a broken link has no suffix
-                here[_BROKEN if kind == file and links.is_broken(prefix + file) else kind] += 1
-                if may_have_labels(file, kind) and prefix_is_utf8 and is_utf8(file):
-                    beside.append(prefix + file)
-                continue
-            status = links.status(prefix + file)
-            if status is None:
-                here[_IRREGULAR] += 1
-            elif prefix_is_utf8 and is_utf8(file):
-                names.append(prefix + file)
-                sizes.append(status.st_size)
-                mtimes_ns.append(mtime_ns(status))
-            else:
-                refused.append((printable(prefix + file), NOT_UTF8))
-        if +here or not (files or folders):
-            skipped[printable(prefix[:-1])] = +here
-    places = image_places(str(root.absolute()), sizes, mtimes_ns, None)
-    linked = tuple(links.folders.values())
-    return ImageListing("", names.build(), places, None, beside, skipped, refused, links.notes(), linked)
+    folders, files = _entries(os.path.join(root.path, prefix[:-1]) if prefix else root.path)  # noqa: PTH118
+    listed = [name for name in folders if not is_ignored(name)]
+    followed = [f"{prefix}{name}/" for name in listed if links.leads_on(prefix, name)]
+    here[_LOOP] += len(listed) - len(followed)
+    for file in found.counted(files, FILES_AT_ONCE):
+        if kind := skipped_kind(file):
+            # the folder behind a broken link has no suffix
+            here[_BROKEN if kind == file and links.is_broken(prefix + file) else kind] += 1
+            if may_have_labels(file, kind) and prefix_is_utf8 and is_utf8(file):
+                listing.beside.append(prefix + file)
+            continue
+        status = links.status(prefix + file)
+        if status is None:
+            here[_IRREGULAR] += 1
+        elif prefix_is_utf8 and is_utf8(file):
+            listing.add(prefix + file, status.st_size, mtime_ns(status))
+        else:
+            listing.refused.append((printable(prefix + file), NOT_UTF8))
+    if +here or not (followed or files):
+        listing.skipped[printable(prefix[:-1])] = +here
+    return _Part(listing, links), followed
+
+
+def _entries(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of the folders in a folder, with links to folders, and of all else; SourceError if it cannot be listed."""
+    folders: list[str] = []
+    files: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                (folders if _is_folder(entry) else files).append(entry.name)
+    except OSError as error:
+        raise SourceError(f"cannot list {error.filename!r} ({error.strerror}): make it readable or move it") from error
+    return folders, files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 class _Links:
@@ -73,13 +127,20 @@ class _Links:
         folders: The folders outside to which links lead, by the name of the link.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._inside = tuple(os.path.join(path, "") for path in (os.path.abspath(root), os.path.realpath(root)))  # noqa: PTH100, PTH118
+    def __init__(self, root: _Root) -> None:
+        self._root, self._inside = root.path, root.inside
         self.folders: dict[str, Path] = {}
         self._twice: dict[str, str] = {}
         self._outside: list[str] = []  # images
         self._unused: defaultdict[str, list[str]] = defaultdict(list)  # by kind
+
+    def extend(self, links: _Links) -> None:
+        """Add the links in another folder."""
+        self.folders |= links.folders
+        self._twice |= links._twice
+        self._outside += links._outside
+        for kind, names in links._unused.items():
+            self._unused[kind] += names
 
     def leads_on(self, prefix: str, name: str) -> bool:
         """Return whether a folder is no link to a folder above it."""
@@ -147,7 +208,3 @@ class _Links:
         for kind, names in sorted(self._unused.items()):
             notes.append(f"skipped {plural(len(names), 'file')} ({_NOUNS[kind]}), such as {printable(min(names))!r}")
         return tuple(notes)
-
-
-def _refuse_unlisted(error: OSError) -> None:
-    raise SourceError(f"cannot list {error.filename!r} ({error.strerror}): make it readable or move it") from error

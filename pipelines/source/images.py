@@ -89,6 +89,7 @@ def make_source(
     units = _image_table(listings, keys, _targets(labelled, labels), files, splits).select(
         sample_evenly(keys, labels, config.limit)
     )
+    units = units if config.limit is None else units.compacted()
     pa.default_memory_pool().release_unused()  # else it keeps the memory of temporary columns
     return Source(
         location=location,

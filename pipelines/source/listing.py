@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from joulecache.pipelines.source.label_members import MemberLabels
+from joulecache.pipelines.source.names import NamesBuilder
 
 LABEL_SUFFIXES = frozenset([".cls", ".csv", ".json", ".jsonl", ".tsv", ".txt", ".xml"])
 """Suffixes of files that may have labels."""
@@ -19,6 +21,9 @@ LABEL_SUFFIXES = frozenset([".cls", ".csv", ".json", ".jsonl", ".tsv", ".txt", "
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables of images, as Hugging Face's ImageFolder has them. The first that a folder has is read."""
+
+FILES_AT_ONCE = 1024
+"""Files that progress counts together."""
 
 
 def may_have_labels(file: str, kind: str) -> bool:
@@ -51,6 +56,46 @@ class ImageListing:
     refused: Sequence[tuple[str, str]]
     notes: tuple[str, ...] = ()
     linked: tuple[Path, ...] = ()
+
+
+class ListingBuilder:
+    """Collects the files of a folder, or of a part of it.
+
+    Attributes:
+        beside: Names of files that may have labels.
+        skipped: Number of files that are not images, by their folder and kind.
+        refused: Keys that cannot be used, with reasons.
+    """
+
+    def __init__(self) -> None:
+        self.beside: list[str] = []
+        self.skipped: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.refused: list[tuple[str, str]] = []
+        self._names = NamesBuilder()
+        self._sizes, self._mtimes_ns = array("q"), array("q")
+
+    def add(self, name: str, size_bytes: int, mtime_ns: int) -> None:
+        """Add an image."""
+        self._names.append(name)
+        self._sizes.append(size_bytes)
+        self._mtimes_ns.append(mtime_ns)
+
+    def extend(self, part: ListingBuilder) -> None:
+        """Add the files of another part."""
+        self._names.extend(part._names)
+        self._sizes += part._sizes
+        self._mtimes_ns += part._mtimes_ns
+        self.beside += part.beside
+        self.refused += part.refused
+        for folder, kinds in part.skipped.items():
+            self.skipped[folder] += kinds
+
+    def build(self, path: str, notes: tuple[str, ...] = (), linked: tuple[Path, ...] = ()) -> ImageListing:
+        """Return all of them as the listing of the folder at `path`."""
+        places = image_places(path, self._sizes, self._mtimes_ns, None)
+        return ImageListing(
+            "", self._names.build(), places, None, self.beside, self.skipped, self.refused, notes, linked
+        )
 
 
 def image_places(

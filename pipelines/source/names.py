@@ -104,6 +104,14 @@ class NamesBuilder:
             self._columns.append(pa.array(self._names, pa.string()))
             self._names.clear()
 
+    def extend(self, names: NamesBuilder) -> None:
+        """Add the names that another builder has collected."""
+        if names._columns:
+            self._columns += [pa.array(self._names, pa.string()), *names._columns]
+            self._names.clear()
+        for name in names._names:
+            self.append(name)
+
     def build(self) -> Names:
         """Return all names."""
         column = pa.concat_arrays([*self._columns, pa.array(self._names, pa.string())])

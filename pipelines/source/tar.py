@@ -7,14 +7,15 @@ import os
 import tarfile
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from joulecache.pipelines.core.object_store import open_binary
+from joulecache.pipelines.core.progress import Tally
 from joulecache.pipelines.source.label_members import LONGEST_LABEL, Label, Unusable, longest_label, read_member
-from joulecache.pipelines.source.listing import LABEL_SUFFIXES, ImageListing, image_places
+from joulecache.pipelines.source.listing import FILES_AT_ONCE, LABEL_SUFFIXES, ImageListing, image_places
 from joulecache.pipelines.source.names import NamesBuilder, first_duplicate
 from joulecache.pipelines.source.naming import (
     HIDDEN,
@@ -73,7 +74,13 @@ def _split(name: str) -> tuple[str, str | None, str | None]:
     return start + file, problem if is_utf8(file) else NOT_UTF8, HIDDEN if is_hidden else skipped_kind(file)
 
 
-def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys: Sequence[str] = ()) -> ImageListing:
+def list_tar(
+    archive: Archive,
+    prefix: str = "",
+    target: str | None = None,
+    keys: Sequence[str] = (),
+    members: Tally | None = None,
+) -> ImageListing:
     """List the images of a tar and read its label files, but no images.
 
     Args:
@@ -81,6 +88,7 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys
         prefix: Start of the keys.
         target: The key of the class in .json files.
         keys: Names of targets to read instead: keys of .json files, and txt for the texts of .txt files.
+        members: Counts its members.
 
     Raises:
         SourceError: The tar is damaged or compressed, or has two images of the same name.
@@ -93,7 +101,8 @@ def list_tar(archive: Archive, prefix: str = "", target: str | None = None, keys
     refused: list[tuple[str, str]] = []
     try:
         with open_binary(archive.location) as data, tarfile.open(fileobj=data, mode="r:", tarinfo=_Member) as tar:
-            while member := tar.next():
+            headers: Iterator[tarfile.TarInfo] = iter(tar.next, None)
+            for member in members.counted(headers, FILES_AT_ONCE) if members else headers:
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member in memory
                 name, reason, kind = _split(member.name)
                 if member.isdir():

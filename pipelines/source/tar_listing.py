@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from joulecache.pipelines.core.object_store import is_remote
+from joulecache.pipelines.core.progress import Tally
 from joulecache.pipelines.source.listing import ImageListing
 from joulecache.pipelines.source.records import Archive
 from joulecache.pipelines.source.tar import list_tar
@@ -50,9 +51,9 @@ class TarRequest:
     target: str | None = None
     keys: tuple[str, ...] = ()
 
-    def list(self) -> ImageListing:
-        """List it in this process."""
-        return list_tar(self.archive, self.prefix, self.target, self.keys)
+    def list(self, members: Tally | None = None) -> ImageListing:
+        """List it in this process; count its members."""
+        return list_tar(self.archive, self.prefix, self.target, self.keys, members)
 
 
 def list_tars(requests: Sequence[TarRequest]) -> list[ImageListing]:
@@ -62,9 +63,12 @@ def list_tars(requests: Sequence[TarRequest]) -> list[ImageListing]:
         SourceError: A tar is damaged or compressed, or has two images of the same name.
         StoreError: The object store failed.
     """
+    if len(requests) == 1:
+        return [requests[0].list(Tally("files found"))]
+    archives = Tally("archives listed", len(requests))
     processes = min(len(os.sched_getaffinity(0)), len(requests))
     if processes < 2 or not _are_large(requests):
-        return [request.list() for request in requests]
+        return [request.list() for request in archives.counted(requests)]
     idle: SimpleQueue[Connection] = SimpleQueue()
     is_over = threading.Event()
 
@@ -78,6 +82,7 @@ def list_tars(requests: Sequence[TarRequest]) -> list[ImageListing]:
             return request.list()
         finally:
             idle.put(worker)
+            archives.add()
 
     with ThreadPoolExecutor(processes) as threads, _started(processes) as connections:
         for connection in connections:

@@ -179,6 +179,10 @@ class ImageTable(Sequence[Unit]):
         parts = self._parts or _Parts(self._table)
         return ImageTable(self._table, chosen if self._rows is None else self._rows[chosen], parts)
 
+    def compacted(self) -> ImageTable:
+        """Return the same units in a table that has no others."""
+        return ImageTable(self.taken().combine_chunks())
+
     def taken(self, first: int = 0, count: int | None = None) -> Any:
         """Return `count` units from `first` on, by default all, as a table."""
         if self._rows is None or self._parts is None:
