@@ -15,8 +15,8 @@ from conftest import MakeSource, write_files
 from rich.console import Console
 
 from joulecache.pipelines.core import progress
-from joulecache.pipelines.core.progress import progress_bar
 from joulecache.pipelines.core.concurrent_walk import walk
+from joulecache.pipelines.core.progress import progress_bar
 from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 from joulecache.pipelines.source.folder import list_folder
 

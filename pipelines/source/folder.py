@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from joulecache.pipelines.core.concurrent_walk import walk
 from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.core.progress import Tally
 from joulecache.pipelines.core.quantities import plural
-from joulecache.pipelines.core.concurrent_walk import walk
 from joulecache.pipelines.source.listing import FILES_AT_ONCE, ImageListing, ListingBuilder, may_have_labels
 from joulecache.pipelines.source.naming import NOT_UTF8, is_ignored, is_utf8, printable, skipped_kind
 from joulecache.pipelines.source.records import SourceError

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from joulecache.pipelines.core.concurrent_walk import walk
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject
 from joulecache.pipelines.core.progress import Tally
-from joulecache.pipelines.core.concurrent_walk import walk
 from joulecache.pipelines.source.listing import FILES_AT_ONCE, ImageListing, ListingBuilder, may_have_labels
 from joulecache.pipelines.source.naming import sidecar_kind
 from joulecache.pipelines.source.records import Archive
