@@ -32,7 +32,7 @@ FAMILIES = (
 )
 SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}
 IMAGE_SIZE = 64
-IMAGES, CALIBRATION, SPARSITY, PRUNE = 128, 64, 0.5, 0.25
+IMAGES, CALIBRATION, SPARSITY, PRUNE = 64, 32, 0.5, 0.25
 
 
 def resnet8() -> keras.Model:
