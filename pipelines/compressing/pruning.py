@@ -19,7 +19,7 @@ from joulecache.pipelines.compressing.dependency_groups import Dependencies, Ind
 from joulecache.pipelines.compressing.recipe import Criterion
 from joulecache.pipelines.core.checks import check_choice, check_integer, check_number
 from joulecache.pipelines.core.quantities import shortened
-from joulecache.pipelines.models.flattening import set_weights
+from joulecache.pipelines.models.flattening import is_nested, plain_copy, set_weights
 from joulecache.pipelines.models.macs import count_macs
 
 _NOTES = logging.getLogger("joulecache")
@@ -53,6 +53,7 @@ def kept_channels(
     Raises:
         ValueError: As `prune_channels`.
     """
+    model = _without_nested(model)
     graph = dependencies(model, protected)
     alive = _alive(model, graph, ratio, multiple, criterion)
     free = _free_channels(graph)
@@ -78,13 +79,15 @@ def prune_channels(
     them keep all channels; so does what is read by a layer that mixes channels in another way than a convolution, such as
     LayerNormalization. A note names these layers.
 
-    The model is functional or sequential and stays untouched.
+    The model is functional or sequential and stays untouched. The result contains no nested models; layers of those are named as
+    by `inner_layers`.
 
     Raises:
         ValueError: The model cannot be copied, a layer with weights is used more than once, an argument is out of range, a
             protected name is unknown, no channel can be removed, or channels lack the BatchNormalization that "gamma" needs;
             the message names the layer.
     """
+    model = _without_nested(model)
     graph = dependencies(model, protected)
     alive = _alive(model, graph, ratio, multiple, criterion)
     channels = {each.layer.name: each for each in graph.layers}
@@ -119,6 +122,7 @@ def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, prote
     """
     check_number("share", share, above=0, high=1)
     check_integer("multiple", multiple)
+    model = _without_nested(model)
     graph, before = dependencies(model, protected), count_macs(model)
     steps = {
         round(1 - (kept - 0.5) * multiple / len(group.channels), 12)
@@ -141,6 +145,10 @@ def ratio_for_macs(model: keras.Model, share: float, *, multiple: int = 8, prote
             f"{before} are left ({macs(ratios[-1]) / before:.3f})"
         )
     return ratios[place]
+
+
+def _without_nested(model: keras.Model) -> keras.Model:
+    return plain_copy(model) if any(map(is_nested, model.layers)) else model
 
 
 def _alive(
