@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
+
 import pytest
 from small_audits import energy
 
@@ -68,3 +71,13 @@ def test_the_joules_of_each_block_are_kept() -> None:
     naive, _, optimized = found.arms
     assert optimized.active_j_per_1000_by_block == pytest.approx((50 / 1.01, 50 * 1.01))
     assert naive.active_j_per_1000_by_block == pytest.approx((500 / 1.01, 500 * 1.01))
+
+
+def test_few_audits_of_equal_arms_claim_a_difference() -> None:
+    claims = 0
+    for seed in range(500):
+        noise = random.Random(seed)
+        logged = [dataclasses.replace(run, energy=energy(noise.lognormvariate(4, 0.1))) for run in runs(6)]
+        found = summarize(design(6, CachedArm("optimized", RECORDS, 10, 1)), logged)
+        claims += any(each.finding in ("saves", "costs") for each in (*found.arms, *found.comparisons))
+    assert claims <= 0.05 * 500

@@ -31,22 +31,30 @@ class Mean:
     count: int
 
 
-def mean_of(values: Sequence[float]) -> Mean:
-    """Return the mean of values with Student's t interval; raise ValueError without values."""
+def mean_of(values: Sequence[float], together: int = 1) -> Mean:
+    """Return the mean of values with Student's t interval; raise ValueError without values.
+
+    Args:
+        values: The values.
+        together: Number of means whose intervals hold together at 95%.
+    """
     if not values:
         raise ValueError("a mean needs at least one value, got none")
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Mean(mean, None, None, 1)
-    half = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    half = student_t(len(values) - 1, together) * statistics.stdev(values) / math.sqrt(len(values))
     return Mean(mean, mean - half, mean + half, len(values))
 
 
-def student_t(freedom: float) -> float:
-    """Return the two-sided quantile of Student's t distribution for degrees of freedom, which may be fractional."""
+def student_t(freedom: float, together: int = 1) -> float:
+    """Return the two-sided quantile of Student's t distribution for degrees of freedom, which may be fractional.
+
+    For intervals that hold together, each has Bonferroni's share of the error.
+    """
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
+    return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / together))
 
 
 def proportion_interval(successes: int, trials: int) -> tuple[float, float]:

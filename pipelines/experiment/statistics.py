@@ -48,16 +48,17 @@ class BreakEven:
     high: Amount | None
 
 
-def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float], together: int = 1) -> Ratio:
     """Return the ratio of two series that were measured in the same blocks; raise ValueError if they are not positive pairs.
 
-    The interval is Student's t on the logarithms of the blocks' ratios: with few blocks, bootstrap intervals are too narrow.
+    The interval is Student's t on the logarithms of the blocks' ratios: with few blocks, bootstrap intervals are too narrow. It holds
+    at 95% for `together` such ratios at once: if each held alone, one of ten audits of four equal arms would claim a difference.
     """
     if len(numerators) != len(denominators) or not numerators:
         raise ValueError(f"a ratio needs pairs, got {len(numerators)} and {len(denominators)} values")
     if min(*numerators, *denominators) <= 0:
         raise ValueError(f"a ratio needs positive values, got {min(*numerators, *denominators)}")
-    log = mean_of([math.log(a / b) for a, b in zip(numerators, denominators, strict=True)])
+    log = mean_of([math.log(a / b) for a, b in zip(numerators, denominators, strict=True)], together)
     if log.low is None or log.high is None:
         return Ratio(math.exp(log.value), None, None, 1)
     return Ratio(math.exp(log.value), math.exp(log.low), math.exp(log.high), log.count)

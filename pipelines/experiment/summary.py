@@ -72,6 +72,7 @@ class _Summary:
 
     def __init__(self, design: Design, runs: Sequence[Run], logged: Sequence[Run]) -> None:
         self._design, self._logged = design, logged
+        self._claims = _count_claims(design)
         self._runs: dict[Slot, list[Run]] = {}
         for run in runs:
             self._runs.setdefault(run.slot, []).append(run)
@@ -100,7 +101,7 @@ class _Summary:
 
     def _compare(self, name: str, other: str) -> tuple[Ratio, Finding, str]:
         slot, against = Slot(name), Slot(other)
-        ratio = paired_ratio(self._blocks_j[slot], self._blocks_j[against])
+        ratio = paired_ratio(self._blocks_j[slot], self._blocks_j[against], self._claims)
         corners = [_mean_per_image(self._runs[slot], end) / _mean_per_image(self._runs[against], end) for end in _TOTAL]
         return ratio, *finding(ratio, self._control, corners)
 
@@ -163,6 +164,12 @@ class _Summary:
             break_even_over_runs=break_even(built_j - cached.trainings * filled_j, cached.trainings * epoch_j, ratio),
             horizon_ratio=(built_j + cached.horizon * epoch_j * ratio.value) / (filled_j + cached.horizon * epoch_j),
         )
+
+
+def _count_claims(design: Design) -> int:
+    """Return how many pairs of arms are judged: each arm and the reference, each arm and the cached one."""
+    others = len(design.arms) - 1
+    return max(1, others if design.cached is None else 2 * others - (design.cached.name != design.reference))
 
 
 def _score_range(scores: Sequence[float]) -> ScoreRange | None:
