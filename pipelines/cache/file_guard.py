@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from joulecache.pipelines.cache.data_file import DataFile
@@ -14,7 +15,10 @@ class FileGuard:
 
     def __init__(self, folder: Path, files: Sequence[DataFile]) -> None:
         self._folder, self._files = folder, files
-        self._inodes = {file.name: (folder / file.name).stat().st_ino for file in files}
+        self._inodes: dict[str, int] = {}
+        for file in files:
+            with suppress(FileNotFoundError):  # deleted since it was mapped
+                self._inodes[file.name] = (folder / file.name).stat().st_ino
         self._problem: str | None = None
 
     def check(self) -> None:
@@ -33,6 +37,6 @@ class FileGuard:
             found = path.stat()
         except OSError:
             return None
-        if found.st_size == file.bytes or found.st_ino != self._inodes[file.name]:
+        if found.st_size == file.bytes or found.st_ino != self._inodes.get(file.name):
             return None
         return f"{path} has {found.st_size} bytes, its manifest says {file.bytes}: it changed while it was read, rebuild the cache"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from joulecache.pipelines.cache.errors import CacheError, NoCacheError, wrong_size
 from joulecache.pipelines.cache.manifest import MANIFEST, Manifest, encode_manifest, parse_manifest
@@ -14,6 +15,9 @@ from joulecache.pipelines.core.files import sync_folder, unexpanded_home, write_
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject, StoreError, is_remote
 
 _LARGEST_MANIFEST = 1 << 30
+_TRIES = 5
+
+T = TypeVar("T")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -104,6 +108,33 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise CacheError(f"{path} cannot be read ({error.strerror}): restore it or rebuild the cache") from error
         if found.st_size != file.bytes or not stat.S_ISREG(found.st_mode):
             raise wrong_size(path, found.st_size, file.bytes)
+
+
+def manifest_version(cache: str | os.PathLike[str]) -> tuple[int, int, int] | None:
+    """Return what changes with every commit to a cache in a folder; None if there is no manifest, or for an object store."""
+    if is_remote(cache):
+        return None
+    try:
+        found = Path(cache, MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def open_committed(cache: str | os.PathLike[str], open_files: Callable[[], T]) -> T:
+    """Return what `open_files` returns; try again if a build committed meanwhile, and deleted files of the manifest that was read.
+
+    Raises:
+        CacheError: The cache cannot be opened.
+    """
+    for last in reversed(range(_TRIES)):
+        version = manifest_version(cache)
+        try:
+            return open_files()
+        except CacheError:
+            if not last or version == manifest_version(cache):
+                raise
+    raise AssertionError("unreachable")
 
 
 def _no_cache(where: str | Path) -> NoCacheError:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.cache.manifest import MANIFEST, Manifest
-from joulecache.pipelines.core.object_store import is_remote
+from joulecache.pipelines.cache.manifest import Manifest
+from joulecache.pipelines.cache.manifest_io import manifest_version, open_committed
 from joulecache.pipelines.loading.split import CachedSplit
 from joulecache.pipelines.source.spatial import Boxes
 
 _LOG = logging.getLogger("joulecache")
 _EPOCHS = 2  # while an epoch ends, the next one is read ahead
-_TRIES = 5
-
-_Version = tuple[int, int, int] | None
 
 
 class NewestSplit:
@@ -50,7 +46,7 @@ class NewestSplit:
                 "or load the cache again in each epoch"
             )
         self._newest, self._open_cache, self._open_split = split, open_cache, open_split
-        self._version: _Version = None
+        self._version: tuple[int, int, int] | None = None
         self._refused: Manifest | None = None
         self._of_epoch: dict[int, CachedSplit] = {}
         self._lock = threading.Lock()
@@ -82,19 +78,11 @@ class NewestSplit:
 
     def _refresh(self) -> None:
         """Open the cache again if it has changed."""
-        for last in reversed(range(_TRIES)):
-            version = _version(self._newest.cache)
-            if version is not None and version == self._version:
-                return
-            try:
-                self._take(self._open_cache())
-            except CacheError:
-                # An advance that commits between reading the manifest and its files deletes some of them.
-                if not last or version == _version(self._newest.cache):
-                    raise
-            else:
-                self._version = version
-                return
+        location = self._newest.cache.location
+        version = manifest_version(location)
+        if version is None or version != self._version:
+            open_committed(location, lambda: self._take(self._open_cache()))
+            self._version = version
 
     def _take(self, cache: Cache) -> None:
         """Take a cache as the newest, unless its records differ: then an epoch would have other steps."""
@@ -112,17 +100,6 @@ class NewestSplit:
             )
             return
         self._newest = self._open_split(cache)
-
-
-def _version(cache: Cache) -> _Version:
-    """Return what changes with every commit to a cache on this machine; None if unknown."""
-    if is_remote(cache.location):
-        return None
-    try:
-        found = Path(cache.folder, MANIFEST).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _has_same_records(split: CachedSplit, cache: Cache) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
 from joulecache.pipelines.cache.errors import CacheError
+from joulecache.pipelines.cache.manifest_io import open_committed
 from joulecache.pipelines.cache.streamed import StreamedCache
 from joulecache.pipelines.core.checks import check_choice, check_integer
 from joulecache.pipelines.core.object_store import is_remote
@@ -47,6 +48,22 @@ def open_steps(
         raise ValueError(
             f"follow needs a cache on this machine, and {cache.location} is read as it arrives: pass its URL"
         )
+    location = cache.location if isinstance(cache, Cache) else cache
+    reader, config = open_committed(location, lambda: _open(cache, config, verify, ops, stage_limit_bytes))
+    note_slow_shuffle(reader, config)
+    opened = reader.split.cache
+    if opened.manifest.is_outdated(config.split, ops):
+        _LOG.warning(
+            "%s was built with other versions of its ops, so its images differ from those of a new build: rebuild it with --replace",
+            opened.location,
+        )
+    return reader
+
+
+def _open(
+    cache: CacheLike, config: LoadConfig, verify: Verify, ops: Mapping[str, type[Op]] | None, stage_limit_bytes: int
+) -> tuple[StepReader, LoadConfig]:
+    """Return a reader, and the config with its shuffle."""
     if not isinstance(cache, Cache) and is_remote(cache) and not config.follow:
         opened, config = open_remote(os.fspath(cache), config, verify, stage_limit_bytes)
     else:
@@ -54,14 +71,7 @@ def open_steps(
     if verify == "full" and (problems := opened.verify()):
         raise CacheError(f"{opened.location} is damaged ({shortened(problems, _SHOWN_PROBLEMS, '; ')}): build it again")
     reopen = functools.partial(open_cache, opened.location, stage_limit_bytes=stage_limit_bytes)
-    reader = open_reader(opened, config, ops, reopen if config.follow else None)
-    note_slow_shuffle(reader, config)
-    if opened.manifest.is_outdated(config.split, ops):
-        _LOG.warning(
-            "%s was built with other versions of its ops, so its images differ from those of a new build: rebuild it with --replace",
-            opened.location,
-        )
-    return reader
+    return open_reader(opened, config, ops, reopen if config.follow else None), config
 
 
 def _open_mix(mixed: Mix, config: LoadConfig, **options: Any) -> MixedReader:
