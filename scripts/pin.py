@@ -29,7 +29,8 @@ def main(upgrades: Sequence[str]) -> None:
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     classifiers = config["metadata"]["classifiers"].splitlines()
     versions = [line.removeprefix(PYTHON) for line in classifiers if line.startswith(PYTHON)]
-    requirements = (config["options"]["install_requires"], config["options.extras_require"]["dev"], "pip")
+    extras = config["options.extras_require"]
+    requirements = (config["options"]["install_requires"], extras["dev"], extras["docs"], "pip")
     with tempfile.TemporaryDirectory() as folder:
         pins = resolve("\n".join(requirements), versions, upgrades, Path(folder))
     head = (
