@@ -119,7 +119,7 @@ def run(arm: Arm, cifar10: Path, out: Path, meter: jc.Meter) -> Trained:
     from joulecache.pipelines.models.fitting import compile_model
 
     test = out / "test"
-    jc.precompute(cifar10 / "test.parquet", test, "decode|resize(32)")
+    jc.precompute(cifar10 / "test.parquet", test, "decode|resize(32)", val_fraction=0.0)
     cut = f"{PREFIX} || {CHAINS[arm.chain]}" if arm.draws == FRESH else f"{PREFIX}|{CHAINS[arm.chain]}"
     variants = 1 if isinstance(arm.draws, str) else arm.draws
     cache = out / f"{list(CHAINS).index(arm.chain)}-{arm.draws}-{arm.seed}"
@@ -133,7 +133,8 @@ def run(arm: Arm, cifar10: Path, out: Path, meter: jc.Meter) -> Trained:
     train = jc.load(cache, "train", BATCH_SIZE, seed=arm.seed)
     with meter.window(f"{cache.name}") as window:
         model.fit(train, epochs=EPOCHS, shuffle=False, verbose=0)
-    accuracy = model.evaluate(jc.load(test, "test", 500), verbose=0, return_dict=True)["accuracy"]
+    held_out = jc.load(test, "train", 500, shuffle=False)
+    accuracy = model.evaluate(held_out, verbose=0, return_dict=True)["accuracy"]
     keras.backend.clear_session()
     energy = window.energy
     return Trained(*arm, float(accuracy), built.energy.energy.active_j, energy.active_j, tuple(energy.flags))
