@@ -187,6 +187,8 @@ def test_tf_data_reads_the_same_and_chooses_blocks(there: str, here: Path) -> No
         CacheError, match='a full shuffle needs all of it: use shuffle="blocks", or raise stage_limit_bytes'
     ):
         jc.load(there, "train", 8, shuffle=True, stage_limit_bytes=limit_of(here))
+    with pytest.raises(CacheError, match="and balance needs all of it: raise stage_limit_bytes"):
+        jc.load(there, "train", 8, balance="label", stage_limit_bytes=limit_of(here))
     with pytest.raises(CacheError, match=r"of which two need .* GB on this machine, got .*: raise stage_limit_bytes"):
         jc.load(there, "train", 8, stage_limit_bytes=10_000)
 

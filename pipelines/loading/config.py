@@ -57,6 +57,7 @@ class LoadConfig:
     sample_weight: str | None = None
     follow: bool = False
     where: Where | None = None
+    balance: str | None = None
     budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,10 +85,14 @@ class LoadConfig:
             parse_where(self.where)
         elif self.where is not None and not callable(self.where):
             raise ValueError(f"where must be an expression or a function of the columns, got {shown(self.where)}")
+        if self.balance is not None:
+            check_text("balance", self.balance)
+            if self.shuffle not in (None, True):
+                raise ValueError(f"balance draws from the whole split: shuffle must be True, got {self.shuffle!r}")
         if self.epochs is not None:
             check_integer("epochs", self.epochs)
 
     @property
     def shuffled(self) -> Shuffle:
         """The shuffle, with its default for the split."""
-        return self.split == SPLITS[0] if self.shuffle is None else self.shuffle
+        return self.split == SPLITS[0] or self.balance is not None if self.shuffle is None else self.shuffle

@@ -32,6 +32,7 @@ def load(
     sample_weight: str | None = None,
     follow: bool = False,
     where: Where | None = None,
+    balance: str | None = None,
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
@@ -62,6 +63,8 @@ def load(
         follow: Read the newest draws that the cache has when an epoch begins, for a cache that `precompute` advances meanwhile.
         where: The records to load: an expression over keys and targets, such as ``"label in ('cat', 'dog')"``, or a function that
             takes the columns of the index, a dict-like of arrays ``[N]`` by name, and returns bool ``[N]``. No pixels are read.
+        balance: Name of a class target whose classes are drawn evenly, shuffled: one record of each in every C positions, for C classes.
+            An epoch has as many records as without; small classes repeat, each time with the next variant and draws.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
@@ -92,6 +95,7 @@ def load(
         sample_weight=sample_weight,
         follow=follow,
         where=where,
+        balance=balance,
     )
     reader = open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
     return make_dataset(reader, config)

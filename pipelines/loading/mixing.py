@@ -101,7 +101,7 @@ class MixedReader(StepReader):
         if step == 0:
             for source in self.sources:
                 source.split.check()
-        places, first, shape = self._rows(self.split, epoch, step, sequential=sequential)
+        (places, _), first, shape = self._picks(self.split, epoch, step, sequential=sequential)
         images, targets = self._mixed(epoch * self.order.records + places, (self.host << 32) + first)
         return images.reshape(*shape, *images.shape[1:]), stacked(targets, shape)
 
@@ -118,8 +118,8 @@ class MixedReader(StepReader):
             epochs, rows = np.divmod(serials[chosen], source.order.records)
             for epoch in np.unique(epochs).tolist():
                 into, found = chosen[epochs == epoch], rows[epochs == epoch]
-                order = source.order.rows(epoch, int(found[0]), int(found[-1]) + 1)
-                part, moved = source.split.batch(order, epoch, number)
+                picked, draws = source.order.picks(epoch, int(found[0]), int(found[-1]) + 1)
+                part, moved = source.split.batch(picked, epoch, number, draws)
                 if images is None:
                     images = self._empty(len(positions), part)
                     targets = tuple(self._empty(len(positions), each) for each in moved)

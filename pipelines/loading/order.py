@@ -58,6 +58,10 @@ class Order:
                 windows = [_window(self, epoch, window) for window in range(first, last + 1)]
                 return _cut(windows, start - int(starts[first]), stop - start)
 
+    def picks(self, epoch: int, start: int, stop: int) -> tuple[Rows, int | Rows]:
+        """Return `rows`, and the draws that they have: those of the epoch, or one for each row."""
+        return self.rows(epoch, start, stop), epoch
+
     def read_ahead(self, epoch: int, start: int, stop: int, *, first: bool) -> list[tuple[int, int]]:
         """Return the ranges of rows to read from disk while positions `start` to `stop` - 1 are consumed; none unless in blocks.
 

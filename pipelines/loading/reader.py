@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.cache.streamed import StreamedCache
 from joulecache.pipelines.core.memory import memory_limit
+from joulecache.pipelines.loading.balancing import Balanced, balance
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.following import NewestSplit
-from joulecache.pipelines.loading.order import Order
+from joulecache.pipelines.loading.order import Order, Rows
 from joulecache.pipelines.loading.permutation import VERSION
 from joulecache.pipelines.loading.spatial import SpatialColumn
 from joulecache.pipelines.loading.split import CachedSplit, Images, Targets
@@ -72,16 +73,16 @@ class StepReader:
             CacheError: A file was truncated or grew.
         """
         split = self._split_of(epoch, step)
-        rows, first, shape = self._rows(split, epoch, step, sequential=sequential)
+        (rows, draws), first, shape = self._picks(split, epoch, step, sequential=sequential)
         place = self.batches.first + first * self.batches.batch_size
         with self.stream.holding(epoch, place, place + len(rows)) if self.stream else nullcontext():
             # Batch numbers are the same on every host, but the draws for mixing must differ.
-            images, targets = split.batch(rows, epoch, (self.host << 32) + first)
+            images, targets = split.batch(rows, epoch, (self.host << 32) + first, draws)
         return images.reshape(*shape, *images.shape[1:]), stacked(targets, shape)
 
     def read_places(self, epoch: int, step: int, *, sequential: bool) -> tuple[int, NDArray[np.int64], Targets]:
         """Return the variant and the places of the images in its array, int64 ``[K, B]``, in place of the images of `read`."""
-        rows, _, shape = self._rows(self.split, epoch, step, sequential=sequential)
+        (rows, _), _, shape = self._picks(self.split, epoch, step, sequential=sequential)
         variant, places, targets = self.split.places(rows, epoch)
         return variant, places.reshape(shape), stacked(targets, shape)
 
@@ -90,10 +91,10 @@ class StepReader:
             return self.split
         return self.newest.of_epoch(epoch, begins=step == 0 and (epoch, 0) >= self.start)
 
-    def _rows(
+    def _picks(
         self, split: CachedSplit, epoch: int, step: int, *, sequential: bool
-    ) -> tuple[NDArray[np.int64], int, tuple[int, int]]:
-        """Return the rows of a step, its first batch, and (batches, images of each)."""
+    ) -> tuple[tuple[Rows, int | Rows], int, tuple[int, int]]:
+        """Return the rows of a step and their draws, its first batch, and (batches, images of each)."""
         batches = self.batches
         if step == 0:
             split.check()
@@ -105,7 +106,7 @@ class StepReader:
         stop = place + (end - first) * size
         for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
             split.read_ahead(epoch, *ahead)
-        return self.order.rows(epoch, place, stop), first, (end - first, size)
+        return self.order.picks(epoch, place, stop), first, (end - first, size)
 
     def arrange(self, images: Any, tensors: Sequence[Any]) -> Any:
         """Return `arrange` of images and the tensors of all targets."""
@@ -114,7 +115,8 @@ class StepReader:
     @property
     def gathers(self) -> bool:
         """Whether TensorFlow can gather the images, as they are in files that stay."""
-        return bool(self.split.arrays) and self.stream is None and self.newest is None
+        one_variant = self.split.entry.variants == 1 or not isinstance(self.order, Balanced)
+        return bool(self.split.arrays) and self.stream is None and self.newest is None and one_variant
 
     @property
     def class_names(self) -> list[str]:
@@ -198,9 +200,11 @@ def open_reader(
 
 def _order(split: CachedSplit, config: LoadConfig) -> Order:
     files = tuple(file.records for file in split.entry.variant_files(0))
-    if config.where is None:
+    chosen = None if config.where is None else choose(split.cache, split.name, config.where)
+    if config.balance is not None:
+        return balance(split.cache, split.name, config.balance, chosen, split.seed)
+    if chosen is None:
         return Order(len(split), split.seed, *_shuffle(split, len(split), config), files)
-    chosen = choose(split.cache, split.name, config.where)
     counts = np.diff(np.searchsorted(chosen, np.cumsum([0, *files])))
     shuffle = _shuffle(split, len(chosen), config)
     return Subset(len(chosen), split.seed, *shuffle, tuple(counts.tolist()), digest(chosen), chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,27 +157,49 @@ class CachedSplit:
         )
 
     def _load(
-        self, rows: NDArray[np.int64], epoch: int, spatial: Sequence[SpatialColumn]
+        self, rows: NDArray[np.int64], draws: int | NDArray[np.int64], spatial: Sequence[SpatialColumn]
     ) -> tuple[NDArray[np.uint8], dict[str, tuple[NDArray[Any], ...]]]:
         """Return `images`, and the arrays of each of the targets that move with their pixels."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
         self._guard.require_unchanged()  # tf.data keeps reading ahead after an error
-        variant, empty, suffix = self.entry.variant_of(epoch), self._arrays.empty, self.chain.on_images
+        variant, empty, suffix = self._variant_of(draws), self._arrays.empty, self.chain.on_images
         batch: NDArray[np.uint8] = empty((len(rows), *self.image_shape), np.uint8)
         if not suffix or not len(rows):
-            self._take(rows, variant, batch)
-            return batch, {column.name: column.take(rows, variant, empty) for column in spatial}
-        images = self._views(rows, variant)
-        words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], epoch)
+            return self._load_unchanged(rows, variant, batch, spatial)
+        images = _read(self._views, rows, variant)
+        words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], draws)
         if not spatial:
             _put(batch, apply_to_each(suffix, images, words))
             return batch, {}
-        targets = [*zip(*(column.targets(rows, variant) for column in spatial), strict=True)]
+        targets = [*zip(*(_read(column.targets, rows, variant) for column in spatial), strict=True)]
         images, moved = apply_to_each_with_targets(suffix, images, words, targets)
         _put(batch, images)
         stacked = zip(spatial, zip(*moved, strict=True), strict=True)
         return batch, {column.name: column.stacked(found, empty) for column, found in stacked}
+
+    def _variant_of(self, draws: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
+        """Return the variant of all rows, or the variants of each, given the draws of all or each."""
+        if isinstance(draws, int):
+            return self.entry.variant_of(draws)
+        distinct, places = np.unique(draws, return_inverse=True)
+        variants = np.array([self.entry.variant_of(draw) for draw in distinct.tolist()], np.int64)
+        return variants[places] if len({*variants.tolist()}) > 1 else int(variants[:1].sum())
+
+    def _load_unchanged(
+        self,
+        rows: NDArray[np.int64],
+        variant: int | NDArray[np.int64],
+        batch: NDArray[np.uint8],
+        spatial: Sequence[SpatialColumn],
+    ) -> tuple[NDArray[np.uint8], dict[str, tuple[NDArray[Any], ...]]]:
+        """Copy cached images to a batch; return it, and the arrays of each of the targets that move with their pixels."""
+        empty = self._arrays.empty
+        if isinstance(variant, int):
+            self._take(rows, variant, batch)
+            return batch, {column.name: column.take(rows, variant, empty) for column in spatial}
+        _put(batch, _read(self._views, rows, variant))
+        return batch, {column.name: column.stacked(_read(column.targets, rows, variant), empty) for column in spatial}
 
     def _take(self, rows: NDArray[np.int64], variant: int, batch: NDArray[np.uint8]) -> None:
         """Copy cached images to a batch."""
@@ -191,8 +213,12 @@ class CachedSplit:
         images = self._variants[variant].views(rows)
         return self._threads.decode(self._decode, images) if self._threads else images
 
-    def batch(self, rows: NDArray[np.int64], epoch: int, number: int) -> tuple[Images, Targets]:
+    def batch(
+        self, rows: NDArray[np.int64], epoch: int, number: int, draws: int | NDArray[np.int64] | None = None
+    ) -> tuple[Images, Targets]:
         """Return a batch of an epoch by row, int64 ``[B]``, with all ops applied; ops on whole batches draw by its `number`.
+
+        `draws` are those of all rows, or of each, int64 ``[B]``, instead of the epoch's.
 
         Returns:
             Images ``[B, H, W, C]``, uint8, or float32 after to_float; and the targets, of which classes are int64 ``[B]``, or float32
@@ -200,7 +226,7 @@ class CachedSplit:
         """
         ops = self.chain.on_batches
         words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
-        loaded, moved = self._load(rows, epoch, self._spatial)
+        loaded, moved = self._load(rows, epoch if draws is None else draws, self._spatial)
         images = apply_batch_ops(ops, loaded, words, self._arrays.empty)
         targets = tuple(
             array
@@ -210,6 +236,22 @@ class CachedSplit:
         if self.soft_labels:
             targets = tuple(mix_shares(ops, shares, words, self.image_shape[:2]) for shares in targets)
         return images, targets
+
+
+def _read(
+    read: Callable[[NDArray[np.int64], int], Sequence[Any]],
+    rows: NDArray[np.int64],
+    variant: int | NDArray[np.int64],
+) -> Sequence[Any]:
+    """Return what `read` returns for some rows of a variant, or of one variant for each."""
+    if isinstance(variant, int):
+        return read(rows, variant)
+    found: list[Any] = [None] * len(rows)
+    for one in np.unique(variant).tolist():
+        places = np.flatnonzero(variant == one)
+        for place, each in zip(places.tolist(), read(rows[places], one), strict=True):
+            found[place] = each
+    return found
 
 
 def _put(batch: NDArray[np.uint8], images: Sequence[Any]) -> None:

@@ -96,10 +96,11 @@ def open_remote(url: str, config: LoadConfig, verify: Verify, stage_limit_bytes:
     """
     remote = find_remote(url, stage_limit_bytes)
     if config.shuffled is True and not remote.fits:
-        if config.shuffle is True:
+        if config.shuffle is True or config.balance is not None:
+            what, way = ("a full shuffle", 'use shuffle="blocks", or ') if config.balance is None else ("balance", "")
             raise CacheError(
                 f"{remote.url} has {remote.bytes / 1e9:,.2f} GB, but at most {stage_limit_bytes / 1e9:,.2f} GB may be on this machine, "
-                'and a full shuffle needs all of it: use shuffle="blocks", or raise stage_limit_bytes'
+                f"and {what} needs all of it: {way}raise stage_limit_bytes"
             )
         _LOG.warning(
             f"{remote.url} has {remote.bytes / 1e9:,.2f} GB, more than stage_limit_bytes, {stage_limit_bytes / 1e9:,.2f} GB: it is read "
