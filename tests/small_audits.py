@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from joulecache.pipelines.auditing import auditor
 from joulecache.pipelines.auditing.config import Budget
-from joulecache.pipelines.energy import Component, Energy
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.precomputing import build_cache
+from joulecache.pipelines.cache.cache import Cache, open_cache
+from joulecache.pipelines.energy import Component, Energy, Meter
+from joulecache.pipelines.experiment.arms import Arm, make_arms
+from joulecache.pipelines.experiment.files import ImageFiles
+from joulecache.pipelines.experiment.names import TFRECORD
+from joulecache.pipelines.experiment.tfrecord_files import tfrecord_config
+from joulecache.pipelines.source import Source
 
 QUICK = Budget(shortest_run_s=0.0, stage_run_s=0.0)
 """Runs of one epoch, however short, and stages over one batch."""
@@ -49,6 +58,24 @@ def energy(
         peak_rss_bytes=None,
         carbon_g=None,
     )
+
+
+def arms_in_order(
+    names: Sequence[str], source: Source, config: BuildConfig, files: ImageFiles, cache: Cache, batch_size: int
+) -> dict[str, Arm]:
+    """Return unshuffled arms by name, with their files in folders next to the cache, which `config` built from the source."""
+    tfrecord = None
+    if TFRECORD in names:
+        folder = cache.folder.with_name("tfrecord-of-arms")
+        build_cache(source, folder, tfrecord_config(config, cache), Meter())
+        tfrecord = open_cache(folder)
+    made = make_arms(
+        *(names, files, cache, batch_size),
+        shuffle=False,
+        folder=cache.folder.with_name("files-of-arms"),
+        tfrecord=tfrecord,
+    )
+    return {arm.name: arm for arm in made}
 
 
 def logged(out: Path, *, stages: bool = True) -> list[dict[str, Any]]:

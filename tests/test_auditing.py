@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,14 @@ import pytest
 import tensorflow as tf
 from conftest import encoded
 from PIL import Image
-from small_audits import NO_STAGES, audit, energy, logged
+from small_audits import NO_STAGES, arms_in_order, audit, energy, logged
 
 from joulecache.pipelines.auditing import chains
 from joulecache.pipelines.auditing.examples import draw_examples
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.building import precomputing
-from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.precomputing import build_cache, precompute
 from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.energy import Meter
@@ -33,22 +34,26 @@ from joulecache.pipelines.experiment.arms import Arm, make_arms, refused_arms
 from joulecache.pipelines.experiment.blocks import Bench
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import ImageFiles, list_files
-from joulecache.pipelines.experiment.names import ARMS
+from joulecache.pipelines.experiment.names import ARMS, DEFAULT_ARMS
 from joulecache.pipelines.experiment.online_arms import batched_from
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.statistics import break_even
 from joulecache.pipelines.experiment.workloads import InputOnly, SpentIterators
-from joulecache.pipelines.source import synthetic_photo
+from joulecache.pipelines.source import open_source, synthetic_photo
 from joulecache.transforms.chain import Chain, op_text, parse
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
 
 
-def arms_of(synthetic_folder: Path, folder: Path, chain: str, **options: Any) -> tuple[ImageFiles, dict[str, Any]]:
-    precompute(synthetic_folder, folder, chain, **options)
+def arms_of(
+    synthetic_folder: Path, folder: Path, chain: str, names: Sequence[str] = ARMS, **options: Any
+) -> tuple[ImageFiles, dict[str, Any]]:
+    config = BuildConfig(chain=parse(chain), **options)
+    source = open_source(synthetic_folder, config)
+    build_cache(source, folder, config, Meter())
     cache = open_cache(folder)
     files = list_files(synthetic_folder, cache, 3)
-    return files, {arm.name: arm for arm in make_arms(ARMS, files, cache, 16, shuffle=False)}
+    return files, arms_in_order(names, source, config, files, cache, 16)
 
 
 def pixels(arm: Any, epoch: int) -> Any:
@@ -85,7 +90,7 @@ def test_all_arms_show_the_reference_pictures(synthetic_folder: Path, tmp_path: 
         )
         if epoch == 0:  # the optimized arm counts its epochs itself: it is at its first
             assert np.array_equal(pixels(arms["optimized"], 0), expected)
-        for name in ("naive", "tuned", "tf_cache"):
+        for name in ARMS[:-1]:
             shown = pixels(arms[name], epoch)
             assert shown.dtype == expected.dtype
             assert np.abs(shown.astype(float) - expected).mean() < level, name
@@ -98,18 +103,28 @@ def test_variants_repeat_in_the_online_arms_as_in_the_cache(synthetic_folder: Pa
     assert np.array_equal(files.drawn[0], files.drawn[2])
     assert not np.array_equal(files.drawn[0], files.drawn[1])
     assert np.array_equal(pixels(arms["naive"], 0), pixels(arms["naive"], 2))
+    first, second, third = (pixels(arms["tfrecord"], epoch) for epoch in range(3))
+    assert np.array_equal(first, pixels(arms["optimized"], 0))
+    assert np.array_equal(second, pixels(arms["optimized"], 1))
+    assert np.array_equal(first, third)
+    assert not np.array_equal(first, second)
 
 
 def test_every_arm_yields_the_same_types_and_every_image_once(synthetic_folder: Path, tmp_path: Path) -> None:
-    precompute(synthetic_folder, tmp_path / "cache", CHAIN, limit=20)
-    cache = open_cache(tmp_path / "cache")
+    options: dict[str, Any] = {"limit": 20, "shards": 3}
+    precompute(synthetic_folder, tmp_path / "cache", CHAIN, **options)
+    precompute(synthetic_folder, tmp_path / "tfrecord", CHAIN, format="tfrecord", encoding="png", **options)
+    cache, tfrecord = open_cache(tmp_path / "cache"), open_cache(tmp_path / "tfrecord")
     files = list_files(synthetic_folder, cache, 1)
-    specs = set()
-    for arm in make_arms(ARMS, files, cache, 16):
+    specs, orders = set(), {}
+    for arm in make_arms(ARMS, files, cache, 4, folder=tmp_path / "files", tfrecord=tfrecord):
         specs.add(str(arm.dataset.element_spec))
-        labels = np.concatenate([labels for _, labels in arm.dataset.as_numpy_iterator()])
-        assert sorted(labels) == sorted(np.asarray(files.targets["label"])), arm.name
+        epochs = [[labels for _, labels in arm.dataset.as_numpy_iterator()] for _ in range(3)]
+        orders[arm.name] = {tuple(np.concatenate(labels)) for labels in epochs}
+        for order in orders[arm.name]:
+            assert sorted(order) == sorted(np.asarray(files.targets["label"])), arm.name
     assert len(specs) == 1
+    assert all(len(found) > 1 for found in orders.values())
 
 
 @pytest.mark.slow
@@ -117,12 +132,12 @@ def test_an_audit_measures_every_workload_in_every_arm(chain_audit: tuple[Audit,
     result, _ = chain_audit
     assert [workload.workload for workload in result.workloads] == ["input", "train", "infer"]
     for workload in result.workloads:
-        assert [arm.name for arm in workload.arms] == list(ARMS)
+        assert [arm.name for arm in workload.arms] == list(DEFAULT_ARMS)
         for arm in workload.arms:
             assert arm.runs == (4 if arm.name == "naive" else 2)
             assert arm.active_j_per_1000.low < arm.active_j_per_1000.value < arm.active_j_per_1000.high
             assert (arm.score is not None) == (workload.workload == "train")
-        assert {comparison.other for comparison in workload.comparisons} == {"naive", "tuned", "tf_cache"}
+        assert {comparison.other for comparison in workload.comparisons} == {*DEFAULT_ARMS} - {"optimized"}
         assert all(comparison.finding == "inconclusive" for comparison in workload.comparisons)
 
 
@@ -134,6 +149,7 @@ def test_the_build_and_the_fill_are_charged(chain_audit: tuple[Audit, Path]) -> 
     assert result.build is not None
     assert once["optimized"] == pytest.approx(result.build.active_j)
     assert once["tf_cache"] > 0
+    assert once["tfrecord"] > 0
 
 
 @pytest.mark.slow
@@ -156,7 +172,7 @@ def test_every_run_is_logged_in_interleaved_blocks(chain_audit: tuple[Audit, Pat
         if run["workload"] in ("input", "train", "infer"):
             blocks.setdefault((run["workload"], run["block"]), []).append((run["arm"], run["role"]))
     assert len(blocks) == 6
-    each = [*((name, "arm") for name in ARMS), ("naive", "control")]
+    each = [*((name, "arm") for name in DEFAULT_ARMS), ("naive", "control")]
     assert all(sorted(arms) == sorted(each) for arms in blocks.values())
     assert len({tuple(arms) for arms in blocks.values()}) > 1
 
@@ -184,7 +200,7 @@ def test_the_source_is_not_touched(
     ("options", "message"),
     [
         ({"arms": ("naive",)}, "arms must include optimized"),
-        ({"arms": ("optimized", "naive", "fast")}, "arms must be some of naive, tuned, tf_cache, optimized"),
+        ({"arms": ("optimized", "naive", "fast")}, "arms must be some of naive, tuned, tf_cache, tf_cache_file"),
         ({"workloads": ()}, "workloads must be some of"),
         ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
         ({"pairs": True}, "pairs must be"),
@@ -378,7 +394,7 @@ def test_samples_are_what_the_chain_gives(
 def test_photos_turned_by_exif_are_the_same_in_every_arm(turned_photos: Path, tmp_path: Path) -> None:
     chain = "decode(shorter=80)|resize_shorter(80)|random_crop((60, 40)) || flip_lr"
     result = audit(turned_photos, chain, tmp_path / "out", workloads=("input",), pairs=1, batch_size=8)
-    assert set(result.pixel_difference) == set(ARMS)
+    assert set(result.pixel_difference) == set(DEFAULT_ARMS)
     assert max(result.pixel_difference.values()) <= 0.5
 
 
@@ -493,9 +509,11 @@ def test_a_file_that_tensorflow_decodes_alike_is_the_same_in_every_arm(tmp_path:
     folder = tmp_path / "photos"
     folder.mkdir()
     saved(kind, mode)(folder)
-    _, arms = arms_of(folder, tmp_path / "cache", "decode|central_crop(40) || flip_lr", val_fraction=0)
+    online = ("naive", "tuned", "tf_cache")
+    names = (*online, "optimized")
+    _, arms = arms_of(folder, tmp_path / "cache", "decode|central_crop(40) || flip_lr", names, val_fraction=0)
     expected = pixels(arms["optimized"], 0)
-    for name in ("naive", "tuned", "tf_cache"):
+    for name in online:
         assert np.array_equal(pixels(arms[name], 0), expected), name
 
 
@@ -521,7 +539,7 @@ def cached_images(dataset: Any) -> tuple[Any, list[int | None]]:
 def test_tf_cache_holds_uint8_after_all_that_is_the_same_in_every_epoch(
     synthetic_folder: Path, tmp_path: Path, chain: str, variants: int, shape: list[int | None]
 ) -> None:
-    _, arms = arms_of(synthetic_folder, tmp_path / "cache", chain, variants=variants, limit=8)
+    _, arms = arms_of(synthetic_folder, tmp_path / "cache", chain, ["tf_cache"], variants=variants, limit=8)
     assert cached_images(arms["tf_cache"].dataset) == (tf.uint8, shape)
 
 
@@ -559,9 +577,11 @@ def test_a_cache_that_does_not_fit_memory_is_left_out_with_the_reason(synthetic_
     precompute(synthetic_folder, tmp_path / "cache", "decode || random_crop(32)", encoding="png")
     cache = open_cache(tmp_path / "cache")
     files = list_files(synthetic_folder, cache, 1)
-    assert refused_arms(ARMS, files, cache) == {}
+    assert refused_arms(ARMS, files, cache, tmp_path) == {}
     large = replace(files, sizes=files.sizes * 10_000)
-    assert "GB of RAM" in refused_arms(ARMS, large, cache)["tf_cache"]
+    refused = refused_arms(ARMS, large, cache, tmp_path)
+    assert "GB of RAM" in refused["tf_cache"]
+    assert "GB of disk" in refused["tf_cache_file"]
 
 
 class Slow:

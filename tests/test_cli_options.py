@@ -37,6 +37,7 @@ class Config(Base):
     kind: Literal["raw", "jpeg"] = "raw"
     names: tuple[str, ...] = ("a", "b")
     counts: tuple[int, ...] | None = None
+    ends: tuple[float, float] | None = None
     layers: tuple[str, ...] = ()
     file: str | os.PathLike[str] | None = None
     force: bool = False
@@ -80,8 +81,9 @@ def parse() -> Parse:
 
 def test_only_what_is_given_arrives_in_the_type_of_its_field(parse: Parse) -> None:
     assert parse() == {"epochs": 3}
-    assert parse("--share", "0", "--type", "jpeg", "--names", "x, y", "--counts", "1,2") == {
+    assert parse("--share", "0", "--type", "jpeg", "--names", "x, y", "--counts", "1,2", "--ends", "1:2.5") == {
         "epochs": 3,
+        "ends": (1.0, 2.5),
         "share": 0.0,
         "kind": "jpeg",
         "names": ("x", "y"),
@@ -98,6 +100,12 @@ def test_only_what_is_given_arrives_in_the_type_of_its_field(parse: Parse) -> No
 def test_a_list_of_something_else_names_the_option(parse: Parse) -> None:
     with pytest.raises(ValueError, match=r"--counts must be integers separated by commas, got '1,x'"):
         parse("--counts", "1,x")
+
+
+@pytest.mark.parametrize("text", ["1", "1:2:3", "1:x", ""])
+def test_a_pair_of_something_else_names_the_option(parse: Parse, text: str) -> None:
+    with pytest.raises(ValueError, match="--ends must be 2 numbers separated by a colon, got"):
+        parse("--ends", text)
 
 
 def test_help_comes_from_the_docstrings_of_the_class_and_its_bases_with_the_default(

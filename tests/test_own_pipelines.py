@@ -454,7 +454,10 @@ def test_an_epoch_of_unknown_length_may_not_go_on_for_ever(good: ModuleType, tmp
         ({"datasets": {"": len}}, "a pipeline has an empty name"),
         ({"datasets": {"a": "good:mine"}}, "a is a str: pass a function"),
         ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
-        ({"workloads": ("input", "infer")}, "workloads must be some of input, train, each once, got input, infer"),
+        (
+            {"workloads": ("input", "infer")},
+            "workloads must be some of input, train, accelerator, each once, got input, infer",
+        ),
         ({"source": "photos", "limit": 3}, "source, limit: only for the audit of a chain"),
         ({"arms": ("naive", "optimized")}, "arms: only for the audit of a chain"),
         ({"datasets": None}, "nothing to audit: set a source and a chain, or datasets"),

@@ -23,7 +23,7 @@ from joulecache.pipelines.experiment.runs import Run, RunLog, Slot
 from joulecache.pipelines.source import synthetic_photo
 
 CHAIN = "decode|resize(40) || random_crop(32)|flip_lr"
-ARMS = ("naive", "tf_cache", "optimized")
+ARMS = ("naive", "tf_cache", "tf_cache_file", "tfrecord", "optimized")
 EACH = (*ARMS, "naive")  # the control
 
 
@@ -120,7 +120,9 @@ def logged(out: Path) -> list[dict[str, Any]]:
 
 def stopping_at(block: int) -> Any:
     def progress(what: str, done: int, total: int) -> None:
-        if what.startswith(f"input: block {block} ") and done % len(EACH) == 2:
+        if (
+            what.startswith(f"input: block {block} ") and done % 4 == 2
+        ):  # neither the first nor the last run of any of these audits
             raise KeyboardInterrupt
 
     return progress
@@ -136,6 +138,7 @@ def test_an_audit_that_was_stopped_goes_on(photo_folder: Path, tmp_path: Path) -
     assert {(run["workload"], run["attempt"]) for run in before} == {("fill", 1), ("input", 1)}
     cut = [run for run in before if (run["workload"], run["block"]) == ("input", 2)]
     assert 0 < len(cut) < len(EACH)
+    (out / ".audit" / "shuffled" / "tf_cache_file_0.lockfile").touch()  # as if it was killed while it filled its cache
     result = audit(photo_folder, CHAIN, out, **settings)
     after = logged(out)
     assert after[: len(before)] == before
@@ -147,7 +150,7 @@ def test_an_audit_that_was_stopped_goes_on(photo_folder: Path, tmp_path: Path) -
     shown = {arm.name: arm for arm in result.workloads[0].arms}
     assert shown["optimized"].active_j_per_1000.value == pytest.approx(1000 * sum(optimized) / 3)
     assert shown["optimized"].runs == 3
-    assert shown["tf_cache"].one_time.value > 0
+    assert min(shown[name].one_time.value for name in ARMS[1:]) > 0
     assert sorted(path.name for path in out.rglob("*.json*")) == ["cache.json", "runs.jsonl", "settings.json"]
     assert not [path for path in (out / ".audit").iterdir() if path.is_dir()]  # neither its files nor its cache
 
@@ -240,4 +243,4 @@ def test_an_audit_that_was_killed_goes_on(photo_folder: Path, tmp_path: Path) ->
     assert after[: len(before) - 1] == before[:-1]  # the last one may have been cut
     assert {json.loads(line)["attempt"] for line in after} == {1, 2}
     (shown,) = json.loads(done.stdout)["workloads"]
-    assert [arm["runs"] for arm in shown["arms"]] == [12, 6, 6, 6]
+    assert [arm["runs"] for arm in shown["arms"]] == [12, 6, 6, 6, 6]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import pytest
 from small_audits import energy
@@ -22,7 +23,7 @@ EPOCH_J = {
 ONCE = {"tf_cache": Joules(4.0, 3.0, 5.0), "optimized": Joules(10.0, 8.0, 12.0)}
 
 
-def design(blocks: int, cached: CachedArm | None = None) -> Design:
+def design(blocks: int, cached: CachedArm | None = None, **changes: Any) -> Design:
     return Design(
         workload="input",
         epochs_per_run=1,
@@ -31,6 +32,7 @@ def design(blocks: int, cached: CachedArm | None = None) -> Design:
         reference="naive",
         one_time=ONCE,
         cached=cached,
+        **changes,
     )
 
 
@@ -64,6 +66,13 @@ def test_the_build_is_spent_once_and_a_fill_in_every_training(trainings: int, ep
     assert {compared.runs for compared in found.comparisons} == {trainings}
     # of one training of 10 epochs
     assert tf_cache.horizon_ratio == pytest.approx((10 + 50) / (4 + 80), rel=1e-3)
+
+
+def test_what_stays_on_disk_is_paid_once_for_all_trainings() -> None:
+    cached = CachedArm("optimized", RECORDS, 10, 2)
+    _, other = summarize(design(6, cached, stays=frozenset({"tf_cache", "optimized"})), runs(6)).comparisons
+    assert other.break_even.epochs == pytest.approx(2, rel=1e-3)
+    assert other.break_even_over_runs.epochs == pytest.approx((10 - 4) / (2 * 3), rel=1e-3)
 
 
 def test_the_joules_of_each_block_are_kept() -> None:

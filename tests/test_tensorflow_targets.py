@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from small_audits import arms_in_order
 from spatial_sources import Drawn, drawn, jpeg, spatial_source
 
 from joulecache.pipelines.building.config import BuildConfig
@@ -17,14 +18,15 @@ from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import open_cache
 from joulecache.pipelines.core.progress import silent
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.experiment.arms import make_arms, make_prefix_arms
+from joulecache.pipelines.experiment.arms import make_prefix_arms
 from joulecache.pipelines.experiment.files import list_files, unpack
+from joulecache.pipelines.experiment.names import ARMS
 from joulecache.pipelines.loading.loader import load
 from joulecache.transforms import parse
 from joulecache.transforms import tensorflow_targets as moved
 from joulecache.transforms.ops.decode import EXIF_ORIENTATION
 
-ONLINE = ["naive", "tuned", "tf_cache"]
+ONLINE = [name for name in ARMS if name != "optimized"]
 COUNT, BATCH, EPOCHS = 12, 5, 3
 
 
@@ -54,11 +56,12 @@ def test_online_arms_move_targets_as_the_cache_does(chain: str, tmp_path: Path) 
     if "(3, 20)" in chain:  # one size for batches
         source = spatial_source(units=[unit for unit in units if "0" in unit.name])
         parsed = parse(chain.replace(" || ", "|resize(30) || "))
-    build_cache(source, tmp_path / "cache", BuildConfig(chain=parsed, variants=2, val_fraction=0, seed=3), Meter())
+    config = BuildConfig(chain=parsed, variants=2, val_fraction=0, seed=3)
+    build_cache(source, tmp_path / "cache", config, Meter())
     cache = open_cache(tmp_path / "cache")
     unpacked = unpack(source, tmp_path, silent)
     files = list_files(unpacked.folder, cache, EPOCHS, unpacked.moving)
-    for arm in make_arms(ONLINE, files, cache, BATCH, shuffle=False):
+    for arm in arms_in_order(ONLINE, source, config, files, cache, BATCH).values():
         for epoch in range(EPOCHS):
             arm.start_epoch(epoch)
             expected = load(cache, "train", BATCH, shuffle=False, start=(epoch, 0)).take(len(arm.dataset))

@@ -13,20 +13,25 @@ import pytest
 import tensorflow as tf
 from caches import build
 from conftest import small_photo, write_files
-from small_audits import NO_STAGES, audit
+from small_audits import NO_STAGES, arms_in_order, audit
 
 import joulecache as jc
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import open_cache
-from joulecache.pipelines.experiment.arms import make_arms
+from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.claims import inferiority, margin_of
 from joulecache.pipelines.experiment.files import list_files
+from joulecache.pipelines.experiment.names import ARMS, DEFAULT_ARMS
 from joulecache.pipelines.models.metrics import ACCURACY, Metric, first_metric
 from joulecache.pipelines.models.user_models import TrainingData, batch_spec, make_user_model
 from joulecache.pipelines.report.describe.audit import describe_audit
 from joulecache.pipelines.report.describe.training import describe_training
 from joulecache.pipelines.report.render.markdown import to_markdown
+from joulecache.pipelines.source import open_source
 from joulecache.pipelines.training.results import TrainedModel
+from joulecache.transforms import parse
 
 COUNT = 24
 CHAIN = "decode|resize(24)|random_crop(20) || flip_lr"
@@ -227,10 +232,12 @@ def test_all_arms_yield_the_targets_of_the_cache(
 ) -> None:
     source, options = photos_with_targets
     cache = tmp_path / "cache"
-    build(source, cache, CHAIN, workers=1, **({"target": named(*names), **options} if names else {}))
+    config = BuildConfig(chain=parse(CHAIN), workers=1, **({"target": named(*names), **options} if names else {}))
+    listed = open_source(source, config)
+    build_cache(listed, cache, config, Meter())
     opened = open_cache(cache)
     files = list_files(source, opened, 2)
-    arms = make_arms(["optimized", "naive", "tuned", "tf_cache"], files, opened, 8, shuffle=False)
+    arms = [*arms_in_order(ARMS[::-1], listed, config, files, opened, 8).values()]
     spec = arms[0].dataset.element_spec
     for arm in arms[1:]:
         tf.nest.assert_same_structure(arm.dataset.element_spec, spec)
@@ -311,6 +318,7 @@ def segmenter(data: TrainingData) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_an_audit_of_masks(tmp_path: Path) -> None:
     result = audit(
         "synthetic:24",
@@ -325,7 +333,7 @@ def test_an_audit_of_masks(tmp_path: Path) -> None:
     assert [each.workload for each in result.workloads] == ["input", "train"]
     assert result.metric == Metric("iou", higher_is_better=True)
     assert result.targets == {"mask": "mask"}
-    assert set(result.pixel_difference) == {"naive", "tuned", "tf_cache", "optimized"}
+    assert set(result.pixel_difference) == set(DEFAULT_ARMS)
     assert result.stages is not None
     assert result.stages.workload == "train"
     assert "Targets: mask (mask)." in to_markdown(describe_audit(result))

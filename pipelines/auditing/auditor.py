@@ -42,6 +42,8 @@ def audit(
     target: str | Sequence[str] | None = None,
     variants: Sequence[int] | None = None,
     seed: int = 0,
+    step_ms: float | None = None,
+    device_watts: tuple[float, float] | None = None,
     meter: Meter | None = None,
     progress: Progress | None = None,
     budget: Budget | None = None,
@@ -60,9 +62,10 @@ def audit(
             workload "input" alone, of any elements whose first tensor has the batch axis first. The first function is the
             reference.
         steps: Batches in an epoch of your pipelines; None: all.
-        arms: Arms of the chain, which must include "naive" and "optimized". None: all four.
-        workloads: Some of "input", "train", "finetune" and "infer"; of your pipelines "input" and "train". None: "input", "train"
-            and, for a chain and a classifier by name or from a file, "infer".
+        arms: Arms of the chain, some of "naive", "tuned", "tf_cache", "tf_cache_file", "tfrecord" and "optimized", which must include
+            the first and the last. None: all but "tf_cache_file".
+        workloads: Some of "input", "train", "finetune", "infer" and "accelerator"; of your pipelines "input", "train" and "accelerator".
+            None: "input", "train" and, for a chain and a classifier by name or from a file, "infer".
         epochs: Epochs that the verdict on a cache covers; they are not run. None: 30.
         runs: Trainings that share the cache; they are not run. None: 1.
         pairs: Number of blocks; None: 20 for the input, 5 for training and fine-tuning, 10 for inference and for stages, which
@@ -84,6 +87,8 @@ def audit(
             fresh draws are trained on, with one seed per block and at least 3 blocks, if "train" is measured and a training has
             more epochs than the cache has variants; `reuse` of the result shows how accuracy is affected. None: 1.
         seed: Seed of the draws, the weights and the order of the runs.
+        step_ms: Milliseconds that a training step lasts on the simulated device of the workload "accelerator".
+        device_watts: Watts of that device while it waits for a batch, and while it computes.
         meter: Measures the runs. None: a new one.
         progress: Called with a description, steps done and their total.
         budget: How much to measure.
@@ -98,13 +103,11 @@ def audit(
     """
     make_model = model if callable(model) else None
     defaults = None if make_model is None else PIPELINE_WORKLOADS  # what else there is compresses a classifier
-    common = {
+    measured = {"pairs": pairs, "seed": seed, "budget": budget, "step_ms": step_ms, "device_watts": device_watts}
+    common = measured | {
         "workloads": defaults if workloads is None else tuple(workloads),
-        "pairs": pairs,
         "model": origin_of(model).function if callable(model) else os.fspath(model),
         "train_epochs": train_epochs,
-        "seed": seed,
-        "budget": budget,
     }
     of_source = {"limit": limit, "labels": labels, "masks": masks, "coco": coco, "splits": splits, "image": image}
     of_chains = of_source | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,11 +33,22 @@ from joulecache.pipelines.experiment.arms import Arm, check_chain, image_shape, 
 from joulecache.pipelines.experiment.blocks import Bench, active_joules
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import list_files, unpack
-from joulecache.pipelines.experiment.names import CACHED, FINETUNE, INFER, INPUT, REFERENCE, TRAIN
+from joulecache.pipelines.experiment.names import (
+    ACCELERATOR,
+    CACHED,
+    FINETUNE,
+    INFER,
+    INPUT,
+    REFERENCE,
+    TFRECORD,
+    TRAIN,
+)
 from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
 from joulecache.pipelines.experiment.summary import CachedArm
+from joulecache.pipelines.experiment.tfrecord_files import tfrecord_config
 from joulecache.pipelines.experiment.workloads import (
+    Accelerator,
     Infer,
     InputOnly,
     Training,
@@ -55,7 +67,14 @@ from joulecache.transforms.ops import Normalize
 
 _DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms cycle through
 _MAX_DIFFERENCE = 1.0  # mean difference in levels above which two arms do not show the same images
-_NOT_IN_SETTINGS = ("workloads", "pairs", "epochs", "runs", "budget")  # may change when a stopped audit continues
+_NOT_IN_SETTINGS = (
+    "workloads",
+    "pairs",
+    "epochs",
+    "runs",
+    "device_watts",
+    "budget",
+)  # may change when a stopped audit continues
 
 
 def audit_chain(
@@ -155,12 +174,11 @@ class _ChainAudit:
         if replace_json(work / "cache.json", sorted(file.name for file in manifest.files())):
             folder.forget()
         self.files = list_files(self.unpacked.folder, self.cache, _DRAWN_EPOCHS, self.unpacked.moving)
-        self.left_out = refused_arms(config.arms, self.files, self.cache)
-        names = [name for name in config.arms if name not in self.left_out]
-        self.arms = make_arms(names, self.files, self.cache, config.batch_size)
+        self.tfrecord = self.build_tfrecord() if TFRECORD in config.arms else None
+        self.left_out = refused_arms(config.arms, self.files, self.cache, work)
+        self.arms = self.make_arms("shuffled")
         self.by_name = {arm.name: arm for arm in self.arms}
-        in_order = make_arms(names, self.files, self.cache, config.batch_size, shuffle=False)
-        self.pixel_difference = _pixel_differences(in_order, _level(chain))
+        self.pixel_difference = _pixel_differences(self.make_arms("in-order", shuffle=False), _level(chain))
         self.held_out = manifest.splits["val"].records
         self.val_data = load(self.cache, "val", config.batch_size) if self.held_out else None
         if INFER in config.workloads and self.val_data is None:
@@ -169,6 +187,8 @@ class _ChainAudit:
         self.build_energy = manifest.build_energy
         cached = CachedArm(CACHED, manifest.splits["train"].records, config.epochs, config.runs)
         one_time = {CACHED: active_joules(self.build_energy)}
+        if self.tfrecord is not None:
+            one_time[TFRECORD] = active_joules(self.tfrecord.manifest.build_energy)
         self.bench = Bench(folder.open_log(), meter, config.seed, REFERENCE, progress, cached, one_time)
         self.results: dict[str, WorkloadResult] = {}
 
@@ -179,6 +199,27 @@ class _ChainAudit:
         # A build reads the source itself, but drawing synthetic photos must not be charged to it.
         build_cache(self.unpacked.source, folder, _build_config(self.chain, self.config, variants), self.meter)
         return open_cache(folder)
+
+    def build_tfrecord(self) -> Cache:
+        """Build what the arm `tfrecord` reads; files that a stopped audit built are up to date, and reused."""
+        self.progress("building the TFRecord files", 0, 1)
+        folder = self.work / TFRECORD
+        config = _build_config(self.chain, self.config, self.config.variants[0])
+        build_cache(self.unpacked.source, folder, tfrecord_config(config, self.cache), self.meter)
+        return open_cache(folder)
+
+    def make_arms(self, folder: str, *, shuffle: bool = True) -> list[Arm]:
+        """Make the arms that this machine can run; they keep their files in a folder of this name, emptied first."""
+        files = self.work / folder
+        # a file that a killed audit left would be taken for another process's, or for one that is filled
+        shutil.rmtree(files, ignore_errors=True)
+        names = [name for name in self.config.arms if name not in self.left_out]
+        return make_arms(
+            *(names, self.files, self.cache, self.config.batch_size),
+            shuffle=shuffle,
+            folder=files,
+            tfrecord=self.tfrecord,
+        )
 
     def prepare_compression(self) -> PreparedCompression | None:
         """Check the compression of the model for inference; None if none is needed, since a stopped audit left it."""
@@ -202,6 +243,7 @@ class _ChainAudit:
         compression: Compression | None = None
         training: Training | None = None
         self.measure_input()
+        self.measure_accelerator()
         if self.model is not None:
             training = self.make_training(self.model)
             self.measure_training(training)
@@ -230,6 +272,12 @@ class _ChainAudit:
         if INPUT in self.config.workloads:
             workload = InputOnly(shortest_s=self.config.budget.shortest_run_s)
             self.results[INPUT] = self.bench.measure(workload, self.arms, self.config.pairs)
+
+    def measure_accelerator(self) -> None:
+        """Measure the feeding of a simulated device."""
+        if ACCELERATOR in self.config.workloads:
+            workload = Accelerator(self.config.device, shortest_s=self.config.budget.shortest_run_s)
+            self.results[ACCELERATOR] = self.bench.measure(workload, self.arms, self.config.pairs)
 
     def measure_training(self, training: Training) -> None:
         """Measure the training."""

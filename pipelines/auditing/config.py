@@ -7,11 +7,24 @@ from dataclasses import dataclass, field
 
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.checks import check_choices, check_integer, check_number, make_plain
-from joulecache.pipelines.experiment.names import ARMS, CACHED, INFER, INPUT, REFERENCE, TRAIN, WORKLOADS
+from joulecache.pipelines.experiment.names import (
+    ACCELERATOR,
+    ARMS,
+    CACHED,
+    DEFAULT_ARMS,
+    INFER,
+    INPUT,
+    REFERENCE,
+    TRAIN,
+    WITHOUT_MODEL,
+    WORKLOADS,
+)
+from joulecache.pipelines.experiment.results import Device
 from joulecache.pipelines.source.config import SourceConfig
 from joulecache.transforms.chain import Chain
 
 PIPELINE_WORKLOADS = (INPUT, TRAIN)
+"""The workloads of custom pipelines, unless others are requested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +58,8 @@ class _Config:
         model: cnn, mlp, resnet8, mobilenet:0.25, shufflenet:0.5, a file, MODULE:FUNCTION.
         train_epochs: Epochs of one training run.
         seed: Seed of the draws, weights and order of runs.
+        step_ms: Milliseconds of a step of the simulated accelerator.
+        device_watts: Its watts, waiting and computing.
         budget: How much to measure.
     """
 
@@ -52,6 +67,8 @@ class _Config:
     model: str = "cnn"
     train_epochs: int = 3
     seed: int = 0
+    step_ms: float | None = None
+    device_watts: tuple[float, float] | None = None
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
@@ -60,6 +77,36 @@ class _Config:
             check_integer("pairs", self.pairs)
         check_integer("train_epochs", self.train_epochs)
         check_integer("seed", self.seed, 0, 2**32 - 1)  # the limit of Keras
+        if self.step_ms is not None:
+            check_number("step_ms", self.step_ms, above=0)
+        if self.device_watts is not None:
+            self._check_watts(self.device_watts)
+
+    @staticmethod
+    def _check_watts(watts: object) -> None:
+        if not isinstance(watts, Sequence) or isinstance(watts, str) or len(watts) != 2:
+            raise ValueError(f"device_watts must be two numbers, idle and busy, got {watts!r}")
+        idle = check_number("device_watts", watts[0], 0)
+        check_number("device_watts, of a busy device,", watts[1], idle)
+
+    def _check_device(self, workloads: Sequence[str]) -> None:
+        """Raise ValueError unless a device is declared exactly if the workloads simulate one."""
+        declared = {"step_ms": self.step_ms, "device_watts": self.device_watts}
+        missing = [name for name, value in declared.items() if value is None]
+        if ACCELERATOR in workloads and missing:
+            raise ValueError(
+                f"the workload {ACCELERATOR} needs {' and '.join(missing)}: the device is not here to be measured"
+            )
+        if ACCELERATOR not in workloads and len(missing) < len(declared):
+            given = next(name for name in declared if name not in missing)
+            raise ValueError(f"{given} is only for the workload {ACCELERATOR}: add it, or leave {given} out")
+
+    @property
+    def device(self) -> Device:
+        """The simulated device of the workload "accelerator"."""
+        assert self.step_ms is not None
+        assert self.device_watts is not None
+        return Device(self.step_ms / 1000, *self.device_watts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +114,7 @@ class PipelinesConfig(_Config):
     """Arguments of an audit of custom pipelines.
 
     Attributes:
-        workloads: Some of input, train.
+        workloads: Some of input, train, accelerator.
         steps: Batches in an epoch. Default: all.
 
     Raises:
@@ -79,7 +126,8 @@ class PipelinesConfig(_Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices("workloads", self.workloads, PIPELINE_WORKLOADS)
+        check_choices("workloads", self.workloads, (*PIPELINE_WORKLOADS, ACCELERATOR))
+        self._check_device(self.workloads)
         if self.steps is not None:
             check_integer("steps", self.steps)
 
@@ -89,8 +137,8 @@ class AuditConfig(_Config, SourceConfig):
     """Arguments of an audit of a chain.
 
     Attributes:
-        arms: Arms to compare.
-        workloads: Some of input, train, finetune, infer.
+        arms: Arms: also tf_cache_file.
+        workloads: Of input, train, finetune, infer, accelerator.
         epochs: Epochs that the verdict covers; not run.
         runs: Trainings that share the cache.
         prune: Share of the channels to prune for inference.
@@ -101,7 +149,7 @@ class AuditConfig(_Config, SourceConfig):
         ValueError: An argument is out of range, or arguments do not fit together.
     """
 
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] = DEFAULT_ARMS
     workloads: tuple[str, ...] = (INPUT, TRAIN, INFER)
     epochs: int = 30
     runs: int = 1
@@ -114,6 +162,7 @@ class AuditConfig(_Config, SourceConfig):
         SourceConfig.__post_init__(self)
         check_choices("arms", self.arms, ARMS, needed=(REFERENCE, CACHED))
         check_choices("workloads", self.workloads, WORKLOADS)
+        self._check_device(self.workloads)
         for name in ("epochs", "runs", "batch_size"):
             check_integer(name, getattr(self, name))
         _ = self.recipe  # checks prune
@@ -122,7 +171,7 @@ class AuditConfig(_Config, SourceConfig):
     @property
     def trains(self) -> bool:
         """Whether a model is needed."""
-        return set(self.workloads) != {INPUT}
+        return not WITHOUT_MODEL.issuperset(self.workloads)
 
     @property
     def recipe(self) -> Recipe:

@@ -19,10 +19,16 @@ from joulecache.pipelines.core.user_code import origin_of, source_sha256
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.blocks import Bench, Part
 from joulecache.pipelines.experiment.failures import ArmError
-from joulecache.pipelines.experiment.names import INPUT, TRAIN
+from joulecache.pipelines.experiment.names import ACCELERATOR, INPUT, TRAIN
 from joulecache.pipelines.experiment.provenance import conditions, run_provenance
 from joulecache.pipelines.experiment.results import WorkloadResult
-from joulecache.pipelines.experiment.workloads import InputOnly, Training, train_from_scratch, train_user_model
+from joulecache.pipelines.experiment.workloads import (
+    Accelerator,
+    InputOnly,
+    Training,
+    train_from_scratch,
+    train_user_model,
+)
 from joulecache.pipelines.models.classifiers import build_model, check_model, is_model_file
 from joulecache.pipelines.models.user_models import MakeModel, TrainingData, describe_elements, make_user_model
 
@@ -147,6 +153,7 @@ def _settings(
         **({} if make_model is None else {"model_sha256": source_sha256(make_model)}),
         "train_epochs": config.train_epochs,
         "seed": config.seed,
+        "step_ms": config.step_ms,
         **conditions(meter),
     }
 
@@ -158,6 +165,10 @@ def _measure(
     results = []
     if INPUT in config.workloads:
         results.append(bench.measure(InputOnly(shortest_s=config.budget.shortest_run_s), arms, config.pairs))
+    if ACCELERATOR in config.workloads:
+        results.append(
+            bench.measure(Accelerator(config.device, shortest_s=config.budget.shortest_run_s), arms, config.pairs)
+        )
     if training is not None:
         parts = (
             Part(INPUT, InputOnly(epochs=config.train_epochs), arms),

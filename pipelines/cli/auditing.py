@@ -33,7 +33,7 @@ _Settings = Annotated[
         leave_out=("budget",),
         names={"workloads": "--workload"},
         repeated=("target",),
-        metavars={"prune": "SHARE", "variants": "K,...", **SOURCE_METAVARS},
+        metavars={"prune": "SHARE", "variants": "K,...", "device_watts": "IDLE:BUSY", **SOURCE_METAVARS},
     ),
 ]
 _Steps = Annotated[Given, OptionsOf(PipelinesConfig, only=("steps",), panel=_CUSTOM)]

@@ -13,7 +13,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -43,7 +43,8 @@ class OptionsOf:
         only: Fields that become options; None for all but `leave_out`.
         leave_out: Fields that the command fills in itself.
         names: Names of options that differ from those of their fields, by field.
-        repeated: Tuple fields whose option is repeated for each value. Other tuples are one text with commas.
+        repeated: Tuple fields whose option is repeated for each value. Other tuples are one text: with commas, or with colons if their
+            length is fixed.
         metavars: What help shows for a value, by field.
         panel: Title of the options' box in the help; None for the default box.
     """
@@ -128,6 +129,8 @@ def _value_type(hint: Any, repeated: bool) -> _ValueType:
         return _ValueType(choice, None, lambda flag, value: value.value, lambda value: value and choice(value))
     if origin is tuple and repeated:
         return _ValueType(list[parts[0]], None, lambda flag, value: tuple(value), lambda value: None)  # type: ignore[valid-type]
+    if origin is tuple and parts[-1] is not Ellipsis:
+        return _ValueType(str, ":".join(_METAVARS[part] for part in parts), _joined(parts))
     if origin is tuple:
         metavar = f"{_METAVARS.get(parts[0], 'NAME')},..."
         return _ValueType(str, metavar, _splitter(parts[0]), lambda value: value and ",".join(map(str, value)))
@@ -146,6 +149,18 @@ def _splitter(kind: type) -> Callable[[str, str], tuple[Any, ...]]:
             return tuple(kind(word.strip()) for word in text.split(",") if word.strip())
         except ValueError:
             raise ValueError(f"{flag} must be {_PLURALS[kind]} separated by commas, got {text!r}") from None
+
+    return split
+
+
+def _joined(kinds: Sequence[type]) -> Callable[[str, str], tuple[Any, ...]]:
+    """Return a function that parses a number of values separated by colons."""
+
+    def split(flag: str, text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(word) for kind, word in zip(kinds, text.split(":"), strict=True))
+        except ValueError:
+            raise ValueError(f"{flag} must be {len(kinds)} numbers separated by a colon, got {text!r}") from None
 
     return split
 

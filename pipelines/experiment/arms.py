@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import tensorflow as tf
@@ -11,7 +13,15 @@ import tensorflow as tf
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import ImageFiles
-from joulecache.pipelines.experiment.names import CACHED, INPUT
+from joulecache.pipelines.experiment.names import (
+    CACHED,
+    REFERENCE,
+    TF_CACHE,
+    TF_CACHE_FILE,
+    TFRECORD,
+    TUNED,
+    WITHOUT_MODEL,
+)
 from joulecache.pipelines.experiment.online_arms import BATCH, READ, TF_DATA, OnlineChain, count_steady_ops
 from joulecache.pipelines.loading.loader import load
 from joulecache.transforms import tensorflow as graphs
@@ -33,6 +43,7 @@ class Arm:
         dataset: Yields images `[B, H, W, C]`, uint8 or after `to_float` float32, and targets, as `load` does.
         start_epoch: Called with the number of the next epoch.
         fills: Whether its first epoch fills a cache, whose cost is the difference from the next epoch.
+        stays: Whether what it prepared outlives a training: its one-time cost is paid once for all trainings.
         reads_on: Whether it may keep working after the last batch of an epoch.
     """
 
@@ -41,6 +52,7 @@ class Arm:
     dataset: tf.data.Dataset
     start_epoch: Callable[[int], None] = _same_every_epoch
     fills: bool = False
+    stays: bool = False
     reads_on: bool = False
 
 
@@ -52,7 +64,7 @@ def check_chain(chain: Chain, workloads: Sequence[str], *, own_model: bool = Fal
     why = graphs.unsupported(chain.ops)
     if why:
         raise ArmError(f"{why}; an audit also runs the chain in TensorFlow")
-    if chain.is_float and not own_model and set(workloads) != {INPUT}:
+    if chain.is_float and not own_model and not WITHOUT_MODEL.issuperset(workloads):
         raise ArmError(
             f"{str(chain)!r} makes floats, but the models of an audit scale uint8 images themselves: choose --workload input, or drop "
             "to_float and normalize"
@@ -68,21 +80,50 @@ def image_shape(chain: Chain) -> tuple[int, int, int]:
 
 
 def make_arms(
-    names: Sequence[str], files: ImageFiles, cache: Cache, batch_size: int, *, shuffle: bool = True
+    names: Sequence[str],
+    files: ImageFiles,
+    cache: Cache,
+    batch_size: int,
+    *,
+    shuffle: bool = True,
+    folder: Path | None = None,
+    tfrecord: Cache | None = None,
 ) -> list[Arm]:
-    """Make arms by name; raise ArmError if the chain's images vary in size."""
+    """Make arms by name.
+
+    Args:
+        names: Their names.
+        files: The files that the online arms read.
+        cache: The cache that `optimized` reads.
+        batch_size: Images in a batch.
+        shuffle: Whether every epoch has another order.
+        folder: A new folder, in which `tf_cache_file` keeps its file.
+        tfrecord: The cache that `tfrecord` reads, in TFRecord files: that of the same records, in the same order.
+
+    Raises:
+        ArmError: The chain's images vary in size, or the caches hold different records.
+    """
     chain = cache.chain()
     image_shape(chain)
-    records = len(files.paths)
-    arms = []
-    for name in names:
+    if tfrecord is not None and tfrecord.rows("train")["key"] != cache.rows("train")["key"]:
+        raise ArmError(f"{TFRECORD} and {CACHED} hold different records: some could not be cached")
+
+    def make(name: str) -> Arm:
+        records = len(files.paths)
         if name == CACHED:
-            arms.append(Arm(name, records, load(cache, "train", batch_size, shuffle=shuffle)))
-            continue
+            return Arm(name, records, load(cache, "train", batch_size, shuffle=shuffle), stays=True)
         online = OnlineChain(chain, cache.manifest.variants, files, batch_size, shuffle=shuffle)
-        dataset = {"naive": online.naive, "tuned": online.tuned, "tf_cache": online.cached_in_memory}[name]()
-        arms.append(Arm(name, records, dataset, online.start_epoch, fills=name == "tf_cache"))
-    return arms
+        if name == TFRECORD:
+            assert tfrecord is not None
+            return Arm(name, records, online.precomputed(tfrecord), online.start_epoch, stays=True)
+        if name == TF_CACHE_FILE:
+            assert folder is not None
+            dataset = online.cached_in_file(folder / TF_CACHE_FILE)
+            return Arm(name, records, dataset, online.start_epoch, fills=True, stays=True)
+        dataset = {REFERENCE: online.naive, TUNED: online.tuned, TF_CACHE: online.cached_in_memory}[name]()
+        return Arm(name, records, dataset, online.start_epoch, fills=name == TF_CACHE)
+
+    return [make(name) for name in names]
 
 
 def make_prefix_arms(files: ImageFiles, cache: Cache, batch_size: int) -> list[Arm]:
@@ -108,14 +149,22 @@ def _numbered(names: Sequence[str]) -> list[str]:
     ]
 
 
-def refused_arms(names: Sequence[str], files: ImageFiles, cache: Cache) -> dict[str, str]:
-    """Return the arms that this machine cannot run, with the reason: `tf_cache` if it needs over half of the free memory."""
+def refused_arms(names: Sequence[str], files: ImageFiles, cache: Cache, folder: Path) -> dict[str, str]:
+    """Return the arms that this machine cannot run, with the reason: those whose `cache()` needs over half of the free room.
+
+    That of `tf_cache` is in memory, that of `tf_cache_file` on the disk of `folder`.
+    """
     chain = cache.chain()
     kept = chain.ops[: count_steady_ops(chain, cache.manifest.variants)]
     sizes = [output_size(kept, height, width) for height, width in files.sizes.tolist()]
     channels = output_channels(kept) + sum(isinstance(target, Mask) for target in files.targets.values())
     needed = sum(height * width for height, width in sizes) * channels
-    available = psutil.virtual_memory().available
-    if "tf_cache" not in names or needed <= available // 2:
-        return {}
-    return {"tf_cache": f"its cache needs {needed / 1e9:.1f} GB of RAM, and {available / 1e9:.1f} GB are free"}
+    room = {
+        TF_CACHE: ("RAM", psutil.virtual_memory().available),
+        TF_CACHE_FILE: ("disk", shutil.disk_usage(folder).free),
+    }
+    return {
+        name: f"its cache needs {needed / 1e9:.1f} GB of {kind}, and {free / 1e9:.1f} GB are free"
+        for name, (kind, free) in room.items()
+        if name in names and needed > free // 2
+    }

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Energy, Meter
@@ -87,9 +87,7 @@ class Bench:
         ]
         reference = next(arm for arm in arms if arm.name == self.reference)
         control = Entry(Slot(self.reference, "control"), workload, reference)
-        for arm in arms:
-            if arm.fills and arm.name not in self.one_time:
-                self.one_time[arm.name] = self._fill(arm)
+        self.one_time |= self._fill([arm for arm in arms if arm.fills and arm.name not in self.one_time])
         design = Design(
             workload=workload.name,
             epochs_per_run=workload.epochs,
@@ -98,8 +96,10 @@ class Bench:
             reference=self.reference,
             parts=tuple(part.name for part in parts),
             one_time=self.one_time,
+            stays=frozenset(arm.name for arm in arms if arm.stays),
             cached=self.cached,
             on_accelerator=training_device() != "CPU:0",
+            device=workload.device and replace(workload.device, pue=self.meter.provenance().pue),
         )
         runs = self.interleave(workload.name, [*entries, control], blocks, warm_ups=entries)
         return summarize(design, runs, self.log.runs)
@@ -133,14 +133,18 @@ class Bench:
             with _released(entry.workload), naming_failures(entry.arm.name):
                 entry.workload.run(entry.arm, 0)
 
-    def _fill(self, arm: Arm) -> Joules:
-        """Return the energy of the epoch that fills an arm's cache, less that of the next epoch."""
-        entry = Entry(Slot(arm.name), InputOnly(), arm)
-        runs = [self.log.block(_FILL, epoch, [entry.slot]) for epoch in range(2)]
-        if None in runs:
-            runs = [[self._run(_FILL, entry, epoch, 0)] for epoch in range(2)]
-        first, second = (astuple(active_joules(run.energy)) for found in runs if found is not None for run in found)
-        return Joules(*(max(0.0, a - b) for a, b in zip(first, second, strict=True)))
+    def _fill(self, arms: Sequence[Arm]) -> dict[str, Joules]:
+        """Return, by arm, the energy of the epoch that fills its cache, less that of the next epoch."""
+        entries = [Entry(Slot(arm.name), InputOnly(), arm) for arm in arms]
+        known = [self.log.block(_FILL, epoch, [entry.slot for entry in entries]) for epoch in range(2)]
+        runs = [run for found in known for run in found or ()]
+        if None in known:
+            runs = [self._run(_FILL, entry, epoch, 0) for entry in entries for epoch in range(2)]
+        spent = {(run.arm, run.block): astuple(active_joules(run.energy)) for run in runs}
+        return {
+            arm.name: Joules(*(max(0.0, a - b) for a, b in zip(spent[arm.name, 0], spent[arm.name, 1], strict=True)))
+            for arm in arms
+        }
 
     def _run(self, name: str, entry: Entry, block: int, place: int) -> Run:
         workload, arm = entry.workload, entry.arm

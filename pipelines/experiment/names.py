@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-ARMS = ("naive", "tuned", "tf_cache", "optimized")
-"""The arms of a chain: two that preprocess in every epoch, one with `tf.data`'s own cache, one that reads a joulecache cache."""
+ARMS = ("naive", "tuned", "tf_cache", "tf_cache_file", "tfrecord", "optimized")
+"""The arms of a chain: two that preprocess in every epoch, `tf.data`'s cache in RAM and on disk, TFRecord files, a joulecache cache."""
+REFERENCE, TUNED, TF_CACHE, TF_CACHE_FILE, TFRECORD, CACHED = ARMS
+DEFAULT_ARMS = (REFERENCE, TUNED, TF_CACHE, TFRECORD, CACHED)
 DESCRIPTIONS = {
-    "naive": "one image at a time, no prefetch",
-    "tuned": "parallel map, batch, prefetch",
-    "tf_cache": "tuned with cache() in memory",
-    "optimized": "a joulecache cache",
+    REFERENCE: "one image at a time, no prefetch",
+    TUNED: "parallel map, batch, prefetch",
+    TF_CACHE: "tuned with cache() in memory",
+    TF_CACHE_FILE: "tuned with cache() on disk",
+    TFRECORD: "TFRecord files, parsed every epoch",
+    CACHED: "a joulecache cache",
 }
 """What each arm is, in a few words."""
-REFERENCE, CACHED = "naive", "optimized"
 
-WORKLOADS = ("input", "train", "finetune", "infer")
-"""What consumes batches: nothing, training from scratch, fine-tuning a pruned model, inference of a compressed one."""
-INPUT, TRAIN, FINETUNE, INFER = WORKLOADS
+WORKLOADS = ("input", "train", "finetune", "infer", "accelerator")
+"""What consumes batches: nothing, training from scratch, fine-tuning a pruned model, inference of a compressed one, a simulated device."""
+INPUT, TRAIN, FINETUNE, INFER, ACCELERATOR = WORKLOADS
+WITHOUT_MODEL = frozenset({INPUT, ACCELERATOR})

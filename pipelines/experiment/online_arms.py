@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import tensorflow as tf
 
+from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.experiment.files import ImageFiles
+from joulecache.pipelines.experiment.tfrecord_files import TFRecordFiles
 from joulecache.pipelines.loading.targets import Selection
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms import tensorflow_targets as moved
@@ -20,6 +23,7 @@ TF_DATA, READ, BATCH = "tf.data", "read", "batch"
 
 _LARGE_PIXELS = 120 * 120  # from this size on, `_CHEAPER_BY_IMAGE` cost less on single images than on batches
 _CHEAPER_BY_IMAGE = (RandomCrop, FlipLr, Brightness)
+_SHUFFLED_BATCHES = 16  # in the buffer of what is read from disk
 _MOVING = (moved.Mask, moved.Boxes, moved.Points)
 
 _Targets: TypeAlias = tuple[Any, ...]
@@ -39,6 +43,7 @@ class OnlineChain:
     ) -> None:
         self._ops, self._steady = chain.ops, count_steady_ops(chain, variants)
         self._batch_size, self._shuffle, self._records = batch_size, shuffle, len(files.paths)
+        self._buffer = min(self._records, _SHUFFLED_BATCHES * batch_size)
         self._names = tuple(files.targets)
         elements = (list(files.paths), tuple(files.targets.values()), np.arange(self._records))
         self._files = tf.data.Dataset.from_tensor_slices(elements)
@@ -66,9 +71,36 @@ class OnlineChain:
     def cached_in_memory(self) -> tf.data.Dataset:
         """Return `tuned` with `cache()` as uint8 in RAM after the ops whose output is the same in every epoch."""
         dataset = self._files.map(self._read(self._steady), num_parallel_calls=tf.data.AUTOTUNE).cache()
+        # over the whole set, as files are sorted by class; the buffer holds only references to images in RAM
+        return self._after_cache(dataset, self._records)
+
+    def cached_in_file(self, path: Path) -> tf.data.Dataset:
+        """Return `cached_in_memory` with `cache(filename)` on disk, in shuffled order, read through a small shuffle buffer."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files = self._files
         if self._shuffle:
-            # over the whole set, as files are sorted by class; the buffer holds only references to images in RAM
-            dataset = dataset.shuffle(self._records, seed=0)
+            files = files.shuffle(self._records, seed=0, reshuffle_each_iteration=False)
+        dataset = files.map(self._read(self._steady), num_parallel_calls=tf.data.AUTOTUNE).cache(str(path))
+        return self._after_cache(dataset, self._buffer)
+
+    def precomputed(self, cache: Cache) -> tf.data.Dataset:
+        """Return `tuned` from the TFRecord files of a cache, which holds what the cached ops make of the same files."""
+        files = TFRecordFiles(cache, self._most_boxes)
+        examples = files.examples(self._epoch, shuffle=self._shuffle)
+        if self._shuffle:
+            examples = examples.shuffle(self._buffer, seed=0)
+        done = cache.chain().cut
+        batched = batched_from(self._ops, done)
+        rest = self._on_image(done, batched)
+
+        def function(row: tf.Tensor, example: tf.Tensor) -> _Element:
+            return cast(_Element, rest(*files.parse(example), row))
+
+        return self._batches(examples.map(function, num_parallel_calls=tf.data.AUTOTUNE), batched)
+
+    def _after_cache(self, dataset: tf.data.Dataset, buffer: int) -> tf.data.Dataset:
+        if self._shuffle:
+            dataset = dataset.shuffle(buffer, seed=0)
         batched = batched_from(self._ops, self._steady)
         if batched > self._steady:
             dataset = dataset.map(self._on_image(self._steady, batched), num_parallel_calls=tf.data.AUTOTUNE)
@@ -139,6 +171,8 @@ class OnlineChain:
 
         return function
 
+    # AutoGraph cannot convert `match`, and logs a warning.
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def _loaded(self, name: str, target: Any) -> Any:
         """Return a target of a batch as `load` yields it."""
         match target:

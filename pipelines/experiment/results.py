@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 from annotated_types import MinLen
 
-from joulecache.pipelines.core.codec import Amount, Count, Whole
+from joulecache.pipelines.core.codec import OMITTED, Amount, Count, Positive, Share, Whole
 from joulecache.pipelines.energy import Provenance
 from joulecache.pipelines.experiment.claims import Finding
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
@@ -101,6 +101,42 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Device:
+    """An accelerator that is not here: it computes for the time of a step on each batch, and waits for the next one in between.
+
+    Attributes:
+        step_s: Seconds of one step.
+        idle_w: Watts of the device while it waits.
+        busy_w: Watts of the device while it computes.
+        pue: Power usage effectiveness, a factor of its joules.
+        method: How its joules are obtained.
+    """
+
+    step_s: Positive
+    idle_w: Amount
+    busy_w: Amount
+    pue: Positive = 1.0
+    method: str = "user"
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """What a simulated device and its input used in one arm.
+
+    Attributes:
+        waiting_share: Share of the time in which the device waits for a batch.
+        waiting_j_per_1000: Joules of the waiting device per 1,000 images.
+        computing_j_per_1000: Joules of the computing device per 1,000 images.
+        input_j_per_1000: Active joules of the input alone per 1,000 images.
+    """
+
+    waiting_share: Share
+    waiting_j_per_1000: Amount
+    computing_j_per_1000: Amount
+    input_j_per_1000: Joules
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """What one arm cost on one workload. Figures are means over its runs.
 
@@ -127,6 +163,7 @@ class ArmResult:
         flagged_runs: How many runs are flagged.
         parts: What its parts cost alone; empty if not measured.
         waiting: What waiting for batches cost; None if not timed.
+        device: What a simulated device used: a part of the active and the total energy; None without one.
     """
 
     name: str
@@ -151,6 +188,7 @@ class ArmResult:
     flagged_runs: Whole
     parts: tuple[PartResult, ...]
     waiting: Waiting | None = None
+    device: DeviceUse | None = field(default=None, metadata=OMITTED)
 
 
 @dataclass(frozen=True)
@@ -164,8 +202,8 @@ class Comparison:
         why: The reason for the finding.
         break_even: Epochs after which one training has paid back the build.
         runs: Trainings that share the cache.
-        break_even_over_runs: Epochs of each of the `runs` trainings after which the build is paid back: it is paid once, the other
-            arm's one-time cost in every training.
+        break_even_over_runs: Epochs of each of the `runs` trainings after which the build is paid back: it is paid once, as is what
+            another arm keeps on disk, but a cache in memory is filled in every training.
         horizon_ratio: Active energy over the horizon over the other's, one-time costs included.
     """
 
@@ -190,6 +228,7 @@ class WorkloadResult:
         control: A/A control: the reference against itself.
         arms: The arms, in the order requested.
         comparisons: The cached arm against each other arm; empty if no cache was built.
+        device: The simulated device, whose joules count as active; None without one.
     """
 
     workload: str
@@ -198,6 +237,7 @@ class WorkloadResult:
     control: Ratio
     arms: Annotated[tuple[ArmResult, ...], MinLen(1)]
     comparisons: tuple[Comparison, ...]
+    device: Device | None = field(default=None, metadata=OMITTED)
 
     def arm(self, name: str) -> ArmResult:
         """Return the result of the arm `name`."""

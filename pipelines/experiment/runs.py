@@ -45,7 +45,7 @@ class Run:
         images: Images that were consumed.
         energy: Its energy.
         score: The model's first metric on the held-out records; None if not measured. "accuracy" in the log.
-        waited_s: Seconds in which a training waited for batches; None if not measured.
+        waited_s: Seconds in which a training or a simulated device waited for batches; None if not measured.
         role: See `Slot`.
         part: See `Slot`.
     """

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from joulecache.pipelines.experiment.claims import Finding, finding
+from joulecache.pipelines.experiment.devices import device_use, with_device
 from joulecache.pipelines.experiment.results import (
     ArmResult,
     BackgroundLoad,
     Comparison,
+    Device,
+    DeviceUse,
     Joules,
     PartResult,
     ScoreRange,
+    Waiting,
     WorkloadResult,
 )
 from joulecache.pipelines.experiment.runs import Run, Slot
@@ -43,7 +47,8 @@ class CachedArm:
 class Design:
     """What was measured, and how its arms are compared.
 
-    `one_time` is the energy that an arm uses once: the build once for all trainings that share a cache, another arm's in each.
+    The joules of a simulated `device` count as active. `one_time` is the energy that an arm uses once: those in `stays` once for all
+    trainings, the others once in each.
     """
 
     workload: str
@@ -53,8 +58,10 @@ class Design:
     reference: str
     parts: tuple[str, ...] = ()
     one_time: Mapping[str, Joules] = field(default_factory=dict)
+    stays: frozenset[str] = frozenset()
     cached: CachedArm | None = None
     on_accelerator: bool = False
+    device: Device | None = None
 
 
 def summarize(design: Design, runs: Sequence[Run], logged: Sequence[Run] = ()) -> WorkloadResult:
@@ -71,11 +78,12 @@ class _Summary:
     """
 
     def __init__(self, design: Design, runs: Sequence[Run], logged: Sequence[Run]) -> None:
-        self._design, self._logged = design, logged
+        self._design, self._logged, self._metered = design, logged, runs
         self._claims = _count_claims(design)
         self._runs: dict[Slot, list[Run]] = {}
         for run in runs:
-            self._runs.setdefault(run.slot, []).append(run)
+            whole = run if design.device is None else with_device(run, design.device)
+            self._runs.setdefault(run.slot, []).append(whole)
         self._blocks_j = {
             slot: [run.energy.active_j / run.images for run in found] for slot, found in self._runs.items()
         }
@@ -97,6 +105,7 @@ class _Summary:
             comparisons=()
             if design.cached is None
             else tuple(self._comparison(design.cached, name) for name in design.arms if name != design.cached.name),
+            device=design.device,
         )
 
     def _compare(self, name: str, other: str) -> tuple[Ratio, Finding, str]:
@@ -114,7 +123,6 @@ class _Summary:
         read = [run.energy.read_bytes / run.images for run in runs if run.energy.read_bytes is not None]
         peaks = [run.energy.peak_rss_bytes for run in runs if run.energy.peak_rss_bytes is not None]
         carbon = [run.energy.carbon_g / run.images * 1000 for run in runs if run.energy.carbon_g is not None]
-        inputs = input_runs(name, self._logged)
         return ArmResult(
             name=name,
             runs=len(runs),
@@ -137,8 +145,18 @@ class _Summary:
             flags=whole.flags,
             flagged_runs=sum(bool(run.energy.flags) for run in runs),
             parts=tuple(self._part_result(name, part) for part in self._design.parts),
-            waiting=price_waiting(runs, inputs, on_accelerator=self._design.on_accelerator),
+            waiting=self._waiting(name, runs),
+            device=self._device_use(name),
         )
+
+    def _waiting(self, name: str, runs: Sequence[Run]) -> Waiting | None:
+        if self._design.device is not None:
+            return None
+        return price_waiting(runs, input_runs(name, self._logged), on_accelerator=self._design.on_accelerator)
+
+    def _device_use(self, name: str) -> DeviceUse | None:
+        metered = [run for run in self._metered if run.arm == name and run.role != "part"]
+        return None if self._design.device is None else device_use(metered, self._design.device)
 
     def _part_result(self, name: str, part: str) -> PartResult:
         slot = Slot(name, "part", part)
@@ -154,6 +172,7 @@ class _Summary:
         ratio, found, why = self._compare(cached.name, other)
         epoch_j = cached.records * statistics.fmean(self._blocks_j[Slot(other)])
         built_j, filled_j = (self._design.one_time.get(name, _NOTHING).value for name in (cached.name, other))
+        fills = 1 if other in self._design.stays else cached.trainings
         return Comparison(
             other=other,
             ratio=ratio,
@@ -161,7 +180,7 @@ class _Summary:
             why=why,
             break_even=break_even(built_j - filled_j, epoch_j, ratio),
             runs=cached.trainings,
-            break_even_over_runs=break_even(built_j - cached.trainings * filled_j, cached.trainings * epoch_j, ratio),
+            break_even_over_runs=break_even(built_j - fills * filled_j, cached.trainings * epoch_j, ratio),
             horizon_ratio=(built_j + cached.horizon * epoch_j * ratio.value) / (filled_j + cached.horizon * epoch_j),
         )
 

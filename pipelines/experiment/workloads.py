@@ -1,4 +1,4 @@
-"""Workloads, the consumers of an arm's batches: nothing, training, fine-tuning or inference."""
+"""Workloads, the consumers of an arm's batches: nothing, a simulated device, training, fine-tuning or inference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.pruning import prune_channels
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.experiment.arms import Arm
-from joulecache.pipelines.experiment.names import FINETUNE, INFER, INPUT, TRAIN
+from joulecache.pipelines.experiment.names import ACCELERATOR, FINETUNE, INFER, INPUT, TRAIN
+from joulecache.pipelines.experiment.results import Device
 from joulecache.pipelines.models.fitting import compile_model, is_softmax
 from joulecache.pipelines.models.metrics import ACCURACY, BINARY_ACCURACY, Metric
 from joulecache.pipelines.models.user_models import UserModel
@@ -27,11 +28,12 @@ _MAX_REPEATS = 50
 
 
 class Workload:
-    """A consumer of batches, with its default number of blocks, and the epochs in one run."""
+    """A consumer of batches, with its default number of blocks, the epochs in one run, and the device that it simulates."""
 
     name: str
     blocks: int
     epochs: int
+    device: Device | None = None
 
     def prepare(self, seed: int) -> None:
         """Prepare one run; not measured."""
@@ -48,7 +50,7 @@ class Workload:
         return None
 
     def waited_s(self, duration_s: float) -> float | None:
-        """Return the seconds of the run in which a training waited for its next batch; None if not timed."""
+        """Return the seconds of the run in which a training or a device waited for its next batch; None if not timed."""
         return None
 
 
@@ -130,6 +132,41 @@ class CopyToDevice(InputOnly):
     def _use(self, images: tf.Tensor) -> None:
         with tf.device(self._device):
             tf.identity(images)
+
+
+class Accelerator(InputOnly):
+    """Feed a device that computes for the time of a step on each batch, while the processor prepares the next one.
+
+    A batch that arrives early waits for the device, a late one lets it wait. As frameworks do, the next batch is requested as soon as
+    the step has begun, so an arm that prepares nothing ahead overlaps with the step, too.
+    """
+
+    name = ACCELERATOR
+    blocks = 10
+
+    def __init__(self, device: Device, *, shortest_s: float = 0.0) -> None:
+        super().__init__(shortest_s=shortest_s)
+        self.device = device
+        self._step_s = device.step_s
+        self._free_s = self._waited_s = 0.0
+
+    def run(self, arm: Arm, first_epoch: int) -> int:
+        """Iterate over the epochs, and compute on each batch."""
+        self._free_s, self._waited_s = time.monotonic(), 0.0
+        count = super().run(arm, first_epoch)
+        _sleep_until(self._free_s)
+        return count
+
+    def waited_s(self, duration_s: float) -> float:
+        """Return the seconds for which the device waited in the last run."""
+        return min(self._waited_s, duration_s)
+
+    def _use(self, images: tf.Tensor) -> None:
+        arrived_s = time.monotonic()
+        self._waited_s += max(0.0, arrived_s - self._free_s)
+        _sleep_until(self._free_s)
+        # from when it was free: what a sleep lasts too long must not add up
+        self._free_s = max(self._free_s, arrived_s) + self._step_s
 
 
 class Training(Workload):
@@ -239,6 +276,10 @@ class Infer(Workload):
     def release(self) -> None:
         """Drop the run's iterators."""
         self._spent.drop()
+
+
+def _sleep_until(moment_s: float) -> None:
+    time.sleep(max(0.0, moment_s - time.monotonic()))
 
 
 def training_device() -> str:

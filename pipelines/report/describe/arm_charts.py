@@ -11,12 +11,9 @@ from joulecache.pipelines.experiment.statistics import Ratio
 from joulecache.pipelines.report.describe.values import active_tag, ends, epochs_to, joules, ratio
 from joulecache.pipelines.report.document import Bars, Chart, Crossing, Intervals, Line, Lines, Mark
 
-_SERIES = {
-    "naive": 0,
-    "tuned": 1,
-    "tf_cache": 2,
-    "optimized": 3,
-}  # the built-in arms have the same colours in every report
+# The built-in arms have the same colours in every report.
+_SERIES = {"naive": 0, "tuned": 1, "tf_cache": 2, "optimized": 3, "tfrecord": 4, "tf_cache_file": 5}
+_FIRST_CUSTOM = 4
 _ZOOMED = 4  # a crossing in the first quarter of the horizon gets a separate chart
 
 
@@ -37,7 +34,7 @@ def workload_charts(result: WorkloadResult, audit: Audit) -> Iterator[Chart]:
 
 def _series(result: WorkloadResult) -> Mapping[str, int]:
     others = [arm.name for arm in result.arms if arm.name not in _SERIES]
-    return {**_SERIES, **{name: len(_SERIES) + index for index, name in enumerate(others)}}
+    return {**_SERIES, **{name: _FIRST_CUSTOM + index for index, name in enumerate(others)}}
 
 
 def _bars(result: WorkloadResult, audit: Audit) -> Chart:
@@ -54,7 +51,7 @@ def _bars(result: WorkloadResult, audit: Audit) -> Chart:
         f"Bars: {'; '.join(shown)}.",
         "Error bars: from the lowest to the highest published coefficients. They show how far off the joules of all arms may be together; "
         "the ratios show how well the arms can be distinguished.",
-        active_tag(audit),
+        active_tag(audit, result),
     )
 
 
@@ -104,4 +101,4 @@ def _over_epochs(result: WorkloadResult, audit: Audit, images: int, until: float
     shown = [f"{line.label} from {quantities.joules(line.start)} to {quantities.joules(line.end)}" for line in lines]
     description = f"Lines over 0 to {quantities.number(until)} epochs: {'; '.join(shown)}. {when}".rstrip()
     plot = Lines(until, lines, tuple(crossings), "epochs", "active J")
-    return Chart(title, plot, description, caption, active_tag(audit))
+    return Chart(title, plot, description, caption, active_tag(audit, result))

@@ -10,6 +10,7 @@ from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import NOT_MEASURED, plural
 from joulecache.pipelines.experiment.results import ArmResult, Joules, PartResult, WorkloadResult
 from joulecache.pipelines.report.describe.arm_charts import workload_charts
+from joulecache.pipelines.report.describe.devices import device_lead, device_tables
 from joulecache.pipelines.report.describe.stages import waiting_tables
 from joulecache.pipelines.report.describe.values import (
     NO_COUNTRY,
@@ -44,23 +45,25 @@ _name = operator.attrgetter("name")
 
 def workload_section(result: WorkloadResult, audit: Audit) -> Section:
     """Return the section of a report about one workload."""
-    least = "at least " if result.workload == "input" else ""
+    least = "at least " if result.workload in ("input", "accelerator") else ""
     images = "" if audit.records is None else f" of {quantities.count(audit.records.train)} images"
     runner = "pipeline" if audit.records is None else "arm"
     epochs = plural(result.epochs_per_run, "epoch")
     lead = (
         f"{quantities.plural(result.blocks, 'interleaved block')}, in which each {runner} ran {least}{epochs}{images}."
     )
+    if result.device is not None:
+        lead += f" {device_lead(result.device)}"
     blocks: list[Block] = [Paragraph(lead, muted=True, detail=True), Claims(sentences(result, audit), detail=True)]
     blocks += workload_charts(result, audit)
-    blocks += [_arms(result, audit), *_parts(result, audit), *waiting_tables(result)]
+    blocks += [_arms(result, audit), *device_tables(result, audit), *_parts(result, audit), *waiting_tables(result)]
     if audit.build is not None and audit.records is not None:
         blocks += [_costs(result, audit, audit.build, audit.records.train), _comparisons(result, audit)]
     return Section(title_of(result.workload), (*blocks, _other_metrics(result, audit), _background_load(result)))
 
 
 def _arms(result: WorkloadResult, audit: Audit) -> Table:
-    arms, reference, tag = result.arms, audit.reference, active_tag(audit)
+    arms, reference, tag = result.arms, audit.reference, active_tag(audit, result)
     columns: dict[Column, Callable[[ArmResult], Value]] = {
         words("Arm"): _name,
         Column("CPU time per image", "CPU /image", priority=2): lambda arm: (
@@ -74,7 +77,7 @@ def _arms(result: WorkloadResult, audit: Audit) -> Table:
             "1" if arm.name == reference else ratio(arm.ratio)
         )
     if audit.cached is not None:
-        once = joules_column(arms, lambda arm: arm.one_time, tag)
+        once = joules_column(arms, lambda arm: arm.one_time, active_tag(audit))
         columns[Column("One-time cost (low to high)", "one-time cost", priority=3)] = once
     if len(arms) > 1:
         # colours are for findings that count the build: a saving per epoch may not pay it back
@@ -91,7 +94,7 @@ def _arms(result: WorkloadResult, audit: Audit) -> Table:
         "so a ratio is more certain than the values it compares."
     )
     if audit.cached is not None:
-        remark += " One-time cost: the build, or the extra cost of the epoch that fills cache()."
+        remark += " One-time cost: the build of a cache or of TFRecord files, or the extra cost of the epoch that fills cache()."
     if scored and (better := direction(metric)):
         remark += f" On the held-out images, {better}"
     return table("Arms", arms, columns, remark)
@@ -139,6 +142,7 @@ def _parts(result: WorkloadResult, audit: Audit) -> Iterator[Table]:
 def _costs(result: WorkloadResult, audit: Audit, build: BuildFacts, images: int) -> Table:
     """Return what each arm costs once, per epoch and per day of storage."""
     arms, tag = result.arms, active_tag(audit)
+    of_epochs = active_tag(audit, result)
 
     def epoch(arm: ArmResult) -> Joules:
         spent = arm.active_j_per_1000
@@ -150,7 +154,7 @@ def _costs(result: WorkloadResult, audit: Audit, build: BuildFacts, images: int)
         {
             words("Arm"): _name,
             Column("Once (low to high)"): joules_column(arms, lambda arm: arm.one_time, tag),
-            Column("Per epoch (low to high)"): joules_column(arms, epoch, tag),
+            Column("Per epoch (low to high)"): joules_column(arms, epoch, of_epochs),
             Column("Per day of storage (low to high)"): lambda arm: (
                 component_cell(build.storage_per_day) if arm.name == audit.cached else "nothing"
             ),
@@ -184,7 +188,8 @@ def _comparisons(result: WorkloadResult, audit: Audit) -> Table:
 
 def _other_metrics(result: WorkloadResult, audit: Audit) -> Table:
     arms, country = result.arms, audit.provenance.meter.country
-    total = joules_column(arms, lambda arm: arm.total_j_per_1000, quantities.kind(audit.method))
+    method = audit.method if result.device is None else f"{audit.method}+{result.device.method}"
+    total = joules_column(arms, lambda arm: arm.total_j_per_1000, quantities.kind(method))
     return table(
         "Other metrics",
         arms,

@@ -113,7 +113,7 @@ def _facts(result: WorkloadResult, audit: Audit) -> Iterator[Fact]:
 
 def _custom_facts(result: WorkloadResult, audit: Audit) -> Iterator[Fact]:
     """Yield the key values of custom pipelines: the best against the first one, or what a single one uses."""
-    tag, job, first = active_tag(audit), title_of(result.workload), result.arm(audit.reference)
+    tag, job, first = active_tag(audit, result), title_of(result.workload), result.arm(audit.reference)
     others = [arm for arm in result.arms if arm is not first]
     if not others:
         spent = joules(first.active_j_per_1000)

@@ -65,19 +65,23 @@ def picture(result: WorkloadResult, audit: Audit) -> Chart | None:
     ]
     legend = "; ".join(f"{arm.name}: {DESCRIPTIONS[arm.name]}" for arm in result.arms if arm.name in DESCRIPTIONS)
     waits = " Waiting: what the idle machine uses meanwhile, in no ratio." if any(map(_waiting, result.arms)) else ""
+    if result.device is not None:
+        waits = " Training and waiting: the simulated device, with the watts that you gave."
     return Chart(
         "Where the joules go",
         StackedBars(bars, f"J per 1,000 images over {plural(audit.horizon_epochs, 'epoch')}"),
         f"Bars: {'; '.join(shown)}.",
         f"{legend}. One-time: the build, or filling cache(), spread over {plural(audit.horizon_epochs, 'epoch')}.{waits} Whiskers: "
         "95% intervals over the blocks.",
-        active_tag(audit),
+        active_tag(audit, result),
     )
 
 
 def _bar(result: WorkloadResult, arm: ArmResult, input_j: float | None, images: int) -> StackedBar:
     active_j = arm.active_j_per_1000.value
-    if result.workload == INPUT:
+    if arm.device is not None:
+        parts = {_INPUT: arm.device.input_j_per_1000.value, _TRAINING: arm.device.computing_j_per_1000}
+    elif result.workload == INPUT:
         parts = {_INPUT: active_j}
     elif input_j is None:
         parts = {_TRAINING: active_j}
@@ -95,6 +99,8 @@ def _bar(result: WorkloadResult, arm: ArmResult, input_j: float | None, images: 
 
 
 def _waiting(arm: ArmResult) -> float:
+    if arm.device is not None:
+        return arm.device.waiting_j_per_1000
     spent = arm.waiting.total_j_per_1000 if arm.waiting else None
     return spent.value if spent else 0.0
 
@@ -107,6 +113,8 @@ def certainty(result: WorkloadResult, audit: Audit) -> str:
     failed = "" if result.control.contains(1.0) else ", so nothing is claimed"
     control = f"the control, {audit.reference} against itself, is {ratio(result.control)}{failed}"
     parts = [plural(result.blocks, "interleaved block"), control, _SURE[active_tag(audit)]]
+    if result.device is not None:
+        parts.append("those of the device follow from the watts that you gave")
     if audit.cached is None and len(audit.pipelines) > 1:
         parts.append("the pixels of the pipelines were not compared")
     return f"How sure: {'; '.join(parts)}."
@@ -182,7 +190,7 @@ def facts(result: WorkloadResult, audit: Audit) -> Iterator[Fact]:
     compared = strongest_comparison(result, audit)
     if compared is None:
         return
-    tag, whole = active_tag(audit), horizon_of(result, compared, audit)
+    tag, whole = active_tag(audit, result), horizon_of(result, compared, audit)
     against = f"{title_of(result.workload)}, against {compared.other}"
     label = f"Over {plural(audit.horizon_epochs or 0, 'epoch')}, build included"
     yield Fact(label, cell(change(whole.ratio.value), tag), f"{against}; {change_interval(whole.ratio)}", whole.finding)

@@ -10,7 +10,7 @@ from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import NOT_MEASURED, Spread
 from joulecache.pipelines.core.statistics import Mean
 from joulecache.pipelines.energy import Component, Energy
-from joulecache.pipelines.experiment.results import Joules
+from joulecache.pipelines.experiment.results import Joules, WorkloadResult
 from joulecache.pipelines.experiment.statistics import BreakEven, Ratio
 from joulecache.pipelines.models.metrics import Metric
 from joulecache.pipelines.report.document import Cell, Ends
@@ -20,7 +20,13 @@ NO_COUNTRY = "no country given"
 PARTS = {"input": "the input", "training": "the training"}
 """Names of the parts of a training that are measured alone."""
 
-_TITLES = {"input": "Input only", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
+_TITLES = {
+    "input": "Input only",
+    "train": "Training",
+    "finetune": "Fine-tuning",
+    "infer": "Inference",
+    "accelerator": "Simulated accelerator",
+}
 
 
 def title_of(workload: str) -> str:
@@ -28,9 +34,10 @@ def title_of(workload: str) -> str:
     return _TITLES.get(workload, workload)
 
 
-def active_tag(audit: Audit) -> str:
-    """Return whether the active joules of an audit are measured, modelled or given."""
-    return quantities.kind(audit.energy.active.method)
+def active_tag(audit: Audit, result: WorkloadResult | None = None) -> str:
+    """Return whether the active joules of an audit are measured, modelled or given; of a result with those of a simulated device."""
+    method = audit.energy.active.method
+    return quantities.kind(method if result is None or result.device is None else f"{method}+{result.device.method}")
 
 
 def joules(energy: Joules, like_j: float | None = None) -> Spread:

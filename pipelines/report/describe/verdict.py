@@ -11,6 +11,7 @@ from joulecache.pipelines.core.statistics import is_at_chance
 from joulecache.pipelines.experiment.horizon import Horizon, over_horizon
 from joulecache.pipelines.experiment.results import ArmResult, Comparison, WorkloadResult
 from joulecache.pipelines.report.describe.compression import flagged_energies
+from joulecache.pipelines.report.describe.devices import device_waits
 from joulecache.pipelines.report.describe.values import (
     PARTS,
     active_tag,
@@ -22,8 +23,15 @@ from joulecache.pipelines.report.describe.values import (
 )
 from joulecache.pipelines.report.document import Sentence
 
-_SUBJECTS = {"input": "Loading images", "train": "Training", "finetune": "Fine-tuning", "infer": "Inference"}
-_BY_RELEVANCE = ("train", "finetune", "infer", "input")  # the headline is about the first that was measured
+_SUBJECTS = {
+    "input": "Loading images",
+    "train": "Training",
+    "finetune": "Fine-tuning",
+    "infer": "Inference",
+    "accelerator": "Feeding the simulated accelerator",
+}
+# The headline is about the first that was measured.
+_BY_RELEVANCE = ("accelerator", "train", "finetune", "infer", "input")
 
 
 def main_workload(audit: Audit) -> WorkloadResult | None:
@@ -122,8 +130,9 @@ def _cache_sentence(result: WorkloadResult, comparison: Comparison, audit: Audit
         _over_runs(comparison),
         _better_choice(comparison, whole),
         _scores(result, audit, other),
+        device_waits(result, audit.cached or "", other),
     )
-    return Sentence(claim, " ".join(filter(None, details)), whole.finding, active_tag(audit))
+    return Sentence(claim, " ".join(filter(None, details)), whole.finding, active_tag(audit, result))
 
 
 def _per_epoch(comparison: Comparison, whole: Horizon) -> str:
@@ -194,7 +203,8 @@ def _custom_sentences(result: WorkloadResult, audit: Audit) -> tuple[Sentence, .
             f"{_subject(result, reference.name)} uses {joules(reference.active_j_per_1000)} of active energy per 1,000 images, at "
             f"{quantities.number(reference.images_per_s)} images/s."
         )
-        return (Sentence(claim, _waiting_and_parts(reference), None, active_tag(audit)),)
+        detail = " ".join(filter(None, (_waiting_and_parts(reference), device_waits(result, reference.name))))
+        return (Sentence(claim, detail, None, active_tag(audit, result)),)
     return tuple(_custom(result, arm, reference, audit) for arm in sorted(others, key=lambda arm: arm.ratio.value))
 
 
@@ -204,8 +214,9 @@ def _custom(result: WorkloadResult, arm: ArmResult, reference: ArmResult, audit:
     energy, reference_energy = (quantities.joules(value_j, max(values_j)) for value_j in values_j)
     rate, reference_rate = (quantities.number(each.images_per_s) for each in (arm, reference))
     values = f"Per 1,000 images: {energy} against {reference_energy}. Images/s: {rate} against {reference_rate}."
-    detail = " ".join(filter(None, (ratio, values, _waiting_and_parts(arm))))
-    return Sentence(claim, detail, arm.finding, active_tag(audit))
+    waits = device_waits(result, arm.name, reference.name)
+    detail = " ".join(filter(None, (ratio, values, _waiting_and_parts(arm), waits)))
+    return Sentence(claim, detail, arm.finding, active_tag(audit, result))
 
 
 def _waiting_and_parts(arm: ArmResult) -> str:
