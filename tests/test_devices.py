@@ -24,6 +24,7 @@ from joulecache.pipelines.experiment.runs import Run, Slot
 from joulecache.pipelines.experiment.summary import CachedArm, Design, summarize
 from joulecache.pipelines.experiment.workloads import Accelerator
 from joulecache.pipelines.report.describe.audit import describe_audit
+from joulecache.pipelines.report.describe.first_screen import picture
 
 BATCHES, BATCH = 5, 4
 DEVICE = Device(step_s=0.012, idle_w=80, busy_w=350)
@@ -217,10 +218,14 @@ def test_a_report_says_how_long_the_device_waits() -> None:
     first, _ = document.headline
     assert first.claim.startswith("Feeding the simulated accelerator from the cache uses")
     assert (
-        "The device waits 1.0% of the time from optimized and 60.0% from naive; meanwhile it uses 1.00 J and 60.0 J per 1,000 images."
+        "The device waits 1.0% of the time from optimized and 2.0% from tf_cache; meanwhile it uses 1.00 J and 2.00 J per 1,000 images."
         in first.detail
     )
     text = " ".join(printed(document, 200, brief=False).split())
     assert "a step computes for 12.0 ms" in text
+    drawn = picture(result, audit_of(*AUDIT.workloads, result))
+    assert drawn is not None
+    assert "tuned 103 J: input 3.00 J, training 60.0 J, waiting 40.0 J" in drawn.description
+    assert "those of the device follow from the watts that you gave" in text
     assert "350 W meanwhile, and 80 W while it waits (given)" in text
     assert "device waits" not in printed(describe_audit(AUDIT), 200, brief=False)
