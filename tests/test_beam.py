@@ -443,12 +443,22 @@ def test_a_process_killed_in_the_midst_leaves_a_folder_that_the_next_build_accep
 ) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     assert run_python(KILLED, photo_folder, one, strict=False).returncode == 9
-    assert any(path.suffix == ".arrow" for path in one.iterdir())
+    assert damaged_leftovers(one)
     shutil.copytree(one, other)
     manifests = [copy(photo_folder, one).manifest, build(photo_folder, other, **OPTIONS)]
     assert [hashes(manifest) for manifest in manifests] == [hashes(jc.open_manifest(photo_cache))] * 2
-    assert is_clean(one)
-    assert is_clean(other)
+    for cache in (one, other):
+        assert is_clean(cache)
+        assert jc.verify(cache) == []
+
+
+def damaged_leftovers(cache: Path) -> list[Path]:
+    """Change the bytes of all data files that no manifest lists, but neither names nor sizes; return them."""
+    listed = hashes(jc.open_manifest(cache)) if (cache / "manifest.json").exists() else {}
+    found = [path for path in cache.glob("*.arrow") if path.name not in listed]
+    for path in found:
+        path.write_bytes(bytes(path.stat().st_size))
+    return found
 
 
 LOST = """
@@ -482,6 +492,26 @@ def build_some(plan: Plan, photos: list[dict[str, Any]]) -> Any:
         shard, unit = checked(photo, CLASSES, 2)
         groups.setdefault(shard, []).append(unit)
     return [build_records(plan, shard, units) for shard, units in groups.items()]
+
+
+def test_an_update_that_never_commits_leaves_the_cache_and_the_next_build_trusts_none_of_its_files(
+    tmp_path: Path, make_folder: MakeSource, photos: Any, photo: bytes
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    before = build(make_folder(photos), one, CHAIN, shards=2)
+    changed = {**photos, "cat/00.jpg": photo, "dog/new.jpg": photo}
+    build_some(plan_for(one), dicts(changed))
+    assert damaged_leftovers(one)
+    assert jc.verify(one) == []
+    assert jc.open_manifest(one) == before
+    shutil.copytree(one, other)
+    source = make_folder(changed)
+    expected = shard_hashes(build(source, tmp_path / "new", CHAIN, shards=2))
+    assert shard_hashes(build(source, one, CHAIN, shards=2)) == expected != shard_hashes(before)
+    assert shard_hashes(write(dicts(changed), other, shards=2).manifest) == expected
+    for cache in (one, other):
+        assert is_clean(cache)
+        assert jc.verify(cache) == []
 
 
 def test_of_two_pipelines_the_first_to_commit_wins(tmp_path: Path, photos: Any) -> None:

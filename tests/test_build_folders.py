@@ -16,7 +16,9 @@ import pytest
 from caches import CHAIN, OPTIONS, build, contents
 from conftest import MakeSource
 from PIL import Image
+from processes import run_python
 
+from joulecache.pipelines import verify
 from joulecache.pipelines.building import shard_memory
 from joulecache.pipelines.building.config import BuildError
 from joulecache.pipelines.building.local_destination import LocalDestination
@@ -240,6 +242,41 @@ def test_a_disk_without_room_for_a_large_shard_fails_in_one_line_and_leaves_noth
         ):
             build(source, cache, "decode|resize(60)", encoding=encoding, shards=1)
         assert contents(tmp_path / "disk") == {}
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+import joulecache as jc
+from joulecache.pipelines.building import shard_memory
+
+cache, spare, process_bytes = sys.argv[1], *map(int, sys.argv[2:])
+shard_memory.PROCESS_BYTES = process_bytes
+options = {"shards": 1, "val_fraction": 0.02}
+jc.precompute("synthetic:150", cache + "-first", "decode|resize(1024)", limit=2, **options)  # imports all, starts all threads
+used = next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]
+limit = 1024 * int(used) + spare
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    np.empty(2 * spare, np.uint8)
+except MemoryError:
+    print(jc.precompute("synthetic:150", cache, "decode|resize(1024)", **options).manifest.records)
+else:
+    sys.exit("this kernel has no limit on memory that is not of files")
+"""
+
+
+@pytest.mark.slow
+def test_a_shard_larger_than_the_memory_of_a_process_is_built(tmp_path: Path) -> None:
+    """Of 441 MB, 128 are in memory, which may grow by 256; without the files on disk the same build fails."""
+    limited = run_python(LIMITED, tmp_path / "in memory", 256 << 20, 1 << 40, strict=False)
+    if "this kernel has no limit" in limited.stderr:
+        pytest.skip(limited.stderr)
+    assert "Unable to allocate 441. MiB" in limited.stderr
+    assert not (tmp_path / "in memory").exists()
+    built = run_python(LIMITED, tmp_path / "cache", 256 << 20, shard_memory.PROCESS_BYTES, strict=False)
+    assert built.stdout == "150\n", built.stderr
+    assert verify(tmp_path / "cache") == []
 
 
 def test_encoded_images_beyond_the_offsets_of_arrow_fail_in_one_line(

@@ -463,6 +463,15 @@ def test_a_shard_that_failed_is_built_by_the_next_build(
     assert verify(f"{bucket}/cache") == []
 
 
+def test_a_build_trusts_no_object_by_its_name_and_size(bucket: str, photo_folder: Path) -> None:
+    built = precompute(photo_folder, f"{bucket}/cache", CHAIN, shards=2)
+    for cache in (f"{bucket}/cache", f"{bucket}/left by a pipeline"):
+        for file in built.manifest.files():
+            ObjectFolder(cache).write(file.name, bytes(file.bytes))
+        assert names(precompute(photo_folder, cache, CHAIN, shards=2)) == names(built)
+        assert verify(cache) == []
+
+
 def test_other_files_are_left_alone(bucket: str, photo_folder: Path) -> None:
     upload(f"{bucket}/cache", {"precious.txt": b"x"})
     with pytest.raises(CacheError, match=r"is not empty and not a joulecache cache, since it holds 'precious.txt'"):

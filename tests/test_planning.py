@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_audits import energy
 
-from joulecache.pipelines.building.precomputing import precompute
+from joulecache.pipelines.building.config import BuildConfig
+from joulecache.pipelines.building.precomputing import build_cache, precompute
+from joulecache.pipelines.building.results import Built
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cli import planning as planning_command
 from joulecache.pipelines.core.progress import silent
@@ -27,7 +29,7 @@ from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.planning import planner
+from joulecache.pipelines.planning import planner, sampling
 from joulecache.pipelines.planning.config import Budget
 from joulecache.pipelines.planning.epochs import EpochRounds
 from joulecache.pipelines.planning.pricing import CacheCost, EpochCost, Job, Line, price, variants_for
@@ -36,7 +38,7 @@ from joulecache.pipelines.planning.sampling import cache_layouts, sample_size
 from joulecache.pipelines.planning.step_costs import mark_fresh, measure_steps, read_cost_us
 from joulecache.pipelines.report.describe.plan import describe_plan
 from joulecache.pipelines.report.render.html import to_html
-from joulecache.pipelines.source import Record, SourceError, open_source
+from joulecache.pipelines.source import Record, Source, SourceError, open_source
 from joulecache.transforms import parse
 
 CHAIN = "decode|resize(40)|random_crop(32)|flip_lr"
@@ -493,7 +495,20 @@ def test_a_source_without_a_usable_image(make_folder: Callable[[Mapping[str, byt
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_a_plan_is_printed_and_applied(run: Run, photo_folder: Path, tmp_path: Path, quick: None) -> None:
+def test_a_plan_is_printed_and_applied(
+    run: Run, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """Its caches have the energy of builds on two hosts."""
+
+    def build_on_two_hosts(source: Source, folder: Path, config: BuildConfig, meter: Meter) -> Built:
+        built = build_cache(source, folder, config, meter)
+        spent = built.manifest.energy
+        assert spent is not None
+        assert spent.hosts is not None
+        there = replace(spent, hosts=tuple(replace(host, name="node-1") for host in spent.hosts))
+        return replace(built, manifest=replace(built.manifest, energy=spent + there))
+
+    monkeypatch.setattr(sampling, "build_cache", build_on_two_hosts)
     cache = tmp_path / "cache"
     fresh = ("--fresh", "random_crop,flip_lr")
     options = ("--chain", CHAIN, "--epochs", 2000, "--seconds", 1, "--batch-size", 8, *fresh, "--apply", cache)
@@ -504,6 +519,7 @@ def test_a_plan_is_printed_and_applied(run: Run, photo_folder: Path, tmp_path: P
     assert f"joulecache precompute {photo_folder} {cache} --chain '{chain}'" in text
     assert "nothing:" in text
     assert "2,000" in text
+    assert re.search(r"the build of [\d.]+ m?J is paid back after [\d.,]+ epochs\.", text)
     assert next(iter(load(cache, "train", 8)))[0].shape[1:] == (32, 32, 3)
 
 

@@ -46,6 +46,7 @@ class StoreDestination:
         self._listed: dict[str, StoredObject] = {}
         self._logs: dict[str, StoredObject] = {}  # as fetched
         self._published: set[str] = set()
+        self._compared: set[str] = set()  # objects whose bytes are those of their names
 
     def refuse_overlap(self, source: str | os.PathLike[str], linked: Sequence[Path] = ()) -> None:
         """Compare URLs."""
@@ -75,6 +76,7 @@ class StoreDestination:
         for file in (manifest.index, manifest.rejected):
             if self._objects.fetch(file.name, self.folder / file.name) != file.sha256:
                 raise CacheError(f"{self.location}/{file.name} is damaged: its bytes changed")
+            self._compared.add(file.name)
 
     def was_interrupted(self) -> bool:
         """Return False: leftovers of killed builds do no harm, and the next commit deletes them."""
@@ -140,7 +142,7 @@ class StoreDestination:
     def commit(self, manifest: Manifest) -> None:
         """Upload index and rejects, check that all files exist, and write the manifest if no other build has."""
         for file in (manifest.index, manifest.rejected):
-            if file.name not in self._listed:
+            if file.name not in self._compared:
                 self._objects.write(file.name, self.folder / file.name)
         names = {stored.name for stored in self._objects.list()}
         if not {file.name for file in manifest.files()} <= names:  # deleted by the build that won
