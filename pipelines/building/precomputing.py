@@ -155,7 +155,7 @@ def _list_and_build(
         destination.refuse_overlap(source, listed.linked)
         log_notes(listed)
         job = make_job(config, listed, destination, existing)
-        if job.unchanged_manifest is None:
+        if job.unchanged_manifest is None and config.advance is None:
             log_repeated_draws(config.chain, config.variants)
         del listed  # the job has its units
         return _run(job, destination, runner_options, meter, progress)

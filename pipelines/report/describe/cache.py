@@ -99,8 +99,9 @@ def _draws(manifest: Manifest) -> str:
     if not random:
         return ""
     ops, drawn = listed(random), "is" if len(random) == 1 else "are"
-    if manifest.variants == 1 and not manifest.first_draw:
-        return f"{ops} {drawn} drawn once: every epoch repeats the same images."
+    if manifest.variants == 1:
+        place = f" (draw {manifest.first_draw})" if manifest.first_draw else ""
+        return f"{ops} {drawn} drawn once{place}: every epoch repeats the same images."
     drawn_times = f"{ops} {drawn} drawn {count(manifest.variants)} times"
     if not manifest.first_draw:
         return f"{drawn_times}: epoch e reads variant e mod {manifest.variants}."
