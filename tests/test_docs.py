@@ -23,6 +23,8 @@ from PIL import Image
 
 import joulecache as jc
 from joulecache.pipelines.compressing.tflite import to_tflite
+from joulecache.pipelines.report.prometheus import HELP
+from joulecache.pipelines.training.callback import ADDED
 from joulecache.transforms import ops_of
 from joulecache.transforms.ops import OPS
 
@@ -79,7 +81,7 @@ def test_examples_in_docstrings_run(module: str) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("page", ["docs/energy.md", "docs/getting-started.md"])
+@pytest.mark.parametrize("page", ["docs/energy.md", "docs/getting-started.md", "docs/monitoring.md"])
 def test_code_that_needs_nothing_else_runs(page: str) -> None:
     run_blocks(blocks(page))
 
@@ -146,6 +148,13 @@ def test_the_page_on_targets_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     jc.precompute("synthetic:40", "cache", "decode|resize(8)", target=["mask", "tags"])
     names = run_blocks(blocks("docs/targets.md"))
     assert {*next(iter(names["train"]))[1]} == {"mask", "tags"}
+
+
+def test_every_metric_and_key_of_the_page_on_monitoring_exists() -> None:
+    text = text_of("docs/monitoring.md")
+    assert set(re.findall(r"`(joulecache_\w+)`", text)) == {*HELP}
+    keys = {key for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert keys - {*HELP} == {*ADDED, "val_energy_j", "val_co2eq_g"}
 
 
 def test_every_feature_is_documented() -> None:

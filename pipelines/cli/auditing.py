@@ -15,10 +15,13 @@ from joulecache.pipelines.cli.options import (
     SOURCES,
     AsJson,
     Energy,
+    Prometheus,
     import_functions,
     import_model,
     make_meter,
+    metrics_file,
     wrote_emissions,
+    wrote_metrics,
 )
 from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.core.checks import check_number
@@ -55,6 +58,7 @@ def audit(
     steps: _Steps,
     settings: _Settings,
     energy: Energy,
+    prometheus: Prometheus = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -72,7 +76,16 @@ def audit(
 ) -> None:
     """Measure whether caching a chain saves energy, build included, or how much your own tf.data pipelines use."""
     if compare is not None:
-        if source is not None or chain is not None or out is not None or pipeline or steps or settings or energy:
+        if (
+            source is not None
+            or chain is not None
+            or out is not None
+            or pipeline
+            or steps
+            or settings
+            or energy
+            or prometheus
+        ):
             raise typer.BadParameter("--compare reads two reports: leave out all but --fail-above and --json")
         if fail_above is not None:
             check_number("--fail-above", fail_above, above=0)
@@ -88,7 +101,7 @@ def audit(
         )
     if fail_above is not None:
         raise typer.BadParameter("--fail-above needs --compare")
-    _measure(source, chain, out, pipeline, {**steps, **settings}, energy, as_json)
+    _measure(source, chain, out, pipeline, {**steps, **settings}, energy, prometheus, as_json)
 
 
 def _measure(
@@ -98,13 +111,15 @@ def _measure(
     pipeline: list[str] | None,
     settings: Given,
     energy: Given,
+    prometheus: Path | None,
     as_json: bool,
 ) -> None:
-    meter = make_meter(energy)
+    meter, metrics = make_meter(energy), metrics_file(prometheus)
     with loading("TensorFlow"):
         from joulecache.pipelines.auditing.auditor import audit as run_audit
         from joulecache.pipelines.report.describe.audit import describe_audit
         from joulecache.pipelines.report.files import write_report
+        from joulecache.pipelines.report.prometheus import audit_metrics
 
     with stdout_to_stderr(), progress_bar() as bar:
         datasets = import_functions(pipeline) if pipeline else None
@@ -118,6 +133,7 @@ def _measure(
             f"cannot write the report ({error}); the measurements are kept: repeat the command when it can be written"
         ) from error
     wrote_emissions(meter)
+    wrote_metrics(metrics, "audit", audit_metrics(result))
     if as_json:
         wrote("Report", files.html, stderr=True)
         print_json(result.to_json())

@@ -16,10 +16,13 @@ from joulecache.pipelines.cli.options import (
     ChainText,
     Energy,
     OpsModule,
+    Prometheus,
     Source,
     import_ops,
     make_meter,
+    metrics_file,
     wrote_emissions,
+    wrote_metrics,
 )
 from joulecache.pipelines.cli.terminal import print_json, print_line, say, show, wrote
 from joulecache.pipelines.core.codec import to_json
@@ -51,6 +54,7 @@ def precompute(
     ops: OpsModule = None,
     beam_options: Annotated[list[str] | None, typer.Argument(help="Options of Apache Beam, after --.")] = None,
     energy: Energy,
+    prometheus: Prometheus = None,
     as_json: AsJson = False,
 ) -> None:
     """Build a cache with Apache Beam, or bring it up to date."""
@@ -58,7 +62,7 @@ def precompute(
         from joulecache.pipelines.building.precomputing import precompute as build_cache
         from joulecache.transforms import parse
 
-        custom, meter = import_ops(ops), make_meter(energy)
+        custom, meter, metrics = import_ops(ops), make_meter(energy), metrics_file(prometheus)
         built = build_cache(
             source,
             cache,
@@ -69,7 +73,10 @@ def precompute(
             progress=lambda now: bar("records", now.done, now.records, _rates(now)),
             **build,
         )
+    from joulecache.pipelines.report.prometheus import energy_metrics
+
     wrote_emissions(meter)
+    wrote_metrics(metrics, "precompute", energy_metrics("build", built.energy, built.transformed))
     if as_json:
         facts = {"unchanged": built.unchanged, "resumed_shards": built.resumed_shards, "workers": built.workers}
         print_json({**facts, "energy": to_json(built.energy), "manifest": to_json(built.manifest)})

@@ -10,7 +10,15 @@ from typing import Annotated
 import typer
 
 from joulecache.pipelines.cli.logs import loading
-from joulecache.pipelines.cli.options import AsJson, Energy, make_meter, wrote_emissions
+from joulecache.pipelines.cli.options import (
+    AsJson,
+    Energy,
+    Prometheus,
+    make_meter,
+    metrics_file,
+    wrote_emissions,
+    wrote_metrics,
+)
 from joulecache.pipelines.cli.terminal import fail, print_json, say, show
 from joulecache.pipelines.core.codec import to_json
 from joulecache.pipelines.core.progress import progress_bar
@@ -26,6 +34,7 @@ def run(
         typer.Option("--cross-check", help="Run CodeCarbon's tracker too, to compare.", rich_help_panel="Energy"),
     ] = False,
     energy: Energy,
+    prometheus: Prometheus = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON on stdout; the command's own output goes to stderr.")
     ] = False,
@@ -34,8 +43,9 @@ def run(
     from joulecache.pipelines.cli.running import run_metered
     from joulecache.pipelines.energy.cross_check import cross_checked
     from joulecache.pipelines.report.describe.energy import describe_energy
+    from joulecache.pipelines.report.prometheus import Metric, energy_metrics
 
-    meter = make_meter(energy)
+    meter, metrics = make_meter(energy), metrics_file(prometheus)
     checked = cross_checked(energy.get("country"), energy.get("pue", 1.0)) if cross_check else nullcontext()
     with checked as check:
         try:
@@ -43,6 +53,7 @@ def run(
         except OSError as error:
             raise typer.Exit(fail(f"cannot run {command[0]!r}: {error.strerror}", _NOT_RUN)) from error
     wrote_emissions(meter)
+    wrote_metrics(metrics, "run", [Metric("joulecache_exit_code", code), *energy_metrics("command", used)])
     other = check and check.result
     if as_json:
         body = {

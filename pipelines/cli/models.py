@@ -15,11 +15,14 @@ from joulecache.pipelines.cli.options import (
     Energy,
     ModelName,
     OpsModule,
+    Prometheus,
     Seed,
     import_model,
     import_ops,
     make_meter,
+    metrics_file,
     wrote_emissions,
+    wrote_metrics,
 )
 from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.compressing.recipe import Recipe
@@ -58,10 +61,11 @@ def train(
     seed: Seed = 0,
     ops: OpsModule = None,
     energy: Energy,
+    prometheus: Prometheus = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model on a cache, compress it on request, and measure both."""
-    meter, custom = make_meter(energy), import_ops(ops)
+    meter, metrics, custom = make_meter(energy), metrics_file(prometheus), import_ops(ops)
     recipe = Recipe(**steps) if any(steps.values()) else None
     with loading("TensorFlow"):
         from joulecache.pipelines.training.callback import EpochLines
@@ -85,7 +89,10 @@ def train(
             progress=bar,
             ops=custom,
         )
+    from joulecache.pipelines.report.prometheus import training_metrics
+
     wrote_emissions(meter)
+    wrote_metrics(metrics, "train", training_metrics(trained.training))
     if as_json:
         compression = None if trained.compression is None else trained.compression.to_json()
         print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})

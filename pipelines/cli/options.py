@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from joulecache.pipelines.core.user_code import import_user_module
 
 if TYPE_CHECKING:
     from joulecache.pipelines.energy.meter import Meter
+    from joulecache.pipelines.report.prometheus import Metric, MetricsFile
     from joulecache.transforms.ops import Op
 
 SOURCES = (
@@ -40,6 +41,12 @@ ModelName = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0, metavar="N")]
 OpsModule = Annotated[str | None, typer.Option("--ops", help="A module with custom ops.", metavar="MODULE")]
+Prometheus = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the energy to this .prom file for node exporter.", metavar="FILE", rich_help_panel="Energy"
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -78,6 +85,20 @@ def make_meter(energy: Given) -> Meter:
         except ValueError:
             raise ValueError(f"--watts must be two numbers, IDLE:FULL, like 12:65, got {watts!r}") from None
     return Meter(**options)
+
+
+def metrics_file(path: Path | None) -> MetricsFile | None:
+    """Return the file of --prometheus, if it was given; ValueError if it cannot be written."""
+    from joulecache.pipelines.report.prometheus import MetricsFile
+
+    return None if path is None else MetricsFile(path)
+
+
+def wrote_metrics(file: MetricsFile | None, command: str, metrics: Iterable[Metric]) -> None:
+    """Write the metrics of a finished command, if a file was asked for, and say so on stderr."""
+    if file is not None:
+        file.write(command, metrics)
+        wrote("Metrics", file.path, stderr=True)
 
 
 def wrote_emissions(meter: Meter) -> None:

@@ -15,7 +15,7 @@ from joulecache.pipelines.energy import Energy, Meter, Window
 from joulecache.pipelines.models.metrics import in_order, is_accuracy, is_loss
 from joulecache.pipelines.training.input_waits import InputWaits
 
-_ADDED = (
+ADDED = (
     "energy_j",
     "energy_low_j",
     "energy_high_j",
@@ -43,7 +43,7 @@ class EpochLines(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Say what the logs hold."""
         logs = logs or {}
-        measured = [name for name in logs if not name.startswith("val_") and name not in _ADDED]
+        measured = [name for name in logs if not name.startswith("val_") and name not in ADDED]
         name = next((name for name in in_order(measured, self.model) if not is_loss(name)), None)
         scores, held_out = _scores(logs, "", name), _scores(logs, "val_", name)
         parts = [scores, held_out and f"held out: {held_out}"]
