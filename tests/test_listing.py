@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import io
+import itertools
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from conftest import MakeSource, write_files
 from rich.console import Console
 
 from joulecache.pipelines.core import progress
-from joulecache.pipelines.core.concurrent_walk import walk
+from joulecache.pipelines.core.concurrent_walk import until, walk
 from joulecache.pipelines.core.progress import progress_bar
 from joulecache.pipelines.source import SourceConfig, SourceError, open_source
 from joulecache.pipelines.source.folder import list_folder
@@ -26,7 +27,7 @@ TREE: Mapping[str, Sequence[str]] = {"": "ab", "a": ["a1", "a2"], "b": ["b1"], "
 def test_a_walk_is_in_the_order_of_one_thread_whichever_visit_ends_first() -> None:
     others = threading.Event()
 
-    def visit(node: str) -> tuple[str, Sequence[str]]:
+    def visit(node: str, ended: threading.Event) -> tuple[str, Sequence[str]]:
         if node == "a":
             assert others.wait(60)  # its sibling is visited at the same time
         if node == "b":
@@ -39,7 +40,7 @@ def test_a_walk_is_in_the_order_of_one_thread_whichever_visit_ends_first() -> No
 def test_a_walk_ends_with_the_first_error_in_its_order() -> None:
     failed = threading.Event()
 
-    def visit(node: str) -> tuple[str, Sequence[str]]:
+    def visit(node: str, ended: threading.Event) -> tuple[str, Sequence[str]]:
         if node == "b":
             failed.set()
             raise ValueError("b, which failed first")
@@ -52,6 +53,25 @@ def test_a_walk_ends_with_the_first_error_in_its_order() -> None:
     assert next(found) == ""
     with pytest.raises(ValueError, match=r"^a$"):
         next(found)
+
+
+def test_a_walk_that_ends_early_waits_for_no_long_visit() -> None:
+    endless = itertools.repeat("b")
+    begun, stopped = threading.Event(), threading.Event()
+
+    def visit(node: str, ended: threading.Event) -> tuple[str, Sequence[str]]:
+        if node == "b":
+            begun.set()
+            for _ in until(ended, endless):
+                time.sleep(0.001)
+            stopped.set()
+        return node, TREE[node]
+
+    found = walk("", visit)
+    assert [next(found), next(found)] == ["", "a"]
+    assert begun.wait(60)
+    found.close()  # type: ignore[attr-defined]
+    assert stopped.is_set()
 
 
 def test_a_folder_is_listed_in_the_order_of_its_entries(tmp_path: Path) -> None:
@@ -116,9 +136,7 @@ def test_listing_shows_what_is_found(
 
 def test_a_limit_keeps_the_chosen_units_alone(make_tar: MakeSource) -> None:
     path = make_tar({f"{number % 2}/{'long' * 20}{number}.jpg": b"1" for number in range(1000)})
-    gc.collect()
     before = pa.total_allocated_bytes()
     source = open_source(path, SourceConfig(limit=10))
-    gc.collect()
     assert source.records == 10
     assert pa.total_allocated_bytes() - before < 20_000  # of 140,000 for all

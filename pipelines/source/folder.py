@@ -6,11 +6,12 @@ import errno
 import functools
 import os
 import stat
+import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from joulecache.pipelines.core.concurrent_walk import walk
+from joulecache.pipelines.core.concurrent_walk import until, walk
 from joulecache.pipelines.core.files import mtime_ns
 from joulecache.pipelines.core.progress import Tally
 from joulecache.pipelines.core.quantities import plural
@@ -65,23 +66,24 @@ class _Part:
     links: _Links
 
 
-def _list_one(root: _Root, found: Tally, prefix: str) -> tuple[_Part, list[str]]:
+def _list_one(root: _Root, found: Tally, prefix: str, ended: threading.Event) -> tuple[_Part, list[str]]:
     """List one folder; return what it holds, and the prefixes of the names in the folders in it.
 
     Args:
         root: The folder that is listed.
         found: Counts the files.
         prefix: Start of the names in this one: ``cat/``, or "" for `root` itself.
+        ended: Set when the list is not needed any more.
     """
     listing, links = ListingBuilder(), _Links(root)
     prefix_is_utf8 = is_utf8(prefix)
     here: Counter[str] = Counter()
     # plain strings: a Path for each file costs ten times as much as the listing itself
-    folders, files = _entries(os.path.join(root.path, prefix[:-1]) if prefix else root.path)  # noqa: PTH118
+    folders, files = _entries(os.path.join(root.path, prefix[:-1]) if prefix else root.path, ended)  # noqa: PTH118
     listed = [name for name in folders if not is_ignored(name)]
     followed = [f"{prefix}{name}/" for name in listed if links.leads_on(prefix, name)]
     here[_LOOP] += len(listed) - len(followed)
-    for file in found.counted(files, FILES_AT_ONCE):
+    for file in until(ended, found.counted(files, FILES_AT_ONCE)):
         if kind := skipped_kind(file):
             # the folder behind a broken link has no suffix
             here[_BROKEN if kind == file and links.is_broken(prefix + file) else kind] += 1
@@ -100,13 +102,13 @@ def _list_one(root: _Root, found: Tally, prefix: str) -> tuple[_Part, list[str]]
     return _Part(listing, links), followed
 
 
-def _entries(folder: str) -> tuple[list[str], list[str]]:
+def _entries(folder: str, ended: threading.Event) -> tuple[list[str], list[str]]:
     """Return the names of the folders in a folder, with links to folders, and of all else; SourceError if it cannot be listed."""
     folders: list[str] = []
     files: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in until(ended, entries):
                 (folders if _is_folder(entry) else files).append(entry.name)
     except OSError as error:
         raise SourceError(f"cannot list {error.filename!r} ({error.strerror}): make it readable or move it") from error

@@ -6,12 +6,13 @@ import functools
 import glob
 import itertools
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from joulecache.pipelines.core.concurrent_walk import walk
+from joulecache.pipelines.core.concurrent_walk import until, walk
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject
 from joulecache.pipelines.core.progress import Tally
 from joulecache.pipelines.source.listing import FILES_AT_ONCE, ImageListing, ListingBuilder, may_have_labels
@@ -83,7 +84,7 @@ def _in_parts(folder: ObjectFolder, read: Callable[[Iterable[StoredObject]], T])
     """
     found = Tally("files found")
 
-    def visit(part: _Part) -> tuple[T, Sequence[_Part]]:
+    def visit(part: _Part, ended: threading.Event) -> tuple[T, Sequence[_Part]]:
         if part.objects is not None:
             return read(found.counted(part.objects, FILES_AT_ONCE)), ()
         pages = folder.pages(part.under)
@@ -93,7 +94,9 @@ def _in_parts(folder: ObjectFolder, read: Callable[[Iterable[StoredObject]], T])
         if second and 0 < len(folders) <= _MOST_FOLDERS:
             return read(()), _parts_of(*folder.children(part.under))
         return read(
-            found.counted(itertools.chain(first, second, itertools.chain.from_iterable(pages)), FILES_AT_ONCE)
+            found.counted(
+                itertools.chain(first, second, itertools.chain.from_iterable(until(ended, pages))), FILES_AT_ONCE
+            )
         ), ()
 
     return walk(_Part(""), visit)
