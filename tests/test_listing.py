@@ -110,11 +110,13 @@ def test_a_folder_inside_that_cannot_be_listed_is_named(tmp_path: Path, monkeypa
         list_folder(Path(root.name))
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar", "tars"])
-def test_listing_shows_what_is_found(
-    tmp_path: Path, make_tar: MakeSource, monkeypatch: pytest.MonkeyPatch, kind: str
+@pytest.mark.parametrize(("kind", "is_short"), [("folder", False), ("tar", False), ("tars", False), ("folder", True)])
+def test_a_long_listing_shows_what_is_found(
+    tmp_path: Path, make_tar: MakeSource, monkeypatch: pytest.MonkeyPatch, kind: str, is_short: bool
 ) -> None:
     monkeypatch.setattr(progress, "_TALLY_EVERY_S", 0.0)
+    if not is_short:
+        monkeypatch.setattr(progress, "LINE_DELAY_S", 0.0)
     monkeypatch.setattr("joulecache.pipelines.source.folder.FILES_AT_ONCE", 2)
     monkeypatch.setattr("joulecache.pipelines.source.tar.FILES_AT_ONCE", 2)
     files = {f"{name}/{number}.jpg": b"1" for name in ("cat", "dog") for number in range(3)}
@@ -127,7 +129,9 @@ def test_listing_shows_what_is_found(
         open_source(tmp_path / source)
     open_source(tmp_path / source)  # no bar is open
     lines = output.getvalue().splitlines()
-    if kind == "tars":
+    if is_short:
+        assert lines == []
+    elif kind == "tars":
         assert lines == [f"archives listed: {number} of 3" for number in (1, 2, 3)]
     else:
         assert lines[-1] == "files found: 6"

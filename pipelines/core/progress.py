@@ -44,6 +44,8 @@ _SHOWN: ContextVar[ProgressBar | None] = ContextVar("shown", default=None)
 class Tally:
     """Counts the steps of work that takes no `Progress`, and shows them on the progress bar that is open, if any.
 
+    Work of less than `LINE_DELAY_S` is not shown.
+
     Args:
         what: A description of the steps.
         total: The number of steps; None if it is unknown.
@@ -52,7 +54,7 @@ class Tally:
     def __init__(self, what: str, total: int | None = None) -> None:
         self._what, self._total, self._bar = what, total, _SHOWN.get()
         self._lock = threading.Lock()
-        self._done, self._next_s = 0, 0.0
+        self._done, self._next_s = 0, time.monotonic() + LINE_DELAY_S
 
     def add(self, steps: int = 1) -> None:
         """Count steps that are done. Any thread may call it."""
