@@ -145,7 +145,7 @@ def test_channels_go_and_stay_away(made: Made, blob_model: keras.Model) -> None:
     for name, model in made.models.items():
         widths = [model.model.get_layer(layer).kernel.shape[-1] for layer in ("first", "second", "logits")]
         assert widths == ([8, 16, CLASSES] if model.pruned else [16, 24, CLASSES]), name
-        assert (made.files[name].macs < whole) == model.pruned
+        assert ((made.files[name].macs or whole) < whole) == model.pruned
 
 
 @pytest.mark.slow

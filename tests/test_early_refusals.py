@@ -67,10 +67,6 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
     "other size": ({"side": 48}, "has images of 32x32x3, but .* expects 48x48x3: resize the images"),
 }
 UNCOMPRESSIBLE: dict[str, tuple[dict[str, Any], str]] = {
-    "half precision": (
-        {"dtype": "mixed_float16"},
-        r"layer 'conv' computes in float16 \(dtype policy 'mixed_float16'\)",
-    ),
     "not for int8": ({"activation": "squareplus"}, "layers that int8 does not support: use float16 or dynamic"),
     "batches renormalized": ({"renorm": True}, r"layer 'norm'.* renormalizes"),
 }

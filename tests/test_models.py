@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,7 +284,9 @@ def test_files_that_are_no_models_are_named(tmp_path: Path) -> None:
     weights = tmp_path / "only.weights.h5"
     model.save_weights(weights)
     for path in (garbage, h5, other_zip, weights):
-        with pytest.raises(ValueError, match=rf"{path.name}' cannot be loaded as a Keras model \(.*model\.save"):
+        with pytest.raises(
+            ValueError, match=rf"{path.name}' cannot be loaded as a Keras model: .*; write it with model\.save"
+        ):
             load_model(path)
     with pytest.raises(FileNotFoundError, match=r"no model file .*none\.keras"):
         load_model(tmp_path / "none.keras")
@@ -293,10 +296,55 @@ def test_files_that_are_no_models_are_named(tmp_path: Path) -> None:
 
 def test_code_inside_a_model_file_does_not_run(tmp_path: Path) -> None:
     pixels = keras.Input((8, 8, 3))
-    path = tmp_path / "code.keras"
-    keras.Model(pixels, layers.Lambda(lambda x: x + 1)(pixels)).save(path)
-    with pytest.raises(ValueError, match=r"cannot be loaded as a Keras model .*Lambda"):
-        load_model(path)
+    ran = tmp_path / "ran"
+    for path in (tmp_path / "code.keras", tmp_path / "code.h5"):
+        keras.Model(pixels, layers.Lambda(lambda x: x + 1)(pixels)).save(path)
+        with pytest.raises(
+            ValueError, match=r"cannot be loaded as a Keras model: it has a Lambda layer, whose Python code"
+        ):
+            load_model(path)
+        path.write_bytes(pickle.dumps(_Runs(ran)))
+        with pytest.raises(ValueError, match="cannot be loaded as a Keras model: it is a pickle, which would run code"):
+            load_model(path)
+    assert not ran.exists()
+
+
+class _Runs:
+    """What unpickling creates a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+class Doubling(layers.Layer):  # type: ignore[misc]
+    def call(self, pixels: Any) -> Any:
+        return pixels * 2
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_layers_that_cannot_be_loaded_are_named_in_one_line(tmp_path: Path, suffix: str) -> None:
+    pixels = keras.Input((8, 8, 3))
+    keras.Model(pixels, layers.Flatten()(Doubling()(pixels))).save(tmp_path / f"custom{suffix}")
+    with pytest.raises(ValueError, match=r"custom.* it has the custom layer or function 'Doubling'; .*") as refused:
+        load_model(tmp_path / f"custom{suffix}")
+    assert "\n" not in str(refused.value)
+
+
+def test_layers_of_another_backend_are_named(tmp_path: Path) -> None:
+    pixels = keras.Input((8, 8, 3))
+    keras.Model(pixels, layers.Flatten()(pixels)).save(tmp_path / "own.keras")
+    for kind in ("TorchModuleWrapper", "JaxLayer"):
+        with (
+            zipfile.ZipFile(tmp_path / "own.keras") as given,
+            zipfile.ZipFile(tmp_path / "other.keras", "w") as changed,
+        ):
+            for name in given.namelist():
+                changed.writestr(name, given.read(name).replace(b'"Flatten"', f'"{kind}"'.encode()))
+        with pytest.raises(ValueError, match="it has a layer of another framework"):
+            load_model(tmp_path / "other.keras")
 
 
 def test_models_of_something_else_are_named(tmp_path: Path) -> None:

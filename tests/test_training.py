@@ -238,7 +238,7 @@ def test_training_on_and_compressing(photo_cache: Path, tmp_path: Path) -> None:
     for file in compression.model_files:
         assert (tmp_path / "a" / file.file_name).read_bytes() == (tmp_path / "b" / file.file_name).read_bytes()
     build_model("cnn", (32, 32, 3), 4).save(start)
-    with pytest.raises(ValueError, match=r"the model has 4 classes, but cache .* has 3"):
+    with pytest.raises(ValueError, match=r"the model '.*' has 4 logits, but .* has 3 classes"):
         compress(start, photo_cache, int8, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

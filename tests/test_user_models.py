@@ -296,10 +296,6 @@ def test_an_audit_of_multi_labels(photos_with_targets: tuple[Path, dict[str, Any
     assert result.records is not None
     assert result.records.chance is None
     assert {example.class_name for example in result.examples} <= {"a/b", "c"}
-    with pytest.raises(
-        ValueError, match=r"the workload infer needs one class .* tags \(multilabel\): choose --workload input,train"
-    ):
-        audit(source, CHAIN, tmp_path / "other", model="mlp", target=named("tags"), **options)
     with pytest.raises(ValueError, match=r"the model 'mlp' needs one class or multi-label"):
         audit(source, CHAIN, tmp_path / "other", model="mlp", target=named("age"), **options)
     with pytest.raises(ValueError, match="the workload infer compresses a classifier by name or from a file"):

@@ -58,10 +58,11 @@ from joulecache.pipelines.experiment.workloads import (
 )
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.classifiers import build_model, check_model, feature_to_classify, is_model_file
+from joulecache.pipelines.models.heads import check_head, log_objective
 from joulecache.pipelines.models.metrics import ACCURACY
 from joulecache.pipelines.models.user_models import MakeModel, TrainingData, UserModel, batch_spec, make_user_model
 from joulecache.pipelines.source import Source, log_notes, open_source, source_paths
-from joulecache.pipelines.source.features import describe_features, is_labelled
+from joulecache.pipelines.source.features import is_labelled
 from joulecache.transforms.chain import Chain, as_chain
 from joulecache.transforms.ops import Normalize
 
@@ -137,12 +138,10 @@ def _make_model(
         dtype = tf.float32 if chain.is_float else tf.uint8
         return make_user_model(make_model, TrainingData(batch_spec(shape, dtype, listed.features), listed.features))
     feature = feature_to_classify(listed.features, config.model, listed.location)
-    if compressed and not is_labelled(listed.features):
-        raise ValueError(
-            f"the workload {compressed[0]} needs one class for each image, but {listed.location!r} has "
-            f"{describe_features(listed.features)}: choose --workload input,train"
-        )
     network = build_model(config.model, shape, len(feature.names))
+    check_head(network, feature, listed.location)
+    if is_model_file(config.model):
+        log_objective(network, feature)
     if compressed:
         check_recipe(config.recipe, network)
         if is_model_file(config.model):  # the named ones can be converted
@@ -168,6 +167,7 @@ class _ChainAudit:
         """Unpack the source, build the cache, and make the arms."""
         self.config, self.folder, self.work, self.meter, self.progress = config, folder, work, meter, progress
         self.source, self.chain, self.listed, self.model = source, chain, listed, model
+        self.multi_label = not is_labelled(listed.features)
         self.unpacked = unpack(listed, work, progress)
         self.cache = self.build_cache(config.variants[0])
         manifest = self.cache.manifest
@@ -234,6 +234,7 @@ class _ChainAudit:
             seed=self.config.seed,
             meter=self.meter,
             progress=self.progress,
+            multi_label=self.multi_label,
         )
 
     def run(self) -> Audit:
@@ -256,8 +257,7 @@ class _ChainAudit:
         """Make the training of the model."""
         if isinstance(model, UserModel):
             return train_user_model(model, self.val_data, self.config.train_epochs)
-        multi_label = not is_labelled(self.listed.features)
-        return train_from_scratch(model, self.val_data, self.config.train_epochs, multi_label=multi_label)
+        return train_from_scratch(model, self.val_data, self.config.train_epochs, multi_label=self.multi_label)
 
     def measure_reuse(self, training: Training) -> DrawReuse:
         """Measure how reused draws affect the training."""
@@ -292,7 +292,9 @@ class _ChainAudit:
             training.prepare(0)
             training.run(self.by_name[CACHED], 0)  # not measured
         if FINETUNE in config.workloads:
-            finetuning = finetune_pruned(training.network, config.prune, self.val_data, config.train_epochs)
+            finetuning = finetune_pruned(
+                training.network, config.prune, self.val_data, config.train_epochs, multi_label=self.multi_label
+            )
             self.results[FINETUNE] = self.bench.measure(finetuning, self.arms, config.pairs)
         if INFER not in config.workloads:
             return None

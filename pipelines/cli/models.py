@@ -53,6 +53,10 @@ def train(
     sample_weight: Annotated[
         str | None, typer.Option(help="The target that weights each image.", metavar="NAME")
     ] = None,
+    class_weight: Annotated[
+        list[str] | None,
+        typer.Option(help="Weight of a class in the loss; repeat for several. Default: 1.", metavar="CLASS=WEIGHT"),
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Initial learning rate; it falls to 0 along half a cosine. Default: 0.001.", metavar="X"),
@@ -66,6 +70,7 @@ def train(
 ) -> None:
     """Train a model on a cache, compress it on request, and measure both."""
     meter, metrics, custom = make_meter(energy), metrics_file(prometheus), import_ops(ops)
+    class_weights = _class_weights(class_weight or [])
     recipe = Recipe(**steps) if any(steps.values()) else None
     with loading("TensorFlow"):
         from joulecache.pipelines.training.callback import EpochLines
@@ -83,6 +88,7 @@ def train(
             learning_rate=learning_rate,
             targets=target,
             sample_weight=sample_weight,
+            class_weight=class_weights or None,
             recipe=recipe,
             meter=meter,
             callbacks=[EpochLines(say)],
@@ -101,6 +107,20 @@ def train(
 
     show(describe_training(trained))
     wrote("Run folder", out)
+
+
+def _class_weights(options: list[str]) -> dict[str, float]:
+    """Return weights by class; raise ValueError for anything but CLASS=WEIGHT."""
+    weights: dict[str, float] = {}
+    for option in options:
+        name, equals, text = option.rpartition("=")
+        try:
+            weights[name] = float(text)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"--class-weight must be CLASS=WEIGHT, such as cat=2.5, got {option!r}")
+    return weights
 
 
 def compress(

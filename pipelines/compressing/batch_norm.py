@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.models.fitting import check_batches
-from joulecache.pipelines.models.flattening import check_functional
+from joulecache.pipelines.models.flattening import (
+    check_functional,
+    inference_layers,
+    inner_layers,
+    is_nested,
+    plain_copy,
+)
 from joulecache.pipelines.models.macs import check_used_once
 
 
@@ -19,15 +25,15 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
 
     Images run as in training, including Dropout. Mean and variance are those of all images: mean = E[m] and
     variance = E[v + m^2] - mean^2, from the m and v of each batch (PreciseBN, Wu & Johnson, arXiv:2105.07576). A moving
-    average would weight the last batches most and ignore differences between batches. Frozen layers keep their
-    statistics. On an error, the model is unchanged.
+    average would weight the last batches most and ignore differences between batches. Frozen layers, and those that are
+    called with `training=False`, keep their statistics. On an error, the model is unchanged.
 
     Returns:
         The number of images.
 
     Raises:
-        ValueError: As `check_batches`; or the model is not functional, contains models, or has no trainable
-            BatchNormalization layer, one that is used twice, or one that renormalizes.
+        ValueError: As `check_batches`; or the model is not functional, or has no trainable BatchNormalization layer, one that
+            is used twice, or one that renormalizes.
     """
     check_integer("batches", batches)
     norms = trainable_norms(model)
@@ -43,7 +49,7 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
             # 0 times an infinity or NaN is NaN
             norm.moving_mean.assign(np.zeros(norm.moving_mean.shape))
             norm.moving_variance.assign(np.ones(norm.moving_variance.shape))
-        for images, _ in data.take(batches):
+        for images, *_ in data.take(batches):
             model(images, training=True)
             images_seen += len(images)
             for norm, total in zip(norms, sums, strict=True):
@@ -67,17 +73,33 @@ def _moments(norm: layers.BatchNormalization) -> NDArray[np.float64]:
     return np.stack([mean, variance + mean**2])
 
 
+def normalizes(model: keras.Model) -> bool:
+    """Return whether a model has statistics that training changes."""
+    return bool(_training_norms(model))
+
+
 def trainable_norms(model: keras.Model) -> list[layers.BatchNormalization]:
     """Return the layers whose statistics `reestimate_batch_norm` sets; raise ValueError if it cannot."""
     check_functional(model)
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            raise ValueError(f"layer {layer.name!r} is a model: nested models are not supported")
-    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable]
+    norms = _training_norms(model)
     if not norms:
         raise ValueError(f"model {model.name!r} has no trainable BatchNormalization layer to re-estimate")
-    check_used_once(model, {norm.name for norm in norms})
-    for norm in norms:
+    flat = plain_copy(model) if any(map(is_nested, model.layers)) else model
+    check_used_once(flat, set(norms))
+    for name, norm in norms.items():
         if norm.renorm:
-            raise ValueError(f"layer {norm.name!r} renormalizes: only plain batch normalization is supported")
-    return norms
+            raise ValueError(f"layer {name!r} renormalizes: only plain batch normalization is supported")
+    return [*norms.values()]
+
+
+def _training_norms(model: keras.Model) -> dict[str, layers.BatchNormalization]:
+    """Return the normalization layers that are not frozen and do not always run as at inference, by name."""
+    norms = {
+        name: layer
+        for name, layer in inner_layers(model).items()
+        if isinstance(layer, layers.BatchNormalization) and layer.trainable
+    }
+    if not norms:
+        return {}
+    flat = plain_copy(model) if any(map(is_nested, model.layers)) else model
+    return {name: norm for name, norm in norms.items() if name not in inference_layers(flat)}

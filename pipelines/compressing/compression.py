@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -29,9 +29,11 @@ from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.loader import load
-from joulecache.pipelines.models.classifiers import load_model
+from joulecache.pipelines.models.classifiers import feature_to_classify, load_model
 from joulecache.pipelines.models.fitting import MAX_SEED, check_batches
-from joulecache.pipelines.source.features import check_labelled
+from joulecache.pipelines.models.flattening import plain_copy
+from joulecache.pipelines.models.heads import check_head, log_objective
+from joulecache.pipelines.source.features import MultiLabel
 from joulecache.transforms.ops import Op
 
 _MAX_SHARED = 0.05  # share of the calibration images that may also be test images: datasets do contain duplicates
@@ -77,18 +79,18 @@ def compress(
     """
     _check_arguments(seed, seeds, Path(out))
     if not isinstance(model, keras.Model):
+        if not isinstance(model, str | os.PathLike):
+            raise ValueError(f"model must be a Keras 3 model or the path of its file, got {type(model).__name__}")
         model = load_model(model)
     check_recipe(recipe, model)
     opened = open_cache(cache)
-    check_labelled(opened.manifest.features, "compression", opened.location)
+    feature = feature_to_classify(opened.manifest.features, model.name, opened.location)
+    check_head(model, feature, opened.location)
+    if recipe.finetune_epochs:
+        log_objective(model, feature)
     refuse_inside(opened, Path(out))
     test_data = load(opened, held_out_split(opened), batch_size, shuffle=False, ops=ops)
     train_data = load(opened, "train", batch_size, seed=seed, ops=ops)
-    if train_data.num_classes != model.outputs[0].shape[-1]:
-        raise ValueError(
-            f"the model has {model.outputs[0].shape[-1]} classes, but cache {opened.location!r} has "
-            f"{train_data.num_classes}: use a model that was trained on these classes"
-        )
     return compress_on(
         model,
         train_data,
@@ -100,6 +102,7 @@ def compress(
         meter=meter,
         control=control,
         progress=progress,
+        multi_label=isinstance(feature, MultiLabel),
     )
 
 
@@ -116,6 +119,7 @@ def compress_on(
     control: bool = True,
     progress: Progress | None = None,
     int8_tolerance: float = 0.005,
+    multi_label: bool = False,
 ) -> Compression:
     """Compress a classifier with your own datasets; for the other arguments see `compress`.
 
@@ -136,6 +140,7 @@ def compress_on(
         control: As in `compress`.
         progress: As in `compress`.
         int8_tolerance: Loss of accuracy by int8 above which the models are fine-tuned with its rounding.
+        multi_label: Labels `[B, K]` are 0 or 1 for each class, not shares of one class.
 
     Raises:
         ValueError: Before any work, if the recipe cannot be applied to the model, the data has another shape or tests on
@@ -153,6 +158,7 @@ def compress_on(
         control=control,
         progress=progress,
         int8_tolerance=int8_tolerance,
+        multi_label=multi_label,
     )
     if recipe.changes_weights and recipe.finetune_epochs:  # else the models are converted at once
         check_conversion(recipe, model)
@@ -169,7 +175,8 @@ class PreparedCompression:
 
     def run(self) -> Compression:
         """Run the job for all seeds, and fill the output folder."""
-        model, recipe, job = self.job.model, self.job.recipe, self.job
+        job = replace(self.job, model=plain_copy(self.job.model))
+        model, recipe = job.model, job.recipe
         with staged_output(self.out, COMPRESSION_RECORD) as staging:
             scores = StepRunner(job, self.seeds[0]).run()
             models = list(scores)
@@ -200,8 +207,13 @@ def prepare_compression(
     control: bool = True,
     progress: Progress | None = None,
     int8_tolerance: float = 0.005,
+    multi_label: bool = False,
+    class_weight: Mapping[int, float] | None = None,
 ) -> PreparedCompression:
-    """Check the arguments of `compress_on`, and read the images that calibrate int8; raises ValueError like it."""
+    """Check the arguments of `compress_on`, and read the images that calibrate int8; raises ValueError like it.
+
+    `class_weight` weights each class in the loss of fine-tuning, by its number.
+    """
     _check_arguments(seed, seeds, Path(out))
     check_recipe(recipe, model)
     if train_data is test_data:
@@ -219,6 +231,8 @@ def prepare_compression(
         meter=meter or Meter(),
         progress=progress or silent,
         int8_tolerance=int8_tolerance,
+        multi_label=multi_label,
+        class_weight=class_weight,
     )
     return PreparedCompression(job, Path(out), range(seed, seed + seeds))
 
@@ -249,10 +263,10 @@ def held_out_split(cache: Cache) -> str:
 
 def calibration_images(train_data: tf.data.Dataset, test_data: tf.data.Dataset) -> NDArray[np.uint8]:
     """Return the first training images, uint8 `[N, H, W, C]`; skip test images, but raise ValueError if there are many."""
-    test_digests = {_digest(image) for images, _ in test_data.as_numpy_iterator() for image in images}
+    test_digests = {_digest(image) for images, *_ in test_data.as_numpy_iterator() for image in images}
     kept: list[NDArray[np.uint8]] = []
     shared = 0
-    for image, _ in train_data.unbatch().as_numpy_iterator():
+    for image, *_ in train_data.unbatch().as_numpy_iterator():
         if _digest(image) in test_digests:
             shared += 1
         else:

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import keras
 import numpy as np
-from keras import layers
 
-from joulecache.pipelines.compressing.batch_norm import trainable_norms
+from joulecache.pipelines.compressing.batch_norm import normalizes, trainable_norms
 from joulecache.pipelines.compressing.kernels import prunable_layers, weighted_layers
 from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.pruning import kept_channels
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.compressing.steps import prune_ratio
-from joulecache.pipelines.compressing.tflite import check_precision, to_tflite
+from joulecache.pipelines.compressing.tflite import to_tflite
+from joulecache.pipelines.models.flattening import check_functional, half_precision_layer, plain_copy
 from joulecache.pipelines.models.macs import count_macs
+
+_NOTES = logging.getLogger("joulecache")
 
 
 def check_recipe(recipe: Recipe, model: keras.Model) -> None:
-    """Raise ValueError, naming the layer, if a recipe cannot be applied to a model or its multiply-accumulates are unknown."""
-    count_macs(model)
-    check_precision(model)
+    """Raise ValueError, naming the layer, if a recipe cannot be applied to a model.
+
+    Layers whose multiply-accumulates are unknown matter only to `Recipe.macs`; a note names the first.
+    """
+    check_functional(model)
     if None in model.inputs[0].shape[1:]:
         raise ValueError(f"model {model.name!r} accepts images of any size: fix the image size of keras.Input")
     if not model.count_params():
         raise ValueError(f"model {model.name!r} has no weights to compress")
-    if recipe.changes_weights and any(
-        isinstance(layer, layers.BatchNormalization) and layer.trainable for layer in model.layers
-    ):
-        trainable_norms(model)  # fine-tuning recomputes their statistics
+    half, plain = half_precision_layer(model), plain_copy(model)
+    try:
+        count_macs(plain)
+    except ValueError as error:
+        if recipe.macs is not None:
+            raise
+        _NOTES.warning("the multiply-accumulates of model %r are not counted: %s", model.name, error)
+    if half is not None:
+        _NOTES.warning(
+            "model %r computes in %s: it is compressed in float32, with the same weights",
+            model.name,
+            half.compute_dtype,
+        )
+    if recipe.changes_weights and normalizes(plain):
+        trainable_norms(plain)  # fine-tuning recomputes their statistics
     if recipe.prunes_channels:
-        kept_channels(model, prune_ratio(recipe, model), criterion=recipe.criterion, protected=recipe.protected)
+        kept_channels(plain, prune_ratio(recipe, plain), criterion=recipe.criterion, protected=recipe.protected)
     if recipe.sparsity:
-        prunable_layers(model)
+        prunable_layers(plain)
     if recipe.clusters is not None:
-        _check_clusters(recipe, model, recipe.clusters)
+        _check_clusters(recipe, plain, recipe.clusters)
 
 
 def check_conversion(recipe: Recipe, model: keras.Model) -> None:
@@ -45,6 +61,7 @@ def check_conversion(recipe: Recipe, model: keras.Model) -> None:
     That depends on the layers, not on the weights: the model may be untrained. It is tried on a blank image, which takes about 1 s
     for a small CNN, and 10 s for a network of a hundred layers.
     """
+    model = plain_copy(model)
     blank = np.zeros((1, *model.inputs[0].shape[1:]), np.uint8)
     TfliteModel(to_tflite(model, recipe.quantize or "float32", blank, minimum_calibration=1)).predict(blank)
     if recipe.quantize != "int8" or not recipe.finetune_epochs:

@@ -22,7 +22,8 @@ from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.core.statistics import proportion_interval
 from joulecache.pipelines.energy import Energy, Meter
 from joulecache.pipelines.models.fitting import check_batches
-from joulecache.pipelines.models.macs import count_macs
+from joulecache.pipelines.models.heads import head_of
+from joulecache.pipelines.models.macs import macs_or_none
 
 RUNS = 5
 """Runs of each file. By chance, all 5 are faster in 1 of 32 cases."""
@@ -32,21 +33,35 @@ TIMED_IMAGES = 512
 
 @dataclass(frozen=True)
 class Score:
-    """How many test images a model classifies correctly, and how many are in the most frequent class."""
+    """How often a model is right on the test images.
+
+    Attributes:
+        correct: Correct answers: one for each image, or for multi-labels one for each class of each image.
+        images: Test images.
+        most_frequent: Correct answers of a model that always answers the most frequent class, or for each class the more
+            frequent of yes and no.
+        questions: Answers for each image.
+    """
 
     correct: int
     images: int
     most_frequent: int
+    questions: int = 1
+
+    @property
+    def answers(self) -> int:
+        """Number of answers."""
+        return self.images * self.questions
 
     @property
     def accuracy(self) -> float:
-        """Share of the images classified correctly."""
-        return self.correct / self.images
+        """Share of the answers that are correct."""
+        return self.correct / self.answers
 
     @property
     def chance(self) -> float:
-        """Accuracy of always answering the most frequent class."""
-        return self.most_frequent / self.images
+        """Accuracy of always answering what is most frequent."""
+        return self.most_frequent / self.answers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,17 +96,28 @@ class ConvertedModel:
         return TfliteModel(self.content)
 
 
-def score(model: ConvertedModel, test_data: tf.data.Dataset) -> Score:
-    """Run a TensorFlow Lite file on batches of (uint8 images, labels); raise ValueError for other data or none."""
+def score(model: ConvertedModel, test_data: tf.data.Dataset, *, multi_label: bool = False) -> Score:
+    """Run a TensorFlow Lite file on batches of (uint8 images, labels); raise ValueError for other data or none.
+
+    Args:
+        model: The model.
+        test_data: The batches.
+        multi_label: Labels `[B, K]` are 0 or 1 for each class, not shares of one class.
+    """
     check_batches(test_data, "test data")
-    correct, counts = 0, Counter[int]()
-    for batch, labels in test_data.as_numpy_iterator():
-        classes = labels.argmax(axis=-1) if labels.ndim == 2 else labels
-        correct += int((model.runner.predict(batch).argmax(axis=-1) == classes).sum())
-        counts.update(classes.tolist())
-    if not counts:
+    head, correct, images, counts = head_of(model.model), 0, 0, Counter[tuple[int, int]]()
+    for batch, labels, *_ in test_data.as_numpy_iterator():
+        truth = labels.argmax(axis=-1) if labels.ndim == 2 and not multi_label else labels.astype(np.int64)
+        answers = head.answers(model.runner.predict(batch), multi_label=multi_label)
+        correct += int((answers == truth).sum())
+        images += len(batch)
+        for question, column in enumerate(truth.reshape(len(batch), -1).T):
+            counts.update((question, answer) for answer in column.tolist())
+    if not images:
         raise ValueError("test data has no images: accuracy needs held-out images")
-    return Score(correct, counts.total(), max(counts.values()))
+    questions = 1 + max(question for question, _ in counts)
+    most = [max(count for (of, _), count in counts.items() if of == question) for question in range(questions)]
+    return Score(correct, images, sum(most), questions)
 
 
 def measure_files(
@@ -146,7 +172,8 @@ def _model_file(
     model: ConvertedModel, scored: Score, cpu_s: Mapping[str, list[float]], energies: Mapping[str, list[Energy]]
 ) -> ModelFile:
     times, used = cpu_s[model.name], energies[model.name]
-    low, high = proportion_interval(scored.correct, scored.images)
+    # the answers for one image are not independent: the interval is that of as many images
+    low, high = proportion_interval(round(scored.accuracy * scored.images), scored.images)
     faster = saved_j = None
     if model.dense is not None:
         faster = all(mine < other for mine, other in zip(times, cpu_s[model.dense], strict=True))
@@ -158,7 +185,7 @@ def _model_file(
         file_name=model.file_name,
         parameters=model.model.count_params(),
         nonzero_weights=sum(int(np.count_nonzero(weight)) for weight in model.model.get_weights()),
-        macs=count_macs(model.model),
+        macs=macs_or_none(model.model),
         file_bytes=len(model.content),
         gzip_bytes=len(gzip.compress(model.content, 9, mtime=0)),
         accuracy=scored.accuracy,
@@ -179,7 +206,7 @@ def _model_file(
 
 def _timed_images(test_data: tf.data.Dataset) -> NDArray[np.uint8]:
     batches: list[NDArray[np.uint8]] = []
-    for batch, _ in test_data.as_numpy_iterator():
+    for batch, *_ in test_data.as_numpy_iterator():
         batches.append(batch)
         if sum(map(len, batches)) >= TIMED_IMAGES:
             break

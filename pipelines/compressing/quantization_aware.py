@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras import layers
 
 from joulecache.pipelines.compressing.kernels import check_finite
-from joulecache.pipelines.models.fitting import is_softmax
-from joulecache.pipelines.models.flattening import check_functional, set_weights
+from joulecache.pipelines.models.flattening import copy_weights, is_augmentation, plain_copy
+from joulecache.pipelines.models.heads import head_of, kind_of_layer
 
 _WITH_KERNEL = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 _WEIGHT_LEVELS = 127  # levels on each side of 0: TensorFlow Lite's kernels are symmetric
@@ -18,7 +18,10 @@ _ACTIVATION_BITS = 8
 _RANGE_MOMENTUM = 0.1  # weight of each new batch in a moving range
 _FOLDED = (layers.BatchNormalization, layers.ReLU, layers.Activation)  # by TensorFlow Lite, into the layer before
 _SAME_SCALE = (layers.MaxPooling2D, layers.GlobalMaxPooling2D, layers.Flatten, layers.Reshape, layers.Permute)
-_UNROUNDED = (layers.InputLayer, layers.Dropout, layers.SpatialDropout2D, layers.ZeroPadding2D, *_SAME_SCALE)
+_UNROUNDED = (
+    *(layers.InputLayer, layers.Identity, layers.ZeroPadding2D, *_SAME_SCALE),
+    *(layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout),
+)
 
 
 class _Range(layers.Layer):  # type: ignore[misc]
@@ -54,7 +57,7 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
     Kernels are rounded to 255 levels per output channel, symmetric about 0; activations to 256 levels of a moving range
     (Jacob et al. 2018, arXiv:1712.05877); gradients pass through the rounding unchanged. What TensorFlow Lite folds into one op
     (convolution, normalization, activation) is rounded once, after it. The model maps pixels `[B, H, W, C]` from 0 to 255
-    to logits. Compile and fit it like the classifier, then copy its weights back with `copy_weights_to`.
+    to the classifier's outputs. Compile and fit it like the classifier, then copy its weights back with `copy_weights_to`.
 
     Args:
         model: The classifier.
@@ -69,9 +72,9 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
         self, model: keras.Model, *, weight_levels: int = _WEIGHT_LEVELS, activation_bits: int = _ACTIVATION_BITS
     ) -> None:
         super().__init__(name=f"{model.name}_int8")
-        check_functional(model)
-        check_finite(model)
-        plain = keras.models.clone_model(keras.Model(model.inputs, model.outputs))
+        plain = plain_copy(model)
+        check_finite(plain)
+        self.head = head_of(model)
         rounded = {layer.name for layer in plain.layers if _is_rounded(layer)}
 
         def call(layer: keras.Layer, *arguments: Any, **more: Any) -> Any:
@@ -79,7 +82,7 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
             return _Range(activation_bits, name=f"{layer.name}_range")(outputs) if layer.name in rounded else outputs
 
         self.inner = keras.models.clone_model(plain, call_function=call)
-        _copy_weights(model, self.inner)
+        copy_weights(plain, self.inner)
         weighted = [layer for layer in self.inner.layers if type(layer) in _WITH_KERNEL]
         if not weighted:
             raise ValueError(
@@ -95,22 +98,24 @@ class QuantizationAware(keras.Model):  # type: ignore[misc]
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the logits of the rounded model."""
         inner = self.inner
-        weights = [
-            rounded_kernel(weight.value, self._axes[id(weight)], self._weight_levels)
-            if id(weight) in self._axes
-            else weight.value
-            for weight in inner.trainable_variables
-        ]
-        others = [variable.value for variable in inner.non_trainable_variables]
+        weights, others = (
+            [self._rounded(variable) for variable in variables]
+            for variables in (inner.trainable_variables, inner.non_trainable_variables)
+        )
         logits, changed = inner.stateless_call(weights, others, inputs, training=training)
         if training:
             for variable, value in zip(inner.non_trainable_variables, changed, strict=True):
-                variable.assign(value)
+                if id(variable) not in self._axes:  # a frozen kernel
+                    variable.assign(value)
         return logits
 
+    def _rounded(self, variable: keras.Variable) -> tf.Tensor:
+        axes = self._axes.get(id(variable))
+        return variable.value if axes is None else rounded_kernel(variable.value, axes, self._weight_levels)
+
     def copy_weights_to(self, model: keras.Model) -> None:
-        """Copy the weights, before rounding, to a model of the same layers."""
-        _copy_weights(self.inner, model)
+        """Copy the weights, before rounding, to a model of the same layers, nested or not."""
+        copy_weights(self.inner, model)
 
 
 def rounded_kernel(kernel: tf.Tensor, axes: list[int], levels_per_side: int = _WEIGHT_LEVELS) -> tf.Tensor:
@@ -125,17 +130,12 @@ def _is_rounded(layer: keras.Layer) -> bool:
 
     Output probabilities are not rounded: one near 1 would have no gradient.
     """
-    if isinstance(layer, _UNROUNDED):
+    if isinstance(layer, _UNROUNDED) or is_augmentation(layer):
         return False
     readers = [node.operation for node in layer._outbound_nodes]
-    if not readers and is_softmax(layer):
+    if not readers and kind_of_layer(layer) != "logit":
         return False
     folds = isinstance(layer, (*_WITH_KERNEL, layers.BatchNormalization, layers.Add))
-    return not (folds and len(readers) == 1 and isinstance(readers[0], _FOLDED) and not is_softmax(readers[0]))
-
-
-def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    targets = {layer.name: layer for layer in target.layers}
-    for layer in source.layers:
-        if layer.name in targets:
-            set_weights(targets[layer.name], layer.get_weights())
+    return not (
+        folds and len(readers) == 1 and isinstance(readers[0], _FOLDED) and kind_of_layer(readers[0]) == "logit"
+    )

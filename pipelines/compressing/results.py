@@ -32,10 +32,11 @@ class ModelFile:
         file_name: Name of the file in the output folder.
         parameters: Weights of the Keras model.
         nonzero_weights: Weights that are not exactly 0, before quantization, which rounds more to 0.
-        macs: Multiply-accumulates per image, including those with zeros.
+        macs: Multiply-accumulates per image, including those with zeros; None if the model has layers that are not counted.
         file_bytes: Size of the file.
         gzip_bytes: Size of the file after `gzip -9`.
-        accuracy: Share of the held-out images that are classified correctly.
+        accuracy: Share of the held-out images that are classified correctly; for multi-labels, of the answers yes or no for each
+            class of each image.
         accuracy_low: Lower end of its 95% Wilson interval.
         accuracy_high: Upper end of its 95% Wilson interval.
         images: Held-out images.
@@ -56,7 +57,7 @@ class ModelFile:
     file_name: str = field(metadata={"alias": "path"})
     parameters: Whole
     nonzero_weights: Whole
-    macs: Whole
+    macs: Whole | None
     file_bytes: Whole
     gzip_bytes: Whole
     accuracy: Share

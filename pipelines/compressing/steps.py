@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
+from joulecache.pipelines.compressing.batch_norm import normalizes, reestimate_batch_norm
 from joulecache.pipelines.compressing.clustering import WeightSharing, cluster_weights
 from joulecache.pipelines.compressing.kernels import copy_of
 from joulecache.pipelines.compressing.measuring import ConvertedModel, Score, score
@@ -24,7 +23,8 @@ from joulecache.pipelines.compressing.sparsity import MagnitudePruning, prune_we
 from joulecache.pipelines.compressing.tflite import TfliteKind, to_tflite
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Energy, Meter
-from joulecache.pipelines.models.fitting import compile_model, has_soft_labels, is_softmax, run_epochs
+from joulecache.pipelines.models.fitting import compile_model, has_soft_labels, run_epochs
+from joulecache.pipelines.models.heads import head_of
 
 AWARE = "-aware"
 """Suffix of the names of models that were fine-tuned with int8's rounding."""
@@ -47,6 +47,8 @@ class Job:
     batches: int
     test_data: tf.data.Dataset
     calibration: NDArray[np.uint8] | None = None
+    multi_label: bool = False
+    class_weight: Mapping[int, float] | None = None
     control: bool = True
     meter: Meter
     progress: Progress = silent
@@ -110,7 +112,7 @@ class StepRunner:
 
     def score(self, model: ConvertedModel) -> Score:
         """Score a model on the test data."""
-        return score(model, self.job.test_data)
+        return score(model, self.job.test_data, multi_label=self.job.multi_label)
 
     def finetune(
         self, model: keras.Model, label: str, epochs: int, callbacks: Sequence[keras.callbacks.Callback] = ()
@@ -120,16 +122,16 @@ class StepRunner:
         Returns the energy; None if there was nothing to do.
         """
         job = self.job
-        normalizes = any(isinstance(layer, layers.BatchNormalization) and layer.trainable for layer in model.layers)
-        if not epochs and not normalizes:
+        outdated = normalizes(model)
+        if not epochs and not outdated:
             return None
         keras.utils.set_random_seed(self.seed)
         with job.meter.window("fine-tuning") as window:
             if epochs:
-                soft = has_soft_labels(job.train_data)
-                compile_model(model, _LEARNING_RATE, steps=job.batches * epochs, soft_labels=soft)
-                run_epochs(model, job.train_data, epochs=epochs, callbacks=[*callbacks, self._reported(label, epochs)])
-            if normalizes:
+                self._compile(model, _LEARNING_RATE, epochs)
+                callbacks = [*callbacks, self._reported(label, epochs)]
+                run_epochs(model, job.train_data, epochs=epochs, callbacks=callbacks, class_weight=job.class_weight)
+            if outdated:
                 reestimate_batch_norm(model, job.train_data)
         return window.energy
 
@@ -139,17 +141,22 @@ class StepRunner:
         keras.utils.set_random_seed(self.seed)
         with job.meter.window("fine-tuning") as window:
             rounded = QuantizationAware(model)
-            compile_model(
-                rounded,
-                _AWARE_LEARNING_RATE,
-                steps=job.batches * epochs,
-                soft_labels=has_soft_labels(job.train_data),
-                softmax=is_softmax(model.layers[-1]),
-            )
-            reported = self._reported(f"{model.name} with int8's rounding", epochs)
-            run_epochs(rounded, job.train_data, epochs=epochs, callbacks=[*callbacks, reported])
+            self._compile(rounded, _AWARE_LEARNING_RATE, epochs)
+            callbacks = [*callbacks, self._reported(f"{model.name} with int8's rounding", epochs)]
+            run_epochs(rounded, job.train_data, epochs=epochs, callbacks=callbacks, class_weight=job.class_weight)
             rounded.copy_weights_to(model)
         return window.energy
+
+    def _compile(self, model: keras.Model, learning_rate: float, epochs: int) -> None:
+        job = self.job
+        compile_model(
+            model,
+            learning_rate,
+            steps=job.batches * epochs,
+            soft_labels=has_soft_labels(job.train_data),
+            multi_label=job.multi_label,
+            head=head_of(job.model),
+        )
 
     def _steps(self) -> list[tuple[str, Callable[[_Branch], None]]]:
         recipe = self.job.recipe
@@ -234,7 +241,7 @@ class StepRunner:
         compared = dense.name if branch is dense else f"{dense.name}-{kind}"
         quantized = self._convert(branch, f"{branch.name}-{kind}", kind, compared)
         # counts are exact; subtracting accuracies would add rounding errors
-        return (branch.score.correct - quantized.correct) / quantized.images
+        return (branch.score.correct - quantized.correct) / quantized.answers
 
     def _reported(self, label: str, epochs: int) -> keras.callbacks.Callback:
         return keras.callbacks.LambdaCallback(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from typing import Literal, get_args
@@ -17,6 +18,9 @@ from joulecache.pipelines.compressing.litert import PREDICT_BATCH
 from joulecache.pipelines.core.checks import check_choice
 from joulecache.pipelines.core.progress import silenced_output
 from joulecache.pipelines.core.quantities import shortened
+from joulecache.pipelines.models.flattening import half_precision_layer, plain_copy
+
+_NOTES = logging.getLogger("joulecache")
 
 TfliteKind = Literal["float32", "float16", "dynamic", "int8"]
 
@@ -37,7 +41,7 @@ def to_tflite(
     """Convert a classifier to a TensorFlow Lite file that accepts batches of any size.
 
     Args:
-        model: A classifier of pixels from 0 to 255.
+        model: A classifier of pixels from 0 to 255. One that computes in 16 bits is converted in float32, which a note says.
         kind: `float32`; `float16`, which halves the weights; `dynamic`, with int8 weights and ranges of activations
             computed at run time; or `int8`, integer throughout: uint8 pixels (scale 1, zero point 0) to int8 logits. The
             others read float32 pixels.
@@ -49,7 +53,7 @@ def to_tflite(
             Lite or int8 does not support. The converter's log is a note.
     """
     check_choice("kind", kind, get_args(TfliteKind))
-    check_precision(model)
+    model = _in_float32(model)
     check_finite(model)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if kind != "float32":
@@ -77,14 +81,15 @@ def to_tflite(
     return content
 
 
-def check_precision(model: keras.Model) -> None:
-    """Raise ValueError if a layer computes in 16 bits, which TensorFlow Lite does not convert."""
-    for layer in model.layers:
-        if layer.compute_dtype in ("float16", "bfloat16"):
-            raise ValueError(
-                f"layer {layer.name!r} computes in {layer.compute_dtype} (dtype policy {layer.dtype_policy.name!r}), which "
-                "TensorFlow Lite does not convert: build the model with the policy 'float32'"
-            )
+def _in_float32(model: keras.Model) -> keras.Model:
+    """Return a copy in float32 of a model that computes in 16 bits, which the converter does not know, or the model."""
+    half = half_precision_layer(model)
+    if half is None:
+        return model
+    _NOTES.warning(
+        "model %r computes in %s: it is converted in float32, with the same weights", model.name, half.compute_dtype
+    )
+    return plain_copy(model)
 
 
 def _reason(error: Exception) -> str:

@@ -19,8 +19,9 @@ from joulecache.pipelines.compressing.quantization_aware import QuantizationAwar
 from joulecache.pipelines.experiment.arms import Arm
 from joulecache.pipelines.experiment.names import ACCELERATOR, FINETUNE, INFER, INPUT, TRAIN
 from joulecache.pipelines.experiment.results import Device
-from joulecache.pipelines.models.fitting import compile_model, is_softmax
-from joulecache.pipelines.models.metrics import ACCURACY, BINARY_ACCURACY, Metric
+from joulecache.pipelines.models.fitting import compile_model
+from joulecache.pipelines.models.flattening import plain_copy
+from joulecache.pipelines.models.metrics import ACCURACY, Metric
 from joulecache.pipelines.models.user_models import UserModel
 from joulecache.pipelines.training.input_waits import InputWaits
 
@@ -236,8 +237,7 @@ def train_from_scratch(
     network: keras.Model, val_data: tf.data.Dataset | None, epochs: int, *, multi_label: bool = False
 ) -> Training:
     """Make the workload "train": a classifier from fresh weights, drawn from the seed."""
-    compile_model(network, 1e-3, multi_label=multi_label)
-    metric = BINARY_ACCURACY if multi_label else ACCURACY
+    metric = compile_model(network, 1e-3, multi_label=multi_label).metric
     return Training(
         TRAIN, network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs, metric
     )
@@ -248,14 +248,16 @@ def train_user_model(model: UserModel, val_data: tf.data.Dataset | None, epochs:
     return Training(TRAIN, model.network, lambda seed: model.remake().get_weights(), val_data, epochs, model.metric)
 
 
-def finetune_pruned(trained: keras.Model, prune: float, val_data: tf.data.Dataset | None, epochs: int) -> Training:
+def finetune_pruned(
+    trained: keras.Model, prune: float, val_data: tf.data.Dataset | None, epochs: int, *, multi_label: bool = False
+) -> Training:
     """Make the workload "finetune": the trained model, pruned, with int8 rounding in every step."""
-    pruned = prune_channels(trained, prune)
+    pruned = prune_channels(plain_copy(trained), prune)
     network = QuantizationAware(pruned)
-    compile_model(network, 1e-4, softmax=is_softmax(pruned.layers[-1]))
+    metric = compile_model(network, 1e-4, head=network.head, multi_label=multi_label).metric
     network(keras.ops.zeros((1, *pruned.inputs[0].shape[1:])))
     weights = network.get_weights()
-    return Training(FINETUNE, network, lambda seed: weights, val_data, epochs)
+    return Training(FINETUNE, network, lambda seed: weights, val_data, epochs, metric)
 
 
 class Infer(Workload):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import traceback
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,12 @@ from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.models.architectures import MODELS, build_architecture, check_architecture
 from joulecache.pipelines.source.features import ClassLabel, Features, MultiLabel, describe_features
 
-_LONGEST_REASON = 1000  # Keras quotes whole configurations
+_LONGEST_REASON = 300  # Keras quotes whole configurations
+_REFUSED = "cannot be loaded as a Keras model"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_PICKLE = b"\x80"
+_CUSTOM = re.compile(r"(?:Could not locate (?:class|function)|Unknown (?:layer|object|\w+ function):) '([^']+)'")
+_FOREIGN = re.compile(r"\b(?:jax_layer|JaxLayer|FlaxLayer|torch|TorchModuleWrapper)\b")
 MODEL_SUFFIXES = (".keras", ".h5")
 
 
@@ -30,7 +37,7 @@ def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int],
         name: A name in `MODELS`, with a width if the architecture has several, as in `mobilenet:0.5` (the default is
             the narrowest); or the path of a `.keras` or `.h5` file.
         input_shape: Height, width and channels of an image.
-        num_classes: Number of classes, at least 1.
+        num_classes: Number of classes, at least 1. A file may have one output for two classes.
 
     Raises:
         ValueError: The name or the width is unknown, the model does not come in that shape, or the file has another
@@ -44,7 +51,10 @@ def build_model(name: str | os.PathLike[str], input_shape: tuple[int, int, int],
         _check_name(name)
         return build_architecture(str(name), input_shape, num_classes)
     model = load_model(name)
-    if model.inputs[0].shape[1:] != tuple(input_shape) or model.outputs[0].shape[1:] != (num_classes,):
+    outputs = model.outputs[0].shape[1:]
+    # one output decides between two classes
+    fits = outputs == (num_classes,) or (outputs, num_classes) == ((1,), 2)
+    if not fits or model.inputs[0].shape[1:] != tuple(input_shape):
         raise ValueError(
             f"the data has images of {shape_text(input_shape)} in {num_classes} classes, but {str(name)!r} maps "
             f"{shape_text(model.inputs[0].shape[1:])} to {shape_text(model.outputs[0].shape[1:])} outputs: choose another"
@@ -121,13 +131,11 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         raise ValueError(f"a model file must end in {allowed}, got {str(file)!r}")
     if not file.is_file():
         raise FileNotFoundError(f"no model file {str(file)!r}: save a Keras model as {allowed}")
+    _check_signature(file)
     try:
         model = keras.saving.load_model(file, compile=False)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = clipped(str(error), _LONGEST_REASON)
-        raise ValueError(
-            f"{str(file)!r} cannot be loaded as a Keras model ({reason}): write it with model.save()"
-        ) from error
+    except Exception as error:  # layers raise anything
+        raise ValueError(f"{str(file)!r} {_REFUSED}: {_why_not_loaded(error)}") from error
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(
             f"{str(file)!r} is a {type(model).__name__} without fixed inputs: save a built functional or sequential one"
@@ -138,6 +146,32 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
             f"{[tensor.shape for tensor in model.inputs]} and outputs {[tensor.shape for tensor in model.outputs]}"
         )
     return model
+
+
+def _check_signature(file: Path) -> None:
+    """Raise ValueError for a file of another format: Keras calls it missing."""
+    with file.open("rb") as stream:
+        start = stream.read(len(_HDF5))
+    if start.startswith(_PICKLE):
+        raise ValueError(f"{str(file)!r} {_REFUSED}: it is a pickle, which would run code; write it with model.save()")
+    wanted = "a zip archive" if file.suffix == ".keras" else "an HDF5 file"
+    if not (zipfile.is_zipfile(file) if file.suffix == ".keras" else start == _HDF5):
+        raise ValueError(f"{str(file)!r} {_REFUSED}: it is not {wanted}, or is cut off; write it with model.save()")
+
+
+def _why_not_loaded(error: Exception) -> str:
+    """Say in one line why Keras cannot load a model."""
+    text = " ".join(str(error).split())
+    if custom := _CUSTOM.search(text):
+        return (
+            f"it has the custom layer or function {custom[1]!r}; replace it, or load the model in Python, where its class is "
+            "registered with keras.saving.register_keras_serializable(), and pass that"
+        )
+    if "`Lambda` layer" in text:
+        return "it has a Lambda layer, whose Python code would run; replace it with a layer or with keras.ops"
+    if foreign := _FOREIGN.search("".join(traceback.format_exception(error))):
+        return f"it has a layer of another framework ({foreign[0]}); replace it with a Keras layer"
+    return f"{clipped(text, _LONGEST_REASON)}; write it with model.save()"
 
 
 def shape_text(shape: Sequence[int | None]) -> str:

@@ -94,6 +94,16 @@ def half_precision_layer(model: keras.Model) -> keras.Layer | None:
     )
 
 
+def inference_layers(model: keras.Model) -> set[str]:
+    """Return the names of the layers of a model that are called with `training=False`; those of nested models do not count."""
+    return {
+        entry["config"]["name"]
+        for entry in model.get_config()["layers"]
+        # the configuration of a sequential model lists no calls
+        if any(call.get("kwargs", {}).get("training") is False for call in entry.get("inbound_nodes", ()))
+    }
+
+
 def check_functional(model: keras.Model) -> None:
     """Raise ValueError unless a model is functional or sequential, and built."""
     if not getattr(model, "inputs", None):
@@ -103,6 +113,11 @@ def check_functional(model: keras.Model) -> None:
 def is_nested(step: keras.Operation) -> bool:
     """Return whether a layer is a functional or sequential model."""
     return isinstance(step, keras.Model) and bool(getattr(step, "inputs", None))
+
+
+def is_augmentation(layer: keras.Layer) -> bool:
+    """Return whether a layer is one of Keras' that change images, most of them only in training."""
+    return type(layer).__module__.startswith("keras.src.layers.preprocessing.image_preprocessing.")
 
 
 def _named(model: keras.Model, taken: set[str] | None = None) -> Iterator[tuple[str, keras.Operation]]:

@@ -33,6 +33,7 @@ class TrainingRun:
         val_images: Validation images; None if unknown.
         chance: Accuracy of always answering the most frequent class of the validation images; None if unknown.
         metric: The model's first metric, of which `score` and `val_score` are values.
+        objective: Loss and metric in words; None for models of functions.
     """
 
     history: Mapping[str, Sequence[float]]
@@ -46,6 +47,7 @@ class TrainingRun:
     val_images: int | None = None
     chance: float | None = None
     metric: Metric = ACCURACY
+    objective: str | None = None
 
     @property
     def is_at_chance(self) -> bool:
@@ -62,6 +64,7 @@ class TrainingRun:
             "loss": _finite(self.loss),
             "val_loss": _finite(self.val_loss),
             "metric": to_json(self.metric),
+            "objective": self.objective,
             self.metric.name: _finite(self.score),
             f"val_{self.metric.name}": _finite(self.val_score),
             "images": self.images,

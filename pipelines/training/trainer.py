@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import operator
 import os
@@ -35,9 +36,10 @@ from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.targets import Selection, select
 from joulecache.pipelines.models.classifiers import build_model, check_model, feature_to_classify, is_model_file
 from joulecache.pipelines.models.fitting import MAX_SEED, check_batches, compile_model, has_soft_labels, run_epochs
-from joulecache.pipelines.models.metrics import ACCURACY, BINARY_ACCURACY, Metric
+from joulecache.pipelines.models.heads import check_head, log_objective
+from joulecache.pipelines.models.metrics import Metric
 from joulecache.pipelines.models.user_models import MakeModel, TrainingData, make_user_model
-from joulecache.pipelines.source.features import ClassLabel, Features, MultiLabel, check_labelled
+from joulecache.pipelines.source.features import ClassLabel, Features, MultiLabel, describe_features
 from joulecache.pipelines.training.callback import EnergyCallback
 from joulecache.pipelines.training.results import TRAINING_RECORD, TrainedModel, TrainingRun
 from joulecache.transforms.ops import Op
@@ -56,6 +58,7 @@ def fit(
     learning_rate: float = 1e-3,
     optimizer: keras.optimizers.Optimizer | None = None,
     multi_label: bool = False,
+    class_weight: Mapping[int, float] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingRun:
     """Train a classifier in place, and measure its energy.
@@ -75,6 +78,7 @@ def fit(
             it is constant.
         optimizer: Replaces Adam and its schedule.
         multi_label: Labels `[B, K]` are 0 or 1 for each class, not shares of one class.
+        class_weight: Weight in the loss of each class, by its number.
         callbacks: Further callbacks. Their logs include joules and waits for input (`EnergyCallback`).
 
     Raises:
@@ -87,7 +91,7 @@ def fit(
         check_batches(validation_data, "validation data", model)
     keras.utils.set_random_seed(seed)
     batches = int(train_data.cardinality())
-    compile_model(
+    chosen = compile_model(
         model,
         learning_rate,
         steps=batches * epochs if batches > 0 else None,
@@ -95,8 +99,10 @@ def fit(
         soft_labels=has_soft_labels(train_data),
         multi_label=multi_label,
     )
-    metric = BINARY_ACCURACY if multi_label else ACCURACY
-    return _fit_compiled(model, metric, train_data, validation_data, epochs, meter or Meter(), callbacks)
+    run = _fit_compiled(
+        model, chosen.metric, train_data, validation_data, epochs, meter or Meter(), callbacks, class_weight
+    )
+    return replace(run, objective=chosen.description)
 
 
 def _fit_compiled(
@@ -107,6 +113,7 @@ def _fit_compiled(
     epochs: int,
     meter: Meter,
     callbacks: Sequence[keras.callbacks.Callback],
+    class_weight: Mapping[int, float] | None,
 ) -> TrainingRun:
     """Train a compiled model in place, and measure its energy."""
     energy = EnergyCallback(meter)
@@ -117,6 +124,7 @@ def _fit_compiled(
             epochs=epochs,
             validation_data=validation_data,
             callbacks=[energy, *callbacks],
+            class_weight=class_weight,
         )
     finally:
         energy.close()
@@ -135,6 +143,7 @@ def train(
     optimizer: keras.optimizers.Optimizer | None = None,
     targets: str | Sequence[str] | None = None,
     sample_weight: str | None = None,
+    class_weight: Mapping[str, float] | None = None,
     recipe: Recipe | None = None,
     meter: Meter | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -159,6 +168,7 @@ def train(
         optimizer: Replaces Adam. A function's model has its own.
         targets: Names of the targets to train on. Default: all of the cache, but for `sample_weight`.
         sample_weight: Name of a `Value` that weights each image.
+        class_weight: Weight in the loss of images of a class, by its name; 1 for others. Not with `sample_weight`.
         recipe: How to compress the trained classifier; None: do not.
         meter: Measures all of it.
         callbacks: Further Keras callbacks.
@@ -185,14 +195,13 @@ def train(
     rate = check_number("learning_rate", 1e-3 if learning_rate is None else learning_rate, above=0)
     opened = open_cache(cache)
     refuse_inside(opened, folder)
-    if recipe is not None:
-        check_labelled(opened.manifest.features, "compression", opened.location)
     selection = select(opened.manifest.features, (targets,) if isinstance(targets, str) else targets, sample_weight)
     data = _load_splits(opened, batch_size, seed, ops, selection, with_test=recipe is not None)
     keras.utils.set_random_seed(seed)
     features = {name: opened.manifest.features[name] for name in selection.targets}
+    weights = _class_weights(class_weight, features, selection.sample_weight)
     callbacks = [_reporting(report, epochs), *callbacks]
-    job = _Job(data, features, opened.location, folder, epochs, seed, meter, report, callbacks)
+    job = _Job(data, features, opened.location, folder, epochs, seed, meter, report, callbacks, weights)
     network, training, prepared = (
         _train_user_model(model, job) if callable(model) else _train_classifier(model, rate, optimizer, recipe, job)
     )
@@ -226,6 +235,7 @@ class _Job:
     meter: Meter
     report: Progress
     callbacks: Sequence[keras.callbacks.Callback]
+    class_weight: Mapping[int, float] | None
 
 
 class _Trained(NamedTuple):
@@ -239,7 +249,9 @@ def _train_user_model(function: MakeModel, job: _Job) -> _Trained:
     made = make_user_model(function, TrainingData(job.data.train.element_spec, job.features))
     _check_saving(made.network)
     data = job.data
-    run = _fit_compiled(made.network, made.metric, data.train, data.val, job.epochs, job.meter, job.callbacks)
+    run = _fit_compiled(
+        made.network, made.metric, data.train, data.val, job.epochs, job.meter, job.callbacks, job.class_weight
+    )
     return _Trained(made.network, run)
 
 
@@ -253,14 +265,26 @@ def _train_classifier(
     """Train a classifier by name or from a file, and check that it can be compressed."""
     data, feature = job.data, feature_to_classify(job.features, model, job.where)
     network = build_model(model, _image_shape(data.train, job.where), len(feature.names))
+    check_head(network, feature, job.where)
+    multi_label = isinstance(feature, MultiLabel)
     prepared: PreparedCompression | None = None
     if recipe is not None:
-        small = job.folder / "compressed"
         prepared = prepare_compression(
-            network, data.finetune, data.test, recipe, out=small, seed=job.seed, meter=job.meter, progress=job.report
+            network,
+            data.finetune,
+            data.test,
+            recipe,
+            out=job.folder / "compressed",
+            seed=job.seed,
+            meter=job.meter,
+            progress=job.report,
+            multi_label=multi_label,
+            class_weight=job.class_weight,
         )
         if is_model_file(model):  # the named ones can be converted
             check_conversion(recipe, network)
+    if is_model_file(model):
+        log_objective(network, feature)
     run = fit(
         network,
         data.train,
@@ -270,10 +294,33 @@ def _train_classifier(
         meter=job.meter,
         learning_rate=learning_rate,
         optimizer=optimizer,
-        multi_label=isinstance(feature, MultiLabel),
+        multi_label=multi_label,
+        class_weight=job.class_weight,
         callbacks=job.callbacks,
     )
     return _Trained(network, run, prepared)
+
+
+def _class_weights(
+    given: Mapping[str, float] | None, features: Features, sample_weight: str | None
+) -> Mapping[int, float] | None:
+    """Return the weights of all classes by number; raise ValueError for unknown classes, or without one class for each image."""
+    if given is None:
+        return None
+    found = [*features.values()]
+    if len(found) != 1 or not isinstance(found[0], ClassLabel):
+        raise ValueError(
+            f"class_weight needs one class for each image, got {describe_features(features)}: leave it out"
+        )
+    if sample_weight is not None:
+        raise ValueError("class_weight and sample_weight exclude each other: multiply the weights into sample_weight")
+    names = found[0].names
+    for name, weight in given.items():
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            raise ValueError(f"class_weight has no class {name!r}: did you mean {' or '.join(map(repr, close))}?")
+        check_number(f"class_weight of {name!r}", weight, low=0)
+    return {number: float(given.get(name, 1.0)) for number, name in enumerate(names)}
 
 
 def _check_own_compilation(

@@ -162,7 +162,9 @@ def _model_files(compression: Compression) -> Table:
             words("Model file"): lambda file: file.name,
             Column("Parameters", "params", priority=4): lambda file: quantities.count(file.parameters),
             Column("Non-zero weights", "not 0", priority=5): lambda file: quantities.count(file.nonzero_weights),
-            Column("MACs", priority=6): lambda file: quantities.count(file.macs),
+            Column("MACs", priority=6): lambda file: (
+                "not counted" if file.macs is None else quantities.count(file.macs)
+            ),
             Column("File"): lambda file: quantities.data_size(file.file_bytes),
             Column("gzip", priority=2): lambda file: quantities.data_size(file.gzip_bytes),
             Column("Accuracy (95% interval)", "accuracy, 95%"): _accuracy,
@@ -193,8 +195,8 @@ def _effect_of_zeros(compression: Compression) -> str:
     files = [file for file in compression.model_files if {"sparse", "clustered"} & set(file.steps)]
     if not files:
         return ""
-    macs = {file.name: file.macs for file in compression.model_files}
-    whole = [file for file in files if file.dense is not None and file.macs == macs.get(file.dense)]
+    sizes = {file.name: (file.parameters, file.macs) for file in compression.model_files}
+    whole = [file for file in files if file.dense and (file.parameters, file.macs) == sizes.get(file.dense)]
     faster = [file.name for file in whole if file.faster_than_dense]
     slower = [file.name for file in whole if not file.faster_than_dense]
     text = " Zeros and shared values save bytes in a compressed file"

@@ -86,4 +86,7 @@ def _epochs(run: TrainingRun) -> Table:
         columns[Column("CO2 equivalent", priority=2)] = lambda epoch: quantities.grams(epoch.logs["co2eq_g"])
     if "input_wait_s" in run.history:
         columns[Column("Waited for input", priority=3)] = lambda epoch: quantities.seconds(epoch.logs["input_wait_s"])
-    return table("Epochs", rows, columns, f"All {epochs} epochs: {TRAINING_RECORD}." if len(shown) < epochs else "")
+    notes = [f"Trained with {run.objective}."] if run.objective else []
+    if len(shown) < epochs:
+        notes.append(f"All {epochs} epochs: {TRAINING_RECORD}.")
+    return table("Epochs", rows, columns, " ".join(notes))
