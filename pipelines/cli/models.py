@@ -27,6 +27,7 @@ from joulecache.pipelines.cli.options import (
 from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core.progress import progress_bar, stdout_to_stderr
+from joulecache.pipelines.training.results import TrainedModel
 
 _STEPS = ("prune", "sparsity", "clusters", "quantize")
 _MAIN = "Compression, in this order"
@@ -37,6 +38,10 @@ _Steps = Annotated[Given, OptionsOf(Recipe, only=_STEPS, names=_NAMES, metavars=
 _Details = Annotated[
     Given,
     OptionsOf(Recipe, leave_out=_STEPS, names=_NAMES, repeated=("protected",), metavars=_SHARES, panel=_DETAILS),
+]
+_ClassWeights = Annotated[
+    list[str] | None,
+    typer.Option(help="Weight of a class in the loss; repeat for several. Default: 1.", metavar="CLASS=WEIGHT"),
 ]
 
 
@@ -53,10 +58,7 @@ def train(
     sample_weight: Annotated[
         str | None, typer.Option(help="The target that weights each image.", metavar="NAME")
     ] = None,
-    class_weight: Annotated[
-        list[str] | None,
-        typer.Option(help="Weight of a class in the loss; repeat for several. Default: 1.", metavar="CLASS=WEIGHT"),
-    ] = None,
+    class_weight: _ClassWeights = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Initial learning rate; it falls to 0 along half a cosine. Default: 0.001.", metavar="X"),
@@ -70,7 +72,6 @@ def train(
 ) -> None:
     """Train a model on a cache, compress it on request, and measure both."""
     meter, metrics, custom = make_meter(energy), metrics_file(prometheus), import_ops(ops)
-    class_weights = _class_weights(class_weight or [])
     recipe = Recipe(**steps) if any(steps.values()) else None
     with loading("TensorFlow"):
         from joulecache.pipelines.training.callback import EpochLines
@@ -88,7 +89,7 @@ def train(
             learning_rate=learning_rate,
             targets=target,
             sample_weight=sample_weight,
-            class_weight=class_weights or None,
+            class_weight=_class_weights(class_weight),
             recipe=recipe,
             meter=meter,
             callbacks=[EpochLines(say)],
@@ -99,6 +100,10 @@ def train(
 
     wrote_emissions(meter)
     wrote_metrics(metrics, "train", training_metrics(trained.training))
+    _show_trained(trained, out, as_json=as_json)
+
+
+def _show_trained(trained: TrainedModel, out: Path, *, as_json: bool) -> None:
     if as_json:
         compression = None if trained.compression is None else trained.compression.to_json()
         print_json({"model": str(trained.path), **trained.training.to_json(), "compression": compression})
@@ -109,8 +114,10 @@ def train(
     wrote("Run folder", out)
 
 
-def _class_weights(options: list[str]) -> dict[str, float]:
-    """Return weights by class; raise ValueError for anything but CLASS=WEIGHT."""
+def _class_weights(options: list[str] | None) -> dict[str, float] | None:
+    """Return weights by class, None without any; raise ValueError for anything but CLASS=WEIGHT."""
+    if not options:
+        return None
     weights: dict[str, float] = {}
     for option in options:
         name, equals, text = option.rpartition("=")
