@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import encoded
 from PIL import Image
 from small_audits import NO_STAGES, arms_in_order, audit, energy, logged
 
@@ -36,6 +35,7 @@ from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import ImageFiles, list_files
 from joulecache.pipelines.experiment.names import ARMS, DEFAULT_ARMS
 from joulecache.pipelines.experiment.online_arms import batched_from
+from joulecache.pipelines.experiment.python_ops import OnlineOps
 from joulecache.pipelines.experiment.runs import RunLog
 from joulecache.pipelines.experiment.statistics import break_even
 from joulecache.pipelines.experiment.workloads import InputOnly, SpentIterators
@@ -433,73 +433,11 @@ def test_floats_are_refused_where_a_model_would_scale_them_again(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("chain", "culprit"),
-    [
-        ("decode|resize(40)|rotate(10)", "rotate"),
-        ("decode|resize(40) || flip_lr|rand_augment", "rand_augment"),
-        ("decode|resize(40) || flip_lr|mixup", "mixup"),
-        ("decode|resize(40) || to_float|cutmix", "cutmix"),
-        ("decode(background=255)|resize(40)", "decode with a background"),
-    ],
-)
-def test_a_chain_that_tensorflow_cannot_run_is_refused_before_anything_is_built(
-    synthetic_folder: Path, tmp_path: Path, chain: str, culprit: str
-) -> None:
-    with pytest.raises(ArmError, match=f"no TensorFlow kernel for {culprit}: "):
-        audit(synthetic_folder, chain, tmp_path / "out", workloads=("input",))
-    assert not (tmp_path / "out").exists()
-
-
 def saved(kind: str, mode: str) -> Callable[[Path], None]:
     def save(folder: Path) -> None:
         Image.open(io.BytesIO(synthetic_photo(1))).convert(mode).save(folder / f"odd.{kind.lower()}", kind)
 
     return save
-
-
-def save_without_adobe(folder: Path) -> None:
-    saved("JPEG", "CMYK")(folder)
-    data = (folder / "odd.jpeg").read_bytes()
-    marker = data.index(b"\xff\xee")
-    (folder / "odd.jpeg").write_bytes(
-        data[:marker] + data[marker + 2 + int.from_bytes(data[marker + 2 : marker + 4]) :]
-    )
-
-
-def save_transparent(folder: Path) -> None:
-    image = Image.open(io.BytesIO(synthetic_photo(1)))
-    image.putalpha(image.convert("L"))
-    image.save(folder / "odd.webp")
-
-
-def save_small_frame(folder: Path) -> None:
-    data = bytearray(encoded(Image.new("P", (10, 10), 1), "GIF"))
-    data[6:8] = (20).to_bytes(2, "little")  # width of the canvas
-    (folder / "odd.gif").write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("save", "decode", "why"),
-    [
-        (saved("TIFF", "RGB"), "decode", "it is TIFF"),
-        (saved("BMP", "P"), "decode", "it is a BMP with a palette"),
-        (saved("JPEG", "CMYK"), "decode(1)", "it is CMYK, which TensorFlow cannot decode to grey"),
-        (save_without_adobe, "decode", "it is CMYK without Adobe's marker, which TensorFlow inverts"),
-        (save_transparent, "decode", "it is a WebP with transparency or several frames"),
-        (save_small_frame, "decode", "it is a GIF whose first frame does not fill it"),
-    ],
-    ids=["tiff", "palette", "grey", "adobe", "transparent", "frame"],
-)
-def test_a_file_that_tensorflow_decodes_otherwise_is_named(
-    tmp_path: Path, save: Callable[[Path], None], decode: str, why: str
-) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    save(folder)
-    precompute(folder, tmp_path / "cache", f"{decode}|resize(8)", val_fraction=0)
-    with pytest.raises(ArmError, match=rf"odd\.\w+' as the reference does: {why}; leave it out"):
-        list_files(folder, open_cache(tmp_path / "cache"), 1)
 
 
 @pytest.mark.parametrize(
@@ -561,8 +499,9 @@ def test_tf_cache_holds_uint8_after_all_that_is_the_same_in_every_epoch(
 )
 def test_batches_are_made_where_the_rest_costs_less_on_them(chain: str, by_image: str) -> None:
     ops = parse(chain).ops
-    assert ops[: batched_from(ops, 1)] == parse(by_image).ops
-    assert batched_from(ops, len(ops)) == len(ops)
+    online = OnlineOps.of(parse(chain))
+    assert ops[: batched_from(online, 1)] == parse(by_image).ops
+    assert batched_from(online, len(ops)) == len(ops)
 
 
 def test_online_arms_prefetch_only_where_an_expert_would(synthetic_folder: Path, tmp_path: Path) -> None:

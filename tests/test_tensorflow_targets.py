@@ -47,6 +47,7 @@ def turned(unit: Drawn) -> Drawn:
         "decode|resize_shorter(48)|central_crop(41)|pad((3, 2, 1, 0), 7) || flip_ud|brightness(0.3)|random_crop(36)",
         "decode|random_resized_crop(32)|flip_lr || pad(2, 0, 'reflect')|cutout(8)|flip_ud|to_float",
         "decode(3, 20) || random_resized_crop(24)|flip_lr",
+        "decode(background=9)|resize(40)|rotate(20) || random_crop(32)|affine(10)|flip_lr|hue(0.1)",
     ],
 )
 def test_online_arms_move_targets_as_the_cache_does(chain: str, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Run the methods of custom ops: on read-only arrays, with one-line errors, and with checks of what they return."""
+"""Find custom ops and run their methods: on read-only arrays, with one-line errors, and with checks of what they return."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -11,10 +11,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from joulecache.transforms.coordinates import Coordinates
 from joulecache.transforms.images import Array
+from joulecache.transforms.ops import BUILT_IN
 from joulecache.transforms.ops.arguments import op_name
 from joulecache.transforms.ops.base import Drawn, Op
 
 _Level = TypeVar("_Level", np.uint8, np.float32)
+
+
+def custom_ops(ops: Iterable[Op]) -> dict[str, type[Op]]:
+    """Return the custom ones of some ops by name, as `parse` accepts them."""
+    return {op_name(type(op)): type(op) for op in ops if type(op) not in BUILT_IN}
 
 
 def draw(op: Op, words: Sequence[int], height: int, width: int) -> Drawn:

@@ -63,8 +63,13 @@ def unsupported(ops: Sequence[Op]) -> str | None:
                 without = op_name(type(op))
             case _:
                 continue
-        return f"no TensorFlow kernel for {without}: this chain runs in NumPy only"
+        return f"no TensorFlow kernel for {without}: its reference kernel runs in Python"
     return None
+
+
+def has_kernel(op: Op) -> bool:
+    """Return whether `apply` supports the op."""
+    return unsupported([op]) is None
 
 
 def runs_on_batches(op: Op) -> bool:

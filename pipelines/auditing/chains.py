@@ -14,7 +14,7 @@ import tensorflow as tf
 from joulecache.pipelines.auditing.config import AuditConfig
 from joulecache.pipelines.auditing.examples import draw_examples
 from joulecache.pipelines.auditing.folder import AuditFolder, replace_json
-from joulecache.pipelines.auditing.results import Audit, BuildFacts, DrawReuse, RecordCounts
+from joulecache.pipelines.auditing.results import Audit, BuildFacts, DrawReuse, InPython, RecordCounts
 from joulecache.pipelines.auditing.stages import measure_stages
 from joulecache.pipelines.auditing.variants import Diverged, draw_reuse, measure_variants
 from joulecache.pipelines.building.config import BuildConfig
@@ -63,7 +63,8 @@ from joulecache.pipelines.models.metrics import ACCURACY
 from joulecache.pipelines.models.user_models import MakeModel, TrainingData, UserModel, batch_spec, make_user_model
 from joulecache.pipelines.source import Source, log_notes, open_source, source_paths
 from joulecache.pipelines.source.features import is_labelled
-from joulecache.transforms.chain import Chain, as_chain
+from joulecache.transforms.chain import Chain, as_chain, op_text
+from joulecache.transforms.custom import custom_ops
 from joulecache.transforms.ops import Normalize
 
 _DRAWN_EPOCHS = 16  # epochs of random parameters that the online arms cycle through
@@ -116,6 +117,8 @@ def audit_chain(
     settings = {"source": os.fspath(source), "chain": str(parsed), **arguments, **conditions(meter)}
     if make_model is not None:
         settings["model_sha256"] = source_sha256(make_model)
+    if custom_ops(parsed.ops):
+        settings["ops_sha256"] = {name: source_sha256(op) for name, op in custom_ops(parsed.ops).items()}
     with folder.work(settings) as work:
         return _ChainAudit(source, parsed, listed, model, config, folder, work, meter, progress).run()
 
@@ -168,19 +171,22 @@ class _ChainAudit:
         self.config, self.folder, self.work, self.meter, self.progress = config, folder, work, meter, progress
         self.source, self.chain, self.listed, self.model = source, chain, listed, model
         self.multi_label = not is_labelled(listed.features)
+        self.labels = {"multi_label": self.multi_label, "soft_labels": chain.mixes and not self.multi_label}
         self.unpacked = unpack(listed, work, progress)
         self.cache = self.build_cache(config.variants[0])
         manifest = self.cache.manifest
         if replace_json(work / "cache.json", sorted(file.name for file in manifest.files())):
             folder.forget()
-        self.files = list_files(self.unpacked.folder, self.cache, _DRAWN_EPOCHS, self.unpacked.moving)
+        self.files = list_files(
+            self.unpacked.folder, self.cache, _DRAWN_EPOCHS, self.unpacked.moving, custom_ops(self.chain.ops)
+        )
         self.tfrecord = self.build_tfrecord() if TFRECORD in config.arms else None
         self.left_out = refused_arms(config.arms, self.files, self.cache, work)
         self.arms = self.make_arms("shuffled")
         self.by_name = {arm.name: arm for arm in self.arms}
         self.pixel_difference = _pixel_differences(self.make_arms("in-order", shuffle=False), _level(chain))
         self.held_out = manifest.splits["val"].records
-        self.val_data = load(self.cache, "val", config.batch_size) if self.held_out else None
+        self.val_data = self.load("val") if self.held_out else None
         if INFER in config.workloads and self.val_data is None:
             raise ValueError("the workload infer needs held-out records to measure its model on: use more images")
         self.compression = self.prepare_compression()
@@ -221,13 +227,17 @@ class _ChainAudit:
             tfrecord=self.tfrecord,
         )
 
+    def load(self, split: str) -> tf.data.Dataset:
+        """Load a split of the cache."""
+        return load(self.cache, split, self.config.batch_size, ops=custom_ops(self.chain.ops))
+
     def prepare_compression(self) -> PreparedCompression | None:
         """Check the compression of the model for inference; None if none is needed, since a stopped audit left it."""
         if INFER not in self.config.workloads or self.folder.compression.exists():
             return None
         return prepare_compression(
             self.model,
-            load(self.cache, "train", self.config.batch_size),  # its epochs are not those of the arm
+            self.load("train"),  # its epochs are not those of the arm
             self.val_data,
             self.config.recipe,
             out=self.folder.models,
@@ -257,12 +267,12 @@ class _ChainAudit:
         """Make the training of the model."""
         if isinstance(model, UserModel):
             return train_user_model(model, self.val_data, self.config.train_epochs)
-        return train_from_scratch(model, self.val_data, self.config.train_epochs, multi_label=self.multi_label)
+        return train_from_scratch(model, self.val_data, self.config.train_epochs, **self.labels)
 
     def measure_reuse(self, training: Training) -> DrawReuse:
         """Measure how reused draws affect the training."""
         try:
-            points = measure_variants(self.bench, training, self.build_cache, self.config)
+            points = measure_variants(self.bench, training, self.build_cache, self.config, custom_ops(self.chain.ops))
         except Diverged as error:
             return draw_reuse(self.config, why=str(error))
         return draw_reuse(self.config, points, metric=training.metric)
@@ -293,7 +303,7 @@ class _ChainAudit:
             training.run(self.by_name[CACHED], 0)  # not measured
         if FINETUNE in config.workloads:
             finetuning = finetune_pruned(
-                training.network, config.prune, self.val_data, config.train_epochs, multi_label=self.multi_label
+                training.network, config.prune, self.val_data, config.train_epochs, **self.labels
             )
             self.results[FINETUNE] = self.bench.measure(finetuning, self.arms, config.pairs)
         if INFER not in config.workloads:
@@ -355,7 +365,15 @@ class _ChainAudit:
             if is_labelled(manifest.features)
             else {name: each.kind for name, each in manifest.features.items()},
             trained_metric=None if training is None or training.metric == ACCURACY else training.metric,
+            in_python=self.in_python(),
         )
+
+    def in_python(self) -> InPython | None:
+        """Return what the online arms run in Python."""
+        decoded = self.files.decoded_in_python
+        files = 0 if decoded is None else int(decoded.sum())
+        ops = tuple(op_text(self.chain.ops[number]) for number in sorted(self.files.ops.in_python))
+        return InPython(ops, files) if ops or files else None
 
     def chance(self) -> float | None:
         """Return the accuracy of always answering the most frequent class."""

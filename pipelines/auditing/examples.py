@@ -14,6 +14,7 @@ from PIL import Image
 
 from joulecache.pipelines.auditing.results import Example, ExampleImage
 from joulecache.pipelines.cache.cache import Cache
+from joulecache.pipelines.cache.manifest import Manifest
 from joulecache.pipelines.core.quantities import clipped
 from joulecache.pipelines.experiment.files import ImageFiles
 from joulecache.pipelines.source.features import AnyFeature, ClassLabel, MultiLabel, Text, Value
@@ -42,7 +43,9 @@ def draw_examples(files: ImageFiles, folder: Path, cache: Cache) -> tuple[Exampl
             for name, target in files.targets.items()
             if isinstance(target, np.ndarray)
         ]
-        examples.append(Example(key, ", ".join(filter(None, shown)), tuple(_images(path, key, cache))))
+        examples.append(
+            Example(key, ", ".join(filter(None, shown)), tuple(_images(path, key, files.ops.chain, cache.manifest)))
+        )
     return tuple(examples)
 
 
@@ -50,7 +53,9 @@ def _shown(name: str, feature: AnyFeature, target: Any) -> str:
     """Return a target in words; "" if it has too many numbers."""
     match feature:
         case ClassLabel():
-            return str(feature.names[target])
+            return str(
+                feature.names[np.argmax(target) if np.ndim(target) else target]
+            )  # shares, if the chain mixes images
         case MultiLabel():
             return "/".join(feature.names[number] for number in np.flatnonzero(target)) or f"no {name}"
         case Text():
@@ -60,8 +65,7 @@ def _shown(name: str, feature: AnyFeature, target: Any) -> str:
     return ""
 
 
-def _images(path: Path, key: str, cache: Cache) -> Iterator[ExampleImage]:
-    chain, manifest = cache.chain(), cache.manifest
+def _images(path: Path, key: str, chain: Chain, manifest: Manifest) -> Iterator[ExampleImage]:
     ops, data = (*chain.prefix, *chain.on_images), path.read_bytes()
 
     def jpeg(count: int, epoch: int) -> str:

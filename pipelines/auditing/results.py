@@ -244,6 +244,19 @@ class PipelineFacts:
 
 
 @dataclass(frozen=True)
+class InPython:
+    """What the arms without a cache ran in Python, for lack of a TensorFlow kernel: the reference kernels in `tf.numpy_function`.
+
+    Attributes:
+        ops: Texts of the ops.
+        files: Training images that TensorFlow decodes differently or not at all, and so were decoded in Python.
+    """
+
+    ops: tuple[str, ...]
+    files: Whole
+
+
+@dataclass(frozen=True)
 class Audit(Displayed):
     """A finished audit: of one chain, or of custom pipelines.
 
@@ -269,6 +282,7 @@ class Audit(Displayed):
         examples: A few training records to look at; empty for custom pipelines. "samples" in report.json.
         targets: Kinds of the targets by name; None: one class for each image.
         trained_metric: The first metric of the trained model, by which arms are compared; None: accuracy. "metric" in report.json.
+        in_python: What the arms without a cache ran in Python; None: nothing.
     """
 
     source: str | None
@@ -292,6 +306,7 @@ class Audit(Displayed):
     examples: tuple[Example, ...] = field(default=(), metadata={"alias": "samples"})
     targets: Mapping[str, str] | None = field(default=None, metadata=codec.OMITTED)
     trained_metric: Metric | None = field(default=None, metadata={"alias": "metric", **codec.OMITTED})
+    in_python: InPython | None = field(default=None, metadata=codec.OMITTED)
 
     @property
     def metric(self) -> Metric:

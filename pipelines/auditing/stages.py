@@ -53,7 +53,7 @@ def measure_stages(
     for run in bench.interleave(_WORKLOAD, entries, blocks, warm_ups=entries):
         measured[run.arm].append(1000 * run.energy.active_j / run.images)
     steps = [name for name in measured if name not in (TF_DATA, BATCH, COPY, TRAINING_STEP)]  # read, then the ops
-    stages = split(measured, cached=steps[: 1 + cache.chain().cut])
+    stages = split(measured, cached=steps[: 1 + files.ops.chain.cut])
     whole_j = whole.arm(naive.name).active_j_per_1000.value
     return Stages(
         workload="train" if whole.workload == TRAIN else "input",

@@ -19,6 +19,7 @@ from joulecache.pipelines.experiment.summary import ACTIVE, per_1000
 from joulecache.pipelines.experiment.workloads import Training, Workload
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.models.metrics import ACCURACY, Metric
+from joulecache.transforms.ops import Op
 
 FRESH = "fresh"
 """Name of the cache with a variant for each epoch of a training."""
@@ -38,14 +39,16 @@ class _CachedTraining(Workload):
 
     name = _WORKLOAD
 
-    def __init__(self, training: Training, cache: Cache, batch_size: int) -> None:
+    def __init__(
+        self, training: Training, cache: Cache, batch_size: int, ops: Mapping[str, type[Op]] | None = None
+    ) -> None:
         self.blocks, self.epochs = training.blocks, training.epochs
-        self._training, self._cache, self._batch_size = training, cache, batch_size
+        self._training, self._cache, self._batch_size, self._ops = training, cache, batch_size, ops
 
     def prepare(self, seed: int) -> None:
         """Set the weights, and load the cache from the first epoch of the seed."""
         self._training.prepare(seed)
-        self._dataset = load(self._cache, "train", self._batch_size, start=(seed * self.epochs, 0))
+        self._dataset = load(self._cache, "train", self._batch_size, start=(seed * self.epochs, 0), ops=self._ops)
         self._training.timed(self._dataset)
 
     def run(self, arm: Arm, first_epoch: int) -> int:
@@ -78,13 +81,17 @@ def draw_reuse(
 
 
 def measure_variants(
-    bench: Bench, training: Training, build: Callable[[int], Cache], config: AuditConfig
+    bench: Bench,
+    training: Training,
+    build: Callable[[int], Cache],
+    config: AuditConfig,
+    ops: Mapping[str, type[Op]] | None = None,
 ) -> tuple[VariantPoint, ...]:
     """Train on caches with different numbers of variants and on fresh draws, one seed per block; compare scores by seed.
 
     Fresh draws are those of a cache with a variant for each epoch of a training. The horizon would need more variants, so the
     energy of its build is spread over the epochs of one training, that of the other caches over the horizon. At least MIN_SEEDS
-    seeds are trained, and every run is logged. `build` returns the cache with a number of variants.
+    seeds are trained, and every run is logged. `build` returns the cache with a number of variants, `ops` are custom ops in its chain.
 
     Raises:
         ArmError: The caches hold different records.
@@ -94,7 +101,7 @@ def measure_variants(
     caches[FRESH] = build(config.train_epochs)
     records = _check_records(caches)
     entries = [
-        Entry(Slot(name), _CachedTraining(training, cache, config.batch_size), Arm(name, records, None))
+        Entry(Slot(name), _CachedTraining(training, cache, config.batch_size, ops), Arm(name, records, None))
         for name, cache in caches.items()
     ]
     blocks = max(MIN_SEEDS, config.pairs or training.blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,11 @@ from joulecache.pipelines.cli.options import (
     SOURCES,
     AsJson,
     Energy,
+    OpsModule,
     Prometheus,
     import_functions,
     import_model,
+    import_ops,
     make_meter,
     metrics_file,
     wrote_emissions,
@@ -26,6 +28,9 @@ from joulecache.pipelines.cli.options import (
 from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
 from joulecache.pipelines.core.checks import check_number
 from joulecache.pipelines.core.progress import progress_bar, stdout_to_stderr
+
+if TYPE_CHECKING:
+    from joulecache.transforms import Chain
 
 _COMPARISON = "Comparing two audits"
 _CUSTOM = "Your own pipelines, instead of SOURCE and --chain"
@@ -46,6 +51,7 @@ def audit(
     *,
     source: Annotated[str | None, typer.Argument(help=SOURCES)] = None,
     chain: Annotated[str | None, typer.Option(help='Ops and the cut: "decode|resize(72) || flip_lr".')] = None,
+    ops: OpsModule = None,
     out: Annotated[Path | None, typer.Option(help="The report's folder: new, empty, or an audit.")] = None,
     pipeline: Annotated[
         list[str] | None,
@@ -75,24 +81,18 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Measure whether caching a chain saves energy, build included, or how much your own tf.data pipelines use."""
+    of_chain = source is not None or chain is not None or ops is not None
     if compare is not None:
-        if (
-            source is not None
-            or chain is not None
-            or out is not None
-            or pipeline
-            or steps
-            or settings
-            or energy
-            or prometheus
-        ):
+        if of_chain or out is not None or pipeline or steps or settings or energy or prometheus:
             raise typer.BadParameter("--compare reads two reports: leave out all but --fail-above and --json")
         if fail_above is not None:
             check_number("--fail-above", fail_above, above=0)
         _compare(*compare, fail_above, as_json)
         return
-    if pipeline and (source is not None or chain is not None):
-        raise typer.BadParameter("--pipeline is audited without a chain: leave out SOURCE and --chain, or --pipeline")
+    if pipeline and of_chain:
+        raise typer.BadParameter(
+            "--pipeline is audited without a chain: leave out SOURCE, --chain and --ops, or --pipeline"
+        )
     if steps and not pipeline:
         raise typer.BadParameter("--steps needs --pipeline")
     if out is None or (not pipeline and (source is None or chain is None)):
@@ -101,12 +101,21 @@ def audit(
         )
     if fail_above is not None:
         raise typer.BadParameter("--fail-above needs --compare")
-    _measure(source, chain, out, pipeline, {**steps, **settings}, energy, prometheus, as_json)
+    _measure(source, _with_ops(chain, ops), out, pipeline, {**steps, **settings}, energy, prometheus, as_json)
+
+
+def _with_ops(chain: str | None, ops: str | None) -> Chain | str | None:
+    """Return a chain, parsed if it may name custom ops."""
+    if chain is None or ops is None:
+        return chain
+    from joulecache.transforms import parse
+
+    return parse(chain, import_ops(ops))
 
 
 def _measure(
     source: str | None,
-    chain: str | None,
+    chain: Chain | str | None,
     out: Path,
     pipeline: list[str] | None,
     settings: Given,

@@ -24,8 +24,8 @@ from joulecache.pipelines.experiment.names import (
 )
 from joulecache.pipelines.experiment.online_arms import BATCH, READ, TF_DATA, OnlineChain, count_steady_ops
 from joulecache.pipelines.loading.loader import load
-from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.chain import Chain, fixed_size, op_text, output_channels, output_size
+from joulecache.transforms.custom import custom_ops
 from joulecache.transforms.tensorflow_targets import Mask
 
 
@@ -57,13 +57,7 @@ class Arm:
 
 
 def check_chain(chain: Chain, workloads: Sequence[str], *, own_model: bool = False) -> None:
-    """Raise ArmError for a chain that the online arms cannot run, or whose images the workloads cannot use.
-
-    A user's own model may train on floats.
-    """
-    why = graphs.unsupported(chain.ops)
-    if why:
-        raise ArmError(f"{why}; an audit also runs the chain in TensorFlow")
+    """Raise ArmError for a chain whose images the workloads cannot use. A user's own model may train on floats."""
     if chain.is_float and not own_model and not WITHOUT_MODEL.issuperset(workloads):
         raise ArmError(
             f"{str(chain)!r} makes floats, but the models of an audit scale uint8 images themselves: choose --workload input, or drop "
@@ -103,7 +97,7 @@ def make_arms(
     Raises:
         ArmError: The chain's images vary in size, or the caches hold different records.
     """
-    chain = cache.chain()
+    chain = files.ops.chain
     image_shape(chain)
     if tfrecord is not None and tfrecord.rows("train")["key"] != cache.rows("train")["key"]:
         raise ArmError(f"{TFRECORD} and {CACHED} hold different records: some could not be cached")
@@ -111,8 +105,10 @@ def make_arms(
     def make(name: str) -> Arm:
         records = len(files.paths)
         if name == CACHED:
-            return Arm(name, records, load(cache, "train", batch_size, shuffle=shuffle), stays=True)
-        online = OnlineChain(chain, cache.manifest.variants, files, batch_size, shuffle=shuffle)
+            return Arm(
+                name, records, load(cache, "train", batch_size, shuffle=shuffle, ops=custom_ops(chain.ops)), stays=True
+            )
+        online = OnlineChain(files, cache.manifest.variants, batch_size, shuffle=shuffle)
         if name == TFRECORD:
             assert tfrecord is not None
             return Arm(name, records, online.precomputed(tfrecord), online.start_epoch, stays=True)
@@ -127,15 +123,17 @@ def make_arms(
 
 
 def make_prefix_arms(files: ImageFiles, cache: Cache, batch_size: int) -> list[Arm]:
-    """Make the naive arm truncated after each step: `tf.data` alone, `read`, each op by its text, and the whole arm, `batch`.
+    """Make the naive arm truncated after each step: `tf.data` alone, `read`, each op by its text, and `batch`, the whole arm.
 
-    All but the last yield one number per file instead of an image: the first number of the step's output, or the length of the
-    file. Computing it requires the whole step, and batching such numbers costs the same after every step.
+    Ops that mix the images of a batch come after `batch`. The arms before it yield one number per file instead of an image: the first
+    number of the step's output, or the length of the file. Computing it requires the whole step, and batching such numbers costs the
+    same after every step.
     """
-    chain = cache.chain()
-    online = OnlineChain(chain, cache.manifest.variants, files, batch_size)
-    datasets = [online.listing(), *(online.first_numbers(count) for count in range(len(chain.ops) + 1)), online.naive()]
-    names = [TF_DATA, READ, *_numbered([op_text(op) for op in chain.ops]), BATCH]
+    online = OnlineChain(files, cache.manifest.variants, batch_size)
+    names, on_images = _numbered([op_text(op) for op in files.ops.chain.ops]), online.on_images
+    datasets = [online.listing(), *(online.first_numbers(count) for count in range(on_images + 1))]
+    datasets += [online.truncated(count) for count in range(on_images, len(names) + 1)]
+    names = [TF_DATA, READ, *names[:on_images], BATCH, *names[on_images:]]
     return [
         Arm(name, len(files.paths), dataset, online.start_epoch) for name, dataset in zip(names, datasets, strict=True)
     ]
@@ -154,7 +152,7 @@ def refused_arms(names: Sequence[str], files: ImageFiles, cache: Cache, folder: 
 
     That of `tf_cache` is in memory, that of `tf_cache_file` on the disk of `folder`.
     """
-    chain = cache.chain()
+    chain = files.ops.chain
     kept = chain.ops[: count_steady_ops(chain, cache.manifest.variants)]
     sizes = [output_size(kept, height, width) for height, width in files.sizes.tolist()]
     channels = output_channels(kept) + sum(isinstance(target, Mask) for target in files.targets.values())

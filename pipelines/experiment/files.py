@@ -17,14 +17,12 @@ from PIL.ImageFile import ImageFile as OpenedImage
 
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.core.progress import Progress
-from joulecache.pipelines.experiment.failures import ArmError
+from joulecache.pipelines.experiment.python_ops import OnlineOps
 from joulecache.pipelines.loading.targets import open_targets, select
 from joulecache.pipelines.source import SYNTHETIC, ImageFile, Record, Source, Unit
 from joulecache.pipelines.source.features import spatial_features
-from joulecache.transforms import tensorflow as graphs
-from joulecache.transforms.chain import Chain
 from joulecache.transforms.images import encode_png
-from joulecache.transforms.ops import Decode
+from joulecache.transforms.ops import Decode, Op
 from joulecache.transforms.ops.decode import TRANSPOSED
 from joulecache.transforms.randomness import random_words
 from joulecache.transforms.targets import BoxesTarget, MaskTarget, PointsTarget, SpatialTarget
@@ -42,31 +40,40 @@ class ImageFiles:
     generators nor in their images, and TensorFlow does not read EXIF.
 
     Attributes:
+        ops: The ops that the online arms run.
+        seed: Seed of the draws.
         paths: Path of each file.
         targets: Targets of each file, `[N, ...]`, by name; of masks the paths of grey PNGs, of boxes as many as the image with most has.
         most_boxes: Boxes of each image after padding, by the name of their target.
-        drawn: Random parameters of the ops for E epochs, `[E, N, P]` int32.
+        drawn: Parameters of the ops for E epochs, `[E, N, P]` int32.
         sizes: Height and width after decode, `[N, 2]` int64.
         orientations: EXIF orientations, `[N]` int32; None if every image is upright.
+        decoded_in_python: Which files TensorFlow decodes to other pixels than the reference, or not at all, `[N]` bool; None without any.
     """
 
+    ops: OnlineOps
+    seed: int
     paths: tuple[str, ...]
     targets: Mapping[str, NDArray[Any] | Moving]
     most_boxes: Mapping[str, int]
     drawn: NDArray[np.int32]
     sizes: NDArray[np.int64]
     orientations: NDArray[np.int32] | None
+    decoded_in_python: NDArray[np.bool_] | None
 
     def sample(self, count: int, seed: int) -> ImageFiles:
         """Return up to `count` of the files, drawn by the seed, in their order."""
         rows = np.sort(np.random.default_rng(seed).permutation(len(self.paths))[:count])
-        return ImageFiles(
-            tuple(self.paths[row] for row in rows),
-            {name: tf.nest.map_structure(lambda part: part[rows], target) for name, target in self.targets.items()},
-            self.most_boxes,
-            self.drawn[:, rows],
-            self.sizes[rows],
-            None if self.orientations is None else self.orientations[rows],
+        return replace(
+            self,
+            paths=tuple(self.paths[row] for row in rows),
+            targets={
+                name: tf.nest.map_structure(lambda part: part[rows], target) for name, target in self.targets.items()
+            },
+            drawn=self.drawn[:, rows],
+            sizes=self.sizes[rows],
+            orientations=None if self.orientations is None else self.orientations[rows],
+            decoded_in_python=None if self.decoded_in_python is None else self.decoded_in_python[rows],
         )
 
 
@@ -127,7 +134,13 @@ def _write(path: Path, data: bytes) -> Path:
     return path
 
 
-def list_files(folder: Path, cache: Cache, epochs: int, moving: MovingTargets = MappingProxyType({})) -> ImageFiles:
+def list_files(
+    folder: Path,
+    cache: Cache,
+    epochs: int,
+    moving: MovingTargets = MappingProxyType({}),
+    ops: Mapping[str, type[Op]] | None = None,
+) -> ImageFiles:
     """List the training images of a cache as files, with their targets and the random parameters of some epochs.
 
     Args:
@@ -135,26 +148,25 @@ def list_files(folder: Path, cache: Cache, epochs: int, moving: MovingTargets = 
         cache: The cache.
         epochs: Number of epochs.
         moving: The targets that move with the pixels, as `unpack` returns them.
-
-    Raises:
-        ArmError: TensorFlow decodes a file to different pixels than the reference.
+        ops: Custom ops in the chain, by name.
     """
-    chain, manifest = cache.chain(), cache.manifest
+    chain, manifest = cache.chain(ops=ops), cache.manifest
+    online = OnlineOps.of(chain)
     rows = cache.rows("train")
     keys: list[str] = rows["key"].to_pylist()
     hashes = rows["key_hash"].to_numpy()
     paths = tuple(str(folder / key) for key in keys)
-    headers = np.array([_read_header(chain.decode, path) for path in paths], np.int64).reshape(-1, 3)
-    sizes, orientations = headers[:, :2], headers[:, 2].astype(np.int32)
-    drawn = np.empty((epochs, len(keys), graphs.drawn_count(chain.ops)), np.int32)
+    headers = np.array([_read_header(chain.decode, path) for path in paths], np.int64).reshape(-1, 4)
+    sizes, orientations, in_python = headers[:, :2], headers[:, 2].astype(np.int32), headers[:, 3].astype(bool)
+    drawn = np.empty((epochs, len(keys), online.parameter_count(len(chain.ops))), np.int32)
     for epoch in range(epochs):
         # Before the cut the draws are the variant's, as the cache has them.
         before = random_words(chain.prefix, 0, manifest.seed, hashes, cache.split("train").draw_of(epoch))
         after = random_words(chain.suffix, chain.cut, manifest.seed, hashes, epoch)
         for row, words in enumerate(map(list.__add__, before, after)):
-            drawn[epoch, row] = _parameters(chain, words, *sizes[row].tolist())
+            drawn[epoch, row] = online.parameters(words, *sizes[row].tolist())
     turned = orientations if (orientations != 1).any() else None
-    columns = open_targets(cache, "train", select(manifest.features, None, None), soft=False)
+    columns = open_targets(cache, "train", select(manifest.features, None, None), soft=chain.mixes)
     stacked = {name: _stacked([of[key] for key in keys]) for name, of in moving.items()}
     targets = {
         name: stacked[name] if name in stacked else columns[name].take(np.arange(len(keys)))
@@ -162,7 +174,8 @@ def list_files(folder: Path, cache: Cache, epochs: int, moving: MovingTargets = 
     }
     summaries = cache.split("train").targets or {}
     most = {name: max(summaries[name].most or 0, 1) for name, target in stacked.items() if isinstance(target, Boxes)}
-    return ImageFiles(paths, targets, most, drawn, sizes, turned)
+    odd = in_python if in_python.any() and 0 not in online.in_python else None
+    return ImageFiles(online, manifest.seed, paths, targets, most, drawn, sizes, turned, odd)
 
 
 def _stacked(targets: Sequence[SpatialTarget | Path]) -> Moving:
@@ -178,43 +191,24 @@ def _stacked(targets: Sequence[SpatialTarget | Path]) -> Moving:
     return Points(np.stack(points)) if points else Mask(np.array([str(path) for path in targets], object))
 
 
-def _parameters(chain: Chain, words: Sequence[int], height: int, width: int) -> list[int]:
-    """Return the random parameters of all ops for one image."""
-    drawn: list[int] = []
-    used = 0
-    for op in chain.ops[1:]:
-        drawn += op.draw(words[used : used + op.random_words], height, width)
-        used += op.random_words
-        height, width = op.output_size(height, width)
-    return drawn
-
-
-def _read_header(decode: Decode, path: str) -> tuple[int, int, int]:
-    """Return height and width after decode, and the EXIF orientation: 1 if the reference ignores it."""
+def _read_header(decode: Decode, path: str) -> tuple[int, int, int, bool]:
+    """Return height and width after decode, the EXIF orientation, 1 if the reference ignores it, and whether Python has to decode it."""
     image, orientation = decode.open_upright(Path(path).read_bytes())
-    why = _decoded_differently(decode, image)
-    if why:
-        raise ArmError(f"TensorFlow does not decode {path!r} as the reference does: {why}; leave it out of an audit")
     width, height = image.size
     if orientation in TRANSPOSED:
         height, width = width, height
-    return height, width, orientation
+    return height, width, orientation, _decoded_differently(decode, image)
 
 
-def _decoded_differently(decode: Decode, image: Image.Image) -> str | None:
-    """Return why TensorFlow decodes an opened file to different pixels than the reference; None if it does not."""
+def _decoded_differently(decode: Decode, image: Image.Image) -> bool:
+    """Return whether TensorFlow decodes an opened file to other pixels than the reference, or not at all."""
     match image.format:
         case "JPEG" | "MPO" if image.mode == "CMYK":
-            if decode.channels == 1:
-                return "it is CMYK, which TensorFlow cannot decode to grey"
-            return None if "adobe" in image.info else "it is CMYK without Adobe's marker, which TensorFlow inverts"
-        case "BMP" if image.mode in ("1", "P"):
-            return "it is a BMP with a palette"
-        case "WEBP" if image.mode != "RGB" or getattr(image, "is_animated", False):
-            return "it is a WebP with transparency or several frames"
-        case "GIF" if isinstance(image, OpenedImage) and image.tile[0].extents != (0, 0, *image.size):
-            return "it is a GIF whose first frame does not fill it"
-        case "JPEG" | "MPO" | "PNG" | "GIF" | "BMP" | "WEBP":
-            return None
-        case other:
-            return f"it is {other}"
+            return decode.channels == 1 or "adobe" not in image.info  # it refuses the first, and inverts the second
+        case "BMP":
+            return image.mode in ("1", "P")  # it decodes palette indices
+        case "WEBP":
+            return image.mode != "RGB" or getattr(image, "is_animated", False)
+        case "GIF":  # it does not know a first frame that is smaller than the image
+            return isinstance(image, OpenedImage) and image.tile[0].extents != (0, 0, *image.size)
+    return image.format not in ("JPEG", "MPO", "PNG")

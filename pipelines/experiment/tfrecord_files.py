@@ -30,10 +30,12 @@ class TFRecordFiles:
     Attributes:
         cache: The cache that holds them.
         most_boxes: Boxes of each image after padding, by the name of their target.
+        soft: Whether classes are shares, because the chain mixes images.
     """
 
     cache: Cache
     most_boxes: Mapping[str, int]
+    soft: bool = False
 
     def examples(self, epoch: tf.Variable, *, shuffle: bool) -> tf.data.Dataset:
         """Return the rows and serialized examples of the variant of an epoch: file by file, or with files shuffled and interleaved."""
@@ -77,6 +79,8 @@ class TFRecordFiles:
                 return self._boxes(name, *(found[column] for column in feature.columns(name)))
             case stored.Points():
                 return moved.Points(found[name])
+            case stored.ClassLabel() if self.soft:
+                return tf.one_hot(found[name], len(feature.names))
             case stored.MultiLabel():
                 return tf.cast(found[name], tf.float32)
         return found[name]

@@ -234,10 +234,15 @@ class Training(Workload):
 
 
 def train_from_scratch(
-    network: keras.Model, val_data: tf.data.Dataset | None, epochs: int, *, multi_label: bool = False
+    network: keras.Model,
+    val_data: tf.data.Dataset | None,
+    epochs: int,
+    *,
+    multi_label: bool = False,
+    soft_labels: bool = False,
 ) -> Training:
     """Make the workload "train": a classifier from fresh weights, drawn from the seed."""
-    metric = compile_model(network, 1e-3, multi_label=multi_label).metric
+    metric = compile_model(network, 1e-3, multi_label=multi_label, soft_labels=soft_labels).metric
     return Training(
         TRAIN, network, lambda seed: keras.models.clone_model(network).get_weights(), val_data, epochs, metric
     )
@@ -249,12 +254,18 @@ def train_user_model(model: UserModel, val_data: tf.data.Dataset | None, epochs:
 
 
 def finetune_pruned(
-    trained: keras.Model, prune: float, val_data: tf.data.Dataset | None, epochs: int, *, multi_label: bool = False
+    trained: keras.Model,
+    prune: float,
+    val_data: tf.data.Dataset | None,
+    epochs: int,
+    *,
+    multi_label: bool = False,
+    soft_labels: bool = False,
 ) -> Training:
     """Make the workload "finetune": the trained model, pruned, with int8 rounding in every step."""
     pruned = prune_channels(plain_copy(trained), prune)
     network = QuantizationAware(pruned)
-    metric = compile_model(network, 1e-4, head=network.head, multi_label=multi_label).metric
+    metric = compile_model(network, 1e-4, head=network.head, multi_label=multi_label, soft_labels=soft_labels).metric
     network(keras.ops.zeros((1, *pruned.inputs[0].shape[1:])))
     weights = network.get_weights()
     return Training(FINETUNE, network, lambda seed: weights, val_data, epochs, metric)

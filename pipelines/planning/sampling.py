@@ -16,10 +16,10 @@ from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.cache.names import Encoding, Format
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.energy import Meter
-from joulecache.pipelines.experiment.arms import Arm, check_chain, image_shape, make_arms
+from joulecache.pipelines.experiment.arms import Arm, image_shape, make_arms
 from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import Unpacked, list_files, unpack
-from joulecache.pipelines.experiment.names import CACHED, INPUT
+from joulecache.pipelines.experiment.names import CACHED
 from joulecache.pipelines.experiment.results import Joules
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.planning.config import PlanConfig
@@ -29,7 +29,8 @@ from joulecache.pipelines.planning.results import CacheLayout, StepCost
 from joulecache.pipelines.planning.step_costs import check_fresh, mark_fresh, measure_steps
 from joulecache.pipelines.source import SYNTHETIC, Source, log_notes, open_source
 from joulecache.transforms.chain import Chain, fixed_size, output_channels
-from joulecache.transforms.ops import OPS, BatchOp, op_name
+from joulecache.transforms.custom import custom_ops
+from joulecache.transforms.ops import BatchOp
 
 ONLINE = "tuned"
 """The arm that represents feeding online, as TensorFlow's guide recommends it."""
@@ -278,18 +279,16 @@ class Sampler:
     # Arms -------------------------------------------------------------------------------------------------------------
 
     def _cached_arm(self, built: _Built) -> Arm:
-        custom = {op_name(type(op)): type(op) for op in self._chain.ops if type(op) not in OPS.values()}
-        dataset = load(built.cache, "train", self._config.batch_size, ops=custom)
+        dataset = load(built.cache, "train", self._config.batch_size, ops=custom_ops(self._chain.ops))
         return Arm(CACHED, built.train_records, dataset)
 
     def _online_arms(self, files: Unpacked, caches: dict[str, _Built]) -> tuple[dict[str, Arm], str | None]:
         """Return an online arm over the records of each cache, or why the chain cannot run online."""
         try:
-            check_chain(self._chain, (INPUT,))
             return {
                 name: make_arms(
                     [ONLINE],
-                    list_files(files.folder, built.cache, 1, files.moving),
+                    list_files(files.folder, built.cache, 1, files.moving, custom_ops(self._chain.ops)),
                     built.cache,
                     self._config.batch_size,
                 )[0]

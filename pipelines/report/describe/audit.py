@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from joulecache.pipelines.auditing.results import Audit, Example
+from joulecache.pipelines.auditing.results import Audit, Example, InPython
 from joulecache.pipelines.core.quantities import Spread, change, count, number, plural
 from joulecache.pipelines.experiment.results import ArmResult, WorkloadResult
 from joulecache.pipelines.report.describe.arms import workload_section
@@ -97,7 +97,20 @@ def _about(audit: Audit) -> Text:
         ", chain ",
         Code(audit.chain or ""),
         f". {', '.join(counts)}. {_targets(audit)}",
+        *(_in_python(audit.in_python, records.train) if audit.in_python is not None else ()),
     )
+
+
+def _in_python(found: InPython, images: int) -> Iterator[str | Code]:
+    """Yield what ran in Python in the arms without a cache."""
+    where = " ran in Python (tf.numpy_function) in the arms without a cache: not all of them have a TensorFlow kernel."
+    if found.ops:
+        yield " "
+        for number, op in enumerate(found.ops):
+            yield from (", " if number else "", Code(op))
+        yield where
+    if found.files:
+        yield f" {count(found.files)} of {count(images)} files are decoded there in Python, as TensorFlow decodes them differently."
 
 
 def _targets(audit: Audit) -> str:

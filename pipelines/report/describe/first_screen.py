@@ -33,6 +33,7 @@ _SURE = {
     "given": "joules are modelled with the watts that you gave",
 }
 _SHARED_OPTIONS = (
+    "--ops",
     "--labels",
     "--masks",
     "--coco",
