@@ -150,7 +150,7 @@ def test_a_reader_reads_steps_of_numpy_batches(raw: Photos, shuffle: Shuffle) ->
     order = reader.order.rows(1, 0, len(expected))[2 * 4 :]
     came: list[tuple[bytes, int]] = []
     for step in range(reader.batches.steps):
-        images, (numbers,) = reader.read(1, step, sequential=step > 0)
+        (images,), (numbers,) = reader.read(1, step, sequential=step > 0)
         assert images.shape[:2] == numbers.shape
         came += [(image.tobytes(), int(number)) for image, number in zip(*map(joined, (images, numbers)), strict=True)]
     assert came == [(expected[row], labels[row]) for row in order]

@@ -144,6 +144,11 @@ def test_only_shards_with_selected_records_are_fetched(there: str, here: Path, p
     assert {name for name in proxy.reads if name.startswith("train")} == expected
 
 
+def test_all_views_of_a_step_are_there(there: str, here: Path) -> None:
+    options: dict[str, Any] = {"views": 2, "targets": (), "start": (1, 0)}
+    assert content(opened(there, 4 * limit_of(here), **options)) == content(opened(here, **options))
+
+
 def test_reading_begins_before_all_has_arrived(there: str, here: Path, proxy: StoreProxy) -> None:
     arrived, go_on = [], threading.Event()
 

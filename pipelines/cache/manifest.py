@@ -78,6 +78,10 @@ class Split:
         """Return the variant that an epoch reads: that of draw `epoch` if the cache has it, else of one that is a multiple of K away."""
         return (epoch - self.first_draw) % self.variants
 
+    def draws_of(self, epoch: int, views: int) -> list[int]:
+        """Return the draws that the views of a record have in an epoch; only the first of those that read the same variant."""
+        return [*range(epoch * views, epoch * views + min(views, self.variants))]
+
     def draw_of(self, epoch: int) -> int:
         """Return the draw of the cached ops that an epoch reads."""
         return self.first_draw + self.variant_of(epoch)

@@ -58,6 +58,7 @@ class LoadConfig:
     follow: bool = False
     where: Where | None = None
     balance: str | None = None
+    views: int = 1
     budget: Budget = dataclasses.field(default_factory=Budget, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +86,9 @@ class LoadConfig:
             parse_where(self.where)
         elif self.where is not None and not callable(self.where):
             raise ValueError(f"where must be an expression or a function of the columns, got {shown(self.where)}")
+        check_integer("views", self.views)
+        if self.follow and self.views > 1:
+            raise ValueError(f"views must be 1 with follow, which reads one draw in each epoch, got {self.views}")
         if self.balance is not None:
             check_text("balance", self.balance)
             if self.shuffle not in (None, True):

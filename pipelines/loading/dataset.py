@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -140,11 +141,11 @@ class _Steps(ABC):
         sequential, self._previous = number == self._previous + 1, number
         return self.read(epoch, step, sequential=sequential)
 
-    def _arranged(self, images: tf.Tensor, targets: Any, shape: list[int | None]) -> Tensors:
+    def _arranged(self, views: Sequence[tf.Tensor], targets: Any, shape: list[int | None]) -> Tensors:
         if self._dtype != self._image_type:
-            images = tf.cast(images, self._dtype)
-        images = tf.ensure_shape(images, [*shape, *self._reader.split.image_shape])
-        return self._reader.arrange(images, self._ensured(targets, shape))
+            views = [tf.cast(images, self._dtype) for images in views]
+        views = [tf.ensure_shape(images, [*shape, *self._reader.split.image_shape]) for images in views]
+        return self._reader.arrange(views, self._ensured(targets, shape))
 
     def _ensured(self, targets: Any, shape: list[int | None]) -> list[tf.Tensor]:
         return [tf.ensure_shape(one, [*shape, *each]) for one, each in zip(targets, self._target_shapes, strict=True)]
@@ -163,15 +164,17 @@ class _ImageSteps(_Steps):
 
     @property
     def types(self) -> list[Any]:
-        return [self._image_type, *self._target_types]
+        return [*[self._image_type] * self._reader.views, *self._target_types]
 
     def read(self, epoch: int, step: int, *, sequential: bool) -> Arrays:
         images, targets = self._reader.read(epoch, step, sequential=sequential)
-        return (images, *targets) if self.stacked else (images[0], *(each[0] for each in targets))
+        arrays = (*images, *targets)
+        return arrays if self.stacked else tuple(each[0] for each in arrays)
 
-    def shaped(self, images: tf.Tensor, *targets: tf.Tensor) -> Tensors:
+    def shaped(self, *arrays: tf.Tensor) -> Tensors:
         """Return batches in the structure that `load` yields."""
-        return self._arranged(images, targets, self._step_shape)
+        views = self._reader.views
+        return self._arranged(arrays[:views], arrays[views:], self._step_shape)
 
 
 class _PlaceSteps(_Steps):
@@ -200,7 +203,7 @@ class _PlaceSteps(_Steps):
         """Return the batches, or the one batch, of some places in the structure that `load` yields."""
         *targets, images = targets_and_images
         shape = self._step_shape if self._whole_steps else self._batch_shape
-        return self._arranged(gather(images, variant, places), targets, shape)
+        return self._arranged([gather(images, variant, places)], targets, shape)
 
 
 def _in_one_thread(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -33,6 +33,7 @@ def load(
     follow: bool = False,
     where: Where | None = None,
     balance: str | None = None,
+    views: int = 1,
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
@@ -65,6 +66,8 @@ def load(
             takes the columns of the index, a dict-like of arrays ``[N]`` by name, and returns bool ``[N]``. No pixels are read.
         balance: Name of a class target whose classes are drawn evenly, shuffled: one record of each in every C positions, for C classes.
             An epoch has as many records as without; small classes repeat, each time with the next variant and draws.
+        views: Images of each record, V, with independent draws of the ops after the cut, and different variants where there are any.
+            With several, a tuple of them is in the place of the images; epoch e has draws e * V to e * V + V - 1 of the usual stream.
         verify: ``open`` checks the sizes of all files, as every epoch does; ``full`` reads them and checks their SHA-256.
         ops: Custom ops in the chain, by name.
         stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
@@ -96,6 +99,7 @@ def load(
         follow=follow,
         where=where,
         balance=balance,
+        views=views,
     )
     reader = open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
     return make_dataset(reader, config)

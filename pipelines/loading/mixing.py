@@ -103,10 +103,10 @@ class MixedReader(StepReader):
                 source.split.check()
         (places, _), first, shape = self._picks(self.split, epoch, step, sequential=sequential)
         images, targets = self._mixed(epoch * self.order.records + places, (self.host << 32) + first)
-        return images.reshape(*shape, *images.shape[1:]), stacked(targets, shape)
+        return images.reshape(self.views, *shape, *images.shape[2:]), stacked(targets, shape)
 
     def _mixed(self, positions: NDArray[np.int64], number: int) -> tuple[Images, Targets]:
-        """Return the images and targets at consecutive positions of the stream, counted from epoch 0."""
+        """Return the images ``[V, B, H, W, C]`` and targets at consecutive positions of the stream, counted from epoch 0."""
         source_of, ranks, counts = self._pattern
         periods, places = np.divmod(positions, len(source_of))
         sources = source_of[places]
@@ -119,20 +119,21 @@ class MixedReader(StepReader):
             for epoch in np.unique(epochs).tolist():
                 into, found = chosen[epochs == epoch], rows[epochs == epoch]
                 picked, draws = source.order.picks(epoch, int(found[0]), int(found[-1]) + 1)
-                part, moved = source.split.batch(picked, epoch, number, draws)
+                part, moved = source.split.batch(picked, epoch, number, draws=draws, views=self.views)
+                part = part.reshape(self.views, len(picked), *part.shape[1:])
                 if images is None:
-                    images = self._empty(len(positions), part)
-                    targets = tuple(self._empty(len(positions), each) for each in moved)
-                images[into] = part
+                    images = self._empty((self.views, len(positions), *part.shape[2:]), part.dtype)
+                    targets = tuple(self._empty((len(positions), *each.shape[1:]), each.dtype) for each in moved)
+                images[:, into] = part
                 for whole, each in zip(targets, moved, strict=True):
                     whole[into] = each
         if images is None:  # no position: the empty step before a start
-            return self.split.batch(np.empty(0, np.int64), 0, number)
+            images, targets = self.split.batch(np.empty(0, np.int64), 0, number)
+            return np.stack([images] * self.views), targets
         return images, targets
 
-    def _empty(self, count: int, like: NDArray[Any]) -> NDArray[Any]:
-        shape = (count, *like.shape[1:])
-        return np.empty(shape, like.dtype) if like.dtype.hasobject else self._arrays.empty(shape, like.dtype)
+    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        return np.empty(shape, dtype) if dtype.hasobject else self._arrays.empty(shape, dtype)
 
     @property
     def gathers(self) -> bool:
@@ -165,6 +166,7 @@ def mix_readers(sources: Sequence[StepReader], mixed: Mix, config: LoadConfig) -
         config.hosts[0],
         batches,
         first_batch(config, batches.count),
+        config.views,
         sources=tuple(sources),
         counts=whole_shares([*mixed.shares.values()]),
     )

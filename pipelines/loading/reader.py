@@ -47,6 +47,7 @@ class StepReader:
         batches: The host's batches.
         start: Where it begins.
         stream: The shards of a cache in an object store.
+        views: Images of each record, V.
         newest: The split that each epoch reads instead of `split`, if the draws may advance meanwhile.
     """
 
@@ -55,6 +56,7 @@ class StepReader:
     host: int
     batches: Batches
     start: tuple[int, int]
+    views: int = 1
     stream: Stream | None = None
     newest: NewestSplit | None = None
 
@@ -67,7 +69,7 @@ class StepReader:
             sequential: Whether the previous step was just read, and has read this one ahead.
 
         Returns:
-            Images ``[K, B, H, W, C]`` and targets ``[K, B, *shape]``.
+            Images ``[V, K, B, H, W, C]`` and targets ``[K, B, *shape]``.
 
         Raises:
             CacheError: A file was truncated or grew.
@@ -77,8 +79,9 @@ class StepReader:
         place = self.batches.first + first * self.batches.batch_size
         with self.stream.holding(epoch, place, place + len(rows)) if self.stream else nullcontext():
             # Batch numbers are the same on every host, but the draws for mixing must differ.
-            images, targets = split.batch(rows, epoch, (self.host << 32) + first, draws)
-        return images.reshape(*shape, *images.shape[1:]), stacked(targets, shape)
+            number = (self.host << 32) + first
+            images, targets = split.batch(rows, epoch, number, draws=draws, views=self.views)
+        return images.reshape(self.views, *shape, *images.shape[1:]), stacked(targets, shape)
 
     def read_places(self, epoch: int, step: int, *, sequential: bool) -> tuple[int, NDArray[np.int64], Targets]:
         """Return the variant and the places of the images in its array, int64 ``[K, B]``, in place of the images of `read`."""
@@ -105,18 +108,19 @@ class StepReader:
         place = batches.first + first * batches.batch_size
         stop = place + (end - first) * size
         for ahead in self.order.read_ahead(epoch, place, stop, first=step == 0 or not sequential):
-            split.read_ahead(epoch, *ahead)
+            for draw in split.entry.draws_of(epoch, self.views):
+                split.read_ahead(draw, *ahead)
         return self.order.picks(epoch, place, stop), first, (end - first, size)
 
-    def arrange(self, images: Any, tensors: Sequence[Any]) -> Any:
-        """Return `arrange` of images and the tensors of all targets."""
-        return arrange(self.split, images, tensors)
+    def arrange(self, views: Sequence[Any], tensors: Sequence[Any]) -> Any:
+        """Return `arrange` of the images of each view and the tensors of all targets."""
+        return arrange(self.split, views, tensors)
 
     @property
     def gathers(self) -> bool:
         """Whether TensorFlow can gather the images, as they are in files that stay."""
-        one_variant = self.split.entry.variants == 1 or not isinstance(self.order, Balanced)
-        return bool(self.split.arrays) and self.stream is None and self.newest is None and one_variant
+        one_draw = self.views == 1 and (self.split.entry.variants == 1 or not isinstance(self.order, Balanced))
+        return bool(self.split.arrays) and self.stream is None and self.newest is None and one_draw
 
     @property
     def class_names(self) -> list[str]:
@@ -137,6 +141,7 @@ class StepReader:
             self.host,
             self.start,
             repr(self.split.selection),
+            *([self.views] if self.views > 1 else []),
         ]
         digest = hashlib.sha256(json.dumps(parts).encode()).digest()
         return int.from_bytes(digest, "big") % (1 << FINGERPRINT_BITS)
@@ -152,13 +157,14 @@ def stacked(targets: Targets, shape: tuple[int, int]) -> Targets:
     return tuple(each.reshape(*shape, *each.shape[1:]) for each in targets)
 
 
-def arrange(split: CachedSplit, images: Any, tensors: Sequence[Any]) -> Any:
-    """Return images and the tensors of all targets in the structure that `load` yields.
+def arrange(split: CachedSplit, views: Sequence[Any], tensors: Sequence[Any]) -> Any:
+    """Return the images of each view and the tensors of all targets in the structure that `load` yields.
 
     Keras multiplies losses and weights from the last axis: weights ``[B]`` would weight the columns of masks. With targets that
     move with the pixels, weights therefore have the structure of the targets, broadcast over all losses of an image.
     """
     selection, columns = split.selection, split.targets
+    images = views[0] if len(views) == 1 else tuple(views)
     if selection.sample_weight is None:
         return selection.arrange(images, packed(columns, tensors))
     *tensors, weights = tensors
@@ -190,12 +196,13 @@ def open_reader(
         return split
 
     split = open_split(cache)
+    split.check_views(config.views)
     order = _order(split, config)
     batches = divide(split, config, order.records)
     start = first_batch(config, batches.count)
-    stream = Stream(cache, split.entry, order, batches) if isinstance(cache, StreamedCache) else None
+    stream = Stream(cache, split.entry, order, batches, config.views) if isinstance(cache, StreamedCache) else None
     newest = None if reopen is None else NewestSplit(split, reopen, open_split)
-    return StepReader(split, order, config.hosts[0], batches, start, stream, newest)
+    return StepReader(split, order, config.hosts[0], batches, start, config.views, stream, newest)
 
 
 def _order(split: CachedSplit, config: LoadConfig) -> Order:

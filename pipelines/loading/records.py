@@ -47,11 +47,20 @@ class Cache(stored.Cache):
         targets: str | Sequence[str] | None = None,
         sample_weight: str | None = None,
         where: Where | None = None,
+        views: int = 1,
         ops: Mapping[str, type[Op]] | None = None,
     ) -> Records:
         """Return the records of a split in an epoch, as `Records` describes them."""
         return Records(
-            self, split, epoch=epoch, seed=seed, targets=targets, sample_weight=sample_weight, where=where, ops=ops
+            self,
+            split,
+            epoch=epoch,
+            seed=seed,
+            targets=targets,
+            sample_weight=sample_weight,
+            where=where,
+            views=views,
+            ops=ops,
         )
 
 
@@ -73,6 +82,7 @@ class Records(Sequence[Any]):
         targets: Names of the targets; None for all, but for `sample_weight`.
         sample_weight: Name of a `Value` that becomes the third element of a record.
         where: The records, as in `load`; None for all. A function must be one that can be pickled, to go to other processes.
+        views: Images of each record, as in `load`; several are a tuple.
         ops: Custom ops in the chain, by name.
 
     Raises:
@@ -88,6 +98,7 @@ class Records(Sequence[Any]):
     targets: str | Sequence[str] | None = None
     sample_weight: str | None = None
     where: Where | None = None
+    views: int = 1
     ops: Mapping[str, type[Op]] | None = None
 
     def __post_init__(self) -> None:
@@ -96,12 +107,19 @@ class Records(Sequence[Any]):
             raise ValueError(
                 f"{str(self._opened.chain)!r} mixes the images of batches, not single records: use batches"
             )
+        self._opened.check_views(self.views)
         self._rows  # noqa: B018 (raises for a `where` that selects nothing)
 
     @property
     def _config(self) -> LoadConfig:
         return LoadConfig(
-            self.split, 1, seed=self.seed, targets=self.targets, sample_weight=self.sample_weight, where=self.where
+            self.split,
+            1,
+            seed=self.seed,
+            targets=self.targets,
+            sample_weight=self.sample_weight,
+            where=self.where,
+            views=self.views,
         )
 
     @cached_property
@@ -130,8 +148,9 @@ class Records(Sequence[Any]):
     def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Any]:
         """Return several records, which is faster than one by one; PyTorch's `DataLoader` calls this."""
         rows = [self._rows[operator.index(index)] for index in indices]
-        images, targets = self._opened.batch(np.array(rows, np.int64), self.epoch, 0)
-        return [arrange(self._opened, image, [each[row] for each in targets]) for row, image in enumerate(images)]
+        images, targets = self._opened.batch(np.array(rows, np.int64), self.epoch, 0, views=self.views)
+        views = images.reshape(self.views, len(rows), *images.shape[1:])
+        return [arrange(self._opened, [*views[:, row]], [each[row] for each in targets]) for row in range(len(rows))]
 
     def __repr__(self) -> str:
         return f"Records({self.cache.location!r}, {self.split!r}, epoch={self.epoch})"

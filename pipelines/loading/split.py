@@ -116,6 +116,25 @@ class CachedSplit:
         as_they_are = not self.chain.suffix and not self._spatial and len(arrays) == len(self._variants)
         return arrays if as_they_are else []
 
+    def check_views(self, views: int) -> None:
+        """Raise ValueError unless `batch` can return several views that differ."""
+        if views == 1:
+            return
+        if self.chain.mixes:
+            raise ValueError(
+                f"views must be 1 with mixup and cutmix, which mix the classes of each view differently, got {views}"
+            )
+        if self._spatial:
+            raise ValueError(
+                f"views must be 1 with {self._spatial[0].name!r}, which moves with the pixels of each view, got {views}: leave it "
+                "out with targets"
+            )
+        if views > self.entry.variants and not any(op.random for op in self.chain.on_images):
+            raise ValueError(
+                f"views of a record in {self.name!r} must differ, but no op after the cut is random, and the cache has "
+                f"{self.entry.variants} {'variant' if self.entry.variants == 1 else 'variants'}, got views={views}"
+            )
+
     def check(self) -> None:
         """Raise CacheError, now and in all later reads, if a file was truncated or grew since it was mapped."""
         self._guard.check()
@@ -167,7 +186,7 @@ class CachedSplit:
         batch: NDArray[np.uint8] = empty((len(rows), *self.image_shape), np.uint8)
         if not suffix or not len(rows):
             return self._load_unchanged(rows, variant, batch, spatial)
-        images = _read(self._views, rows, variant)
+        images = _read(self._stored, rows, variant)
         words = word_table(suffix, self.chain.cut, self.seed, self.key_hashes[rows], draws)
         if not spatial:
             _put(batch, apply_to_each(suffix, images, words))
@@ -198,35 +217,63 @@ class CachedSplit:
         if isinstance(variant, int):
             self._take(rows, variant, batch)
             return batch, {column.name: column.take(rows, variant, empty) for column in spatial}
-        _put(batch, _read(self._views, rows, variant))
+        for one in np.unique(variant).tolist():
+            places = np.flatnonzero(variant == one)
+            if places[-1] - places[0] < len(places):  # such as the images of one view
+                self._take(rows[places], one, batch[places[0] : places[-1] + 1])
+            else:
+                _put([batch[place] for place in places.tolist()], self._stored(rows[places], one))
         return batch, {column.name: column.stacked(_read(column.targets, rows, variant), empty) for column in spatial}
 
     def _take(self, rows: NDArray[np.int64], variant: int, batch: NDArray[np.uint8]) -> None:
         """Copy cached images to a batch."""
         if self._threads:
-            _put(batch, self._views(rows, variant))
+            _put(batch, self._stored(rows, variant))
         elif len(rows):
             self._variants[variant].take(rows, batch)
 
-    def _views(self, rows: NDArray[np.int64], variant: int) -> Sequence[Any]:
+    def _stored(self, rows: NDArray[np.int64], variant: int) -> Sequence[Any]:
         """Return cached images, raw ones without a copy."""
-        images = self._variants[variant].views(rows)
-        return self._threads.decode(self._decode, images) if self._threads else images
+        if self._threads is None:
+            return self._variants[variant].views(rows)
+        # Views of one record are decoded once.
+        distinct, firsts, places = np.unique(rows, return_index=True, return_inverse=True)
+        images = self._threads.decode(self._decode, self._variants[variant].views(distinct))
+        return [  # custom ops may write to them
+            images[place] if firsts[place] == number else images[place].copy()
+            for number, place in enumerate(places.tolist())
+        ]
 
     def batch(
-        self, rows: NDArray[np.int64], epoch: int, number: int, draws: int | NDArray[np.int64] | None = None
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,
+        number: int,
+        *,
+        draws: int | NDArray[np.int64] | None = None,
+        views: int = 1,
     ) -> tuple[Images, Targets]:
         """Return a batch of an epoch by row, int64 ``[B]``, with all ops applied; ops on whole batches draw by its `number`.
 
-        `draws` are those of all rows, or of each, int64 ``[B]``, instead of the epoch's.
+        Args:
+            rows: The rows.
+            epoch: The epoch.
+            number: Number of the batch.
+            draws: The draws of all rows, or of each, int64 ``[B]``; None for those of the epoch.
+            views: Images per row, V. Those of draws n have draws n * V to n * V + V - 1.
 
         Returns:
-            Images ``[B, H, W, C]``, uint8, or float32 after to_float; and the targets, of which classes are int64 ``[B]``, or float32
-            ``[B, K]`` if `soft_labels`.
+            Images ``[V * B, H, W, C]``, view by view, uint8, or float32 after to_float; and the targets, of which classes are int64
+            ``[B]``, or float32 ``[B, K]`` if `soft_labels`.
         """
         ops = self.chain.on_batches
         words = word_table(ops, len(self.chain.ops) - len(ops), self.seed, [number], epoch)[0].tolist()
-        loaded, moved = self._load(rows, epoch if draws is None else draws, self._spatial)
+        draws = epoch if draws is None else draws
+        if views == 1:
+            loaded, moved = self._load(rows, draws, self._spatial)
+        else:
+            of_views = np.broadcast_to(draws, len(rows)) * views + np.arange(views)[:, None]
+            loaded, moved = self._load(np.tile(rows, views), of_views.reshape(-1), ())
         images = apply_batch_ops(ops, loaded, words, self._arrays.empty)
         targets = tuple(
             array
@@ -254,7 +301,7 @@ def _read(
     return found
 
 
-def _put(batch: NDArray[np.uint8], images: Sequence[Any]) -> None:
+def _put(batch: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], images: Sequence[Any]) -> None:
     """Copy images to their places in a batch."""
     for place, image in zip(batch, images, strict=True):
         put(place, image)

@@ -85,7 +85,7 @@ def _batches_per_step(split: CachedSplit, config: LoadConfig) -> int:
     pixel_bytes = PIXEL_BYTES["float32" if split.chain.is_float and config.dtype == "uint8" else config.dtype]
     encoded = split.cache.manifest.encoding != "raw"
     step_bytes = config.budget.encoded_step_bytes if encoded else config.budget.step_bytes
-    image_bytes = math.prod(split.image_shape) * pixel_bytes + split.spatial_bytes
+    image_bytes = config.views * math.prod(split.image_shape) * pixel_bytes + split.spatial_bytes
     return max(1, step_bytes // (config.batch_size * image_bytes))
 
 

@@ -26,14 +26,14 @@ Group = tuple[DataFile, ...]
 
 
 class Stream:
-    """The shards that one host needs, step by step: those of the step's groups, and those that follow, also in the next epoch.
+    """The shards that one host needs, step by step: those of the step's groups and views, and those that follow, also in the next epoch.
 
     Raises:
         CacheError: The limit of the local files is too low for two groups of shards.
     """
 
-    def __init__(self, cache: StreamedCache, entry: Split, order: Order, batches: Batches) -> None:
-        self._shards, self._entry, self._order, self._batches = cache.shards, entry, order, batches
+    def __init__(self, cache: StreamedCache, entry: Split, order: Order, batches: Batches, views: int) -> None:
+        self._views, self._shards, self._entry, self._order, self._batches = views, cache.shards, entry, order, batches
         self._room = cache.shards.limit_bytes - cache.manifest.index.bytes
         self._step: tuple[Group, ...] = ()
         self._ahead: Group = ()
@@ -44,7 +44,7 @@ class Stream:
             if order.shuffle is None
             else order.block * order.window * sum(each.bytes for each in files) // order.records
         )
-        needed = min(2 * (largest + window), sum(file.bytes for file in entry.files))
+        needed = min(2 * min(views, entry.variants) * (largest + window), sum(file.bytes for file in entry.files))
         if needed > self._room:
             raise CacheError(
                 f"{cache.location} is read in groups of shards, of which two need {needed / 1e9:,.2f} GB on this machine, got "
@@ -81,8 +81,8 @@ class Stream:
             yield from (self._of(each, group) for group in self._order.groups(each, first, end))
 
     def _of(self, epoch: int, group: list[int]) -> Group:
-        files = self._entry.variant_files(self._entry.variant_of(epoch))
-        return tuple(files[number] for number in group)
+        variants = map(self._entry.variant_of, self._entry.draws_of(epoch, self._views))
+        return tuple(self._entry.variant_files(variant)[number] for variant in variants for number in group)
 
 
 def open_remote(url: str, config: LoadConfig, verify: Verify, stage_limit_bytes: int) -> tuple[Cache, LoadConfig]:
