@@ -15,6 +15,7 @@ from audits import AUDIT, INPUT, audit_of, printed
 from numpy.typing import NDArray
 from small_audits import NO_STAGES, audit, energy
 
+from joulecache.pipelines.auditing.changes import compare_audits
 from joulecache.pipelines.auditing.config import AuditConfig, PipelinesConfig
 from joulecache.pipelines.auditing.results import Audit
 from joulecache.pipelines.experiment import workloads
@@ -205,6 +206,14 @@ def test_a_device_that_is_not_declared_is_refused(config: Any, arguments: dict[s
 
 
 # Reports --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_says_that_the_device_is_another() -> None:
+    before, after = (
+        audit_of(dataclasses.replace(INPUT, workload="accelerator", device=dataclasses.replace(DEVICE, step_s=step_s)))
+        for step_s in (0.012, 0.006)
+    )
+    assert compare_audits(before, after).settings == {"device: step_s": (0.012, 0.006)}
 
 
 def test_a_report_says_how_long_the_device_waits() -> None:

@@ -137,6 +137,12 @@ def _facts(audit: Audit, pipelines: Collection[str]) -> dict[str, object]:
             if facts.name in pipelines
             for name, value in vars(facts).items()
         },
+        **{
+            f"device: {name}": value
+            for result in audit.workloads
+            if result.device is not None
+            for name, value in vars(result.device).items()
+        },
         "cpu": provenance.meter.cpu,
         **dict(sorted(provenance.versions.items())),
     }
