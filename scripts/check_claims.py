@@ -108,7 +108,7 @@ def claimed(result: WorkloadResult) -> tuple[bool, bool]:
     least = {arm.name: arm.active_j_per_1000.value for arm in result.arms}
     strongest = min(result.comparisons, key=lambda each: least[each.other])
     over = over_horizon(result, strongest, CACHED, RECORDS, HORIZON).finding
-    findings = [each.finding for each in (*result.arms, *result.comparisons)]
+    findings = [*(each.finding for each in result.arms), *(each.finding for each in result.comparisons)]
     return any(found in claims for found in findings), over in claims
 
 
