@@ -120,7 +120,7 @@ def test_each_iteration_is_the_next_epoch_even_after_one_that_is_left_early(cach
 
 def test_arguments_are_those_of_load(caches: dict[str, Path]) -> None:
     ours, theirs = (inspect.signature(function).parameters for function in (jc.batches, jc.load))
-    assert {*theirs} - {*ours} == {"dtype"}
+    assert {*theirs} - {*ours} == {"dtype", "prefetch_to_device"}
     assert {name for name in ours if ours[name].default != theirs[name].default} == {"hosts"}
     bad: list[dict[str, Any]] = [{"batch_size": 0}, {"verify": "never"}, {"stage_limit_bytes": 0}, {"start": (0, 99)}]
     for options in bad:

@@ -37,6 +37,7 @@ WITH_TENSORFLOW = (
         for module in (
             "loader",
             "dataset",
+            "device",
             "directory",
             "element_cache",
             "grain_images",

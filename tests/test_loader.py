@@ -26,6 +26,7 @@ from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.loading.array_pool import ArrayPool
 from joulecache.pipelines.loading.config import LoadConfig, Shuffle
+from joulecache.pipelines.loading.device import to_device
 from joulecache.pipelines.loading.loader import load
 from joulecache.pipelines.loading.reader import open_reader
 from joulecache.pipelines.loading.split import CachedSplit
@@ -368,6 +369,29 @@ def test_load_checks_its_arguments_and_has_the_defaults_of_its_config(raw: Photo
     del fields["hosts"]  # None for `load`, which takes an InputContext too
     for name, default in fields.items():
         assert parameters[name].default in (default, inspect.Parameter.empty)
+
+
+@pytest.mark.parametrize("epochs", [None, 2])
+def test_batches_on_a_device_are_the_same(raw: Photos, epochs: int | None) -> None:
+    plain = load(raw.folder, "train", 8, epochs=epochs)
+    moved = to_device(load(raw.folder, "train", 8, epochs=epochs), "/CPU:0")
+    for _ in range(2):
+        assert bytes_of(batches(moved)) == bytes_of(batches(plain))
+    assert (moved.element_spec, moved.class_names) == (plain.element_spec, plain.class_names)
+
+
+@pytest.mark.parametrize("device", ["/GPU:9", "/CPU:0", "gpu", 3, ""])
+def test_a_device_that_is_no_accelerator_is_refused(raw: Photos, device: Any) -> None:
+    expected = r"prefetch_to_device must name an accelerator that TensorFlow sees \(.*\), got " + re.escape(
+        repr(device)
+    )
+    with pytest.raises(ValueError, match=expected):
+        load(raw.folder, "train", 8, prefetch_to_device=device)
+
+
+def test_texts_stay_on_the_cpu() -> None:
+    with pytest.raises(ValueError, match="cannot copy texts, which stay on the CPU: leave them out with targets"):
+        to_device(tf.data.Dataset.from_tensors((1, "text")), "/CPU:0")
 
 
 def test_an_opened_cache_is_not_read_again(raw: Photos, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from joulecache.pipelines.cache.cache import CacheLike
 from joulecache.pipelines.cache.local_copy import STAGE_LIMIT_BYTES
 from joulecache.pipelines.loading.config import LoadConfig, Shuffle, Verify
 from joulecache.pipelines.loading.dataset import make_dataset
+from joulecache.pipelines.loading.device import check_accelerator, to_device
 from joulecache.pipelines.loading.mixing import Mix
 from joulecache.pipelines.loading.opening import open_steps
 from joulecache.pipelines.loading.where import Where
@@ -37,6 +38,7 @@ def load(
     verify: Verify = "open",
     ops: Mapping[str, type[Op]] | None = None,
     stage_limit_bytes: int = STAGE_LIMIT_BYTES,
+    prefetch_to_device: str | None = None,
 ) -> tf.data.Dataset:
     """Load a split of a cache as a `tf.data.Dataset`.
 
@@ -73,6 +75,9 @@ def load(
         stage_limit_bytes: The disk that the files of a cache in an object store may use in ``$JOULECACHE_STAGE``, by default
             ``~/.cache/joulecache``. A larger cache is not copied, but read as it arrives, with ``shuffle="blocks"`` by default.
 
+        prefetch_to_device: Name of an accelerator, such as ``/GPU:0``, to which batches are copied while the last one is used. Nothing
+            may be appended to such a dataset; its cardinality is unknown to TensorFlow, and its iterators cannot be saved: use `start`.
+
     Returns:
         A dataset of images, uint8 ``[B, H, W, C]``, and labels, int64 ``[B]``, or another target; with several targets a dict of
         them by name, and without any the images alone. `jc.features` has their dtypes and shapes. Masks, boxes and points have
@@ -101,8 +106,11 @@ def load(
         balance=balance,
         views=views,
     )
+    if prefetch_to_device is not None:
+        check_accelerator(prefetch_to_device)
     reader = open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
-    return make_dataset(reader, config)
+    dataset = make_dataset(reader, config)
+    return dataset if prefetch_to_device is None else to_device(dataset, prefetch_to_device)
 
 
 def _as_pair(hosts: tuple[int, int] | tf.distribute.InputContext | None) -> tuple[int, int]:
