@@ -138,7 +138,10 @@ def test_an_audit_that_was_stopped_goes_on(photo_folder: Path, tmp_path: Path) -
     assert {(run["workload"], run["attempt"]) for run in before} == {("fill", 1), ("input", 1)}
     cut = [run for run in before if (run["workload"], run["block"]) == ("input", 2)]
     assert 0 < len(cut) < len(EACH)
-    (out / ".audit" / "shuffled" / "tf_cache_file_0.lockfile").touch()  # as if it was killed while it filled its cache
+    filled = out / ".audit" / "shuffled"
+    (filled / "tf_cache_file.index").rename(
+        filled / "tf_cache_file_0.lockfile"
+    )  # as if it was killed while it filled it
     result = audit(photo_folder, CHAIN, out, **settings)
     after = logged(out)
     assert after[: len(before)] == before
