@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the CPU time of the transforms as Markdown: every op, the chain's own overhead, and decoding at a smaller scale.
+"""Print the CPU time of the transforms as Markdown: every op, also next to TensorFlow's, the chain's overhead, and scaled decoding.
 
     scripts/bench_transforms.py [SOURCE]
 
@@ -37,6 +37,7 @@ def main(source: str) -> None:
     """Print all parts."""
     print(f"{describe('pillow', 'numpy', 'opencv-python-headless', 'simplejpeg', 'cykooz-resizer')}\n")
     print_ops()
+    print_rivals()
     print_overhead()
     print_scaled_decoding(source)
 
@@ -51,6 +52,21 @@ def print_ops() -> None:
     print_row("a plain copy", f"{copy_us:.1f}", 1)
     for cost in op_costs():
         print_row(f"`{op_text(cost.op)}`", f"{cost.cpu_us_per_image:,.1f}", f"{cost.cpu_us_per_image / copy_us:,.1f}")
+
+
+def print_rivals() -> None:
+    """Print the cost of ops in tf.data, in Python as the online arms of an audit run them, and by similar functions of TensorFlow."""
+    from tensorflow_rivals import compare
+
+    print()
+    print_head(
+        *("op in tf.data", "TensorFlow's function", "side", "without, CPU us/image", "in Python", "TensorFlow's"),
+        "difference in levels",
+        text_columns=2,
+    )
+    for each in compare():
+        costs = (f"{cost_us:,.1f}" for cost_us in (each.nothing_us, each.python_us, each.tensorflow_us))
+        print_row(code(each.rival.op), code(each.rival.name), each.side, *costs, f"{each.difference:.2f}")
 
 
 def print_overhead() -> None:
