@@ -27,8 +27,8 @@ _GROUPS = {
     "Energy": ("Meter", "Energy", "EnergyCallback", "ReplayMeter"),
     "Beam transforms": ("ReadRecords", "WriteCache", "ReadCache", "Record", "LiteRTModelHandler"),
 }
-_OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)\)")
-"""A link from a page to a file of the repository that is not a page."""
+_OUTSIDE = re.compile(r"\]\(\.\./(\.?)([^)#]+)\)")
+"""A link from a page to a file of the repository that is not a page. MkDocs leaves out names that begin with a dot."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -40,8 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "commands": _commands(),
     }
     texts = [page.content_string for page in files.documentation_pages()]
-    for path in sorted({path for text in texts for path in _OUTSIDE.findall(text)}):
-        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    for dot, path in sorted({found for text in texts for found in _OUTSIDE.findall(text)}):
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / f"{dot}{path}")))
     for name, lines in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content="\n".join(lines) + "\n"))
     return files
@@ -49,7 +49,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Link to a file outside docs/ where `on_files` put it."""
-    return markdown if page.file.generated_by else _OUTSIDE.sub(r"](\1)", markdown)
+    return markdown if page.file.generated_by else _OUTSIDE.sub(r"](\2)", markdown)
 
 
 def _python() -> Iterator[str]:

@@ -124,9 +124,33 @@ def test_the_command_fails_above_a_ratio(
     code, out, err = joulecache(monkeypatch, capfd, "--compare", report, after, "--fail-above", 1.4)
     assert code == 1
     assert err.splitlines() == ["input, optimized: 1.500 times the active energy, above 1.4"]
+    assert "Arms that use more energy: 1; less: 0; no difference shown: 7." in out
     code, out, _ = joulecache(monkeypatch, capfd, "--compare", report, after, "--fail-above", 1.6, "--json")
     assert code == 0
     assert json.loads(out)["arms"][3]["arm"] == "optimized"
+
+
+def test_the_comment_for_a_pull_request_names_the_arms_that_changed(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    after = written(changed(1.5), tmp_path / "after.json")
+    code, out, err = joulecache(monkeypatch, capfd, "--compare", report, after, "--markdown", "--fail-above", 1.4)
+    assert (code, len(err.splitlines())) == (1, 1)
+    lines = out.splitlines()
+    assert lines[:4] == [
+        "# joulecache: changes",
+        "",
+        "**Arms that use more energy: 1; less: 0; no difference shown: 7.**",
+        "",
+    ]
+    assert lines[4] == "input, optimized: **1.500 (1.500 to 1.500) times the active energy**"
+    assert "> The two audits differ in batch_size, variants, keras: the ratios include the effect of that." in lines
+    assert "| input | optimized | 0.125 | 0.125 | 1.500 (1.500 to 1.500) | 0.036 | 0.036 |" in lines
+    less = written(changed(0.5), tmp_path / "less.json")
+    assert "more energy: 0; less: 1;" in joulecache(monkeypatch, capfd, "--compare", report, less, "--markdown")[1]
+    same = joulecache(monkeypatch, capfd, "--compare", report, report, "--markdown")[1]
+    assert "more energy: 0; less: 0; no difference shown: 8." in same
+    assert "differ in" not in same
 
 
 def test_the_folders_of_audits_are_compared(
@@ -154,7 +178,13 @@ def test_what_cannot_be_compared_is_one_line_and_code_2(
     code, _, err = joulecache(monkeypatch, capfd, "--compare", report, tmp_path / "none.json")
     assert code == 2
     assert "none.json" in err
-    for arguments in (("photos/", "--compare", report, report), ("photos/",), ("--fail-above", 1.1), ()):
+    for arguments in (
+        ("photos/", "--compare", report, report),
+        ("photos/",),
+        ("--fail-above", 1.1),
+        ("--markdown",),
+        (),
+    ):
         code, _, err = joulecache(monkeypatch, capfd, *arguments)
         assert code == 2, arguments
         assert "--compare" in err

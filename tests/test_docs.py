@@ -295,6 +295,9 @@ def test_commands_are_valid() -> None:
             parameters(name, arguments)
             names.add(name)
     assert len(names) >= 10
+    audit = re.search(r"AUDIT: audit (.*)", text_of(".github/workflows/energy-regression.yml"))
+    assert audit is not None
+    parameters("audit", shlex.split(audit[1]))
 
 
 @pytest.mark.slow

@@ -106,6 +106,9 @@ def test_supported_pythons_are_said_alike() -> None:
     allowed = SpecifierSet(CONFIG["options"]["python_requires"])
     minors = [f"3.{minor}" for minor in range(30)]
     assert [minor for minor in minors if f"{minor}.5" in allowed] == classified
+    tested = re.search(r"python: \[(.*)\]", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert tested is not None
+    assert re.findall(r"3\.\d+", tested[1]) == classified
 
 
 def test_version_stands_in_one_place() -> None:

@@ -25,13 +25,14 @@ from joulecache.pipelines.cli.options import (
     wrote_emissions,
     wrote_metrics,
 )
-from joulecache.pipelines.cli.terminal import print_json, say, show, wrote
+from joulecache.pipelines.cli.terminal import print_json, print_line, say, show, wrote
 from joulecache.pipelines.core.checks import check_number
 from joulecache.pipelines.core.progress import progress_bar, stdout_to_stderr
 
 if TYPE_CHECKING:
     from joulecache.transforms import Chain
 
+_EXPECTED = "expected SOURCE, --chain and --out; or --pipeline and --out; or --compare and two reports"
 _COMPARISON = "Comparing two audits"
 _CUSTOM = "Your own pipelines, instead of SOURCE and --chain"
 _Settings = Annotated[
@@ -78,16 +79,19 @@ def audit(
         float | None,
         typer.Option(help="Exit with 1 above this ratio of active energy.", metavar="X", rich_help_panel=_COMPARISON),
     ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a comment for a pull request.", rich_help_panel=_COMPARISON)
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether caching a chain saves energy, build included, or how much your own tf.data pipelines use."""
     of_chain = source is not None or chain is not None or ops is not None
     if compare is not None:
         if of_chain or out is not None or pipeline or steps or settings or energy or prometheus:
-            raise typer.BadParameter("--compare reads two reports: leave out all but --fail-above and --json")
-        if fail_above is not None:
-            check_number("--fail-above", fail_above, above=0)
-        _compare(*compare, fail_above, as_json)
+            raise typer.BadParameter(
+                "--compare reads two reports: leave out all but --fail-above, --markdown and --json"
+            )
+        _compare(*compare, fail_above, markdown, as_json)
         return
     if pipeline and of_chain:
         raise typer.BadParameter(
@@ -96,11 +100,9 @@ def audit(
     if steps and not pipeline:
         raise typer.BadParameter("--steps needs --pipeline")
     if out is None or (not pipeline and (source is None or chain is None)):
-        raise typer.BadParameter(
-            "expected SOURCE, --chain and --out; or --pipeline and --out; or --compare and two reports"
-        )
-    if fail_above is not None:
-        raise typer.BadParameter("--fail-above needs --compare")
+        raise typer.BadParameter(_EXPECTED)
+    if fail_above is not None or markdown:
+        raise typer.BadParameter("--fail-above and --markdown need --compare")
     _measure(source, _with_ops(chain, ops), out, pipeline, {**steps, **settings}, energy, prometheus, as_json)
 
 
@@ -151,15 +153,22 @@ def _measure(
     wrote("Report", files.html)
 
 
-def _compare(before: Path, after: Path, fail_above: float | None, as_json: bool) -> None:
+def _compare(before: Path, after: Path, fail_above: float | None, markdown: bool, as_json: bool) -> None:
     """Print what changed between two reports; exit code 1 if an arm uses more than `fail_above` times the energy."""
     from joulecache.pipelines.auditing.changes import compare_audits
     from joulecache.pipelines.report.describe.changes import describe_changes
     from joulecache.pipelines.report.files import read_report
+    from joulecache.pipelines.report.render.markdown import to_markdown
 
+    if fail_above is not None:
+        check_number("--fail-above", fail_above, above=0)
+    if markdown and as_json:
+        raise typer.BadParameter("--markdown and --json exclude each other: leave out one")
     changes = compare_audits(read_report(before), read_report(after))
     if as_json:
         print_json(changes.to_json())
+    elif markdown:
+        print_line(to_markdown(describe_changes(changes)).rstrip())
     else:
         show(describe_changes(changes))
     worse = changes.above(fail_above) if fail_above is not None else ()

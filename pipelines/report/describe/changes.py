@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from joulecache.pipelines.auditing.changes import Changes
 from joulecache.pipelines.core.quantities import number, plain_ratio
 from joulecache.pipelines.report.describe.values import ratio
-from joulecache.pipelines.report.document import Block, Column, Document, Paragraph, Section, Table, table, words
+from joulecache.pipelines.report.document import (
+    Block,
+    Column,
+    Document,
+    Paragraph,
+    Section,
+    Sentence,
+    Table,
+    table,
+    words,
+)
 
 
 def describe_changes(changes: Changes) -> Document:
@@ -15,7 +25,28 @@ def describe_changes(changes: Changes) -> Document:
     blocks: list[Block] = [Paragraph(text) for text in _settings(changes)]
     blocks.append(_arms(changes))
     blocks += [Paragraph(text) for text in _findings(changes)]
-    return Document("joulecache: changes", "changes", sections=(Section("", tuple(blocks)),))
+    return Document(
+        "joulecache: changes",
+        "changes",
+        headline=tuple(_headline(changes)),
+        warning=_warning(changes),
+        sections=(Section("", tuple(blocks)),),
+    )
+
+
+def _headline(changes: Changes) -> Iterator[Sentence]:
+    """Yield how many arms changed, and each of them."""
+    more = [arm for arm in changes.arms if arm.ratio.low is not None and arm.ratio.low > 1]
+    less = [arm for arm in changes.arms if arm.ratio.high is not None and arm.ratio.high < 1]
+    rest = len(changes.arms) - len(more) - len(less)
+    yield Sentence(f"Arms that use more energy: {len(more)}; less: {len(less)}; no difference shown: {rest}.")
+    for arm in (*more, *less):
+        yield Sentence(f"{ratio(arm.ratio)} times the active energy", lead=f"{arm.workload}, {arm.arm}:")
+
+
+def _warning(changes: Changes) -> str:
+    different = ", ".join(changes.settings)
+    return f"The two audits differ in {different}: the ratios include the effect of that." if different else ""
 
 
 def _settings(changes: Changes) -> Iterator[str]:
