@@ -12,7 +12,6 @@ from joulecache.pipelines.core.checks import check_integer
 from joulecache.pipelines.models.fitting import check_batches
 from joulecache.pipelines.models.flattening import (
     check_functional,
-    inference_layers,
     inner_layers,
     is_nested,
     plain_copy,
@@ -25,8 +24,8 @@ def reestimate_batch_norm(model: keras.Model, data: tf.data.Dataset, batches: in
 
     Images run as in training, including Dropout. Mean and variance are those of all images: mean = E[m] and
     variance = E[v + m^2] - mean^2, from the m and v of each batch (PreciseBN, Wu & Johnson, arXiv:2105.07576). A moving
-    average would weight the last batches most and ignore differences between batches. Frozen layers, and those that are
-    called with `training=False`, keep their statistics. On an error, the model is unchanged.
+    average would weight the last batches most and ignore differences between batches. Frozen layers keep their
+    statistics. On an error, the model is unchanged.
 
     Returns:
         The number of images.
@@ -93,13 +92,9 @@ def trainable_norms(model: keras.Model) -> list[layers.BatchNormalization]:
 
 
 def _training_norms(model: keras.Model) -> dict[str, layers.BatchNormalization]:
-    """Return the normalization layers that are not frozen and do not always run as at inference, by name."""
-    norms = {
+    """Return the normalization layers that are not frozen, by name."""
+    return {
         name: layer
         for name, layer in inner_layers(model).items()
         if isinstance(layer, layers.BatchNormalization) and layer.trainable
     }
-    if not norms:
-        return {}
-    flat = plain_copy(model) if any(map(is_nested, model.layers)) else model
-    return {name: norm for name, norm in norms.items() if name not in inference_layers(flat)}

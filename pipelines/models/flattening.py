@@ -94,16 +94,6 @@ def half_precision_layer(model: keras.Model) -> keras.Layer | None:
     )
 
 
-def inference_layers(model: keras.Model) -> set[str]:
-    """Return the names of the layers of a model that are called with `training=False`; those of nested models do not count."""
-    return {
-        entry["config"]["name"]
-        for entry in model.get_config()["layers"]
-        # the configuration of a sequential model lists no calls
-        if any(call.get("kwargs", {}).get("training") is False for call in entry.get("inbound_nodes", ()))
-    }
-
-
 def check_functional(model: keras.Model) -> None:
     """Raise ValueError unless a model is functional or sequential, and built."""
     if not getattr(model, "inputs", None):
