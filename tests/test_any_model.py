@@ -10,10 +10,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from caches import build
 from keras import layers
+from small_audits import NO_STAGES, audit
 
 from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
-from joulecache.pipelines.compressing.compression import compress_on
+from joulecache.pipelines.compressing.compression import compress, compress_on
 from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.recipe import Recipe
@@ -22,6 +24,7 @@ from joulecache.pipelines.models.flattening import inner_layers, plain_copy
 from joulecache.pipelines.models.macs import count_macs
 from joulecache.pipelines.report.describe.compression import describe_compression
 from joulecache.pipelines.report.render.markdown import to_markdown
+from joulecache.pipelines.training.trainer import train
 
 SIDE = 16
 
@@ -133,6 +136,47 @@ def test_a_model_is_compressed_by_all_steps(
         tmp_path / "out" / "pruned-sparse-clustered-int8-aware.keras", custom_objects={"Doubling": Doubling}
     )
     assert {layer.compute_dtype for layer in small.layers} == {"float32"}
+
+
+@pytest.mark.slow
+def test_two_classes_are_trained_with_one_output(
+    synthetic_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(synthetic_folder, tmp_path / "cache", chain=f"decode|resize({SIDE})", val_fraction=0.25, workers=1)
+    mixed().save(tmp_path / "mixed.keras")
+    recipe = Recipe(quantize="int8", finetune_epochs=0)
+    done = train(
+        tmp_path / "cache",
+        out=tmp_path / "run",
+        epochs=1,
+        batch_size=8,
+        model=tmp_path / "mixed.keras",
+        recipe=recipe,
+        class_weight={"odd": 2.0},
+    )
+    assert done.training.objective == "binary cross-entropy of one sigmoid; accuracy at 0.5"
+    assert f"is trained with {done.training.objective}" in caplog.text
+    assert done.compression is not None
+    assert done.compression.model_files[0].accuracy == pytest.approx(done.training.val_score)
+    again = compress(done.path, tmp_path / "cache", recipe, out=tmp_path / "small")
+    assert [file.accuracy for file in again.model_files] == [file.accuracy for file in done.compression.model_files]
+
+
+@pytest.mark.slow
+def test_an_audit_compresses_a_nested_model(synthetic_folder: Path, tmp_path: Path) -> None:
+    tutorial().save(tmp_path / "tutorial.keras")
+    settings: dict[str, Any] = {"batch_size": 8, "pairs": 1, "train_epochs": 1, "epochs": 2, "budget": NO_STAGES}
+    result = audit(
+        synthetic_folder,
+        f"decode|resize({SIDE})",
+        tmp_path / "out",
+        model=str(tmp_path / "tutorial.keras"),
+        arms=("naive", "optimized"),
+        workloads=("train", "finetune", "infer"),
+        **settings,
+    )
+    assert [each.workload for each in result.workloads] == ["train", "finetune", "infer"]
+    assert result.compression is not None
 
 
 def test_frozen_kernels_are_rounded_and_stay() -> None:

@@ -303,6 +303,22 @@ def test_an_audit_of_multi_labels(photos_with_targets: tuple[Path, dict[str, Any
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
+def test_multi_labels_are_trained_and_compressed(cache_with_targets: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "model": "mlp", "targets": "tags"}
+    recipe = jc.Recipe(sparsity=0.5, quantize="int8", finetune_epochs=1)
+    done = jc.train(cache_with_targets, out=tmp_path / "run", recipe=recipe, sample_weight="weight", **settings)
+    assert done.training.objective == "binary cross-entropy of 3 logits; accuracy over all classes"
+    assert done.compression is not None
+    assert done.compression.model_files[0].accuracy == pytest.approx(done.training.val_score)
+    for weights, message in (
+        ({"sample_weight": "weight"}, "class_weight needs one class for each image, got tags"),
+        ({"targets": "kind", "sample_weight": "weight"}, "class_weight and sample_weight exclude each other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jc.train(cache_with_targets, out=tmp_path / "no", **{**settings, **weights}, class_weight={"x": 2.0})
+
+
 def segmenter(data: TrainingData) -> keras.Model:
     mask = data.features["mask"]
     assert isinstance(mask, jc.features.Mask)
