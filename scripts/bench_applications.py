@@ -4,8 +4,8 @@
     scripts/bench_applications.py [NAME ...] [--rows ROWS.jsonl]
 
 NAME is the name of a function of keras.applications, such as EfficientNetB3, or of a network of MLPerf Tiny; by default one
-network of each family. Weights are random; BatchNormalization has the statistics of the images, which are smooth noise. Each
-network has a process of its own. With --rows, results are appended to a file, and those that it has are not measured again.
+network of each family. Weights are random; images are smooth noise, of which BatchNormalization has the statistics. Each network
+has a process of its own. With --rows, results are appended to a file, and those that it has are not measured again.
 Takes about 20 minutes.
 """
 
@@ -202,14 +202,20 @@ def smooth_noise(shape: tuple[int, int, int]) -> Any:
 
 
 def settle(model: keras.Model, images: Any) -> None:
-    """Give BatchNormalization the statistics of the images: with fresh ones, signals fade or explode in deep networks."""
+    """Make a fresh network as tame as a trained one: normalized by the statistics of the images, and shifted by 1.
+
+    Otherwise signals fade or explode with depth, or each layer amplifies the rounding of those before it.
+    """
     import numpy as np
     import tensorflow as tf
     from keras import layers
 
     from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
 
-    if any(isinstance(layer, layers.BatchNormalization) for layer in model.layers):
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    for norm in norms:
+        norm.beta.assign(np.ones(norm.beta.shape))
+    if norms:
         labels = np.zeros(len(images), np.int64)
         reestimate_batch_norm(model, tf.data.Dataset.from_tensor_slices((images, labels)).batch(32))
 
