@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
+from joulecache.pipelines.cli.diagnosis import EXTRAS, examine, import_tensorflow
 from joulecache.pipelines.energy.nvml import Nvml
 from joulecache.pipelines.report.describe.machine import Check
 from joulecache.transforms import resizing
@@ -69,6 +71,27 @@ def test_the_kernels_at_work_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "install cykooz-resizer" in (slow.remedy or "")
 
 
+def test_a_missing_extra_is_said_with_what_it_is_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).resolve().parents[1] / "setup.cfg", encoding="utf-8")
+    extras = config["options.extras_require"]
+    assert {*EXTRAS} == {*extras} - {"dev", "docs"}
+    assert all(package in extras[extra] for extra, (_, package) in EXTRAS.items())
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name == "obstore":
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    checks = {check.what: check for check in examine(powercap=tmp_path, nvml=Nvml(), listen_s=0.01)}
+    missing = checks["s3:// and gs://"]
+    assert (missing.good, missing.found) == (False, "obstore is not installed")
+    assert missing.remedy == "run `pip install 'joulecache[cloud]'`"
+    assert checks["tfds:NAME"].found == f"tensorflow-datasets {installed('tensorflow-datasets')}"
+
+
 def test_the_json_has_every_finding(run: Run) -> None:
     code, out, _ = run("doctor", "--json")
     found = json.loads(out)
@@ -81,6 +104,7 @@ def test_the_json_has_every_finding(run: Run) -> None:
         "background load",
         "kernels",
         "TensorFlow",
+        "s3:// and gs://",
         "memory",
         "disk",
     }

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from joulecache.transforms.versions import kernel_versions
 
 _POWERCAP = Path("/sys/class/powercap")
 LISTEN_S = 2.0
+EXTRAS = {
+    "cloud": ("s3:// and gs://", "obstore"),
+    "tfds": ("tfds:NAME", "tensorflow-datasets"),
+    "grain": ('loading with format="grain"', "grain"),
+}
+"""What an extra is for, and its package."""
 _LOW_DISK_BYTES = 10e9
 _LOW_MEMORY_BYTES = 4e9
 
@@ -43,7 +50,7 @@ def examine(
     listen_s: float = LISTEN_S,
     progress: Progress = silent,
 ) -> tuple[Check, ...]:
-    """Examine what measuring and training need: counters, coefficients, background load, kernels, TensorFlow, memory and disks.
+    """Examine what measuring, loading and training need: counters, background load, libraries, memory and disks.
 
     Args:
         broken: What `import_tensorflow` returned.
@@ -62,6 +69,7 @@ def examine(
         _processors,
         _kernels,
         lambda: _tensorflow(broken),
+        _extras,
         *(() if broken else (_memory,)),
         lambda: _disks(folder),
     )
@@ -138,6 +146,14 @@ def _tensorflow(broken: str) -> Iterator[Check]:
     driver = Path("/proc/driver/nvidia").exists()
     remedy = "run `pip install tensorflow[and-cuda]`, in the installed version" if driver and not gpus else None
     yield Check("TensorFlow", remedy is None, f"{tf.version.VERSION}, built {built}, sees {len(gpus)} GPUs", remedy)
+
+
+def _extras() -> Iterator[Check]:
+    for extra, (purpose, package) in EXTRAS.items():
+        try:
+            yield Check(purpose, True, f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            yield Check(purpose, False, f"{package} is not installed", f"run `pip install 'joulecache[{extra}]'`")
 
 
 def _memory() -> Iterator[Check]:

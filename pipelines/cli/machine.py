@@ -74,7 +74,7 @@ def run(
 
 
 def doctor(*, as_json: AsJson = False) -> None:
-    """Show what can be measured on this machine, what cannot, and how to fix that. The exit code is 1 if TensorFlow is unusable."""
+    """Show what works on this machine, what is missing for what, and how to fix it. The exit code is 1 if TensorFlow is unusable."""
     from joulecache.pipelines.cli.diagnosis import examine, import_tensorflow
     from joulecache.pipelines.report.describe.machine import describe_checks
 
