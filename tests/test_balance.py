@@ -33,8 +33,7 @@ OF_CLASS = {0: 3, 1: 7, 2: 16}  # and no emu
 COUNT = sum(OF_CLASS.values())
 KINDS: dict[str, dict[str, Any]] = {
     "raw": {"chain": "decode|resize(14)|random_crop(12) || random_crop(9)|flip_lr", "variants": 3},
-    "png": {"chain": "decode|resize(14)|random_crop(12) || flip_lr", "variants": 2, "encoding": "png"},
-    "no suffix": {"chain": "decode|resize(14)|random_crop(9)", "variants": 2},
+    "png": {"chain": "decode|resize(14)|random_crop(9)", "variants": 2, "encoding": "png"},
     "one variant": {"chain": "decode|resize(9)"},
 }
 

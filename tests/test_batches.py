@@ -140,6 +140,19 @@ def test_a_damaged_image_stops_the_iteration(tmp_path: Path, photo_folder: Path)
         list(found)
 
 
+def test_mixtures_and_targets_that_move_have_no_views(caches: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="views must be 1 with mixup and cutmix, which mix the classes of each view"):
+        jc.batches(caches["mixed"], "train", BATCH, views=2)
+    expected = "views must be 1 with 'area', which moves with the pixels of each view, got 2: leave it out with targets"
+    with pytest.raises(ValueError, match=expected):
+        jc.batches(caches["spatial"], "train", BATCH, views=2)
+    with pytest.raises(ValueError, match=expected):
+        jc.open_cache(caches["spatial"]).records("train", views=2)
+    (one, other), target = next(iter(jc.batches(caches["spatial"], "train", BATCH, views=2, targets=["label", "age"])))
+    assert one.shape == other.shape == (BATCH, 24, 24, 3)
+    assert {name: len(each) for name, each in target.items()} == {"label": BATCH, "age": BATCH}
+
+
 # Memory
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from joulecache.pipelines.loading.order import Order
 from joulecache.pipelines.loading.permutation import permute
+from joulecache.pipelines.loading.subset import Subset
 
 orders = (
     st.builds(
@@ -188,3 +189,22 @@ def test_all_is_asked_for_before_it_is_fed_and_once(order: Order, step: int, dat
 @pytest.mark.parametrize("shuffle", ["all", None])
 def test_nothing_is_read_ahead_unless_in_blocks(shuffle: Literal["all"] | None) -> None:
     assert Order(100, 1, shuffle, 10, 2).read_ahead(0, 0, 10, first=True) == []
+
+
+@given(st.integers(0, 99), st.integers(1, 90), st.integers(1, 200), st.data())
+@settings(max_examples=15, deadline=None)
+def test_the_selected_rows_of_a_file_are_asked_for_before_they_are_fed(
+    seed: int, block: int, step: int, data: st.DataObject
+) -> None:
+    mask = np.random.default_rng(seed).random(900) < data.draw(st.sampled_from([0.02, 0.5, 1]))
+    chosen = np.flatnonzero(mask | (np.arange(900) == 450))
+    files = tuple(np.diff(np.searchsorted(chosen, [0, 100, 130, 700, 900])).tolist())
+    order = Subset(len(chosen), seed, "blocks", block, 3, files, "digest", chosen)
+    assert sorted(order.rows(5, 0, len(chosen))) == chosen.tolist()
+    asked: set[int] = set()
+    for start in range(0, len(chosen), step):
+        stop = min(start + step, len(chosen))
+        for first, last in order.read_ahead(5, start, stop, first=start == 0):
+            assert {first, last - 1} <= {*chosen.tolist()}
+            asked.update(range(first, last))
+        assert asked.issuperset(order.rows(5, start, stop).tolist())

@@ -14,13 +14,9 @@ import pytest
 import tensorflow as tf
 from caches import build
 from numpy.typing import NDArray
-from spatial_sources import spatial_source
 
 import joulecache as jc
-from joulecache.pipelines.building.config import BuildConfig
-from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.loading.config import Budget, LoadConfig
 from joulecache.pipelines.loading.numpy_batches import NumPyBatches
 from joulecache.pipelines.loading.reader import open_reader
@@ -28,8 +24,7 @@ from joulecache.pipelines.loading.reader import open_reader
 BATCH, EPOCHS = 4, 2
 KINDS: dict[str, dict[str, Any]] = {
     "raw": {"chain": "decode|resize(14)|random_crop(12) || random_crop(9)|flip_lr", "variants": 3},
-    "png": {"chain": "decode|resize(12) || random_crop(9)|flip_lr", "encoding": "png"},
-    "float": {"chain": "decode|resize(12)|random_crop(11) || random_crop(9)|to_float", "variants": 2},
+    "png": {"chain": "decode|resize(12) || random_crop(9)|to_float", "encoding": "png"},
     "no suffix": {"chain": "decode|resize(14)|random_crop(9)", "variants": 4},
     "png without suffix": {"chain": "decode|resize(14)|random_crop(9)", "variants": 2, "encoding": "png"},
 }
@@ -40,10 +35,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Mapp
     root = tmp_path_factory.mktemp("views")
     for kind, options in KINDS.items():
         build(photo_folder, root / kind, **{"val_fraction": 0.2, "shards": 2, "seed": 5, **options})
-    build(photo_folder, root / "mixed", "decode|resize(9) || flip_lr|mixup(0.4)", shards=1)
-    chain = jc.parse("decode|resize(12) || flip_lr")
-    build_cache(spatial_source(), root / "spatial", BuildConfig(chain=chain, shards=1, val_fraction=0), Meter())
-    return {kind: root / kind for kind in (*KINDS, "mixed", "spatial")}
+    return {kind: root / kind for kind in KINDS}
 
 
 def flat(batch: Any) -> list[tuple[str, tuple[int, ...], bytes]]:
@@ -163,8 +155,6 @@ def test_what_has_no_views_is_refused(caches: Mapping[str, Path]) -> None:
         ("raw", {"views": 0}, "views must be an integer of at least 1, got 0"),
         ("raw", {"views": True}, "views must be an integer of at least 1, got True"),
         ("raw", {"views": 2, "follow": True}, "views must be 1 with follow, which reads one draw in each epoch, got 2"),
-        ("mixed", {"views": 2}, "views must be 1 with mixup and cutmix, which mix the classes of each view"),
-        ("spatial", {"views": 2}, "views must be 1 with 'area', which moves with the pixels of each view, got 2"),
         ("no suffix", {"views": 5}, "no op after the cut is random, and the cache has 4 variants, got views=5"),
         (
             "raw",
@@ -176,8 +166,3 @@ def test_what_has_no_views_is_refused(caches: Mapping[str, Path]) -> None:
         for make in (jc.batches, jc.load):
             with pytest.raises(ValueError, match=re.escape(expected)):
                 make(**{"cache": caches[kind], "split": "train", "batch_size": BATCH, **options})
-    with pytest.raises(ValueError, match="views must be 1 with 'area'"):
-        jc.open_cache(caches["spatial"]).records("train", views=2)
-    [(images, labels)] = jc.batches(caches["spatial"], "train", 99, views=2, targets="label")
-    assert len(images) == 2
-    assert len(labels) == 12

@@ -66,6 +66,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         self.features: Mapping[str, AnyFeature] = {KEY: Text(), **still}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.features:
+            raise KeyError(f"the index has no column {name!r}, but {', '.join(self.features)}")
         if isinstance(self.features[name], Text):
             return np.array(self.texts(name).to_pylist(), object)
         return self.features[name].array(self._rows[name])
