@@ -118,7 +118,7 @@ def test_the_op_of_the_page_on_transforms_runs(folder: Path, photo: bytes) -> No
     assert names["pixels"].shape == (72, 72, 3)
 
 
-def test_the_page_on_loading_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_on_loading_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for kind in ("cat", "dog"):
         (tmp_path / "photos" / kind).mkdir(parents=True)
@@ -128,8 +128,9 @@ def test_the_page_on_loading_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             )
     jc.precompute("photos", "cache", "decode|resize(8)")
     shutil.copytree("cache", "more")
-    assert len(blocks("docs/loading.md")) >= 6
-    run_blocks(blocks("docs/loading.md"))
+    code = [block for page in ("loading", "selecting", "large-caches") for block in blocks(f"docs/{page}.md")]
+    assert len(code) >= 6
+    run_blocks(code)
 
 
 @pytest.mark.usefixtures("folder")
@@ -178,7 +179,8 @@ def test_the_page_on_migration_runs(photos: dict[str, bytes]) -> None:
         "files": tf.data.Dataset.list_files("photos/*/*.jpg", shuffle=False),
         "prepare": lambda path: tf.image.resize(tf.io.decode_jpeg(tf.io.read_file(path), channels=3), [8, 8]),
     }
-    ours = [block for block in blocks("docs/migration.md") if block.startswith("from joulecache")]
+    code = [*blocks("docs/migration.md"), *blocks("docs/migration-pytorch.md")]
+    ours = [block for block in code if block.startswith("from joulecache")]
     assert len(ours) == 3
     assert len(list(run_blocks(ours, **names)["ds"])) == len(photos)
 
