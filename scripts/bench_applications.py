@@ -169,7 +169,8 @@ def measure(name: str) -> JSON:
     def pruned() -> JSON:
         smaller = prune_channels(model, PRUNE)
         settle(smaller, images)
-        return {"parameters": smaller.count_params(), "macs": count_macs(smaller), **quantized(smaller, images)}
+        row.update(pruned_parameters=smaller.count_params(), pruned_macs=count_macs(smaller))
+        return quantized(smaller, images)
 
     part("", lambda: {"macs": count_macs(model)})
     part("float32_", lambda: {"bytes": len(to_tflite(model, "float32"))})

@@ -191,3 +191,17 @@ def test_what_is_no_tflite_classifier_is_named(tmp_path: Path, int8_file: bytes)
         runner.predict(np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(ValueError, match=r"batch_size must be .* got 0"):
         runner.predict(np.zeros((2, 20, 20, 3), np.uint8), batch_size=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"scale": False}, {"center": False}, {"axis": 3}])
+def test_layer_normalization_has_int8_kernels(settings: dict[str, Any]) -> None:
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3)(layers.Rescaling(1 / 255)(pixels))
+    x = layers.Dense(16, activation="gelu")(layers.LayerNormalization(**settings)(x))
+    model = keras.Model(pixels, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
+    logits = TfliteModel(to_tflite(model, "int8", images, minimum_calibration=64)).predict(images)
+    expected = np.asarray(model(images.astype(np.float32)))
+    assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)

@@ -11,14 +11,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from keras import layers
 from numpy.typing import NDArray
 
-from joulecache.pipelines.compressing.kernels import check_finite
+from joulecache.pipelines.compressing.kernels import check_finite, copy_of
 from joulecache.pipelines.compressing.litert import PREDICT_BATCH
 from joulecache.pipelines.core.checks import check_choice
 from joulecache.pipelines.core.progress import silenced_output
 from joulecache.pipelines.core.quantities import shortened
-from joulecache.pipelines.models.flattening import half_precision_layer, plain_copy
+from joulecache.pipelines.models.flattening import half_precision_layer, inner_layers, plain_copy
 
 _NOTES = logging.getLogger("joulecache")
 
@@ -55,7 +56,7 @@ def to_tflite(
     check_choice("kind", kind, get_args(TfliteKind))
     model = _in_float32(model)
     check_finite(model)
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(_with_int8_normalization(model) if kind == "int8" else model)
     if kind != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
@@ -90,6 +91,33 @@ def _in_float32(model: keras.Model) -> keras.Model:
         "model %r computes in %s: it is converted in float32, with the same weights", model.name, half.compute_dtype
     )
     return plain_copy(model)
+
+
+class _Int8Normalization(layers.LayerNormalization):  # type: ignore[misc]
+    """LayerNormalization along the last axis, without the negation that Keras computes: int8 has no kernel for that."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        centered = inputs - tf.reduce_mean(inputs, -1, keepdims=True)
+        normalized = centered * tf.math.rsqrt(tf.reduce_mean(tf.square(centered), -1, keepdims=True) + self.epsilon)
+        scaled = normalized if self.gamma is None else normalized * self.gamma
+        return scaled if self.beta is None else scaled + self.beta
+
+
+def _with_int8_normalization(model: keras.Model) -> keras.Model:
+    """Return a copy of a model in which int8 has kernels for LayerNormalization, or the model if it has none."""
+    if all(type(layer) is not layers.LayerNormalization for layer in inner_layers(model).values()):
+        return model
+
+    def clone(step: keras.Operation) -> keras.Operation:
+        plain = type(step) is layers.LayerNormalization and not step.rms_scaling and _is_last(step)
+        return (_Int8Normalization if plain else type(step)).from_config(step.get_config())
+
+    return copy_of(plain_copy(model), clone)
+
+
+def _is_last(norm: layers.LayerNormalization) -> bool:
+    axes = [norm.axis] if isinstance(norm.axis, int) else list(norm.axis)
+    return len(axes) == 1 and axes[0] in (-1, len(norm.input.shape) - 1)
 
 
 def _reason(error: Exception) -> str:
