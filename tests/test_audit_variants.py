@@ -58,10 +58,10 @@ def watched() -> Iterator[Seen]:
     """Note what the caches give for training: the name of the folder, the variant, the epoch, the rows."""
     seen, batch = [], CachedSplit.batch
 
-    def watching(self: CachedSplit, rows: Any, epoch: int, number: int) -> Any:
+    def watching(self: CachedSplit, rows: Any, epoch: int, number: int, **draws: Any) -> Any:
         if self.name == "train":
             seen.append((self.cache.folder.name, epoch % self.entry.variants, epoch, tuple(rows.tolist())))
-        return batch(self, rows, epoch, number)
+        return batch(self, rows, epoch, number, **draws)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CachedSplit, "batch", watching)

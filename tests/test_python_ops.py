@@ -32,7 +32,7 @@ from joulecache.pipelines.report.render.markdown import to_markdown
 from joulecache.pipelines.source import open_source, synthetic_photo
 from joulecache.transforms import parse
 from joulecache.transforms.images import Array
-from joulecache.transforms.ops import Op
+from joulecache.transforms.ops import Hue, Op, Rotate
 from joulecache.transforms.ops.decode import EXIF_ORIENTATION
 
 ONLINE = [name for name in ARMS if name != CACHED]
@@ -114,12 +114,16 @@ def check_same(arms: Mapping[str, Arm], cache: Cache, ops: Mapping[str, type[Op]
     [
         ("decode|resize(40)|random_crop(36) || flip_lr|rand_augment|flip_ud|shade|pad(1)", "1-6", 2),
         pytest.param(
-            *("decode(background=255)|hue(0.1)|resize(40) || random_crop(32)|color_jitter(0.3)|to_float", "0-4", 3),
+            *(
+                "decode(background=255)|saturation(0.1)|resize(40) || random_crop(32)|color_jitter(0.3)|to_float",
+                "0-4",
+                3,
+            ),
             marks=pytest.mark.slow,
         ),
         ("decode|central_crop(48) || flip_lr|trivial_augment|mixup", "3-4", 2),
         pytest.param(
-            *("decode(1)|pad(2)|random_crop(40) || rotate(10)|to_float|cutmix|mixup|normalize(0.5, 0.5)", "3, 5-6", 3),
+            *("decode(1)|pad(2)|random_crop(40) || affine(10)|to_float|cutmix|mixup|normalize(0.5, 0.5)", "3, 5-6", 3),
             marks=pytest.mark.slow,
         ),
     ],
@@ -139,9 +143,9 @@ def test_arms_run_ops_in_python_as_the_cache_does(
 
 
 def test_truncated_arms_mix_images_after_they_are_batched(few: Path, tmp_path: Path) -> None:
-    files, cache, arms = built(few, tmp_path, "decode|resize(16) || rotate(9)|mixup|to_float")
+    files, cache, arms = built(few, tmp_path, "decode|resize(16) || posterize(4)|mixup|to_float")
     made = {arm.name: arm.dataset for arm in make_prefix_arms(files.sample(6, 0), cache, BATCH)}
-    assert list(made) == ["tf.data", "read", "decode", "resize(16)", "rotate(9.0)", "batch", "mixup", "to_float"]
+    assert list(made) == ["tf.data", "read", "decode", "resize(16)", "posterize(4)", "batch", "mixup", "to_float"]
     for name, dataset in made.items():
         images, shares = next(iter(dataset))
         assert images.shape == ((BATCH, 16, 16, 3) if name in ("batch", "mixup", "to_float") else (BATCH,)), name
@@ -182,10 +186,26 @@ def test_files_that_tensorflow_decodes_otherwise_are_decoded_in_python(tmp_path:
 
 
 def test_a_resize_runs_in_python_only_before_ops_that_do() -> None:
-    online = OnlineOps.of(parse("decode|resize(40)|flip_lr || hue(0.1)|random_resized_crop(32)|to_float"))
+    online = OnlineOps.of(parse("decode|resize(40)|flip_lr || equalize|random_resized_crop(32)|to_float"))
     assert online.in_python == {1, 2, 3}
     assert [*online.runs(0, 6)] == [(0, 1, False), (1, 4, True), (4, 6, False)]
     assert [*online.runs(2, 5)] == [(2, 4, True), (4, 5, False)]
+
+
+@pytest.mark.parametrize(
+    ("chain", "in_python"),
+    [
+        ("decode|resize(32)|hue(0.1)|rotate(10)", set()),
+        ("decode|resize(224)|hue(0.1)", {1, 2}),
+        ("decode|hue(0.1)|resize(32)", {1}),
+        ("decode|resize(32)|hue(0.1)|equalize", {1, 2, 3}),
+    ],
+)
+def test_ops_whose_kernel_costs_less_on_small_images_run_in_tensorflow_there(chain: str, in_python: set[int]) -> None:
+    assert OnlineOps.of(parse(chain)).in_python == in_python
+    assert OnlineOps.of(parse(chain), moving=True).in_python >= {
+        number for number, op in enumerate(parse(chain).ops) if isinstance(op, Hue | Rotate)
+    }
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ which TensorFlow cannot read, is an input too. `max_pixels` is ignored.
 Ops that move or mask pixels, brightness, contrast, `to_float`, `normalize`, and `decode` of whole JPEG, MPO, PNG, GIF, BMP and
 WebP files are exact. Exceptions:
 
-- Resizing differs by less than a level on average, since TensorFlow filters in floats and Pillow in fixed point.
+- Resizing differs by less than a level on average, since TensorFlow filters in floats and Pillow in fixed point. So does `hue`. `rotate`
+  fetches a neighbouring pixel in a few places, since its coordinates are floats.
 - A CMYK or YCCK JPEG is at most one level darker, since TensorFlow rounds the black channel down. Without Adobe's marker it is
   inverted, and it cannot be decoded to grey.
 - A BMP with a palette is decoded to its palette indices. WebP with transparency or several frames, and the other formats that
@@ -16,6 +17,7 @@ WebP files are exact. Exceptions:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -33,6 +35,7 @@ from joulecache.transforms.ops import (
     Decode,
     FlipLr,
     FlipUd,
+    Hue,
     Normalize,
     Op,
     Pad,
@@ -40,9 +43,11 @@ from joulecache.transforms.ops import (
     RandomResizedCrop,
     Resize,
     ResizeShorter,
+    Rotate,
     ToFloat,
     op_name,
 )
+from joulecache.transforms.randomness import UNIT
 
 Tensor = Any  # TensorFlow ships no types
 Kernel = Callable[[Tensor, Tensor], Tensor]
@@ -59,6 +64,8 @@ def unsupported(ops: Sequence[Op]) -> str | None:
                 without = "decode with a background"
             case Resize(fit="crop" | "pad"):
                 without = f"resize with fit={op.fit!r}"
+            case Rotate() if type(op) is Rotate and _image_kernel(op) is None:
+                without = f"rotate with interpolation={op.interpolation!r} or a fill for each channel"
             case _ if _image_kernel(op) is None:
                 without = op_name(type(op))
             case _:
@@ -168,6 +175,8 @@ def _image_kernel(op: Op) -> Kernel | None:
             return lambda image, drawn: tf.cond(drawn[0] > 0, lambda: tf.reverse(image, [0]), lambda: image)
         case Brightness():
             return lambda image, drawn: _levels(_shifted(tf.cast(image, tf.int32) * drawn[0]))
+        case Hue():
+            return _hue
     kernel = _batch_kernel(op)
     return kernel and (lambda image, drawn: kernel(image[None], drawn[None])[0])
 
@@ -187,6 +196,8 @@ def _batch_kernel(op: Op) -> Kernel | None:
             return lambda images, drawn: _gather_columns(images, _mirror(tf.range(tf.shape(images)[2])[None], drawn))
         case FlipUd():
             return lambda images, drawn: _gather_rows(images, _mirror(tf.range(tf.shape(images)[1])[None], drawn))
+        case Rotate(interpolation="nearest", fill=int()):
+            return partial(_rotate, op)
         case Cutout():
             return partial(_cutout, op)
         case Brightness():
@@ -319,6 +330,31 @@ def _bordered(op: Pad, images: Tensor, axis: int, before: int, after: int) -> Te
                 strips.append(tf.broadcast_to(tf.constant(op.fill, tf.uint8), shape))
             return tf.concat([strips[0], images, strips[1]], axis)
     return tf.concat([tf.gather(images, first, axis=axis), images, tf.gather(images, second, axis=axis)], axis)
+
+
+def _hue(image: Tensor, drawn: Tensor) -> Tensor:
+    if image.shape[2] == 1:
+        return image
+    return tf.image.adjust_hue(image, tf.cast(drawn[0], tf.float32) / UNIT)
+
+
+def _rotate(op: Rotate, images: Tensor, drawn: Tensor) -> Tensor:
+    assert isinstance(op.fill, int)
+    height, width = tf.unstack(tf.cast(tf.shape(images)[1:3], tf.float64))
+    x, y = op.center or (width / 2, height / 2)
+    x, y = x - 0.5, y - 0.5  # TensorFlow counts from the center of the first pixel
+    angle = tf.cast(drawn[:, 0], tf.float64) * (-math.pi / 180 / UNIT)
+    cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros_like(angle)
+    rows = [cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y, zero, zero]
+    rotated = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.cast(tf.stack(rows, axis=1), tf.float32),
+        output_shape=tf.shape(images)[1:3],
+        fill_value=float(op.fill),
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+    return tf.ensure_shape(rotated, images.shape)
 
 
 def _cutout(op: Cutout, images: Tensor, corner: Tensor) -> Tensor:

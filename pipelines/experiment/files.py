@@ -151,7 +151,7 @@ def list_files(
         ops: Custom ops in the chain, by name.
     """
     chain, manifest = cache.chain(ops=ops), cache.manifest
-    online = OnlineOps.of(chain)
+    online = OnlineOps.of(chain, moving=bool(moving))
     rows = cache.rows("train")
     keys: list[str] = rows["key"].to_pylist()
     hashes = rows["key_hash"].to_numpy()

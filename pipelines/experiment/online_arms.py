@@ -12,7 +12,7 @@ import tensorflow as tf
 from joulecache.pipelines.cache.cache import Cache
 from joulecache.pipelines.experiment import python_ops
 from joulecache.pipelines.experiment.files import ImageFiles
-from joulecache.pipelines.experiment.python_ops import OnlineOps
+from joulecache.pipelines.experiment.python_ops import LARGE_PIXELS, OnlineOps
 from joulecache.pipelines.experiment.tfrecord_files import TFRecordFiles
 from joulecache.pipelines.loading.targets import Selection
 from joulecache.transforms import tensorflow as graphs
@@ -23,8 +23,7 @@ from joulecache.transforms.ops import BatchOp, Brightness, FlipLr, RandomCrop
 TF_DATA, READ, BATCH = "tf.data", "read", "batch"
 """The steps of the naive arm that are not ops."""
 
-_LARGE_PIXELS = 120 * 120  # from this size on, `_CHEAPER_BY_IMAGE` cost less on single images than on batches
-_CHEAPER_BY_IMAGE = (RandomCrop, FlipLr, Brightness)
+_CHEAPER_BY_IMAGE = (RandomCrop, FlipLr, Brightness)  # than on batches, if images are large
 _SHUFFLED_BATCHES = 16  # in the buffer of what is read from disk
 _MOVING = (moved.Mask, moved.Boxes, moved.Points)
 
@@ -291,7 +290,7 @@ def batched_from(online: OnlineOps, first: int) -> int:
         if last not in online.in_python:
             if not graphs.runs_on_batches(ops[last]):
                 break
-            if height * width >= _LARGE_PIXELS and isinstance(ops[last], _CHEAPER_BY_IMAGE):
+            if height * width >= LARGE_PIXELS and isinstance(ops[last], _CHEAPER_BY_IMAGE):
                 break
         start = last
     return start

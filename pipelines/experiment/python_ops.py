@@ -20,7 +20,7 @@ from joulecache.pipelines.loading.iterators import keep_iterators_at_exit, pytho
 from joulecache.transforms import chain as reference
 from joulecache.transforms import tensorflow as graphs
 from joulecache.transforms.kernels import put
-from joulecache.transforms.ops import BatchOp, Mixup, Op, RandomResizedCrop, Resize, ResizeShorter, ToFloat
+from joulecache.transforms.ops import BatchOp, Hue, Mixup, Op, RandomResizedCrop, Resize, ResizeShorter, Rotate, ToFloat
 from joulecache.transforms.ops.batch import mix_shares
 from joulecache.transforms.randomness import word_table
 from joulecache.transforms.targets import (
@@ -33,7 +33,10 @@ from joulecache.transforms.targets import (
 )
 from joulecache.transforms.tensorflow_targets import ABSENT, Boxes, Mask, Moving, Points
 
-_RESIZING = (Resize, ResizeShorter, RandomResizedCrop)
+_INEXACT = (Resize, ResizeShorter, RandomResizedCrop, Hue, Rotate)
+_CHEAPER_IF_SMALL = (Hue, Rotate)  # in TensorFlow, at 32x32: 63 instead of 102 us, and 48 instead of 70
+LARGE_PIXELS = 120 * 120
+"""The size of an image from which on memory traffic costs more than calls."""
 _ARRAYS = ArrayPool()  # one for all: TensorFlow keeps the functions of `tf.numpy_function` until the process ends
 
 Shape: TypeAlias = tuple[int | None, int | None, int]
@@ -56,19 +59,25 @@ class OnlineOps:
     in_python: frozenset[int]
 
     @classmethod
-    def of(cls, chain: reference.Chain) -> OnlineOps:
-        """Choose the ops that run in Python: those without a TensorFlow kernel, and those that share their call.
+    def of(cls, chain: reference.Chain, *, moving: bool = False) -> OnlineOps:
+        """Choose the ops that run in Python: those without a TensorFlow kernel, or with one that costs more, and those that share a call.
 
-        Those between them would cost a second call. Resizes before them cost less in Python than in TensorFlow, which rounds
-        otherwise: some ops amplify the difference.
+        Those between them would cost a second call. Ops before them whose TensorFlow kernel rounds otherwise run there too, since some
+        ops amplify the difference; resizes cost less so as well. With `moving` targets, none of `_CHEAPER_IF_SMALL` runs in TensorFlow.
         """
         ops, count = chain.ops, len(chain.ops) - len(chain.on_batches)
+
+        def costs_more(number: int) -> bool:
+            size = reference.fixed_size(ops[:number])
+            is_small = size is not None and size[0] * size[1] < LARGE_PIXELS
+            return isinstance(ops[number], _CHEAPER_IF_SMALL) and (moving or not is_small)
+
         on_images, on_batches = (
-            [number for number in numbers if not graphs.has_kernel(ops[number])]
+            [number for number in numbers if not graphs.has_kernel(ops[number]) or costs_more(number)]
             for numbers in (range(count), range(count, len(ops)))
         )
         if on_images:
-            on_images += [number for number in range(on_images[-1]) if isinstance(ops[number], _RESIZING)]
+            on_images += [number for number in range(on_images[-1]) if isinstance(ops[number], _INEXACT)]
         spans = [range(min(numbers), max(numbers) + 1) for numbers in (on_images, on_batches) if numbers]
         return cls(chain, frozenset(itertools.chain(*spans)))
 
