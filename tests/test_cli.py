@@ -91,6 +91,7 @@ REFUSED: dict[str, tuple[Sequence[str], int, str]] = {
     "missing model": (["compress", "none.keras", *COMPRESS[2:], "--prune", "0.5"], 2, "none.keras"),
     "unreadable model": ([*COMPRESS, "--quantize", "int8"], 2, "cannot be loaded as a Keras model"),
     "not a model's name": (["compress", "notes.txt", *COMPRESS[2:], "--quantize", "int8"], 2, "notes.txt"),
+    "no class weight": (["train", "none", "--epochs", "1", "--out", "run", "--class-weight", "cat"], 2, "CLASS=WEIGHT"),
     "share out of range": ([*COMPRESS, "--prune", "1"], 2, "prune"),
     "too few clusters": ([*COMPRESS, "--cluster", "1"], 2, "clusters"),
     "unknown criterion": ([*COMPRESS, "--criterion", "l2", "--prune", "0.5"], 2, "--criterion"),
@@ -146,6 +147,15 @@ def test_a_cache_of_another_chain_is_kept(run: Run, photo_folder: Path, photo_ca
     assert code == 2
     assert "--replace" in err
     assert contents(photo_cache) == before
+
+
+def test_another_backend_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    got, _, err = run("train", str(tmp_path), "--epochs", "1", "--out", str(tmp_path / "run"))
+    assert (got, err.strip()) == (
+        2,
+        "joulecache: KERAS_BACKEND is 'jax', but joulecache needs Keras on TensorFlow: unset it",
+    )
 
 
 @pytest.mark.parametrize(

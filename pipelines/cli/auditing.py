@@ -9,7 +9,7 @@ import typer
 
 from joulecache.pipelines.auditing.config import AuditConfig, PipelinesConfig
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.cli.logs import loading
+from joulecache.pipelines.cli.logs import loading_keras
 from joulecache.pipelines.cli.options import (
     SOURCE_METAVARS,
     SOURCES,
@@ -126,7 +126,7 @@ def _measure(
     as_json: bool,
 ) -> None:
     meter, metrics = make_meter(energy), metrics_file(prometheus)
-    with loading("TensorFlow"):
+    with loading_keras():
         from joulecache.pipelines.auditing.auditor import audit as run_audit
         from joulecache.pipelines.report.describe.audit import describe_audit
         from joulecache.pipelines.report.files import write_report

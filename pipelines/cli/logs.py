@@ -55,6 +55,16 @@ def loading(library: str) -> Iterator[None]:
 
 
 @contextmanager
+def loading_keras() -> Iterator[None]:
+    """Do the same for Keras; raise ValueError if it is told to run on another backend, whose import may fail."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ValueError(f"KERAS_BACKEND is {backend!r}, but joulecache needs Keras on TensorFlow: unset it")
+    with loading("TensorFlow"):
+        yield
+
+
+@contextmanager
 def printed_notes() -> Iterator[None]:
     """Print what is logged inside the block: warnings of joulecache and errors of libraries, each once and in one line.
 

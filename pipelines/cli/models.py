@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.cli.logs import loading
+from joulecache.pipelines.cli.logs import loading_keras
 from joulecache.pipelines.cli.options import (
     AsJson,
     Cache,
@@ -73,7 +73,7 @@ def train(
     """Train a model on a cache, compress it on request, and measure both."""
     meter, metrics, custom = make_meter(energy), metrics_file(prometheus), import_ops(ops)
     recipe = Recipe(**steps) if any(steps.values()) else None
-    with loading("TensorFlow"):
+    with loading_keras():
         from joulecache.pipelines.training.callback import EpochLines
         from joulecache.pipelines.training.trainer import train as train_model
 
@@ -150,7 +150,7 @@ def compress(
 ) -> None:
     """Prune, share weights of and quantize a Keras model, and measure each resulting file."""
     meter, custom, recipe = make_meter(energy), import_ops(ops), Recipe(**steps, **details)
-    with loading("TensorFlow"):
+    with loading_keras():
         from joulecache.pipelines.compressing.compression import compress as compress_model
 
     with progress_bar() as bar:

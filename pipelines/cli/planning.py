@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from joulecache.pipelines.cli.config_options import Given, OptionsOf
-from joulecache.pipelines.cli.logs import loading
+from joulecache.pipelines.cli.logs import loading_keras
 from joulecache.pipelines.cli.options import (
     SOURCE_METAVARS,
     AsJson,
@@ -67,7 +67,7 @@ def plan(
     settings["disk_budget_bytes"] = None if disk_budget is None else _bytes(disk_budget)
     if apply is not None:
         _check_new(apply, source)
-    with loading("TensorFlow"):
+    with loading_keras():
         from joulecache.pipelines.planning.planner import plan as make_plan
 
     with progress_bar() as bar:

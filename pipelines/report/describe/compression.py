@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from joulecache.pipelines.compressing.results import CONTROL, Compression, ModelFile
+from joulecache.pipelines.compressing.results import COMPRESSION_RECORD, CONTROL, Compression, ModelFile
 from joulecache.pipelines.core import quantities
 from joulecache.pipelines.core.quantities import Spread
 from joulecache.pipelines.energy import Energy
@@ -23,6 +23,7 @@ from joulecache.pipelines.report.document import (
     words,
 )
 
+_MOST_LAYERS = 16  # whose widths are listed
 _FASTER = (
     "Faster: every run used less CPU time than that of the model it is compared with, which is not pruned and has the same precision. "
     "Quantized models that are not pruned are compared with the float32 one."
@@ -75,9 +76,17 @@ def compression_sentences(compression: Compression) -> tuple[str, ...]:
             )
     found += [_chance(compression), _lost(compression, last.name), _spent_once(compression)]
     if compression.widths:
-        widths = ", ".join(f"{name} {before} to {after}" for name, (before, after) in compression.widths.items())
-        found.append(f"Channels kept: {widths}.")
+        found.append(_channels_kept(compression))
     return tuple(filter(None, found))
+
+
+def _channels_kept(compression: Compression) -> str:
+    widths = compression.widths
+    if len(widths) <= _MOST_LAYERS:
+        kept = ", ".join(f"{name} {before} to {after}" for name, (before, after) in widths.items())
+        return f"Channels kept: {kept}."
+    before, after = (quantities.count(sum(each)) for each in zip(*widths.values(), strict=True))
+    return f"Channels kept: {after} of {before}, in {len(widths)} layers; the widths of all: {COMPRESSION_RECORD}."
 
 
 def _against_unpruned(compression: Compression) -> str:
