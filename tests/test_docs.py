@@ -10,6 +10,7 @@ import importlib
 import re
 import shlex
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -149,6 +150,18 @@ def test_the_page_on_targets_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     jc.precompute("synthetic:40", "cache", "decode|resize(8)", target=["mask", "tags"])
     names = run_blocks(blocks("docs/targets.md"))
     assert {*next(iter(names["train"]))[1]} == {"mask", "tags"}
+
+
+def test_mlflow_logs_what_the_page_on_monitoring_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri(f"file://{tmp_path}/runs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own
+        run_blocks([*blocks("docs/monitoring.md"), *blocks("docs/monitoring.md", "py")])
+    logged = {path.name for path in tmp_path.glob("runs/*/*/metrics/*")}
+    assert {"loss", "energy_j", "energy_low_j", "energy_high_j", "energy_j_per_1000_images", "cpu_s"} <= logged
 
 
 def test_every_metric_and_key_of_the_page_on_monitoring_exists() -> None:
