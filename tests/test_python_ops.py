@@ -22,6 +22,7 @@ from joulecache.pipelines.building.precomputing import build_cache
 from joulecache.pipelines.cache.cache import Cache, open_cache
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.experiment.arms import Arm, make_prefix_arms
+from joulecache.pipelines.experiment.failures import ArmError
 from joulecache.pipelines.experiment.files import ImageFiles, list_files
 from joulecache.pipelines.experiment.names import ARMS, CACHED
 from joulecache.pipelines.experiment.online_arms import batched_from
@@ -50,6 +51,16 @@ class Shade(Op):
 
     def pixels(self, image: Array, drawn: tuple[int, ...]) -> Array:
         return (image - np.minimum(image, drawn[0])).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Broken(Op):
+    """Fail, but not in the validation chain, which has no random ops."""
+
+    random_words: ClassVar[int] = 1
+
+    def pixels(self, image: Array, drawn: tuple[int, ...]) -> Array:
+        raise KeyError("lamp")
 
 
 OWN = {"shade": Shade}
@@ -225,3 +236,10 @@ def test_an_audit_of_a_custom_op_says_what_ran_in_python(few: Path, tmp_path: Pa
     assert Audit.from_json(result.to_json()) == result
     says = "resize(24), random_crop(20), shade ran in Python (tf.numpy_function) in the arms without a cache"
     assert says in to_markdown(describe_audit(result)).replace("`", "")
+
+
+@pytest.mark.slow
+def test_an_op_that_fails_after_the_cut_is_named_in_one_line(few: Path, tmp_path: Path) -> None:
+    chain = parse("decode|resize(24) || broken", {"broken": Broken})
+    with pytest.raises(ArmError, match=r"^naive failed: .*broken failed: KeyError: 'lamp'[^\n]*$"):
+        audit(few, chain, tmp_path / "out", workloads=("input",), pairs=1)

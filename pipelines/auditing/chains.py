@@ -31,7 +31,7 @@ from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.energy.storage import storage_energy
 from joulecache.pipelines.experiment.arms import Arm, check_chain, image_shape, make_arms, refused_arms
 from joulecache.pipelines.experiment.blocks import Bench, active_joules
-from joulecache.pipelines.experiment.failures import ArmError
+from joulecache.pipelines.experiment.failures import ArmError, naming_failures
 from joulecache.pipelines.experiment.files import list_files, unpack
 from joulecache.pipelines.experiment.names import (
     ACCELERATOR,
@@ -413,7 +413,8 @@ def _pixel_differences(arms: Sequence[Arm], level: float) -> dict[str, float]:
     first = {}
     for arm in arms:
         arm.start_epoch(0)
-        first[arm.name] = [part.numpy() for part in tf.nest.flatten(next(iter(arm.dataset)))]
+        with naming_failures(arm.name):
+            first[arm.name] = [part.numpy() for part in tf.nest.flatten(next(iter(arm.dataset)))]
     images, *targets = first[CACHED]
     differences = {}
     for name, (others, *other_targets) in first.items():
