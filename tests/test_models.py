@@ -455,6 +455,15 @@ def test_batches_say_their_image_shape() -> None:
     assert check_batches(varying, "data", model) == (None, None, 3)
 
 
+def test_labels_of_other_classes_are_refused() -> None:
+    images, model = np.zeros((4, 20, 20, 3), np.uint8), build_model("mlp", (20, 20, 3), 2)
+    three, two = (tf.data.Dataset.from_tensors((images, np.zeros((4, k), np.float32))) for k in (3, 2))
+    check_batches(two, "data", model)
+    check_batches(two, "data", build_model("mlp", (20, 20, 3), 1))
+    with pytest.raises(ValueError, match="data has labels of 3 classes, but the model has 2 outputs"):
+        check_batches(three, "data", model)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

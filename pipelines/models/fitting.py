@@ -25,7 +25,7 @@ def check_batches(
         data: A finite dataset of (uint8 images `[B, H, W, C]`, integer labels `[B]` or float labels `[B, K]`), with or without
             weights `[B]` of the images.
         what: Name of the data in messages.
-        model: A classifier whose input shape the images must match.
+        model: A classifier whose input shape the images must match, and whose outputs labels `[B, K]`.
 
     Returns:
         The shape (H, W, C) of an image; None for a size that varies.
@@ -53,7 +53,16 @@ def check_batches(
     ):
         wanted = shape_text(model.inputs[0].shape[1:])
         raise ValueError(f"{what} has images of {shape_text(shape)}, but the model expects {wanted}: resize them")
+    if model is not None and ranks[1] == 2:
+        _check_width(parts[1].shape[1], what, model)
     return shape
+
+
+def _check_width(classes: int | None, what: str, model: keras.Model) -> None:
+    """Raise ValueError if labels `[B, classes]` do not fit the outputs of a model; one output decides between two classes."""
+    outputs = model.outputs[0].shape[-1]
+    if classes is not None and outputs != classes and (outputs, classes) != (1, 2):
+        raise ValueError(f"{what} has labels of {classes} classes, but the model has {outputs} outputs: choose another")
 
 
 def check_finite_epochs(data: tf.data.Dataset, what: str) -> None:
