@@ -32,7 +32,12 @@ def lines_of(section: str, option: str) -> list[str]:
 
 
 REQUIREMENTS = [
-    Requirement(line) for line in lines_of("options", "install_requires") + lines_of("options.extras_require", "dev")
+    Requirement(line)
+    for line in (
+        *lines_of("options", "install_requires"),
+        *lines_of("options.extras_require", "dev"),
+        *lines_of("options.extras_require", "docs"),
+    )
 ]
 
 
