@@ -81,7 +81,7 @@ def read_epoch(url: str, limit_bytes: int) -> None:
 
     config = LoadConfig("train", BATCH, "blocks", epochs=1, budget=Budget(window_bytes=WINDOW_BYTES))
     reader = open_steps(url, config, verify="open", ops=None, stage_limit_bytes=limit_bytes)
-    for _ in NumPyBatches(reader, config):
+    for _ in NumPyBatches(lambda: reader, config):
         pass
 
 

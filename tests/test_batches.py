@@ -6,7 +6,8 @@ import dataclasses
 import inspect
 import itertools
 import json
-from collections.abc import Iterable
+import pickle
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def test_memory_is_used_again(caches: dict[str, Path]) -> None:
 def opened(folder: Path, step_bytes: int, **options: Any) -> NumPyBatches:
     budget = Budget(step_bytes=step_bytes, encoded_step_bytes=step_bytes)
     config = LoadConfig("train", BATCH, budget=budget, **options)
-    return NumPyBatches(open_reader(jc.open_cache(folder), config), config)
+    return NumPyBatches(lambda: open_reader(jc.open_cache(folder), config), config)
 
 
 @pytest.mark.parametrize("step_bytes", [1, 2 * BATCH * 14 * 14 * 3, 1 << 30])
@@ -335,6 +336,24 @@ if __name__ == "__main__":
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("kind", ["raw", "jpeg", "spatial"])
+def test_pickled_batches_go_on_with_the_same_epoch(caches: dict[str, Path], kind: str) -> None:
+    batches = jc.batches(caches[kind], "train", BATCH)
+    next(iter(batches))
+    came = pickle.loads(pickle.dumps(batches))  # noqa: S301
+    assert came.state() == batches.state()
+    for images, expected in zip(came, batches, strict=True):
+        assert images[0].tobytes() == expected[0].tobytes()
+
+
+def test_pickled_batches_of_a_cache_that_was_rebuilt_are_refused(tmp_path: Path, photo_folder: Path) -> None:
+    build(photo_folder, tmp_path / "cache", "decode|resize(8)")
+    batches = pickle.dumps(jc.batches(tmp_path / "cache", "train", BATCH))
+    build(photo_folder, tmp_path / "cache", "decode|resize(9)", replace=True)
+    with pytest.raises(CacheError, match="the cache was rebuilt after its batches were pickled: call batches again"):
+        pickle.loads(batches)  # noqa: S301
+
+
 def test_a_process_ends_while_batches_are_read(caches: dict[str, Path]) -> None:
     script = """
 import sys, threading
@@ -363,3 +382,51 @@ def test_a_cache_in_another_process_is_the_same(caches: dict[str, Path]) -> None
     assert cache.index.num_rows
     kind, arguments = cache.__reduce__()
     assert dataclasses.asdict(kind(*arguments)) == dataclasses.asdict(cache)  # type: ignore[operator,misc]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda jc, cache: jc.load(3, "train", BATCH), "cache must be a path, got 3"),
+        (lambda jc, cache: jc.batches(None, "train", BATCH), "cache must be a path, got None"),
+        (lambda jc, cache: jc.open_cache(b"cache"), "cache must be a path, got b'cache'"),
+        (lambda jc, cache: jc.open_manifest(3), "cache must be a path, got 3"),
+        (lambda jc, cache: jc.verify(None), "cache must be a path, got None"),
+        (lambda jc, cache: jc.precompute(3, cache, "decode"), "source must be a path, got 3"),
+        (lambda jc, cache: jc.precompute("photos", None, "decode"), "cache must be a path, got None"),
+        (lambda jc, cache: jc.precompute("photos", cache, 3), r"a chain must be text such as .*, or a Chain, got int"),
+        (lambda jc, cache: jc.plan(3, "decode", epochs=1), "source must be a path, got 3"),
+        (lambda jc, cache: jc.audit(3, "decode", out="out"), "source must be a path, got 3"),
+        (lambda jc, cache: jc.cached(3), "directory must be a path, got 3"),
+        (lambda jc, cache: jc.mix({cache: 1, 3: 1}), "each cache in shares must be a path, got 3"),
+        (
+            lambda jc, cache: jc.image_dataset_from_directory("photos", cache_dir=None),
+            "cache_dir must be a path, got None",
+        ),
+        (
+            lambda jc, cache: jc.image_dataset_from_directory("photos", cache_dir=cache, batch_size=0),
+            "batch_size must be",
+        ),
+        (
+            lambda jc, cache: jc.batches(cache, "train", BATCH, drop_remainder="no"),
+            "drop_remainder must be True or False",
+        ),
+        (
+            lambda jc, cache: jc.batches(cache, "train", BATCH, targets=3),
+            "targets must be a name or a sequence of names",
+        ),
+        (
+            lambda jc, cache: jc.batches(cache, "train", BATCH, sample_weight=3),
+            "sample_weight must be a non-empty string",
+        ),
+        (
+            lambda jc, cache: jc.batches(cache, "train", BATCH, ops=3),
+            "ops must be a dict of op classes by name, got int",
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused_by_name(
+    caches: dict[str, Path], call: Callable[[Any, Path], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(jc, caches["raw"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from joulecache.pipelines.core.checks import (
     check_flag,
     check_integer,
     check_number,
+    check_path,
     check_text,
     shown,
 )
@@ -65,6 +67,9 @@ def test_short_values_are_shown_as_they_are() -> None:
         (lambda: check_choices("arms", ("a",), ("a", "b"), needed=["b"]), "arms must include b, got a"),
         (lambda: check_text("name", ""), "name must be a non-empty string, got ''"),
         (lambda: check_text("name", 3, allow_empty=True), "name must be a string, got 3"),
+        (lambda: check_path("cache", None), "cache must be a path, got None"),
+        (lambda: check_path("cache", b"a"), "cache must be a path, got b'a'"),
+        (lambda: check_path("cache", ""), "cache must be a path, got ''"),
         (lambda: check_flag("drop", 1), "drop must be True or False, got 1"),
     ],
 )
@@ -103,4 +108,5 @@ def test_what_is_right_passes() -> None:
     check_choice("format", "arrow", ("arrow", "png"))
     check_choices("arms", ["b", "a"], ("a", "b"), needed=("a",))
     check_text("name", "", allow_empty=True)
+    assert check_path("cache", Path("a", "b")) == check_path("cache", "a/b") == "a/b"
     check_flag("drop", True)

@@ -71,7 +71,7 @@ def limit_of(cache: Path, split: str = "train") -> int:
 
 def opened(cache: str | Path, limit: int = 10**9, split: str = "train", **options: Any) -> NumPyBatches:
     config = LoadConfig(split, 8, **{**SMALL, **options})
-    return NumPyBatches(open_steps(cache, config, verify="open", ops=None, stage_limit_bytes=limit), config)
+    return NumPyBatches(lambda: open_steps(cache, config, verify="open", ops=None, stage_limit_bytes=limit), config)
 
 
 def flat(tree: Any) -> list[NDArray[Any]]:
@@ -256,7 +256,7 @@ from joulecache.pipelines.loading.opening import open_steps
 budget = Budget(step_bytes=5_000, encoded_step_bytes=5_000, block_bytes=2_000, window_bytes=20_000)
 config = LoadConfig("train", 8, "blocks", epochs=2, budget=budget)
 url, limit = sys.argv[1], int(sys.argv[2])
-batches = NumPyBatches(open_steps(url, config, verify="open", ops=None, stage_limit_bytes=limit), config)
+batches = NumPyBatches(lambda: open_steps(url, config, verify="open", ops=None, stage_limit_bytes=limit), config)
 print(sum(int(images.sum()) for images, _ in batches), flush=True)
 """
 

@@ -60,7 +60,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def opened(folder: Path, views: int, **options: Any) -> NumPyBatches:
     config = LoadConfig("train", BATCH, views=views, **{"epochs": EPOCHS, **options})
-    return NumPyBatches(open_reader(jc.open_cache(folder), config), config)
+    return NumPyBatches(lambda: open_reader(jc.open_cache(folder), config), config)
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -179,7 +179,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def opened(cache: Cache, **options: Any) -> NumPyBatches:
     config = LoadConfig("train", BATCH, **{"where": SELECTED, "epochs": 3, **options})
-    return NumPyBatches(open_reader(cache, config), config)
+    return NumPyBatches(lambda: open_reader(cache, config), config)
 
 
 def by_number(images: Any, targets: Any) -> list[tuple[int, bytes, str]]:

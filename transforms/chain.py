@@ -381,6 +381,8 @@ def parse(text: str, ops: Mapping[str, type[Op]] | None = None) -> Chain:
         UnknownOpError: The text names an unknown op.
         ValueError: The text is not a valid chain.
     """
+    if not isinstance(text, str):
+        raise ValueError(f'a chain must be text such as "decode|resize(72)", or a Chain, got {type(text).__name__}')
     halves = text.split("||")
     if len(halves) > 2:
         raise ValueError(f"a chain has at most one cut '||', got {len(halves) - 1} in {_quoted(text)}")
@@ -391,7 +393,7 @@ def parse(text: str, ops: Mapping[str, type[Op]] | None = None) -> Chain:
 
 def as_chain(chain: Chain | str) -> Chain:
     """Return a chain, parsed if it is text; raises as `parse`."""
-    return parse(chain) if isinstance(chain, str) else chain
+    return chain if isinstance(chain, Chain) else parse(chain)
 
 
 def _quoted(text: str) -> str:
@@ -399,6 +401,8 @@ def _quoted(text: str) -> str:
 
 
 def _table(custom: Mapping[str, type[Op]]) -> Mapping[str, type[Op]]:
+    if not isinstance(custom, Mapping):
+        raise ValueError(f"ops must be a dict of op classes by name, got {type(custom).__name__}")
     taken = [name for name, kind in custom.items() if OPS.get(name, kind) is not kind]
     if taken:
         raise ValueError(f"op {taken[0]!r} is built in: rename the custom op")
@@ -467,9 +471,7 @@ def _value(node: ast.expr) -> Literal:
 def op_text(op: Op) -> str:
     """Return an op as text, omitting arguments equal to their defaults."""
     arguments, positional = [], True
-    for field in dataclasses.fields(op):  # type: ignore[arg-type]
-        if not field.init:
-            continue
+    for field in (field for field in dataclasses.fields(op) if field.init):  # type: ignore[arg-type]
         positional = positional and not field.kw_only
         value = getattr(op, field.name)
         literal = _literal(op, field.name, value)

@@ -25,6 +25,7 @@ from joulecache.pipelines.compressing.compression import PreparedCompression, pr
 from joulecache.pipelines.compressing.feasibility import check_conversion, check_recipe
 from joulecache.pipelines.compressing.results import Compression, read_compression
 from joulecache.pipelines.core import codec
+from joulecache.pipelines.core.checks import check_path
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.core.user_code import source_sha256
 from joulecache.pipelines.energy import Meter
@@ -97,12 +98,13 @@ def audit_chain(
         ArmError: An arm cannot run.
         RuntimeError: The model to compress for inference diverged in training.
     """
+    check_path("source", source)
     parsed = as_chain(chain)
     check_chain(parsed, config.workloads, own_model=make_model is not None)
     config.check_draws(parsed)
     _build_config(parsed, config, config.variants[0])
     shape = image_shape(parsed)
-    folder = AuditFolder(Path(out))
+    folder = AuditFolder(Path(check_path("out", out)))
     folder.check(source_paths(source))
     if config.trains and make_model is None:
         check_model(config.model, shape)

@@ -14,6 +14,7 @@ from joulecache.pipelines.auditing.config import PipelinesConfig
 from joulecache.pipelines.auditing.folder import AuditFolder
 from joulecache.pipelines.auditing.inspection import InspectedPipeline, inspect_pipeline, make_dataset
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.core.checks import check_path
 from joulecache.pipelines.core.progress import Progress
 from joulecache.pipelines.core.user_code import origin_of, source_sha256
 from joulecache.pipelines.energy import Meter
@@ -54,7 +55,7 @@ def audit_pipelines(
         ArmError: A pipeline cannot be audited.
     """
     _check_functions(datasets)
-    folder = AuditFolder(Path(out))
+    folder = AuditFolder(Path(check_path("out", out)))
     folder.check()
     trains = TRAIN in config.workloads
     if trains and make_model is None:

@@ -18,7 +18,7 @@ from joulecache.pipelines.building.records import Record, RecordUnit, checked
 from joulecache.pipelines.building.results import WriteResult
 from joulecache.pipelines.building.rows import Reject
 from joulecache.pipelines.cache.names import Encoding, Format
-from joulecache.pipelines.core.checks import shown
+from joulecache.pipelines.core.checks import check_path, shown
 from joulecache.pipelines.source import Source
 from joulecache.pipelines.source.feature import Feature
 from joulecache.pipelines.source.features import AnyFeature, Features, check_names, describe_features
@@ -123,7 +123,7 @@ class WriteCache(beam.PTransform):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self.with_input_types(Record | Mapping[str, Any]).with_output_types(WriteResult)
-        self._cache, self._features = os.fspath(cache), _checked_features(features)
+        self._cache, self._features = check_path("cache", cache), _checked_features(features)
         self._config = BuildConfig(
             chain=as_chain(chain),
             val_chain=None if val_chain is None else as_chain(val_chain),

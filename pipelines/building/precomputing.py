@@ -27,6 +27,7 @@ from joulecache.pipelines.building.work_folder import UNITS
 from joulecache.pipelines.building.worker_pool import worker_count
 from joulecache.pipelines.cache.manifest import BuildEnergy, Manifest
 from joulecache.pipelines.cache.names import Encoding, Format
+from joulecache.pipelines.core.checks import check_path
 from joulecache.pipelines.core.object_store import StoreError
 from joulecache.pipelines.energy import Meter
 from joulecache.pipelines.source import Source, log_notes, open_source, store_units
@@ -113,6 +114,7 @@ def precompute(
         BuildError: The cache cannot be written, all or too many records were rejected (`RejectsError`), or the Beam runner failed
             (`EngineError`).
     """
+    source, cache = check_path("source", source), check_path("cache", cache)
     config = BuildConfig(
         chain=as_chain(chain),
         val_chain=None if val_chain is None else as_chain(val_chain),

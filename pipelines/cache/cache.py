@@ -19,6 +19,7 @@ from joulecache.pipelines.cache.manifest_io import open_manifest
 from joulecache.pipelines.cache.mapped_images import MappedImages, map_variant
 from joulecache.pipelines.cache.mapped_targets import MappedTargets, map_targets
 from joulecache.pipelines.cache.verification import find_problems
+from joulecache.pipelines.core.checks import check_path
 from joulecache.pipelines.core.notebook import Displayed
 from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.source.features import spatial_features
@@ -112,7 +113,7 @@ def open_cache(cache: CacheLike, *, stage_limit_bytes: int = STAGE_LIMIT_BYTES) 
     """Open a cache, as `joulecache.open_cache` describes, without its sequences of records."""
     if isinstance(cache, Cache):
         return cache
-    location = os.fspath(cache)
+    location = check_path("cache", cache)
     if is_remote(location):
         remote = find_remote(location, stage_limit_bytes)
         return Cache(location, remote.copy(), remote.manifest)

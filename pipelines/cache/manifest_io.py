@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from joulecache.pipelines.cache.errors import CacheError, NoCacheError, wrong_size
 from joulecache.pipelines.cache.manifest import MANIFEST, Manifest, encode_manifest, parse_manifest
+from joulecache.pipelines.core.checks import check_path
 from joulecache.pipelines.core.files import sync_folder, unexpanded_home, write_bytes
 from joulecache.pipelines.core.object_store import ObjectFolder, StoredObject, StoreError, is_remote
 
@@ -41,12 +42,13 @@ def open_manifest(cache: str | os.PathLike[str], *, damaged: bool = False) -> Ma
         NoCacheError: There is no cache.
         CacheError: Its manifest or files are damaged.
     """
-    if is_remote(cache):
+    location = check_path("cache", cache)
+    if is_remote(location):
         with store_errors():
-            objects = ObjectFolder(os.fspath(cache))
+            objects = ObjectFolder(location)
             stored = {} if damaged else {stored.name: stored for stored in objects.list()}
             return read_stored_manifest(objects, stored, damaged=damaged)[0]
-    folder = Path(cache)
+    folder = Path(location)
     manifest = read_manifest(folder)
     if not damaged:
         check_files(folder, manifest)

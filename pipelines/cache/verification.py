@@ -9,6 +9,7 @@ from pathlib import Path
 from joulecache.pipelines.cache.index import read_index
 from joulecache.pipelines.cache.manifest import MANIFEST, encode_manifest
 from joulecache.pipelines.cache.manifest_io import open_manifest, store_errors
+from joulecache.pipelines.core.checks import check_path
 from joulecache.pipelines.core.files import sha256_of
 from joulecache.pipelines.core.object_store import ObjectFolder, is_remote, open_binary
 from joulecache.pipelines.core.progress import Progress, silent
@@ -21,7 +22,7 @@ def find_problems(cache: str | os.PathLike[str], progress: Progress = silent) ->
         NoCacheError: There is no cache.
         CacheError: The manifest itself cannot be trusted, or the store failed.
     """
-    location = os.fspath(cache).rstrip("/")
+    location = check_path("cache", cache).rstrip("/")
     manifest = open_manifest(location, damaged=True)
     problems = []
     with store_errors(), open_binary(f"{location}/{MANIFEST}") as stream:

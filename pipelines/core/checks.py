@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import reprlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -113,6 +114,14 @@ def check_text(name: str, value: object, *, allow_empty: bool = False) -> None:
     if not isinstance(value, str) or not (value or allow_empty):
         kind = "a string" if allow_empty else "a non-empty string"
         raise ValueError(f"{name} must be {kind}, got {shown(value)}")
+
+
+def check_path(name: str, value: object) -> str:
+    """Return a path or URL as text; raise ValueError unless it is a string or an `os.PathLike` of one."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{name} must be a path, got {shown(value)}")
+    return text
 
 
 def check_flag(name: str, value: object) -> None:

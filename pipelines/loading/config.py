@@ -79,9 +79,14 @@ class LoadConfig:
                 )
         if isinstance(self.targets, str):
             object.__setattr__(self, "targets", (self.targets,))
+        check_flag("drop_remainder", self.drop_remainder)
         check_flag("follow", self.follow)
-        for name in (*(self.targets or ()), *([] if self.sample_weight is None else [self.sample_weight])):
+        if not isinstance(self.targets, Sequence | None):
+            raise ValueError(f"targets must be a name or a sequence of names, got {shown(self.targets)}")
+        for name in self.targets or ():
             check_text("targets", name)
+        if self.sample_weight is not None:
+            check_text("sample_weight", self.sample_weight)
         if isinstance(self.where, str):
             parse_where(self.where)
         elif self.where is not None and not callable(self.where):

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from joulecache.pipelines.core.checks import check_integer, check_path
 from joulecache.pipelines.loading.directory_cache import DirectoryCache, cache_directory
 from joulecache.pipelines.loading.grain_images import grain_dataset, require_grain
 from joulecache.pipelines.loading.kept_alive import call_method, keep_alive
@@ -124,6 +125,8 @@ def image_dataset_from_directory(
 
 
 def _check_supported(given: Mapping[str, Any], cache_dir: str | os.PathLike[str]) -> None:
+    if given["batch_size"] is not None:
+        check_integer("batch_size", given["batch_size"])
     found = {
         **given,
         "interpolation": given["interpolation"].lower(),
@@ -136,7 +139,7 @@ def _check_supported(given: Mapping[str, Any], cache_dir: str | os.PathLike[str]
                 "cache"
             )
     for name, path in (("directory", given["directory"]), ("cache_dir", cache_dir)):
-        if "://" in os.fspath(path):
+        if "://" in check_path(name, path):
             raise ValueError(f"{name} must be a local folder, got {os.fspath(path)!r}: copy it to this machine")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.arrow_shards import PAGE
 from joulecache.pipelines.cache.errors import CacheError
-from joulecache.pipelines.core.checks import check_text
+from joulecache.pipelines.core.checks import check_path, check_text
 from joulecache.pipelines.core.progress import LINE_DELAY_S, progress_bar
 from joulecache.pipelines.loading.element_files import DTYPES, Component, is_filled, map_elements
 from joulecache.pipelines.loading.element_filling import ElementProgress, fill
@@ -54,7 +54,7 @@ def cached(
         ValueError: `fingerprint` is not a string.
     """
     check_text("fingerprint", fingerprint, allow_empty=True)
-    folder = Path(directory)
+    folder = Path(check_path("directory", directory))
 
     def apply(dataset: tf.data.Dataset) -> tf.data.Dataset:
         if not tf.executing_eagerly():

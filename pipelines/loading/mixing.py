@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulecache.pipelines.cache.cache import CacheLike
-from joulecache.pipelines.core.checks import check_integer, check_number
+from joulecache.pipelines.core.checks import check_integer, check_number, check_path
 from joulecache.pipelines.loading.array_pool import ArrayPool
 from joulecache.pipelines.loading.config import LoadConfig
 from joulecache.pipelines.loading.order import Order
@@ -62,6 +62,8 @@ def mix(shares: Mapping[AnyCache, float], *, records: int | None = None) -> Mix:
         raise ValueError(f'shares must be a dict of caches, such as {{"a/": 0.7, "b/": 0.3}}, got {shares!r}')
     if records is not None:
         check_integer("records", records)
+    for cache in shares:
+        check_path("each cache in shares", cache)
     checked: dict[CacheLike, float] = {
         cache: check_number(f"the share of {str(cache)!r}", share, above=0) for cache, share in shares.items()
     }

@@ -98,7 +98,8 @@ def batches(
         balance=balance,
         views=views,
     )
-    return NumPyBatches(open_steps(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes), config)
+    opening = functools.partial(open_steps, cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
+    return NumPyBatches(opening, config)
 
 
 class NumPyBatches:
@@ -108,14 +109,16 @@ class NumPyBatches:
     stay as they are for as long as they, or views or tensors of their memory, are referenced; then their memory is used for
     later batches. They may be written to.
 
+    It can be pickled, for a spawned process for example, which opens the cache again and begins with the same epoch.
+
     Attributes:
         class_names: The names of the classes of the only target; empty for several or others.
     """
 
-    def __init__(self, reader: StepReader, config: LoadConfig) -> None:
-        self._reader, self._config = reader, config
-        self._next = self._position = reader.start
-        self.class_names = reader.class_names
+    def __init__(self, opening: Callable[[], StepReader], config: LoadConfig) -> None:
+        self._opening, self._reader, self._config = opening, opening(), config
+        self._next = self._position = self._reader.start
+        self.class_names = self._reader.class_names
 
     def __len__(self) -> int:
         """Return the number of batches in an iteration; only one that starts inside an epoch, without `epochs`, is shorter."""
@@ -128,6 +131,10 @@ class NumPyBatches:
         self._position = start
         self._next = (start[0] + 1, 0) if epochs is None else self._reader.start
         return self._iterate(dataclasses.replace(self._reader, start=start), start[0] + 1 if epochs is None else epochs)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle what opens the cache again, and the position, not what is mapped."""
+        return _open_again, (self._opening, self._config, self._fingerprint, self._next, self._position)
 
     def state(self) -> dict[str, int]:
         """Return the position after the last batch that was yielded, as a dict for JSON of less than 1 KB."""
@@ -180,6 +187,20 @@ class NumPyBatches:
                 number += 1
                 self._position = divmod(number, count)
                 yield reader.arrange([*images[:, place]], [each[place] for each in targets])
+
+
+def _open_again(
+    opening: Callable[[], StepReader],
+    config: LoadConfig,
+    fingerprint: int,
+    following: tuple[int, int],
+    position: tuple[int, int],
+) -> NumPyBatches:
+    batches = NumPyBatches(opening, config)
+    if batches._fingerprint != fingerprint:
+        raise CacheError("the cache was rebuilt after its batches were pickled: call batches again")
+    batches._next, batches._position = following, position
+    return batches
 
 
 def _read_ahead(reader: StepReader, end: int) -> Iterator[Step]:

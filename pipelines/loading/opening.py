@@ -13,7 +13,7 @@ from joulecache.pipelines.cache.cache import Cache, CacheLike, open_cache
 from joulecache.pipelines.cache.errors import CacheError
 from joulecache.pipelines.cache.manifest_io import open_committed
 from joulecache.pipelines.cache.streamed import StreamedCache
-from joulecache.pipelines.core.checks import check_choice, check_integer
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_path
 from joulecache.pipelines.core.object_store import is_remote
 from joulecache.pipelines.core.quantities import shortened
 from joulecache.pipelines.loading.config import VERIFY, LoadConfig, Verify
@@ -42,6 +42,8 @@ def open_steps(
     """
     check_choice("verify", verify, VERIFY)
     check_integer("stage_limit_bytes", stage_limit_bytes)
+    if not isinstance(cache, Mix | Cache):
+        check_path("cache", cache)
     if isinstance(cache, Mix):
         return _open_mix(cache, config, verify=verify, ops=ops, stage_limit_bytes=stage_limit_bytes)
     if config.follow and isinstance(cache, StreamedCache):

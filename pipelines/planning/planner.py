@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from joulecache.pipelines.core.checks import check_path
 from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
@@ -82,7 +83,7 @@ def plan(
         SourceError: The source cannot be read.
         BuildError: A cache of the sample cannot be built.
     """
-    parsed = as_chain(chain)
+    location, parsed = check_path("source", source), as_chain(chain)
     config = PlanConfig(
         epochs=epochs,
         runs=runs,
@@ -101,7 +102,7 @@ def plan(
         seed=seed,
         budget=budget or Budget(),
     )
-    return _plan(os.fspath(source), parsed, config, folder, meter or Meter(), progress or silent)
+    return _plan(location, parsed, config, folder, meter or Meter(), progress or silent)
 
 
 def _plan(

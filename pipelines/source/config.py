@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from joulecache.pipelines.core.checks import check_choice, check_integer, check_text, make_plain, shown
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_path, check_text, make_plain
 
 SOURCE_SPLITS = ("train", "val", "test")
 SOURCE_OPTIONS = ("limit", "labels", "masks", "coco", "splits", "image", "target")
@@ -60,9 +60,7 @@ class SourceConfig:
         make_plain(self)
         for name in ("labels", "masks", "coco"):
             path = getattr(self, name)
-            if not isinstance(path, str | os.PathLike | None):
-                raise ValueError(f"{name} must be a path, got {shown(path)}")
-            object.__setattr__(self, name, None if path is None else os.fspath(path))
+            object.__setattr__(self, name, None if path is None else check_path(name, path))
         if isinstance(self.target, list):
             object.__setattr__(self, "target", tuple(self.target))
         if self.limit is not None:
