@@ -137,7 +137,7 @@ def test_ranges_follow_training_alone(pictures: tuple[Images, NDArray[np.int64]]
 def test_its_error_is_that_of_the_file(trained: keras.Model, pictures: tuple[Images, NDArray[np.int64]]) -> None:
     images, _ = pictures
     model, tuned = QuantizationAware(trained), twin(trained)
-    compile_model(model, 1e-4)
+    compile_model(model, 1e-4, head=model.head)
     run_epochs(model, batches(pictures), epochs=2)
     model.copy_weights_to(tuned)
     exact = logits(tuned, images)
@@ -154,10 +154,10 @@ def test_training_learns_to_live_with_rounding(
     keras.utils.set_random_seed(0)
     # so few levels that this small net is hurt: three of a weight, eight of an activation
     model = QuantizationAware(trained, weight_levels=1, activation_bits=3)
-    compile_model(model, 0.0)
+    compile_model(model, 0.0, head=model.head)
     run_epochs(model, batches(pictures), epochs=1)  # the ranges alone
     before = accuracy(logits(model, images), labels)
-    compile_model(model, 3e-3)
+    compile_model(model, 3e-3, head=model.head)
     run_epochs(model, batches(pictures), epochs=4)
     assert before < 0.9
     assert accuracy(logits(model, images), labels) > before + 0.05
