@@ -245,7 +245,7 @@ class PipelineFacts:
 
 @dataclass(frozen=True)
 class InPython:
-    """What the arms without a cache ran in Python, for lack of a TensorFlow kernel: the reference kernels in `tf.numpy_function`.
+    """What the arms without a cache ran in Python, the reference kernels in `tf.numpy_function`: TensorFlow has none, or costlier ones.
 
     Attributes:
         ops: Texts of the ops.

@@ -103,14 +103,14 @@ def _about(audit: Audit) -> Text:
 
 def _in_python(found: InPython, images: int) -> Iterator[str | Code]:
     """Yield what ran in Python in the arms without a cache."""
-    where = " ran in Python (tf.numpy_function) in the arms without a cache: not all of them have a TensorFlow kernel."
+    where = "in the arms without a cache: TensorFlow"
     if found.ops:
         yield " "
         for number, op in enumerate(found.ops):
             yield from (", " if number else "", Code(op))
-        yield where
+        yield f" ran in Python (tf.numpy_function) {where} has no kernel for some of them, or one that costs more."
     if found.files:
-        yield f" {count(found.files)} of {count(images)} files are decoded there in Python, as TensorFlow decodes them differently."
+        yield f" {count(found.files)} of {count(images)} files were decoded in Python {where} decodes them differently."
 
 
 def _targets(audit: Audit) -> str:
