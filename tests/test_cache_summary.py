@@ -175,6 +175,15 @@ def test_nothing_is_noted_of_other_draws(
     assert not notes.messages
 
 
+def test_variants_that_hold_the_same_images_are_noted(
+    photo_folder: Path, tmp_path: Path, notes: pytest.LogCaptureFixture
+) -> None:
+    build(photo_folder, tmp_path / "cache", "decode|resize(9) || random_crop(8)", variants=2)
+    assert notes.messages == [
+        "no op before the cut is random, so the 2 variants hold the same images: build one, with --variants 1 (variants=1)"
+    ]
+
+
 def test_no_cut_is_proposed_where_images_have_no_size_before_it(
     photo_folder: Path, tmp_path: Path, notes: pytest.LogCaptureFixture
 ) -> None:

@@ -26,6 +26,7 @@ from joulecache.pipelines.compressing.recipe import Recipe
 from joulecache.pipelines.core import codec
 from joulecache.pipelines.core.files import LockHeldError
 from joulecache.pipelines.report.describe.machine import describe_ops
+from joulecache.pipelines.report.render.contact_sheet import write_contact_sheet
 from joulecache.transforms import parse
 from joulecache.transforms.ops import OPS
 
@@ -476,6 +477,27 @@ def test_a_preview_shows_what_is_cached_and_what_epochs_see(
     assert last.std() > 10  # an image, and nothing after it
     beyond = pixels[(rows - 1) * 152 + 6 :, ((tiles - 1) % 8 + 1) * 134 + 6 :]
     assert (beyond == 255).all()
+
+
+@pytest.mark.parametrize("sheet", ["sheet.txt", "missing/sheet.png"])
+def test_a_sheet_is_a_png_file_in_a_folder_that_exists(
+    run: Run, synthetic_folder: Path, tmp_path: Path, sheet: str
+) -> None:
+    path = tmp_path / sheet
+    preview = ("transforms", "--preview", synthetic_folder / "even" / "0.jpg", "--chain", "decode")
+    expected = f"joulecache: sheet must be a .png file in a folder that exists, got {str(path)!r}\n"
+    assert run(*preview, "--sheet", path) == (2, "", expected)
+    with pytest.raises(ValueError, match="sheet must be"):
+        write_contact_sheet("cache", path)
+
+
+@pytest.mark.parametrize("wrong", [("--format", "zip"), ("--seed", -1)])
+def test_a_wrong_option_is_said_without_the_words_of_the_parser(run: Run, wrong: tuple[object, ...]) -> None:
+    code, out, err = run("precompute", "photos", "cache", "--chain", "decode", *wrong)
+    assert (code, out) == (2, "")
+    assert err.startswith("joulecache: ")
+    assert "Value error" not in err
+    assert "Input should" not in err
 
 
 def test_a_preview_is_repeatable_and_overwrites_only_the_file_that_is_named(

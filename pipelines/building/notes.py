@@ -12,8 +12,13 @@ _LOG = logging.getLogger("joulecache")
 
 
 def log_repeated_draws(chain: Chain, variants: int) -> None:
-    """Note that every epoch will see the same draws, unless the chain says so itself with a cut after its random ops."""
+    """Note that epochs will see the same draws, unless the chain says so itself with a cut after its random ops."""
     random = chain.cached_random
+    if not random and variants > 1:
+        _LOG.warning(
+            "%s",
+            f"no op before the cut is random, so the {variants} variants hold the same images: build one, with --variants 1 (variants=1)",
+        )
     if not random or chain.suffix or variants > 1:
         return
     one = len(random) == 1

@@ -39,6 +39,9 @@ def explained(error: BaseException, command: str = "joulecache") -> tuple[str, i
     """
     if isinstance(error, _UsageError):
         context, text = getattr(error, "ctx", None), error.format_message()
+        text = text.replace(": Value error, ", ": ").replace(
+            ": Input should be ", ": must be "
+        )  # pydantic's words, in newer typer
         stop = "" if text.endswith((".", "?")) else "."
         return f"{text}{stop} See `{context.command_path if context else command} --help`.", INVALID
     if isinstance(error, typer.Abort | KeyboardInterrupt):

@@ -65,10 +65,12 @@ def _preview(
     custom: Mapping[str, type[Op]] | None,
     as_json: bool,
 ) -> None:
-    from joulecache.pipelines.report.render.contact_sheet import write_preview
+    from joulecache.pipelines.report.render.contact_sheet import check_sheet, write_preview
     from joulecache.pipelines.source.first import read_first
     from joulecache.transforms import parse
 
+    if sheet is not None:
+        check_sheet(sheet)
     chain, config = parse(text, custom), SourceConfig(**source)
     features, record = read_first(location, config)
     path = sheet or Path(f"{PurePosixPath(record.key).stem}-preview.png")

@@ -56,13 +56,21 @@ class _Tile:
         return picture
 
 
+def check_sheet(path: Path) -> None:
+    """Raise ValueError unless a path is that of a PNG file in a folder that exists."""
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise ValueError(f"sheet must be a .png file in a folder that exists, got {str(path)!r}")
+
+
 def write_contact_sheet(cache: CacheLike, path: Path) -> None:
     """Draw up to 32 records, evenly spaced over the first split that has any, to a PNG file, with their masks, boxes and points.
 
     Raises:
+        ValueError: The path is not that of a PNG file in a folder that exists.
         CacheError: The cache has no records, or is damaged.
         OSError: The file cannot be written.
     """
+    check_sheet(path)
     opened = open_cache(cache)
     name = next((name for name in SPLITS if opened.manifest.splits[name].records), SPLITS[0])
     rows = np.unique(np.linspace(0, opened.split(name).records - 1, _COLUMNS * _ROWS).astype(np.int64))
