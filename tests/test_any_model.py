@@ -16,6 +16,7 @@ from small_audits import NO_STAGES, audit
 
 from joulecache.pipelines.compressing.batch_norm import reestimate_batch_norm
 from joulecache.pipelines.compressing.compression import compress, compress_on
+from joulecache.pipelines.compressing.feasibility import check_conversion
 from joulecache.pipelines.compressing.litert import TfliteModel
 from joulecache.pipelines.compressing.quantization_aware import QuantizationAware
 from joulecache.pipelines.compressing.recipe import Recipe
@@ -136,6 +137,14 @@ def test_a_model_is_compressed_by_all_steps(
         tmp_path / "out" / "pruned-sparse-clustered-int8-aware.keras", custom_objects={"Doubling": Doubling}
     )
     assert {layer.compute_dtype for layer in small.layers} == {"float32"}
+
+
+@pytest.mark.slow
+def test_a_model_that_gives_zeros_for_blank_images_can_be_converted() -> None:
+    pixels = keras.Input((64, 64, 3))
+    x = layers.Conv2D(16, 3, strides=4, activation="relu")(layers.Rescaling(1 / 255)(pixels))
+    model = keras.Model(pixels, layers.Dense(1)(layers.GlobalAveragePooling2D()(x)))
+    check_conversion(Recipe(quantize="int8", finetune_epochs=0), model)
 
 
 @pytest.mark.slow
