@@ -397,6 +397,12 @@ def test_a_cache_in_another_process_is_the_same(caches: dict[str, Path]) -> None
         (lambda jc, cache: jc.precompute("photos", cache, 3), r"a chain must be text such as .*, or a Chain, got int"),
         (lambda jc, cache: jc.plan(3, "decode", epochs=1), "source must be a path, got 3"),
         (lambda jc, cache: jc.audit(3, "decode", out="out"), "source must be a path, got 3"),
+        (lambda jc, cache: jc.audit("photos", "decode", out="out", arms="naive"), "arms must be a list, got 'naive'"),
+        (lambda jc, cache: jc.audit("photos", "decode", out="out", workloads="input"), "workloads must be a list, got"),
+        (lambda jc, cache: jc.audit("photos", "decode", out="out", variants=2), "variants must be a list, got 2"),
+        (lambda jc, cache: jc.plan("photos", "decode", epochs=1, fresh="crop"), "fresh must be a list, got 'crop'"),
+        (lambda jc, cache: jc.precompute("photos", cache, "decode", target=3), "target must be a name or a sequence"),
+        (lambda jc, cache: jc.precompute("photos", cache, "decode", splits=3), "splits must be a dict of names by"),
         (lambda jc, cache: jc.cached(3), "directory must be a path, got 3"),
         (lambda jc, cache: jc.mix({cache: 1, 3: 1}), "each cache in shares must be a path, got 3"),
         (

@@ -10,6 +10,7 @@ from joulecache.pipelines.auditing.chains import audit_chain
 from joulecache.pipelines.auditing.config import PIPELINE_WORKLOADS, AuditConfig, Budget, PipelinesConfig
 from joulecache.pipelines.auditing.custom_pipelines import audit_pipelines
 from joulecache.pipelines.auditing.results import Audit
+from joulecache.pipelines.core.checks import check_sequence
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.core.user_code import origin_of
 from joulecache.pipelines.energy import Meter
@@ -105,19 +106,19 @@ def audit(
     defaults = None if make_model is None else PIPELINE_WORKLOADS  # what else there is compresses a classifier
     measured = {"pairs": pairs, "seed": seed, "budget": budget, "step_ms": step_ms, "device_watts": device_watts}
     common = measured | {
-        "workloads": defaults if workloads is None else tuple(workloads),
+        "workloads": defaults if workloads is None else check_sequence("workloads", workloads),
         "model": origin_of(model).function if callable(model) else os.fspath(model),
         "train_epochs": train_epochs,
     }
     of_source = {"limit": limit, "labels": labels, "masks": masks, "coco": coco, "splits": splits, "image": image}
     of_chains = of_source | {
         "target": target,
-        "arms": None if arms is None else tuple(arms),
+        "arms": None if arms is None else check_sequence("arms", arms),
         "epochs": epochs,
         "runs": runs,
         "prune": prune,
         "batch_size": batch_size,
-        "variants": None if variants is None else tuple(variants),
+        "variants": None if variants is None else check_sequence("variants", variants),
     }
     if out is None:
         raise ValueError("out is missing: set the folder of the audit")

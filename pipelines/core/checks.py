@@ -8,10 +8,12 @@ import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+Item = TypeVar("Item")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 3
@@ -114,6 +116,13 @@ def check_text(name: str, value: object, *, allow_empty: bool = False) -> None:
     if not isinstance(value, str) or not (value or allow_empty):
         kind = "a string" if allow_empty else "a non-empty string"
         raise ValueError(f"{name} must be {kind}, got {shown(value)}")
+
+
+def check_sequence(name: str, value: Iterable[Item]) -> tuple[Item, ...]:
+    """Return the items of an argument; raise ValueError for a single item, among them a string, whose letters are not meant."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list, got {shown(value)}")
+    return tuple(value)
 
 
 def check_path(name: str, value: object) -> str:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from joulecache.pipelines.core.checks import check_path
+from joulecache.pipelines.core.checks import check_path, check_sequence
 from joulecache.pipelines.core.memory import memory_limit
 from joulecache.pipelines.core.progress import Progress, silent
 from joulecache.pipelines.energy import Meter
@@ -88,7 +88,7 @@ def plan(
         epochs=epochs,
         runs=runs,
         disk_budget_bytes=disk_budget_bytes,
-        fresh=None if fresh is None else tuple(fresh),
+        fresh=None if fresh is None else check_sequence("fresh", fresh),
         seconds=seconds,
         days=days,
         batch_size=batch_size,

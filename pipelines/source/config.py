@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from joulecache.pipelines.core.checks import check_choice, check_integer, check_path, check_text, make_plain
+from joulecache.pipelines.core.checks import check_choice, check_integer, check_path, check_text, make_plain, shown
 
 SOURCE_SPLITS = ("train", "val", "test")
 SOURCE_OPTIONS = ("limit", "labels", "masks", "coco", "splits", "image", "target")
@@ -70,6 +70,8 @@ class SourceConfig:
         self._check_target()
         if self.splits is None:
             return
+        if not isinstance(self.splits, Mapping):
+            raise ValueError(f"splits must be a dict of names by split, got {shown(self.splits)}")
         for split, folder in self.splits.items():
             check_choice("splits", split, SOURCE_SPLITS)
             check_text(f"the name of split {split}", folder)
@@ -104,6 +106,8 @@ class SourceConfig:
         given = [self.target] if isinstance(self.target, str) else self.target
         if given is None:
             return
+        if not isinstance(given, Sequence):
+            raise ValueError(f"target must be a name or a sequence of names, got {shown(given)}")
         for text in given:
             check_text("target", text)
             name, colon, kind = text.rpartition(":")
