@@ -282,7 +282,6 @@ def test_an_audit_of_a_function_s_model(photos_with_targets: tuple[Path, dict[st
         "mae: lower is better",
         "Targets: age (value)",
         "mae differs by",
-        "Change of mae",
         "Held-out mae",
     ):
         assert said in text
