@@ -322,6 +322,7 @@ def test_a_build_is_printed_as_json_and_found_up_to_date(run: Run, photo_folder:
     assert contents(cache) == before
 
 
+@pytest.mark.slow
 def test_beams_log_is_shown_on_request(photo_folder: Path, tmp_path: Path) -> None:
     done = run_python(CLI, "precompute", photo_folder, tmp_path / "cache", "--chain", CHAIN, "--verbose")
     assert done.returncode == 0

@@ -119,6 +119,7 @@ def test_the_op_of_the_page_on_transforms_runs(folder: Path, photo: bytes) -> No
     assert names["pixels"].shape == (72, 72, 3)
 
 
+@pytest.mark.slow
 def test_the_pages_on_loading_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for kind in ("cat", "dog"):

@@ -94,7 +94,7 @@ def open_files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(("encoding", "suffix"), [("raw", ""), ("raw", " || flip_lr"), ("jpeg", " || flip_lr")])
 @pytest.mark.parametrize("epochs", [None, 1])
-def test_a_dataset_that_is_gone_leaves_no_files_and_threads(
+def test_a_dataset_that_is_gone_leaves_no_files(
     tmp_path: Path, encoding: Encoding, suffix: str, epochs: int | None
 ) -> None:
     precompute("synthetic:8", tmp_path, f"decode|resize(8){suffix}", val_fraction=0, encoding=encoding)
@@ -105,10 +105,8 @@ def test_a_dataset_that_is_gone_leaves_no_files_and_threads(
     assert len(next(iterator)) == 3
     del iterator
     assert not open_files(tmp_path)
-    for thread in threading.enumerate():
-        if thread.name.startswith("decode"):
-            thread.join(10)
-            assert not thread.is_alive()
+    decoding = [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert len(decoding) <= len(os.sched_getaffinity(0))  # one pool for all datasets
 
 
 def test_a_directory_that_is_gone_leaves_no_files(tmp_path: Path, photo_folder: Path) -> None:
