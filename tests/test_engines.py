@@ -144,6 +144,7 @@ def test_a_long_address_in_the_error_of_an_engine_stays_whole(
     assert f" {jar}: HTTP Error 501" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_answer_of_an_engine_is_shown_without_its_dump(tmp_path: Path, photo_folder: Path) -> None:
     server = grpc.server(ThreadPoolExecutor(2))  # serves no job
     port = server.add_insecure_port("localhost:0")

@@ -288,6 +288,7 @@ def test_an_audit_of_a_function_s_model(photos_with_targets: tuple[Path, dict[st
     assert "ccuracy" not in text
 
 
+@pytest.mark.slow
 def test_an_audit_of_multi_labels(photos_with_targets: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     source, options = photos_with_targets
     result = small_audit(source, tmp_path / "out", model="mlp", target=named("tags"), **options)
