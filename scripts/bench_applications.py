@@ -5,7 +5,7 @@
 
 NAME is the name of a function of keras.applications, such as EfficientNetB3, or of a network of MLPerf Tiny; by default one
 network of each family. Weights are random; images are smooth noise, of which BatchNormalization has the statistics. Each network
-has a process of its own. With --rows, results are appended to a file, and those that it has are not measured again.
+runs in a separate process. With --rows, results are appended to a file; networks that are already in it are skipped.
 Takes about 20 minutes.
 """
 

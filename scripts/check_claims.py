@@ -4,8 +4,8 @@
     scripts/check_claims.py RUNS [RUNS ...] [--audits 1000] [--blocks 20]
 
 RUNS are runs.jsonl files of audits. The noise of a run is its energy relative to the mean of its arm; the runs of a workload, in order,
-are one series, with its drift and its bursts. Each simulated audit takes a stretch of such a series, from a random
-place on, in the order of its own blocks: noise that lasts longer than a run hits neighbouring runs, as it did in the real audit.
+are one series, with its drift and its bursts. Each simulated audit of the default arms takes consecutive values of such a series, starting
+at a random run, in the order of its blocks: noise that lasts longer than a run affects neighbouring runs, as in the real audit.
 The exit code is 1 if more than 5% of the audits make any claim.
 """
 
@@ -72,12 +72,12 @@ def series(file: Path) -> Mapping[str, tuple[Run, list[float]]]:
 
 def simulate(sample: Run, noise: Sequence[float], blocks: int, seed: int) -> WorkloadResult:
     """Summarize an audit of equal arms."""
-    from joulecache.pipelines.experiment.names import ARMS, CACHED, REFERENCE
+    from joulecache.pipelines.experiment.names import CACHED, DEFAULT_ARMS, REFERENCE
     from joulecache.pipelines.experiment.runs import Slot
     from joulecache.pipelines.experiment.summary import CachedArm, Design, summarize
 
     chance = random.Random(seed)
-    slots = [*map(Slot, ARMS), Slot(REFERENCE, "control")]
+    slots = [*map(Slot, DEFAULT_ARMS), Slot(REFERENCE, "control")]
     factors = stretch(noise, chance)
     runs = [
         replace(
@@ -89,12 +89,15 @@ def simulate(sample: Run, noise: Sequence[float], blocks: int, seed: int) -> Wor
     ]  # fmt: skip
     cached = CachedArm(CACHED, RECORDS, HORIZON, 1)
     return summarize(
-        Design(workload="input", epochs_per_run=1, blocks=blocks, arms=ARMS, reference=REFERENCE, cached=cached), runs
+        Design(
+            workload="input", epochs_per_run=1, blocks=blocks, arms=DEFAULT_ARMS, reference=REFERENCE, cached=cached
+        ),
+        runs,
     )
 
 
 def stretch(noise: Sequence[float], chance: random.Random) -> Iterator[float]:
-    """Yield a series from a random place on; after its end, from another place on."""
+    """Yield a series from a random run to its end, again and again."""
     while True:
         yield from noise[chance.randrange(len(noise)) :]
 

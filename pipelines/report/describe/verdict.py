@@ -99,7 +99,7 @@ def _subject(result: WorkloadResult, arm: str) -> str:
     return f"{_SUBJECTS.get(result.workload, result.workload)} from {arm}"
 
 
-def _claim(subject: str, compared: ArmResult | Comparison, other: str, unit: str, than: str) -> tuple[str, str]:
+def _claim(subject: str, compared: ArmResult, other: str, unit: str, than: str) -> tuple[str, str]:
     """Return a claim about a ratio; where the finding is neither saves nor costs, the ratio becomes a detail."""
     changed, interval = quantities.change(compared.ratio.value), change_interval(compared.ratio)
     if compared.finding in ("saves", "costs"):
